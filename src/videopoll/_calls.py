@@ -1,0 +1,502 @@
+"""Every Redis script as a typed call: its keys and arguments, and the reading of its reply.
+
+The queue's sync and async twins are one line a method because of this file. Ids
+travel as UTF-8 with ``surrogateescape``, so that even an id that is no text
+comes back to Redis exactly as it was found.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from videopoll._scripts import Script, ScriptCall
+from videopoll.jobs import (
+    JobState,
+    OutboxEntry,
+    Outcome,
+    Poison,
+    VideoJob,
+    dump,
+    load_object,
+    split_record,
+)
+from videopoll.work import (
+    Abandoned,
+    BeginSend,
+    CancelResult,
+    Claim,
+    ClaimBatch,
+    Conclude,
+    DeadLetter,
+    EnqueueResult,
+    GiveBack,
+    Gone,
+    JobView,
+    PollWork,
+    QueueCounts,
+    Redeliver,
+    Reschedule,
+    SendWork,
+    Settle,
+    Transition,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from videopoll.jobs import JsonValue
+    from videopoll.policies import DeadLetterPolicy, KeyTtls, LeasePolicy, PollingStrategy
+    from videopoll.schema import Keys
+
+T = TypeVar("T")
+
+ENQUEUE = Script.load("enqueue")
+CLAIM = Script.load("claim")
+RESCHEDULE = Script.load("reschedule")
+CONCLUDE = Script.load("conclude")
+BEGIN_SEND = Script.load("begin_send")
+REDELIVER = Script.load("redeliver")
+SETTLE = Script.load("settle")
+RENEW = Script.load("renew")
+CANCEL = Script.load("cancel")
+INSPECT = Script.load("inspect")
+COUNT = Script.load("count")
+ADOPT = Script.load("adopt")
+REDRIVE = Script.load("redrive")
+
+SCRIPTS = (
+    ENQUEUE,
+    CLAIM,
+    RESCHEDULE,
+    CONCLUDE,
+    BEGIN_SEND,
+    REDELIVER,
+    SETTLE,
+    RENEW,
+    CANCEL,
+    INSPECT,
+    COUNT,
+    ADOPT,
+    REDRIVE,
+)
+"""Every script there is."""
+
+LONGEST_BLOCK_S = 60.0
+"""The longest that an idle worker blocks: its connection's timeout is longer than that."""
+
+LIST_ENDS = ((0, 4999), (-5000, -1))
+"""Where the list is looked through before lost jobs are taken up: an id further inside is met twice, which harms nothing."""
+
+MAX_BATCH = 500
+"""Jobs a script call: Redis serves nobody else meanwhile, and Lua's unpack has a limit."""
+
+
+def raw(text: str) -> bytes:
+    """Encode an id, or a key with an id in it, as it stood in Redis."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def text_of(value: object) -> str:
+    """Decode what Redis gave; bytes that are no text become surrogates."""
+    return cast("bytes", value).decode("utf-8", "surrogateescape")
+
+
+def _raws(texts: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(map(raw, texts))
+
+
+def chunks(items: Sequence[T], size: int = MAX_BATCH) -> list[Sequence[T]]:
+    """Cut a sequence into pieces of at most `size`."""
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+def enqueue(
+    keys: Keys, jobs: Sequence[tuple[str, str, Mapping[str, JsonValue]]], ttls: KeyTtls
+) -> ScriptCall[list[EnqueueResult]]:
+    """Take in jobs, each an id, a conversation id and metadata that were checked before."""
+    job_keys = [key for job_id, _, _ in jobs for key in keys.of_job(job_id)]
+    args: list[str | bytes | int] = [ttls.job_s]
+    for job_id, conversation_id, metadata in jobs:
+        args += [job_id, *split_record(job_id, conversation_id, metadata)]
+    return ScriptCall(
+        ENQUEUE,
+        (*keys.fixed, *job_keys),
+        tuple(args),
+        lambda reply: [EnqueueResult(text_of(one)) for one in cast("list[bytes]", reply)],
+    )
+
+
+def claim(
+    keys: Keys,
+    *,
+    polls: int,
+    sends: int,
+    token: str,
+    strategy: PollingStrategy,
+    lease: LeasePolicy,
+    ttls: KeyTtls,
+) -> ScriptCall[ClaimBatch]:
+    """Lease what is due, at most so many polls and sends."""
+
+    def parse(reply: object) -> ClaimBatch:
+        now, next_poll, next_send, next_expiry, waiting, found = cast("tuple[bytes, bytes, bytes, bytes, int, list[list[bytes]]]", reply)
+        now_ms = int(now)
+        return ClaimBatch(
+            tuple([_read_claim(fields, token, now_ms) for fields in found]),
+            now_ms,
+            _ms_or_none(next_poll),
+            _ms_or_none(next_send),
+            _ms_or_none(next_expiry),
+            waiting,
+        )
+
+    return ScriptCall(
+        CLAIM,
+        keys.fixed,
+        (
+            keys.prefix,
+            min(polls, MAX_BATCH),
+            min(sends, MAX_BATCH),
+            _ms(lease.duration_s),
+            token,
+            ttls.lock_s,
+            ttls.attempts_s,
+            _ms(strategy.initial_delay_s),
+            _ms(strategy.interval_s),
+        ),
+        parse,
+        repeatable=False,
+    )
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000)) if seconds else 0
+
+
+def _ms_or_none(value: bytes) -> int | None:
+    number = int(value)
+    return None if number < 0 else number
+
+
+def _read_claim(fields: list[bytes], token: str, now_ms: int) -> Claim:
+    id_bytes, source, due, before, age, faults, record, outbox, completed, wrong = fields
+    job_id = text_of(id_bytes)
+    taken_over = source == b"expired"
+    attempts_before, age_ms = int(before), int(age)
+    job: VideoJob | Poison
+    work: PollWork | SendWork | Abandoned | Gone | Poison
+    if wrong:
+        _, name, kind = text_of(wrong).rsplit(":", 2)
+        work = Poison(f"the {name} key holds a {kind}" if kind != "not a number" else f"the {name} key holds no number")
+    elif outbox is not None:
+        entry = OutboxEntry.from_json(job_id, outbox, now_ms)
+        work = entry if isinstance(entry, Poison) else SendWork(entry)
+    elif record is None:
+        # Reached by an id that stands in the list, the schedule or a lease all the same.
+        work = Gone(finished=completed is not None)
+    else:
+        job = VideoJob.from_record(job_id, record, now_ms)
+        if isinstance(job, Poison):
+            work = job
+        elif completed is not None:
+            outcome = Outcome.from_completed(completed)
+            work = Poison("the completed key is not JSON") if isinstance(outcome, Poison) else Abandoned(job, outcome)
+        else:
+            faults_in_row, answered_ms = _read_faults(faults)
+            if answered_ms is None and not faults_in_row and not taken_over and age_ms >= 0:
+                # The last poll was answered, so its time is that of the counter.
+                answered_ms = now_ms - age_ms
+            work = PollWork(job, attempts_before + (not taken_over), faults_in_row, answered_ms)
+    return Claim(
+        job_id=job_id,
+        token=token,
+        due_ms=int(due),
+        work=work,
+        raw=outbox if outbox is not None else record,
+        taken_over=taken_over,
+        attempts_before=attempts_before - taken_over,
+        attempts_age_ms=age_ms if age_ms >= 0 else None,
+    )
+
+
+def _read_faults(state: bytes) -> tuple[int, int | None]:
+    """Read "faults:last answer ms", trusting nothing in it."""
+    if not state:
+        return 0, None
+    count, _, answered = state.partition(b":")
+    try:
+        return max(0, int(count)), int(answered) if answered else None
+    except ValueError:
+        return 0, None
+
+
+def renew(keys: Keys, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy, ttls: KeyTtls) -> ScriptCall[list[bool]]:
+    """Renew leases: id, token, and whether the job is being polled."""
+    return ScriptCall(
+        RENEW,
+        (*keys.fixed, *_raws(keys.lock(job_id) for job_id, _, _ in claims)),
+        (
+            _ms(lease.duration_s),
+            ttls.lock_s,
+            *(word for job_id, token, polling in claims for word in (raw(job_id), token, int(polling))),
+        ),
+        lambda reply: [answer == 1 for answer in cast("list[int]", reply)],
+    )
+
+
+_VERDICTS = {0: Verdict.LOST, 1: Verdict.APPLIED, 2: Verdict.FINISHED_ELSEWHERE, 3: Verdict.CONTENDED}
+
+
+def _verdicts(reply: object) -> list[Verdict]:
+    return [_VERDICTS[answer] for answer in cast("list[int]", reply)]
+
+
+def apply(
+    keys: Keys, transitions: Sequence[Transition], ttls: KeyTtls, dead: DeadLetterPolicy
+) -> list[tuple[list[int], ScriptCall[list[Verdict]]]]:
+    """Group transitions into as few calls as there are kinds; each with its places in `transitions`."""
+    groups: dict[type, list[int]] = {}
+    for place, transition in enumerate(transitions):
+        kind = Reschedule if isinstance(transition, GiveBack) else type(transition)
+        groups.setdefault(kind, []).append(place)
+    calls: list[tuple[list[int], ScriptCall[list[Verdict]]]] = []
+    for kind, places in groups.items():
+        for some in chunks(places):
+            items = [transitions[place] for place in some]
+            calls.append((list(some), _call_for(kind, keys, items, ttls, dead)))
+    return calls
+
+
+def _call_for(
+    kind: type, keys: Keys, items: Sequence[Transition], ttls: KeyTtls, dead: DeadLetterPolicy
+) -> ScriptCall[list[Verdict]]:
+    if kind is Reschedule:
+        return _reschedule(keys, cast("Sequence[Reschedule | GiveBack]", items), ttls)
+    if kind is Conclude:
+        return _conclude(keys, cast("Sequence[Conclude]", items), ttls)
+    if kind is BeginSend:
+        return _begin_send(keys, cast("Sequence[BeginSend]", items))
+    if kind is Redeliver:
+        return _redeliver(keys, cast("Sequence[Redeliver]", items))
+    return _settle(keys, cast("Sequence[Settle]", items), ttls, dead)
+
+
+def _reschedule(keys: Keys, items: Sequence[Reschedule | GiveBack], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
+    args: list[str | bytes | int] = []
+    job_keys: list[bytes] = []
+    for item in items:
+        claim = item.claim
+        job_keys += [raw(keys.lock(claim.job_id)), raw(keys.attempts(claim.job_id))]
+        if isinstance(item, GiveBack):
+            # Without a known age, the last poll counts as long ago: the job is due at once.
+            age_ms = ttls.attempts_s * 500 if claim.attempts_age_ms is None else claim.attempts_age_ms
+            left_ms = ttls.attempts_s * 1000 - age_ms
+            args += [raw(claim.job_id), claim.token, 0, "", claim.attempts_before, max(1, left_ms)]
+        else:
+            state = f"{item.faults}:{item.last_answer_ms or ''}" if item.faults else ""
+            args += [raw(claim.job_id), claim.token, item.due_ms, state, "", 0]
+    return ScriptCall(RESCHEDULE, (*keys.fixed, *job_keys), tuple(args), _verdicts)
+
+
+def _conclude(keys: Keys, items: Sequence[Conclude], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
+    args: list[str | bytes | int] = [ttls.lock_s]
+    job_keys: list[bytes] = []
+    for item in items:
+        job_keys += _raws(keys.of_job(item.claim.job_id))
+        args += [raw(item.claim.job_id), item.claim.token, item.entry.to_json(), item.keep_s]
+    return ScriptCall(CONCLUDE, (*keys.fixed, *job_keys), tuple(args), _verdicts)
+
+
+def _begin_send(keys: Keys, items: Sequence[BeginSend]) -> ScriptCall[list[Verdict]]:
+    return ScriptCall(
+        BEGIN_SEND,
+        (*keys.fixed, *_raws(keys.outbox(item.claim.job_id) for item in items)),
+        tuple(
+            word
+            for item in items
+            for word in (
+                raw(item.claim.job_id),
+                item.claim.token,
+                item.entry.to_json(),
+                item.keep_s,
+                item.lease_ms,
+            )
+        ),
+        _verdicts,
+    )
+
+
+def _redeliver(keys: Keys, items: Sequence[Redeliver]) -> ScriptCall[list[Verdict]]:
+    return ScriptCall(
+        REDELIVER,
+        (*keys.fixed, *_raws(keys.outbox(item.claim.job_id) for item in items)),
+        tuple(
+            word
+            for item in items
+            for word in (raw(item.claim.job_id), item.claim.token, item.entry.to_json(), item.keep_s, item.due_ms)
+        ),
+        _verdicts,
+    )
+
+
+def _settle(keys: Keys, items: Sequence[Settle], ttls: KeyTtls, dead: DeadLetterPolicy) -> ScriptCall[list[Verdict]]:
+    args: list[str | bytes | int] = [ttls.completed_s, dead.max_count, dead.max_age_s]
+    job_keys: list[bytes] = []
+    for item in items:
+        job_keys += _raws(keys.of_job(item.claim.job_id))
+        letter = "" if item.letter is None else write_letter(item.letter)
+        args += [raw(item.claim.job_id), item.claim.token, item.completed or "", letter]
+    return ScriptCall(SETTLE, (*keys.fixed, keys.dead, keys.letters, *job_keys), tuple(args), _verdicts)
+
+
+def write_letter(letter: DeadLetter) -> str:
+    """Write a dead letter as JSON; version 1 of its form."""
+    return dump(
+        {
+            "v": 1,
+            "jobId": letter.job_id,
+            "reason": letter.reason,
+            "at": letter.at_ms,
+            "record": letter.record,
+            "entry": None if letter.entry is None else letter.entry.to_json(),
+        }
+    )
+
+
+def read_letter(job_id: str, stored: bytes) -> DeadLetter:
+    """Read a dead letter, whatever state it is in."""
+    fields = load_object(stored)
+    if isinstance(fields, Poison):
+        return DeadLetter(job_id, f"the dead letter itself is {fields.reason}", 0)
+    at_ms, record, written = fields.get("at"), fields.get("record"), fields.get("entry")
+    at_ms = at_ms if isinstance(at_ms, int) else 0
+    # An entry that was stored is never in the future of its own time.
+    entry = OutboxEntry.from_json(job_id, raw(written), at_ms) if isinstance(written, str) else None
+    return DeadLetter(
+        job_id,
+        str(fields.get("reason", "unknown")),
+        at_ms,
+        record if isinstance(record, str) else None,
+        None if isinstance(entry, Poison) else entry,
+    )
+
+
+def cancel(
+    keys: Keys,
+    job_id: str,
+    *,
+    completed: str,
+    ttls: KeyTtls,
+    notice: str = "",
+    notice_s: int = 1,
+) -> ScriptCall[CancelResult]:
+    """Cancel a job; with `notice`, an outbox entry that tells its user."""
+    return ScriptCall(
+        CANCEL,
+        (*keys.fixed, *_raws(keys.of_job(job_id))),
+        (raw(job_id), completed, ttls.completed_s, notice, notice_s),
+        lambda reply: CancelResult(text_of(reply)),
+    )
+
+
+def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
+    """Look a job up."""
+
+    def parse(reply: object) -> JobView | None:
+        now, *found = cast("list[bytes | None]", reply)
+        record, outbox, lock, attempts, completed, due, lease, token, faults, send_due, letter = found
+        if not any((record, outbox, completed, due, lease, send_due, letter)):
+            return None
+        now_ms = int(cast("bytes", now))
+        job = VideoJob.from_record(job_id, record, now_ms) if record is not None else None
+        entry = OutboxEntry.from_json(job_id, outbox, now_ms) if outbox is not None else None
+        if entry is None and letter is not None:
+            entry = read_letter(job_id, letter).entry
+        ended = Outcome.from_completed(completed) if completed is not None else None
+        if isinstance(job, Poison):
+            job = None
+        if isinstance(entry, Poison):
+            entry = None
+        delivered = None
+        if completed is not None and outbox is None:
+            written = load_object(completed)
+            told = None if isinstance(written, Poison) else written.get("delivered")
+            delivered = told if isinstance(told, bool) else None
+        return JobView(
+            job_id=job_id,
+            state=_state(found),
+            job=job or (entry.job if entry else None),
+            outcome=entry.outcome if entry else (None if isinstance(ended, Poison) else ended),
+            entry=entry,
+            delivered=delivered,
+            attempts=int(attempts) if attempts is not None and attempts.isdigit() else 0,
+            faults=_read_faults(faults or b"")[0],
+            due_ms=_score(send_due if outbox is not None else due),
+            lease_ms=_score(lease),
+            holder=text_of(token).rpartition(":")[0] if token else None,
+            foreign_lock=lock is not None and not lock.startswith(b"vp:"),
+            now_ms=now_ms,
+        )
+
+    return ScriptCall(INSPECT, (*keys.fixed, keys.letters, *_raws(keys.of_job(job_id))), (raw(job_id),), parse)
+
+
+def _score(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    number = float(value)
+    return int(number) if math.isfinite(number) else None
+
+
+def _state(found: Sequence[bytes | None]) -> JobState:
+    record, outbox, _, _, completed, due, lease, _, _, send_due, letter = found
+    if letter is not None and outbox is None and record is None:
+        return JobState.DEAD
+    if lease is not None:
+        return JobState.DELIVERING if outbox is not None else JobState.POLLING
+    if outbox is not None or send_due is not None:
+        return JobState.OUTBOX
+    if due is not None:
+        return JobState.SCHEDULED
+    return JobState.SETTLED if record is None and completed is not None else JobState.QUEUED
+
+
+def count(keys: Keys) -> ScriptCall[QueueCounts]:
+    """Count jobs by where they are."""
+
+    def parse(reply: object) -> QueueCounts:
+        now, queued, scheduled, in_flight, deliveries, dead, first = cast("tuple[bytes, int, int, int, int, int, bytes]", reply)
+        return QueueCounts(queued, scheduled, in_flight, deliveries, dead, _ms_or_none(first), int(now))
+
+    return ScriptCall(COUNT, (*keys.fixed, keys.dead), (), parse)
+
+
+def adopt(
+    keys: Keys, job_ids: Sequence[str], *, idle_s: float, initial_delay_s: float, ttls: KeyTtls
+) -> ScriptCall[list[bool]]:
+    """Take up jobs that have a record and are nowhere else."""
+    return ScriptCall(
+        ADOPT,
+        (*keys.fixed, *_raws(key for job_id in job_ids for key in keys.of_job(job_id))),
+        (_ms(idle_s), ttls.attempts_s, ttls.job_s, _ms(initial_delay_s), *map(raw, job_ids)),
+        lambda reply: [answer == 1 for answer in cast("list[int]", reply)],
+    )
+
+
+def redrive(
+    keys: Keys, job_id: str, stored: bytes, *, entry: str = "", entry_s: int = 1, record: str = "", ttls: KeyTtls
+) -> ScriptCall[bool]:
+    """Bring a dead letter back to its delivery or its polling; with neither, dismiss it."""
+    return ScriptCall(
+        REDRIVE,
+        (*keys.fixed, keys.dead, keys.letters, *_raws(keys.of_job(job_id))),
+        (raw(job_id), stored, entry, entry_s, raw(record), ttls.job_s),
+        lambda reply: reply == 1,
+    )
+
+
+def doorbell(keys: Keys, timeout_s: float) -> tuple[str, ...]:
+    """Block until an id stands in the list. It moves to where it was: nothing is taken away."""
+    return ("BLMOVE", keys.queue, keys.queue, "RIGHT", "RIGHT", f"{min(max(timeout_s, 0.001), LONGEST_BLOCK_S):.3f}")

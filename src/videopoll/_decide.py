@@ -1,0 +1,315 @@
+"""Every judgement about a job, as pure functions.
+
+Reads no clock and opens no connection: time comes in Unix milliseconds of
+Redis's clock, randomness as a number from 0 to 1. Besides the guards in the Lua
+scripts, this is the only place that branches on what state a job is in. The
+runners carry out what is decided here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+import attrs
+
+from videopoll.jobs import Form, OutboxEntry, Outcome, OutcomeKind
+from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
+from videopoll.observations import Fault, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
+from videopoll.policies import OnUnknown
+
+if TYPE_CHECKING:
+    from videopoll.jobs import VideoJob
+    from videopoll.policies import DeliveryPolicy, PollingStrategy
+    from videopoll.work import Abandoned, PollWork
+
+__all__ = [
+    "Ask",
+    "Done",
+    "Find",
+    "GiveUp",
+    "Later",
+    "NextPoll",
+    "Send",
+    "after_find",
+    "after_send",
+    "before_poll",
+    "decide",
+    "next_delivery_step",
+    "open_outbox",
+    "resume_abandoned",
+]
+
+SHORTEST_REQUEST_S = 1.0
+"""A poll that starts just before the deadline still gets this long."""
+
+
+# --- polling --------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Ask:
+    """Poll the video API, and take no longer than `timeout_s`."""
+
+    timeout_s: float
+
+
+@attrs.frozen
+class NextPoll:
+    """Poll again at `due_ms`; remember the faults in a row and the last answer."""
+
+    due_ms: int
+    faults: int = 0
+    last_answer_ms: int | None = None
+
+
+def before_poll(work: PollWork, now_ms: int, strategy: PollingStrategy) -> Ask | Outcome:
+    """Judge a job whose poll is due: ask, or end it because a limit is reached.
+
+    The deadline is checked first. At the deadline one last poll is made, if the
+    last answer is older than an interval: a video that was ready is not thrown away.
+    """
+    left_s = (_deadline_ms(work.job, strategy) - now_ms) / 1000
+    if left_s <= 0:
+        answered_ms = work.last_answer_ms
+        if answered_ms is not None and now_ms - answered_ms < strategy.interval_s * 1000:
+            return _timed_out(now_ms, strategy)
+        return Ask(strategy.request_timeout_s)
+    if work.attempts > strategy.max_attempts:
+        return Outcome(OutcomeKind.ATTEMPTS_EXHAUSTED, now_ms, error="Max polling attempts exceeded")
+    return Ask(min(strategy.request_timeout_s, max(left_s, SHORTEST_REQUEST_S)))
+
+
+def decide(
+    work: PollWork, due_ms: int, observation: Observation, now_ms: int, strategy: PollingStrategy, draw: float = 0.5
+) -> NextPoll | Outcome:
+    """Judge one observation of one job.
+
+    Args:
+        work: The job and its counters, this poll included.
+        due_ms: When this poll was due.
+        observation: What the API said.
+        now_ms: When it said so.
+        strategy: The host's polling strategy.
+        draw: A random number from 0 to 1, for the jitter.
+    """
+    match observation:
+        case VideoReady(video_url, file_id, timestamp):
+            return Outcome(OutcomeKind.COMPLETED, now_ms, video_url=video_url, file_id=file_id, timestamp=timestamp)
+        case VideoFailed(error):
+            return Outcome(OutcomeKind.FAILED, now_ms, error=error)
+        case VideoMissing():
+            if now_ms - work.job.start_ms >= strategy.not_found_grace_s * 1000:
+                return Outcome(OutcomeKind.NOT_FOUND, now_ms, error="Job not found on video API")
+            return _next(work, due_ms + _interval_ms(strategy, draw), now_ms, strategy, answered=True)
+        case VideoWorking(_, _, hint_s):
+            next_ms = max(due_ms + _interval_ms(strategy, draw), now_ms + _hint_ms(hint_s, strategy))
+            return _next(work, next_ms, now_ms, strategy, answered=True)
+        case Fault(_, _, hint_s):
+            # A hint can only lengthen the wait: "Retry-After: 0" must not burn the attempts.
+            wait_ms = _jittered(strategy.backoff_s(work.faults) * 1000, strategy.jitter, draw)
+            return _next(work, now_ms + max(wait_ms, _hint_ms(hint_s, strategy)), now_ms, strategy, answered=False)
+        case _:
+            assert_never(observation)
+
+
+def _next(
+    work: PollWork, next_ms: int, now_ms: int, strategy: PollingStrategy, *, answered: bool
+) -> NextPoll | Outcome:
+    deadline_ms = _deadline_ms(work.job, strategy)
+    if now_ms >= deadline_ms:
+        return _timed_out(now_ms, strategy)
+    return NextPoll(
+        min(max(next_ms, now_ms), deadline_ms),
+        faults=0 if answered else work.faults + 1,
+        last_answer_ms=now_ms if answered else work.last_answer_ms,
+    )
+
+
+def _deadline_ms(job: VideoJob, strategy: PollingStrategy) -> int:
+    return job.start_ms + round(strategy.timeout_s * 1000)
+
+
+def _interval_ms(strategy: PollingStrategy, draw: float) -> int:
+    return _jittered(strategy.interval_s * 1000, strategy.jitter, draw)
+
+
+def _jittered(wait_ms: float, jitter: float, draw: float) -> int:
+    return round(wait_ms * (1 + jitter * (2 * draw - 1)))
+
+
+def _hint_ms(hint_s: float | None, strategy: PollingStrategy) -> int:
+    return 0 if hint_s is None else round(min(hint_s, strategy.max_retry_after_s) * 1000)
+
+
+def _timed_out(now_ms: int, strategy: PollingStrategy) -> Outcome:
+    minutes = strategy.timeout_s / 60
+    span = f"{minutes:g} minutes" if minutes >= 1 else f"{strategy.timeout_s:g} seconds"
+    return Outcome(
+        OutcomeKind.TIMED_OUT, now_ms, error=f"Video generation timeout: Process exceeded {span}"
+    )
+
+
+# --- delivering -----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Send:
+    """Send the entry's message now, in its form; the entry is to be stored first."""
+
+    entry: OutboxEntry
+
+
+@attrs.frozen
+class Find:
+    """Ask the channel what became of the last send."""
+
+    entry: OutboxEntry
+
+
+@attrs.frozen
+class Later:
+    """Put the delivery back until `due_ms`."""
+
+    entry: OutboxEntry
+    due_ms: int
+
+
+@attrs.frozen
+class Done:
+    """The user has the message."""
+
+    entry: OutboxEntry
+    receipt: Delivered
+
+
+@attrs.frozen
+class GiveUp:
+    """The message cannot be delivered: it becomes a dead letter."""
+
+    entry: OutboxEntry
+    reason: str
+
+
+DeliveryStep: TypeAlias = Send | Find | Later | Done | GiveUp
+"""All that can come next in a delivery."""
+
+
+def open_outbox(job: VideoJob, outcome: Outcome, policy: DeliveryPolicy) -> OutboxEntry:
+    """Give the delivery of an outcome its start: nothing tried yet."""
+    return OutboxEntry(
+        job=job,
+        outcome=outcome,
+        form=Form.VIDEO if outcome.success else Form.TEXT,
+        deadline_ms=outcome.at_ms + round(policy.deadline_s * 1000),
+    )
+
+
+def resume_abandoned(work: Abandoned, now_ms: int, policy: DeliveryPolicy) -> OutboxEntry | GiveUp:
+    """Judge a job that another kind of worker completed and left around the send.
+
+    That worker sent without a reference, so no channel can be asked: the host's choice decides.
+    """
+    entry = attrs.evolve(
+        open_outbox(work.job, work.outcome, policy), deadline_ms=now_ms + round(policy.deadline_s * 1000)
+    )
+    if policy.on_unknown is OnUnknown.AT_MOST_ONCE:
+        return GiveUp(entry, "another worker died around the send, and the policy is at most once")
+    return entry
+
+
+def next_delivery_step(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> Send | Find | GiveUp:
+    """Judge a delivery that is due."""
+    if entry.sending_ms is not None:
+        return Find(entry)
+    spent = _spent(entry, now_ms, policy)
+    if spent:
+        return GiveUp(entry, spent)
+    return Send(attrs.evolve(entry, tries=entry.tries + 1, sending_ms=now_ms, finds=0))
+
+
+def after_send(
+    entry: OutboxEntry, receipt: Receipt, now_ms: int, policy: DeliveryPolicy, draw: float = 0.5
+) -> DeliveryStep:
+    """Judge what became of a send that was begun with `entry`."""
+    match receipt:
+        case Delivered():
+            return Done(attrs.evolve(entry, sending_ms=None), receipt)
+        case NotSent(reason, hint_s, counts):
+            entry = attrs.evolve(
+                entry.noting(reason),
+                sending_ms=None,
+                tries=entry.tries if counts else entry.tries - 1,
+                form_failures=entry.form_failures + counts,
+            )
+            return _try_again(entry, hint_s, now_ms, policy, draw)
+        case Refused(reason, try_text):
+            return _refused(attrs.evolve(entry.noting(reason), sending_ms=None), reason, now_ms, policy, try_text=try_text)
+        case Unknown(reason):
+            return Later(entry.noting(reason), now_ms + round(min(policy.backoff_base_s, policy.backoff_cap_s) * 1000))
+        case _:
+            assert_never(receipt)
+
+
+def after_find(
+    entry: OutboxEntry, sighting: Sighting, now_ms: int, policy: DeliveryPolicy, draw: float = 0.5
+) -> DeliveryStep:
+    """Judge what the channel said about a send whose fate was unknown."""
+    match sighting:
+        case Sighting.FOUND:
+            found = Delivered(detail="found at the channel")
+            return Done(attrs.evolve(entry, sending_ms=None), found)
+        case Sighting.FAILED:
+            reason = "the channel took the message and could not send it"
+            return _refused(attrs.evolve(entry.noting(reason), sending_ms=None), reason, now_ms, policy, try_text=True)
+        case Sighting.ABSENT:
+            waited_ms = now_ms - (entry.sending_ms or now_ms)
+            if waited_ms < policy.appear_within_s * 1000:
+                wait_ms = round(min(policy.backoff_base_s, policy.appear_within_s) * 1000)
+                return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
+            return next_delivery_step(attrs.evolve(entry, sending_ms=None), now_ms, policy)
+        case Sighting.CANNOT_TELL:
+            if policy.on_unknown is OnUnknown.AT_MOST_ONCE:
+                return GiveUp(entry, "nobody can say whether the message went out, and the policy is at most once")
+            return next_delivery_step(attrs.evolve(entry, sending_ms=None), now_ms, policy)
+        case Sighting.NO_ANSWER:
+            if now_ms >= entry.deadline_ms:
+                return GiveUp(entry, "nobody can say whether the message went out: the channel does not answer")
+            wait_ms = _jittered(policy.backoff_s(entry.finds) * 1000, policy.jitter, draw)
+            return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
+        case _:
+            assert_never(sighting)
+
+
+def _try_again(
+    entry: OutboxEntry, hint_s: float | None, now_ms: int, policy: DeliveryPolicy, draw: float
+) -> DeliveryStep:
+    if entry.form is Form.VIDEO and entry.form_failures >= policy.video_attempts:
+        return next_delivery_step(_as_text(entry), now_ms, policy)
+    spent = _spent(entry, now_ms, policy)
+    if spent:
+        return GiveUp(entry, spent)
+    wait_ms = _jittered(policy.backoff_s(max(0, entry.form_failures - 1)) * 1000, policy.jitter, draw)
+    if hint_s is not None:
+        wait_ms = max(wait_ms, round(min(hint_s, policy.max_retry_after_s) * 1000))
+    return Later(entry, min(now_ms + wait_ms, max(entry.deadline_ms, now_ms)))
+
+
+def _refused(
+    entry: OutboxEntry, reason: str, now_ms: int, policy: DeliveryPolicy, *, try_text: bool
+) -> DeliveryStep:
+    if entry.form is Form.VIDEO and try_text:
+        return next_delivery_step(_as_text(entry), now_ms, policy)
+    return GiveUp(entry, f"refused by the channel: {reason}")
+
+
+def _as_text(entry: OutboxEntry) -> OutboxEntry:
+    return attrs.evolve(entry, form=Form.TEXT, form_failures=0)
+
+
+def _spent(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> str | None:
+    last = f": {entry.reasons[-1]}" if entry.reasons else ""
+    if entry.tries >= policy.max_attempts:
+        return f"{entry.tries} sends failed{last}"
+    if now_ms >= entry.deadline_ms:
+        return f"not delivered within {policy.deadline_s:g} s{last}"
+    return None

@@ -1,0 +1,350 @@
+"""What both runners share: configuration, the jobs in hand, when to wake up, and health.
+
+Nothing here blocks. The runners (`videopoll.runner`) add threads or tasks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import random
+import secrets
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import attrs
+
+from videopoll import events
+from videopoll._log import LogHook
+from videopoll._steps import JobStep, Workshop
+from videopoll.errors import ConfigurationError, NotSentError, QueueError, RefusedError
+from videopoll.messages import Delivered, NotSent, Receipt, Refused, Unknown
+from videopoll.observations import Fault, FaultKind, Observation
+from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
+from videopoll.words import SPANISH_AND_ENGLISH, Words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from videopoll.events import Hook
+    from videopoll.policies import KeyTtls
+    from videopoll.work import ClaimBatch
+
+log = logging.getLogger(__name__)
+
+LONGEST_IDLE_S = 4.0
+"""The longest that an idle worker sleeps: other workers' schedules and leases may have changed."""
+
+WAKE_JITTER_S = 0.02
+"""Workers that wake for the same id spread their claims over this long, so that the first one takes it."""
+
+GATHER_S = 0.005
+"""How long a busy worker gathers free places before it claims again: one claim for many."""
+
+OVERDUE_S = 0.02
+"""How soon to look again for something overdue that there was no place for."""
+
+TROUBLE_BASE_S = 0.1
+TROUBLE_CAP_S = 5.0
+FOREVER_S = float("inf")
+
+LINGER_S = 0.01
+"""How long a reschedule waits for others, to share their round trip; nothing that a user waits for does."""
+
+LARGEST_COMMIT = 250
+"""Transitions that are written together at most."""
+FOREIGN_IDLE_S = 90.0
+"""A foreign worker polls a job at least every 60 s; one that nobody has polled for this long is lost."""
+
+SWEEP_EVERY_S = 30.0
+
+API_KEY_PROBLEM = "the video API refuses our key (401 or 403): check the API key"
+
+
+@attrs.frozen
+class Health:
+    """Whether a worker is fit.
+
+    Args:
+        healthy: Whether nothing is wrong.
+        problems: What is wrong, and what to do, one sentence each.
+    """
+
+    healthy: bool
+    problems: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class RunSummary:
+    """What one `run_once` did.
+
+    Args:
+        claimed: Jobs taken.
+        polls: Polls made.
+        concluded: Jobs whose polling ended.
+        delivered: Users who got their outcome.
+        undeliverable: Dead letters written.
+    """
+
+    claimed: int = 0
+    polls: int = 0
+    concluded: int = 0
+    delivered: int = 0
+    undeliverable: int = 0
+
+
+class Engine:
+    """The part of a runner that does no I/O."""
+
+    def __init__(
+        self,
+        *,
+        ttls: KeyTtls,
+        strategy: PollingStrategy | None,
+        lease: LeasePolicy | None,
+        delivery: DeliveryPolicy | None,
+        words: Words | None,
+        hooks: Iterable[Hook],
+        concurrency: int,
+        delivery_concurrency: int,
+        grace_s: float,
+        foreign_workers: bool,
+        recover: bool,
+    ) -> None:
+        self.strategy = strategy or PollingStrategy()
+        self.lease = lease or LeasePolicy()
+        self.delivery = delivery or DeliveryPolicy()
+        for name, count in (("concurrency", concurrency), ("delivery_concurrency", delivery_concurrency)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                msg = f"{name} must be a whole number of at least 1, got {count!r}"
+                raise ConfigurationError(msg)
+        if grace_s < 0:
+            msg = f"grace_s must be at least 0, got {grace_s:g}"
+            raise ConfigurationError(msg)
+        ttls.check_outlive(self.strategy)
+        self.concurrency = concurrency
+        self.delivery_concurrency = delivery_concurrency
+        self.grace_s = grace_s
+        self.foreign_workers = foreign_workers
+        self.recover = recover
+        self.worker_id = f"video_worker_{os.getpid()}_{secrets.token_hex(3)}"
+        self._emitter = events.Emitter((LogHook(), *hooks))
+        self.shop = Workshop(
+            worker_id=self.worker_id,
+            strategy=self.strategy,
+            lease=self.lease,
+            delivery=self.delivery,
+            words=words or SPANISH_AND_ENGLISH,
+            emit=self.emit,
+            throttled=self._throttled,
+            start_sending=self._start_sending,
+        )
+        self._places = threading.Lock()
+        self.steps: dict[str, JobStep] = {}
+        self.polls_in_hand = 0
+        self.sends_in_hand = 0
+        self.stopping = False
+        self.counted: dict[type[events.Event], int] = {}
+        self._paused_until_s = 0.0
+        self._lost_since_s: float | None = None
+        self._losses = 0
+        self._key_refused = False
+        self._beat_s = time.monotonic()
+
+    # --- events and health ---
+
+    def emit(self, event: events.Event) -> None:
+        """Count an event and give it to the hooks."""
+        self.counted[type(event)] = self.counted.get(type(event), 0) + 1
+        if isinstance(event, events.JobPolled):
+            self._judge_key(event)
+        self._emitter.emit(event)
+
+    def _judge_key(self, polled: events.JobPolled) -> None:
+        if polled.fault is FaultKind.CREDENTIALS:
+            if not self._key_refused:
+                self._key_refused = True
+                log.error("The video API refuses our key (%s). No job can go on until it is right.", polled.detail)
+        elif polled.fault is None:
+            self._key_refused = False
+
+    def health(self) -> Health:
+        """Say whether this worker is fit, from what it has seen so far."""
+        problems = []
+        if self._lost_since_s is not None:
+            away_s = time.monotonic() - self._lost_since_s
+            problems.append(f"Redis cannot be used for {away_s:.0f} s: check that it runs and can be reached")
+        if self._key_refused:
+            problems.append(API_KEY_PROBLEM)
+        silent_s = time.monotonic() - self._beat_s
+        if silent_s > 3 * LONGEST_IDLE_S + self.lease.duration_s and self._lost_since_s is None:
+            problems.append(f"the worker's loop has not moved for {silent_s:.0f} s: restart it")
+        return Health(not problems, tuple(problems))
+
+    def beat(self) -> None:
+        """Note that the loop moves."""
+        self._beat_s = time.monotonic()
+
+    def redis_lost(self, error: QueueError) -> float:
+        """Note that Redis failed; give the seconds to wait. Told once, not at every try."""
+        self.beat()
+        if self._lost_since_s is None:
+            self._lost_since_s = time.monotonic()
+            self._losses = 0
+            self.emit(events.RedisLost(worker_id=self.worker_id, reason=str(error)))
+        wait_s = min(TROUBLE_BASE_S * 2.0 ** min(self._losses, 10), TROUBLE_CAP_S)
+        self._losses += 1
+        return wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads workers, hides nothing
+
+    def redis_fine(self) -> None:
+        """Note that Redis answered."""
+        self.beat()
+        if self._lost_since_s is not None:
+            after_s = time.monotonic() - self._lost_since_s
+            self._lost_since_s = None
+            self.emit(events.RedisRegained(worker_id=self.worker_id, after_s=after_s))
+
+    def summary(self, before: dict[type[events.Event], int], claimed: int) -> RunSummary:
+        """Give what has happened since `before`."""
+
+        def since(kind: type[events.Event]) -> int:
+            return self.counted.get(kind, 0) - before.get(kind, 0)
+
+        return RunSummary(
+            claimed=claimed,
+            polls=since(events.JobPolled),
+            concluded=since(events.JobConcluded),
+            delivered=since(events.JobDelivered),
+            undeliverable=since(events.JobUndeliverable),
+        )
+
+    # --- places, how much to claim, and when ---
+
+    def _throttled(self, wait_s: float) -> None:
+        self._paused_until_s = max(self._paused_until_s, time.monotonic() + wait_s)
+
+    def pause_left_s(self) -> float:
+        """Seconds until polling may go on after a 429; 0 when it may."""
+        return max(0.0, self._paused_until_s - time.monotonic())
+
+    def room(self) -> tuple[int, int]:
+        """How many more polls and sends this worker can take."""
+        polls = 0 if self.pause_left_s() else self.concurrency - self.polls_in_hand
+        return max(0, polls), max(0, self.delivery_concurrency - self.sends_in_hand)
+
+    def take(self, batch: ClaimBatch) -> list[JobStep]:
+        """Note the jobs of a claim as in hand."""
+        self.shop.clock.set(batch.now_ms)
+        taken = [JobStep(self.shop, claim) for claim in batch.claims]
+        with self._places:
+            for step in taken:
+                self.steps[step.claim.job_id] = step
+                self._move(step, 1)
+        return taken
+
+    def let_go(self, step: JobStep) -> None:
+        """Forget a job that is out of hand."""
+        with self._places:
+            if self.steps.get(step.claim.job_id) is step:
+                del self.steps[step.claim.job_id]
+                self._move(step, -1)
+
+    def _start_sending(self, step: JobStep) -> bool:
+        """Move a job whose polling is over to a place for sends; False if there is none."""
+        with self._places:
+            if self.sends_in_hand >= self.delivery_concurrency or self.steps.get(step.claim.job_id) is not step:
+                return False
+            self._move(step, -1)
+            step.sending = True
+            self._move(step, 1)
+            return True
+
+    def _move(self, step: JobStep, by: int) -> None:
+        if step.sending:
+            self.sends_in_hand += by
+        else:
+            self.polls_in_hand += by
+
+    def sleep_s(self, batch: ClaimBatch, polls: int, sends: int) -> float:
+        """Seconds until something may be due that this claim did not take; `polls` and `sends` are the places left."""
+        dues_ms = [
+            batch.next_expiry_ms,
+            batch.next_poll_ms if polls else None,
+            batch.next_send_ms if sends else None,
+        ]
+        now_ms = self.shop.clock.now_ms()
+        sleep_s = LONGEST_IDLE_S
+        for due_ms in dues_ms:
+            if due_ms is not None:
+                # What is due and was not taken has no place here: look again, but do not spin.
+                left_s = (due_ms - now_ms + 1) / 1000 if due_ms > batch.now_ms else OVERDUE_S
+                sleep_s = min(sleep_s, left_s)
+        pause_s = self.pause_left_s()
+        return max(0.0, min(sleep_s, pause_s) if pause_s else sleep_s)
+
+    def to_renew(self) -> list[JobStep]:
+        """Give the steps whose leases are to be renewed: not those that are stuck."""
+        now_s = time.monotonic()
+        fresh_s = self.lease.renew_every_s / 2
+        return [
+            step
+            for step in list(self.steps.values())
+            if fresh_s < now_s - step.started_s < step.limit_s and not step.finished
+        ]
+
+
+def is_async(part: object, method: str) -> bool:
+    """Whether `part`'s method has to be awaited."""
+    return inspect.iscoroutinefunction(getattr(part, method, None))
+
+
+def refuse_async(part: object, method: str, name: str) -> None:
+    """Refuse an asyncio part in the threaded runner.
+
+    Raises:
+        TypeError: It has to be awaited; the text names `AsyncRunner`.
+    """
+    if not callable(getattr(part, method, None)):
+        msg = f"the {name} must have a method {method}(), got {type(part).__name__}"
+        raise TypeError(msg)
+    if is_async(part, method) or getattr(part, "async_only", False):
+        msg = f"{type(part).__name__} is an asyncio {name}: Runner works with threads, use AsyncRunner for it"
+        raise TypeError(msg)
+
+
+def as_observation(value: object) -> Observation:
+    """Check what a poller gave back."""
+    if isinstance(value, Observation):
+        return value
+    return Fault(FaultKind.INTERNAL, f"the poller returned {type(value).__name__}, which is no Observation")
+
+
+def poller_failed(error: Exception) -> Fault:
+    """Make a fault of an exception out of a poller."""
+    log.error("The poller raised %s; it counts as a passing fault", type(error).__name__, exc_info=error)
+    return Fault(FaultKind.INTERNAL, f"the poller raised {type(error).__name__}")
+
+
+def as_receipt(value: object) -> Receipt:
+    """Check what a notifier gave back; None counts as delivered."""
+    if value is None:
+        return Delivered()
+    if isinstance(value, Receipt):
+        return value
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        return NotSent("the notifier returned an awaitable: use AsyncRunner for asyncio notifiers")
+    return Unknown(f"the notifier returned {type(value).__name__}, which is no Receipt")
+
+
+def notifier_failed(error: Exception) -> Receipt:
+    """Make a receipt of an exception out of a notifier."""
+    if isinstance(error, NotSentError):
+        return NotSent(error.reason, error.retry_after_s)
+    if isinstance(error, RefusedError):
+        return Refused(error.reason, error.try_text)
+    log.error("The notifier raised %s; the message may have gone out", type(error).__name__, exc_info=error)
+    return Unknown(f"the notifier raised {type(error).__name__}")

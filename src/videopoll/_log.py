@@ -1,0 +1,132 @@
+"""Writes events as log lines in the specification's pattern, with their fields in ``extra``.
+
+Every line goes to the logger ``videopoll.worker``. Ids are shown in a form that
+cannot break a line, whatever stands in Redis.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import attrs
+
+from videopoll import events
+from videopoll.jobs import OutcomeKind
+from videopoll.observations import FaultKind
+
+__all__ = ["LogHook", "shown"]
+
+log = logging.getLogger("videopoll.worker")
+
+LONGEST_SHOWN = 120
+
+
+def shown(text: str) -> str:
+    """Give hostile text in a printable form of one line."""
+    safe = text if text.isprintable() else ascii(text)[1:-1]
+    return safe if len(safe) <= LONGEST_SHOWN else safe[:LONGEST_SHOWN] + "…"
+
+
+class LogHook:
+    """The hook that logs. Runners bring it along."""
+
+    def __call__(self, event: events.Event) -> None:
+        """Log one event."""
+        level, text, *args = _line(event)
+        if log.isEnabledFor(level):
+            fields = {f"vp_{name}": value for name, value in attrs.asdict(event, recurse=False).items()}
+            log.log(level, text, *args, extra={"vp_event": type(event).__name__, **fields})
+
+
+def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa: C901, PLR0911, PLR0912 - one case an event
+    match event:
+        case events.WorkerStarted():
+            return logging.INFO, "🚀 Starting video polling worker: %s", event.worker_id
+        case events.WorkerStopped():
+            return logging.INFO, "👋 Stopped video polling worker: %s (%d jobs given back)", event.worker_id, event.given_back
+        case events.JobsRecovered():
+            return logging.INFO, "♻️ Recovering %d video jobs after restart", event.count
+        case events.RedisLost():
+            return logging.ERROR, "🔌 Redis cannot be used, waiting for it: %s", event.reason
+        case events.RedisRegained():
+            return logging.WARNING, "🔌 Redis is back after %.1fs", event.after_s
+        case events.JobTaken():
+            text = "♻️ Taking over video job from a dead worker: %s" if event.taken_over else "🎬 Processing video job from queue: %s"
+            return logging.INFO, text, shown(event.job_id)
+        case events.JobPolled(fault=FaultKind.CREDENTIALS):
+            return (
+                logging.WARNING,
+                "🔑 [%s] The video API refuses our key (attempt %d): %s",
+                shown(event.job_id),
+                event.attempt,
+                event.detail,
+            )
+        case events.JobPolled(fault=None, known=False):
+            return (
+                logging.WARNING,
+                "🔍 [%s] Unknown video status %s (attempt %d, elapsed: %.0fs), polling on",
+                shown(event.job_id),
+                shown(event.status),
+                event.attempt,
+                event.elapsed_s,
+            )
+        case events.JobPolled(fault=None):
+            return (
+                logging.INFO,
+                "🔍 [%s] Polling video status (attempt %d, elapsed: %.0fs): %s",
+                shown(event.job_id),
+                event.attempt,
+                event.elapsed_s,
+                event.status,
+            )
+        case events.JobPolled():
+            return (
+                logging.WARNING,
+                "⚠️ [%s] No answer from the video API (attempt %d, elapsed: %.0fs): %s, next try in %.0fs",
+                shown(event.job_id),
+                event.attempt,
+                event.elapsed_s,
+                event.detail,
+                event.next_s or 0,
+            )
+        case events.JobConcluded(outcome=OutcomeKind.COMPLETED):
+            return logging.INFO, "✅ [%s] Video generation completed", shown(event.job_id)
+        case events.JobConcluded():
+            return (
+                logging.WARNING,
+                "❌ [%s] Video generation ended without a video: %s (%s)",
+                shown(event.job_id),
+                event.outcome.value,
+                shown(event.error or ""),
+            )
+        case events.SendTried(result="delivered" | "found"):
+            return (
+                logging.DEBUG,
+                "📨 [%s] Send %d as %s: %s",
+                shown(event.job_id),
+                event.attempt,
+                event.form.value,
+                event.result,
+            )
+        case events.SendTried():
+            return (
+                logging.WARNING,
+                "📨 [%s] Send %d as %s: %s (%s)",
+                shown(event.job_id),
+                event.attempt,
+                event.form.value,
+                event.result,
+                shown(event.reason or ""),
+            )
+        case events.JobDelivered():
+            return (
+                logging.INFO,
+                "🎥 Video notification sent successfully for conversation: %s",
+                shown(event.conversation_id),
+            )
+        case events.JobUndeliverable():
+            return logging.ERROR, "💀 [%s] Dead letter: %s", shown(event.job_id), shown(event.reason)
+        case events.LeaseLost():
+            return logging.WARNING, "🔓 [%s] Lease lost: another worker has the job", shown(event.job_id)
+        case _:
+            return logging.DEBUG, "%s", event

@@ -1,0 +1,158 @@
+"""Runs Lua scripts on Redis: one description, a sync and an async executor.
+
+Owns the loading of ``lua/*.lua`` and the translation of the client's exceptions
+into videopoll's. What each script is given and what its reply means is in
+`videopoll._calls`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import attrs
+from redis import exceptions as redis_errors
+
+from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+    import redis.asyncio
+
+T = TypeVar("T")
+
+TRANSIENT_PREFIXES = (
+    "LOADING",
+    "READONLY",
+    "OOM",
+    "UNBLOCKED",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "MISCONF",
+    "BUSY",
+    "UNKILLABLE",
+    "ASK",
+    "MOVED",
+)
+"""Error replies that pass: a restart, a failover, a full memory, a slot on the move."""
+
+
+@attrs.frozen
+class Script:
+    """One Lua file.
+
+    Args:
+        name: The file's name, without its ending.
+        source: Its text.
+        sha: The SHA-1 of it, by which Redis knows it.
+    """
+
+    name: str
+    source: str = attrs.field(repr=False)
+    sha: str = attrs.field(repr=False)
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        """Read ``lua/{name}.lua`` from the package."""
+        source = (resources.files("videopoll") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+        return cls(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+@attrs.frozen
+class ScriptCall(Generic[T]):
+    """One run of a script: its keys and arguments, and how to read the reply.
+
+    Args:
+        script: Which script.
+        keys: Its keys.
+        args: Its arguments.
+        parse: Turns the raw reply into a value.
+        repeatable: Whether running it twice gives the same answer. Only such a
+            call is repeated when its connection broke; a claim whose reply was
+            lost is covered by its lease.
+    """
+
+    script: Script
+    keys: tuple[str | bytes, ...] = attrs.field(repr=False)
+    args: tuple[str | bytes | int, ...] = attrs.field(repr=False)
+    parse: Callable[[object], T] = attrs.field(repr=False)
+    repeatable: bool = True
+
+    def words(self) -> list[str | bytes | int]:
+        """Give the words after ``EVALSHA sha``."""
+        return [len(self.keys), *self.keys, *self.args]
+
+
+def to_queue_error(error: Exception, doing: str) -> QueueError:
+    """Translate an exception of the Redis client, saying what to do next."""
+    text = str(error)
+    if isinstance(error, redis_errors.AuthenticationError | redis_errors.AuthorizationError):
+        return QueueRefusedError(f"{doing}: Redis refused the credentials. Check the user and password of the URL.")
+    if isinstance(error, redis_errors.NoPermissionError):
+        return QueueRefusedError(
+            f"{doing}: this Redis user may not run a command or use a key that videopoll needs"
+            f" ({_first_words(text)}). Grant it access to the keys of the prefix."
+        )
+    if isinstance(error, redis_errors.TimeoutError):
+        return QueueUnavailableError(f"{doing}: Redis did not answer in time. Try again.")
+    if isinstance(error, redis_errors.ConnectionError | OSError):
+        return QueueUnavailableError(f"{doing}: cannot reach Redis ({_first_words(text)}). Try again.")
+    if text.lstrip("-").startswith(TRANSIENT_PREFIXES) or isinstance(
+        error, redis_errors.ReadOnlyError | redis_errors.OutOfMemoryError | redis_errors.TryAgainError
+    ):
+        return QueueUnavailableError(f"{doing}: Redis is not ready ({_first_words(text)}). Try again.")
+    return QueueRefusedError(f"{doing}: Redis answered with an error: {_first_words(text)}")
+
+
+def _first_words(text: str) -> str:
+    """Cut an error text of Redis: it may quote the arguments, and so a prompt."""
+    line = text.splitlines()[0] if text else "no reason given"
+    return line[:160]
+
+
+def run(client: redis.Redis, call: ScriptCall[T]) -> T:
+    """Run a script over a sync client.
+
+    Raises:
+        QueueUnavailableError: Redis is away; a repeatable call may be made again.
+        QueueRefusedError: Redis says no.
+    """
+    for last in (not call.repeatable, True):
+        try:
+            try:
+                reply = client.execute_command("EVALSHA", call.script.sha, *call.words())
+            except redis_errors.NoScriptError:
+                # Nothing has run: the server was restarted, or its scripts were flushed.
+                reply = client.execute_command("EVAL", call.script.source, *call.words())
+            return call.parse(reply)
+        except (redis_errors.RedisError, OSError) as error:
+            # A pooled connection may have died unnoticed: one fresh try, where that is safe.
+            if last or not _is_broken(error):
+                raise to_queue_error(error, call.script.name) from error
+    raise AssertionError
+
+
+async def arun(client: redis.asyncio.Redis, call: ScriptCall[T]) -> T:
+    """Run a script over an asyncio client; the async side of `run`."""
+    for last in (not call.repeatable, True):
+        try:
+            try:
+                reply = await client.execute_command("EVALSHA", call.script.sha, *call.words())
+            except redis_errors.NoScriptError:
+                reply = await client.execute_command("EVAL", call.script.source, *call.words())
+            return call.parse(reply)
+        except (redis_errors.RedisError, OSError) as error:
+            if last or not _is_broken(error):
+                raise to_queue_error(error, call.script.name) from error
+    raise AssertionError
+
+
+def _is_broken(error: Exception) -> bool:
+    return isinstance(error, redis_errors.ConnectionError | OSError) and not isinstance(
+        error, redis_errors.TimeoutError | redis_errors.AuthenticationError | redis_errors.BusyLoadingError
+    )

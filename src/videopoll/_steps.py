@@ -1,0 +1,463 @@
+"""What a worker does with one claimed job, written once for both runners.
+
+A `JobStep` is a generator of effects: it yields what is to be done (ask the API,
+commit a transition, send a message, ask a channel) and is sent the answer. It
+does no I/O and waits for nothing; the runners carry the effects out, each in its
+own way. The judgements in between are those of `videopoll._decide`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+import attrs
+
+from videopoll import events
+from videopoll._decide import (
+    Ask,
+    DeliveryStep,
+    Done,
+    Find,
+    GiveUp,
+    Later,
+    NextPoll,
+    Send,
+    after_find,
+    after_send,
+    before_poll,
+    decide,
+    next_delivery_step,
+    open_outbox,
+    resume_abandoned,
+)
+from videopoll.jobs import OutboxEntry, Outcome, Poison, VideoJob, dump
+from videopoll.messages import Delivered, Message, NotSent, Receipt, Refused, Sighting
+from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
+from videopoll.work import (
+    Abandoned,
+    BeginSend,
+    Claim,
+    Conclude,
+    DeadLetter,
+    GiveBack,
+    Gone,
+    PollWork,
+    Redeliver,
+    Reschedule,
+    SendWork,
+    Settle,
+    Transition,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
+    from videopoll.words import Words
+
+CRASH_POINTS = (
+    "after_claim",
+    "after_poll",
+    "before_conclude",
+    "after_conclude",
+    "before_send",
+    "after_send",
+    "before_settle",
+    "after_settle",
+)
+"""The places between two effects at which tests kill a worker."""
+
+
+@attrs.frozen
+class PollApi:
+    """Ask the video API; answered with an `Observation`."""
+
+    job: VideoJob
+    timeout_s: float
+
+
+@attrs.frozen
+class Commit:
+    """Write a transition to the queue; answered with a `Verdict`, unless nobody waits for it."""
+
+    transition: Transition
+    wait: bool = True
+
+
+@attrs.frozen
+class SendMessage:
+    """Send a message; answered with a `Receipt`."""
+
+    message: Message
+
+
+@attrs.frozen
+class FindMessage:
+    """Ask the channel for a message; answered with a `Sighting`."""
+
+    message: Message
+
+
+Effect: TypeAlias = PollApi | Commit | SendMessage | FindMessage
+Answer: TypeAlias = "Observation | Verdict | Receipt | Sighting | None"
+Steps: TypeAlias = Generator[Effect, Answer, None]
+
+
+class RedisClock:
+    """Redis's clock, carried on by this process's monotonic one between two claims."""
+
+    def __init__(self) -> None:
+        self._offset_ms = time.time() * 1000 - time.monotonic() * 1000
+
+    def set(self, now_ms: int) -> None:
+        """Take over the time that Redis has just told."""
+        self._offset_ms = now_ms - time.monotonic() * 1000
+
+    def now_ms(self) -> int:
+        """Give Redis's time, in Unix milliseconds."""
+        return int(time.monotonic() * 1000 + self._offset_ms)
+
+
+def _no_probe(_point: str, _job_id: str) -> None:
+    """Do nothing; tests put something else in its place."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class Workshop:
+    """What every step needs: the host's policies, the clock, and where to tell of events."""
+
+    worker_id: str
+    strategy: PollingStrategy
+    lease: LeasePolicy
+    delivery: DeliveryPolicy
+    words: Words
+    emit: Callable[[events.Event], None]
+    throttled: Callable[[float], None]
+    start_sending: Callable[[JobStep], bool]
+    clock: RedisClock = attrs.field(factory=RedisClock)
+    draw: Callable[[], float] = random.random
+    probe: Callable[[str, str], None] = _no_probe
+
+
+class JobStep:
+    """One claimed job on its way through a worker.
+
+    `sending` says which kind of place it takes; `relinquish` gives what to write
+    when the worker has to let go of it half-way.
+    """
+
+    __slots__ = ("_shop", "claim", "entry", "finished", "sending", "started_s")
+
+    def __init__(self, shop: Workshop, claim: Claim) -> None:
+        self._shop = shop
+        self.claim = claim
+        self.entry: OutboxEntry | None = claim.work.entry if isinstance(claim.work, SendWork) else None
+        self.sending = self.entry is not None
+        self.finished = False
+        self.started_s = time.monotonic()
+
+    @property
+    def polling(self) -> bool:
+        """Whether the job is still being polled, and so has a lock."""
+        return self.entry is None
+
+    @property
+    def held(self) -> tuple[str, str, bool]:
+        """What a renewal of the lease needs: the id, the token, and whether there is a lock."""
+        return self.claim.job_id, self.claim.token, self.polling
+
+    @property
+    def limit_s(self) -> float:
+        """How long this step may take before something is stuck: then its lease is not renewed any more."""
+        shop = self._shop
+        return 30 + (shop.strategy.request_timeout_s if self.polling else 4 * shop.delivery.send_timeout_s)
+
+    def relinquish(self) -> Transition | None:
+        """Give what to write so that another worker goes on at once."""
+        if self.finished:
+            return None
+        if self.entry is not None:
+            return Redeliver(self.claim, self.entry, self._shop.delivery.keep_s, self._shop.clock.now_ms())
+        return GiveBack(self.claim) if isinstance(self.claim.work, PollWork) else None
+
+    def steps(self) -> Steps:
+        """Work on the job until it is out of this worker's hands."""
+        self._probe("after_claim")
+        work = self.claim.work
+        if isinstance(work, PollWork):
+            yield from self._poll(work)
+        elif isinstance(work, SendWork):
+            entry = work.entry
+            if self.claim.taken_over and entry.sending_ms is not None:
+                entry = entry.noting("a worker died around this send")
+            yield from self._deliver(next_delivery_step(entry, self._now(), self._shop.delivery))
+        elif isinstance(work, Abandoned):
+            yield from self._resume(work)
+        elif isinstance(work, Poison):
+            yield from self._bury(work.reason)
+        else:
+            yield from self._drop(work)
+        self.finished = True
+
+    # --- polling ---
+
+    def _poll(self, work: PollWork) -> Steps:
+        shop, claim = self._shop, self.claim
+        if claim.taken_over or work.attempts == 1:
+            shop.emit(events.JobTaken(worker_id=shop.worker_id, job_id=claim.job_id, taken_over=claim.taken_over))
+        now_ms = self._now()
+        judged = before_poll(work, now_ms, shop.strategy)
+        if isinstance(judged, Ask):
+            observation = cast("Observation", (yield PollApi(work.job, judged.timeout_s)))
+            self._probe("after_poll")
+            asked_ms, now_ms = now_ms, self._now()
+            due_ms = asked_ms if claim.taken_over else claim.due_ms
+            after = decide(work, due_ms, observation, now_ms, shop.strategy, shop.draw())
+            self._tell_polled(work, observation, asked_ms, now_ms, after)
+            if isinstance(after, NextPoll):
+                yield Commit(Reschedule(claim, after.due_ms, after.faults, after.last_answer_ms), wait=False)
+                return
+            judged = after
+        yield from self._conclude(work.job, judged, work.attempts)
+
+    def _tell_polled(
+        self, work: PollWork, observation: Observation, asked_ms: int, now_ms: int, after: NextPoll | Outcome
+    ) -> None:
+        shop = self._shop
+        fault = observation if isinstance(observation, Fault) else None
+        next_s = max(0.0, (after.due_ms - now_ms) / 1000) if isinstance(after, NextPoll) else None
+        if fault is not None and fault.kind is FaultKind.THROTTLED:
+            wait_s = fault.retry_after_s if fault.retry_after_s is not None else shop.strategy.backoff_s(work.faults)
+            shop.throttled(min(wait_s, shop.strategy.max_retry_after_s))
+        shop.emit(
+            events.JobPolled(
+                worker_id=shop.worker_id,
+                job_id=self.claim.job_id,
+                attempt=work.attempts,
+                elapsed_s=(now_ms - work.job.start_ms) / 1000,
+                lag_s=max(0, asked_ms - self.claim.due_ms) / 1000,
+                took_s=(now_ms - asked_ms) / 1000,
+                status=_word(observation),
+                known=not isinstance(observation, VideoWorking) or observation.known,
+                fault=fault.kind if fault else None,
+                detail=fault.detail if fault else None,
+                next_s=next_s,
+            )
+        )
+
+    def _conclude(self, job: VideoJob, outcome: Outcome, attempts: int) -> Steps:
+        shop = self._shop
+        entry = open_outbox(job, outcome, shop.delivery)
+        self._probe("before_conclude")
+        verdict = yield Commit(Conclude(self.claim, entry, shop.delivery.keep_s))
+        if verdict is not Verdict.APPLIED:
+            self._tell_lost(verdict)
+            return
+        self.entry = entry
+        self._probe("after_conclude")
+        shop.emit(
+            events.JobConcluded(
+                worker_id=shop.worker_id,
+                job_id=job.job_id,
+                conversation_id=job.conversation_id,
+                outcome=outcome.kind,
+                elapsed_s=(outcome.at_ms - job.start_ms) / 1000,
+                attempts=attempts,
+                error=outcome.error,
+            )
+        )
+        yield from self._start_delivery(entry)
+
+    def _resume(self, work: Abandoned) -> Steps:
+        resumed = resume_abandoned(work, self._now(), self._shop.delivery)
+        if isinstance(resumed, GiveUp):
+            yield from self._give_up(resumed)
+            return
+        verdict = yield Commit(Conclude(self.claim, resumed, self._shop.delivery.keep_s))
+        if verdict is not Verdict.APPLIED:
+            self._tell_lost(verdict)
+            return
+        self.entry = resumed
+        yield from self._start_delivery(resumed)
+
+    # --- delivering ---
+
+    def _start_delivery(self, entry: OutboxEntry) -> Steps:
+        """Deliver at once if there is a place for it; otherwise the outbox keeps it until there is."""
+        if self._shop.start_sending(self):
+            yield from self._deliver(next_delivery_step(entry, self._now(), self._shop.delivery))
+        else:
+            yield from self._deliver(Later(entry, self._now()))
+
+    def _deliver(self, step: DeliveryStep) -> Steps:
+        while True:
+            self.entry = step.entry
+            if isinstance(step, Send):
+                if not (yield from self._begin_send(step.entry)):
+                    return
+                started_s = time.monotonic()
+                receipt = cast("Receipt", (yield SendMessage(self._message(step.entry))))
+                self._probe("after_send")
+                self._tell_sent(step.entry, receipt, started_s)
+                step = after_send(step.entry, receipt, self._now(), self._shop.delivery, self._shop.draw())
+            elif isinstance(step, Find):
+                started_s = time.monotonic()
+                sighting = cast("Sighting", (yield FindMessage(self._message(step.entry))))
+                self._tell_sent(step.entry, sighting, started_s)
+                step = after_find(step.entry, sighting, self._now(), self._shop.delivery, self._shop.draw())
+            elif isinstance(step, Later):
+                verdict = yield Commit(Redeliver(self.claim, step.entry, self._shop.delivery.keep_s, step.due_ms))
+                if verdict is not Verdict.APPLIED:
+                    self._tell_lost(verdict)
+                return
+            elif isinstance(step, Done):
+                yield from self._settle_delivered(step)
+                return
+            else:
+                yield from self._give_up(step)
+                return
+
+    def _begin_send(self, entry: OutboxEntry) -> Generator[Effect, Answer, bool]:
+        """Note the send and confirm the lease; again if the confirmation has grown old meanwhile.
+
+        Without the second look, a worker that was frozen right here could wake up
+        long after its lease was given to another one, and send all the same.
+        """
+        shop = self._shop
+        while True:
+            asked_s = time.monotonic()
+            lease_ms = round(shop.lease.duration_s * 1000)
+            verdict = yield Commit(BeginSend(self.claim, entry, shop.delivery.keep_s, lease_ms))
+            if verdict is not Verdict.APPLIED:
+                self._tell_lost(verdict)
+                return False
+            self._probe("before_send")
+            if time.monotonic() - asked_s < shop.lease.duration_s / 2:
+                return True
+
+    def _settle_delivered(self, done: Done) -> Steps:
+        shop, entry, now_ms = self._shop, done.entry, self._now()
+        self._probe("before_settle")
+        completed = entry.outcome.to_completed(
+            entry.job,
+            delivered=True,
+            deliveredAt=now_ms,
+            form=entry.form.value,
+            sends=entry.tries,
+            messageId=done.receipt.message_id,
+        )
+        verdict = yield Commit(Settle(self.claim, dump(completed)))
+        self._probe("after_settle")
+        if verdict is not Verdict.APPLIED:
+            self._tell_lost(verdict)
+            return
+        shop.emit(
+            events.JobDelivered(
+                worker_id=shop.worker_id,
+                job_id=entry.job.job_id,
+                conversation_id=entry.job.conversation_id,
+                outcome=entry.outcome.kind,
+                form=entry.form,
+                attempts=entry.tries,
+                after_s=max(0, now_ms - entry.outcome.at_ms) / 1000,
+            )
+        )
+
+    def _give_up(self, step: GiveUp) -> Steps:
+        entry = step.entry
+        letter = DeadLetter(self.claim.job_id, step.reason, self._now(), entry=entry)
+        completed = entry.outcome.to_completed(
+            entry.job, delivered=False, undeliverable=step.reason, sends=entry.tries
+        )
+        verdict = yield Commit(Settle(self.claim, dump(completed), letter))
+        self._tell_dead(verdict, step.reason, entry.outcome)
+
+    # --- what is no job ---
+
+    def _bury(self, reason: str) -> Steps:
+        raw = self.claim.raw
+        record = None if raw is None else raw.decode("utf-8", "surrogateescape")
+        letter = DeadLetter(self.claim.job_id, reason, self._now(), record=record)
+        verdict = yield Commit(Settle(self.claim, letter=letter))
+        self._tell_dead(verdict, reason, None)
+
+    def _drop(self, gone: Gone) -> Steps:
+        if gone.finished:
+            # Another kind of worker, or a cancel, ended it: there is nothing left to do.
+            yield Commit(Settle(self.claim), wait=False)
+        else:
+            yield from self._bury("no record: it expired before its poll, or there never was a job with this id")
+
+    # --- telling ---
+
+    def _tell_sent(self, entry: OutboxEntry, result: Receipt | Sighting, started_s: float) -> None:
+        shop = self._shop
+        if isinstance(result, Sighting):
+            word, reason = result.value, "asked the channel for the message of an earlier send"
+        else:
+            word = _RESULTS.get(type(result), "unknown")
+            reason = (result.detail if isinstance(result, Delivered) else result.reason) or ""
+        shop.emit(
+            events.SendTried(
+                worker_id=shop.worker_id,
+                job_id=entry.job.job_id,
+                conversation_id=entry.job.conversation_id,
+                form=entry.form,
+                attempt=entry.tries,
+                result=word,
+                took_s=time.monotonic() - started_s,
+                reason=reason or None,
+            )
+        )
+
+    def _tell_lost(self, verdict: Answer) -> None:
+        if verdict is Verdict.LOST:
+            self._shop.emit(events.LeaseLost(worker_id=self._shop.worker_id, job_id=self.claim.job_id))
+
+    def _tell_dead(self, verdict: Answer, reason: str, outcome: Outcome | None) -> None:
+        if verdict is not Verdict.APPLIED:
+            self._tell_lost(verdict)
+            return
+        self._shop.emit(
+            events.JobUndeliverable(
+                worker_id=self._shop.worker_id,
+                job_id=self.claim.job_id,
+                reason=reason,
+                outcome=outcome.kind if outcome else None,
+            )
+        )
+
+    def _message(self, entry: OutboxEntry) -> Message:
+        return Message(
+            job=entry.job,
+            outcome=entry.outcome,
+            form=entry.form,
+            reference=entry.job.reference,
+            attempt=max(1, entry.tries),
+            words=self._shop.words,
+        )
+
+    def _now(self) -> int:
+        return self._shop.clock.now_ms()
+
+    def _probe(self, point: str) -> None:
+        self._shop.probe(point, self.claim.job_id)
+
+
+_RESULTS: dict[type, str] = {Delivered: "delivered", NotSent: "not_sent", Refused: "refused"}
+
+
+def _word(observation: Observation) -> str:
+    match observation:
+        case VideoWorking(word):
+            return word
+        case VideoReady():
+            return "completed"
+        case VideoFailed():
+            return "failed"
+        case VideoMissing():
+            return "not_found"
+        case Fault(kind):
+            return kind.value

@@ -1,0 +1,592 @@
+"""The worker with asyncio: `AsyncRunner`. Its threaded twin is in `videopoll.runner`.
+
+The loop claims jobs in batches and starts a task for each, which carries out the
+effects of the job's step (`videopoll._steps`). One task gathers what is to be
+written into shared round trips, one renews leases, one listens for new ids, one
+looks for jobs that were lost. No thread is started unless a host's part is a
+sync one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import inspect
+import logging
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from videopoll import events
+from videopoll._engine import (
+    FOREIGN_IDLE_S,
+    FOREVER_S,
+    GATHER_S,
+    LARGEST_COMMIT,
+    LINGER_S,
+    LONGEST_IDLE_S,
+    SWEEP_EVERY_S,
+    WAKE_JITTER_S,
+    Engine,
+    RunSummary,
+    as_observation,
+    as_receipt,
+    is_async,
+    notifier_failed,
+    poller_failed,
+)
+from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
+from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
+from videopoll.messages import Sighting, Unknown
+from videopoll.observations import Fault, FaultKind
+from videopoll.runner import STOP_SIGNALS
+from videopoll.work import Reschedule, Transition, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from typing_extensions import Self
+
+    from videopoll.events import Hook
+    from videopoll.jobs import VideoJob
+    from videopoll.messages import Message, Receipt
+    from videopoll.observations import Observation
+    from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
+    from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, AsyncVideoPoller, Notifier, VideoPoller
+    from videopoll.words import Words
+    from videopoll.work import ClaimBatch
+
+__all__ = ["AsyncRunner"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+GUARD_S = 5.0
+"""How much longer than its own limit a host's poller may take before it is cut off."""
+
+
+class AsyncRunner(Engine):
+    """A worker with asyncio.
+
+    `run` returns when `stop` is called or a signal comes; `start` works in the
+    background; `run_once` does one batch. As an async context manager it stops
+    at the end, and closes the connections that its poller and notifier opened.
+
+    The poller and the notifier may be asyncio or sync ones. A sync one runs in a
+    bounded pool of threads with the context variables copied, so that a slow
+    messenger does not hold up the polls.
+
+    Args:
+        queue: Where jobs are kept.
+        poller: Asks the video API.
+        notifier: Brings outcomes to users.
+        strategy: When to poll, and when to give up.
+        lease: How long a crash costs, at most.
+        delivery: How hard to try to reach a user.
+        words: The texts that users get.
+        hooks: Hear of every event, on the event loop.
+        concurrency: Polls at a time.
+        delivery_concurrency: Sends at a time.
+        grace_s: Seconds that `stop` lets unfinished work go on before it is given back.
+        foreign_workers: Whether workers of another kind share this Redis. Then
+            jobs that one of them lost are looked for, now and then, with ``SCAN``.
+        recover: Whether to look once at the start, with ``SCAN``, for jobs that
+            have a record and are nowhere else.
+
+    Raises:
+        ConfigurationError: Values that cannot work, alone or together.
+        TypeError: The queue is a sync one.
+    """
+
+    def __init__(
+        self,
+        queue: AsyncVideoJobQueue,
+        poller: AsyncVideoPoller | VideoPoller,
+        notifier: AsyncNotifier | Notifier,
+        *,
+        strategy: PollingStrategy | None = None,
+        lease: LeasePolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        words: Words | None = None,
+        hooks: Iterable[Hook] = (),
+        concurrency: int = 100,
+        delivery_concurrency: int = 32,
+        grace_s: float = 10.0,
+        foreign_workers: bool = False,
+        recover: bool = True,
+    ) -> None:
+        if not is_async(queue, "claim"):
+            msg = f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs AsyncRedisVideoJobQueue or another one"
+            raise TypeError(msg)
+        super().__init__(
+            ttls=queue.ttls,
+            strategy=strategy,
+            lease=lease,
+            delivery=delivery,
+            words=words,
+            hooks=hooks,
+            concurrency=concurrency,
+            delivery_concurrency=delivery_concurrency,
+            grace_s=grace_s,
+            foreign_workers=foreign_workers,
+            recover=recover,
+        )
+        self._queue = queue
+        self._poller = poller
+        self._notifier = notifier
+        self._poll_threads: ThreadPoolExecutor | None = None
+        self._send_threads: ThreadPoolExecutor | None = None
+        self._poll = self._poller_call()
+        self._notify = self._notifier_call("notify")
+        self._find = self._notifier_call("find") if hasattr(notifier, "find") or hasattr(notifier, "afind") else None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken = asyncio.Event()
+        self._listening = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._gathering = False
+        self._due_s = FOREVER_S
+        self._timer: asyncio.TimerHandle | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._tasks: dict[asyncio.Task[None], JobStep] = {}
+        self._running = False
+        self._settler = _Settler(self)
+
+    # --- for the host ---
+
+    async def run(self, *, handle_signals: bool = False) -> None:
+        """Work until `stop` is called.
+
+        Args:
+            handle_signals: Whether SIGTERM and SIGINT stop the runner (a second
+                one ends the process at once). Only for whoever owns the process,
+                on its main thread.
+        """
+        with self._signals() if handle_signals else contextlib.nullcontext():
+            await self._run()
+
+    def start(self) -> None:
+        """Work in a background task until `stop` is called."""
+        if self._background is None or self._background.done():
+            self.stopping = False
+            self._background = asyncio.get_running_loop().create_task(self._run(), name="videopoll-runner")
+
+    async def stop(self) -> None:
+        """Claim no more, finish or give back what is in hand, and wait until that is done."""
+        self.request_stop()
+        if self._background is not None:
+            await asyncio.wait([self._background])
+
+    def request_stop(self) -> None:
+        """Ask the runner to stop, without waiting; may be called from another thread."""
+        self.stopping = True
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._woken.set)
+
+    async def run_once(self) -> RunSummary:
+        """Do one batch: claim what is due, work on it to its end, and return.
+
+        Raises:
+            QueueError: Redis is away or says no.
+        """
+        before = dict(self.counted)
+        async with self._machinery():
+            batch = await self._claim(self.concurrency, self.delivery_concurrency)
+            for step in self.take(batch):
+                self._begin(step)
+            await self._finish_work(FOREVER_S)
+        return self.summary(before, len(batch.claims))
+
+    async def __aenter__(self) -> Self:
+        """Give the runner itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop, and close what the poller and the notifier opened."""
+        await self.stop()
+        for part in (self._poller, self._notifier):
+            close = getattr(part, "aclose", None) or getattr(part, "close", None)
+            if callable(close):
+                closing = close()
+                if inspect.isawaitable(closing):
+                    await closing
+
+    # --- the loop ---
+
+    async def _run(self) -> None:
+        async with self._machinery():
+            self.emit(events.WorkerStarted(worker_id=self.worker_id))
+            helpers = [_task(self._listen(), "bell"), _task(self._sweep(), "sweeper")]
+            try:
+                while not self.stopping:
+                    await self._turn()
+            finally:
+                self.stopping = True
+                await _end(helpers)
+                given_back = await self._finish_work(self.grace_s)
+                self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
+
+    async def _turn(self) -> None:
+        """Claim what there is room for, begin to work on it, and sleep until there is more to do."""
+        polls, sends = self.room()
+        if not polls and not sends:
+            self.beat()
+            await self._sleep(self.pause_left_s() or LONGEST_IDLE_S, gathering=True)
+            return
+        self._due_s = FOREVER_S
+        try:
+            batch = await self._claim(polls, sends)
+        except QueueError as error:
+            await self._pause(self.redis_lost(error))
+            return
+        self.redis_fine()
+        steps = self.take(batch)
+        for step in steps:
+            self._begin(step)
+        taken = sum(not step.sending for step in steps)
+        polls, sends = polls - taken, sends - (len(steps) - taken)
+        if polls:
+            self._listening.set()
+        await self._sleep(self.sleep_s(batch, polls, sends), gathering=not (polls and sends))
+
+    async def _claim(self, polls: int, sends: int) -> ClaimBatch:
+        return await self._queue.claim(
+            polls=polls, sends=sends, worker_id=self.worker_id, strategy=self.strategy, lease=self.lease
+        )
+
+    async def _sleep(self, timeout_s: float, *, gathering: bool) -> None:
+        """Sleep until something may be due, an id waits, we are to stop, or (`gathering`) a place is free."""
+        if self.stopping:
+            return
+        loop = asyncio.get_running_loop()
+        self._gathering = gathering
+        self._timer = loop.call_at(loop.time() + min(timeout_s, max(0.0, self._due_s - time.monotonic())), self._woken.set)
+        await self._woken.wait()
+        self._timer.cancel()
+        self._timer = None
+        self._woken.clear()
+        if self._gathering is False and gathering and not self.stopping:
+            await asyncio.sleep(GATHER_S)
+        self._gathering = False
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, and let nothing but a stop end it earlier."""
+        until_s = time.monotonic() + seconds
+        while not self.stopping and (left_s := until_s - time.monotonic()) > 0:
+            await self._sleep(left_s, gathering=False)
+
+    def due_at(self, due_ms: int) -> None:
+        """Note that this worker has scheduled a poll: it must not sleep longer than that."""
+        due_s = time.monotonic() + (due_ms - self.shop.clock.now_ms() + 1) / 1000
+        if due_s < self._due_s:
+            self._due_s = due_s
+            loop = asyncio.get_running_loop()
+            at_s = loop.time() + max(0.0, due_s - time.monotonic())
+            if self._timer is not None and at_s < self._timer.when():
+                self._timer.cancel()
+                self._timer = loop.call_at(at_s, self._woken.set)
+
+    # --- tasks ---
+
+    @contextlib.asynccontextmanager
+    async def _machinery(self) -> AsyncIterator[None]:
+        """Keep the tasks that write and renew."""
+        if self._running:
+            msg = "this runner is running already: build another one to run beside it"
+            raise RuntimeError(msg)
+        self._running, self._loop = True, asyncio.get_running_loop()
+        self._settler.open()
+        settler, renewer = _task(self._settler.run(), "settler"), _task(self._renew(), "renewer")
+        try:
+            yield
+        finally:
+            await _end([renewer])
+            self._settler.close()
+            await settler
+            for threads in (self._poll_threads, self._send_threads):
+                if threads is not None:
+                    threads.shutdown(wait=False, cancel_futures=True)
+            self._poll_threads = self._send_threads = None
+            self._running = False
+
+    def _begin(self, step: JobStep) -> None:
+        task = asyncio.get_running_loop().create_task(self._carry_out(step))
+        self._tasks[task] = step
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        step = self._tasks.pop(task)
+        self.let_go(step)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("A job's step failed; its lease will run out, and it will be taken up again", exc_info=error)
+        if self._gathering:
+            self._gathering = False
+            self._woken.set()
+        if not self._tasks:
+            self._idle.set()
+
+    async def _carry_out(self, step: JobStep) -> None:
+        steps = step.steps()
+        answer: Answer = None
+        try:
+            while True:
+                answer = await self._perform(steps.send(answer))
+        except StopIteration:
+            return
+
+    async def _perform(self, effect: Effect) -> Answer:
+        if isinstance(effect, PollApi):
+            return await self._poll(effect)
+        if isinstance(effect, Commit):
+            future = self._settler.put(effect.transition, wait=effect.wait)
+            return await future if future else None
+        if isinstance(effect, SendMessage):
+            try:
+                async with asyncio.timeout(self.delivery.send_timeout_s):
+                    return as_receipt(await self._notify(effect.message))
+            except TimeoutError:
+                return Unknown(f"the notifier did not come back within {self.delivery.send_timeout_s:g} s")
+            except Exception as error:
+                return notifier_failed(error)
+        return await self._look_up(effect)
+
+    async def _look_up(self, effect: FindMessage) -> Sighting:
+        if self._find is None:
+            return Sighting.CANNOT_TELL
+        try:
+            async with asyncio.timeout(self.delivery.send_timeout_s):
+                return cast("Sighting", await self._find(effect.message))
+        except Exception:
+            log.exception("The notifier could not look a message up; it is asked again later")
+            return Sighting.NO_ANSWER
+
+    async def _finish_work(self, grace_s: float) -> int:
+        """Wait for what is in hand, give back what is not done in time; tell how many that were."""
+        if self._tasks:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), None if grace_s == FOREVER_S else grace_s)
+        left = [(step, step.relinquish()) for step in self._tasks.values()]
+        futures = [self._settler.put(transition) for _, transition in left if transition is not None]
+        self._settler.hurry()
+        await _end(list(self._tasks))
+        verdicts = await asyncio.gather(*filter(None, futures))
+        return verdicts.count(Verdict.APPLIED)
+
+    async def _renew(self) -> None:
+        """Renew the leases of what is in hand, in one round trip for many; end the work on lost ones."""
+        while True:
+            await asyncio.sleep(self.lease.renew_every_s)
+            steps = self.to_renew()
+            try:
+                held = await self._queue.renew([step.held for step in steps], self.lease)
+            except QueueError as error:
+                log.debug("Leases could not be renewed: %s", error)
+                continue
+            lost = {id(step) for step, still in zip(steps, held, strict=True) if not still and not step.finished}
+            for task, step in list(self._tasks.items()):
+                if id(step) in lost:
+                    self.emit(events.LeaseLost(worker_id=self.worker_id, job_id=step.claim.job_id))
+                    task.cancel()
+
+    async def _listen(self) -> None:
+        """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""
+        while True:
+            await self._listening.wait()
+            try:
+                rang = await self._queue.wait_for_work(LONGEST_IDLE_S)
+            except QueueError:
+                await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 - spreads workers
+                continue
+            if rang:
+                self._listening.clear()
+                await asyncio.sleep(random.uniform(0, WAKE_JITTER_S))  # noqa: S311 - spreads workers
+                self._woken.set()
+
+    async def _sweep(self) -> None:
+        """Look for jobs that nobody has: at the start, and now and then beside foreign workers."""
+        idle_s = FOREIGN_IDLE_S if self.foreign_workers else 0.0
+        exclusive = not self.recover
+        while self.recover or self.foreign_workers:
+            wait_s = SWEEP_EVERY_S
+            try:
+                count = await self._queue.adopt(
+                    idle_s=idle_s, initial_delay_s=self.strategy.initial_delay_s, exclusive=exclusive
+                )
+            except QueueRefusedError as error:
+                log.warning("Lost jobs are not looked for: %s", error)
+                return
+            except QueueError:
+                wait_s = 1.0
+            else:
+                exclusive = True
+                if count:
+                    self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
+                    self._woken.set()
+                if not self.foreign_workers:
+                    return
+            await asyncio.sleep(wait_s)
+
+    # --- the host's parts, sync or asyncio ---
+
+    def _poller_call(self) -> Callable[[PollApi], Awaitable[Observation]]:
+        """Give the one way in which this poller is asked."""
+        own = getattr(self._poller, "apoll", None)
+        if own is not None:
+            return functools.partial(_ask, own)
+        if is_async(self._poller, "poll"):
+            return functools.partial(_ask, self._poller.poll)
+
+        async def in_thread(job: VideoJob, *, timeout_s: float) -> object:
+            if self._poll_threads is None:
+                self._poll_threads = ThreadPoolExecutor(self.concurrency, "videopoll-poll")
+            return await _in_thread(self._poll_threads, functools.partial(self._poller.poll, job, timeout_s=timeout_s))
+
+        return functools.partial(_ask, in_thread)
+
+    def _notifier_call(self, method: str) -> Callable[[Message], Awaitable[object]]:
+        """Give the one way in which this notifier's method is called."""
+        own = getattr(self._notifier, f"a{method}", None)
+        if own is not None:
+            return cast("Callable[[Message], Awaitable[object]]", own)
+        call = getattr(self._notifier, method, None)
+        if not callable(call):
+            msg = f"the notifier must have a method {method}(), got {type(self._notifier).__name__}"
+            raise TypeError(msg)
+        if inspect.iscoroutinefunction(call):
+            return cast("Callable[[Message], Awaitable[object]]", call)
+
+        async def in_thread(message: Message) -> object:
+            if self._send_threads is None:
+                self._send_threads = ThreadPoolExecutor(self.delivery_concurrency, "videopoll-send")
+            return await _in_thread(self._send_threads, functools.partial(call, message))
+
+        return in_thread
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let the first SIGTERM or SIGINT ask for a stop, and the second end the process."""
+        loop = asyncio.get_running_loop()
+
+        def handle(number: int) -> None:
+            if self.stopping:
+                os._exit(128 + number)
+            self.request_stop()
+
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, handle, number)
+        try:
+            yield
+        finally:
+            for number in STOP_SIGNALS:
+                loop.remove_signal_handler(number)
+
+
+class _Settler:
+    """Gathers transitions and writes them together, and keeps at it while Redis is away.
+
+    A reschedule lingers a little for company; what somebody waits for goes at once.
+    """
+
+    def __init__(self, runner: AsyncRunner) -> None:
+        self._runner = runner
+        self._pending: list[tuple[Transition, asyncio.Future[Verdict] | None]] = []
+        self._filled = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._closing = False
+        self._give_up_s = FOREVER_S
+
+    def open(self) -> None:
+        self._closing, self._give_up_s = False, FOREVER_S
+
+    def close(self) -> None:
+        self._closing = True
+        self._filled.set()
+        self._urgent.set()
+
+    def hurry(self) -> None:
+        """Give up soon if Redis is away: the leases will bring the jobs back."""
+        self._give_up_s = time.monotonic() + LONGEST_IDLE_S
+
+    def put(self, transition: Transition, *, wait: bool = True) -> asyncio.Future[Verdict] | None:
+        future: asyncio.Future[Verdict] | None = asyncio.get_running_loop().create_future() if wait else None
+        self._pending.append((transition, future))
+        self._filled.set()
+        if wait:
+            self._urgent.set()
+        return future
+
+    async def run(self) -> None:
+        while True:
+            await self._filled.wait()
+            if not self._urgent.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LINGER_S):
+                        await self._urgent.wait()
+            batch, self._pending = self._pending[:LARGEST_COMMIT], self._pending[LARGEST_COMMIT:]
+            if not self._pending and not self._closing:
+                self._filled.clear()
+                self._urgent.clear()
+            if batch:
+                await self._write(batch)
+            elif self._closing:
+                return
+
+    async def _write(self, batch: list[tuple[Transition, asyncio.Future[Verdict] | None]]) -> None:
+        transitions = [transition for transition, _ in batch]
+        while True:
+            try:
+                verdicts = await self._runner._queue.apply(transitions)  # noqa: SLF001 - one unit with its runner
+                break
+            except QueueUnavailableError as error:
+                if time.monotonic() > self._give_up_s:
+                    verdicts = [Verdict.LOST] * len(batch)
+                    break
+                await asyncio.sleep(self._runner.redis_lost(error))
+            except QueueRefusedError as error:
+                if len(batch) > 1:
+                    for one in batch:
+                        await self._write([one])
+                    return
+                log.error("A job's step could not be written, it will be taken up again: %s", error)  # noqa: TRY400
+                verdicts = [Verdict.LOST]
+        for (transition, future), verdict in zip(batch, verdicts, strict=True):
+            if isinstance(transition, Reschedule):
+                self._runner.due_at(transition.due_ms)
+            if future is not None and not future.done():
+                future.set_result(verdict)
+
+
+async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi) -> Observation:
+    """Ask a poller, and cut it off if it does not keep to its time."""
+    try:
+        async with asyncio.timeout(effect.timeout_s + GUARD_S):
+            return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
+    except TimeoutError:
+        return Fault(FaultKind.TIMEOUT, f"the poller did not come back within {effect.timeout_s:g} s")
+    except Exception as error:
+        return poller_failed(error)
+
+
+async def _in_thread(threads: ThreadPoolExecutor, call: Callable[[], object]) -> object:
+    """Run a host's sync part in a thread, with the context variables copied."""
+    result = await asyncio.get_running_loop().run_in_executor(threads, contextvars.copy_context().run, call)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _task(work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(work, name=f"videopoll-{name}")
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks, and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

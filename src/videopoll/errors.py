@@ -1,0 +1,94 @@
+"""Every error that videopoll raises.
+
+::
+
+    VideopollError
+    ├── ConfigurationError (ValueError)     a part was built with values that cannot work
+    ├── InvalidJobError (ValueError)        the call named a job that cannot be accepted
+    ├── QueueError                          Redis
+    │   ├── QueueUnavailableError           ... cannot be reached, or is not ready: try again
+    │   └── QueueRefusedError               ... answers, and says no: an operator has to act
+    └── NotifierError                       raised by a notifier to say what became of its message
+        ├── NotSentError                    surely nothing was sent: videopoll tries again
+        └── RefusedError                    the channel refused this message for good
+
+Which one to expect is part of each method's docstring. Errors never carry a
+token, a signed URL, a phone number or a prompt.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigurationError",
+    "InvalidJobError",
+    "NotSentError",
+    "NotifierError",
+    "QueueError",
+    "QueueRefusedError",
+    "QueueUnavailableError",
+    "RefusedError",
+    "VideopollError",
+]
+
+
+class VideopollError(Exception):
+    """The root of the tree: catch this to catch everything of videopoll."""
+
+
+class ConfigurationError(VideopollError, ValueError):
+    """A part was built with values that cannot work; the text says what to change."""
+
+
+class InvalidJobError(VideopollError, ValueError):
+    """A job id, conversation id or metadata that cannot be stored; the text says why."""
+
+
+class QueueError(VideopollError):
+    """Redis did not do what was asked."""
+
+
+class QueueUnavailableError(QueueError):
+    """Redis cannot be reached, did not answer in time, or is loading or failing over.
+
+    The same call may be made again: enqueueing is idempotent by job id.
+    """
+
+
+class QueueRefusedError(QueueError):
+    """Redis answered with an error that waiting does not cure (permissions, wrong type, version)."""
+
+
+class NotifierError(VideopollError):
+    """Raised by a notifier to say what became of its message.
+
+    Any other exception out of a notifier means that nobody knows whether the
+    message went out.
+    """
+
+
+class NotSentError(NotifierError):
+    """Surely nothing was sent (refused connection, rate limit): try again later.
+
+    Args:
+        reason: What happened, for the operator. No secrets.
+        retry_after_s: How long the channel asked to wait, in seconds.
+    """
+
+    def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class RefusedError(NotifierError):
+    """The channel refused this message for good (bad number, bad token, unsupported file).
+
+    Args:
+        reason: What the channel said, for the operator. No secrets.
+        try_text: Whether the same words as a text with a link may still go through.
+    """
+
+    def __init__(self, reason: str, *, try_text: bool = True) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.try_text = try_text

@@ -1,0 +1,214 @@
+"""What happens in a worker, as frozen records: one stream for hooks, logs and metrics.
+
+A hook is any callable that takes an event. It is called on the thread or event
+loop where the event happened, so it should be quick. A hook that raises is
+logged and harms nothing.
+
+Events carry no prompt, no phone number, no token and no URL.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from videopoll.jobs import Form, OutcomeKind
+    from videopoll.observations import FaultKind
+
+__all__ = [
+    "Event",
+    "Hook",
+    "JobConcluded",
+    "JobDelivered",
+    "JobPolled",
+    "JobTaken",
+    "JobUndeliverable",
+    "JobsRecovered",
+    "LeaseLost",
+    "RedisLost",
+    "RedisRegained",
+    "SendTried",
+    "WorkerStarted",
+    "WorkerStopped",
+]
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """Anything that happened.
+
+    Args:
+        worker_id: In which worker.
+    """
+
+    worker_id: str
+
+
+@attrs.frozen(kw_only=True)
+class WorkerStarted(Event):
+    """A runner began to claim jobs."""
+
+
+@attrs.frozen(kw_only=True)
+class WorkerStopped(Event):
+    """A runner ended; `given_back` jobs were unfinished and handed back."""
+
+    given_back: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class JobsRecovered(Event):
+    """Jobs that were in no worker's hands were taken up again."""
+
+    count: int
+
+
+@attrs.frozen(kw_only=True)
+class RedisLost(Event):
+    """Redis cannot be used: the worker waits and tries again."""
+
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class RedisRegained(Event):
+    """Redis can be used again, after `after_s` seconds."""
+
+    after_s: float
+
+
+@attrs.frozen(kw_only=True)
+class JobTaken(Event):
+    """A worker claimed a job for its first poll, or took it over from a dead worker."""
+
+    job_id: str
+    taken_over: bool
+
+
+@attrs.frozen(kw_only=True)
+class JobPolled(Event):
+    """The video API was asked about a job.
+
+    Args:
+        job_id: Which job.
+        attempt: Which poll of this job, from 1.
+        elapsed_s: Seconds since the job started.
+        lag_s: Seconds between the time when the poll was due and its start.
+        took_s: Seconds that the poll took.
+        status: The API's word, or the kind of fault.
+        known: Whether the API's word is one that we know.
+        fault: The kind of fault, if it was one.
+        detail: What happened, if it was a fault.
+        next_s: Seconds until the next poll; None if this was the last.
+        why: Why the next poll is when it is.
+    """
+
+    job_id: str
+    attempt: int
+    elapsed_s: float
+    lag_s: float
+    took_s: float
+    status: str
+    known: bool = True
+    fault: FaultKind | None = None
+    detail: str | None = None
+    next_s: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class JobConcluded(Event):
+    """The waiting for a video ended; its delivery begins."""
+
+    job_id: str
+    conversation_id: str
+    outcome: OutcomeKind
+    elapsed_s: float
+    attempts: int
+    error: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SendTried(Event):
+    """A message was handed to its channel, or the channel was asked about one.
+
+    Args:
+        job_id: Which job.
+        conversation_id: Whose message.
+        form: In which form.
+        attempt: Which send, from 1.
+        result: ``delivered``, ``not_sent``, ``refused``, ``unknown``, or what a look-up found.
+        took_s: Seconds that it took.
+        reason: What the channel said, if it was no success.
+    """
+
+    job_id: str
+    conversation_id: str
+    form: Form
+    attempt: int
+    result: str
+    took_s: float
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class JobDelivered(Event):
+    """A user got the outcome of a job.
+
+    Args:
+        job_id: Which job.
+        conversation_id: Whose.
+        outcome: What they were told.
+        form: In which form.
+        attempts: Sends that it took.
+        after_s: Seconds from the outcome to the delivery.
+    """
+
+    job_id: str
+    conversation_id: str
+    outcome: OutcomeKind
+    form: Form
+    attempts: int
+    after_s: float
+
+
+@attrs.frozen(kw_only=True)
+class JobUndeliverable(Event):
+    """Something became a dead letter: an entry that is no job, or an outcome that cannot be delivered."""
+
+    job_id: str
+    reason: str
+    outcome: OutcomeKind | None = None
+
+
+@attrs.frozen(kw_only=True)
+class LeaseLost(Event):
+    """Another worker has taken a job over: this one changed nothing, and lets go of it."""
+
+    job_id: str
+
+
+Hook: TypeAlias = Callable[[Event], None]
+"""What a host passes to a runner to hear of events."""
+
+
+class Emitter:
+    """Gives each event to each hook."""
+
+    def __init__(self, hooks: Iterable[Hook]) -> None:
+        self._hooks = tuple(hooks)
+
+    def emit(self, event: Event) -> None:
+        """Call every hook, whatever the others did."""
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception:
+                log.exception("An event hook failed on %s; the worker goes on", type(event).__name__)

@@ -1,0 +1,38 @@
+-- Cancels a job, unless its outcome is being sent at this moment or it has ended.
+--
+-- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
+-- KEYS[7..11] record, outbox, lock, attempts, completed
+-- ARGV        id, completed JSON, seconds that it lives,
+--             outbox JSON with the notice or '', seconds that it lives
+-- returns     "cancelled", "sending", "finished" or "unknown"
+
+local queue, schedule, inflight, leases, faults, deliveries = unpack(KEYS, 1, 6)
+local record, outbox, lock, attempts, completed = unpack(KEYS, 7, 11)
+local id, ended, ended_s, notice, notice_s = unpack(ARGV)
+local SHORT = 1000 -- a list up to this length is searched for the id
+
+local found = redis.call('MGET', record, outbox, lock, completed)
+if found[2] then
+  if redis.call('ZSCORE', inflight, id) then return 'sending' end
+elseif not found[1] then
+  return found[4] and 'finished' or 'unknown'
+end
+
+local time = redis.call('TIME')
+if notice ~= '' then
+  redis.call('SET', outbox, notice, 'EX', notice_s)
+  redis.call('ZADD', deliveries, string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)), id)
+else
+  redis.call('SET', completed, ended, 'EX', ended_s)
+  redis.call('DEL', outbox)
+  redis.call('ZREM', deliveries, id)
+end
+redis.call('DEL', record, attempts)
+if found[3] and string.sub(found[3], 1, 3) == 'vp:' then redis.call('DEL', lock) end
+redis.call('HDEL', faults, id)
+redis.call('ZREM', schedule, id)
+-- Without its token, a worker that is polling the job changes nothing any more.
+redis.call('ZREM', inflight, id)
+redis.call('HDEL', leases, id)
+if redis.call('LLEN', queue) <= SHORT then redis.call('LREM', queue, 0, id) end
+return 'cancelled'

@@ -1,0 +1,266 @@
+-- Leases a batch of jobs that are due: expired leases first, then deliveries, then polls
+-- (from the list and the schedule together, the longest due first).
+--
+-- Every id of the list that is looked at leaves it: leased, scheduled, or dropped because it
+-- is in flight already. An id that stayed would make every idle worker's BLMOVE return at once.
+--
+-- Lua does not roll back. Reads come first, in forms that give a value instead of an error
+-- (MGET reads nil for a wrong type); then the entry in inflight; removals come last. An abort
+-- at any line leaves every id findable.
+--
+-- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
+-- ARGV        prefix, polls at most, sends at most, lease ms, token, lock seconds,
+--             attempts seconds, initial delay ms, interval ms
+-- returns     now ms, next poll ms, next send ms, next expiry ms (each -1 for none), list length,
+--             then one array a job: id, source, due ms, attempts before, age of the last attempt ms
+--             (-1 for unknown), faults, record, outbox, completed, wrong key or ''
+
+local queue, schedule, inflight, leases, faults, deliveries = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local prefix, polls, sends = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local lease_ms, token, lock_s = tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local attempts_s, initial_delay_ms, interval_ms = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local NAMES = {':job:', ':poll:outbox:', ':lock:', ':attempts:', ':completed:'}
+local MANY = 5000 -- arguments a command: below the limit of Lua's unpack
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function whole(number) return string.format('%.0f', number) end
+
+-- Runs a variadic command over as many arguments as there are, in as few calls as unpack allows.
+local function variadic(command, key, arguments)
+  for first = 1, #arguments, MANY do
+    redis.call(command, key, unpack(arguments, first, math.min(first + MANY - 1, #arguments)))
+  end
+end
+
+-- Candidates, each once: {id, source, due, dead holder?}
+local jobs, index = {}, {}
+local function candidate(id, source, due)
+  if index[id] then return end
+  local job = {id = id, source = source, due = due}
+  jobs[#jobs + 1] = job
+  index[id] = job
+end
+
+if polls + sends > 0 then
+  local expired = redis.call('ZRANGEBYSCORE', inflight, '-inf', now, 'LIMIT', 0, polls + sends)
+  for _, id in ipairs(expired) do candidate(id, 'expired', now) end
+end
+local held, from_list, listed = {}, 0, {}
+if sends > 0 then
+  local ready = redis.call('ZRANGEBYSCORE', deliveries, '-inf', now, 'WITHSCORES', 'LIMIT', 0, sends)
+  for n = 1, #ready, 2 do candidate(ready[n], 'deliveries', tonumber(ready[n + 1])) end
+end
+if polls > 0 then
+  local ready = redis.call('ZRANGEBYSCORE', schedule, '-inf', now, 'WITHSCORES', 'LIMIT', 0, polls)
+  for n = 1, #ready, 2 do candidate(ready[n], 'schedule', tonumber(ready[n + 1])) end
+  local waiting = redis.call('LRANGE', queue, -polls, -1)
+  from_list = #waiting
+  for n = from_list, 1, -1 do
+    listed[#listed + 1] = waiting[n]
+    candidate(waiting[n], 'list', now)
+  end
+end
+
+local unschedule, undeliver, reschedule = {}, {}, {}
+local leased, answer = {}, {}
+local polled, sent = 0, 0
+
+if #jobs > 0 then
+  -- A fresh lease covers its job, wherever else the id still stands.
+  local ids = {}
+  for n, job in ipairs(jobs) do ids[n] = job.id end
+  local lease_ends, due_again, send_again = {}, {}, {}
+  for first = 1, #ids, MANY do
+    local last = math.min(first + MANY - 1, #ids)
+    for _, score in ipairs(redis.call('ZMSCORE', inflight, unpack(ids, first, last))) do
+      lease_ends[#lease_ends + 1] = score
+    end
+  end
+  if from_list > 0 then
+    for first = 1, #ids, MANY do
+      local last = math.min(first + MANY - 1, #ids)
+      for _, score in ipairs(redis.call('ZMSCORE', schedule, unpack(ids, first, last))) do
+        due_again[#due_again + 1] = score
+      end
+      for _, score in ipairs(redis.call('ZMSCORE', deliveries, unpack(ids, first, last))) do
+        send_again[#send_again + 1] = score
+      end
+    end
+  end
+
+  local keys, values = {}, {}
+  for _, job in ipairs(jobs) do
+    for _, name in ipairs(NAMES) do keys[#keys + 1] = prefix .. name .. job.id end
+  end
+  for first = 1, #keys, MANY do
+    for _, value in ipairs(redis.call('MGET', unpack(keys, first, math.min(first + MANY - 1, #keys)))) do
+      values[#values + 1] = value
+    end
+  end
+
+  local ready = {}
+  for n, job in ipairs(jobs) do
+    local at = 5 * (n - 1)
+    job.record, job.outbox, job.lock = values[at + 1], values[at + 2], values[at + 3]
+    job.attempts, job.completed, job.at = values[at + 4], values[at + 5], at
+    local scheduled = due_again[n]
+    if job.source ~= 'expired' and lease_ends[n] then
+      if job.source == 'schedule' then unschedule[#unschedule + 1] = job.id end
+      if job.source == 'deliveries' then undeliver[#undeliver + 1] = job.id end
+    elseif job.source == 'list' and send_again[n] then
+      job.covered = true
+    else
+      job.scheduled = scheduled
+      if job.source == 'schedule' or job.source == 'list' then
+        local foreign = job.lock and string.sub(job.lock, 1, 3) ~= 'vp:'
+        if job.source == 'list' and job.record and not job.outbox then
+          -- When would this job be due by its own history? Foreign workers push ids that we
+          -- have scheduled already, and new ids come here before their first delay is over.
+          if job.attempts then
+            local left_ms = redis.call('PTTL', keys[at + 4])
+            job.age = left_ms >= 0 and math.max(0, attempts_s * 1000 - left_ms) or -1
+            job.due = job.age >= 0 and now - job.age + interval_ms or now
+          else
+            local fine, fields = pcall(cjson.decode, job.record)
+            local start = fine and type(fields) == 'table' and fields['startTime']
+            if type(start) == 'number' and start <= now then job.due = start + initial_delay_ms end
+          end
+          if job.scheduled then job.due = math.min(job.due, tonumber(job.scheduled)) end
+        end
+        if foreign and job.record and not job.outbox then
+          -- Somebody of another kind is polling it: look again when that lock ends.
+          local left_ms = redis.call('PTTL', keys[at + 3])
+          job.due = now + (left_ms >= 0 and left_ms + 1 or lock_s * 1000)
+          reschedule[#reschedule + 1] = job
+        elseif job.due > now then
+          reschedule[#reschedule + 1] = job
+        else
+          ready[#ready + 1] = job
+        end
+      else
+        local foreign = job.lock and string.sub(job.lock, 1, 3) ~= 'vp:'
+        if job.source == 'expired' and foreign and job.record and not job.outbox then
+          local left_ms = redis.call('PTTL', keys[at + 3])
+          job.due = now + (left_ms >= 0 and left_ms + 1 or lock_s * 1000)
+          job.let_go = true
+          reschedule[#reschedule + 1] = job
+        else
+          ready[#ready + 1] = job
+        end
+      end
+    end
+  end
+
+  -- The longest due first, wherever it waited; a dead worker's jobs before all.
+  table.sort(ready, function(a, b)
+    if (a.source == 'expired') ~= (b.source == 'expired') then return a.source == 'expired' end
+    if a.due ~= b.due then return a.due < b.due end
+    return a.id < b.id
+  end)
+  local empty = {}
+  for _, job in ipairs(ready) do
+    local is_send = job.outbox or job.source == 'deliveries'
+    local room = false
+    if is_send then
+      room = sent < sends
+      if room then sent = sent + 1 end
+    else
+      room = polled < polls
+      if room then polled = polled + 1 end
+    end
+    if room then
+      job.is_send = is_send
+      leased[#leased + 1] = job
+      if not job.record and not job.outbox then empty[#empty + 1] = keys[job.at + 1] end
+      if not job.attempts then empty[#empty + 1] = keys[job.at + 4] end
+      if not job.lock then empty[#empty + 1] = keys[job.at + 3] end
+    elseif job.source == 'list' then
+      reschedule[#reschedule + 1] = job
+    end
+  end
+
+  -- MGET reads nil where there is no key, and where there is one of another type.
+  local odd = 0
+  for first = 1, #empty, MANY do
+    odd = odd + redis.call('EXISTS', unpack(empty, first, math.min(first + MANY - 1, #empty)))
+  end
+  if odd > 0 then
+    for _, job in ipairs(leased) do
+      for n, value in pairs({[1] = job.record or job.outbox or false, [3] = job.lock or false, [4] = job.attempts or false}) do
+        if not value then
+          local kind = redis.call('TYPE', keys[job.at + n])
+          kind = type(kind) == 'table' and kind.ok or kind
+          if kind ~= 'none' and kind ~= 'string' then job.wrong = NAMES[n] .. kind end
+        end
+      end
+    end
+  end
+
+  -- From here on, writes. The lease first: it is what keeps a job findable.
+  local ends, tokens = {}, {}
+  local deadline = whole(now + lease_ms)
+  local leased_ids = {}
+  for n, job in ipairs(leased) do
+    ends[2 * n - 1], ends[2 * n] = deadline, job.id
+    tokens[2 * n - 1], tokens[2 * n] = job.id, token
+    leased_ids[n] = job.id
+  end
+  variadic('ZADD', inflight, ends)
+  variadic('HSET', leases, tokens)
+
+  local known_faults = {}
+  for first = 1, #leased_ids, MANY do
+    local last = math.min(first + MANY - 1, #leased_ids)
+    for _, value in ipairs(redis.call('HMGET', faults, unpack(leased_ids, first, last))) do
+      known_faults[#known_faults + 1] = value
+    end
+  end
+
+  for n, job in ipairs(leased) do
+    local before = tonumber(job.attempts or '0')
+    if not before then job.wrong = ':attempts:not a number' end
+    local age = job.age or -1
+    if not job.is_send and job.record and not job.wrong then
+      if job.source ~= 'expired' then
+        if before > 0 and not job.age then
+          local left_ms = redis.call('PTTL', keys[job.at + 4])
+          if left_ms >= 0 then age = math.max(0, attempts_s * 1000 - left_ms) end
+        end
+        redis.call('SET', keys[job.at + 4], whole(before + 1), 'EX', attempts_s)
+      end
+      redis.call('SET', keys[job.at + 3], 'vp:' .. token, 'EX', lock_s)
+    end
+    if job.source == 'schedule' or job.scheduled then unschedule[#unschedule + 1] = job.id end
+    if job.source == 'deliveries' then undeliver[#undeliver + 1] = job.id end
+    answer[n] = {
+      job.id, job.source, whole(job.due), whole(before or 0), whole(age), known_faults[n] or '',
+      job.record, job.outbox, job.completed, job.wrong or '',
+    }
+  end
+
+  if #reschedule > 0 then
+    local later, let_go = {}, {}
+    for n, job in ipairs(reschedule) do
+      later[2 * n - 1], later[2 * n] = whole(job.due), job.id
+      if job.let_go then let_go[#let_go + 1] = job.id end
+    end
+    variadic('ZADD', schedule, later)
+    if #let_go > 0 then
+      variadic('ZREM', inflight, let_go)
+      variadic('HDEL', leases, let_go)
+    end
+  end
+  if #unschedule > 0 then variadic('ZREM', schedule, unschedule) end
+  if #undeliver > 0 then variadic('ZREM', deliveries, undeliver) end
+  if from_list > 0 then redis.call('LTRIM', queue, 0, -(from_list + 1)) end
+end
+
+local function first_of(key)
+  local found = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+  return found[2] and whole(tonumber(found[2])) or '-1'
+end
+return {
+  whole(now), first_of(schedule), first_of(deliveries), first_of(inflight), redis.call('LLEN', queue), answer,
+}

@@ -1,0 +1,51 @@
+-- Ends the polling of jobs: stores each outcome in the outbox, then clears what the polling
+-- needed. The lease stays: the same worker starts the delivery, and if it dies, the next one
+-- finds the outbox.
+--
+-- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
+-- KEYS[7..]   five a job: record, outbox, lock, attempts, completed
+-- ARGV[1]     seconds that a lock lives
+-- ARGV[2..]   four a job: id, token, outbox JSON, seconds that it lives
+-- returns     a job: 1 stored, 0 lease lost, 2 finished by another kind of worker,
+--             3 another kind of worker has the lock (the job is back on the schedule)
+
+local schedule, inflight, leases, faults = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local lock_s = ARGV[1]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local answers = {}
+for n = 1, (#ARGV - 1) / 4 do
+  local id, token, entry, keep_s = unpack(ARGV, 4 * n - 2, 4 * n + 1)
+  local record, outbox, lock, attempts, completed = unpack(KEYS, 2 + 5 * n, 6 + 5 * n)
+  if redis.call('HGET', leases, id) ~= token then
+    answers[n] = 0
+  else
+    local found = redis.call('MGET', record, outbox, lock, completed)
+    local foreign = found[3] and string.sub(found[3], 1, 3) ~= 'vp:'
+    if found[1] and not found[2] and foreign then
+      -- Our lock vanished (other workers delete it blindly) and one of them took it: it may be
+      -- sending this very outcome. Let it, and look again when its lock ends.
+      local left_ms = redis.call('PTTL', lock)
+      local due = now + (left_ms >= 0 and left_ms + 1 or lock_s * 1000)
+      redis.call('ZADD', schedule, string.format('%.0f', due), id)
+      redis.call('ZREM', inflight, id)
+      redis.call('HDEL', leases, id)
+      answers[n] = 3
+    elseif not found[1] and not found[2] and found[4] then
+      redis.call('ZREM', inflight, id)
+      redis.call('HDEL', leases, id)
+      redis.call('HDEL', faults, id)
+      redis.call('DEL', attempts)
+      answers[n] = 2
+    else
+      redis.call('SET', outbox, entry, 'EX', keep_s)
+      redis.call('DEL', record, attempts)
+      if not foreign then redis.call('DEL', lock) end
+      redis.call('HDEL', faults, id)
+      redis.call('ZREM', schedule, id)
+      answers[n] = 1
+    end
+  end
+end
+return answers

@@ -1,0 +1,27 @@
+-- Brings a dead letter back to life, or dismisses it.
+--
+-- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
+-- KEYS[7..8]  dead, letters
+-- KEYS[9..13] record, outbox, lock, attempts, completed
+-- ARGV        id, the letter as it was read, outbox JSON or '', seconds that it lives,
+--             record JSON or '', seconds that it lives
+-- returns     1, or 0 if the letter is another one by now
+
+local queue, deliveries, dead, letters = KEYS[1], KEYS[6], KEYS[7], KEYS[8]
+local record, outbox, completed = KEYS[9], KEYS[10], KEYS[13]
+local id, letter, entry, entry_s, fields, fields_s = unpack(ARGV)
+
+if redis.call('HGET', letters, id) ~= letter then return 0 end
+if entry ~= '' then
+  local time = redis.call('TIME')
+  redis.call('SET', outbox, entry, 'EX', entry_s)
+  redis.call('ZADD', deliveries, string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)), id)
+  redis.call('DEL', completed)
+elseif fields ~= '' then
+  redis.call('SET', record, fields, 'EX', fields_s)
+  redis.call('LPUSH', queue, id)
+  redis.call('DEL', completed)
+end
+redis.call('ZREM', dead, id)
+redis.call('HDEL', letters, id)
+return 1

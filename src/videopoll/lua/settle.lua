@@ -1,0 +1,61 @@
+-- Ends jobs: writes what is left of them (video:completed, a dead letter), then clears all
+-- their keys, each only if its lease is still held. Run twice, it gives the same answer.
+--
+-- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
+-- KEYS[7..8]  dead, letters
+-- KEYS[9..]   five a job: record, outbox, lock, attempts, completed
+-- ARGV[1..3]  seconds that completed lives, dead letters at most, seconds that they live
+-- ARGV[4..]   four a job: id, token, completed JSON or '', dead letter JSON or ''
+-- returns     1 or 0 (lease lost) a job
+
+local schedule, inflight, leases, faults, deliveries = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local dead, letters = KEYS[7], KEYS[8]
+local completed_s, most_dead, dead_s = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local BATCH = 100 -- dead letters that are let go in one call
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function forget(ids)
+  if #ids == 0 then return end
+  redis.call('HDEL', letters, unpack(ids))
+  redis.call('ZREM', dead, unpack(ids))
+end
+
+local answers, died = {}, false
+for n = 1, (#ARGV - 3) / 4 do
+  local id, token, ended, letter = unpack(ARGV, 4 * n, 4 * n + 3)
+  local record, outbox, lock, attempts, completed = unpack(KEYS, 4 + 5 * n, 8 + 5 * n)
+  local holder = redis.call('HGET', leases, id)
+  if holder == token then
+    if ended ~= '' then redis.call('SET', completed, ended, 'EX', completed_s) end
+    if letter ~= '' then
+      redis.call('HSET', letters, id, letter)
+      redis.call('ZADD', dead, string.format('%.0f', now), id)
+      died = true
+    end
+    local locked = redis.call('MGET', lock)[1]
+    if locked == false or locked == 'vp:' .. token then redis.call('DEL', lock) end
+    redis.call('DEL', record, outbox, attempts)
+    redis.call('HDEL', faults, id)
+    redis.call('ZREM', schedule, id)
+    redis.call('ZREM', deliveries, id)
+    redis.call('ZREM', inflight, id)
+    redis.call('HDEL', leases, id)
+    answers[n] = 1
+  elseif not holder and redis.call('EXISTS', record, outbox) == 0
+    and ((ended ~= '' and redis.call('MGET', completed)[1] == ended) or redis.call('HGET', letters, id) == letter) then
+    -- This very settlement has been carried out: its reply was lost.
+    answers[n] = 1
+  else
+    answers[n] = 0
+  end
+end
+
+if died then
+  forget(redis.call('ZRANGEBYSCORE', dead, '-inf', string.format('%.0f', now - dead_s * 1000), 'LIMIT', 0, BATCH))
+  local excess = redis.call('ZCARD', dead) - most_dead
+  if excess > 0 then forget(redis.call('ZRANGE', dead, 0, math.min(excess, BATCH) - 1)) end
+  redis.call('EXPIRE', dead, dead_s)
+  redis.call('EXPIRE', letters, dead_s)
+end
+return answers

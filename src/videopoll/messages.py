@@ -1,0 +1,165 @@
+"""What is said to a user, to whom, and what became of it, as values.
+
+A `Notifier` gets a `Message` and answers with a `Receipt`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+from videopoll.jobs import Form, JsonValue, Outcome, VideoJob
+from videopoll.words import SPANISH_AND_ENGLISH, Words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Delivered", "Message", "NotSent", "Receipt", "Recipient", "Refused", "Sighting", "Unknown"]
+
+
+@attrs.frozen(kw_only=True)
+class Recipient:
+    """Who gets a message, and over which channel.
+
+    Built by the host's `resolve` function when a message is about to be sent;
+    never stored in Redis. The secrets stay out of ``repr``.
+
+    Args:
+        channel: The name of the notifier in `RoutingNotifier`, e.g. ``"ultramsg"``.
+        to: The channel's address of the user: a phone number, a chat id.
+        instance_id: The channel's instance that sends.
+        token: The channel's credential.
+        language: The user's language, e.g. ``"en"``; None for the default of the words.
+        reply_to: The id of the message that this one answers.
+    """
+
+    channel: str
+    to: str = attrs.field(repr=False)
+    instance_id: str | None = None
+    token: str | None = attrs.field(default=None, repr=False)
+    language: str | None = None
+    reply_to: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Message:
+    """One message about the end of one job, in one form.
+
+    Args:
+        job: The job that ended.
+        outcome: How it ended.
+        form: `Form.VIDEO` asks for a native video with `caption`, `Form.TEXT` for `text`.
+        reference: A stable name of this message, the same over retries and restarts.
+        attempt: Which send this is, from 1.
+        words: The texts to choose from.
+        language: The language to speak; None for the default of `words`.
+        recipient: Who gets it, once a `RoutingNotifier` has asked the host.
+    """
+
+    job: VideoJob
+    outcome: Outcome
+    form: Form
+    reference: str
+    attempt: int = 1
+    words: Words = attrs.field(default=SPANISH_AND_ENGLISH, repr=False)
+    language: str | None = None
+    recipient: Recipient | None = None
+
+    @property
+    def video_url(self) -> str | None:
+        """The finished video, or None when there is none."""
+        return self.outcome.video_url if self.outcome.success else None
+
+    @property
+    def conversation_id(self) -> str:
+        """The host's name for whom the message is for."""
+        return self.job.conversation_id
+
+    @property
+    def metadata(self) -> Mapping[str, JsonValue]:
+        """What the producer stored with the job."""
+        return self.job.metadata
+
+    @property
+    def caption(self) -> str:
+        """The words beside a native video; for a job without a video, the notice."""
+        return self.words.notice(self.outcome, self.job.start_ms, self.language)
+
+    @property
+    def text(self) -> str:
+        """The whole message as text, with the link where there is a video."""
+        return self.words.notice(self.outcome, self.job.start_ms, self.language, link=self.video_url)
+
+
+@attrs.frozen
+class Delivered:
+    """The channel took the message.
+
+    Args:
+        message_id: The channel's own id of it.
+        detail: Anything worth knowing for the operator.
+    """
+
+    message_id: str | None = None
+    detail: str | None = None
+
+
+@attrs.frozen
+class NotSent:
+    """Surely nothing was sent: it is tried again later.
+
+    Args:
+        reason: What happened, for the operator. No secrets.
+        retry_after_s: How long the channel asked to wait, in seconds.
+        counts: Whether this uses up one of the delivery's attempts. A channel
+            that is known to be offline holds messages back without.
+    """
+
+    reason: str
+    retry_after_s: float | None = None
+    counts: bool = True
+
+
+@attrs.frozen
+class Refused:
+    """The channel refused the message for good.
+
+    Args:
+        reason: What the channel said, for the operator. No secrets.
+        try_text: Whether the same words as a text with a link may still go through.
+    """
+
+    reason: str
+    try_text: bool = True
+
+
+@attrs.frozen
+class Unknown:
+    """Nobody can say whether the message went out (a lost reply, a crash).
+
+    Args:
+        reason: What happened, for the operator. No secrets.
+    """
+
+    reason: str
+
+
+Receipt: TypeAlias = Delivered | NotSent | Refused | Unknown
+"""All that can become of one send."""
+
+
+class Sighting(enum.Enum):
+    """What a channel says when it is asked for a message by its reference."""
+
+    FOUND = "found"
+    """It has the message."""
+    ABSENT = "absent"
+    """It does not have it, at least not yet."""
+    FAILED = "failed"
+    """It has it, and could not send it: the channel gave up."""
+    CANNOT_TELL = "cannot_tell"
+    """This channel, or this recipient's, cannot be asked."""
+    NO_ANSWER = "no_answer"
+    """The channel did not answer: ask again later."""

@@ -1,0 +1,102 @@
+"""What one poll can come to, as values.
+
+A `VideoPoller` turns a reply, or the lack of one, into one of these. Faults of
+the network are values here, not exceptions: the judgement about them
+(`videopoll._decide`) is a pure function.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeAlias
+
+import attrs
+
+from videopoll.jobs import JsonValue
+
+__all__ = ["Fault", "FaultKind", "Observation", "VideoFailed", "VideoMissing", "VideoReady", "VideoWorking"]
+
+
+@attrs.frozen
+class VideoWorking:
+    """The video is not finished yet.
+
+    Args:
+        word: The API's status word, as it came.
+        known: Whether that word is one that we know. An unknown one keeps the
+            job polling, and is counted.
+        retry_after_s: How long the API asked to wait, in seconds.
+    """
+
+    word: str = "processing"
+    known: bool = True
+    retry_after_s: float | None = None
+
+
+@attrs.frozen
+class VideoReady:
+    """The video is finished.
+
+    Args:
+        video_url: Where it is: http or https. Kept out of ``repr``, as it may be signed.
+        file_id: The API's own id of the file.
+        timestamp: The API's own time of the completion, as it wrote it.
+    """
+
+    video_url: str = attrs.field(repr=False)
+    file_id: str | None = None
+    timestamp: JsonValue = None
+
+
+@attrs.frozen
+class VideoFailed:
+    """The generation failed for good, or the API will never answer for this job.
+
+    Args:
+        error: The API's reason, for the operator.
+    """
+
+    error: str
+
+
+@attrs.frozen
+class VideoMissing:
+    """The API does not know the job."""
+
+
+class FaultKind(enum.StrEnum):
+    """Why a poll gave no answer."""
+
+    CONNECTION = "connection"
+    """No connection, or it broke."""
+    TIMEOUT = "timeout"
+    """No answer within the request's time."""
+    SERVER = "server"
+    """The API said that it is in trouble (5xx, 408, 425), or redirected us."""
+    THROTTLED = "throttled"
+    """429: too many requests of this account."""
+    CREDENTIALS = "credentials"
+    """401 or 403: the key is wrong. The operator's fault, not the job's."""
+    MALFORMED = "malformed"
+    """An answer that is none: not JSON, no object, too large."""
+    INTERNAL = "internal"
+    """The poller itself raised an exception."""
+
+
+@attrs.frozen
+class Fault:
+    """A passing fault: back off and ask again.
+
+    Args:
+        kind: What sort of fault.
+        detail: What happened, for the operator: no secrets, no URLs.
+        retry_after_s: How long the API asked to wait, in seconds.
+    """
+
+    kind: FaultKind
+    detail: str
+    retry_after_s: float | None = None
+
+
+Observation: TypeAlias = VideoWorking | VideoReady | VideoFailed | VideoMissing | Fault
+"""All that a poll can come to."""

@@ -1,0 +1,317 @@
+"""The poller that ships with videopoll: what to ask the video API, and what its answers mean.
+
+Two pure functions own all of that knowledge: `build_request` writes the request
+for a job, and `read_reply` turns whatever comes back, however hostile, into an
+`Observation`. `VideoApiPoller` only carries requests between them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote, urlsplit
+
+import attrs
+
+from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll.errors import ConfigurationError
+from videopoll.observations import (
+    Fault,
+    FaultKind,
+    Observation,
+    VideoFailed,
+    VideoMissing,
+    VideoReady,
+    VideoWorking,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+    from videopoll.jobs import JsonValue, VideoJob
+
+__all__ = ["ApiHealth", "VideoApiPoller", "build_request", "read_reply", "video_url_problem"]
+
+DEFAULT_BASE_URL = "https://video.api-ai-mvp.com"
+
+MAX_URL_CHARS = 2048
+MAX_WORD_CHARS = 50
+MAX_ERROR_CHARS = 300
+MAX_FIELD_CHARS = 256
+"""How much of the API's texts is kept, in characters."""
+
+_WORKING = frozenset({"processing", "queued"})
+
+_FAULTS = {
+    FailureKind.CONNECT: FaultKind.CONNECTION,
+    FailureKind.BROKEN: FaultKind.CONNECTION,
+    FailureKind.CONNECT_TIMEOUT: FaultKind.TIMEOUT,
+    FailureKind.POOL_TIMEOUT: FaultKind.TIMEOUT,
+    FailureKind.TIMEOUT: FaultKind.TIMEOUT,
+    FailureKind.TOO_LARGE: FaultKind.MALFORMED,
+    FailureKind.UNREADABLE: FaultKind.MALFORMED,
+    FailureKind.INVALID: FaultKind.INTERNAL,
+}
+
+
+@attrs.frozen
+class ApiHealth:
+    """Whether the video API is up; true in a condition when it is.
+
+    Args:
+        up: Whether ``GET /health`` answered 200 with JSON.
+        detail: What it answered, for the operator. No secrets.
+    """
+
+    up: bool
+    detail: str
+
+    def __bool__(self) -> bool:
+        """Tell whether the API is up."""
+        return self.up
+
+
+def build_request(base_url: str, api_key: str, job_id: str, timeout_s: float) -> HttpRequest | VideoFailed:
+    """Write the request that asks for a job's status.
+
+    Every character of the id that means something in a URL is percent-encoded.
+    An id that no URL can carry gives `VideoFailed`: it could never be asked for.
+    """
+    if not job_id.strip("."):
+        return VideoFailed("the job id cannot be asked for: it is empty or consists of dots")
+    try:
+        name = quote(job_id, safe="")
+    except UnicodeEncodeError:
+        return VideoFailed("the job id cannot be asked for: it is not valid Unicode")
+    return HttpRequest(
+        method="GET",
+        url=f"{base_url}/job/{name}",
+        headers={"X-API-Key": api_key, "Accept": "application/json"},
+        timeout_s=timeout_s,
+    )
+
+
+def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Observation:
+    """Say what a reply, or the lack of one, means for the job. Never raises.
+
+    Args:
+        job_id: The job that was asked for; an answer about another one is malformed.
+        reply: What came back.
+        now_s: The time in Unix seconds, for a ``Retry-After`` that is a date.
+    """
+    if isinstance(reply, HttpFailure):
+        return Fault(_FAULTS[reply.kind], reply.detail)
+    wait_s = retry_after_s(reply.headers, now_s)
+    status, name = reply.status, f"HTTP {reply.status}"
+    match status:
+        case 404:
+            return VideoMissing()
+        case 400 | 410:
+            return VideoFailed(_error_text(reply.json()) or f"the video API refused the job ({name})")
+        case 401 | 403:
+            return Fault(FaultKind.CREDENTIALS, f"{name}: the video API refuses the API key", wait_s)
+        case 429:
+            return Fault(FaultKind.THROTTLED, f"{name}: too many requests", wait_s)
+        case _ if 200 <= status <= 299:  # noqa: PLR2004
+            return _read_body(job_id, reply.json(), name, wait_s)
+        case _ if 300 <= status <= 399:  # noqa: PLR2004
+            return Fault(FaultKind.SERVER, f"{name}: the video API redirects, which is not followed", wait_s)
+        case _:
+            # An unforeseen 4xx may come from a proxy or a deployment in progress. Taking it for a passing fault costs
+            # some polls until the deadline; taking it for the end could cost a video that was paid for.
+            return Fault(FaultKind.SERVER, name, wait_s)
+
+
+def _read_body(job_id: str, body: object, name: str, wait_s: float | None) -> Observation:
+    if body is NOT_JSON:
+        return Fault(FaultKind.MALFORMED, f"{name}: not JSON", wait_s)
+    if not isinstance(body, dict):
+        return Fault(FaultKind.MALFORMED, f"{name}: not a JSON object", wait_s)
+    named, status = body.get("jobId"), body.get("status")
+    if named is not None and named != job_id:
+        return Fault(FaultKind.MALFORMED, f"{name}: the answer names another job", wait_s)
+    word = _printable(status, MAX_WORD_CHARS) if isinstance(status, str) else ""
+    if not word:
+        return Fault(FaultKind.MALFORMED, f"{name}: the answer has no status", wait_s)
+    match word.lower():
+        case "completed":
+            return _read_video(body)
+        case "failed":
+            return VideoFailed(_error_text(body) or "the video API gave no reason")
+        case "not_found":
+            return VideoMissing()
+        case lowered:
+            return VideoWorking(word, lowered in _WORKING, wait_s)
+
+
+def _read_video(body: dict[str, JsonValue]) -> Observation:
+    url = body.get("videoUrl")
+    if not isinstance(url, str) or not url:
+        return VideoFailed("the video API says completed, but gives no video URL")
+    problem = video_url_problem(url)
+    if problem:
+        return VideoFailed(f"the video API gives a video URL that is not safe to deliver: it {problem}")
+    file_id = body.get("fileId")
+    times = (body.get("timestamp"), body.get("completedAt"))
+    return VideoReady(
+        url,
+        _printable(file_id, MAX_FIELD_CHARS) or None if isinstance(file_id, str) else None,
+        next((time for time in times if _is_time(time)), None),
+    )
+
+
+def _is_time(value: JsonValue) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_FIELD_CHARS and value.isprintable() and bool(value)
+    # 1e999 is JSON, and infinite; it could not be written as JSON again.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18 and math.isfinite(value)  # noqa: PLR2004
+
+
+def video_url_problem(url: str) -> str | None:
+    """Say why `url` must not be sent to a user, as the rest of a sentence; None when it may."""
+    if len(url) > MAX_URL_CHARS:
+        return f"is longer than {MAX_URL_CHARS} characters"
+    # Checked before parsing: urlsplit drops some control characters, and browsers read a backslash as a slash.
+    if not url.isprintable() or any(character.isspace() for character in url) or "\\" in url:
+        return "has spaces, backslashes or control characters"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "cannot be parsed"
+    if parts.scheme not in {"http", "https"}:
+        return "is not http or https"
+    if "@" in parts.netloc:
+        return "has credentials in it"
+    if not host:
+        return "has no host"
+    return None
+
+
+def _error_text(body: object) -> str | None:
+    if not isinstance(body, dict):
+        return None
+    error = body.get("error")
+    if isinstance(error, dict):
+        error = error.get("message")
+    for text in (error, body.get("message")):
+        if isinstance(text, str):
+            # A URL in it may be signed.
+            cleaned = _printable(re.sub(r"\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://\S+", "<url>", text), MAX_ERROR_CHARS)
+            if cleaned:
+                return cleaned
+    return None
+
+
+def _printable(text: str, limit: int) -> str:
+    """Cut `text` to `limit` printable characters, with single spaces for everything else."""
+    # Cut first, generously: the text may be a megabyte.
+    start = text.lstrip()[: limit * 4]
+    spaced = "".join(character if character.isprintable() else " " for character in start)
+    return " ".join(spaced.split())[:limit].rstrip()
+
+
+class VideoApiPoller:
+    """Asks the video API about jobs, in threads (`poll`) and under asyncio (`apoll`).
+
+    One poller may be shared by any number of threads and event loops. It opens
+    connections when they are first needed.
+
+    Args:
+        base_url: Where the API is, http or https, with a path in front if there is one.
+        api_key: Sent as ``X-API-Key``. Kept out of ``repr`` and of error texts.
+        client: The host's httpx client for `poll`, with its own hooks, proxies and
+            certificates; it is never closed here. By default, connections of our own.
+        async_client: The same for `apoll`.
+        max_connections: Connections open at most, for threads and for each event loop.
+        transport: What carries `apoll` without `async_client`: ``"aiohttp"`` (the
+            extra ``fast``), ``"httpx"``, or ``"auto"``: aiohttp if it is installed.
+
+    Raises:
+        ConfigurationError: A value cannot work; the text says what to change.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str = DEFAULT_BASE_URL,
+        api_key: str,
+        client: httpx.Client | None = None,
+        async_client: httpx.AsyncClient | None = None,
+        max_connections: int = 100,
+        transport: Literal["auto", "httpx", "aiohttp"] = "auto",
+    ) -> None:
+        self._base_url = _checked_base_url(base_url)
+        key: object = api_key  # Whatever an untyped host hands in.
+        if not (isinstance(key, str) and key and key.isascii() and key.isprintable()) or " " in key:
+            msg = "VideoApiPoller.api_key must be printable ASCII without spaces or line ends, and not empty"
+            raise ConfigurationError(msg)
+        self._api_key = api_key
+        self._http = Http(
+            client=client, async_client=async_client, max_connections=max_connections, transport=transport
+        )
+
+    def __repr__(self) -> str:
+        """Name the API, and never the key."""
+        return f"{type(self).__name__}(base_url={self._base_url!r})"
+
+    def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
+        """Ask about `job` once, within `timeout_s` seconds."""
+        request = build_request(self._base_url, self._api_key, job.job_id, timeout_s)
+        if not isinstance(request, HttpRequest):
+            return request
+        return read_reply(job.job_id, self._http.send(request), time.time())
+
+    async def apoll(self, job: VideoJob, *, timeout_s: float) -> Observation:
+        """Ask about `job` once, within `timeout_s` seconds."""
+        request = build_request(self._base_url, self._api_key, job.job_id, timeout_s)
+        if not isinstance(request, HttpRequest):
+            return request
+        return read_reply(job.job_id, await self._http.asend(request), time.time())
+
+    def health(self, *, timeout_s: float = 15.0) -> ApiHealth:
+        """Ask whether the API is up, without the key, within `timeout_s` seconds."""
+        return _read_health(self._http.send(_health_request(self._base_url, timeout_s)))
+
+    async def ahealth(self, *, timeout_s: float = 15.0) -> ApiHealth:
+        """Ask whether the API is up, without the key, within `timeout_s` seconds."""
+        return _read_health(await self._http.asend(_health_request(self._base_url, timeout_s)))
+
+    def close(self) -> None:
+        """Close our own connections for threads; the poller may be used again."""
+        self._http.close()
+
+    async def aclose(self) -> None:
+        """Close our own connections of the running event loop; the poller may be used again."""
+        await self._http.aclose()
+
+
+def _health_request(base_url: str, timeout_s: float) -> HttpRequest:
+    return HttpRequest(
+        method="GET", url=f"{base_url}/health", headers={"Accept": "application/json"}, timeout_s=timeout_s
+    )
+
+
+def _read_health(reply: HttpReply | HttpFailure) -> ApiHealth:
+    if isinstance(reply, HttpFailure):
+        return ApiHealth(up=False, detail=f"{reply.kind}: {reply.detail}")
+    if reply.status == 200 and reply.json() is NOT_JSON:  # noqa: PLR2004
+        return ApiHealth(up=False, detail="HTTP 200: not JSON")
+    return ApiHealth(up=reply.status == 200, detail=f"HTTP {reply.status}")  # noqa: PLR2004
+
+
+def _checked_base_url(base_url: object) -> str:
+    """Return `base_url` without a slash at its end, or say what is wrong with it without quoting it."""
+    problem: str | None = "must be a string"
+    if isinstance(base_url, str):
+        problem = video_url_problem(base_url)
+        if not base_url.isascii():
+            problem = "must be ASCII: write the host in its xn-- form"
+        elif "?" in base_url or "#" in base_url:
+            problem = "must not have a query or a fragment: give the scheme, the host and at most a path"
+        if problem is None:
+            return base_url.rstrip("/")
+    msg = f"VideoApiPoller.base_url {problem}. It should look like {DEFAULT_BASE_URL}"
+    raise ConfigurationError(msg)

@@ -1,0 +1,201 @@
+"""The parts that a host composes, as protocols.
+
+Each comes as a pair: one for threads, one for asyncio. The poller and the
+notifiers that ship with videopoll satisfy both sides (their asyncio method has
+an ``a`` in front), so that one composition runs under either runner.
+
+A host's own part needs one side only. `videopoll.AsyncRunner` takes both (it
+runs sync parts in a bounded pool of threads); `videopoll.Runner` takes the sync
+side.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from videopoll.jobs import JsonValue, VideoJob
+    from videopoll.messages import Message, Receipt, Sighting
+    from videopoll.observations import Observation
+    from videopoll.policies import KeyTtls, LeasePolicy, PollingStrategy
+    from videopoll.work import ClaimBatch, EnqueueResult, JobView, Transition, Verdict
+
+__all__ = [
+    "AsyncNotifier",
+    "AsyncVideoJobQueue",
+    "AsyncVideoPoller",
+    "Notifier",
+    "VideoJobQueue",
+    "VideoPoller",
+]
+
+
+class VideoPoller(Protocol):
+    """Asks a video API about one job."""
+
+    def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
+        """Ask once, and answer within `timeout_s` seconds.
+
+        An exception counts as a passing fault (`FaultKind.INTERNAL`).
+        """
+        ...
+
+
+class AsyncVideoPoller(Protocol):
+    """The asyncio side of `VideoPoller`."""
+
+    async def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
+        """Ask once, and answer within `timeout_s` seconds."""
+        ...
+
+
+class Notifier(Protocol):
+    """Brings one message to one user over one channel."""
+
+    def notify(self, message: Message) -> Receipt | None:
+        """Send the message once, in the form it asks for.
+
+        Returns:
+            What became of it; None counts as delivered.
+
+        Raises:
+            NotSentError: Surely nothing was sent; it will be tried again.
+            RefusedError: The channel refused it for good.
+            Exception: Anything else means that the message may or may not have gone out.
+        """
+        ...
+
+
+class AsyncNotifier(Protocol):
+    """The asyncio side of `Notifier`."""
+
+    async def notify(self, message: Message) -> Receipt | None:
+        """Send the message once, in the form it asks for."""
+        ...
+
+
+@runtime_checkable
+class MessageFinder(Protocol):
+    """An optional part of a notifier: a channel that can be asked about its messages."""
+
+    def find(self, message: Message) -> Sighting:
+        """Say whether the channel has the message with this reference.
+
+        Raises:
+            Exception: Counts as `Sighting.NO_ANSWER`.
+        """
+        ...
+
+
+@runtime_checkable
+class AsyncMessageFinder(Protocol):
+    """The asyncio side of `MessageFinder`."""
+
+    async def find(self, message: Message) -> Sighting:
+        """Say whether the channel has the message with this reference."""
+        ...
+
+
+class VideoJobQueue(Protocol):
+    """Keeps jobs and their outcomes until they are settled.
+
+    Producers use `enqueue`, `cancel` and `get`. The rest is for runners.
+    Everything after a claim compares the claim's token: a worker that lost its
+    lease changes nothing.
+    """
+
+    @property
+    def ttls(self) -> KeyTtls:
+        """How long records live."""
+        ...
+
+    def enqueue(
+        self, job_id: str, *, conversation_id: str, metadata: Mapping[str, JsonValue] | None = None
+    ) -> EnqueueResult:
+        """Take a job in; the same id twice is one job."""
+        ...
+
+    def get(self, job_id: str) -> JobView | None:
+        """Look a job up."""
+        ...
+
+    def claim(
+        self, *, polls: int, sends: int, worker_id: str, strategy: PollingStrategy, lease: LeasePolicy
+    ) -> ClaimBatch:
+        """Lease at most so many polls and sends that are due, in one step."""
+        ...
+
+    def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
+        """Carry out what was decided about claimed jobs, each only if its lease is still held."""
+        ...
+
+    def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
+        """Renew leases, each an id, a token and whether the job is being polled; False for a lost one."""
+        ...
+
+    def wait_for_work(self, timeout_s: float) -> bool:
+        """Block until an id may wait to be taken, at most so many seconds; say whether there may be one."""
+        ...
+
+    def interrupt(self) -> None:
+        """Wake a `wait_for_work` in another thread, and let it not block any more."""
+        ...
+
+    def resume(self) -> None:
+        """Let `wait_for_work` block again after an `interrupt`."""
+        ...
+
+    def adopt(self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False) -> int:
+        """Take up jobs that have a record and are nowhere else; give their number."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class AsyncVideoJobQueue(Protocol):
+    """The asyncio side of `VideoJobQueue`."""
+
+    @property
+    def ttls(self) -> KeyTtls:
+        """How long records live."""
+        ...
+
+    async def enqueue(
+        self, job_id: str, *, conversation_id: str, metadata: Mapping[str, JsonValue] | None = None
+    ) -> EnqueueResult:
+        """Take a job in; the same id twice is one job."""
+        ...
+
+    async def get(self, job_id: str) -> JobView | None:
+        """Look a job up."""
+        ...
+
+    async def claim(
+        self, *, polls: int, sends: int, worker_id: str, strategy: PollingStrategy, lease: LeasePolicy
+    ) -> ClaimBatch:
+        """Lease at most so many polls and sends that are due, in one step."""
+        ...
+
+    async def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
+        """Carry out what was decided about claimed jobs, each only if its lease is still held."""
+        ...
+
+    async def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
+        """Renew leases, each an id, a token and whether the job is being polled; False for a lost one."""
+        ...
+
+    async def wait_for_work(self, timeout_s: float) -> bool:
+        """Block until an id may wait to be taken, at most so many seconds; may be cancelled."""
+        ...
+
+    async def adopt(self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False) -> int:
+        """Take up jobs that have a record and are nowhere else; give their number."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...

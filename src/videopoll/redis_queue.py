@@ -1,0 +1,590 @@
+"""The queue on Redis: `RedisVideoJobQueue` for threads, `AsyncRedisVideoJobQueue` for asyncio.
+
+Every effect is one script (`videopoll._calls`); the twins below only run them.
+Three pools of connections serve three needs: producers, whose calls fail fast;
+workers, who can wait for a slow server; and the one connection on which an idle
+worker blocks.
+
+No client retries on its own: a claim that was run twice would lease jobs to
+nobody. Calls that are safe to repeat are repeated here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from typing import TYPE_CHECKING
+
+import redis
+import redis.asyncio
+from redis import exceptions as redis_errors
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from videopoll import _calls
+from videopoll._decide import open_outbox
+from videopoll._scripts import ScriptCall, arun, run, to_queue_error
+from videopoll.dead_letters import AsyncDeadLetters, DeadLetters
+from videopoll.errors import ConfigurationError
+from videopoll.jobs import Outcome, OutcomeKind, check_id, check_metadata, dump
+from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
+from videopoll.schema import DEFAULT_PREFIX, Keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from typing_extensions import Self
+
+    from videopoll.jobs import JsonValue
+    from videopoll.work import CancelResult, ClaimBatch, EnqueueResult, JobView, QueueCounts, Transition, Verdict
+
+__all__ = ["AsyncRedisVideoJobQueue", "NewJob", "RedisVideoJobQueue"]
+
+NewJob = tuple[str, str, "Mapping[str, JsonValue] | None"]
+"""A job to take in: its id, its conversation id, its metadata."""
+
+ENQUEUE_MANY = 200
+"""Jobs that one round trip of `enqueue_many` takes in."""
+
+SCAN_STEP = 500
+"""Keys that one step of a scan looks at: a fraction of a millisecond of Redis's time."""
+
+SWEEP_S = 30
+"""Seconds in which one worker alone looks for lost jobs."""
+
+_URL_HELP = "the Redis URL cannot be read; it looks like redis://127.0.0.1:6379/0, rediss://… or unix://…"
+
+
+class _Base:
+    """What both twins share: configuration, and the checks of what comes from outside."""
+
+    def __init__(
+        self, *, prefix: str, ttls: KeyTtls | None, dead_letters: DeadLetterPolicy | None, delivery: DeliveryPolicy | None
+    ) -> None:
+        self._keys = Keys(prefix)
+        self._ttls = ttls or KeyTtls()
+        self._dead = dead_letters or DeadLetterPolicy()
+        self._delivery = delivery or DeliveryPolicy()
+        self._claims = itertools.count(1)
+
+    @property
+    def keys(self) -> Keys:
+        """The names of this queue's keys."""
+        return self._keys
+
+    @property
+    def ttls(self) -> KeyTtls:
+        """How long the keys live."""
+        return self._ttls
+
+    def __repr__(self) -> str:
+        """Name the prefix, never the URL: it may hold a password."""
+        return f"{type(self).__name__}(prefix={self._keys.prefix!r})"
+
+    def _token(self, worker_id: str) -> str:
+        # Unique for each claim: a worker that claims a job again must not pass for its former self.
+        return f"{worker_id}:{next(self._claims)}"
+
+    @staticmethod
+    def _checked(jobs: Iterable[NewJob]) -> list[tuple[str, str, Mapping[str, JsonValue]]]:
+        return [
+            (check_id(job_id, "job_id"), check_id(conversation_id, "conversation_id"), check_metadata(metadata))
+            for job_id, conversation_id, metadata in jobs
+        ]
+
+    def _cancel(self, job_id: str, view: JobView | None, *, notify: bool) -> ScriptCall[CancelResult]:
+        completed, notice = dump({"success": False, "error": "Cancelled", "jobId": job_id}), ""
+        if view is not None and view.job is not None:
+            outcome = Outcome(OutcomeKind.CANCELLED, view.now_ms, error="Cancelled")
+            completed = dump(outcome.to_completed(view.job, delivered=False))
+            notice = open_outbox(view.job, outcome, self._delivery).to_json() if notify else ""
+        return _calls.cancel(
+            self._keys, job_id, completed=completed, ttls=self._ttls, notice=notice, notice_s=self._delivery.keep_s
+        )
+
+
+def _loose(found: Iterable[bytes], start: str, listed: set[bytes]) -> list[str]:
+    """Give the ids of scanned records, without those that wait in the list."""
+    ids = (key[len(start.encode()) :] for key in found)
+    return [_calls.text_of(one) for one in ids if one not in listed]
+
+
+def _check_client(client: object, wanted: type, twin: str) -> None:
+    if not isinstance(client, wanted):
+        msg = f"expected a {wanted.__module__}.{wanted.__qualname__}, got {type(client).__name__}; {twin} is the other one"
+        raise ConfigurationError(msg)
+
+
+def _check_behaviour(decode_responses: object, retry: Retry | AsyncRetry | None) -> None:
+    if decode_responses:
+        msg = "the Redis client must not decode responses, as an id in Redis may be no text: leave out decode_responses"
+        raise ConfigurationError(msg)
+    if retry is not None and retry.get_retries() != 0:
+        msg = (
+            "the Redis client must not retry, as a claim that is run twice leases jobs to nobody:"
+            " build it with retry=Retry(NoBackoff(), 0), or use from_url"
+        )
+        raise ConfigurationError(msg)
+
+
+class RedisVideoJobQueue(_Base):
+    """Keeps jobs in Redis, for threads and for code without an event loop.
+
+    Producers need `enqueue`, `get` and `cancel`; the rest is for runners and operators.
+    An instance may be shared by threads.
+
+    Args:
+        client: A client for the workers' calls. It must not retry and not decode.
+        front: A client for producers' calls, with short timeouts; `client` if there is none.
+        blocking: A client whose socket timeout is longer than a block of an idle
+            worker; without one, idle workers look again every second instead.
+        prefix: What every key starts with.
+        ttls: How long the documented keys live.
+        dead_letters: How many dead letters are kept, and how long.
+        delivery: The delivery policy of notices that `cancel` and `redrive` start.
+
+    Raises:
+        ConfigurationError: A client retries, or decodes responses, or is an asyncio one.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        front: redis.Redis | None = None,
+        blocking: redis.Redis | None = None,
+        prefix: str = DEFAULT_PREFIX,
+        ttls: KeyTtls | None = None,
+        dead_letters: DeadLetterPolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+    ) -> None:
+        super().__init__(prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery)
+        for one in filter(None, (client, front, blocking)):
+            _check_client(one, redis.Redis, "AsyncRedisVideoJobQueue")
+            _check_behaviour(one.get_encoder().decode_responses, one.get_retry())
+        self._client = client
+        self._front = front or client
+        self._blocking = blocking
+        self._interrupted = threading.Event()
+        self._owned: tuple[redis.Redis, ...] = ()
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        ttls: KeyTtls | None = None,
+        dead_letters: DeadLetterPolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        front_timeout_s: float = 2.0,
+        worker_timeout_s: float = 10.0,
+    ) -> RedisVideoJobQueue:
+        """Build a queue with connections of its own.
+
+        Args:
+            url: ``redis://``, ``rediss://`` or ``unix://``.
+            prefix: What every key starts with.
+            ttls: How long the documented keys live.
+            dead_letters: How many dead letters are kept, and how long.
+            delivery: The delivery policy of notices that `cancel` and `redrive` start.
+            front_timeout_s: Seconds that a producer's call waits for the
+                connection, and again for the reply, before it fails.
+            worker_timeout_s: The same for a worker's calls.
+
+        Raises:
+            ConfigurationError: The URL cannot be read.
+        """
+
+        def client(timeout_s: float) -> redis.Redis:
+            return redis.Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=min(timeout_s, 5.0),
+                retry=Retry(NoBackoff(), 0),
+                health_check_interval=0,
+            )
+
+        limits_s = (worker_timeout_s, front_timeout_s, _calls.LONGEST_BLOCK_S + 10)
+        try:
+            worker, front, blocking = (client(limit_s) for limit_s in limits_s)
+        except ValueError as error:
+            raise ConfigurationError(_URL_HELP) from error
+        queue = cls(
+            worker, front=front, blocking=blocking, prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery
+        )
+        queue._owned = (worker, front, blocking)
+        return queue
+
+    def __enter__(self) -> Self:
+        """Give the queue itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close its connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that `from_url` opened."""
+        for client in self._owned:
+            client.close()
+
+    # --- for producers ---
+
+    def enqueue(
+        self, job_id: str, *, conversation_id: str, metadata: Mapping[str, JsonValue] | None = None
+    ) -> EnqueueResult:
+        """Take a job in, in one round trip; the same id twice is one job.
+
+        Args:
+            job_id: The video API's id of the generation.
+            conversation_id: Your name for whom the video is for.
+            metadata: What is stored with the job, as JSON: at most 16 KiB. A
+                ``prompt`` is cut to 100 characters.
+
+        Raises:
+            InvalidJobError: An id or the metadata cannot be stored.
+            QueueUnavailableError: Redis is away; the call may be made again.
+            QueueRefusedError: Redis says no.
+        """
+        jobs = self._checked([(job_id, conversation_id, metadata)])
+        return run(self._front, _calls.enqueue(self._keys, jobs, self._ttls))[0]
+
+    def enqueue_many(self, jobs: Iterable[NewJob]) -> list[EnqueueResult]:
+        """Take many jobs in, 200 a round trip; all are checked before the first is sent.
+
+        Raises:
+            InvalidJobError: An id or some metadata cannot be stored: nothing was sent.
+            QueueUnavailableError: Redis is away; the call may be made again.
+            QueueRefusedError: Redis says no.
+        """
+        results: list[EnqueueResult] = []
+        for some in _calls.chunks(self._checked(jobs), ENQUEUE_MANY):
+            results += run(self._front, _calls.enqueue(self._keys, some, self._ttls))
+        return results
+
+    def get(self, job_id: str) -> JobView | None:
+        """Look a job up: where it is, what is next, how it ended; None if there is no such job.
+
+        Raises:
+            QueueError: Redis is away or says no.
+        """
+        return run(self._front, _calls.inspect(self._keys, check_id(job_id, "job_id")))
+
+    def cancel(self, job_id: str, *, notify: bool = False) -> CancelResult:
+        """Stop a job; a worker that is polling it at this moment changes nothing any more.
+
+        Args:
+            job_id: Which job.
+            notify: Whether to tell its user.
+
+        Raises:
+            QueueError: Redis is away or says no.
+        """
+        return run(self._front, self._cancel(job_id, self.get(job_id), notify=notify))
+
+    # --- for runners ---
+
+    def claim(
+        self, *, polls: int, sends: int, worker_id: str, strategy: PollingStrategy, lease: LeasePolicy
+    ) -> ClaimBatch:
+        """Lease at most so many polls and sends that are due, in one step."""
+        return run(
+            self._client,
+            _calls.claim(
+                self._keys,
+                polls=polls,
+                sends=sends,
+                token=self._token(worker_id),
+                strategy=strategy,
+                lease=lease,
+                ttls=self._ttls,
+            ),
+        )
+
+    def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
+        """Carry out what was decided about claimed jobs, each only if its lease is still held."""
+        verdicts = [_calls.Verdict.LOST] * len(transitions)
+        for places, call in _calls.apply(self._keys, transitions, self._ttls, self._dead):
+            for place, verdict in zip(places, run(self._client, call), strict=True):
+                verdicts[place] = verdict
+        return verdicts
+
+    def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
+        """Renew leases, each an id, a token and whether the job is being polled; False for a lost one."""
+        held: list[bool] = []
+        for some in _calls.chunks(claims):
+            held += run(self._client, _calls.renew(self._keys, some, lease, self._ttls))
+        return held
+
+    def wait_for_work(self, timeout_s: float) -> bool:
+        """Block until an id stands in the list, at most so many seconds; takes nothing away.
+
+        Returns:
+            Whether there may be one.
+
+        Raises:
+            QueueError: Redis is away or says no.
+        """
+        if self._blocking is None:
+            self._interrupted.wait(min(timeout_s, 1.0))
+            return True
+        try:
+            return self._blocking.execute_command(*_calls.doorbell(self._keys, timeout_s)) is not None
+        except (redis_errors.RedisError, OSError) as error:
+            if not self._interrupted.is_set():
+                raise to_queue_error(error, "waiting for work") from error
+            return False
+
+    def interrupt(self) -> None:
+        """Wake a `wait_for_work` in another thread, for good: its connection is closed."""
+        self._interrupted.set()
+        if self._blocking is not None:
+            self._blocking.connection_pool.disconnect(inuse_connections=True)
+
+    def resume(self) -> None:
+        """Let `wait_for_work` block again after an `interrupt`."""
+        self._interrupted.clear()
+
+    def adopt(self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False) -> int:
+        """Take up jobs that have a record and are in no list, schedule, flight, outbox or lock.
+
+        Args:
+            idle_s: Seconds that nobody must have polled them for.
+            initial_delay_s: Seconds from a job's start to its first poll.
+            exclusive: Whether to leave it to another worker that has begun this within the last 30 s.
+
+        Returns:
+            How many were taken up.
+
+        Raises:
+            QueueError: Redis is away or says no (an ACL may forbid ``SCAN``).
+        """
+        adopted, cursor, start = 0, 0, self._keys.job("")
+        try:
+            if exclusive and not self._client.set(self._keys.sweeper, "vp", nx=True, ex=SWEEP_S):
+                return 0
+            listed = {one for end in _calls.LIST_ENDS for one in self._client.lrange(self._keys.queue, *end)}
+            while True:
+                cursor, found = self._client.scan(cursor, match=f"{start}*", count=SCAN_STEP, _type="string")
+                loose = _loose(found, start, listed)
+                if loose:
+                    call = _calls.adopt(
+                        self._keys, loose, idle_s=idle_s, initial_delay_s=initial_delay_s, ttls=self._ttls
+                    )
+                    adopted += sum(run(self._client, call))
+                if cursor == 0:
+                    return adopted
+        except (redis_errors.RedisError, OSError) as error:
+            raise to_queue_error(error, "looking for lost jobs") from error
+
+    # --- for operators ---
+
+    def counts(self) -> QueueCounts:
+        """Count the jobs by where they are, in constant time.
+
+        Raises:
+            QueueError: Redis is away or says no.
+        """
+        return run(self._front, _calls.count(self._keys))
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """What could not be processed or delivered."""
+        return DeadLetters(self._front, self._keys, self._ttls, self._delivery)
+
+
+class AsyncRedisVideoJobQueue(_Base):
+    """The asyncio side of `RedisVideoJobQueue`: the same methods, to be awaited.
+
+    Args:
+        client: A client for the workers' calls. It must not retry and not decode.
+        front: A client for producers' calls, with short timeouts; `client` if there is none.
+        blocking: A client whose socket timeout is longer than a block of an idle
+            worker; without one, idle workers look again every second instead.
+        prefix: What every key starts with.
+        ttls: How long the documented keys live.
+        dead_letters: How many dead letters are kept, and how long.
+        delivery: The delivery policy of notices that `cancel` and `redrive` start.
+
+    Raises:
+        ConfigurationError: A client retries, or decodes responses, or is a sync one.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        front: redis.asyncio.Redis | None = None,
+        blocking: redis.asyncio.Redis | None = None,
+        prefix: str = DEFAULT_PREFIX,
+        ttls: KeyTtls | None = None,
+        dead_letters: DeadLetterPolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+    ) -> None:
+        super().__init__(prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery)
+        for one in filter(None, (client, front, blocking)):
+            _check_client(one, redis.asyncio.Redis, "RedisVideoJobQueue")
+            _check_behaviour(one.get_encoder().decode_responses, one.get_retry())
+        self._client = client
+        self._front = front or client
+        self._blocking = blocking
+        self._owned: tuple[redis.asyncio.Redis, ...] = ()
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        ttls: KeyTtls | None = None,
+        dead_letters: DeadLetterPolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        front_timeout_s: float = 2.0,
+        worker_timeout_s: float = 10.0,
+    ) -> AsyncRedisVideoJobQueue:
+        """Build a queue with connections of its own; the arguments are those of `RedisVideoJobQueue.from_url`.
+
+        Raises:
+            ConfigurationError: The URL cannot be read.
+        """
+
+        def client(timeout_s: float) -> redis.asyncio.Redis:
+            return redis.asyncio.Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=min(timeout_s, 5.0),
+                retry=AsyncRetry(NoBackoff(), 0),
+            )
+
+        limits_s = (worker_timeout_s, front_timeout_s, _calls.LONGEST_BLOCK_S + 10)
+        try:
+            worker, front, blocking = (client(limit_s) for limit_s in limits_s)
+        except ValueError as error:
+            raise ConfigurationError(_URL_HELP) from error
+        queue = cls(
+            worker, front=front, blocking=blocking, prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery
+        )
+        queue._owned = (worker, front, blocking)
+        return queue
+
+    async def __aenter__(self) -> Self:
+        """Give the queue itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close its connections."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections that `from_url` opened."""
+        for client in self._owned:
+            await client.aclose()
+
+    # --- for producers ---
+
+    async def enqueue(
+        self, job_id: str, *, conversation_id: str, metadata: Mapping[str, JsonValue] | None = None
+    ) -> EnqueueResult:
+        """Take a job in, in one round trip; see `RedisVideoJobQueue.enqueue`."""
+        jobs = self._checked([(job_id, conversation_id, metadata)])
+        return (await arun(self._front, _calls.enqueue(self._keys, jobs, self._ttls)))[0]
+
+    async def enqueue_many(self, jobs: Iterable[NewJob]) -> list[EnqueueResult]:
+        """Take many jobs in, 200 a round trip; see `RedisVideoJobQueue.enqueue_many`."""
+        results: list[EnqueueResult] = []
+        for some in _calls.chunks(self._checked(jobs), ENQUEUE_MANY):
+            results += await arun(self._front, _calls.enqueue(self._keys, some, self._ttls))
+        return results
+
+    async def get(self, job_id: str) -> JobView | None:
+        """Look a job up; see `RedisVideoJobQueue.get`."""
+        return await arun(self._front, _calls.inspect(self._keys, check_id(job_id, "job_id")))
+
+    async def cancel(self, job_id: str, *, notify: bool = False) -> CancelResult:
+        """Stop a job; see `RedisVideoJobQueue.cancel`."""
+        return await arun(self._front, self._cancel(job_id, await self.get(job_id), notify=notify))
+
+    # --- for runners ---
+
+    async def claim(
+        self, *, polls: int, sends: int, worker_id: str, strategy: PollingStrategy, lease: LeasePolicy
+    ) -> ClaimBatch:
+        """Lease at most so many polls and sends that are due, in one step."""
+        return await arun(
+            self._client,
+            _calls.claim(
+                self._keys,
+                polls=polls,
+                sends=sends,
+                token=self._token(worker_id),
+                strategy=strategy,
+                lease=lease,
+                ttls=self._ttls,
+            ),
+        )
+
+    async def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
+        """Carry out what was decided about claimed jobs, each only if its lease is still held."""
+        verdicts = [_calls.Verdict.LOST] * len(transitions)
+        for places, call in _calls.apply(self._keys, transitions, self._ttls, self._dead):
+            for place, verdict in zip(places, await arun(self._client, call), strict=True):
+                verdicts[place] = verdict
+        return verdicts
+
+    async def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
+        """Renew leases, each an id, a token and whether the job is being polled; False for a lost one."""
+        held: list[bool] = []
+        for some in _calls.chunks(claims):
+            held += await arun(self._client, _calls.renew(self._keys, some, lease, self._ttls))
+        return held
+
+    async def wait_for_work(self, timeout_s: float) -> bool:
+        """Block until an id stands in the list, at most so many seconds; takes nothing away. May be cancelled.
+
+        Returns:
+            Whether there may be one.
+
+        Raises:
+            QueueError: Redis is away or says no.
+        """
+        if self._blocking is None:
+            await asyncio.sleep(min(timeout_s, 1.0))
+            return True
+        try:
+            return await self._blocking.execute_command(*_calls.doorbell(self._keys, timeout_s)) is not None
+        except (redis_errors.RedisError, OSError) as error:
+            raise to_queue_error(error, "waiting for work") from error
+
+    async def adopt(self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False) -> int:
+        """Take up jobs that have a record and are nowhere else; see `RedisVideoJobQueue.adopt`."""
+        adopted, cursor, start = 0, 0, self._keys.job("")
+        try:
+            if exclusive and not await self._client.set(self._keys.sweeper, "vp", nx=True, ex=SWEEP_S):
+                return 0
+            listed = {one for end in _calls.LIST_ENDS for one in await self._client.lrange(self._keys.queue, *end)}
+            while True:
+                cursor, found = await self._client.scan(cursor, match=f"{start}*", count=SCAN_STEP, _type="string")
+                loose = _loose(found, start, listed)
+                if loose:
+                    call = _calls.adopt(
+                        self._keys, loose, idle_s=idle_s, initial_delay_s=initial_delay_s, ttls=self._ttls
+                    )
+                    adopted += sum(await arun(self._client, call))
+                if cursor == 0:
+                    return adopted
+        except (redis_errors.RedisError, OSError) as error:
+            raise to_queue_error(error, "looking for lost jobs") from error
+
+    # --- for operators ---
+
+    async def counts(self) -> QueueCounts:
+        """Count the jobs by where they are, in constant time; see `RedisVideoJobQueue.counts`."""
+        return await arun(self._front, _calls.count(self._keys))
+
+    @property
+    def dead_letters(self) -> AsyncDeadLetters:
+        """What could not be processed or delivered."""
+        return AsyncDeadLetters(self._front, self._keys, self._ttls, self._delivery)

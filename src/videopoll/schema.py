@@ -1,0 +1,162 @@
+"""The Redis keys of videopoll: the one place that names them.
+
+Each key has a record (`KEYS`): its pattern, type, time to live, who writes it
+and what for. The docs' table and the tests' leak check are drawn from it. The
+first five are documented and shared with other deployments; the rest carry what
+crash safety and scheduling need.
+
+The prefix is ``video`` unless configured. As a hash tag (``{video}``) it keeps
+all keys in one slot of a Redis Cluster.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from videopoll.errors import ConfigurationError
+
+__all__ = ["KEYS", "KeyRecord", "Keys"]
+
+DEFAULT_PREFIX = "video"
+
+MAX_PREFIX_CHARS = 100
+
+
+@attrs.frozen
+class KeyRecord:
+    """One kind of key.
+
+    Args:
+        name: What the docs call it.
+        pattern: The key, with ``{prefix}`` and ``{jobId}``.
+        type: Its Redis type.
+        ttl: Its time to live, in words; None for a key that stays (and is bounded by the jobs in it).
+        writer: Who writes it.
+        purpose: What it is for.
+    """
+
+    name: str
+    pattern: str
+    type: str
+    ttl: str | None
+    writer: str
+    purpose: str
+
+
+KEYS: tuple[KeyRecord, ...] = (
+    KeyRecord("job", "{prefix}:job:{jobId}", "string", "600 s (KeyTtls.job_s)", "enqueue", "the job's record, JSON"),
+    KeyRecord("queue", "{prefix}:poll:queue", "list", None, "enqueue, give back", "ids that wait to be taken"),
+    KeyRecord(
+        "lock",
+        "{prefix}:lock:{jobId}",
+        "string",
+        "60 s (KeyTtls.lock_s)",
+        "claim, renew",
+        "tells workers of other kinds that the job is being polled; ours start with vp:",
+    ),
+    KeyRecord(
+        "completed",
+        "{prefix}:completed:{jobId}",
+        "string",
+        "7200 s (KeyTtls.completed_s)",
+        "settle, cancel",
+        "the audit trail, JSON: how the job ended, and whether its user got it",
+    ),
+    KeyRecord(
+        "attempts", "{prefix}:attempts:{jobId}", "string", "600 s (KeyTtls.attempts_s)", "claim", "polls begun, a number"
+    ),
+    KeyRecord(
+        "schedule", "{prefix}:poll:schedule", "sorted set", None, "claim, reschedule, adopt", "id → due ms of the next poll"
+    ),
+    KeyRecord("inflight", "{prefix}:poll:inflight", "sorted set", None, "claim, renew", "id → when its lease ends, ms"),
+    KeyRecord("leases", "{prefix}:poll:leases", "hash", None, "claim", "id → fencing token of its holder"),
+    KeyRecord("faults", "{prefix}:poll:faults", "hash", None, "reschedule", "id → faults in a row and last answer ms"),
+    KeyRecord(
+        "outbox",
+        "{prefix}:poll:outbox:{jobId}",
+        "string",
+        "delivery deadline + retention (DeliveryPolicy)",
+        "conclude, begin_send, redeliver",
+        "an outcome that its user has not got yet, JSON",
+    ),
+    KeyRecord(
+        "deliveries", "{prefix}:poll:deliveries", "sorted set", None, "redeliver, redrive", "id → due ms of the next send"
+    ),
+    KeyRecord("dead", "{prefix}:poll:dead", "sorted set", "DeadLetterPolicy.max_age_s", "settle", "id → when it died, ms"),
+    KeyRecord("letters", "{prefix}:poll:letters", "hash", "DeadLetterPolicy.max_age_s", "settle", "id → dead letter, JSON"),
+    KeyRecord("sweeper", "{prefix}:poll:sweeper", "string", "30 s", "adopt", "which worker looks for lost jobs now"),
+)
+"""Every key that videopoll writes."""
+
+
+class Keys:
+    """Builds the keys of one prefix.
+
+    Args:
+        prefix: What every key starts with, e.g. ``video`` or ``{video}``.
+
+    Raises:
+        ConfigurationError: The prefix is empty, too long, or has characters that
+            cannot be typed into ``redis-cli`` as they are.
+    """
+
+    __slots__ = ("dead", "deliveries", "faults", "inflight", "leases", "letters", "prefix", "queue", "schedule", "sweeper")
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
+        if (
+            not isinstance(prefix, str)
+            or not 1 <= len(prefix) <= MAX_PREFIX_CHARS
+            or not prefix.isascii()
+            or not prefix.isprintable()
+            or any(character in prefix for character in " *?[]\\\"'")
+        ):
+            msg = (
+                f"the key prefix must be 1 to {MAX_PREFIX_CHARS} printable ASCII characters without spaces,"
+                f" quotes or the pattern characters *?[]\\, got {prefix!r}"
+            )
+            raise ConfigurationError(msg)
+        self.prefix = prefix
+        self.queue = f"{prefix}:poll:queue"
+        self.schedule = f"{prefix}:poll:schedule"
+        self.inflight = f"{prefix}:poll:inflight"
+        self.leases = f"{prefix}:poll:leases"
+        self.faults = f"{prefix}:poll:faults"
+        self.deliveries = f"{prefix}:poll:deliveries"
+        self.dead = f"{prefix}:poll:dead"
+        self.letters = f"{prefix}:poll:letters"
+        self.sweeper = f"{prefix}:poll:sweeper"
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The keys that every script gets first, in this order."""
+        return (self.queue, self.schedule, self.inflight, self.leases, self.faults, self.deliveries)
+
+    def job(self, job_id: str) -> str:
+        """The job's record."""
+        return f"{self.prefix}:job:{job_id}"
+
+    def lock(self, job_id: str) -> str:
+        """The lock that other kinds of workers respect, and we respect of theirs."""
+        return f"{self.prefix}:lock:{job_id}"
+
+    def attempts(self, job_id: str) -> str:
+        """The poll counter."""
+        return f"{self.prefix}:attempts:{job_id}"
+
+    def completed(self, job_id: str) -> str:
+        """The audit trail."""
+        return f"{self.prefix}:completed:{job_id}"
+
+    def outbox(self, job_id: str) -> str:
+        """The outcome that is not delivered yet."""
+        return f"{self.prefix}:poll:outbox:{job_id}"
+
+    def of_job(self, job_id: str) -> tuple[str, str, str, str, str]:
+        """The five keys of one job, in the order that every script gets them."""
+        return (
+            self.job(job_id),
+            self.outbox(job_id),
+            self.lock(job_id),
+            self.attempts(job_id),
+            self.completed(job_id),
+        )

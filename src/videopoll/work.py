@@ -1,0 +1,298 @@
+"""What passes between a queue and a runner: claims, and what was decided about them.
+
+A runner claims a batch of jobs, works on each, and hands back transitions. The
+queue carries out each transition only if the claim's token still holds the lease.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    from videopoll.jobs import JobState, OutboxEntry, Outcome, Poison, VideoJob
+
+__all__ = [
+    "BeginSend",
+    "CancelResult",
+    "Claim",
+    "ClaimBatch",
+    "Conclude",
+    "DeadLetter",
+    "EnqueueResult",
+    "GiveBack",
+    "JobView",
+    "PollWork",
+    "QueueCounts",
+    "Redeliver",
+    "Reschedule",
+    "SendWork",
+    "Settle",
+    "Transition",
+    "Verdict",
+]
+
+
+class EnqueueResult(enum.StrEnum):
+    """What an enqueue found."""
+
+    CREATED = "created"
+    """The job is new, and waits to be taken."""
+    KNOWN = "known"
+    """The job was there already; nothing changed."""
+    DELIVERING = "delivering"
+    """Its outcome is known already, and on its way to the user."""
+    FINISHED = "finished"
+    """It has ended already; ``video:completed`` says how."""
+
+
+class CancelResult(enum.StrEnum):
+    """What a cancel could do."""
+
+    CANCELLED = "cancelled"
+    """The job will not be polled or delivered any more."""
+    SENDING = "sending"
+    """Too late: a worker is sending its outcome at this moment."""
+    FINISHED = "finished"
+    """Too late: it has ended."""
+    UNKNOWN = "unknown"
+    """There is no such job."""
+
+
+@attrs.frozen
+class PollWork:
+    """A job whose next poll is due.
+
+    Args:
+        job: The job.
+        attempts: Polls begun, this one included.
+        faults: Faults in a row before this poll.
+        last_answer_ms: When the API last answered, in Unix milliseconds; None if never or unknown.
+    """
+
+    job: VideoJob
+    attempts: int
+    faults: int
+    last_answer_ms: int | None
+
+
+@attrs.frozen
+class SendWork:
+    """An outcome whose delivery is due."""
+
+    entry: OutboxEntry
+
+
+@attrs.frozen
+class Abandoned:
+    """A job whose record and completed record are both there, and nobody's lock.
+
+    Another kind of worker ended its polling and died around the send.
+    """
+
+    job: VideoJob
+    outcome: Outcome
+
+
+@attrs.frozen
+class Gone:
+    """An id without a record: `finished` tells whether somebody else completed it."""
+
+    finished: bool
+
+
+@attrs.frozen
+class Claim:
+    """One job in this worker's hands.
+
+    Args:
+        job_id: Its id, exactly as it stood in Redis.
+        token: The fencing token of the lease.
+        due_ms: When it was due, in Unix milliseconds of Redis's clock.
+        work: What there is to do.
+        raw: The record or outbox entry as it was read, for a dead letter.
+        taken_over: Whether another worker's lease on it had expired.
+        attempts_before: Polls begun before this claim, and
+        attempts_age_ms: how long ago the last of them was; for giving the claim back.
+    """
+
+    job_id: str
+    token: str
+    due_ms: int
+    work: PollWork | SendWork | Abandoned | Gone | Poison
+    raw: bytes | None = attrs.field(default=None, repr=False)
+    taken_over: bool = False
+    attempts_before: int = 0
+    attempts_age_ms: int | None = None
+
+
+@attrs.frozen
+class ClaimBatch:
+    """The answer to a claim.
+
+    Args:
+        claims: The jobs leased, the longest due first.
+        now_ms: Redis's clock, in Unix milliseconds.
+        next_poll_ms: When the next poll is due that was not claimed; None if there is none.
+        next_send_ms: The same for deliveries.
+        next_expiry_ms: When the next lease of anybody ends.
+        waiting: Ids left in the list.
+    """
+
+    claims: tuple[Claim, ...]
+    now_ms: int
+    next_poll_ms: int | None = None
+    next_send_ms: int | None = None
+    next_expiry_ms: int | None = None
+    waiting: int = 0
+
+
+@attrs.frozen
+class Reschedule:
+    """Poll the job again at `due_ms`; remember its faults in a row and its last answer."""
+
+    claim: Claim
+    due_ms: int
+    faults: int = 0
+    last_answer_ms: int | None = None
+
+
+@attrs.frozen
+class GiveBack:
+    """Hand an unfinished poll back at once: it does not count as an attempt."""
+
+    claim: Claim
+
+
+@attrs.frozen
+class Conclude:
+    """The polling is over: store the outcome in the outbox, and keep the lease."""
+
+    claim: Claim
+    entry: OutboxEntry
+    keep_s: int
+
+
+@attrs.frozen
+class BeginSend:
+    """A send begins: note it in the outbox and confirm the lease, so that it can be accounted for after a crash."""
+
+    claim: Claim
+    entry: OutboxEntry
+    keep_s: int
+    lease_ms: int
+
+
+@attrs.frozen
+class Redeliver:
+    """Try the delivery again at `due_ms`."""
+
+    claim: Claim
+    entry: OutboxEntry
+    keep_s: int
+    due_ms: int
+
+
+@attrs.frozen
+class DeadLetter:
+    """Something that could not be processed or delivered.
+
+    Args:
+        job_id: Its id, exactly as it stood in Redis.
+        reason: Why, for the operator.
+        at_ms: When, in Unix milliseconds.
+        record: The job's record as it was read, if there was one.
+        entry: The outbox entry, if there is an outcome to deliver.
+    """
+
+    job_id: str
+    reason: str
+    at_ms: int
+    record: str | None = attrs.field(default=None, repr=False)
+    entry: OutboxEntry | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen
+class Settle:
+    """The job is over: write ``video:completed`` and a dead letter where there is one, and clean up."""
+
+    claim: Claim
+    completed: str | None = attrs.field(default=None, repr=False)
+    letter: DeadLetter | None = None
+
+
+Transition: TypeAlias = Reschedule | GiveBack | Conclude | BeginSend | Redeliver | Settle
+"""All that can be done with a claimed job."""
+
+
+class Verdict(enum.Enum):
+    """What the queue said to a transition."""
+
+    APPLIED = "applied"
+    """Done, by this call or by an earlier one whose reply was lost."""
+    LOST = "lost"
+    """The lease is somebody else's by now: nothing changed."""
+    FINISHED_ELSEWHERE = "finished_elsewhere"
+    """Another kind of worker completed the job meanwhile: the lease was let go."""
+    CONTENDED = "contended"
+    """Another kind of worker holds the lock: the job was put back until that lock ends."""
+
+
+@attrs.frozen
+class QueueCounts:
+    """How many jobs are where, all from one look.
+
+    Args:
+        queued: Ids in the list: ``LLEN video:poll:queue``.
+        scheduled: Jobs that wait for their next poll.
+        in_flight: Jobs in workers' hands, polls and sends.
+        deliveries: Outcomes that wait for their next send.
+        dead: Dead letters.
+        oldest_due_ms: When the longest waiting poll was due, in Unix milliseconds.
+        now_ms: Redis's clock.
+    """
+
+    queued: int
+    scheduled: int
+    in_flight: int
+    deliveries: int
+    dead: int
+    oldest_due_ms: int | None
+    now_ms: int
+
+
+@attrs.frozen
+class JobView:
+    """All that Redis knows of a job.
+
+    Args:
+        job_id: The job's id.
+        state: Where it is.
+        job: Its record, if it has one.
+        outcome: How it ended, if it has.
+        entry: Its delivery, if its outcome is not delivered yet.
+        delivered: Whether its user got the outcome; None while that is open.
+        attempts: Polls begun.
+        faults: Faults in a row.
+        due_ms: When its next poll or send is due, in Unix milliseconds.
+        lease_ms: When the lease on it ends.
+        holder: The worker that holds it.
+        foreign_lock: Whether another kind of worker has locked it.
+        now_ms: Redis's clock.
+    """
+
+    job_id: str
+    state: JobState
+    job: VideoJob | None = None
+    outcome: Outcome | None = None
+    entry: OutboxEntry | None = None
+    delivered: bool | None = None
+    attempts: int = 0
+    faults: int = 0
+    due_ms: int | None = None
+    lease_ms: int | None = None
+    holder: str | None = None
+    foreign_lock: bool = False
+    now_ms: int = 0
