@@ -93,7 +93,6 @@ __all__ = [
     "Runner",
     "Sighting",
     "SilentNotifier",
-    "SPANISH",
     "UltraMsgNotifier",
     "Unknown",
     "VideoApiPoller",

@@ -141,7 +141,9 @@ def claim(
     """Lease what is due, at most so many polls and sends."""
 
     def parse(reply: object) -> ClaimBatch:
-        now, next_poll, next_send, next_expiry, waiting, found = cast("tuple[bytes, bytes, bytes, bytes, int, list[list[bytes]]]", reply)
+        now, next_poll, next_send, next_expiry, waiting, found = cast(
+            "tuple[bytes, bytes, bytes, bytes, int, list[list[bytes]]]", reply
+        )
         now_ms = int(now)
         return ClaimBatch(
             tuple([_read_claim(fields, token, now_ms) for fields in found]),
@@ -232,7 +234,9 @@ def _read_faults(state: bytes) -> tuple[int, int | None]:
         return 0, None
 
 
-def renew(keys: Keys, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy, ttls: KeyTtls) -> ScriptCall[list[bool]]:
+def renew(
+    keys: Keys, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy, ttls: KeyTtls
+) -> ScriptCall[list[bool]]:
     """Renew leases: id, token, and whether the job is being polled."""
     return ScriptCall(
         RENEW,
@@ -467,7 +471,9 @@ def count(keys: Keys) -> ScriptCall[QueueCounts]:
     """Count jobs by where they are."""
 
     def parse(reply: object) -> QueueCounts:
-        now, queued, scheduled, in_flight, deliveries, dead, first = cast("tuple[bytes, int, int, int, int, int, bytes]", reply)
+        now, queued, scheduled, in_flight, deliveries, dead, first = cast(
+            "tuple[bytes, int, int, int, int, int, bytes]", reply
+        )
         return QueueCounts(queued, scheduled, in_flight, deliveries, dead, _ms_or_none(first), int(now))
 
     return ScriptCall(COUNT, (*keys.fixed, keys.dead), (), parse)

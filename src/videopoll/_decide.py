@@ -79,7 +79,7 @@ def before_poll(work: PollWork, now_ms: int, strategy: PollingStrategy) -> Ask |
     return Ask(min(strategy.request_timeout_s, max(left_s, SHORTEST_REQUEST_S)))
 
 
-def decide(
+def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and chance
     work: PollWork, due_ms: int, observation: Observation, now_ms: int, strategy: PollingStrategy, draw: float = 0.5
 ) -> NextPoll | Outcome:
     """Judge one observation of one job.
@@ -144,9 +144,7 @@ def _hint_ms(hint_s: float | None, strategy: PollingStrategy) -> int:
 def _timed_out(now_ms: int, strategy: PollingStrategy) -> Outcome:
     minutes = strategy.timeout_s / 60
     span = f"{minutes:g} minutes" if minutes >= 1 else f"{strategy.timeout_s:g} seconds"
-    return Outcome(
-        OutcomeKind.TIMED_OUT, now_ms, error=f"Video generation timeout: Process exceeded {span}"
-    )
+    return Outcome(OutcomeKind.TIMED_OUT, now_ms, error=f"Video generation timeout: Process exceeded {span}")
 
 
 # --- delivering -----------------------------------------------------------------------------------
@@ -234,16 +232,18 @@ def after_send(
     match receipt:
         case Delivered():
             return Done(attrs.evolve(entry, sending_ms=None), receipt)
-        case NotSent(reason, hint_s, counts):
+        case NotSent(reason, hint_s, counts, channel_fault):
             entry = attrs.evolve(
                 entry.noting(reason),
                 sending_ms=None,
                 tries=entry.tries if counts else entry.tries - 1,
-                form_failures=entry.form_failures + counts,
+                form_failures=entry.form_failures + (counts and channel_fault),
             )
             return _try_again(entry, hint_s, now_ms, policy, draw)
         case Refused(reason, try_text):
-            return _refused(attrs.evolve(entry.noting(reason), sending_ms=None), reason, now_ms, policy, try_text=try_text)
+            return _refused(
+                attrs.evolve(entry.noting(reason), sending_ms=None), reason, now_ms, policy, try_text=try_text
+            )
         case Unknown(reason):
             return Later(entry.noting(reason), now_ms + round(min(policy.backoff_base_s, policy.backoff_cap_s) * 1000))
         case _:
@@ -288,15 +288,13 @@ def _try_again(
     spent = _spent(entry, now_ms, policy)
     if spent:
         return GiveUp(entry, spent)
-    wait_ms = _jittered(policy.backoff_s(max(0, entry.form_failures - 1)) * 1000, policy.jitter, draw)
+    wait_ms = _jittered(policy.backoff_s(max(0, entry.tries - 1)) * 1000, policy.jitter, draw)
     if hint_s is not None:
         wait_ms = max(wait_ms, round(min(hint_s, policy.max_retry_after_s) * 1000))
     return Later(entry, min(now_ms + wait_ms, max(entry.deadline_ms, now_ms)))
 
 
-def _refused(
-    entry: OutboxEntry, reason: str, now_ms: int, policy: DeliveryPolicy, *, try_text: bool
-) -> DeliveryStep:
+def _refused(entry: OutboxEntry, reason: str, now_ms: int, policy: DeliveryPolicy, *, try_text: bool) -> DeliveryStep:
     if entry.form is Form.VIDEO and try_text:
         return next_delivery_step(_as_text(entry), now_ms, policy)
     return GiveUp(entry, f"refused by the channel: {reason}")

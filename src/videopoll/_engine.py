@@ -12,6 +12,7 @@ import random
 import secrets
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING
 
 import attrs
@@ -19,8 +20,9 @@ import attrs
 from videopoll import events
 from videopoll._log import LogHook
 from videopoll._steps import JobStep, Workshop
-from videopoll.errors import ConfigurationError, NotSentError, QueueError, RefusedError
-from videopoll.messages import Delivered, NotSent, Receipt, Refused, Unknown
+from videopoll.errors import ConfigurationError, QueueError
+from videopoll.messages import Delivered, NotSent, Receipt, Unknown
+from videopoll.notifiers.base import receipt_for_error, redact
 from videopoll.observations import Fault, FaultKind, Observation
 from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
 from videopoll.words import SPANISH_AND_ENGLISH, Words
@@ -323,7 +325,7 @@ def as_observation(value: object) -> Observation:
 
 def poller_failed(error: Exception) -> Fault:
     """Make a fault of an exception out of a poller."""
-    log.error("The poller raised %s; it counts as a passing fault", type(error).__name__, exc_info=error)
+    log.error("The poller raised an exception; it counts as a passing fault\n%s", trace_of(error))
     return Fault(FaultKind.INTERNAL, f"the poller raised {type(error).__name__}")
 
 
@@ -342,9 +344,14 @@ def as_receipt(value: object) -> Receipt:
 
 def notifier_failed(error: Exception) -> Receipt:
     """Make a receipt of an exception out of a notifier."""
-    if isinstance(error, NotSentError):
-        return NotSent(error.reason, error.retry_after_s)
-    if isinstance(error, RefusedError):
-        return Refused(error.reason, error.try_text)
-    log.error("The notifier raised %s; the message may have gone out", type(error).__name__, exc_info=error)
+    receipt = receipt_for_error(error)
+    if receipt is not None:
+        return receipt
+    log.error("The notifier raised an exception; the message may have gone out\n%s", trace_of(error))
     return Unknown(f"the notifier raised {type(error).__name__}")
+
+
+def trace_of(error: BaseException) -> str:
+    """Give an exception's trace for the log, its text without what looks like a secret."""
+    lines = "".join(traceback.format_tb(error.__traceback__))
+    return f"{lines}{type(error).__name__}: {redact(str(error))}"

@@ -589,6 +589,7 @@ class _AsyncCoreSide:
     async def exchange(self, wire: _Wire) -> _Result:
         async with self._slots:
             request, line = _core_request(wire), None
+            opened: list[httpcore.AsyncNetworkStream] = []
             try:
                 line, stale = self._shelf.take(wire.origin)
                 wire.late = FailureKind.TIMEOUT if line else FailureKind.CONNECT_TIMEOUT
@@ -596,7 +597,7 @@ class _AsyncCoreSide:
                     await old.connection.aclose()
                 if line is None:
                     line = self._open(wire.origin)
-                    request.extensions["trace"] = _note_sending(wire)
+                    request.extensions["trace"] = _noting(wire, opened)
                 response = await line.connection.handle_async_request(request)
                 try:
                     reading = _Reading(wire, response.status, response.headers)
@@ -612,6 +613,10 @@ class _AsyncCoreSide:
             finally:
                 for old in self._shelf.put(line):
                     await old.connection.aclose()
+                    if old is line:
+                        # httpcore forgets a socket whose TLS handshake was cancelled.
+                        for stream in opened:
+                            await stream.aclose()
 
     def _open(self, origin: tuple[str, str, int]) -> _Line[httpcore.AsyncHTTPConnection]:
         scheme, host, port = origin
@@ -623,9 +628,13 @@ class _AsyncCoreSide:
             await line.connection.aclose()
 
 
-def _note_sending(wire: _Wire) -> Callable[[str, object], Awaitable[None]]:
-    async def trace(event: str, _: object) -> None:
-        if event == "http11.send_request_headers.started":
+def _noting(
+    wire: _Wire, opened: list[httpcore.AsyncNetworkStream]
+) -> Callable[[str, Mapping[str, object]], Awaitable[None]]:
+    async def trace(event: str, info: Mapping[str, object]) -> None:
+        if event == "connection.connect_tcp.complete":
+            opened.append(cast("httpcore.AsyncNetworkStream", info["return_value"]))
+        elif event == "http11.send_request_headers.started":
             wire.late = FailureKind.TIMEOUT
 
     return trace
@@ -690,6 +699,7 @@ class _ClientSide:
         self._client = client
 
     def exchange(self, wire: _Wire) -> _Result:
+        wire.late = FailureKind.TIMEOUT  # It does not say how far it came.
         try:
             response = self._client.send(_client_request(self._client, wire), stream=True, follow_redirects=False)
             try:

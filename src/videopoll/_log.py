@@ -38,12 +38,17 @@ class LogHook:
             log.log(level, text, *args, extra={"vp_event": type(event).__name__, **fields})
 
 
-def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa: C901, PLR0911, PLR0912 - one case an event
+def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa: C901, PLR0912 - one case an event
     match event:
         case events.WorkerStarted():
             return logging.INFO, "🚀 Starting video polling worker: %s", event.worker_id
         case events.WorkerStopped():
-            return logging.INFO, "👋 Stopped video polling worker: %s (%d jobs given back)", event.worker_id, event.given_back
+            return (
+                logging.INFO,
+                "👋 Stopped video polling worker: %s (%d jobs given back)",
+                event.worker_id,
+                event.given_back,
+            )
         case events.JobsRecovered():
             return logging.INFO, "♻️ Recovering %d video jobs after restart", event.count
         case events.RedisLost():
@@ -51,7 +56,11 @@ def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa:
         case events.RedisRegained():
             return logging.WARNING, "🔌 Redis is back after %.1fs", event.after_s
         case events.JobTaken():
-            text = "♻️ Taking over video job from a dead worker: %s" if event.taken_over else "🎬 Processing video job from queue: %s"
+            text = (
+                "♻️ Taking over video job from a dead worker: %s"
+                if event.taken_over
+                else "🎬 Processing video job from queue: %s"
+            )
             return logging.INFO, text, shown(event.job_id)
         case events.JobPolled(fault=FaultKind.CREDENTIALS):
             return (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from importlib import resources
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import attrs
 from redis import exceptions as redis_errors
@@ -17,12 +17,13 @@ from redis import exceptions as redis_errors
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     import redis
     import redis.asyncio
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 TRANSIENT_PREFIXES = (
     "LOADING",
@@ -64,7 +65,7 @@ class Script:
 
 
 @attrs.frozen
-class ScriptCall(Generic[T]):
+class ScriptCall(Generic[T_co]):
     """One run of a script: its keys and arguments, and how to read the reply.
 
     Args:
@@ -80,7 +81,7 @@ class ScriptCall(Generic[T]):
     script: Script
     keys: tuple[str | bytes, ...] = attrs.field(repr=False)
     args: tuple[str | bytes | int, ...] = attrs.field(repr=False)
-    parse: Callable[[object], T] = attrs.field(repr=False)
+    parse: Callable[[object], T_co] = attrs.field(repr=False)
     repeatable: bool = True
 
     def words(self) -> list[str | bytes | int]:
@@ -122,13 +123,14 @@ def run(client: redis.Redis, call: ScriptCall[T]) -> T:
         QueueUnavailableError: Redis is away; a repeatable call may be made again.
         QueueRefusedError: Redis says no.
     """
+    execute = cast("Callable[..., object]", client.execute_command)
     for last in (not call.repeatable, True):
         try:
             try:
-                reply = client.execute_command("EVALSHA", call.script.sha, *call.words())
+                reply = execute("EVALSHA", call.script.sha, *call.words())
             except redis_errors.NoScriptError:
                 # Nothing has run: the server was restarted, or its scripts were flushed.
-                reply = client.execute_command("EVAL", call.script.source, *call.words())
+                reply = execute("EVAL", call.script.source, *call.words())
             return call.parse(reply)
         except (redis_errors.RedisError, OSError) as error:
             # A pooled connection may have died unnoticed: one fresh try, where that is safe.
@@ -139,12 +141,13 @@ def run(client: redis.Redis, call: ScriptCall[T]) -> T:
 
 async def arun(client: redis.asyncio.Redis, call: ScriptCall[T]) -> T:
     """Run a script over an asyncio client; the async side of `run`."""
+    execute = cast("Callable[..., Awaitable[object]]", client.execute_command)
     for last in (not call.repeatable, True):
         try:
             try:
-                reply = await client.execute_command("EVALSHA", call.script.sha, *call.words())
+                reply = await execute("EVALSHA", call.script.sha, *call.words())
             except redis_errors.NoScriptError:
-                reply = await client.execute_command("EVAL", call.script.source, *call.words())
+                reply = await execute("EVAL", call.script.source, *call.words())
             return call.parse(reply)
         except (redis_errors.RedisError, OSError) as error:
             if last or not _is_broken(error):

@@ -368,9 +368,7 @@ class JobStep:
     def _give_up(self, step: GiveUp) -> Steps:
         entry = step.entry
         letter = DeadLetter(self.claim.job_id, step.reason, self._now(), entry=entry)
-        completed = entry.outcome.to_completed(
-            entry.job, delivered=False, undeliverable=step.reason, sends=entry.tries
-        )
+        completed = entry.outcome.to_completed(entry.job, delivered=False, undeliverable=step.reason, sends=entry.tries)
         verdict = yield Commit(Settle(self.claim, dump(completed), letter))
         self._tell_dead(verdict, step.reason, entry.outcome)
 

@@ -39,6 +39,7 @@ from videopoll._engine import (
     is_async,
     notifier_failed,
     poller_failed,
+    trace_of,
 )
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
@@ -49,12 +50,11 @@ from videopoll.work import Reschedule, Transition, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from typing_extensions import Self
+    from typing import Self
 
     from videopoll.events import Hook
     from videopoll.jobs import VideoJob
-    from videopoll.messages import Message, Receipt
+    from videopoll.messages import Message
     from videopoll.observations import Observation
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, AsyncVideoPoller, Notifier, VideoPoller
@@ -122,7 +122,9 @@ class AsyncRunner(Engine):
         recover: bool = True,
     ) -> None:
         if not is_async(queue, "claim"):
-            msg = f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs AsyncRedisVideoJobQueue or another one"
+            msg = (
+                f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs AsyncRedisVideoJobQueue or another one"
+            )
             raise TypeError(msg)
         super().__init__(
             ttls=queue.ttls,
@@ -152,6 +154,7 @@ class AsyncRunner(Engine):
         self._gathering = False
         self._due_s = FOREVER_S
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = FOREVER_S
         self._background: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
         self._running = False
@@ -266,7 +269,8 @@ class AsyncRunner(Engine):
             return
         loop = asyncio.get_running_loop()
         self._gathering = gathering
-        self._timer = loop.call_at(loop.time() + min(timeout_s, max(0.0, self._due_s - time.monotonic())), self._woken.set)
+        self._timer_s = min(time.monotonic() + timeout_s, self._due_s)
+        self._timer = loop.call_later(max(0.0, self._timer_s - time.monotonic()), self._woken.set)
         await self._woken.wait()
         self._timer.cancel()
         self._timer = None
@@ -286,11 +290,11 @@ class AsyncRunner(Engine):
         due_s = time.monotonic() + (due_ms - self.shop.clock.now_ms() + 1) / 1000
         if due_s < self._due_s:
             self._due_s = due_s
-            loop = asyncio.get_running_loop()
-            at_s = loop.time() + max(0.0, due_s - time.monotonic())
-            if self._timer is not None and at_s < self._timer.when():
+            if self._timer is not None and due_s < self._timer_s:
                 self._timer.cancel()
-                self._timer = loop.call_at(at_s, self._woken.set)
+                self._timer_s = due_s
+                wait_s = max(0.0, due_s - time.monotonic())
+                self._timer = asyncio.get_running_loop().call_later(wait_s, self._woken.set)
 
     # --- tasks ---
 
@@ -324,7 +328,7 @@ class AsyncRunner(Engine):
         step = self._tasks.pop(task)
         self.let_go(step)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("A job's step failed; its lease will run out, and it will be taken up again", exc_info=error)
+            log.error("A job's step failed; its lease will run out\n%s", trace_of(error))
         if self._gathering:
             self._gathering = False
             self._woken.set()
@@ -362,8 +366,8 @@ class AsyncRunner(Engine):
         try:
             async with asyncio.timeout(self.delivery.send_timeout_s):
                 return cast("Sighting", await self._find(effect.message))
-        except Exception:
-            log.exception("The notifier could not look a message up; it is asked again later")
+        except Exception as error:
+            log.error("The notifier could not look a message up\n%s", trace_of(error))  # noqa: TRY400 - redacted
             return Sighting.NO_ANSWER
 
     async def _finish_work(self, grace_s: float) -> int:
@@ -375,7 +379,7 @@ class AsyncRunner(Engine):
         left = [(step, step.relinquish()) for step in self._tasks.values()]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
         self._settler.hurry()
-        await _end(list(self._tasks))
+        await _end(self._tasks)
         verdicts = await asyncio.gather(*filter(None, futures))
         return verdicts.count(Verdict.APPLIED)
 
@@ -440,13 +444,14 @@ class AsyncRunner(Engine):
         own = getattr(self._poller, "apoll", None)
         if own is not None:
             return functools.partial(_ask, own)
+        poll = cast("Callable[..., Awaitable[object]]", self._poller.poll)
         if is_async(self._poller, "poll"):
-            return functools.partial(_ask, self._poller.poll)
+            return functools.partial(_ask, poll)
 
         async def in_thread(job: VideoJob, *, timeout_s: float) -> object:
             if self._poll_threads is None:
                 self._poll_threads = ThreadPoolExecutor(self.concurrency, "videopoll-poll")
-            return await _in_thread(self._poll_threads, functools.partial(self._poller.poll, job, timeout_s=timeout_s))
+            return await _in_thread(self._poll_threads, functools.partial(poll, job, timeout_s=timeout_s))
 
         return functools.partial(_ask, in_thread)
 
@@ -534,21 +539,31 @@ class _Settler:
                 self._filled.clear()
                 self._urgent.clear()
             if batch:
-                await self._write(batch)
+                await self._write_or_tell(batch)
             elif self._closing:
                 return
 
+    async def _write_or_tell(self, batch: list[tuple[Transition, asyncio.Future[Verdict] | None]]) -> None:
+        try:
+            await self._write(batch)
+        except Exception as error:
+            # Whoever waits must not wait for ever; the leases will bring the jobs back.
+            log.error("Some steps could not be written\n%s", trace_of(error))  # noqa: TRY400 - redacted
+            for _, future in batch:
+                if future is not None and not future.done():
+                    future.set_result(Verdict.LOST)
+
     async def _write(self, batch: list[tuple[Transition, asyncio.Future[Verdict] | None]]) -> None:
         transitions = [transition for transition, _ in batch]
-        while True:
+        verdicts: list[Verdict] | None = None
+        while verdicts is None:
             try:
                 verdicts = await self._runner._queue.apply(transitions)  # noqa: SLF001 - one unit with its runner
-                break
             except QueueUnavailableError as error:
                 if time.monotonic() > self._give_up_s:
                     verdicts = [Verdict.LOST] * len(batch)
-                    break
-                await asyncio.sleep(self._runner.redis_lost(error))
+                else:
+                    await asyncio.sleep(self._runner.redis_lost(error))
             except QueueRefusedError as error:
                 if len(batch) > 1:
                     for one in batch:
@@ -584,9 +599,11 @@ def _task(work: Coroutine[object, object, None], name: str) -> asyncio.Task[None
     return asyncio.get_running_loop().create_task(work, name=f"videopoll-{name}")
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Cancel tasks, and wait until they have ended."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    left = set(tasks)
+    while left:
+        # Again and again: the Redis client swallows a cancellation that comes while it connects.
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.05)

@@ -33,7 +33,7 @@ __all__ = [
     "VideoJob",
 ]
 
-JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 
 RECORD_FIELDS = ("jobId", "conversationId", "startTime", "status")
 """The record's own fields, which metadata may not take."""

@@ -40,7 +40,8 @@ class Recipient:
     instance_id: str | None = None
     token: str | None = attrs.field(default=None, repr=False)
     language: str | None = None
-    reply_to: str | None = None
+    # A WhatsApp message's id contains the number that sent it.
+    reply_to: str | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -115,11 +116,15 @@ class NotSent:
         retry_after_s: How long the channel asked to wait, in seconds.
         counts: Whether this uses up one of the delivery's attempts. A channel
             that is known to be offline holds messages back without.
+        channel_fault: Whether the channel is to blame. After some of these, a
+            text is tried instead of a video; a recipient that could not be
+            looked up is no reason for that.
     """
 
     reason: str
     retry_after_s: float | None = None
     counts: bool = True
+    channel_fault: bool = True
 
 
 @attrs.frozen

@@ -28,6 +28,7 @@ __all__ = [
     "PollingStrategy",
 ]
 
+
 def _finite(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         msg = f"{type(instance).__name__}.{attribute.name} must be a finite number, got {value!r}"

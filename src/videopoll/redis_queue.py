@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import redis
 import redis.asyncio
@@ -31,14 +31,14 @@ from videopoll.errors import ConfigurationError
 from videopoll.jobs import Outcome, OutcomeKind, check_id, check_metadata, dump
 from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
 from videopoll.schema import DEFAULT_PREFIX, Keys
+from videopoll.work import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from typing_extensions import Self
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from typing import Self
 
     from videopoll.jobs import JsonValue
-    from videopoll.work import CancelResult, ClaimBatch, EnqueueResult, JobView, QueueCounts, Transition, Verdict
+    from videopoll.work import CancelResult, ClaimBatch, EnqueueResult, JobView, QueueCounts, Transition
 
 __all__ = ["AsyncRedisVideoJobQueue", "NewJob", "RedisVideoJobQueue"]
 
@@ -61,7 +61,12 @@ class _Base:
     """What both twins share: configuration, and the checks of what comes from outside."""
 
     def __init__(
-        self, *, prefix: str, ttls: KeyTtls | None, dead_letters: DeadLetterPolicy | None, delivery: DeliveryPolicy | None
+        self,
+        *,
+        prefix: str,
+        ttls: KeyTtls | None,
+        dead_letters: DeadLetterPolicy | None,
+        delivery: DeliveryPolicy | None,
     ) -> None:
         self._keys = Keys(prefix)
         self._ttls = ttls or KeyTtls()
@@ -105,9 +110,9 @@ class _Base:
         )
 
 
-def _loose(found: Iterable[bytes], start: str, listed: set[bytes]) -> list[str]:
+def _loose(found: Iterable[bytes | str], start: str, listed: set[bytes | str]) -> list[str]:
     """Give the ids of scanned records, without those that wait in the list."""
-    ids = (key[len(start.encode()) :] for key in found)
+    ids = (key[len(start) :] for key in found)
     return [_calls.text_of(one) for one in ids if one not in listed]
 
 
@@ -163,7 +168,7 @@ class RedisVideoJobQueue(_Base):
         super().__init__(prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery)
         for one in filter(None, (client, front, blocking)):
             _check_client(one, redis.Redis, "AsyncRedisVideoJobQueue")
-            _check_behaviour(one.get_encoder().decode_responses, one.get_retry())
+            _check_behaviour(one.connection_pool.connection_kwargs.get("decode_responses"), one.get_retry())
         self._client = client
         self._front = front or client
         self._blocking = blocking
@@ -213,7 +218,13 @@ class RedisVideoJobQueue(_Base):
         except ValueError as error:
             raise ConfigurationError(_URL_HELP) from error
         queue = cls(
-            worker, front=front, blocking=blocking, prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery
+            worker,
+            front=front,
+            blocking=blocking,
+            prefix=prefix,
+            ttls=ttls,
+            dead_letters=dead_letters,
+            delivery=delivery,
         )
         queue._owned = (worker, front, blocking)
         return queue
@@ -306,7 +317,7 @@ class RedisVideoJobQueue(_Base):
 
     def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
-        verdicts = [_calls.Verdict.LOST] * len(transitions)
+        verdicts = [Verdict.LOST] * len(transitions)
         for places, call in _calls.apply(self._keys, transitions, self._ttls, self._dead):
             for place, verdict in zip(places, run(self._client, call), strict=True):
                 verdicts[place] = verdict
@@ -328,11 +339,13 @@ class RedisVideoJobQueue(_Base):
         Raises:
             QueueError: Redis is away or says no.
         """
+        if self._interrupted.is_set():
+            return False
         if self._blocking is None:
-            self._interrupted.wait(min(timeout_s, 1.0))
-            return True
+            return not self._interrupted.wait(min(timeout_s, 1.0))
         try:
-            return self._blocking.execute_command(*_calls.doorbell(self._keys, timeout_s)) is not None
+            block = cast("Callable[..., object]", self._blocking.execute_command)
+            return block(*_calls.doorbell(self._keys, timeout_s)) is not None
         except (redis_errors.RedisError, OSError) as error:
             if not self._interrupted.is_set():
                 raise to_queue_error(error, "waiting for work") from error
@@ -427,7 +440,7 @@ class AsyncRedisVideoJobQueue(_Base):
         super().__init__(prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery)
         for one in filter(None, (client, front, blocking)):
             _check_client(one, redis.asyncio.Redis, "RedisVideoJobQueue")
-            _check_behaviour(one.get_encoder().decode_responses, one.get_retry())
+            _check_behaviour(one.connection_pool.connection_kwargs.get("decode_responses"), one.get_retry())
         self._client = client
         self._front = front or client
         self._blocking = blocking
@@ -465,7 +478,13 @@ class AsyncRedisVideoJobQueue(_Base):
         except ValueError as error:
             raise ConfigurationError(_URL_HELP) from error
         queue = cls(
-            worker, front=front, blocking=blocking, prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery
+            worker,
+            front=front,
+            blocking=blocking,
+            prefix=prefix,
+            ttls=ttls,
+            dead_letters=dead_letters,
+            delivery=delivery,
         )
         queue._owned = (worker, front, blocking)
         return queue
@@ -528,7 +547,7 @@ class AsyncRedisVideoJobQueue(_Base):
 
     async def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
-        verdicts = [_calls.Verdict.LOST] * len(transitions)
+        verdicts = [Verdict.LOST] * len(transitions)
         for places, call in _calls.apply(self._keys, transitions, self._ttls, self._dead):
             for place, verdict in zip(places, await arun(self._client, call), strict=True):
                 verdicts[place] = verdict
@@ -554,7 +573,8 @@ class AsyncRedisVideoJobQueue(_Base):
             await asyncio.sleep(min(timeout_s, 1.0))
             return True
         try:
-            return await self._blocking.execute_command(*_calls.doorbell(self._keys, timeout_s)) is not None
+            block = cast("Callable[..., Awaitable[object]]", self._blocking.execute_command)
+            return await block(*_calls.doorbell(self._keys, timeout_s)) is not None
         except (redis_errors.RedisError, OSError) as error:
             raise to_queue_error(error, "waiting for work") from error
 

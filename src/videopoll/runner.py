@@ -36,6 +36,7 @@ from videopoll._engine import (
     notifier_failed,
     poller_failed,
     refuse_async,
+    trace_of,
 )
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
@@ -45,8 +46,7 @@ from videopoll.work import Reschedule, Transition, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
-
-    from typing_extensions import Self
+    from typing import Self
 
     from videopoll.events import Hook
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
@@ -209,11 +209,14 @@ class Runner(Engine):
                 self.stopping = True
                 self._stopped.set()
                 self._listening.set()
-                self._queue.interrupt()
+                bell, sweeper = helpers
                 given_back = self._finish_work(self.grace_s)
-                for helper in helpers:
-                    helper.join(1.0)
+                while bell.is_alive():
+                    # Again and again: it may be just about to block.
+                    self._queue.interrupt()
+                    bell.join(0.02)
                 self._queue.resume()
+                sweeper.join(1.0)
                 self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
 
     def _turn(self) -> None:
@@ -315,8 +318,8 @@ class Runner(Engine):
         while (step := work.get()) is not None:
             try:
                 self._carry_out(step)
-            except Exception:
-                log.exception("A job's step failed; its lease will run out, and it will be taken up again")
+            except Exception as error:
+                log.error("A job's step failed; its lease will run out\n%s", trace_of(error))  # noqa: TRY400 - redacted
             finally:
                 self._let_go(step)
 
@@ -349,8 +352,8 @@ class Runner(Engine):
             return Sighting.CANNOT_TELL
         try:
             return cast("Sighting", find(effect.message))
-        except Exception:
-            log.exception("The notifier could not look a message up; it is asked again later")
+        except Exception as error:
+            log.error("The notifier could not look a message up\n%s", trace_of(error))  # noqa: TRY400 - redacted
             return Sighting.NO_ANSWER
 
     def _let_go(self, step: JobStep) -> None:
@@ -468,19 +471,26 @@ class _Settler:
                     self._changed.wait(left_s)
                 batch, self._pending = self._pending[:LARGEST_COMMIT], self._pending[LARGEST_COMMIT:]
                 self._urgent = bool(self._pending)
-            self._write(batch)
+            try:
+                self._write(batch)
+            except Exception as error:
+                # Whoever waits must not wait for ever; the leases will bring the jobs back.
+                log.error("Some steps could not be written\n%s", trace_of(error))  # noqa: TRY400 - redacted
+                for _, future in batch:
+                    if future is not None and not future.done():
+                        future.set_result(Verdict.LOST)
 
     def _write(self, batch: list[tuple[Transition, Future[Verdict] | None]]) -> None:
         transitions = [transition for transition, _ in batch]
-        while True:
+        verdicts: list[Verdict] | None = None
+        while verdicts is None:
             try:
                 verdicts = self._runner._queue.apply(transitions)  # noqa: SLF001 - one unit with its runner
-                break
             except QueueUnavailableError as error:
                 if time.monotonic() > self._give_up_s:
                     verdicts = [Verdict.LOST] * len(batch)
-                    break
-                time.sleep(self._runner.redis_lost(error))
+                else:
+                    time.sleep(self._runner.redis_lost(error))
             except QueueRefusedError as error:
                 if len(batch) > 1:
                     for one in batch:

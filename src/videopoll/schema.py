@@ -63,10 +63,20 @@ KEYS: tuple[KeyRecord, ...] = (
         "the audit trail, JSON: how the job ended, and whether its user got it",
     ),
     KeyRecord(
-        "attempts", "{prefix}:attempts:{jobId}", "string", "600 s (KeyTtls.attempts_s)", "claim", "polls begun, a number"
+        "attempts",
+        "{prefix}:attempts:{jobId}",
+        "string",
+        "600 s (KeyTtls.attempts_s)",
+        "claim",
+        "polls begun, a number",
     ),
     KeyRecord(
-        "schedule", "{prefix}:poll:schedule", "sorted set", None, "claim, reschedule, adopt", "id → due ms of the next poll"
+        "schedule",
+        "{prefix}:poll:schedule",
+        "sorted set",
+        None,
+        "claim, reschedule, adopt",
+        "id → due ms of the next poll",
     ),
     KeyRecord("inflight", "{prefix}:poll:inflight", "sorted set", None, "claim, renew", "id → when its lease ends, ms"),
     KeyRecord("leases", "{prefix}:poll:leases", "hash", None, "claim", "id → fencing token of its holder"),
@@ -80,10 +90,19 @@ KEYS: tuple[KeyRecord, ...] = (
         "an outcome that its user has not got yet, JSON",
     ),
     KeyRecord(
-        "deliveries", "{prefix}:poll:deliveries", "sorted set", None, "redeliver, redrive", "id → due ms of the next send"
+        "deliveries",
+        "{prefix}:poll:deliveries",
+        "sorted set",
+        None,
+        "redeliver, redrive",
+        "id → due ms of the next send",
     ),
-    KeyRecord("dead", "{prefix}:poll:dead", "sorted set", "DeadLetterPolicy.max_age_s", "settle", "id → when it died, ms"),
-    KeyRecord("letters", "{prefix}:poll:letters", "hash", "DeadLetterPolicy.max_age_s", "settle", "id → dead letter, JSON"),
+    KeyRecord(
+        "dead", "{prefix}:poll:dead", "sorted set", "DeadLetterPolicy.max_age_s", "settle", "id → when it died, ms"
+    ),
+    KeyRecord(
+        "letters", "{prefix}:poll:letters", "hash", "DeadLetterPolicy.max_age_s", "settle", "id → dead letter, JSON"
+    ),
     KeyRecord("sweeper", "{prefix}:poll:sweeper", "string", "30 s", "adopt", "which worker looks for lost jobs now"),
 )
 """Every key that videopoll writes."""
@@ -100,7 +119,18 @@ class Keys:
             cannot be typed into ``redis-cli`` as they are.
     """
 
-    __slots__ = ("dead", "deliveries", "faults", "inflight", "leases", "letters", "prefix", "queue", "schedule", "sweeper")
+    __slots__ = (
+        "dead",
+        "deliveries",
+        "faults",
+        "inflight",
+        "leases",
+        "letters",
+        "prefix",
+        "queue",
+        "schedule",
+        "sweeper",
+    )
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
         if (

@@ -1,0 +1,96 @@
+"""How videopoll is checked: `nox -s check` does what CI does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["check"]
+nox.options.default_venv_backend = "venv"
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+
+SOURCES = ("src", "tests", "noxfile.py", *(name for name in ("benchmarks", "docs", "examples") if Path(name).is_dir()))
+
+
+def _groups(*names: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(PROJECT, *names)
+
+
+def _lint(session: nox.Session) -> None:
+    session.run("ruff", "check", *SOURCES)
+    session.run("ruff", "format", "--check", *SOURCES)
+
+
+def _types(session: nox.Session) -> None:
+    session.run("mypy")
+    session.run("pyright", "--pythonpath", _python(session))
+
+
+def _tests(session: nox.Session, *args: str) -> None:
+    session.run("pytest", *args, *session.posargs)
+
+
+def _python(session: nox.Session) -> str:
+    return str(Path(session.bin, "python"))
+
+
+@nox.session
+def check(session: nox.Session) -> None:
+    """Lint, types and tests in one environment, against the built package."""
+    session.install(".[all]", *_groups("lint", "types", "tests"))
+    _lint(session)
+    _types(session)
+    _tests(session)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Lint and formatting."""
+    session.install(*_groups("lint"))
+    _lint(session)
+
+
+@nox.session
+def fmt(session: nox.Session) -> None:
+    """Format, and repair what can be repaired."""
+    session.install(*_groups("lint"))
+    session.run("ruff", "check", "--fix-only", *SOURCES)
+    session.run("ruff", "format", *SOURCES)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """The type checkers."""
+    session.install(".[all]", *_groups("types", "tests"))
+    _types(session)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The tests, on each Python that the classifiers name."""
+    session.install(".[all]", *_groups("tests"))
+    _tests(session)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The tests, and which lines and branches they reach."""
+    session.install(".[all]", *_groups("tests"))
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine")
+    session.run("coverage", "report")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The tests with the oldest dependencies that the core allows."""
+    oldest = (requirement.replace(">=", "==") for requirement in PROJECT["project"]["dependencies"])
+    # "redis==6" would be 6.0.0 alone; its repairs are welcome.
+    pins = [f"{pin}.*" if "." in pin else f"{pin}.0.*" for pin in oldest]
+    session.install(".[cli]", *_groups("tests"), *pins)
+    _tests(session)

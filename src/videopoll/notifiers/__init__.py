@@ -1,0 +1,37 @@
+"""The channels that ship with videopoll, and the base for channels of a host's own."""
+
+from __future__ import annotations
+
+from videopoll.notifiers.apprise import AppriseNotifier
+from videopoll.notifiers.base import (
+    HttpNotifier,
+    HttpReply,
+    HttpRequest,
+    receipt_for_status,
+    recipient_of,
+    redact,
+    whatsapp_address,
+)
+from videopoll.notifiers.callback import CallbackNotifier
+from videopoll.notifiers.routing import RoutingNotifier
+from videopoll.notifiers.silent import SilentNotifier
+from videopoll.notifiers.ultramsg import UltraMsgNotifier
+from videopoll.notifiers.webhook import WebhookNotifier
+from videopoll.notifiers.whatsapp_factory import WhatsAppFactoryNotifier
+
+__all__ = [
+    "AppriseNotifier",
+    "CallbackNotifier",
+    "HttpNotifier",
+    "HttpReply",
+    "HttpRequest",
+    "RoutingNotifier",
+    "SilentNotifier",
+    "UltraMsgNotifier",
+    "WebhookNotifier",
+    "WhatsAppFactoryNotifier",
+    "receipt_for_status",
+    "recipient_of",
+    "redact",
+    "whatsapp_address",
+]

@@ -1,0 +1,208 @@
+"""Asks the host who gets a message, when it is about to be sent, and hands it to the right channel."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+from videopoll.errors import ConfigurationError, RefusedError
+from videopoll.messages import Delivered, NotSent, Receipt, Recipient, Sighting
+from videopoll.notifiers.base import call_async, call_sync, check_callable, is_async, receipt_for_error, redact
+
+if TYPE_CHECKING:
+    from videopoll.messages import Message
+    from videopoll.protocols import AsyncNotifier, Notifier
+
+__all__ = ["RoutingNotifier"]
+
+Resolve: TypeAlias = Callable[[str], Recipient | Awaitable[Recipient]]
+Channel: TypeAlias = "Notifier | AsyncNotifier"
+
+
+class RoutingNotifier:
+    """Sends each message over the channel that the host names for its conversation.
+
+    The host is asked anew for each send, so that a token that was rotated or a
+    number that changed is right at the next try. While the host cannot answer
+    (`resolve` raises, gives no `Recipient`, or names a channel that is not
+    here) nothing is sent: the message is tried again on the delivery's schedule
+    and becomes a dead letter when that is used up. A `resolve` that knows better
+    raises `RefusedError`, e.g. when the user is gone for good.
+
+    Args:
+        channels: The notifiers by name, sync and async ones.
+        resolve: Gives the `Recipient` of a conversation id; a function or a
+            coroutine function. Under asyncio a plain function runs in a thread.
+
+    Raises:
+        ConfigurationError: There is no channel, or a part is of the wrong kind.
+    """
+
+    def __init__(self, channels: Mapping[str, Channel], *, resolve: Resolve) -> None:
+        if not channels:
+            msg = "RoutingNotifier needs at least one channel"
+            raise ConfigurationError(msg)
+        for name, channel in channels.items():
+            if not callable(getattr(channel, "notify", None)):
+                msg = f"the channel {name!r} of RoutingNotifier is no notifier: it has no method 'notify'"
+                raise ConfigurationError(msg)
+        check_callable(resolve, "RoutingNotifier.resolve", "the conversation id")
+        self._channels = dict(channels)
+        self._resolve_async = is_async(resolve)
+        self._recipient_of: Callable[[Message], object] = lambda message: resolve(message.conversation_id)
+
+    @classmethod
+    def from_metadata(cls, channels: Mapping[str, Channel]) -> RoutingNotifier:
+        """Route by what the producer stored with the job, for hosts without a `resolve`.
+
+        The job's metadata name the ``channel`` and the address ``to``, and may
+        have a ``language`` and a ``reply_to``. Tokens do not belong there: give
+        them to the notifiers.
+        """
+        notifier = cls(channels, resolve=_never)
+        notifier._recipient_of = _recipient_in_metadata
+        return notifier
+
+    @property
+    def async_only(self) -> bool:
+        """Whether it takes an `AsyncRunner`: `resolve` or a channel is asynchronous."""
+        return self._resolve_async or any(
+            getattr(channel, "async_only", False) or is_async(channel.notify) for channel in self._channels.values()
+        )
+
+    def notify(self, message: Message) -> Receipt:
+        """Send the message over its channel.
+
+        Raises:
+            TypeError: `resolve` or the channel is asynchronous.
+            Exception: Whatever the channel raises.
+        """
+        routed = self._route(message)
+        if not isinstance(routed, _Routed):
+            return routed
+        return call_sync(routed.channel.notify, routed.message, f"the channel {routed.name!r}") or Delivered()
+
+    async def anotify(self, message: Message) -> Receipt:
+        """Send the message over its channel, by the channel's asyncio side where it has one.
+
+        Raises:
+            Exception: Whatever the channel raises.
+        """
+        routed = await self._aroute(message)
+        if not isinstance(routed, _Routed):
+            return routed
+        send: _Notify = getattr(routed.channel, "anotify", routed.channel.notify)
+        return await call_async(send, routed.message) or Delivered()
+
+    def find(self, message: Message) -> Sighting:
+        """Ask the message's channel for it, if that channel can be asked.
+
+        Raises:
+            TypeError: `resolve` or the channel is asynchronous.
+            Exception: Whatever the channel raises.
+        """
+        routed = self._route(message)
+        if not isinstance(routed, _Routed):
+            return Sighting.NO_ANSWER
+        find: _Find | None = getattr(routed.channel, "find", None)
+        return call_sync(find, routed.message, f"the channel {routed.name!r}") if find else Sighting.CANNOT_TELL
+
+    async def afind(self, message: Message) -> Sighting:
+        """Ask the message's channel for it, if that channel can be asked.
+
+        Raises:
+            Exception: Whatever the channel raises.
+        """
+        routed = await self._aroute(message)
+        if not isinstance(routed, _Routed):
+            return Sighting.NO_ANSWER
+        find: _Find | None = getattr(routed.channel, "afind", getattr(routed.channel, "find", None))
+        return await call_async(find, routed.message) if find else Sighting.CANNOT_TELL
+
+    def close(self) -> None:
+        """Close the channels that can be closed."""
+        for channel in self._channels.values():
+            close: Callable[[], object] | None = getattr(channel, "close", None)
+            if close is not None and not is_async(close):
+                close()
+
+    async def aclose(self) -> None:
+        """Close the channels that can be closed, both their sides."""
+        for channel in self._channels.values():
+            for name in ("close", "aclose"):
+                close: Callable[[], object] | None = getattr(channel, name, None)
+                closing = close() if close is not None else None
+                if inspect.isawaitable(closing):
+                    await closing
+
+    def _route(self, message: Message) -> _Routed | Receipt:
+        try:
+            found = self._recipient_of(message)
+        except Exception as error:  # noqa: BLE001 - a host's function may raise anything
+            return _unresolved(error)
+        if inspect.isawaitable(found):
+            if inspect.iscoroutine(found):
+                found.close()
+            msg = "RoutingNotifier.resolve is asynchronous: use AsyncRunner, or give Runner a plain function"
+            raise TypeError(msg)
+        return self._routed(message, found)
+
+    async def _aroute(self, message: Message) -> _Routed | Receipt:
+        try:
+            if self._resolve_async:
+                found = self._recipient_of(message)
+            else:
+                found = await asyncio.to_thread(self._recipient_of, message)
+            if inspect.isawaitable(found):
+                found = await found
+        except Exception as error:  # noqa: BLE001 - a host's function may raise anything
+            return _unresolved(error)
+        return self._routed(message, found)
+
+    def _routed(self, message: Message, recipient: object) -> _Routed | Receipt:
+        if not isinstance(recipient, Recipient):
+            return NotSent(f"resolve gave {type(recipient).__name__} instead of a Recipient")
+        channel = self._channels.get(recipient.channel)
+        if channel is None:
+            have = ", ".join(sorted(self._channels))
+            return NotSent(redact(f"resolve named a channel that is not here; those that are: {have}"))
+        language = recipient.language or message.language
+        return _Routed(recipient.channel, channel, attrs.evolve(message, recipient=recipient, language=language))
+
+
+_Notify: TypeAlias = "Callable[[Message], Receipt | Awaitable[Receipt | None] | None]"
+_Find: TypeAlias = "Callable[[Message], Sighting | Awaitable[Sighting]]"
+
+
+@attrs.frozen
+class _Routed:
+    name: str
+    channel: Channel
+    message: Message
+
+
+def _unresolved(error: Exception) -> Receipt:
+    receipt = receipt_for_error(error)
+    if receipt is None:
+        receipt = NotSent(f"resolve raised {type(error).__name__}: {error}")
+    if isinstance(receipt, NotSent):
+        # The channel is not to blame: the video is not turned into a text for this.
+        return attrs.evolve(receipt, reason=redact(receipt.reason), channel_fault=False)
+    return attrs.evolve(receipt, reason=redact(receipt.reason))
+
+
+def _recipient_in_metadata(message: Message) -> Recipient:
+    values = {name: message.metadata.get(name) for name in ("channel", "to", "language", "reply_to")}
+    texts = {name: value for name, value in values.items() if isinstance(value, str) and value}
+    if "channel" not in texts or "to" not in texts:
+        msg = "the job's metadata must have a 'channel' and an address 'to', as there is no resolve function to ask"
+        raise RefusedError(msg, try_text=False)
+    return Recipient(**texts)
+
+
+def _never(conversation_id: str) -> Recipient:
+    raise NotImplementedError(conversation_id)

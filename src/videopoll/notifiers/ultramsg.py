@@ -1,0 +1,273 @@
+"""WhatsApp through UltraMsg: native videos, texts, look-ups by reference, and the line's state.
+
+UltraMsg queues what it is given, also for an instance that is offline, and
+sends the whole queue in a burst when the line comes back, which can get the
+number blocked. So an offline instance holds its messages back here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent import futures
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from videopoll.errors import ConfigurationError
+from videopoll.jobs import Form
+from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
+from videopoll.notifiers.base import (
+    Account,
+    HttpNotifier,
+    HttpReply,
+    HttpRequest,
+    account_of,
+    check_url,
+    is_success,
+    message_id_in,
+    receipt_for_status,
+    recipient_of,
+    whatsapp_address,
+)
+from videopoll.words import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import httpx
+
+    from videopoll._http import HttpFailure
+    from videopoll.jobs import JsonValue
+    from videopoll.messages import Message
+
+__all__ = ["UltraMsgNotifier"]
+
+VIDEO_TIMEOUT_S = 30.0
+TEXT_TIMEOUT_S = 15.0
+STATUS_TIMEOUT_S = 5.0
+STATUS_EVERY_S = 30.0
+CAPTION_LIMIT = 1024
+TEXT_LIMIT = 4096
+PRIORITIES = range(11)
+PAGE_SIZE = 100
+_TAKEN = frozenset({"queue", "sent"})
+_GIVEN_UP = frozenset({"unsent", "invalid", "expired"})
+
+
+class UltraMsgNotifier(HttpNotifier):
+    """Sends over UltraMsg: the video with a caption, or a text with the link.
+
+    The recipient names the instance and its token; those of the notifier fill
+    in where a recipient has none.
+
+    Args:
+        base_url: Where UltraMsg is.
+        instance_id: The instance that sends by default, e.g. ``"instance1150"``.
+        token: Its token.
+        priority: From 0, sent first, to 10, bulk.
+        check_instance: Ask at most every 30 s whether the instance is online,
+            and hold its messages back while it is not.
+        client: A client of the host to send with. The host closes it.
+        async_client: The same for asyncio.
+
+    Raises:
+        ConfigurationError: The base URL or the priority cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str = "https://api.ultramsg.com",
+        instance_id: str | None = None,
+        token: str | None = None,
+        priority: int = 5,
+        check_instance: bool = True,
+        client: httpx.Client | None = None,
+        async_client: httpx.AsyncClient | None = None,
+    ) -> None:
+        super().__init__(client=client, async_client=async_client)
+        if priority not in PRIORITIES:
+            msg = f"UltraMsgNotifier.priority is a whole number from 0 (first) to 10 (bulk), got {priority!r}"
+            raise ConfigurationError(msg)
+        self._base_url = check_url(base_url, "UltraMsgNotifier.base_url").rstrip("/")
+        self._instance_id = instance_id
+        self._token = token
+        self._priority = int(priority)
+        self._lines = _Lines() if check_instance else None
+
+    def secrets(self) -> tuple[str | None, ...]:
+        """Give the notifier's own token."""
+        return (self._token,)
+
+    def build(self, message: Message) -> HttpRequest:
+        """Write ``POST /{instance}/messages/video``, or ``…/chat`` for a text."""
+        recipient, account = recipient_of(message), self._account(message)
+        fields: dict[str, JsonValue] = {
+            "token": account.token,
+            "to": whatsapp_address(recipient.to),
+            "priority": self._priority,
+            "referenceId": message.reference,
+        }
+        if recipient.reply_to:
+            fields["msgId"] = recipient.reply_to
+        if message.form is Form.VIDEO and message.video_url:
+            fields |= {"video": message.video_url, "caption": cut(message.caption, CAPTION_LIMIT)}
+            return self._post(account, "video", fields, VIDEO_TIMEOUT_S)
+        return self._post(account, "chat", fields | {"body": _body(message)}, TEXT_TIMEOUT_S)
+
+    def read(self, reply: HttpReply, message: Message) -> Receipt:
+        """Read the reply: most refusals come with HTTP 200."""
+        del message
+        fault = receipt_for_status(reply)
+        if fault is not None:
+            return fault
+        answer = reply.json()
+        if not isinstance(answer, dict):
+            return Unknown(f"HTTP {reply.status}, whose body is not a JSON object")
+        if answer.get("error"):
+            return _refused(answer["error"])
+        sent = str(answer.get("sent")).strip().lower()
+        if sent == "false":
+            return Refused(f"not sent: {answer.get('message')}")
+        message_id = message_id_in(answer.get("id"))
+        if sent == "true" and message_id:
+            return Delivered(message_id)
+        # It may have been queued all the same: a look-up by the reference tells.
+        return Unknown("the reply says neither that the message was sent nor that it was refused")
+
+    def build_find(self, message: Message) -> HttpRequest:
+        """Write ``GET /{instance}/messages`` with the reference as a filter."""
+        query = {"referenceId": message.reference, "page": "1", "limit": str(PAGE_SIZE), "status": "all"}
+        return self._get(self._account(message), "messages", query, TEXT_TIMEOUT_S)
+
+    def read_find(self, reply: HttpReply, message: Message) -> Sighting:
+        """Look for the reference in the list, whether or not the filter was honoured."""
+        if not is_success(reply):
+            return Sighting.CANNOT_TELL if reply.status in {401, 403, 404} else Sighting.NO_ANSWER
+        listed, complete = _listed(reply)
+        if listed is None:
+            return Sighting.NO_ANSWER
+        ours = [entry for entry in listed if entry.get("referenceId") == message.reference]
+        if any(entry.get("status") not in _GIVEN_UP for entry in ours):
+            return Sighting.FOUND
+        if message.form is Form.TEXT and message.video_url:
+            # A video that failed before, with the same reference, says nothing about its text.
+            ours = [entry for entry in ours if entry.get("body") == _body(message)]
+        if ours:
+            return Sighting.FAILED
+        return Sighting.ABSENT if complete else Sighting.CANNOT_TELL
+
+    def _send(self, request: HttpRequest, message: Message) -> Receipt:
+        offline, question = self._line(message)
+        if question is not None:
+            try:
+                _note(offline, self._http.send(question))
+            finally:
+                _note(offline, None)
+        futures.wait([offline], timeout=STATUS_TIMEOUT_S)
+        return _HELD_BACK if _known_offline(offline) else super()._send(request, message)
+
+    async def _asend(self, request: HttpRequest, message: Message) -> Receipt:
+        offline, question = self._line(message)
+        if question is not None:
+            try:
+                _note(offline, await self._http.asend(question))
+            finally:
+                _note(offline, None)
+        if not offline.done():
+            await asyncio.wait([asyncio.wrap_future(offline)], timeout=STATUS_TIMEOUT_S)
+        return _HELD_BACK if _known_offline(offline) else await super()._asend(request, message)
+
+    def _line(self, message: Message) -> tuple[Future[bool], HttpRequest | None]:
+        """Give whether the instance is offline, now or soon, and the question if it is on the caller to ask."""
+        if self._lines is None:
+            return _ONLINE, None
+        account = self._account(message)
+        offline, asks = self._lines.state(account.instance_id)
+        return offline, self._get(account, "instance/status", {}, STATUS_TIMEOUT_S) if asks else None
+
+    def _account(self, message: Message) -> Account:
+        return account_of(recipient_of(message), self._instance_id, self._token)
+
+    def _post(self, account: Account, kind: str, fields: dict[str, JsonValue], timeout_s: float) -> HttpRequest:
+        url = f"{self._base_url}/{account.instance_id}/messages/{kind}"
+        return HttpRequest(method="POST", url=url, json=fields, timeout_s=timeout_s)
+
+    def _get(self, account: Account, path: str, query: dict[str, str], timeout_s: float) -> HttpRequest:
+        url = f"{self._base_url}/{account.instance_id}/{path}?{urlencode({'token': account.token, **query})}"
+        return HttpRequest(method="GET", url=url, timeout_s=timeout_s)
+
+
+_HELD_BACK = NotSent("the instance is offline: the message is held back", retry_after_s=STATUS_EVERY_S, counts=False)
+
+_ONLINE: Future[bool] = Future()
+_ONLINE.set_result(False)
+
+
+class _Lines:
+    """Whether each instance is offline, asked at most every 30 s, whoever wants to know."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._asked: dict[str, tuple[float, Future[bool]]] = {}
+
+    def state(self, instance_id: str) -> tuple[Future[bool], bool]:
+        """Give the newest answer, perhaps still to come, and whether the caller has to ask for it."""
+        with self._lock:
+            now_s = self._clock()
+            asked = self._asked.get(instance_id)
+            if asked is not None and now_s - asked[0] < STATUS_EVERY_S:
+                return asked[1], False
+            offline: Future[bool] = Future()
+            self._asked[instance_id] = (now_s, offline)
+            return offline, True
+
+
+def _note(offline: Future[bool], reply: HttpReply | HttpFailure | None) -> None:
+    # No answer, or one that is not understood, is no reason to hold a message back.
+    if not offline.done():
+        offline.set_result(isinstance(reply, HttpReply) and is_success(reply) and _says_offline(reply))
+
+
+def _known_offline(offline: Future[bool]) -> bool:
+    return offline.done() and offline.result()
+
+
+def _says_offline(reply: HttpReply) -> bool:
+    value: object = reply.json()
+    for name in ("status", "accountStatus", "status"):
+        value = value.get(name) if isinstance(value, dict) else None
+    return isinstance(value, str) and value.strip().lower() != "authenticated"
+
+
+def _body(message: Message) -> str:
+    return cut(message.text, TEXT_LIMIT, keep=message.video_url or "")
+
+
+def _refused(error: JsonValue) -> Refused:
+    """Read the two shapes of an error: a sentence, or a list of ``{field: problem}``."""
+    if isinstance(error, list):
+        problems = [problem for problem in error if isinstance(problem, dict)]
+        fields = {name for problem in problems for name in problem}
+        said = "; ".join(f"{name}: {what}" for problem in problems for name, what in problem.items())
+        return Refused(said or str(error), try_text=not fields & {"token", "to"})
+    # A token that is wrong for a video is as wrong for a text.
+    return Refused(str(error), try_text="token" not in str(error).lower())
+
+
+def _listed(reply: HttpReply) -> tuple[list[dict[str, JsonValue]] | None, bool]:
+    """Give the messages of a list, and whether they are all that match."""
+    answer = reply.json()
+    listed = answer.get("messages") if isinstance(answer, dict) else answer
+    if not isinstance(listed, list):
+        return None, False
+    entries = [entry for entry in listed if isinstance(entry, dict)]
+    pages = answer.get("pages") if isinstance(answer, dict) else None
+    try:
+        complete = int(str(pages)) <= 1
+    except ValueError:
+        complete = len(listed) < PAGE_SIZE
+    return entries, complete

@@ -1,0 +1,104 @@
+"""WhatsApp through WhatsApp Factory: texts only, so a video goes as its link."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from videopoll.jobs import Form
+from videopoll.messages import Delivered, Receipt, Refused, Unknown
+from videopoll.notifiers.base import (
+    HttpNotifier,
+    HttpReply,
+    HttpRequest,
+    account_of,
+    check_url,
+    message_id_in,
+    receipt_for_status,
+    recipient_of,
+    whatsapp_address,
+)
+from videopoll.words import cut
+
+if TYPE_CHECKING:
+    import httpx
+
+    from videopoll.jobs import JsonValue
+    from videopoll.messages import Message
+
+__all__ = ["WhatsAppFactoryNotifier"]
+
+TIMEOUT_S = 15.0
+TEXT_LIMIT = 4096
+"""WhatsApp's own limit of a text."""
+
+
+class WhatsAppFactoryNotifier(HttpNotifier):
+    """Sends texts over WhatsApp Factory.
+
+    The recipient names the instance and its token; those of the notifier fill
+    in where a recipient has none.
+
+    Args:
+        base_url: Where the host's WhatsApp Factory is.
+        instance_id: The instance that sends by default.
+        token: Its key.
+        client: A client of the host to send with. The host closes it.
+        async_client: The same for asyncio.
+
+    Raises:
+        ConfigurationError: The base URL cannot work.
+    """
+
+    forms = frozenset({Form.TEXT})
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        instance_id: str | None = None,
+        token: str | None = None,
+        client: httpx.Client | None = None,
+        async_client: httpx.AsyncClient | None = None,
+    ) -> None:
+        super().__init__(client=client, async_client=async_client)
+        self._base_url = check_url(base_url, "WhatsAppFactoryNotifier.base_url").rstrip("/")
+        self._instance_id = instance_id
+        self._token = token
+
+    def secrets(self) -> tuple[str | None, ...]:
+        """Give the notifier's own token."""
+        return (self._token,)
+
+    def build(self, message: Message) -> HttpRequest:
+        """Write ``POST /v1/api/whatsapp/{instance}/send/text``."""
+        recipient = recipient_of(message)
+        account = account_of(recipient, self._instance_id, self._token)
+        fields: dict[str, JsonValue] = {
+            "to": whatsapp_address(recipient.to),
+            "text": cut(message.text, TEXT_LIMIT, keep=message.video_url or ""),
+        }
+        if recipient.reply_to:
+            fields["quotedMessageId"] = recipient.reply_to
+        return HttpRequest(
+            method="POST",
+            url=f"{self._base_url}/v1/api/whatsapp/{account.instance_id}/send/text",
+            headers={"x-api-key": account.token},
+            json=fields,
+            timeout_s=TIMEOUT_S,
+        )
+
+    def read(self, reply: HttpReply, message: Message) -> Receipt:
+        """Read the reply: only one with a message id is a success."""
+        del message
+        fault = receipt_for_status(reply)
+        if fault is not None:
+            return fault
+        answer = reply.json()
+        if not isinstance(answer, dict):
+            return Unknown(f"HTTP {reply.status}, whose body is not a JSON object")
+        message_id = message_id_in(answer.get("messageId"), answer.get("id"))
+        if message_id:
+            return Delivered(message_id)
+        if answer.get("error"):
+            return Refused(str(answer["error"]))
+        return Unknown("the reply has no message id")

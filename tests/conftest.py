@@ -1,0 +1,128 @@
+"""What all tests share: real servers, keys of their own, and one suite for two worlds."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import re
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from kit import World, open_world
+from videopoll.embedded import EmbeddedRedis
+from videopoll.schema import KEYS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from videopoll.embedded import ServerChoice
+
+# Keys that stay while their prefix is in use; all others need a time to live.
+PERMANENT = frozenset(record.pattern.removeprefix("{prefix}:") for record in KEYS if record.ttl is None)
+
+
+@pytest.fixture(scope="session")
+def _redis_servers() -> Iterator[dict[str, EmbeddedRedis]]:
+    """The servers of this test process: started when first wanted, kept whatever the order of the tests is."""
+    servers: dict[str, EmbeddedRedis] = {}
+    yield servers
+    for server in servers.values():
+        server.close()
+
+
+@pytest.fixture(scope="session", params=["valkey", "redis"])
+def redis_server(request, require_server, _redis_servers) -> EmbeddedRedis:
+    """A running server of each kind. Do not stop it: other tests use it, too."""
+    which = request.param
+    if which not in _redis_servers:
+        require_server(which)
+        server = EmbeddedRedis(prefer=which)
+        _redis_servers[which] = server
+        server.start()
+    return _redis_servers[which]
+
+
+@pytest.fixture(scope="session")
+def require_server() -> Callable[[ServerChoice], None]:
+    """Call it with "valkey" or "redis" to skip a test whose server is not installed; in CI nothing may be skipped."""
+    return _require_server
+
+
+def _require_server(which: ServerChoice) -> None:
+    if EmbeddedRedis.available(which):
+        return
+    if os.environ.get("CI", "").lower() in {"1", "true"}:
+        pytest.fail(f"CI has to test on {which}, which is not installed", pytrace=False)
+    pytest.skip(f"{which} is not installed")
+
+
+@pytest.fixture
+def redis_url(redis_server) -> str:
+    """The URL of a running server."""
+    return redis_server.url
+
+
+@pytest.fixture
+def prefix(redis_server) -> Iterator[str]:
+    """A key prefix of the test's own. No key under it may be left without a time to live."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    yield name
+    with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+        keys = list(client.scan_iter(match=f"*{name}*", count=1000))
+        leaked = [key for key in keys if client.ttl(key) == -1 and not _is_permanent(key, name)]
+        if keys:
+            client.delete(*keys)
+    assert not leaked, f"keys without a time to live were left behind: {leaked}"
+
+
+def _is_permanent(key: str, prefix: str) -> bool:
+    # The prefix may have been used as a hash tag.
+    found = re.fullmatch(rf"\{{?{re.escape(prefix)}\}}?:(.*)", key)
+    return found is not None and found[1] in PERMANENT
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request) -> str:
+    """Which of two twins the test is about."""
+    return request.param
+
+
+class Call:
+    """Gives the value of a plain call, and waits for that of an asynchronous one.
+
+    One event loop serves all calls of a test, so that objects tied to a loop
+    live from one call to the next. Tasks run only while a call waits.
+    """
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+
+    def __call__(self, value: Any) -> Any:
+        """Resolve a value or an awaitable."""
+        return self._runner.run(_resolve(value)) if inspect.isawaitable(value) else value
+
+    def close(self) -> None:
+        """Cancel what is left, and close the loop."""
+        self._runner.close()
+
+
+async def _resolve(value: Any) -> Any:
+    return await value
+
+
+@pytest.fixture
+def call() -> Iterator[Call]:
+    """``call(queue.enqueue(...))`` gives the result, whichever twin the queue is."""
+    call = Call()
+    yield call
+    call.close()
+
+
+@pytest.fixture
+def world(kind, redis_url, prefix) -> Iterator[World]:
+    """The outside world: a video API, two messengers, and workers on demand."""
+    yield from open_world(kind, redis_url, prefix)

@@ -1,0 +1,192 @@
+"""The parts of a running videopoll for tests: a queue of either kind, and a worker of either kind in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from videopoll import (
+    AsyncRedisVideoJobQueue,
+    AsyncRunner,
+    DeliveryPolicy,
+    PollingStrategy,
+    RedisVideoJobQueue,
+    RoutingNotifier,
+    Runner,
+    UltraMsgNotifier,
+    VideoApiPoller,
+    WhatsAppFactoryNotifier,
+    events,
+)
+from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+API_KEY = "a-key-of-the-tests"
+TOKEN = "a-token-of-the-tests"
+INSTANCE = "instance1150"
+
+FAST = PollingStrategy(
+    interval_s=0.2, timeout_s=20.0, initial_delay_s=0.05, backoff_base_s=0.1, backoff_cap_s=0.5, not_found_grace_s=0.3
+)
+"""The specification's strategy, fifty times as fast."""
+
+QUICK = DeliveryPolicy(backoff_base_s=0.1, backoff_cap_s=0.5, deadline_s=20.0, appear_within_s=0.5, retention_s=60.0)
+"""A delivery policy whose waits a test can sit out."""
+
+
+class Recorder:
+    """A hook that remembers events."""
+
+    def __init__(self) -> None:
+        self.events: list[events.Event] = []
+
+    def __call__(self, event: events.Event) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[events.Event], job_id: str | None = None) -> list[Any]:
+        """Give the events of one kind, of one job."""
+        found = [event for event in self.events if isinstance(event, kind)]
+        return [event for event in found if job_id is None or getattr(event, "job_id", None) == job_id]
+
+
+class Worker:
+    """A runner of either kind, working in the background until it is stopped."""
+
+    def __init__(self, kind: str, url: str, prefix: str, poller: Any, notifier: Any, **options: Any) -> None:
+        self.kind = kind
+        self.recorder = Recorder()
+        queue_options = options.pop("queue_options", {})
+        options.setdefault("strategy", FAST)
+        options.setdefault("delivery", QUICK)
+        options["hooks"] = [self.recorder, *options.pop("hooks", ())]
+        self._make = lambda: (
+            Runner(RedisVideoJobQueue.from_url(url, prefix=prefix, **queue_options), poller, notifier, **options)
+            if kind == "sync"
+            else AsyncRunner(
+                AsyncRedisVideoJobQueue.from_url(url, prefix=prefix, **queue_options), poller, notifier, **options
+            )
+        )
+        self.runner: Any = None
+        self.error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._made = threading.Event()
+
+    def start(self) -> Worker:
+        """Begin to work."""
+        self._made.clear()
+        self._thread = threading.Thread(target=self._run, name=f"test-worker-{self.kind}", daemon=True)
+        self._thread.start()
+        assert self._made.wait(10), "the worker did not come up"
+        return self
+
+    def _run(self) -> None:
+        try:
+            if self.kind == "sync":
+                self.runner = self._make()
+                self._made.set()
+                with self.runner, self.runner._queue:
+                    self.runner.run()
+            else:
+                asyncio.run(self._arun())
+        except BaseException as error:  # noqa: BLE001 - the test's thread tells of it
+            self.error = error
+            self._made.set()
+
+    async def _arun(self) -> None:
+        self.runner = self._make()
+        self._made.set()
+        async with self.runner, self.runner._queue:
+            await self.runner.run()
+
+    def stop(self, timeout_s: float = 20.0) -> None:
+        """Ask it to stop, and wait until it has."""
+        if self._thread is None:
+            return
+        if self.runner is not None:
+            self.runner.request_stop()
+        self._thread.join(timeout_s)
+        assert not self._thread.is_alive(), "the worker did not stop"
+        self._thread = None
+        if self.error is not None:
+            raise self.error
+
+    def __enter__(self) -> Worker:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+@attrs.define
+class World:
+    """The outside world, and all that is needed to run workers in it."""
+
+    kind: str
+    url: str
+    prefix: str
+    api: FakeVideoApi
+    ultramsg: FakeUltraMsg
+    factory: FakeWhatsAppFactory
+    workers: list[Worker] = attrs.field(factory=list)
+
+    def poller(self) -> VideoApiPoller:
+        """Ask the world's video API."""
+        return VideoApiPoller(base_url=self.api.url, api_key=API_KEY)
+
+    def notifier(self) -> RoutingNotifier:
+        """Send over the world's messengers, to whom the job's metadata say."""
+        return RoutingNotifier.from_metadata(
+            {
+                "ultramsg": UltraMsgNotifier(base_url=self.ultramsg.url, instance_id=INSTANCE, token=TOKEN),
+                "whatsapp_factory": WhatsAppFactoryNotifier(
+                    base_url=self.factory.url, instance_id=INSTANCE, token=TOKEN
+                ),
+            }
+        )
+
+    def worker(self, *, poller: Any = None, notifier: Any = None, kind: str | None = None, **options: Any) -> Worker:
+        """Build a worker; the world stops it at its end."""
+        worker = Worker(
+            kind or self.kind,
+            self.url,
+            self.prefix,
+            poller or self.poller(),
+            notifier or self.notifier(),
+            **options,
+        )
+        self.workers.append(worker)
+        return worker
+
+    def queue(self) -> RedisVideoJobQueue:
+        """A producer's queue."""
+        return RedisVideoJobQueue.from_url(self.url, prefix=self.prefix)
+
+
+def phone(number: int) -> str:
+    """A phone number of its own for each user."""
+    return f"5491100{number:06d}"
+
+
+def until(condition: Callable[[], Any], describe: str, timeout_s: float = 15.0) -> Any:
+    """Wait for a condition."""
+    return wait_until(condition, timeout_s=timeout_s, describe=describe)
+
+
+def open_world(kind: str, url: str, prefix: str) -> Iterator[World]:
+    """Start the outside world, and stop all workers at its end."""
+    with (
+        FakeVideoApi(api_key=API_KEY) as api,
+        FakeUltraMsg(token=TOKEN, instance_id=INSTANCE) as ultramsg,
+        FakeWhatsAppFactory(token=TOKEN, instance_id=INSTANCE) as factory,
+    ):
+        world = World(kind, url, prefix, api, ultramsg, factory)
+        try:
+            yield world
+        finally:
+            for worker in world.workers:
+                worker.stop()

@@ -1,0 +1,131 @@
+"""The behaviour suite: what users see, over both runners and both servers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis
+
+from kit import FAST, phone, until
+from videopoll import events
+from videopoll.jobs import JobState
+from videopoll.testing import Reply
+
+
+def enqueue(world, job_id: str, number: int = 1, channel: str = "ultramsg", **metadata) -> str:
+    """Take a job in for a user of their own."""
+    to = phone(number)
+    with world.queue() as queue:
+        queue.enqueue(
+            job_id, conversation_id=f"conversation-{number}", metadata={"channel": channel, "to": to, **metadata}
+        )
+    return to
+
+
+def test_a_finished_video_arrives_as_a_native_video_with_a_caption(world):
+    """The main job: a job id goes in, the video arrives on WhatsApp."""
+    to = enqueue(world, "job_1")
+
+    with world.worker():
+        (message,) = until(lambda: world.ultramsg.inbox(to), "the video arrives")
+
+    assert message.kind == "video"
+    assert message.video.startswith("http")
+    assert message.text.startswith("🎥 ¡Tu video está listo! Se generó en ")
+
+
+def test_whatsapp_factory_gets_the_link_as_text(world):
+    """That service has no video format yet."""
+    to = enqueue(world, "job_1", channel="whatsapp_factory")
+
+    with world.worker():
+        (message,) = until(lambda: world.factory.inbox(to), "the text arrives")
+
+    assert "\n\n🔗 Video: http" in message.text
+
+
+def test_a_video_that_the_channel_refuses_goes_as_text_with_the_link(world):
+    """A made video is never dropped because a messenger does not like it."""
+    to = enqueue(world, "job_1")
+    world.ultramsg.refuse_videos()
+
+    with world.worker():
+        (message,) = until(lambda: world.ultramsg.inbox(to), "the text arrives")
+
+    assert message.kind == "text"
+    assert "🔗 Video: http" in message.text
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome"),
+    [(Reply.failed("secret provider words"), "failed"), (Reply.vanished(), "not_found")],
+    ids=["failed", "vanished"],
+)
+def test_a_job_without_a_video_sends_a_plain_word(world, reply, outcome):
+    """The user hears of it in their language, and never in the provider's words."""
+    to = enqueue(world, "job_1")
+    world.api.job("job_1", reply)
+
+    with world.worker() as worker:
+        (message,) = until(lambda: world.ultramsg.inbox(to), "the notice arrives")
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is settled")
+
+    assert message.text.startswith("😔 Hubo un problema generando tu video: ")
+    assert "secret" not in message.text
+    assert worker.recorder.of(events.JobConcluded)[0].outcome == outcome
+
+
+def test_a_job_that_never_ends_times_out_once(world):
+    """The deadline ends it, with a notice."""
+    to = enqueue(world, "job_1")
+    world.api.job("job_1", Reply.processing())
+
+    with world.worker(strategy=FAST.__class__(interval_s=0.2, timeout_s=1, initial_delay_s=0.1)) as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is settled")
+
+    assert [message.kind for message in world.ultramsg.inbox(to)] == ["text"]
+    assert worker.recorder.of(events.JobConcluded)[0].error == "Video generation timeout: Process exceeded 1 seconds"
+
+
+def test_a_hundred_jobs_all_end_and_each_user_gets_one_message(world):
+    """Nothing is lost, nothing comes twice, and nothing is left in Redis but the audit trail."""
+    to = [enqueue(world, f"job_{number}", number, ("ultramsg", "whatsapp_factory")[number % 2]) for number in range(100)]
+
+    with world.worker() as worker:
+        until(lambda: len(worker.recorder.of(events.JobDelivered)) == 100, "all are delivered", 40)
+
+    for number, address in enumerate(to):
+        got = world.ultramsg.inbox(address) + world.factory.inbox(address)
+        assert len(got) == 1, number
+    with redis.Redis.from_url(world.url, decode_responses=True) as client:
+        left = {key.split(":")[1] for key in client.scan_iter(match=f"{world.prefix}:*", count=1000)}
+        assert left == {"completed"}
+        told = json.loads(client.get(f"{world.prefix}:completed:job_7"))
+        assert told["success"] is True
+        assert told["delivered"] is True
+
+
+def test_an_idle_worker_stops_within_a_second(world):
+    """A deployment does not wait for a blocking read."""
+    worker = world.worker().start()
+    until(lambda: worker.recorder.of(events.WorkerStarted), "it has started")
+    until(lambda: worker.runner._listening.is_set(), "it listens")
+
+    worker.stop(timeout_s=1.0)
+
+
+def test_a_stopped_worker_gives_its_unfinished_poll_back_at_once(world):
+    """Nobody waits for a lease to run out after an orderly stop."""
+    enqueue(world, "job_1")
+    world.api.job("job_1", Reply.hang(30), end=Reply.completed(), ready_after_polls=0)
+    worker = world.worker(grace_s=0.1).start()
+    until(lambda: world.api.polls("job_1"), "it is being polled")
+
+    worker.stop()
+
+    with world.queue() as queue:
+        view = queue.get("job_1")
+        assert (view.state, view.attempts) == (JobState.QUEUED, 0)
+    with world.worker() as other:
+        until(lambda: other.recorder.of(events.JobDelivered), "the other worker delivers it", 3)

@@ -1,0 +1,93 @@
+"""The wheel has all it needs, and asks for no more than it says."""
+
+from __future__ import annotations
+
+import email
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, unpacked."""
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed")
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=100)
+    (path,) = out.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(out / "unpacked")
+    return out / "unpacked"
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    (path,) = wheel.glob("videopoll-*.dist-info/METADATA")
+    return email.message_from_string(path.read_text(encoding="utf-8"))
+
+
+def in_wheel(wheel, code):
+    env = {**os.environ, "PYTHONPATH": str(wheel), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=env, check=True, capture_output=True, text=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+def test_every_file_of_the_package_is_in_the_wheel(wheel):
+    source = ROOT / "src" / "videopoll"
+    wanted = {path.relative_to(source) for kind in ("*.py", "*.lua", "py.typed") for path in source.rglob(kind)}
+    found = {path.relative_to(wheel / "videopoll") for path in (wheel / "videopoll").rglob("*") if path.is_file()}
+
+    assert Path("py.typed") in wanted
+    assert any(path.suffix == ".lua" for path in wanted)
+    assert found == wanted
+
+
+def test_the_core_depends_on_four_packages(metadata):
+    core = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+
+    assert {re.split(r"[<>=~! ;\[]", line)[0] for line in core} == {"attrs", "httpx", "redis", "typing-extensions"}
+    assert len(core) == 4
+
+
+def test_the_extras_are_those_that_are_documented(metadata):
+    extras = {"all", "apprise", "cli", "embedded", "fast", "otel", "prometheus"}
+
+    assert set(metadata.get_all("Provides-Extra")) == extras
+    (everything,) = PROJECT["optional-dependencies"]["all"]
+    assert set(everything.removeprefix("videopoll[").removesuffix("]").split(",")) == extras - {"all"}
+
+
+def test_the_license_travels_with_it(metadata, wheel):
+    assert metadata["License-Expression"] == "MIT"
+    assert list(wheel.glob("videopoll-*.dist-info/licenses/LICENSE"))
+
+
+def test_the_package_knows_its_version(wheel):
+    assert in_wheel(wheel, "import videopoll; print(videopoll.__version__)") == PROJECT["version"]
+
+
+def test_every_public_name_can_be_imported(wheel):
+    code = "import videopoll; print(all(hasattr(videopoll, name) for name in videopoll.__all__))"
+
+    assert in_wheel(wheel, code) == "True"
+
+
+def test_the_command_line_is_an_extra(wheel):
+    """Importing the library must not import what only an extra brings. (httpx itself looks for rich.)"""
+    code = "import sys, videopoll, videopoll.testing; print(sorted({'typer', 'apprise'} & sys.modules.keys()))"
+
+    assert in_wheel(wheel, code) == "[]"
