@@ -94,3 +94,10 @@ def lowest(session: nox.Session) -> None:
     pins = [f"{pin}.*" if "." in pin else f"{pin}.0.*" for pin in oldest]
     session.install(".[cli]", *_groups("tests"), *pins)
     _tests(session)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """The large kill storm: 1,000 jobs, 100 SIGKILLs, 3 SIGSTOPs, 2 Redis restarts."""
+    session.install(".[embedded]", *_groups("tests"))
+    session.run("python", "tests/chaos.py", *session.posargs)

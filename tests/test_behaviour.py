@@ -90,7 +90,9 @@ def test_a_job_that_never_ends_times_out_once(world):
 
 def test_a_hundred_jobs_all_end_and_each_user_gets_one_message(world):
     """Nothing is lost, nothing comes twice, and nothing is left in Redis but the audit trail."""
-    to = [enqueue(world, f"job_{number}", number, ("ultramsg", "whatsapp_factory")[number % 2]) for number in range(100)]
+    to = [
+        enqueue(world, f"job_{number}", number, ("ultramsg", "whatsapp_factory")[number % 2]) for number in range(100)
+    ]
 
     with world.worker() as worker:
         until(lambda: len(worker.recorder.of(events.JobDelivered)) == 100, "all are delivered", 40)

@@ -23,6 +23,7 @@ from videopoll.notifiers import (
     RoutingNotifier,
     SilentNotifier,
     UltraMsgNotifier,
+    VideoCheck,
     WebhookNotifier,
     WhatsAppFactoryNotifier,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "UltraMsgNotifier",
     "Unknown",
     "VideoApiPoller",
+    "VideoCheck",
     "VideoFailed",
     "VideoJob",
     "VideoJobQueue",

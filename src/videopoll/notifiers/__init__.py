@@ -16,6 +16,7 @@ from videopoll.notifiers.callback import CallbackNotifier
 from videopoll.notifiers.routing import RoutingNotifier
 from videopoll.notifiers.silent import SilentNotifier
 from videopoll.notifiers.ultramsg import UltraMsgNotifier
+from videopoll.notifiers.video_check import VideoCheck
 from videopoll.notifiers.webhook import WebhookNotifier
 from videopoll.notifiers.whatsapp_factory import WhatsAppFactoryNotifier
 
@@ -28,6 +29,7 @@ __all__ = [
     "RoutingNotifier",
     "SilentNotifier",
     "UltraMsgNotifier",
+    "VideoCheck",
     "WebhookNotifier",
     "WhatsAppFactoryNotifier",
     "receipt_for_status",

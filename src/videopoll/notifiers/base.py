@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import httpx
 
     from videopoll.messages import Message, Recipient
+    from videopoll.notifiers.video_check import VideoCheck
 
 __all__ = [
     "HttpNotifier",
@@ -273,13 +274,21 @@ class HttpNotifier(abc.ABC):
     Args:
         client: A client of the host to send with, e.g. one with a proxy. The host closes it.
         async_client: The same for asyncio.
+        video_check: Look at a video's size and type first; None sends without a look.
     """
 
     forms: ClassVar[frozenset[Form]] = frozenset(Form)
     """What the channel can send. A message in another form, or without a video, goes as text."""
 
-    def __init__(self, *, client: httpx.Client | None = None, async_client: httpx.AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        client: httpx.Client | None = None,
+        async_client: httpx.AsyncClient | None = None,
+        video_check: VideoCheck | None = None,
+    ) -> None:
         self._http = Http(client=client, async_client=async_client)
+        self._video_check = video_check
 
     @abc.abstractmethod
     def build(self, message: Message) -> HttpRequest:
@@ -316,12 +325,16 @@ class HttpNotifier(abc.ABC):
         """Send the message once."""
         message = self._in_own_form(message)
         request = self._request(message)
+        if isinstance(request, HttpRequest) and self._video_check and (look := self._video_check.request(message)):
+            request = self._video_check.refusal(self._http.send(look)) or request
         return self._send(request, message) if isinstance(request, HttpRequest) else request
 
     async def anotify(self, message: Message) -> Receipt:
         """Send the message once."""
         message = self._in_own_form(message)
         request = self._request(message)
+        if isinstance(request, HttpRequest) and self._video_check and (look := self._video_check.request(message)):
+            request = self._video_check.refusal(await self._http.asend(look)) or request
         return await self._asend(request, message) if isinstance(request, HttpRequest) else request
 
     def find(self, message: Message) -> Sighting:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from videopoll._http import HttpFailure
     from videopoll.jobs import JsonValue
     from videopoll.messages import Message
+    from videopoll.notifiers.video_check import VideoCheck
 
 __all__ = ["UltraMsgNotifier"]
 
@@ -71,6 +72,8 @@ class UltraMsgNotifier(HttpNotifier):
             and hold its messages back while it is not.
         client: A client of the host to send with. The host closes it.
         async_client: The same for asyncio.
+        video_check: Look at a video's size and type first, so that one over
+            WhatsApp's limits goes as a link at once.
 
     Raises:
         ConfigurationError: The base URL or the priority cannot work.
@@ -86,8 +89,9 @@ class UltraMsgNotifier(HttpNotifier):
         check_instance: bool = True,
         client: httpx.Client | None = None,
         async_client: httpx.AsyncClient | None = None,
+        video_check: VideoCheck | None = None,
     ) -> None:
-        super().__init__(client=client, async_client=async_client)
+        super().__init__(client=client, async_client=async_client, video_check=video_check)
         if priority not in PRIORITIES:
             msg = f"UltraMsgNotifier.priority is a whole number from 0 (first) to 10 (bulk), got {priority!r}"
             raise ConfigurationError(msg)

@@ -1,0 +1,83 @@
+"""An optional look at a video before it is handed to a channel that has limits.
+
+One ``HEAD`` request of at most 2 s, to hosts that the operator has named and to
+no other: the URL comes from outside. What cannot be learnt is no reason not to send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import attrs
+
+from videopoll._http import HttpFailure, HttpReply, HttpRequest
+from videopoll.errors import ConfigurationError
+from videopoll.jobs import Form
+from videopoll.messages import Refused
+
+if TYPE_CHECKING:
+    from videopoll.messages import Message
+
+__all__ = ["VideoCheck"]
+
+HEAD_TIMEOUT_S = 2.0
+WHATSAPP_MAX_BYTES = 16 * 1024 * 1024
+WHATSAPP_TYPES = ("video/mp4", "video/3gpp", "video/quicktime")
+
+# Storages give this to files whose type they do not know.
+_SAYS_NOTHING = frozenset({"application/octet-stream", "binary/octet-stream", ""})
+
+
+def _hosts(hosts: Iterable[str]) -> frozenset[str]:
+    if isinstance(hosts, str):
+        msg = f"VideoCheck.hosts is a collection of host names, got the string {hosts!r}"
+        raise ConfigurationError(msg)
+    return frozenset(host.lower() for host in hosts)
+
+
+@attrs.frozen
+class VideoCheck:
+    """Asks a file's host for its size and type; what the channel would not take goes as a link at once.
+
+    Args:
+        hosts: The only hosts that may be asked, e.g. ``{"files.api-ai-mvp.com"}``.
+        max_bytes: The channel's limit; WhatsApp's is 16 MB.
+        types: The content types that the channel takes.
+
+    Raises:
+        ConfigurationError: `hosts` is empty or a string, or `max_bytes` is not positive.
+    """
+
+    hosts: frozenset[str] = attrs.field(converter=_hosts)
+    max_bytes: int = WHATSAPP_MAX_BYTES
+    types: frozenset[str] = attrs.field(default=WHATSAPP_TYPES, converter=frozenset)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse a check that could never ask anybody, or never pass."""
+        if not self.hosts:
+            msg = "VideoCheck.hosts must name at least one host that may be asked"
+            raise ConfigurationError(msg)
+        if self.max_bytes <= 0:
+            msg = f"VideoCheck.max_bytes must be more than 0, got {self.max_bytes}"
+            raise ConfigurationError(msg)
+
+    def request(self, message: Message) -> HttpRequest | None:
+        """Write the question; None where there is nothing to ask, or nobody who may be asked."""
+        url = message.video_url
+        if message.form is not Form.VIDEO or not url or urlsplit(url).hostname not in self.hosts:
+            return None
+        return HttpRequest(method="HEAD", url=url, timeout_s=HEAD_TIMEOUT_S)
+
+    def refusal(self, reply: HttpReply | HttpFailure) -> Refused | None:
+        """Say why the channel would not take the video; None for send it."""
+        if isinstance(reply, HttpFailure) or not 200 <= reply.status < 300:  # noqa: PLR2004 - the definition of success
+            return None
+        length = reply.headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length[:20]) > self.max_bytes:
+            return Refused(f"the video has {int(length[:20])} bytes, the channel takes {self.max_bytes}")
+        kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in self.types and kind not in _SAYS_NOTHING:
+            return Refused(f"the file is {kind[:50]!r}, which the channel does not take as a video")
+        return None

@@ -1,0 +1,121 @@
+"""A worker that dies between any two effects: another one goes on, and the user gets one message."""
+
+from __future__ import annotations
+
+import signal
+
+import attrs
+import pytest
+import redis
+
+import kit
+from kit import API_KEY, FAST, INSTANCE, QUICK, TOKEN, phone, until
+from videopoll import LeasePolicy, OnUnknown, events
+from videopoll._steps import CRASH_POINTS
+from videopoll.testing import Reply
+from worker_process import end, spawn
+
+LEASE_S = 0.9
+
+
+def process(world: kit.World, **settings):
+    """Start a worker process in this world."""
+    return spawn(
+        kind=world.kind,
+        url=world.url,
+        prefix=world.prefix,
+        api_url=world.api.url,
+        api_key=API_KEY,
+        ultramsg_url=world.ultramsg.url,
+        factory_url=world.factory.url,
+        instance=INSTANCE,
+        token=TOKEN,
+        lease_s=LEASE_S,
+        **{
+            "strategy": attrs.asdict(FAST),
+            "delivery": attrs.asdict(QUICK) | {"on_unknown": "at_least_once"},
+            **settings,
+        },
+    )
+
+
+def enqueue(world: kit.World, channel: str = "ultramsg") -> str:
+    with world.queue() as queue:
+        queue.enqueue("job_1", conversation_id="conversation-1", metadata={"channel": channel, "to": phone(1)})
+    return phone(1)
+
+
+@pytest.mark.parametrize("point", CRASH_POINTS)
+def test_a_user_gets_one_message_whatever_instant_the_worker_dies_at(world, point):
+    """UltraMsg can be asked for a message by its reference, so even a crash right after the send doubles nothing."""
+    to = enqueue(world)
+    dying = process(world, crash_at=point)
+    assert dying.wait(20) == -signal.SIGKILL
+
+    with world.worker(lease=LeasePolicy.lasting(LEASE_S)) as worker:
+        until(lambda: world.queue().get("job_1").delivered, "the job is settled")
+    took_over = worker.recorder.of(events.JobDelivered)
+
+    assert [message.kind for message in world.ultramsg.inbox(to)] == ["video"]
+    assert bool(took_over) == (point != "after_settle")
+
+
+@pytest.mark.parametrize(("choice", "messages"), [(OnUnknown.AT_LEAST_ONCE, 2), (OnUnknown.AT_MOST_ONCE, 1)])
+def test_where_the_channel_cannot_be_asked_the_host_chooses(world, choice, messages):
+    """After a crash between a send and its settlement, WhatsApp Factory cannot tell: twice, or a dead letter."""
+    to = enqueue(world, "whatsapp_factory")
+    dying = process(world, crash_at="after_send")
+    assert dying.wait(20) == -signal.SIGKILL
+
+    with (
+        world.worker(lease=LeasePolicy.lasting(LEASE_S), delivery=attrs.evolve(QUICK, on_unknown=choice)) as worker,
+        world.queue() as queue,
+    ):
+        until(lambda: worker.recorder.of(events.JobDelivered) or queue.counts().dead, "the job has ended")
+        dead = queue.counts().dead
+
+    assert len(world.factory.inbox(to)) == messages
+    assert dead == (choice is OnUnknown.AT_MOST_ONCE)
+
+
+def test_a_worker_that_was_frozen_past_its_lease_changes_nothing_and_sends_nothing(world):
+    """A thawed worker finds that its lease is another one's: no write, no send."""
+    to = enqueue(world)
+    world.api.job("job_1", Reply.slow(0.5), end=Reply.completed(), ready_after_polls=0)
+    frozen = process(world)
+    until(lambda: world.api.polls("job_1"), "the worker is polling")
+    frozen.send_signal(signal.SIGSTOP)
+    try:
+        with world.worker(lease=LeasePolicy.lasting(LEASE_S)) as worker:
+            until(lambda: worker.recorder.of(events.JobDelivered), "another worker delivers it")
+            before = snapshot(world)
+            frozen.send_signal(signal.SIGCONT)
+            frozen.send_signal(signal.SIGTERM)
+            assert frozen.wait(20) == 0
+    finally:
+        end(frozen)
+
+    assert snapshot(world) == before
+    assert len(world.ultramsg.inbox(to)) == 1
+
+
+def test_a_long_upload_is_not_cut_short(world):
+    """A send takes many lease times: the lease is renewed, and nobody else sends the same."""
+    to = enqueue(world)
+    world.ultramsg.fail_next(Reply.slow(4 * LEASE_S), path="/messages/video")
+
+    with (
+        world.worker(lease=LeasePolicy.lasting(LEASE_S)) as one,
+        world.worker(lease=LeasePolicy.lasting(LEASE_S)) as two,
+    ):
+        until(lambda: [*one.recorder.of(events.JobDelivered), *two.recorder.of(events.JobDelivered)], "it is delivered")
+        taken_over = [event for worker in (one, two) for event in worker.recorder.of(events.LeaseLost)]
+
+    assert len(world.ultramsg.inbox(to)) == 1
+    assert not taken_over
+
+
+def snapshot(world: kit.World) -> dict[bytes, bytes | None]:
+    """All keys of this world, with their content."""
+    with redis.Redis.from_url(world.url) as client:
+        return {key: client.dump(key) for key in client.scan_iter(match=f"{world.prefix}:*", count=1000)}
