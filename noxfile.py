@@ -101,3 +101,10 @@ def chaos(session: nox.Session) -> None:
     """The large kill storm: 1,000 jobs, 100 SIGKILLs, 3 SIGSTOPs, 2 Redis restarts."""
     session.install(".[embedded]", *_groups("tests"))
     session.run("python", "tests/chaos.py", *session.posargs)
+
+
+@nox.session
+def deliveries(session: nox.Session) -> None:
+    """The large delivery storm: 500 messages by each runner over a messenger that misbehaves."""
+    session.install(".[embedded]", *_groups("tests"))
+    session.run("python", "tests/delivery_storm.py", *session.posargs)

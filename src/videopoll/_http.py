@@ -20,7 +20,7 @@ import asyncio
 import email.utils
 import enum
 import functools
-import importlib.util
+import importlib.metadata
 import json as jsonlib
 import math
 import os
@@ -364,7 +364,7 @@ def _client_fault(error: Exception) -> HttpFailure:
     return HttpFailure(kind=kind, detail=_detail(error))
 
 
-def _is_aiohttp(error: BaseException | None) -> TypeGuard[BaseException]:
+def _is_aiohttp(error: BaseException | None) -> TypeGuard[Exception]:
     return error is not None and type(error).__module__.startswith("aiohttp.")
 
 
@@ -804,12 +804,12 @@ class Http:
         if max_reply_bytes < 1 or max_connections < 1:
             msg = f"max_reply_bytes and max_connections must be at least 1, got {max_reply_bytes} and {max_connections}"
             raise ConfigurationError(msg)
-        has_aiohttp = importlib.util.find_spec("aiohttp") is not None
+        has_aiohttp = _has_aiohttp()
         if transport not in {"auto", "httpx", "aiohttp"}:
             msg = f'transport must be "auto", "httpx" or "aiohttp", got {transport!r}'
             raise ConfigurationError(msg)
         if transport == "aiohttp" and not has_aiohttp:
-            msg = 'transport="aiohttp" needs aiohttp: install videopoll[fast], or use transport="auto"'
+            msg = 'transport="aiohttp" needs aiohttp 3.10 or later: install videopoll[fast], or use transport="auto"'
             raise ConfigurationError(msg)
         self._max_reply_bytes, self._max_connections = max_reply_bytes, max_connections
         self._use_aiohttp = has_aiohttp and transport != "httpx"
@@ -887,6 +887,14 @@ class Http:
                     side = (_AiohttpSide if self._use_aiohttp else _AsyncCoreSide)(self._max_connections)
                 self._async_own[loop] = side
             return side
+
+
+def _has_aiohttp() -> bool:
+    try:
+        major, minor = importlib.metadata.version("aiohttp").split(".")[:2]
+        return (int(major), int(minor)) >= (3, 10)  # Earlier ones do not tell a connect timeout from others.
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False
 
 
 def _has_proxies() -> bool:

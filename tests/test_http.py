@@ -1,0 +1,580 @@
+"""`videopoll._http` against real sockets: every executor gives the same answer to the same trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OWN = ("threads", "asyncio over httpx", "asyncio over aiohttp")
+GIVEN = ("threads with a client", "asyncio with a client", "asyncio with an aiohttp client")
+SECRET = "s3cr3t-key"
+
+
+class Server:
+    """A TCP server that hands each connection to a function of the test."""
+
+    def __init__(self, talk: Callable[[Server, socket.socket], None]) -> None:
+        self._talk = talk
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self.requests: list[bytes] = []
+        self.over = threading.Event()
+        self.port = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def connections(self) -> int:
+        return len(self._sockets)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._sockets.append(connection)
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            self._talk(self, connection)
+        except OSError:
+            pass  # The client hung up, which is often the point.
+        finally:
+            connection.close()
+
+    def read_request(self, connection: socket.socket) -> bytes:
+        """Read one request with its body; nothing when the client hung up."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            chunk = connection.recv(65536)
+            if not chunk:
+                return b""
+            data += chunk
+        head, body = data.split(b"\r\n\r\n", 1)
+        length = next(
+            (int(x.split(b":")[1]) for x in head.split(b"\r\n") if x.lower().startswith(b"content-length")), 0
+        )
+        while len(body) < length:
+            body += connection.recv(65536)
+        request = head + b"\r\n\r\n" + body
+        self.requests.append(request)
+        return request
+
+    def stop(self) -> None:
+        self.over.set()
+        # shutdown wakes accept and recv; a plain close would leave them waiting.
+        for each in [self._listener, *self._sockets]:
+            try:
+                each.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            each.close()
+        for thread in self._threads:
+            thread.join(5)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    servers = []
+
+    def start(talk: Callable[[Server, socket.socket], None]) -> Server:
+        servers.append(Server(talk))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def response(body: bytes = b"{}", status: str = "200 OK", **headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def answering(reply: bytes) -> Callable[[Server, socket.socket], None]:
+    def talk(server: Server, connection: socket.socket) -> None:
+        while server.read_request(connection):
+            connection.sendall(reply)
+
+    return talk
+
+
+class World:
+    """One of the executors, behind one way of calling it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def run(self, *requests: HttpRequest, together: bool = False, **options: object) -> list[HttpReply | HttpFailure]:
+        if self.name.startswith("asyncio"):
+            return asyncio.run(self._arun(requests, together, options))
+        if "client" in self.name:
+            with httpx.Client() as client:
+                return self._run(Http(client=client, **options), requests, together)
+        http = Http(**options)
+        try:
+            return self._run(http, requests, together)
+        finally:
+            http.close()
+
+    @staticmethod
+    def _run(http, requests, together):
+        if not together:
+            return [http.send(request) for request in requests]
+        with ThreadPoolExecutor(len(requests)) as pool:
+            return list(pool.map(http.send, requests))
+
+    async def _arun(self, requests, together, options):
+        if "aiohttp" in self.name:
+            pytest.importorskip("aiohttp")
+        client = None
+        if self.name == "asyncio with an aiohttp client":
+            client = httpx.AsyncClient(transport=pytest.importorskip("httpx_aiohttp").AiohttpTransport())
+        elif "client" in self.name:
+            client = httpx.AsyncClient()
+        transport = "aiohttp" if "over aiohttp" in self.name else "httpx"
+        http = Http(async_client=client, transport=transport, **options)
+        try:
+            if together:
+                return await asyncio.gather(*map(http.asend, requests))
+            return [await http.asend(request) for request in requests]
+        finally:
+            await http.aclose()
+            if client:
+                await client.aclose()
+
+
+@pytest.fixture(params=[*OWN, *GIVEN])
+def world(request: pytest.FixtureRequest) -> World:
+    return World(request.param)
+
+
+@pytest.fixture(params=OWN)
+def own_world(request: pytest.FixtureRequest) -> World:
+    return World(request.param)
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+
+
+def get(url: str, timeout_s: float = 10.0, **more: object) -> HttpRequest:
+    return HttpRequest(method="GET", url=url, timeout_s=timeout_s, **more)
+
+
+def failure(result: HttpReply | HttpFailure) -> HttpFailure:
+    assert isinstance(result, HttpFailure), result
+    return result
+
+
+def test_a_reply_arrives_whole(world, serve):
+    """The plain case: status, headers by lower-case name, and the body."""
+    server = serve(answering(response(b'{"a": 1}', "201 Created", X_Thing="One")))
+    [reply] = world.run(get(f"{server.url}/job/a%2Fb?x=%20", headers={"X-API-Key": SECRET}))
+    assert isinstance(reply, HttpReply)
+    assert (reply.status, reply.headers["x-thing"], reply.json()) == (201, "One", {"a": 1})
+    head = server.requests[0].lower()
+    assert server.requests[0].startswith(b"GET /job/a%2Fb?x=%20 HTTP/1.1\r\n")
+    assert b"x-api-key: " + SECRET.encode() in head
+    assert b"accept-encoding: identity\r\n" in head
+    assert f"host: 127.0.0.1:{server.port}\r\n".encode() in head
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "sent"),
+    [
+        ({"json": {"a": "é"}}, b"application/json", b'{"a": "\\u00e9"}'),
+        ({"form": {"a": "é &"}}, b"application/x-www-form-urlencoded", b"a=%C3%A9+%26"),
+        ({"content": b"raw"}, b"", b"raw"),
+        ({}, b"", b""),
+    ],
+)
+def test_a_body_is_sent_once_and_whole(world, serve, body, kind, sent):
+    """A message is a POST: its bytes must be the same whichever executor carries it."""
+    server = serve(answering(response()))
+    [reply] = world.run(HttpRequest(method="POST", url=server.url, timeout_s=10, **body))
+    assert isinstance(reply, HttpReply)
+    assert len(server.requests) == 1
+    head, received = server.requests[0].split(b"\r\n\r\n", 1)
+    assert received == sent
+    assert b"content-type: " + kind in head.lower() or not kind
+    assert b"content-length: %d" % len(sent) in head.lower()
+
+
+def test_the_size_of_a_file_can_be_asked_for_with_head(world, serve):
+    """The headers of a HEAD describe a body that does not come: they are no reason to refuse the reply."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 15000000\r\nContent-Encoding: gzip\r\n\r\n"
+    server = serve(answering(head))
+    [reply] = world.run(HttpRequest(method="HEAD", url=server.url, timeout_s=10))
+    assert isinstance(reply, HttpReply)
+    assert (reply.headers["content-length"], reply.body) == ("15000000", b"")
+
+
+def test_a_redirect_is_not_followed_and_the_key_stays_here(world, serve):
+    """A redirect to another host would carry the key there."""
+    other = serve(answering(response()))
+    server = serve(answering(response(b"", "302 Found", Location=f"{other.url}/elsewhere")))
+    [reply] = world.run(get(server.url, headers={"X-API-Key": SECRET}))
+    assert isinstance(reply, HttpReply)
+    assert reply.status == 302
+    assert other.connections == 0
+
+
+def test_a_refused_connection_proves_that_nothing_was_sent(world):
+    """Only then may a message be sent again without asking whether it arrived."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        [result] = world.run(get(f"http://127.0.0.1:{unused.getsockname()[1]}/{SECRET}"))
+    assert failure(result).kind is FailureKind.CONNECT
+    assert failure(result).surely_not_sent
+
+
+def test_a_tls_handshake_that_fails_proves_that_nothing_was_sent(world, serve):
+    """A server that speaks no TLS never saw the request inside of it."""
+    server = serve(lambda server, connection: (connection.recv(1000), connection.sendall(b"HTTP/1.1 400 No\r\n\r\n")))
+    [result] = world.run(get(server.url.replace("http", "https")))
+    assert failure(result).kind is FailureKind.CONNECT
+    assert failure(result).surely_not_sent
+
+
+def test_a_tls_handshake_that_hangs_proves_that_nothing_was_sent(own_world, serve):
+    """The same while the handshake takes up all the time."""
+    server = serve(lambda server, connection: server.over.wait(20))
+    [result] = own_world.run(get(server.url.replace("http", "https"), timeout_s=0.3))
+    assert failure(result).kind is FailureKind.CONNECT_TIMEOUT
+    assert failure(result).surely_not_sent
+
+
+@pytest.mark.parametrize(
+    "part", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", b"?\r\n\r\n"]
+)
+def test_a_connection_that_is_dropped_after_the_request_proves_nothing(world, serve, part):
+    """The request may have been acted upon: to call it unsent would send a message twice."""
+
+    def talk(server: Server, connection: socket.socket) -> None:
+        server.read_request(connection)
+        connection.sendall(part)
+
+    server = serve(talk)
+    [result] = world.run(HttpRequest(method="POST", url=server.url, json={}, timeout_s=10))
+    assert failure(result).kind is FailureKind.BROKEN
+    assert not failure(result).surely_not_sent
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_never_answers_is_given_up_in_time(world, serve):
+    """The request may have arrived, so this is no connect timeout."""
+    server = serve(lambda server, connection: server.over.wait(20))
+    started = time.monotonic()
+    [result] = world.run(get(server.url, timeout_s=0.3))
+    assert failure(result).kind is FailureKind.TIMEOUT
+    assert not failure(result).surely_not_sent
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"])
+def test_a_dripping_server_cannot_stretch_the_time(own_world, serve, head):
+    """Each byte comes soon enough for a limit of single reads; only the total ends it."""
+    server = serve(dripping(head))
+    started = time.monotonic()
+    [result] = own_world.run(get(server.url, timeout_s=0.3))
+    assert failure(result).kind is FailureKind.TIMEOUT
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_dripping_body_cannot_stretch_the_time_of_a_given_client(serve, name):
+    """httpx limits single reads only, so the time is looked at between them."""
+    server = serve(dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"))
+    started = time.monotonic()
+    [result] = World(name).run(get(server.url, timeout_s=0.3))
+    assert failure(result).kind is FailureKind.TIMEOUT
+    assert time.monotonic() - started < 3
+
+
+def dripping(head: bytes) -> Callable[[Server, socket.socket], None]:
+    def talk(server: Server, connection: socket.socket) -> None:
+        server.read_request(connection)
+        connection.sendall(head)
+        while not server.over.wait(0.02):
+            connection.sendall(b"x")
+
+    return talk
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 10000000\r\n", ""])
+def test_a_huge_reply_is_refused_before_it_is_in_memory(world, serve, length):
+    """Ten megabytes a poll, times a hundred polls, would end the process."""
+    sent = []
+
+    def talk(server: Server, connection: socket.socket) -> None:
+        server.read_request(connection)
+        connection.sendall(f"HTTP/1.1 200 OK\r\n{length}\r\n".encode())
+        for _ in range(160):
+            connection.sendall(b"x" * 65536)
+            sent.append(65536)
+
+    server = serve(talk)
+    [result] = world.run(get(server.url), max_reply_bytes=100_000)
+    assert failure(result).kind is FailureKind.TOO_LARGE
+    server.stop()
+    assert sum(sent) < 10_000_000
+
+
+def test_a_compressed_reply_is_refused(world, serve):
+    """A few kilobytes can unpack to gigabytes, and we asked for none."""
+    server = serve(answering(response(gzip.compress(b"0" * 1_000_000), Content_Encoding="gzip")))
+    [result] = world.run(get(server.url))
+    assert failure(result).kind is FailureKind.UNREADABLE
+
+
+def test_connections_are_reused_one_after_the_other(own_world, serve):
+    """A handshake for each poll would cost more than the poll."""
+    server = serve(answering(response()))
+    results = own_world.run(*[get(server.url)] * 10)
+    assert all(isinstance(result, HttpReply) for result in results)
+    assert server.connections == 1
+
+
+def test_many_requests_share_a_bounded_number_of_connections(own_world, serve):
+    """The API's limit on connections is respected, and nobody goes without an answer."""
+    server = serve(answering(response()))
+    results = own_world.run(*[get(server.url)] * 40, together=True, max_connections=4)
+    assert all(isinstance(result, HttpReply) for result in results)
+    assert server.connections <= 4
+
+
+def test_one_connection_serves_several_hosts_in_turn(own_world, serve):
+    """An idle connection to another host must give way, not block."""
+    servers = [serve(answering(response(str(number).encode()))) for number in range(3)]
+    results = own_world.run(*[get(server.url) for server in servers * 2], max_connections=1)
+    assert [result.body for result in results] == [b"0", b"1", b"2"] * 2
+
+
+def test_waiting_for_a_connection_counts_and_proves_that_nothing_was_sent(own_world, serve):
+    """A full pool is no fault of the server: what waited may safely go again."""
+    server = serve(lambda server, connection: (server.read_request(connection), server.over.wait(20)))
+    # Whoever comes first holds the only connection until its time is up, which for most of them is soon.
+    requests = [get(server.url, timeout_s=timeout_s) for timeout_s in (1.0, 0.3, 0.3)]
+    results = own_world.run(*requests, together=True, max_connections=1)
+    kinds = [failure(result).kind for result in results]
+    assert FailureKind.POOL_TIMEOUT in kinds
+    assert all(result.surely_not_sent for result in results if result.kind is FailureKind.POOL_TIMEOUT)
+    assert len(server.requests) <= kinds.count(FailureKind.TIMEOUT)
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(own_world, serve):
+    """Servers close idle connections after some seconds; that must not fail the next poll."""
+
+    def talk(server: Server, connection: socket.socket) -> None:
+        server.read_request(connection)
+        connection.sendall(response())
+
+    server = serve(talk)
+    post = HttpRequest(method="POST", url=server.url, json={}, timeout_s=10)
+
+    def closed() -> None:
+        for thread in server._threads:
+            thread.join(5)
+
+    if own_world.name == "threads":
+        http = Http()
+        for _ in range(3):
+            assert isinstance(http.send(post), HttpReply)
+            closed()
+        http.close()
+    else:
+
+        async def main() -> None:
+            http = Http(transport="aiohttp" if "aiohttp" in own_world.name else "httpx")
+            for _ in range(3):
+                assert isinstance(await http.asend(post), HttpReply)
+                await asyncio.to_thread(closed)
+            await http.aclose()
+
+        asyncio.run(main())
+    assert server.connections == 3
+
+
+def test_an_http_object_works_again_after_it_was_closed(serve):
+    """A host may stop and start its worker with the same parts, on another event loop."""
+    server = serve(answering(response()))
+    http = Http(transport="httpx")
+    for _ in range(2):
+        assert isinstance(http.send(get(server.url)), HttpReply)
+        http.close()
+
+        async def main() -> None:
+            assert isinstance(await http.asend(get(server.url)), HttpReply)
+            await http.aclose()
+
+        asyncio.run(main())
+    assert server.connections == 4
+
+
+def test_a_cancelled_request_gives_its_place_back(serve):
+    """A worker that shuts down cancels its polls; the places must not leak away."""
+    server = serve(lambda server, connection: server.over.wait(20))
+
+    async def main(transport: str) -> None:
+        http = Http(transport=transport, max_connections=1)
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await http.asend(get(server.url))
+        assert failure(await http.asend(get(server.url, timeout_s=0.2))).kind is FailureKind.TIMEOUT
+        await http.aclose()
+
+    asyncio.run(main("httpx"))
+    asyncio.run(main("aiohttp"))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        get("ftp://127.0.0.1/"),
+        get("http:///path"),
+        get("http://127.0.0.1:99999/"),
+        get("http://127.0.0.1/a b"),
+        get("http://127.0.0.1/\r\nX: y"),
+        get("http://user:word@127.0.0.1/"),
+        get("http://bücher.example/"),
+        get("nonsense"),
+        get("http://127.0.0.1/", headers={"X": "a\r\nY: b"}),
+        get("http://127.0.0.1/", headers={"X\n": "a"}),
+        get("http://127.0.0.1/", json=float("nan")),
+        get("http://127.0.0.1/", json=object()),
+        get("http://127.0.0.1/", json={}, content=b""),
+        get("http://127.0.0.1/", form={"a": "\ud800"}),
+    ],
+    ids=repr,
+)
+def test_a_request_that_cannot_be_sent_is_a_value_too(world, request_):
+    """Hostile ids and texts end up in requests: none of them may raise, or slip a header in."""
+    [result] = world.run(request_)
+    assert failure(result).kind is FailureKind.INVALID
+    assert failure(result).surely_not_sent
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan")])
+def test_a_request_without_time_is_not_sent(world, serve, timeout_s):
+    """At a deadline the time that is left may be nothing."""
+    server = serve(answering(response()))
+    [result] = world.run(get(server.url, timeout_s=timeout_s))
+    assert failure(result).surely_not_sent
+    assert server.connections == 0
+
+
+def test_proxies_of_the_environment_are_used(own_world, serve, monkeypatch):
+    """In many networks the proxy is the only way out."""
+    proxy = serve(answering(response(b'"proxied"')))
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    [reply] = own_world.run(get("http://api.example.invalid/job/1"))
+    assert reply.json() == "proxied"
+    assert proxy.requests[0].startswith(b"GET http://api.example.invalid/job/1 HTTP/1.1")
+
+
+def test_a_hook_that_reads_the_reply_first_does_no_harm(serve):
+    """Hosts log replies in hooks of their clients; httpx then has no stream left."""
+    server = serve(answering(response(b'{"a": 1}')))
+    with httpx.Client(event_hooks={"response": [lambda reply: reply.read()]}) as client:
+        assert Http(client=client).send(get(server.url)).json() == {"a": 1}
+
+    async def main() -> None:
+        async def read(reply: httpx.Response) -> None:
+            await reply.aread()
+
+        async with httpx.AsyncClient(event_hooks={"response": [read]}) as client:
+            reply = await Http(async_client=client).asend(get(server.url))
+            assert reply.json() == {"a": 1}
+
+    asyncio.run(main())
+
+
+def test_a_given_client_is_never_closed(serve):
+    """It belongs to the host."""
+    server = serve(answering(response()))
+    with httpx.Client() as client:
+        http = Http(client=client)
+        http.send(get(server.url))
+        http.close()
+        assert not client.is_closed
+
+
+def test_secrets_stay_out_of_every_repr(world, serve):
+    """Reprs end up in logs and error trackers."""
+    server = serve(lambda server, connection: (server.read_request(connection), None))
+    request = HttpRequest(
+        method="POST", url=f"{server.url}/{SECRET}", headers={"K": SECRET}, json={"token": SECRET}, timeout_s=5
+    )
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        refused = get(f"http://127.0.0.1:{unused.getsockname()[1]}/{SECRET}")
+        results = world.run(request, refused, get(f"http://[{SECRET}/"))
+    reply = HttpReply(status=200, headers={"k": SECRET}, body=SECRET.encode())
+    assert SECRET not in repr([request, results, reply, Http()])
+
+
+def test_limits_that_cannot_work_are_refused():
+    """A mistake in the configuration shows when the worker starts, not at the first poll."""
+    for options in ({"max_connections": 0}, {"max_reply_bytes": 0}, {"transport": "carrier pigeon"}):
+        with pytest.raises(ConfigurationError):
+            Http(**options)
+
+
+@given(st.binary() | st.sampled_from([b"[" * 100_000, b"9" * 5000, b"NaN", b'"\\ud800"', b"\xff\xfe"]))
+def test_reading_json_never_raises(body):
+    """Bodies are hostile: deep nesting and endless digits raise unusual errors in the parser."""
+    reply = HttpReply(status=200, body=body)
+    assert reply.json() is NOT_JSON or reply.json() == reply.json()
+
+
+@given(st.text() | st.from_regex(r"\A[A-Za-z]{3}, \d+ [A-Za-z]{3} \d+ \d+:\d+:\d+ .{0,6}\Z"), st.floats(0, 1e10))
+def test_any_retry_after_is_read_or_ignored(text, now_s):
+    """The header is hostile too: a negative or infinite wait would stop a worker for good, or spin it."""
+    wait_s = retry_after_s({"retry-after": text}, now_s)
+    assert wait_s is None or 0 <= wait_s < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("text", "wait_s"),
+    [
+        ("120", 120.0),
+        (" 0.5 ", 0.5),
+        ("-1", None),
+        ("1e9", None),
+        ("inf", None),
+        ("", None),
+        (formatdate(1_000_030, usegmt=True), 30.0),
+        (formatdate(999_000, usegmt=True), 0.0),
+        ("Mon, 12 Jan 1970 13:47:10 -0000", 30.0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text, wait_s):
+    """Both forms are in use; a date in the past means now."""
+    assert retry_after_s({"retry-after": text}, 1_000_000) == wait_s
