@@ -24,7 +24,7 @@ __all__ = ["VideoCheck"]
 
 HEAD_TIMEOUT_S = 2.0
 WHATSAPP_MAX_BYTES = 16 * 1024 * 1024
-WHATSAPP_TYPES = ("video/mp4", "video/3gpp", "video/quicktime")
+WHATSAPP_TYPES = frozenset({"video/mp4", "video/3gpp", "video/quicktime"})
 
 # Storages give this to files whose type they do not know.
 _SAYS_NOTHING = frozenset({"application/octet-stream", "binary/octet-stream", ""})

@@ -1,0 +1,125 @@
+"""The public face: what is exported, and that twins stay alike."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import videopoll
+from videopoll import (
+    AsyncRedisVideoJobQueue,
+    AsyncRunner,
+    AsyncVideoJobQueue,
+    AsyncVideoPoller,
+    RedisVideoJobQueue,
+    Runner,
+    SilentNotifier,
+    VideoApiPoller,
+    VideoJobQueue,
+    VideoPoller,
+    protocols,
+)
+from videopoll.dead_letters import AsyncDeadLetters, DeadLetters
+
+TWINS = [
+    (RedisVideoJobQueue, AsyncRedisVideoJobQueue),
+    (DeadLetters, AsyncDeadLetters),
+    (Runner, AsyncRunner),
+    (VideoJobQueue, AsyncVideoJobQueue),
+    (VideoPoller, AsyncVideoPoller),
+    (protocols.Notifier, protocols.AsyncNotifier),
+    (protocols.MessageFinder, protocols.AsyncMessageFinder),
+]
+
+# What one world needs and the other does not.
+ONE_SIDED = {"interrupt", "resume"}
+
+
+def methods(of: type) -> dict[str, inspect.Signature]:
+    """The public methods of a class, with their parameters."""
+    return {
+        name: inspect.signature(member).replace(return_annotation=None)
+        for name, member in inspect.getmembers(of, callable)
+        if not name.startswith("_") and inspect.isroutine(member)
+    }
+
+
+@pytest.mark.parametrize(("twin", "other"), TWINS, ids=lambda one: one.__name__)
+def test_twins_have_the_same_methods_with_the_same_parameters(twin, other):
+    """What is learnt in one world is true in the other."""
+    ours, theirs = methods(twin), methods(other)
+
+    assert ours.keys() - ONE_SIDED == theirs.keys() - ONE_SIDED
+    for name in ours.keys() & theirs.keys():
+        assert list(ours[name].parameters) == list(theirs[name].parameters), name
+        defaults = [[one.default for one in side[name].parameters.values()] for side in (ours, theirs)]
+        assert defaults[0] == defaults[1], name
+
+
+def test_runners_take_the_same_options():
+    """A composition moves from threads to asyncio without a change."""
+    ours, theirs = (list(inspect.signature(kind).parameters) for kind in (Runner, AsyncRunner))
+
+    assert ours == theirs
+
+
+def test_every_public_name_is_listed_once_and_is_there():
+    """Public is listed."""
+    names = [name for name in dir(videopoll) if not name.startswith("_")]
+    modules = {path.stem for path in Path(videopoll.__file__).parent.iterdir()}
+
+    assert len(videopoll.__all__) == len(set(videopoll.__all__))
+    assert set(videopoll.__all__) == {name for name in names if name not in modules} - {"annotations"}
+
+
+def test_only_the_core_and_the_scripts_branch_on_a_state():
+    """Judgements about a job have one home: a runner that compares states would be a second one."""
+    source = Path(videopoll.__file__).parent
+    for name in ("runner.py", "async_runner.py", "_engine.py", "redis_queue.py"):
+        tree = ast.parse((source / name).read_text(encoding="utf-8"))
+        compared = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Compare | ast.MatchValue)
+            for part in ast.walk(node)
+            if isinstance(part, ast.Attribute)
+            and isinstance(part.value, ast.Name)
+            and part.value.id in {"JobState", "OutcomeKind"}
+        ]
+        assert not compared, name
+
+
+class AsyncOnly:
+    """A host's part that has to be awaited."""
+
+    async def notify(self, message):
+        """Send nothing."""
+
+    async def poll(self, job, *, timeout_s):
+        """Ask nobody."""
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda queue, aqueue, poller: Runner(queue, poller, AsyncOnly()),
+        lambda queue, aqueue, poller: Runner(queue, AsyncOnly(), SilentNotifier()),
+        lambda queue, aqueue, poller: Runner(aqueue, poller, SilentNotifier()),
+    ],
+    ids=["notifier", "poller", "queue"],
+)
+def test_runner_refuses_asyncio_parts_and_names_the_one_that_takes_them(build):
+    """The mistake is told when it is made, and with the way out."""
+    poller = VideoApiPoller(api_key="key")
+
+    with pytest.raises(TypeError, match="AsyncRunner"):
+        build(RedisVideoJobQueue.from_url("redis://h"), AsyncRedisVideoJobQueue.from_url("redis://h"), poller)
+
+
+def test_async_runner_refuses_a_sync_queue():
+    """A blocking queue would stop the event loop."""
+    with pytest.raises(TypeError, match="AsyncRedisVideoJobQueue"):
+        AsyncRunner(RedisVideoJobQueue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier())
