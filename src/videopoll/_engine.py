@@ -150,6 +150,7 @@ class Engine:
         self.stopping = False
         self.counted: dict[type[events.Event], int] = {}
         self._paused_until_s = 0.0
+        self._lost: set[str] = set()
         self._lost_since_s: float | None = None
         self._losses = 0
         self._key_refused = False
@@ -183,15 +184,20 @@ class Engine:
         silent_s = time.monotonic() - self._beat_s
         if silent_s > 3 * LONGEST_IDLE_S + self.lease.duration_s and self._lost_since_s is None:
             problems.append(f"the worker's loop has not moved for {silent_s:.0f} s: restart it")
+        now_s = time.monotonic()
+        stuck = sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
+        if stuck:
+            problems.append(f"{stuck} polls or sends do not come back: the poller or a notifier hangs")
         return Health(not problems, tuple(problems))
 
     def beat(self) -> None:
         """Note that the loop moves."""
         self._beat_s = time.monotonic()
 
-    def redis_lost(self, error: QueueError) -> float:
-        """Note that Redis failed; give the seconds to wait. Told once, not at every try."""
+    def redis_lost(self, error: QueueError, doing: str) -> float:
+        """Note that Redis failed at `doing`; give the seconds to wait. Told once, not at every try."""
         self.beat()
+        self._lost.add(doing)
         if self._lost_since_s is None:
             self._lost_since_s = time.monotonic()
             self._losses = 0
@@ -200,10 +206,11 @@ class Engine:
         self._losses += 1
         return wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads workers, hides nothing
 
-    def redis_fine(self) -> None:
-        """Note that Redis answered."""
+    def redis_fine(self, doing: str) -> None:
+        """Note that Redis did what it was asked; a full one still answers claims while it refuses to write."""
         self.beat()
-        if self._lost_since_s is not None:
+        self._lost.discard(doing)
+        if self._lost_since_s is not None and not self._lost:
             after_s = time.monotonic() - self._lost_since_s
             self._lost_since_s = None
             self.emit(events.RedisRegained(worker_id=self.worker_id, after_s=after_s))
@@ -249,14 +256,17 @@ class Engine:
     def let_go(self, step: JobStep) -> None:
         """Forget a job that is out of hand."""
         with self._places:
+            # A worker that lost a lease may have claimed the same job again meanwhile.
             if self.steps.get(step.claim.job_id) is step:
                 del self.steps[step.claim.job_id]
+            if not step.gone:
+                step.gone = True
                 self._move(step, -1)
 
     def _start_sending(self, step: JobStep) -> bool:
         """Move a job whose polling is over to a place for sends; False if there is none."""
         with self._places:
-            if self.sends_in_hand >= self.delivery_concurrency or self.steps.get(step.claim.job_id) is not step:
+            if self.sends_in_hand >= self.delivery_concurrency or step.gone:
                 return False
             self._move(step, -1)
             step.sending = True

@@ -148,7 +148,7 @@ class JobStep:
     when the worker has to let go of it half-way.
     """
 
-    __slots__ = ("_shop", "claim", "entry", "finished", "sending", "started_s")
+    __slots__ = ("_shop", "claim", "entry", "finished", "gone", "sending", "started_s")
 
     def __init__(self, shop: Workshop, claim: Claim) -> None:
         self._shop = shop
@@ -156,6 +156,7 @@ class JobStep:
         self.entry: OutboxEntry | None = claim.work.entry if isinstance(claim.work, SendWork) else None
         self.sending = self.entry is not None
         self.finished = False
+        self.gone = False
         self.started_s = time.monotonic()
 
     @property

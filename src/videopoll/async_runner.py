@@ -246,9 +246,9 @@ class AsyncRunner(Engine):
         try:
             batch = await self._claim(polls, sends)
         except QueueError as error:
-            await self._pause(self.redis_lost(error))
+            await self._pause(self.redis_lost(error, "claim"))
             return
-        self.redis_fine()
+        self.redis_fine("claim")
         steps = self.take(batch)
         for step in steps:
             self._begin(step)
@@ -559,11 +559,12 @@ class _Settler:
         while verdicts is None:
             try:
                 verdicts = await self._runner._queue.apply(transitions)  # noqa: SLF001 - one unit with its runner
+                self._runner.redis_fine("apply")
             except QueueUnavailableError as error:
                 if time.monotonic() > self._give_up_s:
                     verdicts = [Verdict.LOST] * len(batch)
                 else:
-                    await asyncio.sleep(self._runner.redis_lost(error))
+                    await asyncio.sleep(self._runner.redis_lost(error, "apply"))
             except QueueRefusedError as error:
                 if len(batch) > 1:
                     for one in batch:

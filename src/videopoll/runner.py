@@ -230,9 +230,9 @@ class Runner(Engine):
         try:
             batch = self._claim(polls, sends)
         except QueueError as error:
-            self._pause(self.redis_lost(error))
+            self._pause(self.redis_lost(error, "claim"))
             return
-        self.redis_fine()
+        self.redis_fine("claim")
         steps = self.take(batch)
         for step in steps:
             self._work.put(step)
@@ -486,11 +486,12 @@ class _Settler:
         while verdicts is None:
             try:
                 verdicts = self._runner._queue.apply(transitions)  # noqa: SLF001 - one unit with its runner
+                self._runner.redis_fine("apply")
             except QueueUnavailableError as error:
                 if time.monotonic() > self._give_up_s:
                     verdicts = [Verdict.LOST] * len(batch)
                 else:
-                    time.sleep(self._runner.redis_lost(error))
+                    time.sleep(self._runner.redis_lost(error, "apply"))
             except QueueRefusedError as error:
                 if len(batch) > 1:
                     for one in batch:
