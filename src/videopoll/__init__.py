@@ -6,6 +6,7 @@ from videopoll.async_runner import AsyncRunner
 from videopoll.errors import (
     ConfigurationError,
     InvalidJobError,
+    JobNotFoundError,
     NotifierError,
     NotSentError,
     QueueError,
@@ -67,6 +68,7 @@ __all__ = [
     "Form",
     "HttpNotifier",
     "InvalidJobError",
+    "JobNotFoundError",
     "JobState",
     "JobView",
     "KeyTtls",

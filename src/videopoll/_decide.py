@@ -283,8 +283,12 @@ def after_find(
 def _try_again(
     entry: OutboxEntry, hint_s: float | None, now_ms: int, policy: DeliveryPolicy, draw: float
 ) -> DeliveryStep:
-    if entry.form is Form.VIDEO and entry.form_failures >= policy.video_attempts:
-        return next_delivery_step(_as_text(entry), now_ms, policy)
+    # The last send of all is a text, also where the host allows fewer sends than videos.
+    last_video = entry.form_failures >= policy.video_attempts or entry.tries == policy.max_attempts - 1
+    if entry.form is Form.VIDEO and entry.form_failures and last_video:
+        entry = _as_text(entry)
+        if hint_s is None:
+            return next_delivery_step(entry, now_ms, policy)
     spent = _spent(entry, now_ms, policy)
     if spent:
         return GiveUp(entry, spent)

@@ -5,6 +5,8 @@
     VideopollError
     ├── ConfigurationError (ValueError)     a part was built with values that cannot work
     ├── InvalidJobError (ValueError)        the call named a job that cannot be accepted
+    ├── JobNotFoundError (LookupError)      there is no such job, or it came to nothing
+    ├── InvalidGenerationError (ValueError) the call asked for a video that the API cannot make
     ├── QueueError                          Redis
     │   ├── QueueUnavailableError           ... cannot be reached, or is not ready: try again
     │   └── QueueRefusedError               ... answers, and says no: an operator has to act
@@ -20,7 +22,9 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigurationError",
+    "InvalidGenerationError",
     "InvalidJobError",
+    "JobNotFoundError",
     "NotSentError",
     "NotifierError",
     "QueueError",
@@ -41,6 +45,14 @@ class ConfigurationError(VideopollError, ValueError):
 
 class InvalidJobError(VideopollError, ValueError):
     """A job id, conversation id or metadata that cannot be stored; the text says why."""
+
+
+class InvalidGenerationError(VideopollError, ValueError):
+    """A generation was asked for with values that the video API cannot take; the text says which. Nothing was sent."""
+
+
+class JobNotFoundError(VideopollError, LookupError):
+    """There is no job with this id, or what stood under it was none."""
 
 
 class QueueError(VideopollError):

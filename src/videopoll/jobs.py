@@ -149,10 +149,19 @@ def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(msg)
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        # "1e999" reads as infinity, which cannot be written again.
+        msg = f"too large: {text[:20]}"
+        raise ValueError(msg)
+    return number
+
+
 def load_object(raw: bytes) -> dict[str, JsonValue] | Poison:
     """Read a JSON object from hostile bytes."""
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant)
+        value = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         return Poison("not JSON")
     if not isinstance(value, dict):
@@ -327,12 +336,16 @@ class Outcome:
         success = fields.get("success") is True
         at_ms = fields.get("completedAt" if success else "failedAt")
         url, file_id, error = fields.get("videoUrl"), fields.get("fileId"), fields.get("error")
+        kind = OutcomeKind.COMPLETED if success else OutcomeKind.FAILED
         try:
-            kind = OutcomeKind(str(fields["outcome"])) if "outcome" in fields else None
+            told = OutcomeKind(str(fields.get("outcome", kind.value)))
         except ValueError:
-            kind = None
+            told = kind
+        # Every kind of worker writes and reads "success"; ours alone tell the outcome.
+        if (told is OutcomeKind.COMPLETED) is success:
+            kind = told
         return cls(
-            kind=kind or (OutcomeKind.COMPLETED if success else OutcomeKind.FAILED),
+            kind=kind,
             at_ms=int(at_ms) if isinstance(at_ms, int | float) and math.isfinite(at_ms) else 0,
             video_url=url if isinstance(url, str) else None,
             file_id=file_id if isinstance(file_id, str) else None,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from typing import TYPE_CHECKING, cast
 
 import redis
@@ -25,9 +26,10 @@ from redis.retry import Retry
 
 from videopoll import _calls
 from videopoll._decide import open_outbox
+from videopoll._log import shown
 from videopoll._scripts import ScriptCall, arun, run, to_queue_error
 from videopoll.dead_letters import AsyncDeadLetters, DeadLetters
-from videopoll.errors import ConfigurationError
+from videopoll.errors import ConfigurationError, JobNotFoundError
 from videopoll.jobs import Outcome, OutcomeKind, check_id, check_metadata, dump
 from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
 from videopoll.schema import DEFAULT_PREFIX, Keys
@@ -50,6 +52,9 @@ ENQUEUE_MANY = 200
 
 SCAN_STEP = 500
 """Keys that one step of a scan looks at: a fraction of a millisecond of Redis's time."""
+
+LOOK_EVERY_S = 1.0
+"""How often `wait` looks at the keys besides: other kinds of workers publish nothing."""
 
 SWEEP_S = 30
 """Seconds in which one worker alone looks for lost jobs."""
@@ -108,6 +113,19 @@ class _Base:
         return _calls.cancel(
             self._keys, job_id, completed=completed, ttls=self._ttls, notice=notice, notice_s=self._delivery.keep_s
         )
+
+    @staticmethod
+    def _outcome(view: JobView | None, job_id: str) -> Outcome | None:
+        """Give the outcome of a job, None while it is open.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+        """
+        if view is None or (view.outcome is None and view.dead):
+            what = "became a dead letter without an outcome" if view else "is not known, or was forgotten long ago"
+            msg = f"the job {shown(job_id)} {what}"
+            raise JobNotFoundError(msg)
+        return view.outcome
 
 
 def _loose(found: Iterable[bytes | str], start: str, listed: set[bytes | str]) -> list[str]:
@@ -295,6 +313,43 @@ class RedisVideoJobQueue(_Base):
             QueueError: Redis is away or says no.
         """
         return run(self._front, self._cancel(job_id, self.get(job_id), notify=notify))
+
+    def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
+        """Wait for the outcome of a job, for a host that wants the answer itself.
+
+        It comes back as soon as the polling ends, whether or not the outcome has
+        been delivered by then. (For a host that wants no messages: `SilentNotifier`.)
+
+        Args:
+            job_id: Which job.
+            timeout_s: Seconds to wait at most.
+
+        Returns:
+            How it ended, or None if it has not by then.
+
+        Raises:
+            JobNotFoundError: There is no such job, or its record is none.
+            QueueError: Redis is away or says no.
+        """
+        until_s = time.monotonic() + timeout_s
+        outcome = self._outcome(self.get(job_id), job_id)
+        if outcome is not None:
+            return outcome
+        with self._front.pubsub(ignore_subscribe_messages=True) as ended:  # type: ignore[no-untyped-call]
+            subscribed = False
+            while outcome is None and (left_s := until_s - time.monotonic()) > 0:
+                try:
+                    if not subscribed:
+                        ended.subscribe(self._keys.ended(job_id))
+                        subscribed = True
+                    else:
+                        ended.get_message(timeout=min(left_s, LOOK_EVERY_S))
+                except (redis_errors.RedisError, OSError):
+                    # Without the right to subscribe, or the connection: looking now and then is enough.
+                    time.sleep(min(left_s, LOOK_EVERY_S))
+                # A look after the subscription, and after each message: none can be missed in between.
+                outcome = self._outcome(self.get(job_id), job_id)
+        return outcome
 
     # --- for runners ---
 
@@ -525,6 +580,26 @@ class AsyncRedisVideoJobQueue(_Base):
     async def cancel(self, job_id: str, *, notify: bool = False) -> CancelResult:
         """Stop a job; see `RedisVideoJobQueue.cancel`."""
         return await arun(self._front, self._cancel(job_id, await self.get(job_id), notify=notify))
+
+    async def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
+        """Wait for the outcome of a job; see `RedisVideoJobQueue.wait`."""
+        until_s = time.monotonic() + timeout_s
+        outcome = self._outcome(await self.get(job_id), job_id)
+        if outcome is not None:
+            return outcome
+        async with self._front.pubsub(ignore_subscribe_messages=True) as ended:
+            subscribed = False
+            while outcome is None and (left_s := until_s - time.monotonic()) > 0:
+                try:
+                    if not subscribed:
+                        await ended.subscribe(self._keys.ended(job_id))
+                        subscribed = True
+                    else:
+                        await ended.get_message(timeout=min(left_s, LOOK_EVERY_S))
+                except (redis_errors.RedisError, OSError):
+                    await asyncio.sleep(min(left_s, LOOK_EVERY_S))
+                outcome = self._outcome(await self.get(job_id), job_id)
+        return outcome
 
     # --- for runners ---
 

@@ -28,7 +28,7 @@ class KeyRecord:
 
     Args:
         name: What the docs call it.
-        pattern: The key, with ``{prefix}`` and ``{jobId}``.
+        pattern: The key, with ``{prefix}`` and ``{jobId}`` (or ``{callHash}``).
         type: Its Redis type.
         ttl: Its time to live, in words; None for a key that stays (and is bounded by the jobs in it).
         writer: Who writes it.
@@ -104,6 +104,14 @@ KEYS: tuple[KeyRecord, ...] = (
         "letters", "{prefix}:poll:letters", "hash", "DeadLetterPolicy.max_age_s", "settle", "id → dead letter, JSON"
     ),
     KeyRecord("sweeper", "{prefix}:poll:sweeper", "string", "30 s", "adopt", "which worker looks for lost jobs now"),
+    KeyRecord(
+        "tool call",
+        "{prefix}:tool:{callHash}",
+        "string",
+        "7200 s (KeyTtls.completed_s)",
+        "VideoGeneratorTool",
+        "the answer to one call of the tool, JSON: the same call again starts nothing",
+    ),
 )
 """Every key that videopoll writes."""
 
@@ -177,9 +185,17 @@ class Keys:
         """The audit trail."""
         return f"{self.prefix}:completed:{job_id}"
 
+    def ended(self, job_id: str) -> str:
+        """The channel on which the end of a job's polling is published."""
+        return self.outbox(job_id)
+
     def outbox(self, job_id: str) -> str:
         """The outcome that is not delivered yet."""
         return f"{self.prefix}:poll:outbox:{job_id}"
+
+    def tool_call(self, call_id_hash: str) -> str:
+        """The answer to one call of the OpenAI tool. Its id comes from outside, so it is hashed by the caller."""
+        return f"{self.prefix}:tool:{call_id_hash}"
 
     def of_job(self, job_id: str) -> tuple[str, str, str, str, str]:
         """The five keys of one job, in the order that every script gets them."""

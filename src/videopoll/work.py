@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from videopoll.jobs import JobState
+
 if TYPE_CHECKING:
-    from videopoll.jobs import JobState, OutboxEntry, Outcome, Poison, VideoJob
+    from videopoll.jobs import OutboxEntry, Outcome, Poison, VideoJob
 
 __all__ = [
     "BeginSend",
@@ -296,3 +298,8 @@ class JobView:
     holder: str | None = None
     foreign_lock: bool = False
     now_ms: int = 0
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is a dead letter."""
+        return self.state is JobState.DEAD

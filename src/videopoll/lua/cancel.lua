@@ -35,4 +35,5 @@ redis.call('ZREM', schedule, id)
 redis.call('ZREM', inflight, id)
 redis.call('HDEL', leases, id)
 if redis.call('LLEN', queue) <= SHORT then redis.call('LREM', queue, 0, id) end
+redis.pcall('PUBLISH', outbox, id)
 return 'cancelled'

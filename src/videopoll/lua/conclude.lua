@@ -44,6 +44,8 @@ for n = 1, (#ARGV - 1) / 4 do
       if not foreign then redis.call('DEL', lock) end
       redis.call('HDEL', faults, id)
       redis.call('ZREM', schedule, id)
+      -- Whoever waits for the outcome is told; a user without the right to publish loses nothing else.
+      redis.pcall('PUBLISH', outbox, id)
       answers[n] = 1
     end
   end

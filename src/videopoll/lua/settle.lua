@@ -41,6 +41,7 @@ for n = 1, (#ARGV - 3) / 4 do
     redis.call('ZREM', deliveries, id)
     redis.call('ZREM', inflight, id)
     redis.call('HDEL', leases, id)
+    if letter ~= '' then redis.pcall('PUBLISH', outbox, id) end
     answers[n] = 1
   elseif not holder and redis.call('EXISTS', record, outbox) == 0
     and ((ended ~= '' and redis.call('MGET', completed)[1] == ended) or redis.call('HGET', letters, id) == letter) then
