@@ -162,9 +162,9 @@ class World:
         self.workers.append(worker)
         return worker
 
-    def queue(self) -> RedisVideoJobQueue:
+    def queue(self, **options: Any) -> RedisVideoJobQueue:
         """A producer's queue."""
-        return RedisVideoJobQueue.from_url(self.url, prefix=self.prefix)
+        return RedisVideoJobQueue.from_url(self.url, prefix=self.prefix, **options)
 
 
 def phone(number: int) -> str:

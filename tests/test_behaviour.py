@@ -7,7 +7,7 @@ import json
 import pytest
 import redis
 
-from kit import FAST, phone, until
+from kit import FAST, Recorder, phone, until
 from videopoll import events
 from videopoll.jobs import JobState
 from videopoll.testing import Reply
@@ -131,3 +131,20 @@ def test_a_stopped_worker_gives_its_unfinished_poll_back_at_once(world):
         assert (view.state, view.attempts) == (JobState.QUEUED, 0)
     with world.worker() as other:
         until(lambda: other.recorder.of(events.JobDelivered), "the other worker delivers it", 3)
+
+
+def test_hooks_hear_of_every_stage_and_one_that_raises_harms_nothing(world):
+    """A host's hook gets the same records that the log lines are made from."""
+    heard = Recorder()
+
+    def broken(event):
+        raise RuntimeError("a hook of a host")
+
+    with world.queue(hooks=[broken, heard]) as queue, world.worker(hooks=[broken]) as worker:
+        queue.enqueue("job_1", conversation_id="conversation-1", metadata={"channel": "ultramsg", "to": phone(1)})
+        queue.enqueue("job_1", conversation_id="conversation-1")
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
+
+    names = [type(event).__name__ for event in heard.events + worker.recorder.events]
+    wanted = ["JobEnqueued", "JobTaken", "JobPolled", "JobPolled", "JobConcluded", "SendTried", "JobDelivered"]
+    assert [name for name in names if name.startswith(("Job", "Send"))] == wanted

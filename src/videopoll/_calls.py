@@ -89,6 +89,9 @@ LONGEST_BLOCK_S = 60.0
 LIST_ENDS = ((0, 4999), (-5000, -1))
 """Where the list is looked through before lost jobs are taken up: an id further inside is met twice, which harms nothing."""
 
+MAX_DIGITS = 10
+"""A counter of so many digits is none."""
+
 MAX_BATCH = 500
 """Jobs a script call: Redis serves nobody else meanwhile, and Lua's unpack has a limit."""
 
@@ -178,8 +181,8 @@ def _ms(seconds: float) -> int:
 
 
 def _ms_or_none(value: bytes) -> int | None:
-    number = int(value)
-    return None if number < 0 else number
+    number = float(value)
+    return int(number) if math.isfinite(number) and number >= 0 else None
 
 
 def _read_claim(fields: list[bytes], token: str, now_ms: int) -> Claim:
@@ -294,9 +297,11 @@ def _reschedule(keys: Keys, items: Sequence[Reschedule | GiveBack], ttls: KeyTtl
         claim = item.claim
         job_keys += [raw(keys.lock(claim.job_id)), raw(keys.attempts(claim.job_id))]
         if isinstance(item, GiveBack):
-            # Without a known age, the last poll counts as long ago: the job is due at once.
-            age_ms = ttls.attempts_s * 500 if claim.attempts_age_ms is None else claim.attempts_age_ms
-            left_ms = ttls.attempts_s * 1000 - age_ms
+            # The last poll counts as long ago, whenever it was: the job was due when it was claimed,
+            # and has to be due at once when it is met in the list.
+            left_ms = ttls.attempts_s * 500
+            if claim.attempts_age_ms is not None:
+                left_ms = min(left_ms, ttls.attempts_s * 1000 - claim.attempts_age_ms)
             args += [raw(claim.job_id), claim.token, 0, "", claim.attempts_before, max(1, left_ms)]
         else:
             state = f"{item.faults}:{item.last_answer_ms or ''}" if item.faults else ""
@@ -374,17 +379,28 @@ def read_letter(job_id: str, stored: bytes) -> DeadLetter:
     fields = load_object(stored)
     if isinstance(fields, Poison):
         return DeadLetter(job_id, f"the dead letter itself is {fields.reason}", 0)
-    at_ms, record, written = fields.get("at"), fields.get("record"), fields.get("entry")
+    at_ms, record, written = fields.get("at"), _storable(fields.get("record")), _storable(fields.get("entry"))
     at_ms = at_ms if isinstance(at_ms, int) else 0
     # An entry that was stored is never in the future of its own time.
-    entry = OutboxEntry.from_json(job_id, raw(written), at_ms) if isinstance(written, str) else None
+    entry = OutboxEntry.from_json(job_id, raw(written), at_ms) if written is not None else None
     return DeadLetter(
         job_id,
         str(fields.get("reason", "unknown")),
         at_ms,
-        record if isinstance(record, str) else None,
+        record,
         None if isinstance(entry, Poison) else entry,
     )
+
+
+def _storable(value: object) -> str | None:
+    """Give a text that can go back to Redis; a lone surrogate of another sort cannot."""
+    if not isinstance(value, str):
+        return None
+    try:
+        raw(value)
+    except UnicodeEncodeError:
+        return None
+    return value
 
 
 def cancel(
@@ -409,7 +425,7 @@ def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
     """Look a job up."""
 
     def parse(reply: object) -> JobView | None:
-        now, *found = cast("list[bytes | None]", reply)
+        now, *found, unlisted = cast("list[bytes | None]", reply)
         record, outbox, lock, attempts, completed, due, lease, token, faults, send_due, letter = found
         if not any((record, outbox, completed, due, lease, send_due, letter)):
             return None
@@ -430,12 +446,12 @@ def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
             delivered = told if isinstance(told, bool) else None
         return JobView(
             job_id=job_id,
-            state=_state(found),
+            state=_state(found, unlisted=bool(unlisted)),
             job=job or (entry.job if entry else None),
             outcome=entry.outcome if entry else (None if isinstance(ended, Poison) else ended),
             entry=entry,
             delivered=delivered,
-            attempts=int(attempts) if attempts is not None and attempts.isdigit() else 0,
+            attempts=int(attempts) if attempts is not None and attempts.isdigit() and len(attempts) < MAX_DIGITS else 0,
             faults=_read_faults(faults or b"")[0],
             due_ms=_score(send_due if outbox is not None else due),
             lease_ms=_score(lease),
@@ -454,7 +470,7 @@ def _score(value: bytes | None) -> int | None:
     return int(number) if math.isfinite(number) else None
 
 
-def _state(found: Sequence[bytes | None]) -> JobState:
+def _state(found: Sequence[bytes | None], *, unlisted: bool) -> JobState:
     record, outbox, _, _, completed, due, lease, _, _, send_due, letter = found
     if letter is not None and outbox is None and record is None:
         return JobState.DEAD
@@ -464,7 +480,9 @@ def _state(found: Sequence[bytes | None]) -> JobState:
         return JobState.OUTBOX
     if due is not None:
         return JobState.SCHEDULED
-    return JobState.SETTLED if record is None and completed is not None else JobState.QUEUED
+    if record is None and completed is not None:
+        return JobState.SETTLED
+    return JobState.ORPHANED if unlisted else JobState.QUEUED
 
 
 def count(keys: Keys) -> ScriptCall[QueueCounts]:

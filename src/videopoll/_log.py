@@ -1,6 +1,6 @@
 """Writes events as log lines in the specification's pattern, with their fields in ``extra``.
 
-Every line goes to the logger ``videopoll.worker``. Ids are shown in a form that
+Every line goes to the logger ``videopoll.jobs``. Ids are shown in a form that
 cannot break a line, whatever stands in Redis.
 """
 
@@ -16,7 +16,7 @@ from videopoll.observations import FaultKind
 
 __all__ = ["LogHook", "shown"]
 
-log = logging.getLogger("videopoll.worker")
+log = logging.getLogger("videopoll.jobs")
 
 LONGEST_SHOWN = 120
 
@@ -55,6 +55,10 @@ def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa:
             return logging.ERROR, "🔌 Redis cannot be used, waiting for it: %s", event.reason
         case events.RedisRegained():
             return logging.WARNING, "🔌 Redis is back after %.1fs", event.after_s
+        case events.JobEnqueued():
+            return logging.INFO, "📥 Video job enqueued for background polling: %s", shown(event.job_id)
+        case events.JobCancelled():
+            return logging.INFO, "🛑 Video job cancelled: %s", shown(event.job_id)
         case events.JobTaken():
             text = (
                 "♻️ Taking over video job from a dead worker: %s"

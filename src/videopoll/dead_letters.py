@@ -75,6 +75,8 @@ class DeadLetters(_Base):
 
     def list(self, *, limit: int = 100, offset: int = 0) -> list[DeadLetter]:
         """Give letters, the newest first."""
+        if limit < 1:
+            return []
         with _queue_errors("listing dead letters"):
             ids = cast("list[bytes]", self._client.zrevrange(self._keys.dead, offset, offset + limit - 1))
             found = cast("list[bytes | None]", self._client.hmget(self._keys.letters, ids)) if ids else []
@@ -100,13 +102,15 @@ class DeadLetters(_Base):
 
     def redrive_all(self) -> int:
         """Bring back every letter that can be; give their number."""
-        redriven, offset = 0, 0
+        redriven, offset, seen = 0, 0, set[str]()
         while letters := self.list(limit=PAGE, offset=offset):
             for letter in letters:
                 try:
-                    revived = self.redrive(letter.job_id)
+                    # One that has died again meanwhile is not redriven for ever.
+                    revived = letter.job_id not in seen and self.redrive(letter.job_id)
                 except InvalidJobError:
                     revived = False
+                seen.add(letter.job_id)
                 redriven += revived
                 offset += not revived
         return redriven
@@ -130,6 +134,8 @@ class AsyncDeadLetters(_Base):
 
     async def list(self, *, limit: int = 100, offset: int = 0) -> list[DeadLetter]:
         """Give letters, the newest first."""
+        if limit < 1:
+            return []
         with _queue_errors("listing dead letters"):
             ids = cast("list[bytes]", await self._client.zrevrange(self._keys.dead, offset, offset + limit - 1))
             found = cast("list[bytes | None]", await self._client.hmget(self._keys.letters, ids)) if ids else []
@@ -151,13 +157,15 @@ class AsyncDeadLetters(_Base):
 
     async def redrive_all(self) -> int:
         """Bring back every letter that can be; give their number."""
-        redriven, offset = 0, 0
+        redriven, offset, seen = 0, 0, set[str]()
         while letters := await self.list(limit=PAGE, offset=offset):
             for letter in letters:
                 try:
-                    revived = await self.redrive(letter.job_id)
+                    # One that has died again meanwhile is not redriven for ever.
+                    revived = letter.job_id not in seen and await self.redrive(letter.job_id)
                 except InvalidJobError:
                     revived = False
+                seen.add(letter.job_id)
                 redriven += revived
                 offset += not revived
         return redriven

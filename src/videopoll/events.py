@@ -1,4 +1,4 @@
-"""What happens in a worker, as frozen records: one stream for hooks, logs and metrics.
+"""What happens to jobs, as frozen records: one stream for hooks, logs and metrics.
 
 A hook is any callable that takes an event. It is called on the thread or event
 loop where the event happened, so it should be quick. A hook that raises is
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Event",
     "Hook",
+    "JobCancelled",
     "JobConcluded",
     "JobDelivered",
+    "JobEnqueued",
     "JobPolled",
     "JobTaken",
     "JobUndeliverable",
@@ -46,10 +48,10 @@ class Event:
     """Anything that happened.
 
     Args:
-        worker_id: In which worker.
+        worker_id: In which worker; empty for what happened at a producer.
     """
 
-    worker_id: str
+    worker_id: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -83,6 +85,21 @@ class RedisRegained(Event):
     """Redis can be used again, after `after_s` seconds."""
 
     after_s: float
+
+
+@attrs.frozen(kw_only=True)
+class JobEnqueued(Event):
+    """A producer took a new job in."""
+
+    job_id: str
+    conversation_id: str
+
+
+@attrs.frozen(kw_only=True)
+class JobCancelled(Event):
+    """A host cancelled a job."""
+
+    job_id: str
 
 
 @attrs.frozen(kw_only=True)

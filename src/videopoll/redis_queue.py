@@ -24,23 +24,24 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from videopoll import _calls
+from videopoll import _calls, events
 from videopoll._decide import open_outbox
-from videopoll._log import shown
+from videopoll._log import LogHook, shown
 from videopoll._scripts import ScriptCall, arun, run, to_queue_error
 from videopoll.dead_letters import AsyncDeadLetters, DeadLetters
 from videopoll.errors import ConfigurationError, JobNotFoundError
 from videopoll.jobs import Outcome, OutcomeKind, check_id, check_metadata, dump
 from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
 from videopoll.schema import DEFAULT_PREFIX, Keys
-from videopoll.work import Verdict
+from videopoll.work import CancelResult, EnqueueResult, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from typing import Self
 
+    from videopoll.events import Hook
     from videopoll.jobs import JsonValue
-    from videopoll.work import CancelResult, ClaimBatch, EnqueueResult, JobView, QueueCounts, Transition
+    from videopoll.work import ClaimBatch, JobView, QueueCounts, Transition
 
 __all__ = ["AsyncRedisVideoJobQueue", "NewJob", "RedisVideoJobQueue"]
 
@@ -72,7 +73,9 @@ class _Base:
         ttls: KeyTtls | None,
         dead_letters: DeadLetterPolicy | None,
         delivery: DeliveryPolicy | None,
+        hooks: Iterable[Hook],
     ) -> None:
+        self._emitter = events.Emitter((LogHook(), *hooks))
         self._keys = Keys(prefix)
         self._ttls = ttls or KeyTtls()
         self._dead = dead_letters or DeadLetterPolicy()
@@ -113,6 +116,19 @@ class _Base:
         return _calls.cancel(
             self._keys, job_id, completed=completed, ttls=self._ttls, notice=notice, notice_s=self._delivery.keep_s
         )
+
+    def _told(
+        self, jobs: Sequence[tuple[str, str, Mapping[str, JsonValue]]], results: list[EnqueueResult]
+    ) -> list[EnqueueResult]:
+        for (job_id, conversation_id, _), result in zip(jobs, results, strict=True):
+            if result is EnqueueResult.CREATED:
+                self._emitter.emit(events.JobEnqueued(job_id=job_id, conversation_id=conversation_id))
+        return results
+
+    def _told_cancelled(self, job_id: str, result: CancelResult) -> CancelResult:
+        if result is CancelResult.CANCELLED:
+            self._emitter.emit(events.JobCancelled(job_id=job_id))
+        return result
 
     @staticmethod
     def _outcome(view: JobView | None, job_id: str) -> Outcome | None:
@@ -167,6 +183,7 @@ class RedisVideoJobQueue(_Base):
         ttls: How long the documented keys live.
         dead_letters: How many dead letters are kept, and how long.
         delivery: The delivery policy of notices that `cancel` and `redrive` start.
+        hooks: Hear of jobs that are enqueued and cancelled here.
 
     Raises:
         ConfigurationError: A client retries, or decodes responses, or is an asyncio one.
@@ -182,8 +199,9 @@ class RedisVideoJobQueue(_Base):
         ttls: KeyTtls | None = None,
         dead_letters: DeadLetterPolicy | None = None,
         delivery: DeliveryPolicy | None = None,
+        hooks: Iterable[Hook] = (),
     ) -> None:
-        super().__init__(prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery)
+        super().__init__(prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery, hooks=hooks)
         for one in filter(None, (client, front, blocking)):
             _check_client(one, redis.Redis, "AsyncRedisVideoJobQueue")
             _check_behaviour(one.connection_pool.connection_kwargs.get("decode_responses"), one.get_retry())
@@ -202,6 +220,7 @@ class RedisVideoJobQueue(_Base):
         ttls: KeyTtls | None = None,
         dead_letters: DeadLetterPolicy | None = None,
         delivery: DeliveryPolicy | None = None,
+        hooks: Iterable[Hook] = (),
         front_timeout_s: float = 2.0,
         worker_timeout_s: float = 10.0,
     ) -> RedisVideoJobQueue:
@@ -213,6 +232,7 @@ class RedisVideoJobQueue(_Base):
             ttls: How long the documented keys live.
             dead_letters: How many dead letters are kept, and how long.
             delivery: The delivery policy of notices that `cancel` and `redrive` start.
+            hooks: Hear of jobs that are enqueued and cancelled here.
             front_timeout_s: Seconds that a producer's call waits for the
                 connection, and again for the reply, before it fails.
             worker_timeout_s: The same for a worker's calls.
@@ -243,6 +263,7 @@ class RedisVideoJobQueue(_Base):
             ttls=ttls,
             dead_letters=dead_letters,
             delivery=delivery,
+            hooks=hooks,
         )
         queue._owned = (worker, front, blocking)
         return queue
@@ -279,7 +300,7 @@ class RedisVideoJobQueue(_Base):
             QueueRefusedError: Redis says no.
         """
         jobs = self._checked([(job_id, conversation_id, metadata)])
-        return run(self._front, _calls.enqueue(self._keys, jobs, self._ttls))[0]
+        return self._told(jobs, run(self._front, _calls.enqueue(self._keys, jobs, self._ttls)))[0]
 
     def enqueue_many(self, jobs: Iterable[NewJob]) -> list[EnqueueResult]:
         """Take many jobs in, 200 a round trip; all are checked before the first is sent.
@@ -291,7 +312,7 @@ class RedisVideoJobQueue(_Base):
         """
         results: list[EnqueueResult] = []
         for some in _calls.chunks(self._checked(jobs), ENQUEUE_MANY):
-            results += run(self._front, _calls.enqueue(self._keys, some, self._ttls))
+            results += self._told(some, run(self._front, _calls.enqueue(self._keys, some, self._ttls)))
         return results
 
     def get(self, job_id: str) -> JobView | None:
@@ -312,7 +333,8 @@ class RedisVideoJobQueue(_Base):
         Raises:
             QueueError: Redis is away or says no.
         """
-        return run(self._front, self._cancel(job_id, self.get(job_id), notify=notify))
+        result = run(self._front, self._cancel(job_id, self.get(job_id), notify=notify))
+        return self._told_cancelled(job_id, result)
 
     def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
         """Wait for the outcome of a job, for a host that wants the answer itself.
@@ -476,6 +498,7 @@ class AsyncRedisVideoJobQueue(_Base):
         ttls: How long the documented keys live.
         dead_letters: How many dead letters are kept, and how long.
         delivery: The delivery policy of notices that `cancel` and `redrive` start.
+        hooks: Hear of jobs that are enqueued and cancelled here.
 
     Raises:
         ConfigurationError: A client retries, or decodes responses, or is a sync one.
@@ -491,8 +514,9 @@ class AsyncRedisVideoJobQueue(_Base):
         ttls: KeyTtls | None = None,
         dead_letters: DeadLetterPolicy | None = None,
         delivery: DeliveryPolicy | None = None,
+        hooks: Iterable[Hook] = (),
     ) -> None:
-        super().__init__(prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery)
+        super().__init__(prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery, hooks=hooks)
         for one in filter(None, (client, front, blocking)):
             _check_client(one, redis.asyncio.Redis, "RedisVideoJobQueue")
             _check_behaviour(one.connection_pool.connection_kwargs.get("decode_responses"), one.get_retry())
@@ -510,6 +534,7 @@ class AsyncRedisVideoJobQueue(_Base):
         ttls: KeyTtls | None = None,
         dead_letters: DeadLetterPolicy | None = None,
         delivery: DeliveryPolicy | None = None,
+        hooks: Iterable[Hook] = (),
         front_timeout_s: float = 2.0,
         worker_timeout_s: float = 10.0,
     ) -> AsyncRedisVideoJobQueue:
@@ -540,6 +565,7 @@ class AsyncRedisVideoJobQueue(_Base):
             ttls=ttls,
             dead_letters=dead_letters,
             delivery=delivery,
+            hooks=hooks,
         )
         queue._owned = (worker, front, blocking)
         return queue
@@ -564,13 +590,13 @@ class AsyncRedisVideoJobQueue(_Base):
     ) -> EnqueueResult:
         """Take a job in, in one round trip; see `RedisVideoJobQueue.enqueue`."""
         jobs = self._checked([(job_id, conversation_id, metadata)])
-        return (await arun(self._front, _calls.enqueue(self._keys, jobs, self._ttls)))[0]
+        return self._told(jobs, await arun(self._front, _calls.enqueue(self._keys, jobs, self._ttls)))[0]
 
     async def enqueue_many(self, jobs: Iterable[NewJob]) -> list[EnqueueResult]:
         """Take many jobs in, 200 a round trip; see `RedisVideoJobQueue.enqueue_many`."""
         results: list[EnqueueResult] = []
         for some in _calls.chunks(self._checked(jobs), ENQUEUE_MANY):
-            results += await arun(self._front, _calls.enqueue(self._keys, some, self._ttls))
+            results += self._told(some, await arun(self._front, _calls.enqueue(self._keys, some, self._ttls)))
         return results
 
     async def get(self, job_id: str) -> JobView | None:
@@ -579,7 +605,8 @@ class AsyncRedisVideoJobQueue(_Base):
 
     async def cancel(self, job_id: str, *, notify: bool = False) -> CancelResult:
         """Stop a job; see `RedisVideoJobQueue.cancel`."""
-        return await arun(self._front, self._cancel(job_id, await self.get(job_id), notify=notify))
+        result = await arun(self._front, self._cancel(job_id, await self.get(job_id), notify=notify))
+        return self._told_cancelled(job_id, result)
 
     async def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
         """Wait for the outcome of a job; see `RedisVideoJobQueue.wait`."""
