@@ -1,0 +1,26 @@
+"""The command ``videopoll``. It needs the extra ``cli``; the library itself does not."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+NEEDED = frozenset({"typer", "rich", "click", "shellingham"})
+
+
+def main() -> None:
+    """Run the command line, and end the process with its exit code."""
+    try:
+        from videopoll.cli.app import app  # noqa: PLC0415 - the library must work without the extra
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in NEEDED:
+            raise
+        sys.stderr.write("The command line needs a few more packages: pip install 'videopoll[cli]'\n")
+        sys.exit(2)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show an emoji gets its code: no reason to fail.
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+    app(prog_name="videopoll")

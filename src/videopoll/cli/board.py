@@ -1,0 +1,168 @@
+"""What the demo shows: a live table of the jobs on a terminal, plain lines in a pipe, and the verdicts."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import attrs
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from videopoll import events
+from videopoll.cli.output import mask
+from videopoll.cli.scenes import CHANNELS, Scene, Verdict
+from videopoll.testing import FakeMessage
+
+__all__ = ["Board", "print_verdicts"]
+
+OUTCOMES = {
+    "completed": "video ready",
+    "failed": "failed",
+    "timed_out": "timed out",
+    "not_found": "vanished",
+}
+RESULTS = {
+    "delivered": "accepted",
+    "refused": "refused",
+    "unknown": "reply lost, asking the messenger",
+    "not_sent": "not sent, trying again",
+    "found": "the messenger has it",
+    "absent": "not there yet",
+}
+
+
+@attrs.define
+class _Row:
+    polls: int = 0
+    stage: str = "enqueued"
+    style: str = "dim"
+    ended: bool = False
+
+
+class Board:
+    """A hook that shows what happens to each job. A context manager, as a live table has an end."""
+
+    def __init__(self, scenes: tuple[Scene, ...], *, title: str) -> None:
+        self._scenes = {scene.job_id: scene for scene in scenes}
+        self._rows = {job_id: _Row() for job_id in self._scenes}
+        self._title = title
+        self._began_s = time.monotonic()
+        self._lock = threading.Lock()
+        self._console = Console()
+        self._live = Live(
+            console=self._console, get_renderable=self._table, refresh_per_second=8, redirect_stderr=False
+        )
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        self._began_s = time.monotonic()
+        if self._console.is_terminal:
+            self._live.start()
+        else:
+            sys.stdout.write(self._title + "\n")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave the last state standing."""
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        """Note an event of a runner."""
+        job_id = getattr(event, "job_id", None)
+        told = _stage(event)
+        if told is None or job_id not in self._rows:
+            return
+        with self._lock:
+            row = self._rows[job_id]
+            if isinstance(event, events.JobPolled):
+                row.polls = event.attempt
+            row.stage, row.style = told
+            row.ended = isinstance(event, events.JobDelivered | events.JobUndeliverable)
+            if not self._console.is_terminal:
+                elapsed_s = time.monotonic() - self._began_s
+                sys.stdout.write(f"{elapsed_s:5.1f} s  {job_id}  {self._scenes[job_id].name}: {row.stage}\n")
+                sys.stdout.flush()
+
+    def _table(self) -> Table:
+        table = Table(
+            title=f"{self._title} · {time.monotonic() - self._began_s:.0f} s", title_justify="left", expand=False
+        )
+        table.add_column("job", no_wrap=True)
+        table.add_column("what is special", no_wrap=True)
+        table.add_column("polls", justify="right")
+        table.add_column("now", no_wrap=True, min_width=36)
+        with self._lock:
+            for job_id, row in self._rows.items():
+                table.add_row(job_id, self._scenes[job_id].name, str(row.polls), Text(row.stage, style=row.style))
+        return table
+
+
+def _stage(event: events.Event) -> tuple[str, str] | None:
+    """Say in a few words where an event brings a job, and in which style."""
+    match event:
+        case events.JobTaken():
+            return "taken by the worker", ""
+        case events.JobPolled(fault=None, next_s=next_s) if next_s is not None:
+            return f"{event.status}, next poll in {next_s:.1f} s", "cyan"
+        case events.JobPolled(next_s=next_s) if next_s is not None:
+            return f"{event.detail or event.status}, next try in {next_s:.1f} s", "yellow"
+        case events.JobConcluded():
+            return f"{OUTCOMES.get(event.outcome.value, event.outcome.value)}, telling the user", "magenta"
+        case events.SendTried() if event.result != "delivered":
+            return f"{event.form.value}: {RESULTS.get(event.result, event.result)}", "yellow"
+        case events.JobDelivered():
+            return f"✔ {OUTCOMES.get(event.outcome.value, event.outcome.value)}, user told", "green"
+        case events.JobUndeliverable():
+            return f"✘ dead letter: {event.reason}", "red"
+        case _:
+            return None
+
+
+def print_verdicts(verdicts: list[Verdict], *, took_s: float) -> None:
+    """Show who received what, and whether that is right."""
+    console = Console()
+    good = sum(verdict.good for verdict in verdicts)
+    if console.is_terminal:
+        table = Table(title="Who received what, as the messengers have it", title_justify="left")
+        for column in ("user", "received", "message", "ended as", ""):
+            table.add_column(column, overflow="fold")
+        for verdict in verdicts:
+            over, kind, message = _received(verdict)
+            what = f"{over},\n{kind}" if verdict.received else "nothing"
+            sign = Text("✔", "green") if verdict.good else Text("✘ " + "; ".join(verdict.problems), "red")
+            table.add_row(mask(verdict.scene.to), what, Text(message), str(verdict.outcome or "-"), sign)
+        console.print()
+        console.print(table)
+    else:
+        sys.stdout.write("Who received what, as the messengers have it:\n")
+        for verdict in verdicts:
+            over, kind, message = _received(verdict)
+            mark = "ok" if verdict.good else "WRONG: " + "; ".join(verdict.problems)
+            line = (mask(verdict.scene.to), over, kind, str(verdict.outcome or "-"), mark, " ".join(message.split()))
+            sys.stdout.write("\t".join(line) + "\n")
+    said = f"All {good} jobs ended as they should, each user with exactly one message, in {took_s:.0f} s."
+    if good < len(verdicts):
+        said = f"{len(verdicts) - good} of {len(verdicts)} jobs did NOT end as they should."
+    console.print(Text(said, style="bold green" if good == len(verdicts) else "bold red"), soft_wrap=True)
+
+
+def _received(verdict: Verdict) -> tuple[str, str, str]:
+    return (
+        "\n".join(CHANNELS[name] for name, _ in verdict.received) or "-",
+        "\n".join(message.kind for _, message in verdict.received) or "-",
+        "\n".join(_text(message) for _, message in verdict.received) or "-",
+    )
+
+
+def _text(message: FakeMessage) -> str:
+    lines = [line for line in message.text.splitlines() if line.strip()]
+    return "\n".join([*lines, f"▶ {message.video}"] if message.video else lines)

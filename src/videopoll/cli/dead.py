@@ -1,0 +1,220 @@
+"""``videopoll dead``: what could not be processed or delivered, for a person to look at and decide."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, TypeAlias
+
+import typer
+
+from videopoll._log import shown
+from videopoll.cli.options import (
+    DEFAULT_JOB_TTL_S,
+    DEFAULT_PREFIX,
+    DEFAULT_REDIS_URL,
+    AsJson,
+    JobId,
+    JobTtl,
+    Prefix,
+    RedisUrl,
+    open_queue,
+)
+from videopoll.cli.output import Cell, complain, guarded, print_json, print_rows, print_values, when
+from videopoll.dead_letters import DeadLetters
+from videopoll.errors import ConfigurationError, InvalidJobError
+from videopoll.jobs import JsonValue
+from videopoll.work import DeadLetter
+
+__all__ = ["app"]
+
+PAGE = 200
+"""Letters that are read at a time."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Dead letters: list them, look at one, redrive or dismiss them.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Some: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="[JOB]", help="The job's id; or give --all.", show_default=False)
+]
+All: TypeAlias = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+
+@app.command("list")
+@guarded
+def list_letters(
+    *,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most, the newest first.")] = 50,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = DEFAULT_REDIS_URL,
+    prefix: Prefix = DEFAULT_PREFIX,
+) -> None:
+    """List dead letters, the newest first."""
+    with open_queue(redis_url, prefix) as queue:
+        letters: list[DeadLetter] = []
+        while len(letters) < limit:
+            page = queue.dead_letters.list(limit=min(PAGE, limit - len(letters)), offset=len(letters))
+            if not page:
+                break
+            letters += page
+        dead = queue.counts().dead
+    if as_json:
+        print_json([_describe(letter) for letter in letters])
+        return
+    rows: list[list[Cell]] = [
+        [letter.job_id, when(letter.at_ms), _kept(letter), shown(letter.reason)] for letter in letters
+    ]
+    if rows or not sys.stdout.isatty():
+        print_rows(["job", "since", "kept", "reason"], rows, title="Dead letters")
+    else:
+        typer.echo("There are no dead letters.")
+    if dead > len(letters):
+        complain(f"{dead - len(letters)} more: raise --limit")
+
+
+@app.command("show")
+@guarded
+def show_letter(
+    *,
+    job: JobId,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = DEFAULT_REDIS_URL,
+    prefix: Prefix = DEFAULT_PREFIX,
+) -> None:
+    """Show one dead letter: its reason, its outcome, and what was tried."""
+    with open_queue(redis_url, prefix) as queue:
+        letter = queue.dead_letters.get(job)
+    if letter is None:
+        raise _none(job)
+    values = _describe(letter)
+    if as_json:
+        print_json(values)
+        return
+    cells: dict[str, Cell] = {}
+    for name, value in values.items():
+        if name == "at_ms":
+            cells["since"] = when(letter.at_ms)
+        elif isinstance(value, list):
+            cells["tried"] = "; ".join(map(str, value)) or None
+        elif value is not None and not isinstance(value, dict):
+            cells[name.replace("_", " ")] = value
+    print_values(cells, title=f"Dead letter {shown(job)}")
+
+
+@app.command("redrive")
+@guarded
+def redrive(
+    *,
+    job: Some = None,
+    everything: All = False,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = DEFAULT_REDIS_URL,
+    prefix: Prefix = DEFAULT_PREFIX,
+    job_ttl: JobTtl = DEFAULT_JOB_TTL_S,
+) -> None:
+    """Bring a dead letter back: an outcome to its delivery, a record to its polling."""
+    _check_choice(job, everything=everything)
+    with open_queue(redis_url, prefix, job_ttl) as queue:
+        letters = queue.dead_letters
+        if job is None:
+            count = letters.redrive_all()
+            left = queue.counts().dead
+            _tell_all("redriven", count, as_json=as_json)
+            if left:
+                complain(f"{left} left: see videopoll dead list")
+            return
+        try:
+            done = letters.redrive(job)
+        except InvalidJobError as error:
+            complain(str(error))
+            raise typer.Exit(1) from error
+    _tell(job, "redriven", done=done, as_json=as_json)
+
+
+@app.command("dismiss")
+@guarded
+def dismiss(
+    *,
+    job: Some = None,
+    everything: All = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = DEFAULT_REDIS_URL,
+    prefix: Prefix = DEFAULT_PREFIX,
+) -> None:
+    """Throw a dead letter away, with all that it keeps."""
+    _check_choice(job, everything=everything)
+    with open_queue(redis_url, prefix) as queue:
+        letters = queue.dead_letters
+        if job is None:
+            if not yes and sys.stdin.isatty():
+                typer.confirm(f"Throw {queue.counts().dead} dead letters away for good?", abort=True)
+            _tell_all("dismissed", _dismiss_all(letters), as_json=as_json)
+            return
+        done = letters.dismiss(job)
+    _tell(job, "dismissed", done=done, as_json=as_json)
+
+
+def _dismiss_all(letters: DeadLetters) -> int:
+    dismissed = skipped = 0
+    while page := letters.list(limit=PAGE, offset=skipped):
+        for letter in page:
+            gone = letters.dismiss(letter.job_id)
+            dismissed += gone
+            # One that was changed meanwhile is not what was listed: it stays.
+            skipped += not gone
+    return dismissed
+
+
+def _check_choice(job: str | None, *, everything: bool) -> None:
+    if (job is None) is not everything:
+        msg = "give either a job's id or --all"
+        raise ConfigurationError(msg)
+
+
+def _tell(job: str, result: str, *, done: bool, as_json: bool) -> None:
+    if not done:
+        if as_json:
+            print_json({"job_id": job, "result": "unknown"})
+        raise _none(job)
+    if as_json:
+        print_json({"job_id": job, "result": result})
+    else:
+        typer.echo(f"{shown(job)}\t{result}")
+
+
+def _tell_all(result: str, count: int, *, as_json: bool) -> None:
+    if as_json:
+        print_json({result: count})
+    else:
+        typer.echo(f"{count} {result}")
+
+
+def _none(job: str) -> typer.Exit:
+    complain(f"there is no dead letter {shown(job)}: see videopoll dead list")
+    return typer.Exit(1)
+
+
+def _kept(letter: DeadLetter) -> str:
+    """Say what a redrive would go on with."""
+    if letter.entry is not None:
+        return letter.entry.outcome.kind.value
+    return "record" if letter.record is not None else "id only"
+
+
+def _describe(letter: DeadLetter) -> dict[str, JsonValue]:
+    entry = letter.entry
+    return {
+        "job_id": letter.job_id,
+        "reason": letter.reason,
+        "at_ms": letter.at_ms,
+        "kept": _kept(letter),
+        "conversation": entry.job.conversation_id if entry else None,
+        "error": entry.outcome.error if entry else None,
+        "form": entry.form.value if entry else None,
+        "sends": entry.tries if entry else None,
+        "send_reasons": list(entry.reasons) if entry else None,
+    }

@@ -1,0 +1,194 @@
+"""``videopoll demo``: the real library against a local video API and local messengers, over real HTTP.
+
+Nothing here is scripted output: the progress comes from the runner's events,
+and the table at the end from what the messengers received.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import queue as queue_module
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+import redis
+import typer
+
+from videopoll.async_runner import AsyncRunner
+from videopoll.cli.board import Board, print_verdicts
+from videopoll.cli.options import DEFAULT_REDIS_URL
+from videopoll.cli.output import complain, guarded
+from videopoll.cli.scenes import API_KEY, INSTANCE, SCENES, TOKEN, Scene, Verdict, World, judge
+from videopoll.cli.worker import RunnerKind, event_loop_factory
+from videopoll.embedded import EmbeddedRedis
+from videopoll.events import Event, Hook, JobDelivered, JobUndeliverable
+from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFactoryNotifier
+from videopoll.policies import DeliveryPolicy, PollingStrategy
+from videopoll.poller import VideoApiPoller
+from videopoll.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
+from videopoll.runner import Runner
+from videopoll.schema import DEFAULT_PREFIX, Keys
+from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
+
+__all__ = ["demo"]
+
+STRATEGY = PollingStrategy(
+    interval_s=1.0, timeout_s=10.0, initial_delay_s=0.5, backoff_base_s=0.5, backoff_cap_s=4.0, not_found_grace_s=1.5
+)
+"""The specification's strategy, ten times as fast, so that nobody has to wait for five minutes."""
+
+DELIVERY = DeliveryPolicy(backoff_base_s=0.5, backoff_cap_s=2.0, appear_within_s=3.0, deadline_s=20.0)
+
+COMES_UP_WITHIN_S = 10.0
+
+LONGEST_S = 40.0
+"""When to stop waiting for jobs that do not end."""
+
+
+@guarded
+def demo(
+    *,
+    redis_url: Annotated[
+        str | None,
+        typer.Option(
+            "--redis-url",
+            help=f"Use this server, e.g. {DEFAULT_REDIS_URL}, under a prefix of the demo's own that is cleaned up after."
+            " By default, a server is started for the demo.",
+        ),
+    ] = None,
+    runner: Annotated[RunnerKind, typer.Option("--runner", help="Which runner works: asyncio, or threads.")] = (
+        RunnerKind.ASYNC
+    ),
+) -> None:
+    """See all of it work on this machine alone, in less than 20 seconds.
+
+    Starts a Redis server, a video API and two messengers, hands jobs to a worker
+    that end in every way there is, and shows who received what. It sends nothing
+    to anybody. The exit code is 0 only if every job ended as it should.
+    """
+    # The board tells it all; warnings of the worker in between would tear it apart.
+    logging.getLogger("videopoll").addHandler(logging.NullHandler())
+    began_s = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        if redis_url is None:
+            server = stack.enter_context(EmbeddedRedis())
+            where, url, prefix = f"{server.name} {server.version}", server.url, DEFAULT_PREFIX
+        else:
+            # The URL may hold a password.
+            where, url, prefix = "your Redis", redis_url, f"videopoll-demo-{secrets.token_hex(4)}"
+        world = World(
+            api=stack.enter_context(FakeVideoApi(api_key=API_KEY, ready_after_s=3.0)),
+            ultramsg=stack.enter_context(FakeUltraMsg(token=TOKEN, instance_id=INSTANCE)),
+            factory=stack.enter_context(FakeWhatsAppFactory(token=TOKEN, instance_id=INSTANCE)),
+        )
+        queue = stack.enter_context(RedisVideoJobQueue.from_url(url, prefix=prefix))
+        if redis_url is not None:
+            stack.callback(_clean_up, url, queue.keys)
+        board = Board(SCENES, title=f"{len(SCENES)} jobs · {runner.value} runner · {where}")
+        verdicts = _play(queue, world, board, kind=runner, url=url, prefix=prefix)
+    print_verdicts(verdicts, took_s=time.monotonic() - began_s)
+    if not all(verdict.good for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def _play(
+    queue: RedisVideoJobQueue, world: World, board: Board, *, kind: RunnerKind, url: str, prefix: str
+) -> list[Verdict]:
+    """Enqueue the jobs, let a worker bring them to their ends, and judge what came of it."""
+    for scene in SCENES:
+        scene.prepare(world, scene)
+    ended = Ended(SCENES)
+
+    def hook(event: Event) -> None:
+        board(event)
+        ended(event)
+
+    with board, _working(kind, url, prefix, world, hook) as worker:
+        for scene in SCENES:
+            queue.enqueue(scene.job_id, conversation_id=scene.conversation_id, metadata=scene.metadata)
+        until_s = time.monotonic() + LONGEST_S
+        while not ended.wait(0.1) and time.monotonic() < until_s and not worker.done():
+            pass
+    # The worker has stopped: what the messengers have now is all that users get.
+    return [judge(world, scene, queue.get(scene.job_id)) for scene in SCENES]
+
+
+class Ended:
+    """A hook that knows when the last job has ended."""
+
+    def __init__(self, scenes: tuple[Scene, ...]) -> None:
+        self._left = {scene.job_id for scene in scenes}
+        self._none_left = threading.Event()
+
+    def __call__(self, event: Event) -> None:
+        """Strike out a job that ended."""
+        if isinstance(event, JobDelivered | JobUndeliverable):
+            self._left.discard(event.job_id)
+            if not self._left:
+                self._none_left.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end of the last job; say whether it has come."""
+        return self._none_left.wait(timeout_s)
+
+
+@contextlib.contextmanager
+def _working(
+    kind: RunnerKind, url: str, prefix: str, world: World, hook: Hook
+) -> Iterator[concurrent.futures.Future[None]]:
+    """Let a worker of either kind work in a thread; give what becomes done if it ends by itself."""
+    poller = VideoApiPoller(base_url=world.api.url, api_key=API_KEY)
+    notifier = RoutingNotifier.from_metadata(
+        {
+            "ultramsg": UltraMsgNotifier(base_url=world.ultramsg.url, instance_id=INSTANCE, token=TOKEN),
+            "whatsapp_factory": WhatsAppFactoryNotifier(base_url=world.factory.url, instance_id=INSTANCE, token=TOKEN),
+        }
+    )
+    runners: queue_module.SimpleQueue[Runner | AsyncRunner] = queue_module.SimpleQueue()
+
+    def work() -> None:
+        with (
+            RedisVideoJobQueue.from_url(url, prefix=prefix) as queue,
+            Runner(queue, poller, notifier, strategy=STRATEGY, delivery=DELIVERY, hooks=[hook]) as runner,
+        ):
+            runners.put(runner)
+            runner.run()
+
+    async def work_async() -> None:
+        async with (
+            AsyncRedisVideoJobQueue.from_url(url, prefix=prefix) as queue,
+            AsyncRunner(queue, poller, notifier, strategy=STRATEGY, delivery=DELIVERY, hooks=[hook]) as runner,
+        ):
+            runners.put(runner)
+            await runner.run()
+
+    def run_async() -> None:
+        with asyncio.Runner(loop_factory=event_loop_factory()) as loop:
+            loop.run(work_async())
+
+    with concurrent.futures.ThreadPoolExecutor(1, "videopoll-demo") as threads:
+        worker = threads.submit(run_async if kind is RunnerKind.ASYNC else work)
+        runner = runners.get(timeout=COMES_UP_WITHIN_S)
+        try:
+            yield worker
+        finally:
+            runner.request_stop()
+            worker.result()
+
+
+def _clean_up(url: str, keys: Keys) -> None:
+    """Delete every key that the demo can have left."""
+    left = {*keys.fixed, keys.dead, keys.letters, keys.sweeper}
+    for scene in SCENES:
+        left.update(keys.of_job(scene.job_id))
+    try:
+        with redis.Redis.from_url(url, socket_timeout=5.0) as client:
+            client.delete(*left)
+    except redis.RedisError:
+        complain(f"the demo's keys could not be deleted: they start with {keys.prefix}, most go within two hours")

@@ -1,0 +1,92 @@
+"""The options that several commands share, and the parts that are built from them.
+
+Each option has an environment variable: its name in upper case with
+``VIDEOPOLL_`` in front. Secrets have the variable only, so that they stand in no
+list of processes and in no shell history.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, TypeAlias
+
+import typer
+
+from videopoll.policies import KeyTtls
+from videopoll.poller import DEFAULT_BASE_URL
+from videopoll.redis_queue import RedisVideoJobQueue
+from videopoll.schema import DEFAULT_PREFIX
+
+__all__ = [
+    "API_KEY",
+    "DEFAULT_API_URL",
+    "DEFAULT_JOB_TTL_S",
+    "DEFAULT_PREFIX",
+    "DEFAULT_REDIS_URL",
+    "ULTRAMSG_TOKEN",
+    "WHATSAPP_FACTORY_TOKEN",
+    "ApiUrl",
+    "AsJson",
+    "JobId",
+    "JobTtl",
+    "Prefix",
+    "RedisUrl",
+    "open_queue",
+    "secret",
+    "ttls_of",
+]
+
+API_KEY = "VIDEOPOLL_API_KEY"
+ULTRAMSG_TOKEN = "VIDEOPOLL_ULTRAMSG_TOKEN"  # noqa: S105 - the name of a variable
+WHATSAPP_FACTORY_TOKEN = "VIDEOPOLL_WHATSAPP_FACTORY_TOKEN"  # noqa: S105 - the name of a variable
+
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+DEFAULT_API_URL = DEFAULT_BASE_URL
+DEFAULT_JOB_TTL_S = 600
+
+RedisUrl: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--redis-url",
+        envvar="VIDEOPOLL_REDIS_URL",
+        help="Where the jobs are: redis://, rediss:// or unix://.",
+        rich_help_panel="Redis",
+    ),
+]
+Prefix: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--prefix", envvar="VIDEOPOLL_PREFIX", help="What every key in Redis starts with.", rich_help_panel="Redis"
+    ),
+]
+JobTtl: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--job-ttl",
+        envvar="VIDEOPOLL_JOB_TTL",
+        min=1,
+        help="Seconds that a job's record lives in Redis; longer than the workers' --timeout.",
+        rich_help_panel="Redis",
+    ),
+]
+ApiUrl: TypeAlias = Annotated[
+    str,
+    typer.Option("--api-url", envvar="VIDEOPOLL_API_URL", help="Where the video API is.", rich_help_panel="Video API"),
+]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+JobId: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
+
+
+def secret(variable: str) -> str | None:
+    """Read a secret from the environment; an empty one is none."""
+    return os.environ.get(variable) or None
+
+
+def ttls_of(job_ttl_s: int) -> KeyTtls:
+    """Give the times to live: a job's counter lives as long as its record."""
+    return KeyTtls(job_s=job_ttl_s, attempts_s=job_ttl_s)
+
+
+def open_queue(redis_url: str, prefix: str, job_ttl_s: int = DEFAULT_JOB_TTL_S) -> RedisVideoJobQueue:
+    """Open the queue for a command that looks or acts once."""
+    return RedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls_of(job_ttl_s), front_timeout_s=5.0)

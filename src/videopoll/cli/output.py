@@ -1,0 +1,142 @@
+"""What the commands print: tables for people, plain lines for pipes, JSON for programs; and how errors end.
+
+Everything that comes out of Redis is shown as text, never read as markup.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from videopoll._log import shown
+from videopoll.errors import ConfigurationError, InvalidJobError, VideopollError
+
+__all__ = ["age", "complain", "guarded", "mask", "masked_url", "print_json", "print_rows", "print_values", "when"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Cell: TypeAlias = str | int | float | None
+
+USAGE = 2
+"""The exit code of a call that cannot work as it is written."""
+
+SHORT_ADDRESS_CHARS = 8
+
+INTERRUPTED = 130
+"""The exit code after a Ctrl-C, as in a shell."""
+
+
+def guarded(command: Callable[P, T]) -> Callable[P, T]:
+    """Let a command's errors end as one line and an exit code, never as a stack trace."""
+
+    @functools.wraps(command)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except VideopollError as error:
+            complain(str(error))
+            # Both say that what was asked for is wrong, not that it failed.
+            raise typer.Exit(USAGE if isinstance(error, ConfigurationError | InvalidJobError) else 1) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # Whoever read our output has enough. What Python would flush at its end goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+
+    return call
+
+
+def complain(text: str) -> None:
+    """Write one line to standard error."""
+    typer.echo(f"videopoll: {text}", err=True)
+
+
+def print_json(value: object) -> None:
+    """Write one line of JSON; an id that is no text stays as escapes."""
+    typer.echo(json.dumps(value))
+
+
+def print_values(values: Mapping[str, Cell], *, title: str = "") -> None:
+    """Write names and values: a table on a terminal, ``name: value`` in a pipe."""
+    if not sys.stdout.isatty():
+        for name, value in values.items():
+            typer.echo(f"{name}: {_plain(value)}")
+        return
+    table = Table(title=title or None, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(Text(name), _cell(value))
+    Console().print(table)
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "") -> None:
+    """Write records: a table on a terminal, lines with tabs and without a head in a pipe."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            typer.echo("\t".join(_plain(value) for value in row))
+        return
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    Console().print(table)
+
+
+def _plain(value: Cell) -> str:
+    return "-" if value is None else shown(str(value)) if isinstance(value, str) else f"{value:,}".replace(",", "")
+
+
+def _cell(value: Cell) -> Text:
+    if isinstance(value, int):
+        return Text(f"{value:,}")
+    return Text(_plain(value))
+
+
+def when(at_ms: int | None) -> str | None:
+    """Give a time in Unix milliseconds as UTC."""
+    if at_ms is None:
+        return None
+    try:
+        return (
+            dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC)
+            .isoformat(sep=" ", timespec="seconds")
+            .replace("+00:00", "Z")
+        )
+    except (OverflowError, OSError, ValueError):
+        return f"{at_ms} ms"
+
+
+def age(from_ms: int, to_ms: int) -> str:
+    """Say how far apart two times are, e.g. ``in 4 s`` or ``12 s ago``."""
+    seconds = (from_ms - to_ms) / 1000
+    return f"in {seconds:.0f} s" if seconds >= 0 else f"{-seconds:.0f} s ago"
+
+
+def mask(address: str) -> str:
+    """Hide the middle of a phone number or another address."""
+    shown_part = re.sub(r"\D", "", address.partition("@")[0]) or address
+    # Of a short one, three and two characters would give away too much.
+    return f"{shown_part[:3]}•••{shown_part[-2:]}" if len(shown_part) > SHORT_ADDRESS_CHARS else "•••"
+
+
+def masked_url(url: str) -> str:
+    """Give a URL without its query, which may be a signature."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}" + ("?•••" if parts.query else "")

@@ -1,0 +1,181 @@
+"""The jobs of the demo: how each is meant to go, and whether it did.
+
+A verdict is computed from what the messengers received and from what Redis says
+of the job, never from what the scene expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from videopoll.jobs import JobState, JsonValue, OutcomeKind
+from videopoll.testing import FakeMessage, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory, MessageKind, Reply
+from videopoll.work import JobView
+
+__all__ = ["API_KEY", "INSTANCE", "SCENES", "TOKEN", "Scene", "Verdict", "World", "judge"]
+
+API_KEY = "the-demo-has-no-secrets"
+TOKEN = "the-demo-has-no-tokens"  # noqa: S105 - the local messengers' own
+INSTANCE = "instance1150"
+
+ULTRAMSG, FACTORY = "ultramsg", "whatsapp_factory"
+CHANNELS = {ULTRAMSG: "UltraMsg", FACTORY: "WhatsApp Factory"}
+
+
+@attrs.frozen
+class World:
+    """The video API and the messengers on this machine."""
+
+    api: FakeVideoApi
+    ultramsg: FakeUltraMsg
+    factory: FakeWhatsAppFactory
+
+
+def _nothing(world: World, scene: Scene) -> None:
+    """Leave all at its best."""
+
+
+def _refuse_video(world: World, scene: Scene) -> None:
+    world.ultramsg.refuse_videos(to=scene.to)
+
+
+def _fail(world: World, scene: Scene) -> None:
+    world.api.job(scene.job_id, Reply.processing(), Reply.processing(), Reply.failed())
+
+
+def _never_end(world: World, scene: Scene) -> None:
+    world.api.job(scene.job_id, Reply.processing())
+
+
+def _vanish(world: World, scene: Scene) -> None:
+    world.api.job(scene.job_id, Reply.processing(), Reply.processing(), Reply.vanished())
+
+
+def _lose_reply(world: World, scene: Scene) -> None:
+    world.ultramsg.fail_next(
+        Reply.dropped(accept=True),
+        path="/messages/video",
+        when=lambda request: request.body.get("to") == scene.to,
+    )
+
+
+def _hiccup(world: World, scene: Scene) -> None:
+    world.api.job(
+        scene.job_id, Reply.processing(), Reply.fault(503), Reply.fault(503), end=Reply.completed(), ready_after_s=4.0
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Scene:
+    """One job of the demo.
+
+    Args:
+        name: What is special about it.
+        number: Makes its ids and its user's phone number.
+        prepare: Tells the world how to behave.
+        outcome: How its polling should end.
+        kind: What its user should receive.
+        channel: Over which messenger.
+        language: The user's language.
+    """
+
+    name: str
+    number: int
+    prepare: Callable[[World, Scene], None] = _nothing
+    outcome: OutcomeKind = OutcomeKind.COMPLETED
+    kind: MessageKind = "video"
+    channel: str = ULTRAMSG
+    language: str = "es"
+
+    @property
+    def job_id(self) -> str:
+        """The video API's id of the generation."""
+        return f"job_demo_{self.number}"
+
+    @property
+    def conversation_id(self) -> str:
+        """Whose video it is."""
+        return f"conversation-{self.number}"
+
+    @property
+    def to(self) -> str:
+        """The user's phone number: a fictitious one."""
+        return f"54911555500{self.number:02d}"
+
+    @property
+    def metadata(self) -> dict[str, JsonValue]:
+        """What is stored with the job."""
+        return {"channel": self.channel, "to": self.to, "language": self.language}
+
+
+SCENES: tuple[Scene, ...] = (
+    Scene(name="done, over UltraMsg", number=1),
+    Scene(name="done, over WhatsApp Factory", number=2, channel=FACTORY, kind="text"),
+    Scene(name="refused as a video", number=3, prepare=_refuse_video, kind="text"),
+    Scene(name="UltraMsg's reply is lost", number=4, prepare=_lose_reply),
+    Scene(name="the API answers 503 twice", number=5, prepare=_hiccup, language="en"),
+    Scene(name="the generation fails", number=6, prepare=_fail, outcome=OutcomeKind.FAILED, kind="text"),
+    Scene(
+        name="vanishes",
+        number=7,
+        prepare=_vanish,
+        outcome=OutcomeKind.NOT_FOUND,
+        kind="text",
+        channel=FACTORY,
+        language="en",
+    ),
+    Scene(name="never ends", number=8, prepare=_never_end, outcome=OutcomeKind.TIMED_OUT, kind="text"),
+)
+"""A job for every end, with some trouble on the way."""
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """What became of one job.
+
+    Args:
+        scene: How it was meant to go.
+        received: Each message that its user got, with the messenger's name.
+        outcome: How its polling ended, by ``video:completed``.
+        problems: What is not as it should be.
+    """
+
+    scene: Scene
+    received: tuple[tuple[str, FakeMessage], ...]
+    outcome: OutcomeKind | None
+    problems: tuple[str, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether the job ended as it should."""
+        return not self.problems
+
+
+def judge(world: World, scene: Scene, view: JobView | None) -> Verdict:
+    """Compare what a user received, and what Redis says, with what should be."""
+    received = tuple(
+        (name, message)
+        for name, messenger in ((ULTRAMSG, world.ultramsg), (FACTORY, world.factory))
+        for message in messenger.inbox(scene.to)
+    )
+    outcome = view.outcome.kind if view is not None and view.outcome is not None else None
+    problems = []
+    if len(received) != 1:
+        problems.append(f"{len(received)} messages instead of 1")
+    else:
+        ((channel, message),) = received
+        if channel != scene.channel:
+            problems.append(f"came over {CHANNELS[channel]}")
+        if message.kind != scene.kind:
+            problems.append(f"came as a {message.kind}")
+        url = world.api.video_url(scene.job_id)
+        carried = url in (message.video or message.text)
+        if carried is not (scene.outcome is OutcomeKind.COMPLETED):
+            problems.append("has the video's link" if carried else "lacks the video")
+    if outcome is not scene.outcome:
+        problems.append(f"ended as {outcome}")
+    if view is None or view.state is not JobState.SETTLED or view.delivered is not True:
+        problems.append("Redis does not call it delivered")
+    return Verdict(scene=scene, received=received, outcome=outcome, problems=tuple(problems))

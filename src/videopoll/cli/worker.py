@@ -1,0 +1,334 @@
+"""``videopoll worker``: builds the parts from options and environment, and runs them until a signal comes."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import importlib
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypedDict, cast
+
+import typer
+
+from videopoll.async_runner import AsyncRunner
+from videopoll.cli.logs import LogFormat, LogLevel, set_up_logging
+from videopoll.cli.options import (
+    API_KEY,
+    DEFAULT_API_URL,
+    DEFAULT_JOB_TTL_S,
+    DEFAULT_PREFIX,
+    DEFAULT_REDIS_URL,
+    ULTRAMSG_TOKEN,
+    WHATSAPP_FACTORY_TOKEN,
+    ApiUrl,
+    JobTtl,
+    Prefix,
+    RedisUrl,
+    secret,
+    ttls_of,
+)
+from videopoll.cli.output import guarded
+from videopoll.errors import ConfigurationError
+from videopoll.messages import Message, NotSent, Recipient
+from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFactoryNotifier
+from videopoll.policies import LeasePolicy, PollingStrategy
+from videopoll.poller import VideoApiPoller
+from videopoll.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
+from videopoll.runner import Runner
+from videopoll.words import ENGLISH, SPANISH, Words
+
+__all__ = ["NoChannelNotifier", "RunnerKind", "event_loop_factory", "load_resolver", "worker"]
+
+log = logging.getLogger(__name__)
+
+NO_CHANNEL = (
+    "no channel is configured, so no user gets anything: set --ultramsg-instance and VIDEOPOLL_ULTRAMSG_TOKEN,"
+    " or --whatsapp-factory-url, --whatsapp-factory-instance and VIDEOPOLL_WHATSAPP_FACTORY_TOKEN"
+)
+
+POLLING, CHANNELS, WORKER, LOGS = "Polling", "Channels", "Worker", "Log"
+
+
+class RunnerKind(enum.StrEnum):
+    """Which runner works."""
+
+    ASYNC = "async"
+    SYNC = "sync"
+
+
+class RunnerOptions(TypedDict, total=False):
+    """What both runners are built with."""
+
+    strategy: PollingStrategy
+    lease: LeasePolicy
+    words: Words
+    foreign_workers: bool
+    concurrency: int
+
+
+class NoChannelNotifier:
+    """Stands in while no channel is configured: outcomes wait, and become dead letters that can be redriven."""
+
+    def notify(self, message: Message) -> NotSent:
+        """Send nothing."""
+        del message
+        return NotSent(NO_CHANNEL)
+
+    async def anotify(self, message: Message) -> NotSent:
+        """Send nothing."""
+        return self.notify(message)
+
+
+@guarded
+def worker(
+    *,
+    redis_url: RedisUrl = DEFAULT_REDIS_URL,
+    prefix: Prefix = DEFAULT_PREFIX,
+    job_ttl: JobTtl = DEFAULT_JOB_TTL_S,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    ultramsg_url: Annotated[
+        str, typer.Option(envvar="VIDEOPOLL_ULTRAMSG_URL", help="Where UltraMsg is.", rich_help_panel=CHANNELS)
+    ] = "https://api.ultramsg.com",
+    ultramsg_instance: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VIDEOPOLL_ULTRAMSG_INSTANCE",
+            help="The sending instance, e.g. instance1150.",
+            rich_help_panel=CHANNELS,
+        ),
+    ] = None,
+    whatsapp_factory_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VIDEOPOLL_WHATSAPP_FACTORY_URL", help="Where your WhatsApp Factory is.", rich_help_panel=CHANNELS
+        ),
+    ] = None,
+    whatsapp_factory_instance: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VIDEOPOLL_WHATSAPP_FACTORY_INSTANCE", help="The sending instance.", rich_help_panel=CHANNELS
+        ),
+    ] = None,
+    resolver: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VIDEOPOLL_RESOLVER",
+            metavar="PACKAGE.MODULE:FUNCTION",
+            help="Your function that gives the Recipient of a conversation id; may be async (with --runner async)."
+            " Without one, a job's metadata say 'channel' and 'to'.",
+            rich_help_panel=CHANNELS,
+        ),
+    ] = None,
+    language: Annotated[
+        str,
+        typer.Option(
+            envvar="VIDEOPOLL_LANGUAGE",
+            help="What users read whose language is unknown: es or en.",
+            rich_help_panel=CHANNELS,
+        ),
+    ] = "es",
+    interval: Annotated[
+        float,
+        typer.Option(envvar="VIDEOPOLL_INTERVAL", help="Seconds between two polls of a job.", rich_help_panel=POLLING),
+    ] = 10.0,
+    timeout: Annotated[
+        float,
+        typer.Option(envvar="VIDEOPOLL_TIMEOUT", help="Seconds until a job is given up.", rich_help_panel=POLLING),
+    ] = 300.0,
+    initial_delay: Annotated[
+        float,
+        typer.Option(
+            envvar="VIDEOPOLL_INITIAL_DELAY",
+            help="Seconds from a job's start to its first poll.",
+            rich_help_panel=POLLING,
+        ),
+    ] = 5.0,
+    max_attempts: Annotated[
+        int, typer.Option(envvar="VIDEOPOLL_MAX_ATTEMPTS", help="Polls of a job at most.", rich_help_panel=POLLING)
+    ] = 30,
+    runner: Annotated[
+        RunnerKind,
+        typer.Option(envvar="VIDEOPOLL_RUNNER", help="asyncio, or threads.", rich_help_panel=WORKER),
+    ] = RunnerKind.ASYNC,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            envvar="VIDEOPOLL_CONCURRENCY",
+            min=1,
+            help="Polls at a time.",
+            show_default="100; 16 with --runner sync",
+            rich_help_panel=WORKER,
+        ),
+    ] = None,
+    lease: Annotated[
+        float,
+        typer.Option(
+            envvar="VIDEOPOLL_LEASE",
+            help="Seconds until another worker takes up the jobs of one that died.",
+            rich_help_panel=WORKER,
+        ),
+    ] = 12.0,
+    foreign_workers: Annotated[
+        bool,
+        typer.Option(
+            "--foreign-workers/--no-foreign-workers",
+            envvar="VIDEOPOLL_FOREIGN_WORKERS",
+            help="Whether workers of another kind share this Redis: then jobs that they lost are looked for.",
+            rich_help_panel=WORKER,
+        ),
+    ] = False,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="VIDEOPOLL_LOG_LEVEL", help="How much to write.", rich_help_panel=LOGS)
+    ] = LogLevel.INFO,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(envvar="VIDEOPOLL_LOG_FORMAT", help="Readable lines, or JSON lines.", rich_help_panel=LOGS),
+    ] = LogFormat.TEXT,
+) -> None:
+    """Run a worker until SIGTERM or Ctrl-C, which drain it; a second one ends it at once.
+
+    Secrets come from the environment only: VIDEOPOLL_API_KEY (needed),
+    VIDEOPOLL_ULTRAMSG_TOKEN, VIDEOPOLL_WHATSAPP_FACTORY_TOKEN.
+
+    \b
+    export VIDEOPOLL_API_KEY=… VIDEOPOLL_ULTRAMSG_TOKEN=…
+    videopoll worker --ultramsg-instance instance1150
+    videopoll worker --resolver myshop.people:recipient_of --log-format json
+
+    Start as many as you like on one Redis: each job is in the hands of one, and
+    the jobs of one that dies go to the others.
+    """  # noqa: D301 - a backspace keeps line ends in the help
+    set_up_logging(log_level, log_format)
+    if job_ttl <= timeout:
+        msg = (
+            f"a job would vanish from Redis (--job-ttl {job_ttl}) before it can time out (--timeout {timeout:g})."
+            f" Raise --job-ttl here and wherever jobs are enqueued, e.g. to {2 * round(timeout)}, or lower --timeout."
+        )
+        raise ConfigurationError(msg)
+    options = RunnerOptions(
+        strategy=PollingStrategy(
+            interval_s=interval, timeout_s=timeout, initial_delay_s=initial_delay, max_attempts=max_attempts
+        ),
+        lease=LeasePolicy.lasting(lease),
+        words=Words({"es": SPANISH, "en": ENGLISH}, default=language),
+        foreign_workers=foreign_workers,
+    )
+    if concurrency is not None:
+        options["concurrency"] = concurrency
+    api_key = secret(API_KEY)
+    if api_key is None:
+        msg = f"the video API needs a key: set {API_KEY} in the environment"
+        raise ConfigurationError(msg)
+    poller = VideoApiPoller(base_url=api_url, api_key=api_key)
+    channels = _channels(
+        ultramsg_url=ultramsg_url,
+        ultramsg_instance=ultramsg_instance,
+        whatsapp_factory_url=whatsapp_factory_url,
+        whatsapp_factory_instance=whatsapp_factory_instance,
+        resolving=resolver is not None,
+    )
+    notifier = _notifier(channels, resolver)
+    ttls = ttls_of(job_ttl)
+    if runner is RunnerKind.ASYNC:
+        with asyncio.Runner(loop_factory=event_loop_factory()) as loop:
+            loop.run(
+                _run_async(
+                    AsyncRedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls), poller, notifier, options
+                )
+            )
+        return
+    if isinstance(notifier, RoutingNotifier) and notifier.async_only:
+        msg = f"--resolver {resolver} is an async function: use --runner async, or give a plain one"
+        raise ConfigurationError(msg)
+    with (
+        RedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls) as queue,
+        Runner(queue, poller, notifier, **options) as running,
+    ):
+        running.run(handle_signals=True)
+
+
+async def _run_async(
+    queue: AsyncRedisVideoJobQueue,
+    poller: VideoApiPoller,
+    notifier: RoutingNotifier | NoChannelNotifier,
+    options: RunnerOptions,
+) -> None:
+    async with queue, AsyncRunner(queue, poller, notifier, **options) as running:
+        await running.run(handle_signals=True)
+
+
+def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Give uvloop's event loop if it is installed; None for Python's own."""
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return None
+    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
+
+
+def _channels(
+    *,
+    ultramsg_url: str,
+    ultramsg_instance: str | None,
+    whatsapp_factory_url: str | None,
+    whatsapp_factory_instance: str | None,
+    resolving: bool,
+) -> dict[str, UltraMsgNotifier | WhatsAppFactoryNotifier]:
+    """Build the channels that have what they need; with a resolver, the recipient may bring instance and token."""
+    channels: dict[str, UltraMsgNotifier | WhatsAppFactoryNotifier] = {}
+    token = secret(ULTRAMSG_TOKEN)
+    if resolving or (ultramsg_instance and token):
+        channels["ultramsg"] = UltraMsgNotifier(base_url=ultramsg_url, instance_id=ultramsg_instance, token=token)
+    elif ultramsg_instance or token:
+        log.warning("UltraMsg is left out: it needs both --ultramsg-instance and %s", ULTRAMSG_TOKEN)
+    token = secret(WHATSAPP_FACTORY_TOKEN)
+    if whatsapp_factory_url and (resolving or (whatsapp_factory_instance and token)):
+        channels["whatsapp_factory"] = WhatsAppFactoryNotifier(
+            base_url=whatsapp_factory_url, instance_id=whatsapp_factory_instance, token=token
+        )
+    elif whatsapp_factory_url or whatsapp_factory_instance or token:
+        log.warning(
+            "WhatsApp Factory is left out: it needs --whatsapp-factory-url, --whatsapp-factory-instance and %s",
+            WHATSAPP_FACTORY_TOKEN,
+        )
+    return channels
+
+
+def _notifier(
+    channels: dict[str, UltraMsgNotifier | WhatsAppFactoryNotifier], resolver: str | None
+) -> RoutingNotifier | NoChannelNotifier:
+    if not channels:
+        log.warning("%s%s", NO_CHANNEL[0].upper(), NO_CHANNEL[1:])
+        return NoChannelNotifier()
+    if resolver is None:
+        return RoutingNotifier.from_metadata(channels)
+    return RoutingNotifier(channels, resolve=load_resolver(resolver))
+
+
+def load_resolver(name: str) -> Callable[[str], Recipient | Awaitable[Recipient]]:
+    """Import the host's function; modules of the working directory are found, too.
+
+    Raises:
+        ConfigurationError: There is no such function.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        msg = f"--resolver looks like package.module:function, got {name!r}"
+        raise ConfigurationError(msg)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: object = importlib.import_module(module_name)
+    except Exception as error:
+        msg = f"--resolver: {module_name!r} cannot be imported ({type(error).__name__}: {error})"
+        raise ConfigurationError(msg) from error
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        msg = f"--resolver: {module_name!r} has no function {attribute!r}"
+        raise ConfigurationError(msg)
+    return cast("Callable[[str], Recipient | Awaitable[Recipient]]", found)

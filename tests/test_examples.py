@@ -1,0 +1,89 @@
+"""Every program of examples/ and every block of Python in the README runs, and does what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kit import until
+from videopoll.embedded import EmbeddedRedis
+from videopoll.schema import KEYS
+from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+COMPOSE, ENQUEUE, SYNC, ASYNC = range(4)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs_and_the_user_receives_the_video(path, require_server):
+    require_server("valkey")
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(path)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "🎥 ¡Tu video está listo! Se generó en " in done.stdout
+    assert "http" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker", [SYNC, ASYNC], ids=["sync", "async"])
+def test_the_code_in_the_readme_delivers_a_video(worker, require_server):
+    """A producer and a worker, exactly as they stand there, with the default strategy."""
+    require_server("valkey")
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 4
+    program = "\n".join((blocks[COMPOSE], blocks[ENQUEUE], blocks[worker]))
+    with (
+        EmbeddedRedis() as server,
+        FakeVideoApi(api_key="key", ready_after_polls=0) as api,
+        FakeUltraMsg(token="token") as ultramsg,
+        FakeWhatsAppFactory() as factory,
+    ):
+        env = os.environ | {
+            "REDIS_URL": server.url,
+            "VIDEO_API_URL": api.url,
+            "VIDEO_API_KEY": "key",
+            "ULTRAMSG_URL": ultramsg.url,
+            "WHATSAPP_FACTORY_URL": factory.url,
+            "AGENT_TOKEN": "token",
+        }
+        process = subprocess.Popen([sys.executable, "-c", program], env=env)
+        try:
+            (message,) = until(lambda: ultramsg.inbox("5491155550001"), "the video arrives", 30)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+    assert message.kind == "video"
+    assert len(ultramsg.messages) == 1
+
+
+def test_the_readme_has_the_two_commands():
+    """CI runs the block after the second marker."""
+    commands = re.findall(r"^<!-- command: (\w+) -->\n```bash\n.+\n```$", README, re.MULTILINE)
+
+    assert commands == ["demo", "tests"]
+
+
+def test_the_readme_names_every_key():
+    for record in KEYS:
+        key = record.pattern.replace("{prefix}", "video")
+        assert f"| `{key}` | {record.type} |" in README
+
+
+def test_the_readme_links_to_files_that_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
