@@ -31,7 +31,7 @@ def _types(session: nox.Session) -> None:
 
 
 def _tests(session: nox.Session, *args: str) -> None:
-    session.run("pytest", *args, *session.posargs)
+    session.run("pytest", "-n", "auto", *args, *session.posargs)
 
 
 def _python(session: nox.Session) -> str:
