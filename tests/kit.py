@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
@@ -76,7 +76,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._made = threading.Event()
 
-    def start(self) -> Worker:
+    def start(self) -> Self:
         """Begin to work."""
         self._made.clear()
         self._thread = threading.Thread(target=self._run, name=f"test-worker-{self.kind}", daemon=True)
@@ -115,7 +115,7 @@ class Worker:
         if self.error is not None:
             raise self.error
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:

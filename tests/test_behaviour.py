@@ -112,7 +112,7 @@ def test_an_idle_worker_stops_within_a_second(world):
     """A deployment does not wait for a blocking read."""
     worker = world.worker().start()
     until(lambda: worker.recorder.of(events.WorkerStarted), "it has started")
-    until(lambda: worker.runner._listening.is_set(), "it listens")
+    until(worker.runner._listening.is_set, "it listens")
 
     worker.stop(timeout_s=1.0)
 
@@ -138,7 +138,7 @@ def test_hooks_hear_of_every_stage_and_one_that_raises_harms_nothing(world):
     heard = Recorder()
 
     def broken(event):
-        raise RuntimeError("a hook of a host")
+        raise RuntimeError
 
     with world.queue(hooks=[broken, heard]) as queue, world.worker(hooks=[broken]) as worker:
         queue.enqueue("job_1", conversation_id="conversation-1", metadata={"channel": "ultramsg", "to": phone(1)})
