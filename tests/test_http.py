@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s, tls
 from videopoll.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -538,6 +541,94 @@ def test_secrets_stay_out_of_every_repr(world, serve):
         results = world.run(request, refused, get(f"http://[{SECRET}/"))
     reply = HttpReply(status=200, headers={"k": SECRET}, body=SECRET.encode())
     assert SECRET not in repr([request, results, reply, Http()])
+
+
+def telling(url: str) -> HttpRequest:
+    """A request with a secret wherever one can be, to a server that gives it back."""
+    return get(f"{url}/job?token={SECRET}", headers={"X-API-Key": SECRET, "Cookie": f"a={SECRET}"})
+
+
+def echoing() -> Callable[[Server, socket.socket], None]:
+    # Cookie jars of aiohttp tell the log of such a name.
+    headers = {"Location": f"/?token={SECRET}", "X_Echo": SECRET, "Set_Cookie": f'"{SECRET}=b'}
+    return answering(response(SECRET.encode(), "302 Found", **headers))
+
+
+def test_secrets_stay_out_of_the_logs(world, serve, caplog):
+    """httpx logs full URLs at INFO, httpcore the headers of replies at DEBUG: both end up in the host's logs."""
+    caplog.set_level(logging.DEBUG)
+    server, silent = serve(echoing()), serve(lambda server, connection: (server.read_request(connection), None))
+    reply, _ = world.run(telling(server.url), telling(silent.url))
+    assert isinstance(reply, HttpReply)
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
+def test_secrets_stay_out_of_the_logs_on_the_way_through_a_proxy(own_world, serve, caplog, monkeypatch, level):
+    """This way leads through an httpx client, too."""
+    caplog.set_level(level)
+    monkeypatch.setenv("HTTP_PROXY", serve(echoing()).url)
+    [reply] = own_world.run(telling("http://api.example.invalid"))
+    assert isinstance(reply, HttpReply)
+    assert SECRET not in caplog.text
+
+
+def test_what_a_host_sends_itself_is_logged_as_ever(serve, caplog):
+    """Its client is ours for the time of a request only, in threads and among tasks."""
+    caplog.set_level(logging.DEBUG)
+    reached = threading.Event()
+    server = serve(answering(response()))
+    slow = serve(lambda server, connection: (server.read_request(connection), reached.set(), server.over.wait(20)))
+
+    async def main() -> None:
+        async with httpx.AsyncClient() as client:
+            ours = asyncio.create_task(Http(async_client=client).asend(telling(slow.url)))
+            await asyncio.to_thread(reached.wait, 20)
+            await client.get(f"{server.url}/meanwhile")
+            ours.cancel()
+            await asyncio.wait([ours])
+            await client.get(f"{server.url}/later")
+
+    asyncio.run(main())
+    with httpx.Client() as client:
+        Http(client=client).send(telling(server.url))
+        client.get(f"{server.url}/thread")
+    logged = [record.getMessage() for record in caplog.records if (record.name, record.levelname) == ("httpx", "INFO")]
+    assert [message.split("/")[3].split()[0] for message in logged] == ["meanwhile", "later", "thread"]
+    assert "receive_response_headers.complete" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_tls_context_is_made_once_and_only_for_https(own_world, serve):
+    """Making one takes tens of milliseconds."""
+    tls._make.cache_clear()
+    own_world.run(get(serve(answering(response())).url))
+    assert tls._make.cache_info().misses == 0
+    no_tls = serve(lambda server, connection: connection.recv(1000)).url.replace("http", "https")
+    for _ in range(2):
+        own_world.run(get(no_tls), get(no_tls))
+    assert tls._make.cache_info().misses == 1
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_httpx_is_loaded_for_those_who_send_only():
+    """A web application that submits jobs need not wait for it."""
+    assert python("import sys, videopoll; print({'httpx', 'httpcore', 'aiohttp'} & set(sys.modules))") == "set()"
+
+
+def test_a_missing_httpcore_is_told_in_a_sentence():
+    """It is no dependency of ours, and an httpx to come may do without it."""
+    said = python(
+        "import sys; sys.modules['httpcore'] = None\n"
+        "from videopoll._http import Http\n"
+        "from videopoll.errors import ConfigurationError\n"
+        "try: Http()\n"
+        "except ConfigurationError as error: print(error)"
+    )
+    assert said.startswith("videopoll needs httpcore")
 
 
 def test_limits_that_cannot_work_are_refused():

@@ -1,0 +1,35 @@
+"""HTTP exchanges as values, and the two executors that carry them out.
+
+An exchange is described once, as an `HttpRequest`, and comes back as an
+`HttpReply` or an `HttpFailure`; nothing that a network or a server can do raises
+an exception. `Http.send` is the executor for threads, `Http.asend` the one for
+asyncio. Both follow no redirect, read a reply up to a size limit, ask for no
+compression and accept none, and end within the request's total time.
+
+httpx's connection pools slow down with the square of their connections, so our
+own side keeps single connections (of httpcore, the layer under httpx) on a
+last-in-first-out shelf, or uses aiohttp under asyncio where it is installed. A
+host that needs its own proxies, certificates or hooks hands in an httpx client.
+Proxies of the environment (``HTTPS_PROXY`` ...) are honoured too, by a plain
+httpx client, which is slower.
+
+The files: `values` (requests, replies, failures), `wire` (a request on its way),
+`core`, `aio` and `clients` (what carries it: our own connections, aiohttp, httpx
+clients), `shelf` (idle connections), `tls` (the shared TLS context), `quiet` (no
+secrets in the logs of others), `sides` (which of them to use), `client` (`Http`).
+"""
+
+from __future__ import annotations
+
+from videopoll._http.client import Http
+from videopoll._http.values import (
+    NOT_JSON,
+    FailureKind,
+    HttpFailure,
+    HttpReply,
+    HttpRequest,
+    NotJson,
+    retry_after_s,
+)
+
+__all__ = ["NOT_JSON", "FailureKind", "Http", "HttpFailure", "HttpReply", "HttpRequest", "NotJson", "retry_after_s"]

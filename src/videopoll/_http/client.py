@@ -1,0 +1,153 @@
+"""The public face of the package: `Http`, which picks an executor and keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Literal
+
+from videopoll._http import quiet
+from videopoll._http.values import HttpFailure
+from videopoll._http.wire import prepare
+from videopoll.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import httpx
+
+    from videopoll._http.sides import AsyncSide, Side
+    from videopoll._http.values import HttpReply, HttpRequest
+
+
+class Http:
+    """Carries out requests, in threads and under asyncio. Connections are opened when they are first needed.
+
+    May be shared between threads and between event loops (each loop has
+    connections of its own), and is usable again after it was closed, and in a
+    forked process.
+
+    The time limit of a request covers all of it. Two things are outside of our
+    hands: in threads, the operating system's own time for looking up a name; and,
+    in threads with a client of the host or a proxy, a server that sends its
+    headers byte by byte, since httpx limits single reads there.
+
+    Args:
+        client: The host's httpx client for threads, with its own hooks, proxies
+            and certificates. It is never closed here.
+        async_client: The same for asyncio.
+        max_reply_bytes: Larger replies are refused, before they are in memory.
+        max_connections: Connections open at most, for threads and for each event
+            loop. Further requests wait for one within their time. A host's
+            clients have their own limits.
+        transport: What carries asyncio requests without `async_client`: aiohttp
+            (the extra ``fast``), httpx's own layer, or ``"auto"``: aiohttp if it is installed.
+
+    Raises:
+        ConfigurationError: A limit is less than 1, or aiohttp is asked for and not
+            installed, or httpcore is missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: httpx.Client | None = None,
+        async_client: httpx.AsyncClient | None = None,
+        max_reply_bytes: int = 1_000_000,
+        max_connections: int = 100,
+        transport: Literal["auto", "httpx", "aiohttp"] = "auto",
+    ) -> None:
+        if max_reply_bytes < 1 or max_connections < 1:
+            msg = f"max_reply_bytes and max_connections must be at least 1, got {max_reply_bytes} and {max_connections}"
+            raise ConfigurationError(msg)
+        if transport not in {"auto", "httpx", "aiohttp"}:
+            msg = f'transport must be "auto", "httpx" or "aiohttp", got {transport!r}'
+            raise ConfigurationError(msg)
+        # Loading httpx takes a tenth of a second, and who only submits jobs never sends a request.
+        try:
+            from videopoll._http import sides  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            if error.name != "httpcore":
+                raise
+            msg = "videopoll needs httpcore, which httpx 0.27 and 0.28 bring along: install one of them, or httpcore"
+            raise ConfigurationError(msg) from error
+
+        self._use_aiohttp = transport != "httpx" and sides.has_aiohttp()
+        if transport == "aiohttp" and not self._use_aiohttp:
+            msg = 'transport="aiohttp" needs aiohttp 3.10 or later: install videopoll[fast], or use transport="auto"'
+            raise ConfigurationError(msg)
+        quiet.install()
+        self._max_reply_bytes, self._max_connections = max_reply_bytes, max_connections
+        self._sides = sides
+        self._given = sides.ClientSide(client) if client else None
+        self._async_given = sides.AsyncClientSide(async_client) if async_client else None
+        self._lock = threading.Lock()
+        self._own: Side | None = None
+        self._async_own: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncSide] = weakref.WeakKeyDictionary()
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        """Name the object, and nothing that it holds."""
+        return f"{type(self).__name__}(max_connections={self._max_connections})"
+
+    def send(self, request: HttpRequest) -> HttpReply | HttpFailure:
+        """Carry out `request` in this thread, within its `HttpRequest.timeout_s`."""
+        wire = prepare(request, self._max_reply_bytes)
+        if isinstance(wire, HttpFailure):
+            return wire
+        with quiet.quiet():
+            return self._side().exchange(wire)
+
+    async def asend(self, request: HttpRequest) -> HttpReply | HttpFailure:
+        """Carry out `request` under asyncio, within its `HttpRequest.timeout_s`."""
+        wire = prepare(request, self._max_reply_bytes)
+        if isinstance(wire, HttpFailure):
+            return wire
+        with quiet.quiet():
+            side = self._async_side()
+            try:
+                async with asyncio.timeout(wire.remaining_s()):
+                    return await side.exchange(wire)
+            except TimeoutError:
+                return wire.timed_out()
+
+    def close(self) -> None:
+        """Close our own connections for threads; one in use closes when its request ends."""
+        with self._lock:
+            side, self._own = self._own, None
+        if side:
+            side.close()
+
+    async def aclose(self) -> None:
+        """Close our own connections of the running event loop."""
+        with self._lock:
+            side = self._async_own.pop(asyncio.get_running_loop(), None)
+        if side:
+            await side.close()
+
+    def _forget_parent(self) -> None:
+        # After a fork the sockets are shared with the parent: two processes would read each other's replies.
+        if self._pid != os.getpid():
+            self._own, self._async_own, self._pid = None, weakref.WeakKeyDictionary(), os.getpid()
+
+    def _side(self) -> Side:
+        if self._given:
+            return self._given
+        with self._lock:
+            self._forget_parent()
+            if self._own is None:
+                self._own = self._sides.open_side(self._max_connections)
+            return self._own
+
+    def _async_side(self) -> AsyncSide:
+        if self._async_given:
+            return self._async_given
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._forget_parent()
+            side = self._async_own.get(loop)
+            if side is None:
+                side = self._async_own[loop] = self._sides.open_async_side(
+                    self._max_connections, use_aiohttp=self._use_aiohttp
+                )
+            return side

@@ -1,0 +1,207 @@
+"""Executors over our own connections, which are httpcore's: one for threads, one for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import TYPE_CHECKING, cast
+
+import httpcore  # No dependency of its own: httpx 0.27 and 0.28 stand on it and bring it along.
+
+from videopoll._http.shelf import Shelf
+from videopoll._http.tls import tls_context
+from videopoll._http.values import FailureKind
+from videopoll._http.wire import KEEP_ALIVE_S, Reading
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+
+    from videopoll._http.values import HttpFailure, HttpReply
+    from videopoll._http.wire import Wire
+
+_FAULTS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, OSError)
+
+
+class CoreSide:
+    """Threads, over our own connections."""
+
+    def __init__(self, max_connections: int) -> None:
+        self._slots = threading.Semaphore(max_connections)
+        self._shelf: Shelf[_Connection] = Shelf(max_connections)
+
+    def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
+        if not self._slots.acquire(timeout=max(0.0, wire.remaining_s())):
+            return wire.timed_out()
+        wire.late = FailureKind.CONNECT_TIMEOUT
+        connection = None
+        try:
+            connection, stale = self._shelf.take(wire.origin)
+            for old in stale:
+                old.close()
+            connection = connection or _Connection(wire)
+            connection.network.wire = wire
+            response = connection.handle_request(_request(wire))
+            try:
+                return Reading(wire, response.status, response.headers).read(cast("Iterable[bytes]", response.stream))
+            finally:
+                response.close()
+        except (httpcore.TimeoutException, TimeoutError):
+            return wire.timed_out()
+        except _FAULTS as error:
+            return wire.broke(error)
+        finally:
+            for old in self._shelf.put(wire.origin, connection):
+                old.close()
+            self._slots.release()
+
+    def close(self) -> None:
+        for connection in self._shelf.close():
+            connection.close()
+
+
+class AsyncCoreSide:
+    """asyncio, over our own connections. The time is kept by the caller."""
+
+    def __init__(self, max_connections: int) -> None:
+        self._slots = asyncio.Semaphore(max_connections)
+        self._shelf: Shelf[httpcore.AsyncHTTPConnection] = Shelf(max_connections)
+
+    async def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
+        async with self._slots:
+            request, connection = _request(wire), None
+            opened: list[httpcore.AsyncNetworkStream] = []
+            try:
+                connection, stale = self._shelf.take(wire.origin)
+                wire.late = FailureKind.TIMEOUT if connection else FailureKind.CONNECT_TIMEOUT
+                for old in stale:
+                    await old.aclose()
+                if connection is None:
+                    connection = httpcore.AsyncHTTPConnection(_origin(wire), _tls(wire), KEEP_ALIVE_S)
+                    request.extensions["trace"] = _noting(wire, opened)
+                response = await connection.handle_async_request(request)
+                try:
+                    reading = Reading(wire, response.status, response.headers)
+                    return await reading.aread(cast("AsyncIterable[bytes]", response.stream))
+                finally:
+                    await response.aclose()
+            except (httpcore.TimeoutException, TimeoutError):
+                return wire.timed_out()
+            except _FAULTS as error:
+                return wire.broke(error)
+            finally:
+                for old in self._shelf.put(wire.origin, connection):
+                    await old.aclose()
+                    if old is connection:
+                        # httpcore forgets a socket whose TLS handshake was cancelled.
+                        for stream in opened:
+                            await stream.aclose()
+
+    async def close(self) -> None:
+        for connection in self._shelf.close():
+            await connection.aclose()
+
+
+def _origin(wire: Wire) -> httpcore.Origin:
+    scheme, host, port = wire.origin
+    return httpcore.Origin(scheme.encode(), host.encode(), port)
+
+
+def _tls(wire: Wire) -> ssl.SSLContext | None:
+    return tls_context() if wire.origin[0] == "https" else None
+
+
+def _request(wire: Wire) -> httpcore.Request:
+    scheme, host, port = wire.origin
+    return httpcore.Request(
+        wire.request.method,
+        httpcore.URL(scheme=scheme.encode(), host=host.encode(), port=port, target=wire.target.encode()),
+        headers=wire.headers,
+        content=wire.body,
+    )
+
+
+def _noting(
+    wire: Wire, opened: list[httpcore.AsyncNetworkStream]
+) -> Callable[[str, Mapping[str, object]], Awaitable[None]]:
+    async def trace(event: str, info: Mapping[str, object]) -> None:
+        if event == "connection.connect_tcp.complete":
+            opened.append(cast("httpcore.AsyncNetworkStream", info["return_value"]))
+        elif event == "http11.send_request_headers.started":
+            wire.late = FailureKind.TIMEOUT
+
+    return trace
+
+
+class _Connection(httpcore.HTTPConnection):
+    """A connection for threads, with the network under it."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.network = _Network(wire)
+        super().__init__(_origin(wire), _tls(wire), KEEP_ALIVE_S, network_backend=self.network)
+
+
+class _Network(httpcore.NetworkBackend):
+    """Sockets whose every step gets what is left of the request's time, so that the steps together keep to it."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire  # of the request that is using the connection
+
+    def left_s(self, late: type[httpcore.TimeoutException]) -> float:
+        left_s = self.wire.remaining_s()
+        if left_s <= 0:
+            raise late
+        return left_s
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ARG002
+        local_address: str | None = None,
+        socket_options: object = None,  # noqa: ARG002
+    ) -> httpcore.NetworkStream:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError from error
+        addresses = list(dict.fromkeys(str(address[4][0]) for address in found))
+        for number, address in enumerate(addresses, 1):
+            # An address that swallows packets must leave time for the next one.
+            share_s = self.left_s(httpcore.ConnectTimeout) / (len(addresses) - number + 1)
+            try:
+                stream = httpcore.SyncBackend().connect_tcp(address, port, share_s, local_address)
+                return _Stream(stream, self)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if number == len(addresses):
+                    raise
+        raise httpcore.ConnectError
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream, network: _Network) -> None:
+        self._inner, self._network = inner, network
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
+        return self._inner.read(max_bytes, self._network.left_s(httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+        left_s = self._network.left_s(httpcore.WriteTimeout)
+        self._network.wire.late = FailureKind.TIMEOUT
+        self._inner.write(buffer, left_s)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ARG002
+    ) -> httpcore.NetworkStream:
+        left_s = self._network.left_s(httpcore.ConnectTimeout)
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, left_s), self._network)
+
+    def get_extra_info(self, info: str) -> object:
+        return self._inner.get_extra_info(info)

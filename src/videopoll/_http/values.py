@@ -1,0 +1,145 @@
+"""The values of an HTTP exchange: what is asked for, and what comes back.
+
+Nothing in here does any I/O, and no ``repr`` shows a URL, a header or a body.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import enum
+import json as jsonlib
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC
+from typing import TYPE_CHECKING, Final, cast
+
+import attrs
+
+from videopoll.jobs import JsonValue
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+class FailureKind(enum.StrEnum):
+    """Why an exchange gave no reply."""
+
+    CONNECT = "connect"
+    """Refused, unreachable, unresolvable, or no TLS: the request was not sent."""
+    CONNECT_TIMEOUT = "connect_timeout"
+    """No connection within the time: the request was not sent."""
+    POOL_TIMEOUT = "pool_timeout"
+    """All connections were in use for the whole time: the request was not sent."""
+    TIMEOUT = "timeout"
+    """No full reply within the time: the request may have arrived."""
+    BROKEN = "broken"
+    """The connection broke, or what came back was not HTTP: the request may have arrived."""
+    TOO_LARGE = "too_large"
+    """The reply is larger than the limit."""
+    UNREADABLE = "unreadable"
+    """The reply is compressed or encoded, which we did not ask for."""
+    INVALID = "invalid"
+    """The request itself cannot be sent: its URL, a header or the body is unusable."""
+
+
+_NOT_SENT = frozenset({FailureKind.CONNECT, FailureKind.CONNECT_TIMEOUT, FailureKind.POOL_TIMEOUT, FailureKind.INVALID})
+
+
+class NotJson(enum.Enum):
+    """The type of `NOT_JSON`."""
+
+    NOT_JSON = "not JSON"
+
+
+NOT_JSON: Final = NotJson.NOT_JSON
+"""What `HttpReply.json` gives for a body that is no JSON (None is JSON's ``null``)."""
+
+
+@attrs.frozen(kw_only=True)
+class HttpRequest:
+    """One request. The URL, the headers and the body stay out of ``repr``: they may hold secrets.
+
+    Args:
+        method: ``GET``, ``HEAD``, ``POST`` ...
+        url: Absolute, http or https, already percent-encoded, without credentials.
+        headers: Sent as they are, besides ``Host``, ``User-Agent``, ``Accept-Encoding``
+            and those of the body, which are added where they are missing.
+        timeout_s: Seconds for the whole exchange, from waiting for a connection
+            to the last byte of the reply.
+        json: A body to send as JSON. At most one of `json`, `form` and `content` may be given.
+        form: A body to send as a form.
+        content: A body to send as it is.
+    """
+
+    method: str
+    url: str = attrs.field(repr=False)
+    timeout_s: float
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    json: object | None = attrs.field(default=None, repr=False)
+    form: Mapping[str, str] | None = attrs.field(default=None, repr=False)
+    content: bytes | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class HttpReply:
+    """One reply, complete.
+
+    Args:
+        status: The HTTP status.
+        headers: By lower-case name; a repeated one is joined with commas.
+        body: The bytes as they came; empty for ``HEAD``.
+    """
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    body: bytes = attrs.field(default=b"", repr=False)
+
+    def json(self) -> JsonValue | NotJson:
+        """Read the body as JSON; `NOT_JSON` if it is none. Never raises."""
+        try:
+            return cast("JsonValue", jsonlib.loads(self.body, parse_constant=_refuse_constant))
+        except (ValueError, RecursionError):
+            return NOT_JSON
+
+
+@attrs.frozen(kw_only=True)
+class HttpFailure:
+    """No reply, and why.
+
+    Args:
+        kind: What sort of failure.
+        detail: What happened, for the operator: no URL, no secrets.
+    """
+
+    kind: FailureKind
+    detail: str
+
+    @property
+    def surely_not_sent(self) -> bool:
+        """Whether the server surely never saw the request, so that sending it again cannot do it twice."""
+        return self.kind in _NOT_SENT
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(text)
+
+
+def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
+    """Read ``Retry-After`` from lower-case `headers`: seconds to wait, finite and not negative; None without one.
+
+    Args:
+        headers: As in `HttpReply.headers`.
+        now_s: The time in Unix seconds, which an HTTP date is compared with.
+    """
+    text = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{0,9})?", text):
+        return float(text)
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+        if when.tzinfo is None:  # "-0000", or no zone at all: HTTP dates are in UTC.
+            when = when.replace(tzinfo=UTC)
+        wait_s = when.timestamp() - now_s
+    except (ValueError, TypeError, IndexError, OverflowError, AttributeError):
+        return None
+    return max(0.0, wait_s) if math.isfinite(wait_s) else None

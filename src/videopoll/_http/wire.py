@@ -1,0 +1,183 @@
+"""A checked request on its way: what is written, how its reply is read, and what a break in between means.
+
+Each executor gets a `Wire` from `prepare`, moves its `Wire.late` along while the
+request proceeds, and reads the reply through a `Reading`, so that all of them
+keep to the same limits and tell the same failures.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import re
+import socket
+import ssl
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode, urlsplit
+
+import attrs
+
+from videopoll._http.values import FailureKind, HttpFailure, HttpReply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Iterable
+
+    from videopoll._http.values import HttpRequest
+
+KEEP_ALIVE_S = 4.0
+"""How long an idle connection is kept: less than the 5 s after which many servers (Node, Apache, uvicorn) close it,
+so that a message is hardly ever sent into a connection that is just being closed."""
+
+MAX_TIMEOUT_S = 86_400.0
+"""The longest time for a request; sockets do not take any float."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+@attrs.define(eq=False)
+class Wire:
+    """A checked request on its way, and how far it has come."""
+
+    request: HttpRequest
+    origin: tuple[str, str, int]
+    target: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    max_bytes: int
+    deadline_s: float
+    # What it means if the time is up, or an error comes, at this point.
+    late: FailureKind = FailureKind.POOL_TIMEOUT
+
+    def remaining_s(self) -> float:
+        return self.deadline_s - time.monotonic()
+
+    def timed_out(self) -> HttpFailure:
+        return HttpFailure(kind=self.late, detail=f"no reply within {self.request.timeout_s:g} s")
+
+    def broke(self, error: Exception) -> HttpFailure:
+        """Say what an error of our own connections means, which depends on whether anything was written."""
+        kind = FailureKind.BROKEN if self.late is FailureKind.TIMEOUT else FailureKind.CONNECT
+        return HttpFailure(kind=kind, detail=describe(error))
+
+
+def prepare(request: HttpRequest, max_bytes: int) -> Wire | HttpFailure:
+    """Check everything that can be wrong with a request before any of it is sent."""
+    try:
+        url = request.url
+        if not (url.isascii() and url.isprintable()) or " " in url:
+            return _invalid("the URL has characters that must be percent-encoded")
+        parts = urlsplit(url)
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+        if scheme not in {"http", "https"} or not host or "@" in parts.netloc:
+            return _invalid("the URL must be http or https, with a host and without credentials")
+        if not request.timeout_s > 0:
+            return HttpFailure(kind=FailureKind.POOL_TIMEOUT, detail="no time left for the request")
+        given = {name.lower() for name in request.headers}
+        body, content_type = _encode(request)
+        added = {"Host": parts.netloc, "User-Agent": "videopoll", "Accept-Encoding": "identity"}
+        if content_type:
+            added["Content-Type"] = content_type
+        if body or request.method not in {"GET", "HEAD"}:
+            added["Content-Length"] = str(len(body))
+        headers = [(name, value) for name, value in added.items() if name.lower() not in given]
+        headers += request.headers.items()
+        names, values = zip(*headers, strict=True)
+        text = "".join(values)
+        if "" in names or not _TOKEN.fullmatch("".join(names)) or not (text.isascii() and text.isprintable()):
+            return _invalid("a header has characters that cannot be sent")
+    except (ValueError, TypeError, RecursionError) as error:
+        return _invalid(f"the request cannot be encoded ({type(error).__name__})")
+    return Wire(
+        request=request,
+        origin=(scheme, host, port or (443 if scheme == "https" else 80)),
+        target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+        headers=headers,
+        body=body,
+        max_bytes=max_bytes,
+        deadline_s=time.monotonic() + min(request.timeout_s, MAX_TIMEOUT_S),
+    )
+
+
+def _invalid(detail: str) -> HttpFailure:
+    return HttpFailure(kind=FailureKind.INVALID, detail=detail)
+
+
+def _encode(request: HttpRequest) -> tuple[bytes, str | None]:
+    if sum(body is not None for body in (request.json, request.form, request.content)) > 1:
+        msg = "more than one body"
+        raise ValueError(msg)
+    if request.json is not None:
+        return jsonlib.dumps(request.json, allow_nan=False).encode(), "application/json"
+    if request.form is not None:
+        return urlencode(request.form).encode(), "application/x-www-form-urlencoded"
+    return request.content or b"", None
+
+
+class Reading:
+    """Collects a reply, and refuses one that is encoded or too large before it is in memory."""
+
+    def __init__(self, wire: Wire, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        named: dict[str, str] = {}
+        for raw_name, raw_value in headers:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            named[name] = f"{named[name]}, {value}" if name in named else value
+        self._wire, self._status, self._headers = wire, status, named
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self.refusal: HttpFailure | None = None
+        if wire.request.method != "HEAD":  # The headers of a HEAD describe a body that does not come.
+            encoding = named.get("content-encoding", "identity").strip().lower()
+            if encoding not in {"", "identity"}:
+                self.refusal = HttpFailure(kind=FailureKind.UNREADABLE, detail=f"HTTP {status} with an encoded body")
+            length = named.get("content-length", "")
+            if length.isdecimal() and len(length) <= 20 and int(length) > wire.max_bytes:  # noqa: PLR2004
+                self._too_large()
+
+    def _too_large(self) -> None:
+        detail = f"HTTP {self._status} with more than {self._wire.max_bytes} bytes"
+        self.refusal = HttpFailure(kind=FailureKind.TOO_LARGE, detail=detail)
+
+    def read(self, chunks: Iterable[bytes]) -> HttpReply | HttpFailure:
+        """Read the body, as far as it should be."""
+        for chunk in chunks if self.refusal is None else ():
+            if not self._take(chunk):
+                break
+        return self._result()
+
+    async def aread(self, chunks: AsyncIterable[bytes]) -> HttpReply | HttpFailure:
+        """The same under asyncio."""
+        if self.refusal is None:
+            async for chunk in chunks:
+                if not self._take(chunk):
+                    break
+        return self._result()
+
+    def _take(self, chunk: bytes) -> bool:
+        self._size += len(chunk)
+        self._chunks.append(chunk)
+        if self._size > self._wire.max_bytes:
+            self._too_large()
+        elif self._wire.remaining_s() <= 0:
+            self.refusal = self._wire.timed_out()
+        return self.refusal is None
+
+    def _result(self) -> HttpReply | HttpFailure:
+        return self.refusal or HttpReply(status=self._status, headers=self._headers, body=b"".join(self._chunks))
+
+
+def describe(error: BaseException) -> str:
+    """Name an error without quoting it: the texts of network errors hold URLs and parts of replies."""
+    cause: BaseException | None = error
+    while cause is not None:
+        why = None
+        if isinstance(cause, ssl.SSLError):
+            why = getattr(cause, "verify_message", None) or getattr(cause, "reason", None)
+        elif isinstance(cause, socket.gaierror):
+            why = cause.strerror
+        elif isinstance(cause, OSError) and cause.errno:
+            why = os.strerror(cause.errno)
+        if why:
+            return f"{type(error).__name__}: {why}"
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
