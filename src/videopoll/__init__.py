@@ -5,6 +5,7 @@ from __future__ import annotations
 from videopoll.async_runner import AsyncRunner
 from videopoll.errors import (
     ConfigurationError,
+    InvalidGenerationError,
     InvalidJobError,
     JobNotFoundError,
     NotifierError,
@@ -14,6 +15,19 @@ from videopoll.errors import (
     QueueUnavailableError,
     RefusedError,
     VideopollError,
+)
+from videopoll.generator import (
+    AsyncVideoGenerator,
+    Generation,
+    GenerationErrorCode,
+    GenerationFailed,
+    GenerationFinished,
+    GenerationRequest,
+    GenerationStarted,
+    GenerationUnknown,
+    ModelChoice,
+    VideoApiGenerator,
+    VideoGenerator,
 )
 from videopoll.jobs import Form, JobState, Outcome, OutcomeKind, VideoJob
 from videopoll.messages import Delivered, Message, NotSent, Receipt, Recipient, Refused, Sighting, Unknown
@@ -41,6 +55,7 @@ from videopoll.protocols import (
 )
 from videopoll.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.runner import Runner
+from videopoll.tool import EarlyMessage, Unfollowed, VideoGeneratorTool
 from videopoll.words import ENGLISH, SPANISH, Words, WordSet
 from videopoll.work import CancelResult, DeadLetter, EnqueueResult, JobView, QueueCounts
 
@@ -53,6 +68,7 @@ __all__ = [
     "AsyncNotifier",
     "AsyncRedisVideoJobQueue",
     "AsyncRunner",
+    "AsyncVideoGenerator",
     "AsyncVideoJobQueue",
     "AsyncVideoPoller",
     "CallbackNotifier",
@@ -62,11 +78,20 @@ __all__ = [
     "DeadLetterPolicy",
     "Delivered",
     "DeliveryPolicy",
+    "EarlyMessage",
     "EnqueueResult",
     "Fault",
     "FaultKind",
     "Form",
+    "Generation",
+    "GenerationErrorCode",
+    "GenerationFailed",
+    "GenerationFinished",
+    "GenerationRequest",
+    "GenerationStarted",
+    "GenerationUnknown",
     "HttpNotifier",
+    "InvalidGenerationError",
     "InvalidJobError",
     "JobNotFoundError",
     "JobState",
@@ -74,6 +99,7 @@ __all__ = [
     "KeyTtls",
     "LeasePolicy",
     "Message",
+    "ModelChoice",
     "NotSent",
     "NotSentError",
     "Notifier",
@@ -97,10 +123,14 @@ __all__ = [
     "Sighting",
     "SilentNotifier",
     "UltraMsgNotifier",
+    "Unfollowed",
     "Unknown",
+    "VideoApiGenerator",
     "VideoApiPoller",
     "VideoCheck",
     "VideoFailed",
+    "VideoGenerator",
+    "VideoGeneratorTool",
     "VideoJob",
     "VideoJobQueue",
     "VideoMissing",

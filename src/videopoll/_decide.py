@@ -262,15 +262,12 @@ def after_find(
             reason = "the channel took the message and could not send it"
             return _refused(attrs.evolve(entry.noting(reason), sending_ms=None), reason, now_ms, policy, try_text=True)
         case Sighting.ABSENT:
-            waited_ms = now_ms - (entry.sending_ms or now_ms)
-            if waited_ms < policy.appear_within_s * 1000:
-                wait_ms = round(min(policy.backoff_base_s, policy.appear_within_s) * 1000)
-                return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
-            return next_delivery_step(attrs.evolve(entry, sending_ms=None), now_ms, policy)
+            return _send_again(entry, policy.appear_within_s, now_ms, policy)
         case Sighting.CANNOT_TELL:
-            if policy.on_unknown is OnUnknown.AT_MOST_ONCE:
+            # Without a try of its own it was redriven: a person has seen that it may have gone out.
+            if policy.on_unknown is OnUnknown.AT_MOST_ONCE and entry.tries:
                 return GiveUp(entry, "nobody can say whether the message went out, and the policy is at most once")
-            return next_delivery_step(attrs.evolve(entry, sending_ms=None), now_ms, policy)
+            return _send_again(entry, 0, now_ms, policy)
         case Sighting.NO_ANSWER:
             if now_ms >= entry.deadline_ms:
                 return GiveUp(entry, "nobody can say whether the message went out: the channel does not answer")
@@ -280,12 +277,31 @@ def after_find(
             assert_never(sighting)
 
 
+def _send_again(entry: OutboxEntry, patience_s: float, now_ms: int, policy: DeliveryPolicy) -> DeliveryStep:
+    """Send what the channel does not show, once it has had `patience_s` since the send.
+
+    A channel whose replies are lost every time must not get a message every few
+    seconds, so the wait grows here too; and its video is turned into a text in the end.
+    """
+    patience_s = max(patience_s, policy.backoff_s(max(0, entry.tries - 1)))
+    left_ms = (entry.sending_ms or now_ms) + round(patience_s * 1000) - now_ms
+    if left_ms > 0:
+        wait_ms = min(left_ms, round(policy.backoff_s(entry.finds) * 1000))
+        return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
+    entry = attrs.evolve(entry, sending_ms=None, form_failures=entry.form_failures + 1)
+    return next_delivery_step(_as_text(entry) if _no_more_videos(entry, policy) else entry, now_ms, policy)
+
+
+def _no_more_videos(entry: OutboxEntry, policy: DeliveryPolicy) -> bool:
+    # The last send of all is a text, also where the host allows fewer sends than videos.
+    spent = entry.form_failures >= policy.video_attempts or entry.tries == policy.max_attempts - 1
+    return entry.form is Form.VIDEO and entry.form_failures > 0 and spent
+
+
 def _try_again(
     entry: OutboxEntry, hint_s: float | None, now_ms: int, policy: DeliveryPolicy, draw: float
 ) -> DeliveryStep:
-    # The last send of all is a text, also where the host allows fewer sends than videos.
-    last_video = entry.form_failures >= policy.video_attempts or entry.tries == policy.max_attempts - 1
-    if entry.form is Form.VIDEO and entry.form_failures and last_video:
+    if _no_more_videos(entry, policy):
         entry = _as_text(entry)
         if hint_s is None:
             return next_delivery_step(entry, now_ms, policy)
@@ -294,7 +310,9 @@ def _try_again(
         return GiveUp(entry, spent)
     wait_ms = _jittered(policy.backoff_s(max(0, entry.tries - 1)) * 1000, policy.jitter, draw)
     if hint_s is not None:
-        wait_ms = max(wait_ms, round(min(hint_s, policy.max_retry_after_s) * 1000))
+        # Never shorter, but not all of those at once that were told the same.
+        hint_ms = min(hint_s, policy.max_retry_after_s) * 1000
+        wait_ms = max(wait_ms, round(hint_ms * (1 + policy.jitter * draw)))
     return Later(entry, min(now_ms + wait_ms, max(entry.deadline_ms, now_ms)))
 
 

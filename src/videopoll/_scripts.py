@@ -104,7 +104,13 @@ def to_queue_error(error: Exception, doing: str) -> QueueError:
     if isinstance(error, redis_errors.ConnectionError | OSError):
         return QueueUnavailableError(f"{doing}: cannot reach Redis ({_first_words(text)}). Try again.")
     if text.lstrip("-").startswith(TRANSIENT_PREFIXES) or isinstance(
-        error, redis_errors.ReadOnlyError | redis_errors.OutOfMemoryError | redis_errors.TryAgainError
+        error,
+        # The client cuts the first word off these. MASTERDOWN is a ClusterDownError there, and MOVED an AskError.
+        redis_errors.ReadOnlyError
+        | redis_errors.OutOfMemoryError
+        | redis_errors.TryAgainError
+        | redis_errors.ClusterDownError
+        | redis_errors.AskError,
     ):
         return QueueUnavailableError(f"{doing}: Redis is not ready ({_first_words(text)}). Try again.")
     return QueueRefusedError(f"{doing}: Redis answered with an error: {_first_words(text)}")

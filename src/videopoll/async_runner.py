@@ -283,6 +283,7 @@ class AsyncRunner(Engine):
         """Sleep, and let nothing but a stop end it earlier."""
         until_s = time.monotonic() + seconds
         while not self.stopping and (left_s := until_s - time.monotonic()) > 0:
+            self._due_s = FOREVER_S  # what falls due meanwhile cannot be claimed: it must not keep us awake
             await self._sleep(left_s, gathering=False)
 
     def due_at(self, due_ms: int) -> None:
@@ -564,7 +565,8 @@ class _Settler:
                 if time.monotonic() > self._give_up_s:
                     verdicts = [Verdict.LOST] * len(batch)
                 else:
-                    await asyncio.sleep(self._runner.redis_lost(error, "apply"))
+                    left_s = max(0.0, self._give_up_s - time.monotonic())
+                    await asyncio.sleep(min(self._runner.redis_lost(error, "apply"), left_s))
             except QueueRefusedError as error:
                 if len(batch) > 1:
                     for one in batch:

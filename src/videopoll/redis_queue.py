@@ -423,10 +423,13 @@ class RedisVideoJobQueue(_Base):
         try:
             block = cast("Callable[..., object]", self._blocking.execute_command)
             return block(*_calls.doorbell(self._keys, timeout_s)) is not None
-        except (redis_errors.RedisError, OSError) as error:
-            if not self._interrupted.is_set():
+        except Exception as error:
+            if self._interrupted.is_set():
+                # Its connection was closed while it was being read: the client has no one error for that.
+                return False
+            if isinstance(error, redis_errors.RedisError | OSError):
                 raise to_queue_error(error, "waiting for work") from error
-            return False
+            raise
 
     def interrupt(self) -> None:
         """Wake a `wait_for_work` in another thread, for good: its connection is closed."""

@@ -491,7 +491,8 @@ class _Settler:
                 if time.monotonic() > self._give_up_s:
                     verdicts = [Verdict.LOST] * len(batch)
                 else:
-                    time.sleep(self._runner.redis_lost(error, "apply"))
+                    left_s = max(0.0, self._give_up_s - time.monotonic())
+                    time.sleep(min(self._runner.redis_lost(error, "apply"), left_s))
             except QueueRefusedError as error:
                 if len(batch) > 1:
                     for one in batch:

@@ -32,8 +32,8 @@ if found[3] and string.sub(found[3], 1, 3) == 'vp:' then redis.call('DEL', lock)
 redis.call('HDEL', faults, id)
 redis.call('ZREM', schedule, id)
 -- Without its token, a worker that is polling the job changes nothing any more.
-redis.call('ZREM', inflight, id)
 redis.call('HDEL', leases, id)
+redis.call('ZREM', inflight, id)
 if redis.call('LLEN', queue) <= SHORT then redis.call('LREM', queue, 0, id) end
 redis.pcall('PUBLISH', outbox, id)
 return 'cancelled'

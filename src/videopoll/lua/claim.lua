@@ -21,11 +21,17 @@ local lease_ms, token, lock_s = tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local attempts_s, initial_delay_ms, interval_ms = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local NAMES = {':job:', ':poll:outbox:', ':lock:', ':attempts:', ':completed:'}
 local MANY = 5000 -- arguments a command: below the limit of Lua's unpack
+local PAGE, MOST_EXPIRED = 200, 2000 -- expired leases that are looked at together, and in all
+local FUTURE_MS = 60000 -- how far ahead of ours a producer's clock may be
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local function whole(number) return string.format('%.0f', number) end
+-- Scores and times that others wrote may be infinite; as text, they have to be whole numbers.
+local function whole(number)
+  if number ~= number then return '0' end
+  return string.format('%.0f', math.max(-1, math.min(number, 9007199254740991)))
+end
 
 -- Runs a variadic command over as many arguments as there are, in as few calls as unpack allows.
 local function variadic(command, key, arguments)
@@ -38,14 +44,30 @@ end
 local jobs, index = {}, {}
 local function candidate(id, source, due)
   if index[id] then return end
-  local job = {id = id, source = source, due = due}
+  local job = {id = id, source = source, due = math.max(0, due)}
   jobs[#jobs + 1] = job
   index[id] = job
 end
 
-if polls + sends > 0 then
-  local expired = redis.call('ZRANGEBYSCORE', inflight, '-inf', now, 'LIMIT', 0, polls + sends)
-  for _, id in ipairs(expired) do candidate(id, 'expired', now) end
+-- Expired leases of one kind must not hide those of the other, for which there is room.
+local poll_room, send_room, looked_at = polls, sends, 0
+while (poll_room > 0 or send_room > 0) and looked_at < MOST_EXPIRED do
+  local expired = redis.call('ZRANGEBYSCORE', inflight, '-inf', now, 'LIMIT', looked_at, PAGE)
+  if #expired == 0 then break end
+  local outboxes = {}
+  for n, id in ipairs(expired) do outboxes[n] = prefix .. NAMES[2] .. id end
+  local entries = redis.call('MGET', unpack(outboxes))
+  for n, id in ipairs(expired) do
+    if entries[n] and send_room > 0 then
+      send_room = send_room - 1
+      candidate(id, 'expired', now)
+    elseif not entries[n] and poll_room > 0 then
+      poll_room = poll_room - 1
+      candidate(id, 'expired', now)
+    end
+  end
+  looked_at = looked_at + #expired
+  if #expired < PAGE then break end
 end
 local held, from_list, listed = {}, 0, {}
 if sends > 0 then
@@ -125,7 +147,9 @@ if #jobs > 0 then
           else
             local fine, fields = pcall(cjson.decode, job.record)
             local start = fine and type(fields) == 'table' and fields['startTime']
-            if type(start) == 'number' and start <= now then job.due = start + initial_delay_ms end
+            if type(start) == 'number' and start <= now + FUTURE_MS then
+              job.due = math.max(0, math.min(start, now) + initial_delay_ms)
+            end
           end
           if job.scheduled then job.due = math.min(job.due, tonumber(job.scheduled)) end
         end
@@ -219,7 +243,9 @@ if #jobs > 0 then
   end
 
   for n, job in ipairs(leased) do
-    local before = tonumber(job.attempts or '0')
+    -- Not everything that Lua reads as a number is one: "nan", "0x10", "1e999".
+    local digits = string.match(job.attempts or '0', '^%d+$')
+    local before = digits and #digits < 10 and tonumber(digits)
     if not before then job.wrong = ':attempts:not a number' end
     local age = job.age or -1
     if not job.is_send and job.record and not job.wrong then
@@ -248,8 +274,8 @@ if #jobs > 0 then
     end
     variadic('ZADD', schedule, later)
     if #let_go > 0 then
-      variadic('ZREM', inflight, let_go)
       variadic('HDEL', leases, let_go)
+      variadic('ZREM', inflight, let_go)
     end
   end
   if #unschedule > 0 then variadic('ZREM', schedule, unschedule) end

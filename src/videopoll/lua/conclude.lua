@@ -29,14 +29,15 @@ for n = 1, (#ARGV - 1) / 4 do
       local left_ms = redis.call('PTTL', lock)
       local due = now + (left_ms >= 0 and left_ms + 1 or lock_s * 1000)
       redis.call('ZADD', schedule, string.format('%.0f', due), id)
-      redis.call('ZREM', inflight, id)
       redis.call('HDEL', leases, id)
+      redis.call('ZREM', inflight, id)
       answers[n] = 3
     elseif not found[1] and not found[2] and found[4] then
-      redis.call('ZREM', inflight, id)
-      redis.call('HDEL', leases, id)
-      redis.call('HDEL', faults, id)
       redis.call('DEL', attempts)
+      if found[3] and not foreign then redis.call('DEL', lock) end
+      redis.call('HDEL', faults, id)
+      redis.call('HDEL', leases, id)
+      redis.call('ZREM', inflight, id)
       answers[n] = 2
     else
       redis.call('SET', outbox, entry, 'EX', keep_s)

@@ -52,8 +52,9 @@ if #held > 0 then
   if #remember > 0 then redis.call('HSET', faults, unpack(remember)) end
   if #later > 0 then redis.call('ZADD', schedule, unpack(later)) end
   if #returned > 0 then redis.call('RPUSH', queue, unpack(returned)) end
-  redis.call('ZREM', inflight, unpack(held))
+  -- Here as everywhere the token goes first: an entry in inflight finds its way back, a token without one would stay.
   redis.call('HDEL', leases, unpack(held))
+  redis.call('ZREM', inflight, unpack(held))
   if #ours > 0 then redis.call('DEL', unpack(ours)) end
   if #forget > 0 then redis.call('HDEL', faults, unpack(forget)) end
 end

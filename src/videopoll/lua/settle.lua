@@ -29,18 +29,22 @@ for n = 1, (#ARGV - 3) / 4 do
   if holder == token then
     if ended ~= '' then redis.call('SET', completed, ended, 'EX', completed_s) end
     if letter ~= '' then
-      redis.call('HSET', letters, id, letter)
+      -- A settlement may be cut off after its letter was stored and the record deleted. Whoever
+      -- takes the id over finds it bare, and must not replace that letter by one that says less.
+      if redis.call('EXISTS', record, outbox) > 0 or redis.call('HEXISTS', letters, id) == 0 then
+        redis.call('HSET', letters, id, letter)
+      end
       redis.call('ZADD', dead, string.format('%.0f', now), id)
       died = true
     end
     local locked = redis.call('MGET', lock)[1]
-    if locked == false or locked == 'vp:' .. token then redis.call('DEL', lock) end
+    if not locked or string.sub(locked, 1, 3) == 'vp:' then redis.call('DEL', lock) end
     redis.call('DEL', record, outbox, attempts)
     redis.call('HDEL', faults, id)
     redis.call('ZREM', schedule, id)
     redis.call('ZREM', deliveries, id)
-    redis.call('ZREM', inflight, id)
     redis.call('HDEL', leases, id)
+    redis.call('ZREM', inflight, id)
     if letter ~= '' then redis.pcall('PUBLISH', outbox, id) end
     answers[n] = 1
   elseif not holder and redis.call('EXISTS', record, outbox) == 0

@@ -165,11 +165,13 @@ class RoutingNotifier:
 
     def _routed(self, message: Message, recipient: object) -> _Routed | Receipt:
         if not isinstance(recipient, Recipient):
-            return NotSent(f"resolve gave {type(recipient).__name__} instead of a Recipient")
+            reason = f"resolve gave {type(recipient).__name__} instead of a Recipient"
+            return NotSent(reason, channel_fault=False)
         channel = self._channels.get(recipient.channel)
         if channel is None:
             have = ", ".join(sorted(self._channels))
-            return NotSent(redact(f"resolve named a channel that is not here; those that are: {have}"))
+            reason = redact(f"resolve named a channel that is not here; those that are: {have}")
+            return NotSent(reason, channel_fault=False)
         language = recipient.language or message.language
         return _Routed(recipient.channel, channel, attrs.evolve(message, recipient=recipient, language=language))
 

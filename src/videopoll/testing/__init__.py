@@ -16,18 +16,23 @@ no test framework. `videopoll.embedded.EmbeddedRedis` is the same for Redis.
 from __future__ import annotations
 
 from videopoll.embedded import unused_port
+from videopoll.testing._contract import NotifierContract, PlainNotifierContract
 from videopoll.testing._messengers import FakeMessage, FakeUltraMsg, FakeWhatsAppFactory, MessageKind
+from videopoll.testing._openai import FakeOpenAI
 from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
 from videopoll.testing._video_api import FakeVideoApi
 from videopoll.testing._waiting import async_wait_until, wait_until
 
 __all__ = [
     "FakeMessage",
+    "FakeOpenAI",
     "FakeServer",
     "FakeUltraMsg",
     "FakeVideoApi",
     "FakeWhatsAppFactory",
     "MessageKind",
+    "NotifierContract",
+    "PlainNotifierContract",
     "ReceivedRequest",
     "Reply",
     "async_wait_until",

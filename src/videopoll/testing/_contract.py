@@ -1,0 +1,611 @@
+"""What every channel promises, as tests that its author runs over it.
+
+The classes here need no test framework: their methods raise `AssertionError`.
+pytest collects them from a subclass whose name begins with ``Test``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
+
+import attrs
+from typing_extensions import override
+
+from videopoll._http import Http
+from videopoll.errors import NotifierError
+from videopoll.jobs import Form, Outcome, OutcomeKind, VideoJob
+from videopoll.messages import Delivered, Message, NotSent, Receipt, Recipient, Refused, Sighting, Unknown
+from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from videopoll._http import HttpFailure, HttpReply, HttpRequest
+    from videopoll.jobs import JsonValue
+    from videopoll.notifiers.base import HttpNotifier
+    from videopoll.protocols import AsyncNotifier, Notifier
+
+__all__ = ["NotifierContract", "PlainNotifierContract"]
+
+START_MS = 1_757_157_518_747
+TOOK_MS = 45_000
+TO = "5491155550000"
+TOKEN = "token-of-the-contract"  # noqa: S105 - made up
+SIGNATURE = "s3cr3t-of-the-contract"
+VIDEO_URL = f"https://files.example/video.mp4?signature={SIGNATURE}&size=1"
+PROVIDER_ERROR = "provider-words-of-the-contract"
+
+HURRY_S = 0.4
+"""A channel waits 15 or 30 s for a reply; nobody wants to sit that out here."""
+
+RETRY_AFTER_S = 7
+THREADS = 6
+SENDS = 24
+
+# Added or changed by what carries a request, not by the channel.
+_CARRIERS = frozenset({"accept", "accept-encoding", "connection", "host", "user-agent"})
+
+_NO_NEWS: tuple[bytes, ...] = (
+    b"",
+    b"<html><h1>It works!</h1></html>",
+    b"null",
+    b"true",
+    b"42",
+    b'"ok"',
+    b"[]",
+    b"{}",
+    b'[{"id": [], "error": {}}]',
+    b'{"sent": {}, "id": [], "error": {"a": [1]}, "messageId": {}, "status": [], "messages": 7, "ok": []}',
+    b"\xff\xfe\x00\x80",
+    b"[" * 50_000,
+    b'{"a":' * 50_000,
+    b'"' + b"x" * 2_000_000 + b'"',
+)
+"""Bodies that tell nothing about a message, and that code did not expect."""
+
+
+def _check(condition: object, complaint: str) -> None:
+    # Not the statement: it would vanish under "python -O", and pytest does not explain it in a library.
+    if not condition:
+        raise AssertionError(complaint)
+
+
+def _message(form: Form, recipient: Recipient | None, *, success: bool, language: str | None = None) -> Message:
+    outcome = (
+        Outcome(OutcomeKind.COMPLETED, START_MS + TOOK_MS, video_url=VIDEO_URL, file_id="file-1")
+        if success
+        else Outcome(OutcomeKind.FAILED, START_MS + TOOK_MS, error=PROVIDER_ERROR)
+    )
+    return Message(
+        job=VideoJob("job_1757157518747_contract", "conversation-1", START_MS),
+        outcome=outcome,
+        form=form,
+        reference="vp-0123456789abcdef0123456789abcdef",
+        recipient=recipient,
+        language=language,
+    )
+
+
+class _Service(FakeServer):
+    """The channel's service: takes every message, unless it was told otherwise."""
+
+    def __init__(self, contract: NotifierContract) -> None:
+        super().__init__()
+        self._contract = contract
+        self._sends: list[ReceivedRequest] = []
+        self._made: list[HttpNotifier] = []
+
+    def notifier(self, base_url: str | None = None, *, hasty: bool = False) -> HttpNotifier:
+        """Build the channel over this service; it is closed when the service stops."""
+        notifier = self._contract.make_notifier(base_url or self.url)
+        if hasty:
+            notifier._http = _Hasty()  # noqa: SLF001 - one unit with its base class
+        self._made.append(notifier)
+        return notifier
+
+    @override
+    def stop(self) -> None:
+        while self._made:
+            self._made.pop().close()
+        super().stop()
+
+    @property
+    def sends(self) -> list[ReceivedRequest]:
+        """The requests that were no side questions."""
+        with self._lock:
+            return list(self._sends)
+
+    def always(self, reply: Reply) -> None:
+        """Answer every send like this."""
+        self.heal()
+        self.fail_every(1, reply, when=lambda request: self._contract.side_question(request) is None)
+
+    @override
+    def _receive(self, request: ReceivedRequest) -> Reply:
+        if self._contract.side_question(request) is None:
+            with self._lock:
+                self._sends.append(request)
+        return super()._receive(request)
+
+    @override
+    def _handle(self, request: ReceivedRequest) -> Reply:
+        return self._contract.side_question(request) or self._contract.accepted
+
+
+class _Hasty(Http):
+    """Gives a service little time to answer."""
+
+    @override
+    def send(self, request: HttpRequest) -> HttpReply | HttpFailure:
+        return super().send(attrs.evolve(request, timeout_s=min(request.timeout_s, HURRY_S)))
+
+    @override
+    async def asend(self, request: HttpRequest) -> HttpReply | HttpFailure:
+        return await super().asend(attrs.evolve(request, timeout_s=min(request.timeout_s, HURRY_S)))
+
+
+@attrs.frozen
+class _Side:
+    """One side of a channel: the blocking one, or the one for asyncio."""
+
+    name: str
+    notify: Callable[[Message], object]
+    find: Callable[[Message], object]
+
+    def receipt(self, message: Message) -> Receipt:
+        """Send a message."""
+        receipt = self._call(self.notify, message)
+        _check(isinstance(receipt, Receipt), f"{self.name} has to give a Receipt, got {type(receipt).__name__}")
+        return cast("Receipt", receipt)
+
+    def sighting(self, message: Message) -> Sighting:
+        """Look a message up."""
+        sighting = self._call(self.find, message)
+        _check(isinstance(sighting, Sighting), f"{self.name} has to give a Sighting, got {type(sighting).__name__}")
+        return cast("Sighting", sighting)
+
+    def _call(self, method: Callable[[Message], object], message: Message) -> object:
+        try:
+            return method(message)
+        except Exception as error:
+            complaint = f"{self.name} raised {type(error).__name__}: whatever the service does is told by a receipt"
+            raise AssertionError(complaint) from error
+
+
+def _sides(notifier: HttpNotifier) -> Iterator[_Side]:
+    async def anotify(message: Message) -> object:
+        try:
+            return await notifier.anotify(message)
+        finally:
+            await notifier.aclose()
+
+    async def afind(message: Message) -> object:
+        try:
+            return await notifier.afind(message)
+        finally:
+            await notifier.aclose()
+
+    yield _Side("notify", notifier.notify, notifier.find)
+    notifier.close()
+    yield _Side("anotify", lambda message: asyncio.run(anotify(message)), lambda message: asyncio.run(afind(message)))
+
+
+class NotifierContract:
+    """What a channel over HTTP has to keep to, over both its sides and a real local server.
+
+    Subclass it in a test module, and say how the service answers::
+
+        class TestPager(NotifierContract):
+            accepted = Reply.json({"id": "m-1"})
+            refused = Reply.json({"error": "no such number"}, status=400)
+
+            def make_notifier(self, base_url):
+                return PagerNotifier(base_url=base_url)
+
+    Each ``test_*`` method builds notifiers of its own. Nothing but the server is
+    a fake; the time that a request may take is shortened.
+    """
+
+    accepted: Reply
+    """What the service answers when it took a message."""
+
+    refused: ClassVar[Reply | None] = None
+    """What it answers when it refuses one for good; None leaves that out."""
+
+    recipient: ClassVar[Recipient | None] = Recipient(
+        channel="contract", to=TO, instance_id="instance1150", token=TOKEN
+    )
+    """Who gets the messages; None for a channel that asks for nobody."""
+
+    status_is_enough: ClassVar[bool] = False
+    """Whether any 2xx means that the message was taken, whatever the body says."""
+
+    unauthorized: ClassVar[type[Receipt]] = Refused
+    """What a 401 means: `Refused`; or `NotSent` for a channel that tries again until the key is right."""
+
+    def make_notifier(self, base_url: str) -> HttpNotifier:
+        """Build the channel, pointed at a server. Called for each test."""
+        msg = f"{type(self).__name__} must override make_notifier(self, base_url)"
+        raise NotImplementedError(msg)
+
+    def side_question(self, request: ReceivedRequest) -> Reply | None:
+        """Answer a request that is neither a send nor a look-up, e.g. one for the line's state; None for all others."""
+        del request
+        return None
+
+    def found(self, message: Message) -> Reply | None:
+        """Give what the service answers when it is asked for this message and has it; None leaves that out."""
+        del message
+        return None
+
+    def message(self, form: Form = Form.VIDEO, *, success: bool = True) -> Message:
+        """Give the message that is sent; override it for a channel that needs more, e.g. metadata."""
+        return _message(form, self.recipient, success=success)
+
+    # --- what is sent ---
+
+    def test_an_accepted_message_is_delivered(self) -> None:
+        """The main thing, in every form, on both sides."""
+        with _Service(self) as service:
+            for side in _sides(service.notifier()):
+                for message in self._messages():
+                    receipt = side.receipt(message)
+                    _check(
+                        isinstance(receipt, Delivered),
+                        f"{side.name}: the service took the {message.form.value}, which is Delivered, got {receipt!r}",
+                    )
+
+    def test_both_sides_send_the_same_request(self) -> None:
+        """A host may change runners without its users noticing."""
+        with _Service(self) as service:
+            for message in self._messages():
+                sent = [self._sent(service, side, message) for side in _sides(service.notifier())]
+                _check(sent[0] == sent[1], f"notify and anotify send different requests: {sent[0]} and {sent[1]}")
+
+    def test_the_link_is_in_the_message(self) -> None:
+        """A user who gets a text without the link has waited for nothing."""
+        with _Service(self) as service:
+            for side in _sides(service.notifier()):
+                for form in Form:
+                    message = self.message(form)
+                    self._sent(service, side, message)
+                    words = [text for request in service.sends[-1:] for text in _texts(request)]
+                    _check(
+                        any(str(message.video_url) in text for text in words),
+                        f"{side.name}: the {form.value} goes out without its link",
+                    )
+
+    # --- what a reply means ---
+
+    def test_a_refusal_is_told_as_one(self) -> None:
+        """What is refused for good falls back to a text, or goes to the dead letters with the reason."""
+        if self.refused is not None:
+            self._expect(self.refused, Refused)
+
+    def test_a_wrong_key_is_no_delivery(self) -> None:
+        """The operator hears of it."""
+        self._expect(Reply.fault(401), self.unauthorized)
+
+    def test_a_busy_service_is_asked_again_when_it_says(self) -> None:
+        """429 promises that nothing was sent, and says how long to wait."""
+        for receipt in self._expect(Reply.fault(429, retry_after=RETRY_AFTER_S), NotSent):
+            _check(
+                isinstance(receipt, NotSent) and receipt.retry_after_s == RETRY_AFTER_S,
+                f"the Retry-After of {RETRY_AFTER_S} s has to be in the receipt, got {receipt!r}",
+            )
+
+    def test_a_service_that_is_down_is_tried_again(self) -> None:
+        """503 promises that nothing was sent."""
+        self._expect(Reply.fault(503), NotSent)
+
+    def test_a_refused_connection_proves_that_nothing_was_sent(self) -> None:
+        """So the message is sent again without a question."""
+        with _Service(self) as service:
+            service.stop()
+            for side in _sides(service.notifier()):
+                self._is(side, side.receipt(self.message()), NotSent, "a refused connection")
+
+    def test_a_connection_that_does_not_come_about_proves_that_nothing_was_sent(self) -> None:
+        """The time is up before the request could go out."""
+        with socket.create_server(("127.0.0.1", 0)) as silent, _Service(self) as service:
+            base_url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+            for side in _sides(service.notifier(base_url, hasty=True)):
+                self._is(side, side.receipt(self.message()), NotSent, "a handshake that takes too long")
+
+    def test_a_lost_reply_leaves_the_fate_of_the_message_open(self) -> None:
+        """The service may have taken it: to call it unsent would send it twice, to call it delivered might lose it."""
+        self._expect(Reply.dropped(accept=True), Unknown)
+
+    def test_a_late_reply_leaves_the_fate_of_the_message_open(self) -> None:
+        """The same for a service that does not answer in time."""
+        self._expect(Reply.hang(accept=True), Unknown)
+
+    def test_a_reply_that_says_nothing_is_no_delivery(self) -> None:
+        """Whatever comes back is told by a receipt; only what the service surely took is Delivered."""
+        for body in _NO_NEWS:
+            receipts = self._receipts(Reply.garbage(body))
+            if not self.status_is_enough:
+                told = any(isinstance(receipt, Delivered) for _, receipt in receipts)
+                _check(not told, f"a reply that says nothing is no Delivered: HTTP 200 with the body {body[:50]!r}")
+
+    def test_an_error_is_no_delivery_whatever_its_body_says(self) -> None:
+        """Proxies answer with pages of their own."""
+        for status in (302, 400, 403, 404, 413, 500, 502):
+            for body in (self.accepted.body, b"", b"[" * 50_000):
+                for side, receipt in self._receipts(Reply(status=status, body=body)):
+                    _check(not isinstance(receipt, Delivered), f"{side.name}: HTTP {status} is no Delivered")
+
+    # --- secrets, threads, closing ---
+
+    def test_nothing_tells_a_secret(self) -> None:
+        """Receipts go to logs and dead letters; services like to quote what they were sent."""
+        with _Service(self) as service:
+            notifier = service.notifier()
+            message = self.message()
+            secrets = self._secrets(notifier, message)
+            told: list[object] = [notifier, notifier.build(message), notifier.build_find(message)]
+            quoted = " ".join(secrets)
+            secrets.append(SIGNATURE)
+            answer: dict[str, JsonValue] = {"error": quoted, "message": quoted}
+            replies = [Reply.json(answer, status=status) for status in (200, 400, 401, 429, 500)]
+            for side in _sides(notifier):
+                for reply in [*replies, Reply.garbage(quoted.encode()), Reply.dropped()]:
+                    service.always(reply)
+                    told.append(side.receipt(message))
+            for thing in told:
+                for secret in secrets:
+                    _check(
+                        secret not in repr(thing),
+                        f"the repr of {type(thing).__name__} tells a token, an address or a URL",
+                    )
+
+    def test_many_may_send_at_once(self) -> None:
+        """A worker's threads share one notifier."""
+        with _Service(self) as service:
+            notifier = service.notifier()
+            with ThreadPoolExecutor(THREADS) as threads:
+                receipts = list(threads.map(notifier.notify, [self.message()] * SENDS))
+            notifier.close()
+
+            async def together() -> list[Receipt]:
+                try:
+                    return await asyncio.gather(*(notifier.anotify(self.message()) for _ in range(SENDS)))
+                finally:
+                    await notifier.aclose()
+
+            receipts += asyncio.run(together())
+            _check(
+                all(isinstance(receipt, Delivered) for receipt in receipts),
+                "not every message was delivered when several were sent at once",
+            )
+            _check(len(service.sends) == 2 * SENDS, f"{2 * SENDS} messages made {len(service.sends)} requests")
+
+    def test_a_closed_channel_opens_again(self) -> None:
+        """A runner closes its notifier at its end, and a host may start another one with it."""
+        with _Service(self) as service:
+            notifier = service.notifier()
+
+            async def twice() -> list[Receipt]:
+                receipts = []
+                for _ in range(2):
+                    receipts.append(await notifier.anotify(self.message()))
+                    await notifier.aclose()
+                    await notifier.aclose()
+                return receipts
+
+            receipts = []
+            for _ in range(2):
+                receipts.append(notifier.notify(self.message()))
+                notifier.close()
+                notifier.close()
+                receipts += asyncio.run(twice())
+            _check(
+                all(isinstance(receipt, Delivered) for receipt in receipts),
+                "a notifier that was closed has to work when it is used again",
+            )
+
+    # --- looking a message up ---
+
+    def test_a_message_that_the_service_has_is_found(self) -> None:
+        """A message that is found is not sent again."""
+        reply = self.found(self.message())
+        if reply is None:
+            return
+        for side, sighting in self._sightings(reply):
+            _check(sighting is Sighting.FOUND, f"{side.name}: the service has the message, got {sighting}")
+        other = attrs.evolve(self.message(), reference="vp-another")
+        for side, sighting in self._sightings(reply, other):
+            _check(sighting is not Sighting.FOUND, f"{side.name}: another message's reference was taken for this one's")
+
+    def test_a_look_up_without_an_answer_tells_nothing(self) -> None:
+        """To call a message absent that the service could not look for would send it twice."""
+        open_ended = {Sighting.NO_ANSWER, Sighting.CANNOT_TELL}
+        for reply in (Reply.fault(503), Reply.fault(429), Reply.fault(500), Reply.dropped(), Reply.hang()):
+            for side, sighting in self._sightings(reply):
+                _check(sighting in open_ended, f"{side.name}: a look-up without an answer says nothing, got {sighting}")
+        for body in _NO_NEWS:
+            for side, sighting in self._sightings(Reply.garbage(body)):
+                _check(
+                    sighting is not Sighting.FOUND or self.status_is_enough,
+                    f"{side.name}: found in a reply that says nothing: {body[:50]!r}",
+                )
+
+    # --- helpers ---
+
+    def _messages(self) -> list[Message]:
+        return [self.message(Form.VIDEO), self.message(Form.TEXT), self.message(Form.TEXT, success=False)]
+
+    def _sent(self, service: _Service, side: _Side, message: Message) -> tuple[object, ...]:
+        before = len(service.sends)
+        side.receipt(message)
+        new = service.sends[before:]
+        _check(len(new) == 1, f"{side.name}: one message is one request, got {len(new)}")
+        headers = {name: value for name, value in new[0].headers.items() if name not in _CARRIERS}
+        return new[0].method, new[0].target, headers, new[0].raw
+
+    def _receipts(self, reply: Reply) -> list[tuple[_Side, Receipt]]:
+        with _Service(self) as service:
+            service.always(reply)
+            return [(side, side.receipt(self.message())) for side in _sides(service.notifier(hasty=True))]
+
+    def _sightings(self, reply: Reply, message: Message | None = None) -> list[tuple[_Side, Sighting]]:
+        message = message or self.message()
+        with _Service(self) as service:
+            service.always(reply)
+            notifier = service.notifier(hasty=True)
+            if notifier.build_find(message) is None:
+                return []
+            return [(side, side.sighting(message)) for side in _sides(notifier)]
+
+    def _expect(self, reply: Reply, kind: type[Receipt]) -> list[Receipt]:
+        receipts = self._receipts(reply)
+        what = "a connection that ends without a reply" if reply.drop else f"HTTP {reply.status}"
+        for side, receipt in receipts:
+            self._is(side, receipt, kind, what)
+        return [receipt for _, receipt in receipts]
+
+    @staticmethod
+    def _is(side: _Side, receipt: Receipt, kind: type[Receipt], what: str) -> None:
+        _check(isinstance(receipt, kind), f"{side.name}: {what} is {kind.__name__}, got {receipt!r}")
+
+    @staticmethod
+    def _secrets(notifier: HttpNotifier, message: Message) -> list[str]:
+        recipient = message.recipient
+        secrets = [message.video_url, *notifier.secrets()]
+        if recipient is not None:
+            secrets += [recipient.token, recipient.to, recipient.reply_to]
+        return [secret for secret in secrets if secret]
+
+
+def _texts(request: ReceivedRequest) -> Iterator[str]:
+    """Give every text in a request."""
+    yield request.raw.decode("utf-8", "replace")
+    values: list[object] = [request.query, request.body]
+    while values:
+        value = values.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+
+
+_Plain: TypeAlias = "Notifier | AsyncNotifier"
+
+
+class PlainNotifierContract:
+    """What a plain `Notifier` or `AsyncNotifier` has to keep to, whatever it sends with.
+
+    ::
+
+        class TestMyChannel(PlainNotifierContract):
+            def make_notifier(self):
+                return MyChannel(a_working_service())
+
+            def make_failing(self):
+                return MyChannel(a_service_that_is_down())
+    """
+
+    recipient: ClassVar[Recipient | None] = NotifierContract.recipient
+    """Who gets the messages; None for a channel that asks for nobody."""
+
+    def make_notifier(self) -> _Plain:
+        """Build the channel over a service that takes messages. Called for each test."""
+        msg = f"{type(self).__name__} must override make_notifier(self)"
+        raise NotImplementedError(msg)
+
+    def make_failing(self) -> _Plain | None:
+        """Build the channel over a service that takes none; None leaves that out."""
+        return None
+
+    def message(self, form: Form = Form.VIDEO, *, success: bool = True) -> Message:
+        """Give the message that is sent; override it for a channel that needs more, e.g. metadata."""
+        return _message(form, self.recipient, success=success)
+
+    def test_a_message_is_delivered_in_every_form(self) -> None:
+        """A channel may send a video as it likes, but it has to take it."""
+        notifier = self.make_notifier()
+        for message in (self.message(Form.VIDEO), self.message(Form.TEXT), self.message(Form.TEXT, success=False)):
+            for receipt in _plain_receipts(notifier, message):
+                _check(
+                    receipt is None or isinstance(receipt, Delivered),
+                    f"a message that was taken is Delivered or None, got {receipt!r}",
+                )
+
+    def test_a_service_that_takes_nothing_delivers_nothing(self) -> None:
+        """A receipt says so, or an exception; silence would count as delivered."""
+        notifier = self.make_failing()
+        if notifier is None:
+            return
+        for method in _plain_methods(notifier):
+            try:
+                receipt = method(self.message())
+            except NotifierError as error:
+                told = str(error)
+            except Exception:  # noqa: BLE001 - any other one means that nobody knows, which is honest, and is never quoted
+                told = ""
+            else:
+                _check(
+                    isinstance(receipt, NotSent | Refused | Unknown),
+                    f"nothing was taken, and the notifier says {receipt!r}, which counts as delivered",
+                )
+                told = repr(receipt)
+            _check(not _tells(told, self.message()), "what the notifier says of a failure tells a token or an address")
+
+    def test_its_repr_tells_no_secret(self) -> None:
+        """It gets into logs and error messages."""
+        _check(not _tells(repr(self.make_notifier()), self.message()), "the notifier's repr tells a secret")
+
+    def test_several_threads_may_use_it(self) -> None:
+        """A worker sends several messages at a time."""
+        notifier = self.make_notifier()
+        for method in _plain_methods(notifier):
+            with ThreadPoolExecutor(THREADS) as threads:
+                receipts = list(threads.map(method, [self.message()] * THREADS))
+            _check(
+                all(receipt is None or isinstance(receipt, Delivered) for receipt in receipts),
+                "not every message was delivered when several were sent at once",
+            )
+
+
+def _plain_methods(notifier: _Plain) -> Iterator[Callable[[Message], object]]:
+    """Give each of a notifier's ways to send, as a blocking function."""
+    try:
+        for name in ("notify", "anotify"):
+            method = cast("Callable[[Message], object] | None", getattr(notifier, name, None))
+            _check(method is not None or name == "anotify", f"{type(notifier).__name__} has no method notify(message)")
+            if method is not None and not (name == "notify" and getattr(notifier, "async_only", False)):
+                yield _blocking(notifier, method)
+    finally:
+        close = getattr(notifier, "close", None)
+        if callable(close) and not inspect.iscoroutinefunction(close):
+            close()
+
+
+def _blocking(notifier: _Plain, method: Callable[[Message], object]) -> Callable[[Message], object]:
+    async def awaited(message: Message) -> object:
+        try:
+            return await cast("Awaitable[object]", method(message))
+        finally:
+            closing = getattr(notifier, "aclose", lambda: None)()
+            if inspect.isawaitable(closing):
+                await closing
+
+    return (lambda message: asyncio.run(awaited(message))) if inspect.iscoroutinefunction(method) else method
+
+
+def _plain_receipts(notifier: _Plain, message: Message) -> list[object]:
+    return [method(message) for method in _plain_methods(notifier)]
+
+
+def _tells(text: str, message: Message) -> bool:
+    recipient = message.recipient
+    secrets = [message.video_url, SIGNATURE]
+    if recipient is not None:
+        secrets += [recipient.token, recipient.to]
+    return any(secret in text for secret in secrets if secret)

@@ -1,0 +1,80 @@
+"""Keeps the answers of calls in Redis, so that a repeated call starts nothing; each method is one command."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Protocol, cast
+
+import attrs
+
+from videopoll.jobs import Poison, dump, load_object
+from videopoll.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
+
+if TYPE_CHECKING:
+    from videopoll.tool.answers import Answer
+
+__all__ = ["CallStore", "read_kept", "store_of"]
+
+
+class CallStore(Protocol):
+    """Keeps answers by call. An exception means that Redis cannot be asked."""
+
+    def claim(self, key: str) -> bool | Awaitable[bool]:
+        """Note that the call is being carried out; False if that was noted before."""
+        ...
+
+    def look(self, key: str) -> bytes | Awaitable[bytes | None] | None:
+        """Give what is noted; see `read_kept`."""
+        ...
+
+    def keep(self, key: str, answer: Answer) -> object:
+        """Note the answer."""
+        ...
+
+
+def _kept(answer: Answer | None) -> str:
+    return dump({"answer": answer})
+
+
+def read_kept(raw: bytes | None) -> Answer | None:
+    """Give the answer that was kept; None while there is none."""
+    fields = load_object(raw) if raw is not None else Poison("gone")
+    answer = None if isinstance(fields, Poison) else fields.get("answer")
+    return answer if isinstance(answer, dict) else None
+
+
+@attrs.frozen
+class _RedisCalls:
+    queue: RedisVideoJobQueue
+
+    def claim(self, key: str) -> bool:
+        client, ttl_s = self.queue._front, self.queue.ttls.completed_s  # noqa: SLF001 - the connections for producers
+        return bool(client.set(key, _kept(None), nx=True, ex=ttl_s))
+
+    def look(self, key: str) -> bytes | None:
+        return cast("bytes | None", self.queue._front.get(key))  # noqa: SLF001
+
+    def keep(self, key: str, answer: Answer) -> object:
+        return self.queue._front.set(key, _kept(answer), ex=self.queue.ttls.completed_s)  # noqa: SLF001
+
+
+@attrs.frozen
+class _AsyncRedisCalls:
+    queue: AsyncRedisVideoJobQueue
+
+    async def claim(self, key: str) -> bool:
+        client, ttl_s = self.queue._front, self.queue.ttls.completed_s  # noqa: SLF001 - the connections for producers
+        return bool(await client.set(key, _kept(None), nx=True, ex=ttl_s))
+
+    async def look(self, key: str) -> bytes | None:
+        return cast("bytes | None", await self.queue._front.get(key))  # noqa: SLF001
+
+    async def keep(self, key: str, answer: Answer) -> object:
+        return await self.queue._front.set(key, _kept(answer), ex=self.queue.ttls.completed_s)  # noqa: SLF001
+
+
+def store_of(queue: object) -> CallStore | None:
+    """Give the store beside a queue; None for a queue of the host, which may not be on Redis."""
+    if isinstance(queue, RedisVideoJobQueue):
+        return _RedisCalls(queue)
+    return _AsyncRedisCalls(queue) if isinstance(queue, AsyncRedisVideoJobQueue) else None

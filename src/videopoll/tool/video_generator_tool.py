@@ -1,0 +1,533 @@
+"""One call of the tool, from its arguments to its answer.
+
+One generator function, `VideoGeneratorTool._flow`, decides about a call;
+`VideoGeneratorTool.call` carries its steps out in this thread, and
+`VideoGeneratorTool.acall` under asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import enum
+import hashlib
+import importlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Literal, cast
+
+import attrs
+
+from videopoll._log import shown
+from videopoll.errors import ConfigurationError, InvalidGenerationError
+from videopoll.generator import (
+    DEFAULT_VERSION,
+    MODELS,
+    AsyncVideoGenerator,
+    GenerationErrorCode,
+    GenerationFailed,
+    GenerationFinished,
+    GenerationRequest,
+    GenerationStarted,
+    GenerationUnknown,
+    ModelChoice,
+    VideoGenerator,
+    choose_model,
+)
+from videopoll.jobs import PROMPT_CHARS, Form, JsonValue, Outcome, OutcomeKind, VideoJob, check_id, check_metadata
+from videopoll.messages import Delivered, Message
+from videopoll.notifiers.base import call_async, check_callable, check_url, is_async, redact
+from videopoll.tool.answers import IN_PROGRESS, Answer, error_answer, finished_answer, started_answer
+from videopoll.tool.arguments import DESCRIPTION, PROPERTIES, TOOL_NAME, read_arguments
+from videopoll.tool.call_store import read_kept, store_of
+from videopoll.tool.flows import Flow, arun_flow, do, run_flow
+
+if TYPE_CHECKING:
+    from agents import FunctionTool  # type: ignore[import-not-found,unused-ignore]  # pyright: ignore[reportMissingImports]
+
+    from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, Notifier, VideoJobQueue
+    from videopoll.redis_queue import RedisVideoJobQueue
+
+__all__ = ["EarlyMessage", "Unfollowed", "VideoGeneratorTool"]
+
+log = logging.getLogger("videopoll.tool")
+
+CALL_WAIT_S = 5.0
+"""How long a repeated call waits for the answer of the first one."""
+CALL_LOOK_EVERY_S = 0.1
+
+_Code = GenerationErrorCode
+
+
+@attrs.frozen(kw_only=True)
+class Unfollowed:
+    """A generation that was started and paid for, and could not be enqueued.
+
+    Give it to ``queue.enqueue`` later, or look after it yourself.
+
+    Args:
+        job_id: The video API's id of the job.
+        conversation_id: Whom the video is for.
+        metadata: What would have been stored with it. Kept out of ``repr``.
+        reason: Why it could not be enqueued. No secrets.
+    """
+
+    job_id: str
+    conversation_id: str
+    metadata: Mapping[str, JsonValue] = attrs.field(repr=False)
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class EarlyMessage(Message):
+    """What the user is told before the generation starts, as a text for a `Notifier`.
+
+    Its outcome is none yet: the kind is the bare word ``started``, which a
+    channel that reports outcomes (a webhook) refuses to send. Its job has the
+    conversation id and the metadata, but not yet an id of the API.
+    """
+
+    body: str = attrs.field(repr=False)
+
+    @property
+    def caption(self) -> str:
+        """The words, whatever the form."""
+        return self.body
+
+    @property
+    def text(self) -> str:
+        """The words, whatever the form."""
+        return self.body
+
+
+def _early_message(conversation_id: str, metadata: Mapping[str, JsonValue], body: str, reference: str) -> EarlyMessage:
+    now_ms = time.time_ns() // 1_000_000
+    return EarlyMessage(
+        job=VideoJob(reference, conversation_id, now_ms, metadata),
+        outcome=Outcome(cast("OutcomeKind", "started"), now_ms),
+        form=Form.TEXT,
+        reference=reference,
+        body=body,
+    )
+
+
+class _Claim(enum.Enum):
+    """What is known of a call's id before it is carried out."""
+
+    NONE = enum.auto()
+    """There is no id, or nowhere to keep it."""
+    OURS = enum.auto()
+    """This is the first call with it, or that cannot be checked."""
+
+
+@attrs.frozen
+class _Call:
+    """One call of the tool, as it came."""
+
+    arguments: str | Mapping[str, object] = attrs.field(repr=False)
+    conversation_id: str
+    call_id: str | None
+    metadata: Mapping[str, JsonValue] | None = attrs.field(repr=False)
+
+    def digest(self) -> str:
+        """Name the call within its conversation."""
+        # Some servers number their calls from zero in each conversation.
+        name = json.dumps([self.conversation_id, self.call_id])
+        return hashlib.sha256(name.encode()).hexdigest()
+
+
+@attrs.frozen
+class _Plan:
+    """What a call comes to, before anything was done."""
+
+    request: GenerationRequest
+    choice: ModelChoice
+    message_to_user: str | None
+    metadata: dict[str, JsonValue]
+
+
+@attrs.frozen
+class _Parts:
+    """The host's parts, by the side that a driver can use."""
+
+    tell: Callable[..., object] | None
+    generate: Callable[..., object]
+    enqueue: Callable[..., object]
+    unfollowed: Callable[[Unfollowed], object] | None
+    sleep: Callable[[float], object]
+
+
+class VideoGeneratorTool:
+    """The tool ``videoGenerator`` for agents on OpenAI's APIs: starts a video, and has it delivered.
+
+    ::
+
+        tool = VideoGeneratorTool(queue, VideoApiGenerator(api_key=...), file_url="https://files.example/file/")
+
+        client.responses.create(..., tools=[tool.schema_responses()])
+        answer = tool.call(item.arguments, conversation_id="68bb…", call_id=item.call_id)
+
+    A call never raises an `Exception` into the agent's loop: whatever goes wrong
+    becomes an answer with ``success: false``, an ``error_code`` and a ``message``
+    that the model can pass on. It never pays twice: see `VideoApiGenerator`, and
+    `call` about repeated calls.
+
+    Parts of either kind may be mixed under `acall`, where plain functions run in
+    threads; `call` needs plain ones. May be shared by threads and event loops.
+
+    Args:
+        queue: Takes the job in: `RedisVideoJobQueue`, `AsyncRedisVideoJobQueue` or your own.
+        generator: Starts the video.
+        notifier: Sends ``messageToUser``, as an `EarlyMessage`: a channel of WhatsApp, a
+            `RoutingNotifier`, or your own.
+        tell_user: The same as a function of the conversation id and the text,
+            plain or async. It should bound its own time: the generation starts after it.
+        file_url: Your file storage: what stands before an image's id. Without
+            it the tool takes no images.
+        on_unfollowed: Called with an `Unfollowed` when a started video could not
+            be enqueued; plain or async.
+        mode: ``"async"`` has the video delivered later; ``"sync"`` waits for it, for minutes.
+        default_version: The model, 2 or 3, where the call names none. Veo 2 makes both aspect ratios.
+        description: What the model reads about the tool.
+
+    Raises:
+        ConfigurationError: A part is missing or of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        queue: VideoJobQueue | AsyncVideoJobQueue,
+        generator: VideoGenerator | AsyncVideoGenerator,
+        *,
+        notifier: Notifier | AsyncNotifier | None = None,
+        tell_user: Callable[[str, str], object] | None = None,
+        file_url: str | None = None,
+        on_unfollowed: Callable[[Unfollowed], object] | None = None,
+        mode: Literal["async", "sync"] = "async",
+        default_version: Literal[2, 3] = DEFAULT_VERSION,
+        description: str = DESCRIPTION,
+    ) -> None:
+        check_callable(getattr(queue, "enqueue", None), "VideoGeneratorTool.queue's enqueue", "a job id")
+        check_callable(getattr(generator, "generate", None), "VideoGeneratorTool.generator's generate", "the request")
+        if notifier is not None:
+            check_callable(getattr(notifier, "notify", None), "VideoGeneratorTool.notifier's notify", "the message")
+        if tell_user is not None:
+            check_callable(tell_user, "VideoGeneratorTool.tell_user", "the conversation id and the text")
+        if on_unfollowed is not None:
+            check_callable(on_unfollowed, "VideoGeneratorTool.on_unfollowed", "an Unfollowed")
+        if notifier is not None and tell_user is not None:
+            msg = "VideoGeneratorTool takes a notifier or tell_user, not both: the user would be told twice"
+            raise ConfigurationError(msg)
+        if mode not in {"async", "sync"} or default_version not in MODELS:
+            msg = 'VideoGeneratorTool.mode is "async" or "sync", and default_version is 2 or 3'
+            raise ConfigurationError(msg)
+        self._queue, self._generator, self._notifier, self._tell_user = queue, generator, notifier, tell_user
+        self._file_url = check_url(file_url, "VideoGeneratorTool.file_url") if file_url is not None else None
+        self._mode: Literal["async", "sync"] = mode
+        self._on_unfollowed, self._default_version = on_unfollowed, default_version
+        self._description = description
+        self._calls = store_of(queue)
+        self._running: set[asyncio.Task[Answer]] = set()
+
+    def __repr__(self) -> str:
+        """Name the parts."""
+        return f"{type(self).__name__}({self._queue!r}, {self._generator!r})"
+
+    # --- schemas ---
+
+    def parameters(self) -> dict[str, JsonValue]:
+        """Give the JSON schema of the arguments, for strict mode: all are required, and optional ones take null."""
+        properties = copy.deepcopy(PROPERTIES)
+        if self._file_url is None:
+            del properties["imageFileId"]
+        return {
+            "type": "object",
+            "properties": cast("JsonValue", properties),
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+
+    def schema_responses(self) -> dict[str, JsonValue]:
+        """Give the tool for ``client.responses.create(tools=[...])`` (function tools of the Responses API)."""
+        return {"type": "function", **self._function()}
+
+    def schema_chat(self) -> dict[str, JsonValue]:
+        """Give the tool for ``client.chat.completions.create(tools=[...])`` (function tools of Chat Completions)."""
+        return {"type": "function", "function": self._function()}
+
+    def _function(self) -> dict[str, JsonValue]:
+        return {
+            "name": TOOL_NAME,
+            "description": self._description,
+            "parameters": self.parameters(),
+            "strict": True,
+        }
+
+    def as_agents_tool(
+        self,
+        *,
+        conversation_id_from: Callable[..., str | Awaitable[str]],
+        metadata_from: Callable[..., Mapping[str, JsonValue] | Awaitable[Mapping[str, JsonValue]]] | None = None,
+    ) -> FunctionTool:
+        """Give the tool for ``Agent(tools=[...])`` of the Agents SDK, in strict mode.
+
+        Args:
+            conversation_id_from: Gives the conversation id from the SDK's ``ToolContext``, whose ``context`` is
+                what you gave to ``Runner.run(context=...)``; plain (then it runs in a thread) or async.
+            metadata_from: The same for the job's metadata.
+
+        Raises:
+            ImportError: The package ``openai-agents`` is not installed.
+        """
+        try:
+            # Not an import statement: the SDK is optional, and most hosts do without.
+            sdk = importlib.import_module("agents")
+        except ImportError as error:
+            msg = "as_agents_tool needs the Agents SDK: pip install openai-agents"
+            raise ImportError(msg) from error
+
+        async def invoke(context: object, arguments: str) -> str:
+            try:
+                conversation_id = await call_async(conversation_id_from, context)
+                metadata = None if metadata_from is None else await call_async(metadata_from, context)
+            except Exception as error:  # noqa: BLE001 - a host's function may raise anything
+                log.error("🎬 The tool cannot tell whose video it is: %s", _shown(error))  # noqa: TRY400
+                return json.dumps(error_answer(_Code.TOOL_ERROR))
+            call_id: object = getattr(context, "tool_call_id", None)
+            answer = await self.acall(
+                arguments,
+                conversation_id=conversation_id,
+                call_id=call_id if isinstance(call_id, str) else None,
+                metadata=metadata,
+            )
+            return json.dumps(answer)
+
+        tool = sdk.FunctionTool(
+            name=TOOL_NAME,
+            description=self._description,
+            params_json_schema=self.parameters(),
+            on_invoke_tool=invoke,
+            strict_json_schema=True,
+        )
+        return cast("FunctionTool", tool)
+
+    # --- calls ---
+
+    def call(
+        self,
+        arguments: str | Mapping[str, object],
+        *,
+        conversation_id: str,
+        call_id: str | None = None,
+        metadata: Mapping[str, JsonValue] | None = None,
+    ) -> Answer:
+        """Carry out one call of the tool in this thread. Raises no `Exception`.
+
+        Args:
+            arguments: What the model wrote: JSON text, or a mapping.
+            conversation_id: Your name for whom the video is for.
+            call_id: The model's id of the call. The same id in the same
+                conversation, within the TTL of ``video:completed``, gives the first
+                answer and starts nothing. While Redis is away it cannot be
+                checked, and the call is carried out; the log tells.
+            metadata: What else to store with the job, such as the recipient for
+                `RoutingNotifier.from_metadata`.
+
+        Returns:
+            The answer for the model (contract of the tool), ready for JSON.
+        """
+        problem = self._sync_problem()
+        if problem:
+            log.error("🎬 %s is asynchronous: use acall, or give the tool a plain one", problem)
+            return error_answer(_Code.TOOL_ERROR)
+        generator, notifier = cast("VideoGenerator", self._generator), cast("Notifier | None", self._notifier)
+        parts = _Parts(
+            tell=notifier.notify if notifier is not None else self._tell_user,
+            generate=generator.generate,
+            enqueue=self._queue.enqueue,
+            unfollowed=self._on_unfollowed,
+            sleep=time.sleep,
+        )
+        return run_flow(self._flow(parts, _Call(arguments, conversation_id, call_id, metadata)))
+
+    async def acall(
+        self,
+        arguments: str | Mapping[str, object],
+        *,
+        conversation_id: str,
+        call_id: str | None = None,
+        metadata: Mapping[str, JsonValue] | None = None,
+    ) -> Answer:
+        """Carry out one call of the tool under asyncio; the arguments are those of `call`. Raises no `Exception`.
+
+        When it is cancelled, the call is carried out to its end in the
+        background: a video that may have been paid for is still followed.
+        """
+        generator, notifier = self._generator, self._notifier
+        notify = getattr(notifier, "anotify", notifier.notify) if notifier is not None else None
+        parts = _Parts(
+            tell=notify or self._tell_user,
+            generate=getattr(generator, "agenerate", generator.generate),
+            enqueue=self._queue.enqueue,
+            unfollowed=self._on_unfollowed,
+            sleep=asyncio.sleep,
+        )
+        task = asyncio.create_task(
+            arun_flow(self._flow(parts, _Call(arguments, conversation_id, call_id, metadata))), name="videoGenerator"
+        )
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    def _sync_problem(self) -> str | None:
+        notifier_is_async = self._notifier is not None and (
+            bool(getattr(self._notifier, "async_only", False)) or is_async(self._notifier.notify)
+        )
+        asynchronous = {
+            "queue": is_async(self._queue.enqueue),
+            "generator": is_async(self._generator.generate),
+            "notifier": notifier_is_async,
+            "tell_user": is_async(self._tell_user),
+            "on_unfollowed": is_async(self._on_unfollowed),
+        }
+        return next((f"VideoGeneratorTool.{name}" for name, it_is in asynchronous.items() if it_is), None)
+
+    # --- what a call comes to ---
+
+    def _flow(self, parts: _Parts, call: _Call) -> Flow[Answer]:
+        try:
+            plan = self._plan(call)
+            found = yield from self._claim(parts, call)
+            if not isinstance(found, _Claim):
+                return found
+            answer = plan if not isinstance(plan, _Plan) else (yield from self._carry_out(parts, call, plan))
+            if found is _Claim.OURS:
+                yield from self._keep(call, answer)
+        except Exception as error:  # noqa: BLE001 - nothing of ours may break the agent's loop
+            log.error("🎬 The tool failed: %s", _shown(error))  # noqa: TRY400 - a traceback may hold a prompt
+            return error_answer(_Code.TOOL_ERROR, may_have_started=True)
+        return answer
+
+    def _claim(self, parts: _Parts, call: _Call) -> Flow[_Claim | Answer]:
+        """Make this call the first with its id, or give the first one's answer."""
+        if not call.call_id or not isinstance(call.conversation_id, str):
+            return _Claim.NONE
+        if self._calls is None:
+            log.warning("🎬 A repeated call would not be noticed: only the Redis queues keep the ids of calls")
+            return _Claim.NONE
+        key = self._key(call)
+        try:
+            if (yield from do(self._calls.claim, key)):
+                return _Claim.OURS
+        except Exception as error:  # noqa: BLE001 - the client may raise anything while Redis is away
+            log.warning("🎬 Redis cannot tell whether this call was made before; it is carried out: %s", _shown(error))
+            return _Claim.OURS
+        try:
+            for _ in range(round(CALL_WAIT_S / CALL_LOOK_EVERY_S)):
+                answer = read_kept((yield from do(self._calls.look, key)))
+                if answer is not None:
+                    log.info("🎬 The call was made before: the first answer is given again")
+                    return answer
+                yield from do(parts.sleep, CALL_LOOK_EVERY_S)
+        except Exception as error:  # noqa: BLE001 - it surely is a repetition, whatever its answer was
+            log.warning("🎬 Redis cannot give the first answer to a repeated call: %s", _shown(error))
+        return error_answer(
+            _Code.TOOL_ERROR, error="This call is being carried out", message=IN_PROGRESS, may_have_started=True
+        )
+
+    def _keep(self, call: _Call, answer: Answer) -> Flow[None]:
+        if self._calls is None:
+            return
+        try:
+            yield from do(self._calls.keep, self._key(call), answer)
+        except Exception as error:  # noqa: BLE001 - the client may raise anything while Redis is away
+            log.warning("🎬 Redis cannot keep the answer to this call: %s", _shown(error))
+
+    def _key(self, call: _Call) -> str:
+        return cast("RedisVideoJobQueue", self._queue).keys.tool_call(call.digest())
+
+    def _plan(self, call: _Call) -> _Plan | Answer:
+        """Check everything that can be wrong with a call before it costs anything; an answer says what is."""
+        try:
+            check_id(call.conversation_id, "conversation_id")
+            arguments = read_arguments(call.arguments, file_url=self._file_url, mode=self._mode)
+            choice = choose_model(arguments.request, default_version=self._default_version)
+            request = choice.applied_to(arguments.request)
+            own: dict[str, JsonValue] = {
+                "prompt": request.prompt[:PROMPT_CHARS],
+                "model": choice.model,
+                "version": choice.version,
+                "aspectRatio": choice.aspect_ratio,
+                "hasNegativePrompt": request.negative_prompt is not None,
+            }
+            metadata = check_metadata({**check_metadata(call.metadata), **own})
+        except InvalidGenerationError as error:
+            message = f"The video was not started: {error}. Correct the call, or ask the user."
+            return error_answer(_Code.INVALID_REQUEST, error=str(error), message=message)
+        except Exception as error:  # noqa: BLE001 - a host's mapping may raise anything
+            log.error("🎬 The host's values cannot be used: %s", _shown(error))  # noqa: TRY400
+            return error_answer(_Code.TOOL_ERROR)
+        return _Plan(request, choice, arguments.message_to_user, metadata)
+
+    def _carry_out(self, parts: _Parts, call: _Call, plan: _Plan) -> Flow[Answer]:
+        if plan.message_to_user and parts.tell is not None:
+            yield from self._tell(parts.tell, call, plan, plan.message_to_user)
+        try:
+            result = yield from do(parts.generate, plan.request)
+        except Exception as error:  # noqa: BLE001 - a host's generator may raise anything
+            log.error("🎬 The generator failed: %s", _shown(error, plan.request.prompt))  # noqa: TRY400
+            return error_answer(_Code.TOOL_ERROR, may_have_started=True)
+        match result:
+            case GenerationStarted():
+                followed = yield from self._enqueue(parts, call, plan, result.job_id)
+                return started_answer(result, plan.choice, followed=followed)
+            case GenerationFinished():
+                return finished_answer(result, plan.choice)
+            case GenerationFailed(code=code, detail=detail, retries=retries):
+                log.warning("🎬 No video was started: %s: %s", code, detail)
+                return error_answer(code, retries=retries)
+            case GenerationUnknown(code=code, detail=detail, retries=retries):
+                log.error("🎬 A video may have been started, and cannot be followed: %s: %s", code, detail)
+                return error_answer(code, may_have_started=True, retries=retries)
+            case _:
+                log.error("🎬 The generator gave %s instead of a Generation", type(result).__name__)
+                return error_answer(_Code.TOOL_ERROR, may_have_started=True)
+
+    def _tell(self, tell: Callable[..., object], call: _Call, plan: _Plan, text: str) -> Flow[None]:
+        try:
+            if self._notifier is None:
+                yield from do(tell, call.conversation_id, text)
+                return
+            reference = f"vp-told-{call.digest()[:32] if call.call_id else uuid.uuid4().hex}"
+            receipt = yield from do(tell, _early_message(call.conversation_id, plan.metadata, text, reference))
+            if receipt is not None and not isinstance(receipt, Delivered):
+                log.warning("🎬 The user could not be told at once: %s", redact(repr(receipt), text))
+        except Exception as error:  # noqa: BLE001 - whatever happened, the video matters more
+            problem = _shown(error, text)
+            log.warning("🎬 The user of %s could not be told at once: %s", shown(call.conversation_id), problem)
+
+    def _enqueue(self, parts: _Parts, call: _Call, plan: _Plan, job_id: str) -> Flow[bool]:
+        try:
+            yield from do(parts.enqueue, job_id, conversation_id=call.conversation_id, metadata=plan.metadata)
+        except Exception as error:  # noqa: BLE001 - a host's queue may raise anything
+            reason = _shown(error, plan.request.prompt)
+        else:
+            log.info("🎬 Video job enqueued for background polling: %s", shown(job_id))
+            return True
+        log.error("🎬 [%s] The video was started, and cannot be enqueued: %s", shown(job_id), reason)
+        if parts.unfollowed is not None:
+            lost = Unfollowed(
+                job_id=job_id, conversation_id=call.conversation_id, metadata=plan.metadata, reason=reason
+            )
+            try:
+                yield from do(parts.unfollowed, lost)
+            except Exception as error:  # noqa: BLE001 - a host's hook may raise anything
+                log.error("🎬 [%s] on_unfollowed failed: %s", shown(job_id), _shown(error))  # noqa: TRY400
+        return False
+
+
+def _shown(error: Exception, *secrets: str) -> str:
+    return redact(f"{type(error).__name__}: {error}", *secrets)

@@ -1,0 +1,397 @@
+"""The conformance suite for channels, over those that ship, and over channels with one mistake each."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import threading
+
+import attrs
+import pytest
+
+from videopoll import (
+    AsyncNotifier,
+    CallbackNotifier,
+    Delivered,
+    Form,
+    HttpNotifier,
+    Notifier,
+    NotSent,
+    NotSentError,
+    Refused,
+    Sighting,
+    SilentNotifier,
+    UltraMsgNotifier,
+    Unknown,
+    WebhookNotifier,
+    WhatsAppFactoryNotifier,
+)
+from videopoll.notifiers import HttpRequest, receipt_for_status, recipient_of
+from videopoll.testing import NotifierContract, PlainNotifierContract, Reply
+
+ONLINE = Reply.json({"status": {"accountStatus": {"status": "authenticated", "substatus": "connected"}}})
+
+
+class TestUltraMsg(NotifierContract):
+    """The channel with most habits: it says 200 to everything, asks for the line's state, and can be asked."""
+
+    accepted = Reply.json({"sent": "true", "message": "ok", "id": 5225})
+    refused = Reply.json({"error": [{"to": "is invalid"}]})
+
+    def make_notifier(self, base_url):
+        return UltraMsgNotifier(base_url=base_url)
+
+    def side_question(self, request):
+        return ONLINE if request.path.endswith("/instance/status") else None
+
+    def found(self, message):
+        return Reply.json({"total": 1, "pages": 1, "messages": [{"referenceId": message.reference, "status": "sent"}]})
+
+
+class TestWhatsAppFactory(NotifierContract):
+    """Texts only: a video goes as its link."""
+
+    accepted = Reply.json({"messageId": "wamid.1"})
+    refused = Reply.json({"error": "number has no WhatsApp"}, status=400)
+
+    def make_notifier(self, base_url):
+        return WhatsAppFactoryNotifier(base_url=base_url)
+
+
+class TestWebhook(NotifierContract):
+    """Any 2xx will do, and a wrong key is tried again: its receiver may just be being deployed."""
+
+    accepted = Reply(status=204, body=b"")
+    refused = Reply.json({"gone": True}, status=410)
+    recipient = None
+    status_is_enough = True
+    unauthorized = NotSent
+
+    def make_notifier(self, base_url):
+        secret = "whsec_" + base64.b64encode(bytes(32)).decode()
+        return WebhookNotifier(f"{base_url}/hook?key=s3cr3t", secret=secret, clock=lambda: 1_757_157_600)
+
+
+class Pager(HttpNotifier):
+    """A channel of the host's own, as small as they come."""
+
+    forms = frozenset({Form.TEXT})
+
+    def __init__(self, base_url):
+        super().__init__()
+        self._base_url = base_url
+
+    def build(self, message):
+        recipient = recipient_of(message)
+        return HttpRequest(
+            method="POST",
+            url=f"{self._base_url}/send",
+            headers={"authorization": f"Bearer {recipient.token}"},
+            json={"to": recipient.to, "text": message.text, "key": message.reference},
+            timeout_s=15,
+        )
+
+    def read(self, reply, message):
+        fault = receipt_for_status(reply)
+        if fault is not None:
+            return fault
+        answer = reply.json()
+        page = answer.get("page") if isinstance(answer, dict) else None
+        return Delivered(page) if isinstance(page, str) and page else Unknown("no page")
+
+
+class TestPager(NotifierContract):
+    """What the documentation shows to authors of channels."""
+
+    accepted = Reply.json({"page": "p-1"})
+    channel = Pager
+
+    def make_notifier(self, base_url):
+        return self.channel(base_url)
+
+
+class TestCallback(PlainNotifierContract):
+    """A function of the host; both sides."""
+
+    def make_notifier(self):
+        return CallbackNotifier(lambda message: Delivered(message.reference))
+
+    def make_failing(self):
+        def busy(_):
+            raise NotSentError(reason="busy")
+
+        return CallbackNotifier(busy)
+
+
+class TestAsyncCallback(PlainNotifierContract):
+    """A coroutine function of the host: one side only."""
+
+    def make_notifier(self):
+        async def take(_):
+            return None
+
+        return CallbackNotifier(take)
+
+    def make_failing(self):
+        async def lose(_):
+            raise ConnectionResetError
+
+        return CallbackNotifier(lose)
+
+
+class TestSilent(PlainNotifierContract):
+    """The channel that cannot fail."""
+
+    def make_notifier(self):
+        return SilentNotifier()
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+class CallsEverythingDelivered(Pager):
+    def read(self, reply, message):
+        return Delivered()
+
+
+class TrustsAnyBody(Pager):
+    def read(self, reply, message):
+        return receipt_for_status(reply) or Delivered()
+
+
+class Crashes(Pager):
+    def notify(self, message):
+        receipt = super().notify(message)
+        if isinstance(receipt, Unknown):
+            return receipt.retry_after_s
+        return receipt
+
+
+class ForgetsTheLink(Pager):
+    def build(self, message):
+        return attrs.evolve(super().build(message), json={"text": message.caption})
+
+
+class MakesUpItsReference(Pager):
+    numbers = itertools.count()
+
+    def build(self, message):
+        return attrs.evolve(super().build(message), headers={"idempotency-key": str(next(self.numbers))})
+
+
+class SendsTwice(Pager):
+    async def anotify(self, message):
+        await super().anotify(message)
+        return await super().anotify(message)
+
+
+class CallsALostReplyUnsent(Pager):
+    def _receipt(self, reply, message):
+        receipt = super()._receipt(reply, message)
+        return NotSent(receipt.reason) if isinstance(receipt, Unknown) else receipt
+
+
+class CallsARefusedConnectionUnknown(Pager):
+    async def anotify(self, message):
+        receipt = await super().anotify(message)
+        return Unknown(receipt.reason) if isinstance(receipt, NotSent) else receipt
+
+
+class IgnoresRetryAfter(Pager):
+    def read(self, reply, message):
+        receipt = super().read(reply, message)
+        return NotSent(receipt.reason) if isinstance(receipt, NotSent) else receipt
+
+
+class RefusesForGoodWhatIsDown(Pager):
+    def read(self, reply, message):
+        return Refused("down") if reply.status == 503 else super().read(reply, message)
+
+
+class KeepsTryingAWrongKey(Pager):
+    def read(self, reply, message):
+        return Unknown("who are you") if reply.status == 401 else super().read(reply, message)
+
+
+class DeliversWithoutReading(Pager):
+    def read(self, reply, message):
+        return super().read(attrs.evolve(reply, status=200), message)
+
+
+@attrs.define(init=False)
+class ShowsItsUrl(Pager):
+    _base_url: str
+
+    def secrets(self):
+        return (self._base_url,)
+
+
+class QuotesItsRecipient(Pager):
+    def _cleaned(self, receipt, message):
+        return receipt
+
+
+class StaysClosed(Pager):
+    closed = False
+
+    def close(self):
+        super().close()
+        self.closed = True
+
+    def notify(self, message):
+        return NotSent("closed") if self.closed else super().notify(message)
+
+
+class SharesItsState(Pager):
+    def __init__(self, base_url):
+        super().__init__(base_url)
+        self._in_use = threading.Semaphore(1)
+        self._others = threading.Event()
+
+    def build(self, message):
+        if not self._in_use.acquire(blocking=False):
+            self._others.set()
+            raise RuntimeError
+        # The first one stays inside until another one comes, as far as there are others.
+        self._others.wait(0.05)
+        self._in_use.release()
+        return super().build(message)
+
+
+class FindsEverything(Pager):
+    def build_find(self, message):
+        return HttpRequest(method="GET", url=f"{self._base_url}/{message.reference}", timeout_s=5)
+
+    def read_find(self, reply, message):
+        return Sighting.FOUND
+
+
+class MissesWhatItCannotSee(FindsEverything):
+    def read_find(self, reply, message):
+        return Sighting.FOUND if reply.status == 200 and reply.json() == {"page": "p-1"} else Sighting.ABSENT
+
+
+MISTAKES = [
+    (CallsEverythingDelivered, "test_an_error_is_no_delivery_whatever_its_body_says"),
+    (DeliversWithoutReading, "test_an_error_is_no_delivery_whatever_its_body_says"),
+    (TrustsAnyBody, "test_a_reply_that_says_nothing_is_no_delivery"),
+    (Crashes, "test_a_reply_that_says_nothing_is_no_delivery"),
+    (ForgetsTheLink, "test_the_link_is_in_the_message"),
+    (MakesUpItsReference, "test_both_sides_send_the_same_request"),
+    (SendsTwice, "test_both_sides_send_the_same_request"),
+    (CallsALostReplyUnsent, "test_a_lost_reply_leaves_the_fate_of_the_message_open"),
+    (CallsALostReplyUnsent, "test_a_late_reply_leaves_the_fate_of_the_message_open"),
+    (CallsARefusedConnectionUnknown, "test_a_refused_connection_proves_that_nothing_was_sent"),
+    (
+        CallsARefusedConnectionUnknown,
+        "test_a_connection_that_does_not_come_about_proves_that_nothing_was_sent",
+    ),
+    (IgnoresRetryAfter, "test_a_busy_service_is_asked_again_when_it_says"),
+    (RefusesForGoodWhatIsDown, "test_a_service_that_is_down_is_tried_again"),
+    (KeepsTryingAWrongKey, "test_a_wrong_key_is_no_delivery"),
+    (ShowsItsUrl, "test_nothing_tells_a_secret"),
+    (QuotesItsRecipient, "test_nothing_tells_a_secret"),
+    (SharesItsState, "test_many_may_send_at_once"),
+    (StaysClosed, "test_a_closed_channel_opens_again"),
+    (FindsEverything, "test_a_look_up_without_an_answer_tells_nothing"),
+    (MissesWhatItCannotSee, "test_a_look_up_without_an_answer_tells_nothing"),
+]
+
+
+@pytest.mark.parametrize(("channel", "test"), MISTAKES, ids=lambda one: getattr(one, "__name__", one))
+def test_a_channel_with_a_mistake_fails_the_test_that_is_about_it(channel, test):
+    """A suite that nothing can fail proves nothing."""
+    contract = TestPager()
+    contract.channel = channel
+
+    with pytest.raises(AssertionError):
+        getattr(contract, test)()
+
+
+def test_a_channel_that_finds_another_messages_reference_fails():
+    """It would leave a user without the video, because somebody else got one."""
+    contract = TestPager()
+    contract.channel = FindsEverything
+    contract.found = lambda message: Reply.json({"page": "p-1"})
+
+    with pytest.raises(AssertionError, match="another message's reference"):
+        contract.test_a_message_that_the_service_has_is_found()
+
+
+def test_every_test_of_the_contract_can_fail_or_is_left_out():
+    """A test that is added to the contract needs a mistake here that it finds."""
+    tests = {name for name in dir(NotifierContract) if name.startswith("test_")}
+    seen_failing = {test for _, test in MISTAKES} | {"test_a_message_that_the_service_has_is_found"}
+
+    assert tests - seen_failing == {"test_an_accepted_message_is_delivered", "test_a_refusal_is_told_as_one"}
+    with pytest.raises(AssertionError, match="took the video, which is Delivered"):
+        wrong(accepted=Reply.json({"page": ""})).test_an_accepted_message_is_delivered()
+    with pytest.raises(AssertionError, match="HTTP 200 is Refused"):
+        wrong(refused=Reply.json({"page": "p-1"})).test_a_refusal_is_told_as_one()
+
+
+def wrong(**replies) -> TestPager:
+    contract = TestPager()
+    for name, reply in replies.items():
+        setattr(contract, name, reply)
+    return contract
+
+
+class Swallows:
+    """Says nothing of a failure, which counts as delivered."""
+
+    def notify(self, message):
+        return None
+
+
+class TellsTheAddress:
+    """Quotes the recipient in its refusal, and in its repr."""
+
+    def __init__(self, recipient):
+        self.recipient = recipient
+
+    def __repr__(self):
+        return f"TellsTheAddress({self.recipient.to})"
+
+    async def notify(self, message):
+        reason = f"{message.recipient.to} is busy"
+        raise NotSentError(reason)
+
+
+@pytest.mark.parametrize(
+    ("make", "test"),
+    [
+        (Swallows, "test_a_service_that_takes_nothing_delivers_nothing"),
+        (
+            lambda: TellsTheAddress(PlainNotifierContract.recipient),
+            "test_a_service_that_takes_nothing_delivers_nothing",
+        ),
+        (lambda: TellsTheAddress(PlainNotifierContract.recipient), "test_its_repr_tells_no_secret"),
+        (lambda: CallbackNotifier(lambda _: Refused("no")), "test_a_message_is_delivered_in_every_form"),
+        (lambda: CallbackNotifier(lambda _: Refused("no")), "test_several_threads_may_use_it"),
+    ],
+    ids=["swallows", "tells", "shows", "refuses", "refuses in threads"],
+)
+def test_a_plain_channel_with_a_mistake_fails_too(make, test):
+    """The same for channels without HTTP."""
+    contract = PlainNotifierContract()
+    contract.make_notifier = contract.make_failing = make
+
+    with pytest.raises(AssertionError):
+        getattr(contract, test)()
+
+
+@pytest.mark.parametrize("contract", [NotifierContract(), PlainNotifierContract()])
+def test_a_contract_without_a_channel_says_what_is_missing(contract):
+    """The author's first error message names the method to write."""
+    with pytest.raises(NotImplementedError, match="must override make_notifier"):
+        contract.make_notifier(*["http://x"] * isinstance(contract, NotifierContract))
+
+
+def test_what_the_contracts_take_satisfies_the_protocols():
+    """A notifier that passes can be handed to a runner."""
+    sync: Notifier = TestCallback().make_notifier()
+    asynchronous: AsyncNotifier = TestAsyncCallback().make_notifier()
+
+    assert not sync.async_only
+    assert asynchronous.async_only

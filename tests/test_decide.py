@@ -1,0 +1,544 @@
+"""The pure core: every judgement about a job, by example and by property."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videopoll._decide import (
+    SHORTEST_REQUEST_S,
+    Ask,
+    Done,
+    Find,
+    GiveUp,
+    Later,
+    NextPoll,
+    Send,
+    after_find,
+    after_send,
+    before_poll,
+    decide,
+    next_delivery_step,
+    open_outbox,
+    resume_abandoned,
+)
+from videopoll.jobs import Form, OutboxEntry, Outcome, OutcomeKind, VideoJob
+from videopoll.messages import Delivered, NotSent, Refused, Sighting, Unknown
+from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
+from videopoll.policies import DeliveryPolicy, OnUnknown, PollingStrategy
+from videopoll.work import Abandoned, PollWork
+
+T0 = 1_757_157_518_000
+JOB = VideoJob("job_1", "conversation-1", T0)
+SPEC = PollingStrategy()
+POLICY = DeliveryPolicy(jitter=0)
+VIDEO = Outcome(OutcomeKind.COMPLETED, T0, video_url="https://v/1.mp4")
+NOTICE = Outcome(OutcomeKind.FAILED, T0, error="no")
+FAULT = Fault(FaultKind.SERVER, "HTTP 503")
+
+
+def work(attempts: int = 1, faults: int = 0, answered_s: float | None = None) -> PollWork:
+    """Give a job whose poll is due; the last answer came so many seconds after its start."""
+    return PollWork(JOB, attempts, faults, None if answered_s is None else T0 + round(answered_s * 1000))
+
+
+def at(seconds: float) -> int:
+    """Give a time, in seconds after the job's start."""
+    return T0 + round(seconds * 1000)
+
+
+def entry(outcome: Outcome = VIDEO, policy: DeliveryPolicy = POLICY, **changes) -> OutboxEntry:
+    """Give a delivery with some changes."""
+    return attrs.evolve(open_outbox(JOB, outcome, policy), **changes)
+
+
+# --- before a poll ---
+
+
+def test_a_due_poll_asks_for_as_long_as_a_request_may_take():
+    """The common case."""
+    assert before_poll(work(), at(5), SPEC) == Ask(15)
+
+
+def test_a_request_near_the_deadline_is_cut_to_what_is_left():
+    """A hanging server cannot stretch the deadline."""
+    assert before_poll(work(29), at(290), SPEC) == Ask(10)
+    assert before_poll(work(29), at(299.9), SPEC) == Ask(SHORTEST_REQUEST_S)
+
+
+def test_at_the_deadline_a_job_that_answered_lately_times_out():
+    """It said "still working" less than an interval ago: asking again would only be late."""
+    ended = before_poll(work(31, answered_s=295), at(300), SPEC)
+    assert ended == Outcome(
+        OutcomeKind.TIMED_OUT, at(300), error="Video generation timeout: Process exceeded 5 minutes"
+    )
+
+
+@pytest.mark.parametrize("answered_s", [None, 5, 290])
+@pytest.mark.parametrize("attempts", [1, 31, 99])
+def test_at_the_deadline_a_last_poll_is_made_if_the_last_answer_is_older_than_an_interval(answered_s, attempts):
+    """A video that became ready while the API or all workers were away is not thrown away; no attempt is needed for it."""
+    assert before_poll(work(attempts, answered_s=answered_s), at(300), SPEC) == Ask(15)
+
+
+def test_the_deadline_is_checked_before_the_attempts():
+    """A job that has used both up has timed out: that is what its user waited for."""
+    assert before_poll(work(31, answered_s=299), at(300), SPEC).kind is OutcomeKind.TIMED_OUT
+    assert before_poll(work(31, answered_s=289), at(299), SPEC).kind is OutcomeKind.ATTEMPTS_EXHAUSTED
+
+
+def test_the_limit_of_attempts_acts_when_the_poll_after_the_last_is_due():
+    """The last poll is a real one, and its answer counts."""
+    fast = PollingStrategy(interval_s=1)
+    assert isinstance(before_poll(work(30), at(34), fast), Ask)
+    ended = before_poll(work(31), at(35), fast)
+    assert (ended.kind, ended.error) == (OutcomeKind.ATTEMPTS_EXHAUSTED, "Max polling attempts exceeded")
+
+
+# --- after a poll ---
+
+
+def test_a_finished_video_is_an_outcome_at_any_time():
+    """Also after the deadline, and in the last attempt: it is there."""
+    seen = VideoReady("https://v/1.mp4", "f1", "2025")
+    for seconds in (5, 299, 301, 9999):
+        ended = decide(work(31, 5), at(5), seen, at(seconds), SPEC)
+        assert ended == Outcome(
+            OutcomeKind.COMPLETED, at(seconds), video_url="https://v/1.mp4", file_id="f1", timestamp="2025"
+        )
+
+
+def test_a_failure_ends_the_job_with_the_apis_reason():
+    """The operator reads it in the audit trail."""
+    assert decide(work(), at(5), VideoFailed("no"), at(5), SPEC) == Outcome(OutcomeKind.FAILED, at(5), error="no")
+
+
+def test_a_working_job_is_polled_an_interval_after_it_was_due():
+    """Counted from the due time: slow answers and busy workers do not let the schedule drift."""
+    assert decide(work(), at(5), VideoWorking(), at(7), SPEC) == NextPoll(at(15), 0, at(7))
+
+
+def test_a_poll_that_is_very_late_is_followed_by_one_at_once_and_no_burst():
+    """max(now, due + interval): missed polls are not made up for."""
+    first = decide(work(), at(5), VideoWorking(), at(100), SPEC)
+    assert first.due_ms == at(100)
+    assert decide(work(2), first.due_ms, VideoWorking(), at(100), SPEC).due_ms == at(110)
+
+
+def test_a_hint_of_the_api_lengthens_the_wait_up_to_the_bound():
+    """Retry-After counts on every reply; a day of it does not."""
+    assert decide(work(), at(5), VideoWorking(retry_after_s=30), at(6), SPEC).due_ms == at(36)
+    assert decide(work(), at(5), VideoWorking(retry_after_s=3), at(6), SPEC).due_ms == at(15)
+    assert decide(work(), at(5), VideoWorking(retry_after_s=86400), at(6), SPEC).due_ms == at(66)
+    assert decide(work(), at(5), Fault(FaultKind.THROTTLED, "", 40), at(6), SPEC).due_ms == at(46)
+    assert decide(work(), at(5), Fault(FaultKind.THROTTLED, "", 86400), at(6), SPEC).due_ms == at(66)
+
+
+def test_a_hint_cannot_shorten_a_back_off():
+    """ "Retry-After: 0" must not burn the attempts in a second."""
+    assert decide(work(faults=2), at(5), Fault(FaultKind.SERVER, "", 0), at(6), SPEC).due_ms == at(26)
+
+
+@pytest.mark.parametrize(("faults", "wait_s"), [(0, 5), (1, 10), (2, 20), (3, 40), (4, 60), (5, 60), (500, 60)])
+def test_a_fault_backs_off_by_the_faults_in_a_row(faults, wait_s):
+    """min(5 s * 2^n, 60 s), from the moment of the fault."""
+    after = decide(work(faults=faults), at(5), FAULT, at(6), SPEC)
+    assert after == NextPoll(at(6 + wait_s), faults + 1, None)
+
+
+def test_an_answer_ends_a_row_of_faults():
+    """The next fault starts at 5 s again."""
+    assert decide(work(9, faults=4), at(50), VideoWorking(), at(50), SPEC).faults == 0
+
+
+def test_a_fault_keeps_the_time_of_the_last_answer():
+    """The last poll at the deadline depends on it."""
+    assert decide(work(9, 2, answered_s=30), at(50), FAULT, at(50), SPEC).last_answer_ms == at(30)
+
+
+def test_a_missing_job_is_not_there_yet_for_a_while():
+    """The API may need some seconds to show a job that it has just taken."""
+    assert isinstance(decide(work(), at(5), VideoMissing(), at(14.9), SPEC), NextPoll)
+    ended = decide(work(), at(15), VideoMissing(), at(15), SPEC)
+    assert (ended.kind, ended.error) == (OutcomeKind.NOT_FOUND, "Job not found on video API")
+
+
+@pytest.mark.parametrize("seen", [VideoWorking(), FAULT, VideoWorking("unheard of", known=False)])
+def test_what_is_no_end_ends_after_the_deadline(seen):
+    """The last poll has been made: there is no other one."""
+    assert decide(work(31), at(300), seen, at(300), SPEC).kind is OutcomeKind.TIMED_OUT
+
+
+def test_a_next_poll_is_never_beyond_the_deadline():
+    """The user hears of the timeout at five minutes, not at six."""
+    assert decide(work(29, 9), at(290), FAULT, at(291), SPEC).due_ms == at(300)
+    assert decide(work(29), at(290), VideoWorking(retry_after_s=60), at(291), SPEC).due_ms == at(300)
+
+
+strategies = st.builds(
+    PollingStrategy,
+    interval_s=st.floats(0.01, 1000),
+    timeout_s=st.floats(1, 5000),
+    max_attempts=st.integers(1, 100),
+    initial_delay_s=st.floats(0, 0.9),
+    backoff_base_s=st.floats(0.01, 50),
+    backoff_cap_s=st.floats(50, 1000),
+    jitter=st.floats(0, 1),
+    max_retry_after_s=st.floats(0.1, 1000),
+    not_found_grace_s=st.floats(0, 100),
+)
+hints = st.none() | st.floats(0, 1e6)
+observations = st.one_of(
+    st.builds(VideoWorking, st.text(max_size=3), st.booleans(), hints),
+    st.builds(VideoReady, st.just("https://v/1.mp4")),
+    st.builds(VideoFailed, st.text(max_size=3)),
+    st.just(VideoMissing()),
+    st.builds(Fault, st.sampled_from(FaultKind), st.just("detail"), hints),
+)
+spans = st.floats(-10, 10_000)
+draws = st.floats(0, 1)
+works = st.builds(
+    PollWork, st.just(JOB), st.integers(1, 200), st.integers(0, 200), st.none() | st.integers(T0, T0 + 10**7)
+)
+
+
+@given(works, spans, strategies)
+def test_any_due_poll_is_a_request_of_some_length_or_an_end(some, seconds, strategy):
+    """There is no third way, and no request longer than the host allows."""
+    judged = before_poll(some, at(seconds), strategy)
+    if isinstance(judged, Ask):
+        left_s = (T0 + round(strategy.timeout_s * 1000) - at(seconds)) / 1000
+        assert 0 < judged.timeout_s <= strategy.request_timeout_s
+        assert left_s <= 0 or judged.timeout_s <= max(left_s, SHORTEST_REQUEST_S)
+        assert left_s <= 0 or some.attempts <= strategy.max_attempts
+    else:
+        assert judged.kind in {OutcomeKind.TIMED_OUT, OutcomeKind.ATTEMPTS_EXHAUSTED}
+        assert judged.error
+
+
+@given(works, spans, st.floats(0, 100), observations, strategies, draws)
+def test_a_next_poll_is_neither_before_now_nor_beyond_the_deadline(some, due_s, late_s, seen, strategy, draw):  # noqa: PLR0917 - drawn
+    """Whatever the API says, and however late everybody is."""
+    now_ms = at(due_s + late_s)
+    after = decide(some, at(due_s), seen, now_ms, strategy, draw)
+    deadline_ms = T0 + round(strategy.timeout_s * 1000)
+    if isinstance(after, NextPoll):
+        assert now_ms <= after.due_ms <= deadline_ms
+        assert after.faults == (some.faults + 1 if isinstance(seen, Fault) else 0)
+        assert after.last_answer_ms == (some.last_answer_ms if isinstance(seen, Fault) else now_ms)
+    else:
+        assert after.at_ms == now_ms
+        assert after.success == isinstance(seen, VideoReady)
+        assert after.success or after.error is not None
+
+
+@given(works, st.floats(0, 100), observations, strategies, draws)
+def test_a_wait_stays_inside_its_jitter_and_its_hint(some, due_s, seen, strategy, draw):
+    """The jitter spreads polls around the interval; it never makes them arbitrary."""
+    after = decide(some, at(due_s), seen, at(due_s), strategy, draw)
+    if not isinstance(after, NextPoll):
+        return
+    wait_s = strategy.backoff_s(some.faults) if isinstance(seen, Fault) else strategy.interval_s
+    hint_s = min(getattr(seen, "retry_after_s", None) or 0, strategy.max_retry_after_s)
+    waited_s = (after.due_ms - at(due_s)) / 1000
+    most_s = max(wait_s * (1 + strategy.jitter), hint_s)
+    assert waited_s <= most_s + 0.002
+    deadline_ms = T0 + round(strategy.timeout_s * 1000)
+    if after.due_ms < deadline_ms:
+        assert waited_s >= max(wait_s * (1 - strategy.jitter), hint_s) - 0.002
+
+
+@given(strategies, st.lists(observations, min_size=1, max_size=8), draws, st.floats(0, 20))
+def test_every_polling_ends_exactly_once_and_in_time(strategy, seen, draw, took_s):
+    """Walks a whole life: it ends within its attempts, and at the latest one request after its deadline."""
+    now_ms, attempts, faults, answered_ms = at(strategy.initial_delay_s), 0, 0, None
+    due_ms, polls, ended = now_ms, 0, None
+    took_s = min(took_s, strategy.request_timeout_s)
+    while ended is None:
+        attempts += 1
+        some = PollWork(JOB, attempts, faults, answered_ms)
+        judged = before_poll(some, now_ms, strategy)
+        if isinstance(judged, Outcome):
+            ended = judged
+            break
+        polls += 1
+        assert polls <= strategy.max_attempts + 1, "more polls than attempts and the last one"
+        now_ms += round(min(took_s, judged.timeout_s) * 1000)
+        after = decide(some, due_ms, seen[attempts % len(seen)], now_ms, strategy, draw)
+        if isinstance(after, Outcome):
+            ended = after
+            break
+        faults, answered_ms, due_ms = after.faults, after.last_answer_ms, after.due_ms
+        now_ms = max(now_ms, due_ms)
+    assert ended.at_ms <= at(strategy.timeout_s + strategy.request_timeout_s + SHORTEST_REQUEST_S) + 2
+
+
+# --- delivering ---
+
+
+def test_a_video_starts_as_a_video_and_a_notice_as_a_text():
+    """Nothing tried yet, and an hour to go."""
+    assert open_outbox(JOB, VIDEO, POLICY).form is Form.VIDEO
+    start = open_outbox(JOB, NOTICE, POLICY)
+    assert (start.form, start.tries, start.sending_ms) == (Form.TEXT, 0, None)
+    assert start.deadline_ms == at(3600)
+
+
+def test_a_send_is_counted_and_noted_before_it_begins():
+    """A crash afterwards must find that its fate is unknown."""
+    step = next_delivery_step(entry(), at(1), POLICY)
+    assert isinstance(step, Send)
+    assert (step.entry.tries, step.entry.sending_ms) == (1, at(1))
+
+
+def test_a_delivery_with_a_noted_send_asks_the_channel_first():
+    """Sending again at once would double what may have gone out."""
+    noted = entry(sending_ms=at(0), tries=1)
+    assert next_delivery_step(noted, at(1), POLICY) == Find(noted)
+
+
+@pytest.mark.parametrize("changes", [{"tries": 40}, {"deadline_ms": 0}])
+def test_a_noted_send_is_asked_for_even_when_all_is_spent(changes):
+    """The user may have the video: that decides between "delivered" and a dead letter."""
+    assert isinstance(next_delivery_step(entry(sending_ms=at(0), **changes), at(1), POLICY), Find)
+    assert isinstance(next_delivery_step(entry(**changes), at(1), POLICY), GiveUp)
+
+
+def test_a_delivered_message_is_done():
+    """And its receipt is kept."""
+    done = after_send(entry(tries=1, sending_ms=at(0)), Delivered("5225"), at(1), POLICY)
+    assert done == Done(entry(tries=1), Delivered("5225"))
+
+
+@pytest.mark.parametrize(("tries", "wait_s"), [(1, 2), (2, 4), (3, 8), (4, 16)])
+def test_a_passing_failure_waits_longer_each_time(tries, wait_s):
+    """2 s, doubling."""
+    before = entry(tries=tries, form_failures=tries - 1, sending_ms=at(0))
+    step = after_send(before, NotSent("busy"), at(1), POLICY)
+    assert isinstance(step, Later)
+    assert step.due_ms == at(1 + wait_s)
+    assert step.entry.sending_ms is None
+
+
+def test_a_channels_hint_is_honoured_up_to_the_bound():
+    """An hour of Retry-After is ten minutes."""
+    some = entry(tries=1, sending_ms=at(0))
+    assert after_send(some, NotSent("busy", 60), at(1), POLICY).due_ms == at(61)
+    assert after_send(some, NotSent("busy", 3600), at(1), POLICY).due_ms == at(601)
+
+
+def test_a_wait_ends_at_the_deadline_at_the_latest():
+    """It becomes a dead letter then, not an hour later."""
+    some = entry(tries=1, deadline_ms=at(10))
+    assert after_send(some, NotSent("busy", 60), at(1), POLICY).due_ms == at(10)
+
+
+def test_a_video_that_keeps_failing_goes_as_text():
+    """Five failed sends of the video, then the link."""
+    step = after_send(entry(tries=5, form_failures=4, sending_ms=at(0)), NotSent("busy"), at(1), POLICY)
+    assert isinstance(step, Send)
+    assert (step.entry.form, step.entry.form_failures, step.entry.tries) == (Form.TEXT, 0, 6)
+
+
+def test_a_text_that_follows_a_video_waits_as_the_channel_asked():
+    """429 is about the channel, not about the form of the message."""
+    step = after_send(entry(tries=5, form_failures=4, sending_ms=at(0)), NotSent("busy", 90), at(1), POLICY)
+    assert isinstance(step, Later)
+    assert (step.entry.form, step.due_ms) == (Form.TEXT, at(91))
+
+
+def test_a_recipient_that_cannot_be_looked_up_is_no_reason_for_a_text():
+    """The channel has not even been asked."""
+    step = after_send(entry(tries=39), NotSent("no database", channel_fault=False), at(1), POLICY)
+    assert isinstance(step, Later)
+    assert (step.entry.form, step.entry.form_failures) == (Form.VIDEO, 0)
+
+
+def test_a_refused_video_goes_as_text_at_once():
+    """The file may be too large for the channel; its link is not."""
+    step = after_send(entry(tries=1, sending_ms=at(0)), Refused("over 16 MB"), at(1), POLICY)
+    assert isinstance(step, Send)
+    assert (step.entry.form, step.entry.sending_ms, step.entry.reasons) == (Form.TEXT, at(1), ("over 16 MB",))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "receipt"), [(VIDEO, Refused("wrong number", try_text=False)), (NOTICE, Refused("wrong number"))]
+)
+def test_what_no_text_can_help_is_given_up_with_its_reason(outcome, receipt):
+    """The dead letter tells the operator what the channel said."""
+    step = after_send(entry(outcome, tries=1, sending_ms=at(0)), receipt, at(1), POLICY)
+    assert isinstance(step, GiveUp)
+    assert step.reason == "refused by the channel: wrong number"
+
+
+def test_a_channel_that_is_offline_costs_no_attempt():
+    """A telephone without power for an hour must not use forty attempts up."""
+    step = after_send(entry(tries=1, sending_ms=at(0)), NotSent("offline", counts=False), at(1), POLICY)
+    assert (step.entry.tries, step.entry.form_failures) == (0, 0)
+
+
+def test_an_unknown_send_is_looked_for_later_and_keeps_its_mark():
+    """A message needs a moment to show up at the channel."""
+    step = after_send(entry(tries=1, sending_ms=at(0)), Unknown("reply lost"), at(1), POLICY)
+    assert isinstance(step, Later)
+    assert (step.entry.sending_ms, step.due_ms) == (at(0), at(3))
+
+
+def test_a_message_that_the_channel_has_is_done():
+    """No second one."""
+    step = after_find(entry(tries=1, sending_ms=at(0)), Sighting.FOUND, at(9), POLICY)
+    assert isinstance(step, Done)
+    assert step.entry.sending_ms is None
+
+
+def test_an_absent_message_counts_as_never_sent_only_after_a_while():
+    """Asked too early, every lost reply would become a double."""
+    some = entry(tries=1, sending_ms=at(0))
+    early = after_find(some, Sighting.ABSENT, at(9.9), POLICY)
+    assert isinstance(early, Later)
+    assert early.entry.sending_ms == at(0)
+    late = after_find(some, Sighting.ABSENT, at(10), POLICY)
+    assert isinstance(late, Send)
+    assert (late.entry.tries, late.entry.sending_ms) == (2, at(10))
+
+
+def test_a_message_that_the_channel_failed_to_send_goes_as_text():
+    """It has it and cannot send it: a new send is no double."""
+    step = after_find(entry(tries=1, sending_ms=at(0)), Sighting.FAILED, at(9), POLICY)
+    assert isinstance(step, Send)
+    assert step.entry.form is Form.TEXT
+    given_up = after_find(entry(NOTICE, tries=1, sending_ms=at(0)), Sighting.FAILED, at(9), POLICY)
+    assert isinstance(given_up, GiveUp)
+
+
+def test_where_nobody_can_be_asked_the_hosts_choice_decides():
+    """At least once sends again, at most once does not."""
+    some = entry(tries=1, sending_ms=at(0))
+    assert isinstance(after_find(some, Sighting.CANNOT_TELL, at(9), POLICY), Send)
+    once = attrs.evolve(POLICY, on_unknown=OnUnknown.AT_MOST_ONCE)
+    step = after_find(some, Sighting.CANNOT_TELL, at(9), once)
+    assert isinstance(step, GiveUp)
+    assert step.entry.sending_ms == at(0), "a redrive has to know that its fate is unknown"
+
+
+def test_a_channel_that_does_not_answer_is_asked_until_the_deadline():
+    """With longer and longer waits; then a person has to look."""
+    some = entry(tries=1, sending_ms=at(0))
+    waits = []
+    for finds in range(4):
+        step = after_find(attrs.evolve(some, finds=finds), Sighting.NO_ANSWER, at(9), POLICY)
+        waits.append((step.due_ms - at(9)) / 1000)
+    assert waits == [2, 4, 8, 16]
+    assert isinstance(after_find(some, Sighting.NO_ANSWER, at(3600), POLICY), GiveUp)
+
+
+def test_an_abandoned_job_follows_the_hosts_choice():
+    """Another worker died around its send, and left no reference to ask for."""
+    found = Abandoned(JOB, VIDEO)
+    step = resume_abandoned(found, at(9), POLICY)
+    assert isinstance(step, OutboxEntry)
+    assert step.deadline_ms == at(3609), "a full hour from now on"
+    once = attrs.evolve(POLICY, on_unknown=OnUnknown.AT_MOST_ONCE)
+    assert isinstance(resume_abandoned(found, at(9), once), GiveUp)
+
+
+policies = st.builds(
+    DeliveryPolicy,
+    max_attempts=st.integers(1, 12),
+    video_attempts=st.integers(1, 12),
+    backoff_base_s=st.floats(0.1, 5),
+    backoff_cap_s=st.floats(5, 120),
+    jitter=st.floats(0, 1),
+    deadline_s=st.floats(1, 200),
+    on_unknown=st.sampled_from(OnUnknown),
+    appear_within_s=st.floats(0, 60),
+)
+receipts = st.one_of(
+    st.just(Delivered("1")),
+    st.builds(NotSent, st.just("busy"), hints, st.booleans()),
+    st.builds(Refused, st.just("no"), st.booleans()),
+    st.just(Unknown("lost")),
+)
+
+
+def walk(policy, answers, sightings, draw=0.5, *, outcome=VIDEO):
+    """Carry a delivery to its end; give the steps. The clock moves to each due time, and a little with each effect."""
+    now_ms = T0
+    step = next_delivery_step(open_outbox(JOB, outcome, policy), now_ms, policy)
+    steps = [step]
+    for number in range(10_000):
+        decided_ms = now_ms
+        now_ms += 500
+        if isinstance(step, Send):
+            step = after_send(step.entry, answers[number % len(answers)], now_ms, policy, draw)
+        elif isinstance(step, Find):
+            step = after_find(step.entry, sightings[number % len(sightings)], now_ms, policy, draw)
+        elif isinstance(step, Later):
+            assert step.due_ms >= decided_ms, "a wait that lies in the past"
+            now_ms = max(now_ms, step.due_ms)
+            step = next_delivery_step(step.entry, now_ms, policy)
+        else:
+            return steps
+        steps.append(step)
+    pytest.fail("the delivery does not end")
+
+
+@given(
+    policies,
+    st.lists(receipts, min_size=1, max_size=6),
+    st.lists(st.sampled_from(Sighting), min_size=1, max_size=6),
+    draws,
+    st.sampled_from([VIDEO, NOTICE]),
+)
+def test_any_delivery_ends_within_its_attempts(policy, answers, sightings, draw, outcome):
+    """Done or a dead letter: never for ever, and never more sends than the host allows (offline times aside)."""
+    steps = walk(policy, answers, sightings, draw, outcome=outcome)
+    assert isinstance(steps[-1], Done | GiveUp)
+    free = any(isinstance(receipt, NotSent) and not receipt.counts for receipt in answers)
+    sends = sum(isinstance(step, Send) for step in steps)
+    assert free or sends <= policy.max_attempts
+    assert isinstance(steps[-1], Done) or steps[-1].reason
+    # A text never turns back into a video, and a notice is never one.
+    forms = [step.entry.form for step in steps]
+    assert forms == sorted(forms, key=[Form.VIDEO, Form.TEXT].index)
+    assert outcome is VIDEO or Form.VIDEO not in forms
+
+
+@given(policies, st.lists(receipts, min_size=1, max_size=6), draws)
+def test_at_most_once_never_sends_again_what_may_have_gone_out(policy, answers, draw):
+    """Where no channel can be asked, an unknown send is the last one."""
+    once = attrs.evolve(policy, on_unknown=OnUnknown.AT_MOST_ONCE)
+    steps = walk(once, answers, [Sighting.CANNOT_TELL], draw)
+    looked = [number for number, step in enumerate(steps) if isinstance(step, Find)]
+    assert not looked or not any(isinstance(step, Send) for step in steps[looked[0] :])
+
+
+@given(policies, st.lists(receipts, min_size=1, max_size=6), st.lists(st.sampled_from(Sighting), min_size=1), draws)
+def test_an_unknown_send_is_always_looked_for_before_the_next(policy, answers, sightings, draw):
+    """Between a send of unknown fate and the next send, the channel is asked."""
+    steps = walk(policy, answers, sightings, draw)
+    open_send = False
+    for step in steps:
+        if isinstance(step, Later):
+            open_send = step.entry.sending_ms is not None
+        elif isinstance(step, Find):
+            open_send = False
+        elif isinstance(step, Send):
+            assert not open_send
+
+
+@given(policies, st.lists(st.just(NotSent("busy")), min_size=1), draws)
+def test_a_made_video_is_tried_as_text_before_it_is_given_up(policy, answers, draw):
+    """The native video may be what the channel cannot take; the dead letters come last."""
+    roomy = attrs.evolve(policy, max_attempts=policy.video_attempts + 3, deadline_s=1e7)
+    forms = [step.entry.form for step in walk(roomy, answers, [Sighting.ABSENT], draw)]
+    assert Form.TEXT in forms
+
+
+def test_the_last_attempt_of_a_video_is_a_text():
+    """Even where the host allows fewer sends than videos: a link is better than a dead letter."""
+    few = DeliveryPolicy(max_attempts=3, video_attempts=5, jitter=0)
+    forms = [step.entry.form for step in walk(few, [NotSent("busy")], [Sighting.ABSENT], 0.5) if isinstance(step, Send)]
+    assert forms == [Form.VIDEO, Form.VIDEO, Form.TEXT]
