@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import attrs
 import pytest
@@ -30,8 +31,8 @@ def process(world: kit.World, **settings):
         factory_url=world.factory.url,
         instance=INSTANCE,
         token=TOKEN,
-        lease_s=LEASE_S,
         **{
+            "lease_s": LEASE_S,
             "strategy": attrs.asdict(FAST),
             "delivery": attrs.asdict(QUICK) | {"on_unknown": "at_least_once"},
             **settings,
@@ -119,3 +120,20 @@ def snapshot(world: kit.World) -> dict[bytes, bytes | None]:
     """All keys of this world, with their content."""
     with redis.Redis.from_url(world.url) as client:
         return {key: client.dump(key) for key in client.scan_iter(match=f"{world.prefix}:*", count=1000)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redis_server", ["redis"], indirect=True)
+def test_with_the_defaults_a_killed_workers_job_is_polled_again_within_15_seconds(world):
+    """Dead workers are told by their leases, in seconds, by whoever lives."""
+    enqueue(world)
+    world.api.job("job_1", Reply.hang(60), end=Reply.completed(), ready_after_polls=0)
+    dying = process(world, lease_s=LeasePolicy().duration_s)
+    until(lambda: world.api.polls("job_1"), "the dying worker is polling")
+    end(dying)
+    killed_s = time.monotonic()
+
+    with world.worker(lease=LeasePolicy()):
+        until(lambda: len(world.api.polls("job_1")) > 1, "it is polled again", 20)
+
+    assert time.monotonic() - killed_s <= 15
