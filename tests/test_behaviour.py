@@ -85,7 +85,7 @@ def test_a_job_that_never_ends_times_out_once(world):
         until(lambda: worker.recorder.of(events.JobDelivered), "it is settled")
 
     assert [message.kind for message in world.ultramsg.inbox(to)] == ["text"]
-    assert worker.recorder.of(events.JobConcluded)[0].error == "Video generation timeout: Process exceeded 1 seconds"
+    assert worker.recorder.of(events.JobConcluded)[0].error == "Video generation timeout: Process exceeded 1 second"
 
 
 def test_a_hundred_jobs_all_end_and_each_user_gets_one_message(world):

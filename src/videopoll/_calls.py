@@ -65,6 +65,7 @@ INSPECT = Script.load("inspect")
 COUNT = Script.load("count")
 ADOPT = Script.load("adopt")
 REDRIVE = Script.load("redrive")
+POLL_NOW = Script.load("poll_now")
 
 SCRIPTS = (
     ENQUEUE,
@@ -80,6 +81,7 @@ SCRIPTS = (
     COUNT,
     ADOPT,
     REDRIVE,
+    POLL_NOW,
 )
 """Every script there is."""
 
@@ -356,7 +358,8 @@ def _settle(keys: Keys, items: Sequence[Settle], ttls: KeyTtls, dead: DeadLetter
     for item in items:
         job_keys += _raws(keys.of_job(item.claim.job_id))
         letter = "" if item.letter is None else write_letter(item.letter)
-        args += [raw(item.claim.job_id), item.claim.token, item.completed or "", letter]
+        bare = int(isinstance(item.claim.work, Gone))
+        args += [raw(item.claim.job_id), item.claim.token, item.completed or "", letter, bare]
     return ScriptCall(SETTLE, (*keys.fixed, keys.dead, keys.letters, *job_keys), tuple(args), _verdicts)
 
 
@@ -519,6 +522,11 @@ def redrive(
         (raw(job_id), stored, entry, entry_s, raw(record), ttls.job_s),
         lambda reply: reply == 1,
     )
+
+
+def poll_now(keys: Keys, job_id: str) -> ScriptCall[bool]:
+    """Make the next poll of a scheduled job due at once."""
+    return ScriptCall(POLL_NOW, keys.fixed, (raw(job_id),), lambda reply: reply == 1)
 
 
 def doorbell(keys: Keys, timeout_s: float) -> tuple[str, ...]:

@@ -143,7 +143,8 @@ def _hint_ms(hint_s: float | None, strategy: PollingStrategy) -> int:
 
 def _timed_out(now_ms: int, strategy: PollingStrategy) -> Outcome:
     minutes = strategy.timeout_s / 60
-    span = f"{minutes:g} minutes" if minutes >= 1 else f"{strategy.timeout_s:g} seconds"
+    count, unit = (minutes, "minute") if minutes >= 1 else (strategy.timeout_s, "second")
+    span = f"{count:g} {unit}" + ("" if count == 1 else "s")
     return Outcome(OutcomeKind.TIMED_OUT, now_ms, error=f"Video generation timeout: Process exceeded {span}")
 
 
@@ -285,7 +286,7 @@ def _send_again(entry: OutboxEntry, patience_s: float, now_ms: int, policy: Deli
     """
     patience_s = max(patience_s, policy.backoff_s(max(0, entry.tries - 1)))
     left_ms = (entry.sending_ms or now_ms) + round(patience_s * 1000) - now_ms
-    if left_ms > 0:
+    if left_ms > 0 and now_ms < entry.deadline_ms:
         wait_ms = min(left_ms, round(policy.backoff_s(entry.finds) * 1000))
         return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
     entry = attrs.evolve(entry, sending_ms=None, form_failures=entry.form_failures + 1)

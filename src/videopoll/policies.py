@@ -212,6 +212,14 @@ class OnUnknown(enum.StrEnum):
     """Do not send it again: it becomes a dead letter for a person to look at."""
 
 
+def _on_unknown(value: str) -> OnUnknown:
+    try:
+        return OnUnknown(value)
+    except ValueError as error:
+        msg = f"DeliveryPolicy.on_unknown is one of {', '.join(OnUnknown)}, got {value!r}"
+        raise ConfigurationError(msg) from error
+
+
 @attrs.frozen(kw_only=True)
 class DeliveryPolicy:
     """How hard videopoll tries to bring an outcome to its user.
@@ -244,7 +252,7 @@ class DeliveryPolicy:
     jitter: float = attrs.field(default=0.1, validator=_at_least(0))
     deadline_s: float = attrs.field(default=3600.0, validator=_positive)
     retention_s: float = attrs.field(default=86400.0, validator=_positive)
-    on_unknown: OnUnknown = attrs.field(default=OnUnknown.AT_LEAST_ONCE, converter=OnUnknown)
+    on_unknown: OnUnknown = attrs.field(default=OnUnknown.AT_LEAST_ONCE, converter=_on_unknown)
     appear_within_s: float = attrs.field(default=10.0, validator=_at_least(0))
     max_retry_after_s: float = attrs.field(default=600.0, validator=_positive)
     send_timeout_s: float = attrs.field(default=120.0, validator=_positive)

@@ -5,8 +5,9 @@
 -- KEYS[7..8]  dead, letters
 -- KEYS[9..]   five a job: record, outbox, lock, attempts, completed
 -- ARGV[1..3]  seconds that completed lives, dead letters at most, seconds that they live
--- ARGV[4..]   four a job: id, token, completed JSON or '', dead letter JSON or ''
--- returns     1 or 0 (lease lost) a job
+-- ARGV[4..]   five a job: id, token, completed JSON or '', dead letter JSON or '',
+--             '1' if this settles an id that had no record
+-- returns     a job: 1 settled, 0 lease lost, 2 there is a record by now (the job is on the schedule)
 
 local schedule, inflight, leases, faults, deliveries = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local dead, letters = KEYS[7], KEYS[8]
@@ -22,11 +23,17 @@ local function forget(ids)
 end
 
 local answers, died = {}, false
-for n = 1, (#ARGV - 3) / 4 do
-  local id, token, ended, letter = unpack(ARGV, 4 * n, 4 * n + 3)
+for n = 1, (#ARGV - 3) / 5 do
+  local id, token, ended, letter, bare = unpack(ARGV, 5 * n - 1, 5 * n + 3)
   local record, outbox, lock, attempts, completed = unpack(KEYS, 4 + 5 * n, 8 + 5 * n)
   local holder = redis.call('HGET', leases, id)
-  if holder == token then
+  if holder == token and bare == '1' and redis.call('EXISTS', record, outbox) > 0 then
+    -- The id was enqueued again while its old self was on the way to the dead letters.
+    redis.call('ZADD', schedule, string.format('%.0f', now), id)
+    redis.call('HDEL', leases, id)
+    redis.call('ZREM', inflight, id)
+    answers[n] = 2
+  elseif holder == token then
     if ended ~= '' then redis.call('SET', completed, ended, 'EX', completed_s) end
     if letter ~= '' then
       -- A settlement may be cut off after its letter was stored and the record deleted. Whoever
