@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from videopoll._engine import Health, RunSummary
 from videopoll.async_runner import AsyncRunner
 from videopoll.errors import (
     ConfigurationError,
@@ -90,6 +91,7 @@ __all__ = [
     "GenerationRequest",
     "GenerationStarted",
     "GenerationUnknown",
+    "Health",
     "HttpNotifier",
     "InvalidGenerationError",
     "InvalidJobError",
@@ -119,6 +121,7 @@ __all__ = [
     "Refused",
     "RefusedError",
     "RoutingNotifier",
+    "RunSummary",
     "Runner",
     "Sighting",
     "SilentNotifier",

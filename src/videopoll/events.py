@@ -125,7 +125,6 @@ class JobPolled(Event):
         fault: The kind of fault, if it was one.
         detail: What happened, if it was a fault.
         next_s: Seconds until the next poll; None if this was the last.
-        why: Why the next poll is when it is.
     """
 
     job_id: str

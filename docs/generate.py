@@ -1,0 +1,308 @@
+"""The parts of the docs that are drawn from the code; MkDocs calls this while it builds.
+
+In a page, ``<!-- generated: states -->`` becomes the diagram and the table of
+`videopoll.jobs.TRANSITIONS`, ``keys`` the table of `videopoll.schema.KEYS`, and
+``cli`` the help of every command. Nothing of it is written to a file of the
+sources, so it cannot be out of date.
+
+Two smaller things besides: the signatures of attrs classes for the reference
+(`AttrsSignatures`), and a look at the finished site: it may load nothing from
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+import html
+import inspect
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import griffe
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+
+PLACEHOLDER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+FROM_ELSEWHERE = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=["']?(?:https?:)?//[^"'> ]+""")
+FONT = re.compile(r"@import|url\(\s*[\"']?(?:https?:)?//")
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the generated parts in."""
+    return PLACEHOLDER.sub(lambda found: PARTS[found[1]](), markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Docstrings announce a block with two colons; Markdown needs none."""
+    return content.replace("<p>::</p>\n", "").replace("::</p>", ":</p>")
+
+
+def on_post_build(config: MkDocsConfig, **_: Any) -> None:
+    """Refuse a site that loads something from another host.
+
+    Raises:
+        SystemExit: It does; the text says what.
+    """
+    site = Path(config.site_dir)
+    found = [
+        f"{path.relative_to(site)}: {hit[0]}"
+        for pattern, ending in ((FROM_ELSEWHERE, "*.html"), (FONT, "*.css"))
+        for path in site.rglob(ending)
+        for hit in pattern.finditer(path.read_text(encoding="utf-8"))
+    ]
+    if found:
+        msg = "the docs must load nothing from elsewhere:\n" + "\n".join(found)
+        raise SystemExit(msg)
+
+
+# --- states ---------------------------------------------------------------------------------------
+
+TOP, WIDTH, HEIGHT, BOX_W, BOX_H = -42, 940, 400, 128, 46
+
+PLACES = {
+    "orphaned": (90, 60),
+    "queued": (90, 200),
+    "scheduled": (340, 60),
+    "polling": (340, 200),
+    "outbox": (590, 60),
+    "delivering": (590, 200),
+    "settled": (860, 200),
+    "dead": (465, 370),
+}
+"""Where the middle of each state's box is."""
+
+USUAL = (
+    ("queued", "scheduled"),
+    ("scheduled", "polling"),
+    ("polling", "scheduled"),
+    ("polling", "delivering"),
+    ("delivering", "settled"),
+)
+"""The way of a job on which nothing goes wrong."""
+
+BENDS = {
+    ("queued", "settled"): (475, 285),
+    ("polling", "settled"): (600, 262),
+    ("scheduled", "settled"): (640, -42),
+    ("orphaned", "settled"): (560, -120),
+    ("scheduled", "dead"): (452, 190),
+    ("outbox", "dead"): (478, 200),
+}
+"""Arrows that would run through a box go around it, by way of this point."""
+
+
+def states() -> str:
+    """Draw every move that a job can make, and list them."""
+    from videopoll import jobs  # noqa: PLC0415 - the package is on the path once the configuration is read
+
+    usual = {(jobs.JobState(one), jobs.JobState(other)) for one, other in USUAL}
+    moves = [(one, other) for one, others in jobs.TRANSITIONS.items() for other in sorted(others)]
+    missing = usual - set(moves)
+    if missing:
+        msg = f"the diagram's usual way has moves that the code does not know: {missing}"
+        raise SystemExit(msg)
+    arrows = "".join(
+        _arrow(one.value, other.value, "usual" if (one, other) in usual else "other", both=(other, one) in moves)
+        for one, other in sorted(moves, key=lambda move: move in usual)
+    )
+    boxes = "".join(_box(state.value, end=not jobs.TRANSITIONS[state]) for state in jobs.JobState)
+    heads = "".join(
+        f'<marker id="{kind}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="9" markerHeight="9"'
+        f' markerUnits="userSpaceOnUse" orient="auto"><path class="{kind}-head" d="M0 0 L10 5 L0 10 z"/></marker>'
+        for kind in ("usual", "other")
+    )
+    said = "; ".join(
+        f"{one.value} to {', '.join(sorted(others)) or 'nothing'}" for one, others in jobs.TRANSITIONS.items()
+    )
+    svg = (
+        f'<svg viewBox="0 {TOP} {WIDTH} {HEIGHT - TOP}" role="img" aria-label="The moves of a job: {said}">'
+        f"<defs>{heads}</defs>{arrows}{boxes}</svg>"
+    )
+    meanings = _members(jobs.JobState)
+    rows = "\n".join(
+        f"| `{state.value}` | {meanings[state.name]} | {', '.join(f'`{other}`' for other in sorted(others)) or 'nothing: it is the end'} |"
+        for state, others in jobs.TRANSITIONS.items()
+    )
+    return f'<div class="states">{svg}</div>\n\n| state | meaning | can become |\n| --- | --- | --- |\n{rows}\n'
+
+
+def _box(name: str, *, end: bool) -> str:
+    x, y = PLACES[name]
+    return (
+        f'<rect class="{"end" if end else "state"}" x="{x - BOX_W / 2:g}" y="{y - BOX_H / 2:g}" width="{BOX_W}"'
+        f' height="{BOX_H}" rx="8"/><text x="{x}" y="{y + 5}">{name}</text>'
+    )
+
+
+def _arrow(one: str, other: str, kind: str, *, both: bool) -> str:
+    (x1, y1), (x2, y2) = PLACES[one], PLACES[other]
+    length = ((x2 - x1) ** 2 + (y2 - y1) ** 2) ** 0.5
+    # Two arrows between the same boxes run beside each other.
+    aside = 16 if both else 0
+    dx, dy = -(y2 - y1) / length * aside, (x2 - x1) / length * aside
+    bend = BENDS.get((one, other))
+    middle = bend or ((x1 + x2) / 2 + dx, (y1 + y2) / 2 + dy)
+    if bend is None:
+        x1, y1, x2, y2 = x1 + dx, y1 + dy, x2 + dx, y2 + dy
+    (sx, sy), (ex, ey) = _edge(PLACES[one], (x1, y1), middle), _edge(PLACES[other], (x2, y2), middle)
+    return (
+        f'<path class="{kind}" marker-end="url(#{kind})"'
+        f' d="M{sx:.0f} {sy:.0f} Q{middle[0]:.0f} {middle[1]:.0f} {ex:.0f} {ey:.0f}"/>'
+    )
+
+
+def _edge(box: tuple[float, float], start: tuple[float, float], to: tuple[float, float]) -> tuple[float, float]:
+    """Give where the line from `start`, inside the box, to `to` leaves the box."""
+    x, y = start
+    dx, dy = to[0] - x, to[1] - y
+    ways = []
+    if dx:
+        ways.append((box[0] + (BOX_W / 2 if dx > 0 else -BOX_W / 2) - x) / dx)
+    if dy:
+        ways.append((box[1] + (BOX_H / 2 if dy > 0 else -BOX_H / 2) - y) / dy)
+    way = min((way for way in ways if way >= 0), default=0)
+    return x + dx * way, y + dy * way
+
+
+def _members(kind: type) -> dict[str, str]:
+    """Give the docstring below each member of an enum; Python itself does not keep them."""
+    definition = cast("ast.ClassDef", ast.parse(inspect.getsource(kind)).body[0])
+    told: dict[str, str] = {}
+    for line, below in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(line, ast.Assign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            told[ast.unparse(line.targets[0])] = str(below.value.value)
+    return told
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def keys() -> str:
+    """List every key in Redis."""
+    from videopoll.schema import KEYS  # noqa: PLC0415 - see `states`
+
+    rows = "\n".join(
+        f"| `{record.pattern.replace('{prefix}', 'video')}`<br>{record.type} | {record.ttl or 'none'} |"
+        f" {record.writer} | {record.purpose} |"
+        for record in KEYS
+    )
+    return _names(f"| key and type | time to live | written by | holds |\n| --- | --- | --- | --- |\n{rows}\n")
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+NEWLINE = "\n"
+TAKES = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
+
+
+def cli() -> str:
+    """Write the help of every command down."""
+    import typer  # noqa: PLC0415 - only this part needs it
+
+    from videopoll.cli.app import app  # noqa: PLC0415
+
+    return "\n".join(_told(("videopoll",), typer.main.get_command(app)))
+
+
+def _told(names: tuple[str, ...], command: Any) -> Iterator[str]:
+    """Tell of a command, and of those below it; the first one is the whole and speaks for itself."""
+    commands = getattr(command, "commands", {})
+    if len(names) > 1:
+        arguments = [one for one in command.params if one.param_type_name == "argument"]
+        options = [one for one in command.params if one.param_type_name == "option"]
+        last = ["COMMAND"] if commands else [_shown(one) for one in arguments]
+        yield f"## `{' '.join(names)}`\n"
+        yield f"```text\n{' '.join((*names, *(['[OPTIONS]'] if options else []), *last))}\n```\n"
+        yield _prose(command.help or "")
+        hints = typing.get_type_hints(inspect.unwrap(command.callback)) if command.callback else {}
+        rows = [f"| `{_shown(one)}` | {'needed' if one.required else ''} | {_cell(one.help)} |" for one in arguments]
+        rows += [_option(one, hints.get(one.name)) for one in options]
+        if rows:
+            yield _names(
+                f"| argument or option, environment | default | meaning |\n| --- | --- | --- |\n{NEWLINE.join(rows)}\n"
+            )
+    for name, below in commands.items():
+        yield from _told((*names, name), below)
+
+
+def _prose(text: str) -> str:
+    """Turn a command's help into Markdown: what stands below a backspace is a block of lines."""
+    parts = []
+    for paragraph in inspect.cleandoc(text).split("\n\n"):
+        kept, lines = paragraph.startswith("\b"), paragraph.removeprefix("\b\n")
+        parts.append(f"```bash\n{lines}\n```" if kept else html.escape(lines, quote=False))
+    return "\n\n".join(parts) + "\n"
+
+
+def _shown(argument: Any) -> str:
+    name = (argument.metavar or argument.name.upper()).strip("[]")
+    return name if argument.required else f"[{name}]"
+
+
+def _option(option: Any, hint: Any) -> str:
+    """Write one row. What an option takes is told by the function's own annotation."""
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+    if not option.is_flag:
+        kind = next(
+            (one for one in (hint, *typing.get_args(hint)) if one in TAKES or isinstance(one, enum.EnumType)), str
+        )
+        takes = option.metavar or (" or ".join(kind) if isinstance(kind, enum.EnumType) else TAKES[kind])
+        names += f" {_cell(takes)}"
+    default = option.show_default if isinstance(option.show_default, str) else option.default
+    shown = "" if default is None or default is False else str(default)
+    if option.envvar:
+        names += f"<br>`{option.envvar}`"
+    return f"| {names} | {_cell(shown)} | {_cell(option.help)} |"
+
+
+def _names(table: str) -> str:
+    """Mark a table whose first column holds names that must not be broken."""
+    return f'<div class="names" markdown>\n\n{table}\n</div>\n'
+
+
+def _cell(text: str | None) -> str:
+    return html.escape(text or "", quote=False).replace("|", "\\|").replace("\n", " ")
+
+
+PARTS = {"states": states, "keys": keys, "cli": cli}
+
+
+# --- the reference --------------------------------------------------------------------------------
+
+
+class AttrsSignatures(griffe.Extension):
+    """Gives attrs classes the signature that attrs makes for them."""
+
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Turn the annotated fields into parameters."""
+        made = [str(decorator.value) for decorator in cls.decorators if "attrs." in str(decorator.value)]
+        if not made or "__init__" in cls.members:
+            return
+        only_keywords = "kw_only=True" in made[0]
+        fields = [
+            _parameter(field, only_keywords=only_keywords)
+            for field in cls.attributes.values()
+            if field.annotation is not None
+            and "property" not in field.labels
+            and "ClassVar" not in str(field.annotation)
+            and "init=False" not in str(field.value)
+        ]
+        parameters = griffe.Parameters(
+            griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword), *fields
+        )
+        cls.set_member("__init__", griffe.Function("__init__", parameters=parameters, parent=cls))
+
+
+def _parameter(field: griffe.Attribute, *, only_keywords: bool) -> griffe.Parameter:
+    value = field.value
+    if isinstance(value, griffe.ExprCall):
+        named = {one.name: one.value for one in value.arguments if isinstance(one, griffe.ExprKeyword)}
+        value = named.get("default", f"{named['factory']}()" if "factory" in named else None)
+        only_keywords = only_keywords or str(named.get("kw_only")) == "True"
+    kind = griffe.ParameterKind.keyword_only if only_keywords else griffe.ParameterKind.positional_or_keyword
+    return griffe.Parameter(field.name, annotation=field.annotation, kind=kind, default=value)
