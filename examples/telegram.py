@@ -58,7 +58,9 @@ class TelegramNotifier(HttpNotifier):
         fault = receipt_for_status(reply)
         if isinstance(fault, NotSent) and isinstance(answer, dict):
             # Telegram says in the body how long to wait.
-            return attrs.evolve(fault, retry_after_s=answer.get("parameters", {}).get("retry_after"))
+            match answer.get("parameters"):
+                case {"retry_after": int(wait_s)}:
+                    return attrs.evolve(fault, retry_after_s=wait_s)
         if fault is None and isinstance(answer, dict) and answer.get("ok") is True:
             return Delivered(str(answer["result"]["message_id"]))
         return fault or Unknown("the reply does not say that the message was sent")

@@ -162,6 +162,7 @@ class ForeignWorker:
         self._timers: list[threading.Timer] = []
         self._stopping = threading.Event()
         self._gone = threading.Event()
+        self.recovered = threading.Event()
         self._thread = threading.Thread(target=self._run, name="foreign-worker", daemon=True)
 
     # --- for tests ---
@@ -203,6 +204,8 @@ class ForeignWorker:
             while self._thread.is_alive():
                 self._blocking.connection_pool.disconnect(inuse_connections=True)
                 self._thread.join(0.02)
+        for timer in self._timers:
+            timer.join()  # one that was just pushing
         self._blocking.close()
         self._client.close()
         self._http.close()
@@ -235,6 +238,7 @@ class ForeignWorker:
     def _run(self) -> None:
         try:
             self._recover()
+            self.recovered.set()
             while not self._stopping.is_set():
                 try:
                     popped = self._blocking.brpop([self._queue], timeout=self.pace.block_s)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import itertools
+import re
 import threading
+from pathlib import Path
 
 import attrs
 import pytest
@@ -108,6 +110,20 @@ class TestPager(NotifierContract):
 
     def make_notifier(self, base_url):
         return self.channel(base_url)
+
+
+class TestTelegramOfTheDocs(NotifierContract):
+    """The example that authors copy from has to keep to the contract itself."""
+
+    accepted = Reply.json({"ok": True, "result": {"message_id": 17}})
+    refused = Reply.json({"ok": False, "description": "Bad Request: chat not found"}, status=400)
+
+    def make_notifier(self, base_url):
+        page = Path(__file__).parent.parent / "docs" / "how-to" / "add-a-channel.md"
+        source = re.search(r"```python\n(.*?class TelegramNotifier.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        names = {}
+        exec(source[1], names)
+        return names["TelegramNotifier"](token="123:the-bots-token", base_url=base_url)
 
 
 class TestCallback(PlainNotifierContract):

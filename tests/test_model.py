@@ -212,13 +212,12 @@ class Histories(RuleBasedStateMachine):
         held = self._pick(pick)
         job_id, claim = held.claim.job_id, held.claim
         if isinstance(claim.work, Gone) and held.entry is None:
-            if claim.work.finished:
-                transition = Settle(claim)
-            else:
-                transition = Settle(claim, letter=DeadLetter(job_id, "no record", self._now_ms()))
-                if job_id in self.live:
-                    self._end(job_id)
-            assert self._commit(held, transition) is Verdict.APPLIED
+            letter = None if claim.work.finished else DeadLetter(job_id, "no record", self._now_ms())
+            enqueued_again = self.db.exists(self.keys.job(job_id), self.keys.outbox(job_id))
+            verdict = self._commit(held, Settle(claim, letter=letter))
+            assert verdict is (Verdict.FINISHED_ELSEWHERE if enqueued_again else Verdict.APPLIED)
+            if letter and job_id in self.live and not enqueued_again:
+                self._end(job_id)
             del self.held[job_id]
         else:
             assert not isinstance(claim.work, Poison), "nobody has damaged anything"

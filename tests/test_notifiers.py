@@ -633,7 +633,7 @@ def test_whatsapp_factory_sends_a_text_with_the_link_whatever_form_is_asked_for(
     [
         ({"id": 7}, 201, Delivered("7")),
         ({"messageId": "", "id": "x"}, 200, Delivered("x")),
-        ({"error": "number has no WhatsApp"}, 200, Refused("number has no WhatsApp")),
+        ({"error": "number has no WhatsApp"}, 200, Refused("number has no WhatsApp", try_text=False)),
         ({"ok": True}, 200, Unknown("the reply has no message id")),
         ({"id": True}, 200, Unknown("the reply has no message id")),
         ([], 200, Unknown("HTTP 200, whose body is not a JSON object")),
@@ -1006,7 +1006,7 @@ def test_a_channel_of_two_pure_methods_serves_both_sides(side, server):
     ("error", "expected"),
     [
         (ValueError(f"bad number {PHONE}"), Refused("ValueError: bad number [redacted]", try_text=False)),
-        (RefusedError("too long"), Refused("too long", try_text=True)),
+        (RefusedError("too long"), Refused("too long", try_text=False)),  # it was a text
         (NotSentError("busy", retry_after_s=9), NotSent("busy", retry_after_s=9)),
     ],
 )

@@ -1665,3 +1665,19 @@ def test_custom_ttls_are_used(bench):
     assert 890 < bench.db.ttl(bench.keys.attempts("job_1")) <= 900
     bench.finish(claim)
     assert 1990 < bench.db.ttl(bench.keys.completed("job_1")) <= 2000
+
+
+def test_a_job_that_is_enqueued_again_while_its_old_self_is_buried_lives(bench):
+    """A bare id on its way to the dead letters must not take the new record with it."""
+    bench.enqueue()
+    bench.db.delete(bench.keys.job("job_1"))
+    (bare,) = bench.claim()
+    assert bare.work == Gone(finished=False)
+    bench.enqueue()
+
+    (verdict,) = bench.call(bench.queue.apply([Settle(bare, letter=DeadLetter("job_1", "no record", 1))]))
+
+    assert verdict is Verdict.FINISHED_ELSEWHERE
+    assert bench.call(bench.queue.counts()).dead == 0
+    (claim,) = bench.claim()
+    assert isinstance(claim.work, PollWork)

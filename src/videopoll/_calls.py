@@ -85,7 +85,7 @@ SCRIPTS = (
 )
 """Every script there is."""
 
-LONGEST_BLOCK_S = 60.0
+LONGEST_BLOCK_S = 5.0
 """The longest that an idle worker blocks: its connection's timeout is longer than that."""
 
 LIST_ENDS = ((0, 4999), (-5000, -1))
@@ -142,6 +142,7 @@ def claim(
     strategy: PollingStrategy,
     lease: LeasePolicy,
     ttls: KeyTtls,
+    foreign_workers: bool = False,
 ) -> ScriptCall[ClaimBatch]:
     """Lease what is due, at most so many polls and sends."""
 
@@ -172,6 +173,7 @@ def claim(
             ttls.attempts_s,
             _ms(strategy.initial_delay_s),
             _ms(strategy.interval_s),
+            _ms(strategy.timeout_s) if foreign_workers else "",
         ),
         parse,
         repeatable=False,
@@ -229,10 +231,10 @@ def _read_claim(fields: list[bytes], token: str, now_ms: int) -> Claim:
 
 
 def _read_faults(state: bytes) -> tuple[int, int | None]:
-    """Read "faults:last answer ms", trusting nothing in it."""
+    """Read "faults:last answer ms[:attempts]", trusting nothing in it."""
     if not state:
         return 0, None
-    count, _, answered = state.partition(b":")
+    count, answered = (*state.split(b":"), b"")[:2]
     try:
         return max(0, int(count)), int(answered) if answered else None
     except ValueError:
@@ -306,7 +308,9 @@ def _reschedule(keys: Keys, items: Sequence[Reschedule | GiveBack], ttls: KeyTtl
                 left_ms = min(left_ms, ttls.attempts_s * 1000 - claim.attempts_age_ms)
             args += [raw(claim.job_id), claim.token, 0, "", claim.attempts_before, max(1, left_ms)]
         else:
-            state = f"{item.faults}:{item.last_answer_ms or ''}" if item.faults else ""
+            state = f"{item.faults}:{item.last_answer_ms or ''}" if item.faults or item.attempts is not None else ""
+            if item.attempts is not None:
+                state += f":{item.attempts}"
             args += [raw(claim.job_id), claim.token, item.due_ms, state, "", 0]
     return ScriptCall(RESCHEDULE, (*keys.fixed, *job_keys), tuple(args), _verdicts)
 

@@ -24,14 +24,13 @@ from videopoll.errors import ConfigurationError, QueueError
 from videopoll.messages import Delivered, NotSent, Receipt, Unknown
 from videopoll.notifiers.base import receipt_for_error, redact
 from videopoll.observations import Fault, FaultKind, Observation
-from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
+from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
 from videopoll.words import SPANISH_AND_ENGLISH, Words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from videopoll.events import Hook
-    from videopoll.policies import KeyTtls
     from videopoll.work import ClaimBatch
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ WAKE_JITTER_S = 0.02
 GATHER_S = 0.005
 """How long a busy worker gathers free places before it claims again: one claim for many."""
 
-OVERDUE_S = 0.02
+OVERDUE_S = 0.25
 """How soon to look again for something overdue that there was no place for."""
 
 TROUBLE_BASE_S = 0.1
@@ -126,6 +125,12 @@ class Engine:
             msg = f"grace_s must be at least 0, got {grace_s:g}"
             raise ConfigurationError(msg)
         ttls.check_outlive(self.strategy)
+        if foreign_workers and (ttls.job_s, ttls.attempts_s) != (KeyTtls().job_s, KeyTtls().attempts_s):
+            msg = (
+                f"beside workers of another kind KeyTtls.job_s and attempts_s must stay {KeyTtls().job_s}: the age"
+                " of their counters tells which of their jobs are lost"
+            )
+            raise ConfigurationError(msg)
         self.concurrency = concurrency
         self.delivery_concurrency = delivery_concurrency
         self.grace_s = grace_s
@@ -142,6 +147,7 @@ class Engine:
             emit=self.emit,
             throttled=self._throttled,
             start_sending=self._start_sending,
+            foreign_workers=foreign_workers,
         )
         self._places = threading.Lock()
         self.steps: dict[str, JobStep] = {}
@@ -150,9 +156,8 @@ class Engine:
         self.stopping = False
         self.counted: dict[type[events.Event], int] = {}
         self._paused_until_s = 0.0
-        self._lost: set[str] = set()
+        self._lost: dict[str, int] = {}
         self._lost_since_s: float | None = None
-        self._losses = 0
         self._key_refused = False
         self._beat_s = time.monotonic()
 
@@ -197,19 +202,18 @@ class Engine:
     def redis_lost(self, error: QueueError, doing: str) -> float:
         """Note that Redis failed at `doing`; give the seconds to wait. Told once, not at every try."""
         self.beat()
-        self._lost.add(doing)
+        losses = self._lost.get(doing, 0)
+        self._lost[doing] = losses + 1
         if self._lost_since_s is None:
             self._lost_since_s = time.monotonic()
-            self._losses = 0
             self.emit(events.RedisLost(worker_id=self.worker_id, reason=str(error)))
-        wait_s = min(TROUBLE_BASE_S * 2.0 ** min(self._losses, 10), TROUBLE_CAP_S)
-        self._losses += 1
+        wait_s = min(TROUBLE_BASE_S * 2.0 ** min(losses, 10), TROUBLE_CAP_S)
         return wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads workers, hides nothing
 
     def redis_fine(self, doing: str) -> None:
         """Note that Redis did what it was asked; a full one still answers claims while it refuses to write."""
         self.beat()
-        self._lost.discard(doing)
+        self._lost.pop(doing, None)
         if self._lost_since_s is not None and not self._lost:
             after_s = time.monotonic() - self._lost_since_s
             self._lost_since_s = None

@@ -136,6 +136,7 @@ class Workshop:
     emit: Callable[[events.Event], None]
     throttled: Callable[[float], None]
     start_sending: Callable[[JobStep], bool]
+    foreign_workers: bool = False
     clock: RedisClock = attrs.field(factory=RedisClock)
     draw: Callable[[], float] = random.random
     probe: Callable[[str, str], None] = _no_probe
@@ -218,7 +219,8 @@ class JobStep:
             after = decide(work, due_ms, observation, now_ms, shop.strategy, shop.draw())
             self._tell_polled(work, observation, asked_ms, now_ms, after)
             if isinstance(after, NextPoll):
-                yield Commit(Reschedule(claim, after.due_ms, after.faults, after.last_answer_ms), wait=False)
+                noted = work.attempts if shop.foreign_workers else None
+                yield Commit(Reschedule(claim, after.due_ms, after.faults, after.last_answer_ms, noted), wait=False)
                 return
             judged = after
         yield from self._conclude(work.job, judged, work.attempts)
@@ -305,9 +307,12 @@ class JobStep:
                 step = after_send(step.entry, receipt, self._now(), self._shop.delivery, self._shop.draw())
             elif isinstance(step, Find):
                 started_s = time.monotonic()
-                sighting = cast("Sighting", (yield FindMessage(self._message(step.entry))))
-                self._tell_sent(step.entry, sighting, started_s)
-                step = after_find(step.entry, sighting, self._now(), self._shop.delivery, self._shop.draw())
+                entry, sighting = step.entry, (yield FindMessage(self._message(step.entry)))
+                if not isinstance(sighting, Sighting):
+                    entry = entry.noting(f"the notifier's find gave {type(sighting).__name__}, which is no Sighting")
+                    sighting = Sighting.NO_ANSWER
+                self._tell_sent(entry, sighting, started_s)
+                step = after_find(entry, sighting, self._now(), self._shop.delivery, self._shop.draw())
             elif isinstance(step, Later):
                 verdict = yield Commit(Redeliver(self.claim, step.entry, self._shop.delivery.keep_s, step.due_ms))
                 if verdict is not Verdict.APPLIED:
@@ -345,7 +350,7 @@ class JobStep:
             entry.job,
             delivered=True,
             deliveredAt=now_ms,
-            form=entry.form.value,
+            form=(done.receipt.form or entry.form).value,
             sends=entry.tries,
             messageId=done.receipt.message_id,
         )
@@ -360,7 +365,7 @@ class JobStep:
                 job_id=entry.job.job_id,
                 conversation_id=entry.job.conversation_id,
                 outcome=entry.outcome.kind,
-                form=entry.form,
+                form=done.receipt.form or entry.form,
                 attempts=entry.tries,
                 after_s=max(0, now_ms - entry.outcome.at_ms) / 1000,
             )
@@ -403,7 +408,7 @@ class JobStep:
                 worker_id=shop.worker_id,
                 job_id=entry.job.job_id,
                 conversation_id=entry.job.conversation_id,
-                form=entry.form,
+                form=(isinstance(result, Delivered) and result.form) or entry.form,
                 attempt=entry.tries,
                 result=word,
                 took_s=time.monotonic() - started_s,

@@ -46,7 +46,7 @@ from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableErro
 from videopoll.messages import Sighting, Unknown
 from videopoll.observations import Fault, FaultKind
 from videopoll.runner import STOP_SIGNALS
-from videopoll.work import Reschedule, Transition, Verdict
+from videopoll.work import Redeliver, Reschedule, Transition, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -260,7 +260,12 @@ class AsyncRunner(Engine):
 
     async def _claim(self, polls: int, sends: int) -> ClaimBatch:
         return await self._queue.claim(
-            polls=polls, sends=sends, worker_id=self.worker_id, strategy=self.strategy, lease=self.lease
+            polls=polls,
+            sends=sends,
+            worker_id=self.worker_id,
+            strategy=self.strategy,
+            lease=self.lease,
+            foreign_workers=self.foreign_workers,
         )
 
     async def _sleep(self, timeout_s: float, *, gathering: bool) -> None:
@@ -287,7 +292,7 @@ class AsyncRunner(Engine):
             await self._sleep(left_s, gathering=False)
 
     def due_at(self, due_ms: int) -> None:
-        """Note that this worker has scheduled a poll: it must not sleep longer than that."""
+        """Note that this worker has scheduled a poll or a send: it must not sleep longer than that."""
         due_s = time.monotonic() + (due_ms - self.shop.clock.now_ms() + 1) / 1000
         if due_s < self._due_s:
             self._due_s = due_s
@@ -575,7 +580,7 @@ class _Settler:
                 log.error("A job's step could not be written, it will be taken up again: %s", error)  # noqa: TRY400
                 verdicts = [Verdict.LOST]
         for (transition, future), verdict in zip(batch, verdicts, strict=True):
-            if isinstance(transition, Reschedule):
+            if isinstance(transition, Reschedule | Redeliver):
                 self._runner.due_at(transition.due_ms)
             if future is not None and not future.done():
                 future.set_result(verdict)

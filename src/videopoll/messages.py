@@ -6,6 +6,7 @@ A `Notifier` gets a `Message` and answers with a `Receipt`.
 from __future__ import annotations
 
 import enum
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
@@ -17,6 +18,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["Delivered", "Message", "NotSent", "Receipt", "Recipient", "Refused", "Sighting", "Unknown"]
+
+
+# Hosts hand on what a database or a service gave them: a number as a phone number, a UUID as a
+# message's id. After a send it is too late to complain, so what has to be a text becomes one.
+
+
+def _text(value: str) -> str:
+    return str(value)
+
+
+def _text_or_none(value: str | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _seconds_or_none(value: float | None) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return max(0, value)
 
 
 @attrs.frozen(kw_only=True)
@@ -36,12 +55,12 @@ class Recipient:
     """
 
     channel: str
-    to: str = attrs.field(repr=False)
-    instance_id: str | None = None
-    token: str | None = attrs.field(default=None, repr=False)
+    to: str = attrs.field(converter=_text, repr=False)
+    instance_id: str | None = attrs.field(default=None, converter=_text_or_none)
+    token: str | None = attrs.field(default=None, converter=_text_or_none, repr=False)
     language: str | None = None
     # A WhatsApp message's id contains the number that sent it.
-    reply_to: str | None = attrs.field(default=None, repr=False)
+    reply_to: str | None = attrs.field(default=None, converter=_text_or_none, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -101,10 +120,13 @@ class Delivered:
     Args:
         message_id: The channel's own id of it.
         detail: Anything worth knowing for the operator.
+        form: The form that it went in, which may be another than was asked
+            for. Two receipts are equal whatever it is.
     """
 
-    message_id: str | None = None
-    detail: str | None = None
+    message_id: str | None = attrs.field(default=None, converter=_text_or_none)
+    detail: str | None = attrs.field(default=None, converter=_text_or_none)
+    form: Form | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
@@ -121,8 +143,8 @@ class NotSent:
             looked up is no reason for that.
     """
 
-    reason: str
-    retry_after_s: float | None = None
+    reason: str = attrs.field(converter=_text)
+    retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
     counts: bool = True
     channel_fault: bool = True
 
@@ -136,7 +158,7 @@ class Refused:
         try_text: Whether the same words as a text with a link may still go through.
     """
 
-    reason: str
+    reason: str = attrs.field(converter=_text)
     try_text: bool = True
 
 
@@ -148,7 +170,7 @@ class Unknown:
         reason: What happened, for the operator. No secrets.
     """
 
-    reason: str
+    reason: str = attrs.field(converter=_text)
 
 
 Receipt: TypeAlias = Delivered | NotSent | Refused | Unknown

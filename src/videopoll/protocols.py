@@ -122,7 +122,14 @@ class VideoJobQueue(Protocol):
         ...
 
     def claim(
-        self, *, polls: int, sends: int, worker_id: str, strategy: PollingStrategy, lease: LeasePolicy
+        self,
+        *,
+        polls: int,
+        sends: int,
+        worker_id: str,
+        strategy: PollingStrategy,
+        lease: LeasePolicy,
+        foreign_workers: bool = False,
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step."""
         ...
@@ -175,7 +182,14 @@ class AsyncVideoJobQueue(Protocol):
         ...
 
     async def claim(
-        self, *, polls: int, sends: int, worker_id: str, strategy: PollingStrategy, lease: LeasePolicy
+        self,
+        *,
+        polls: int,
+        sends: int,
+        worker_id: str,
+        strategy: PollingStrategy,
+        lease: LeasePolicy,
+        foreign_workers: bool = False,
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step."""
         ...

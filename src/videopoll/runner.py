@@ -41,7 +41,7 @@ from videopoll._engine import (
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 from videopoll.messages import Sighting
-from videopoll.work import Reschedule, Transition, Verdict
+from videopoll.work import Redeliver, Reschedule, Transition, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -244,7 +244,12 @@ class Runner(Engine):
 
     def _claim(self, polls: int, sends: int) -> ClaimBatch:
         return self._queue.claim(
-            polls=polls, sends=sends, worker_id=self.worker_id, strategy=self.strategy, lease=self.lease
+            polls=polls,
+            sends=sends,
+            worker_id=self.worker_id,
+            strategy=self.strategy,
+            lease=self.lease,
+            foreign_workers=self.foreign_workers,
         )
 
     def _sleep(self, timeout_s: float, *, gathering: bool) -> None:
@@ -275,7 +280,7 @@ class Runner(Engine):
             self._changed.notify_all()
 
     def due_at(self, due_ms: int) -> None:
-        """Note that this worker has scheduled a poll: it must not sleep longer than that."""
+        """Note that this worker has scheduled a poll or a send: it must not sleep longer than that."""
         due_s = time.monotonic() + (due_ms - self.shop.clock.now_ms() + 1) / 1000
         with self._changed:
             if due_s < self._due_s:
@@ -501,7 +506,7 @@ class _Settler:
                 log.error("A job's step could not be written, it will be taken up again: %s", error)  # noqa: TRY400
                 verdicts = [Verdict.LOST]
         for (transition, future), verdict in zip(batch, verdicts, strict=True):
-            if isinstance(transition, Reschedule):
+            if isinstance(transition, Reschedule | Redeliver):
                 self._runner.due_at(transition.due_ms)
             if future is not None:
                 future.set_result(verdict)

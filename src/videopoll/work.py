@@ -153,12 +153,16 @@ class ClaimBatch:
 
 @attrs.frozen
 class Reschedule:
-    """Poll the job again at `due_ms`; remember its faults in a row and its last answer."""
+    """Poll the job again at `due_ms`; remember its faults in a row and its last answer.
+
+    `attempts` notes the counter, where workers of another kind may move it on.
+    """
 
     claim: Claim
     due_ms: int
     faults: int = 0
     last_answer_ms: int | None = None
+    attempts: int | None = None
 
 
 @attrs.frozen

@@ -10,7 +10,8 @@
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
 -- ARGV        prefix, polls at most, sends at most, lease ms, token, lock seconds,
---             attempts seconds, initial delay ms, interval ms
+--             attempts seconds, initial delay ms, interval ms,
+--             timeout ms where workers of another kind share the Redis, otherwise ''
 -- returns     now ms, next poll ms, next send ms, next expiry ms (each -1 for none), list length,
 --             then one array a job: id, source, due ms, attempts before, age of the last attempt ms
 --             (-1 for unknown), faults, record, outbox, completed, wrong key or ''
@@ -19,6 +20,7 @@ local queue, schedule, inflight, leases, faults, deliveries = KEYS[1], KEYS[2], 
 local prefix, polls, sends = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local lease_ms, token, lock_s = tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local attempts_s, initial_delay_ms, interval_ms = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local shared_timeout_ms = tonumber(ARGV[10])
 local NAMES = {':job:', ':poll:outbox:', ':lock:', ':attempts:', ':completed:'}
 local MANY = 5000 -- arguments a command: below the limit of Lua's unpack
 local PAGE, MOST_EXPIRED = 200, 2000 -- expired leases that are looked at together, and in all
@@ -152,6 +154,19 @@ if #jobs > 0 then
             end
           end
           if job.scheduled then job.due = math.min(job.due, tonumber(job.scheduled)) end
+        end
+        if shared_timeout_ms and job.source == 'schedule' and job.record and job.attempts
+          and not job.outbox and not foreign then
+          -- We have noted the counter at our last poll. If it has moved on, a worker of another kind
+          -- has the job in its memory: stay a step behind it, or both use up the shared attempts.
+          local noted = string.match(redis.call('HGET', faults, job.id) or '', '^%d+:%d*:(%d+)$')
+          local left_ms = redis.call('PTTL', keys[at + 4])
+          if left_ms >= 0 then job.age = math.max(0, attempts_s * 1000 - left_ms) end
+          if noted and job.age and (tonumber(job.attempts) or 0) > tonumber(noted) then
+            local fine, fields = pcall(cjson.decode, job.record)
+            local start = fine and type(fields) == 'table' and tonumber(fields['startTime']) or 0
+            job.due = math.min(now - job.age + 1.5 * interval_ms, math.max(now, start + shared_timeout_ms))
+          end
         end
         if foreign and job.record and not job.outbox then
           -- Somebody of another kind is polling it: look again when that lock ends.

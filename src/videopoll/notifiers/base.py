@@ -406,9 +406,12 @@ class HttpNotifier(abc.ABC):
         if (recipient := message.recipient) is not None:
             digits = "".join(filter(str.isdecimal, recipient.to))
             secrets += [recipient.token, recipient.to, recipient.reply_to, digits]
+        if isinstance(receipt, Refused) and message.form is Form.TEXT:
+            # There is no other form to try.
+            receipt = attrs.evolve(receipt, try_text=False)
         if not isinstance(receipt, Delivered):
             return attrs.evolve(receipt, reason=redact(receipt.reason, *secrets))
         # An id may be a long number, so it only loses what is known to be secret.
         message_id = None if receipt.message_id is None else _one_line(_without(receipt.message_id, secrets))
         detail = None if receipt.detail is None else redact(receipt.detail, *secrets)
-        return Delivered(message_id, detail)
+        return Delivered(message_id, detail, receipt.form or message.form)

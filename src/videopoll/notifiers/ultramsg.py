@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+from typing_extensions import override
+
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import Form
 from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
@@ -101,10 +103,12 @@ class UltraMsgNotifier(HttpNotifier):
         self._priority = int(priority)
         self._lines = _Lines() if check_instance else None
 
+    @override
     def secrets(self) -> tuple[str | None, ...]:
         """Give the notifier's own token."""
         return (self._token,)
 
+    @override
     def build(self, message: Message) -> HttpRequest:
         """Write ``POST /{instance}/messages/video``, or ``…/chat`` for a text."""
         recipient, account = recipient_of(message), self._account(message)
@@ -121,6 +125,7 @@ class UltraMsgNotifier(HttpNotifier):
             return self._post(account, "video", fields, VIDEO_TIMEOUT_S)
         return self._post(account, "chat", fields | {"body": _body(message)}, TEXT_TIMEOUT_S)
 
+    @override
     def read(self, reply: HttpReply, message: Message) -> Receipt:
         """Read the reply: most refusals come with HTTP 200."""
         del message
@@ -141,11 +146,13 @@ class UltraMsgNotifier(HttpNotifier):
         # It may have been queued all the same: a look-up by the reference tells.
         return Unknown("the reply says neither that the message was sent nor that it was refused")
 
+    @override
     def build_find(self, message: Message) -> HttpRequest:
         """Write ``GET /{instance}/messages`` with the reference as a filter."""
         query = {"referenceId": message.reference, "page": "1", "limit": str(PAGE_SIZE), "status": "all"}
         return self._get(self._account(message), "messages", query, TEXT_TIMEOUT_S)
 
+    @override
     def read_find(self, reply: HttpReply, message: Message) -> Sighting:
         """Look for the reference in the list, whether or not the filter was honoured."""
         if not is_success(reply):
@@ -163,6 +170,7 @@ class UltraMsgNotifier(HttpNotifier):
             return Sighting.FAILED
         return Sighting.ABSENT if complete else Sighting.CANNOT_TELL
 
+    @override
     def _send(self, request: HttpRequest, message: Message) -> Receipt:
         offline, question = self._line(message)
         if question is not None:
@@ -173,6 +181,7 @@ class UltraMsgNotifier(HttpNotifier):
         futures.wait([offline], timeout=STATUS_TIMEOUT_S)
         return _HELD_BACK if _known_offline(offline) else super()._send(request, message)
 
+    @override
     async def _asend(self, request: HttpRequest, message: Message) -> Receipt:
         offline, question = self._line(message)
         if question is not None:

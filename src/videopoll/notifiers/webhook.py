@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 import attrs
+from typing_extensions import override
 
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import dump
@@ -80,10 +81,12 @@ class WebhookNotifier(HttpNotifier):
             msg = "WebhookNotifier needs at least one secret, otherwise its receiver could not trust it"
             raise ConfigurationError(msg)
 
+    @override
     def secrets(self) -> tuple[str | None, ...]:
         """Give the URL, which may hold a credential."""
         return (self._url,)
 
+    @override
     def build(self, message: Message) -> HttpRequest:
         """Write the signed POST."""
         body = dump(_payload(message)).encode()
@@ -97,6 +100,7 @@ class WebhookNotifier(HttpNotifier):
         }
         return HttpRequest(method="POST", url=self._url, headers=headers, content=body, timeout_s=TIMEOUT_S)
 
+    @override
     def read(self, reply: HttpReply, message: Message) -> Receipt:
         """Read the status: any 2xx is a success, and 410 means never again.
 

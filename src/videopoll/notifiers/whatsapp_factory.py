@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from videopoll.jobs import Form
 from videopoll.messages import Delivered, Receipt, Refused, Unknown
 from videopoll.notifiers.base import (
@@ -65,10 +67,12 @@ class WhatsAppFactoryNotifier(HttpNotifier):
         self._instance_id = instance_id
         self._token = token
 
+    @override
     def secrets(self) -> tuple[str | None, ...]:
         """Give the notifier's own token."""
         return (self._token,)
 
+    @override
     def build(self, message: Message) -> HttpRequest:
         """Write ``POST /v1/api/whatsapp/{instance}/send/text``."""
         recipient = recipient_of(message)
@@ -87,6 +91,7 @@ class WhatsAppFactoryNotifier(HttpNotifier):
             timeout_s=TIMEOUT_S,
         )
 
+    @override
     def read(self, reply: HttpReply, message: Message) -> Receipt:
         """Read the reply: only one with a message id is a success."""
         del message

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
+from typing_extensions import override
 
 from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
 
@@ -142,6 +143,7 @@ class FakeUltraMsg(_Messenger):
             else:
                 self._refuse_videos_to.add(_address(to))
 
+    @override
     def _handle(self, request: ReceivedRequest) -> Reply:
         parts = request.path.strip("/").split("/")
         instance_id, call = parts[0], "/".join(parts[1:])
@@ -273,6 +275,7 @@ class FakeWhatsAppFactory(_Messenger):
         self._token = token
         self._instance_id = instance_id
 
+    @override
     def _handle(self, request: ReceivedRequest) -> Reply:
         found = re.fullmatch(r"/v1/api/whatsapp/([^/]+)/send/text", request.path)
         if request.method != "POST" or found is None or self._instance_id not in {None, found[1]}:

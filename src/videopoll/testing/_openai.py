@@ -9,6 +9,8 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
+from typing_extensions import override
+
 from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class FakeOpenAI(FakeServer):
         with self._lock:
             return list(self._answers)
 
+    @override
     def _handle(self, request: ReceivedRequest) -> Reply:
         key = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self._api_key is not None and not hmac.compare_digest(key.encode(), self._api_key.encode()):

@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, cast
 
 import attrs
+from typing_extensions import override
 
 from videopoll.embedded import unused_port
 from videopoll.errors import ConfigurationError
@@ -353,17 +354,20 @@ class _Listener(ThreadingHTTPServer):
         self._changed = threading.Condition()
         super().__init__((_HOST, port), _Handler)
 
+    @override
     def server_bind(self) -> None:
         """Bind without the look-up of the host's name, which may be slow."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
 
+    @override
     def process_request(self, request: _Connection, client_address: object) -> None:
         """Serve a connection in a thread of its own, and remember it."""
         with self._changed:
             self._connections.add(cast("socket.socket", request))
         super().process_request(request, client_address)
 
+    @override
     def shutdown_request(self, request: _Connection) -> None:
         """Close a connection, and forget it."""
         super().shutdown_request(request)
@@ -379,6 +383,7 @@ class _Listener(ThreadingHTTPServer):
                 _shut(connection)
             self._changed.wait_for(lambda: not self._connections, _CLOSE_PATIENCE_S)
 
+    @override
     def handle_error(self, request: _Connection, client_address: object) -> None:
         """Keep quiet about a client that goes away in the middle: it is what the fakes are for."""
         if not isinstance(sys.exception(), OSError):
@@ -393,7 +398,8 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 64 * 1024
     server: _Listener  # pyright: ignore[reportIncompatibleVariableOverride]  # it is always ours
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
+    @override
+    def log_message(self, format: str, *args: object) -> None:
         """Write nothing: the requests are in the fake's own log."""
 
     def do_GET(self) -> None:

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import attrs
+from typing_extensions import override
 
 from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
 
@@ -153,6 +154,7 @@ class FakeVideoApi(FakeServer):
         """The made-up URL of a job's video. Nothing is there."""
         return f"{self.url}/file/{urllib.parse.quote(job_id, safe='')}.mp4"
 
+    @override
     def _handle(self, request: ReceivedRequest) -> Reply:
         path = urllib.parse.urlsplit(request.target).path
         if request.method == "GET" and path == "/health":

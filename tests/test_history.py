@@ -1,0 +1,277 @@
+"""The history in Redis: what is told of a job, what is never told, and that Redis's trouble harms no worker."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import redis
+
+from kit import API_KEY, TOKEN, phone, until
+from videopoll import ConfigurationError, QueueError, events, history
+from videopoll.history import RedisHistory, Step, read_history, read_recent, read_workers
+from videopoll.jobs import Form, OutcomeKind
+from videopoll.observations import FaultKind
+from videopoll.schema import Keys
+from videopoll.testing import Reply, unused_port
+
+SIGNED = "https://files.example/1.mp4?signature=very-secret"
+PROMPT = "a private wish"
+
+
+@pytest.fixture
+def client(redis_url):
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def keys(prefix):
+    return Keys(prefix)
+
+
+@pytest.fixture
+def hook(redis_url, prefix):
+    with RedisHistory(redis_url, prefix=prefix) as hook:
+        yield hook
+
+
+def polled(job_id="job_1", attempt=1, status="processing", fault=None, **more):
+    return events.JobPolled(
+        worker_id="w",
+        job_id=job_id,
+        attempt=attempt,
+        elapsed_s=1.0,
+        lag_s=0.0,
+        took_s=0.1,
+        status=status,
+        fault=fault,
+        next_s=10.0,
+        **more,
+    )
+
+
+def test_a_job_from_its_enqueue_to_its_delivery(world, redis_url, prefix, client, keys):
+    """With a fault, a failed send and secrets on its way."""
+    world.api.job("job_1", Reply.processing(), Reply.processing(), Reply.fault(503), Reply.completed(SIGNED))
+    metadata = {"channel": "ultramsg", "to": phone(1), "prompt": PROMPT}
+
+    with RedisHistory(redis_url, prefix=prefix) as hook:
+        with world.queue(hooks=[hook]) as queue:
+            queue.enqueue("job_1", conversation_id=phone(2), metadata=metadata)
+        worker = world.worker(hooks=[hook])
+        with worker:
+            until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
+    story = read_history(client, keys, "job_1")
+
+    assert [(entry.step, entry.details.get("status")) for entry in story] == [
+        (Step.ENQUEUED, None),
+        (Step.TAKEN, None),
+        (Step.STATUS, "processing"),
+        (Step.FAULT, None),
+        (Step.STATUS, "completed"),
+        (Step.CONCLUDED, None),
+        (Step.SENT, None),
+        (Step.DELIVERED, None),
+    ]
+    fault, sent = story[3], story[6]
+    assert (fault.details["attempt"], fault.details["fault"], fault.details["reason"]) == (3, "server", "HTTP 503")
+    assert fault.details["next_s"] > 0
+    assert (sent.details["form"], sent.details["result"]) == ("video", "delivered")
+    assert {entry.worker_id for entry in story[1:]} == {worker.runner.worker_id}
+    assert [entry.at_ms for entry in story] == sorted(entry.at_ms for entry in story)
+    assert client.xlen(keys.history) == 8
+    stored = repr(client.xrange(keys.history))
+    for secret in (PROMPT, phone(1), phone(2), TOKEN, API_KEY, "signature", "://"):
+        assert secret not in stored
+
+
+def test_foreign_texts_are_cleaned(hook, client, keys):
+    """The API's and the messengers' words may quote anything."""
+    said = f"see https://x.example/?sig=1 token=abc123 for {phone(1)}"
+    hook(polled(fault=FaultKind.SERVER, detail=said))
+    hook(polled(attempt=2, status=said, known=False))
+    hook(events.JobUndeliverable(job_id="job_1", reason=said))
+    hook(
+        events.SendTried(
+            job_id="job_1", conversation_id="c", form=Form.TEXT, attempt=1, result="refused", took_s=0.1, reason=said
+        )
+    )
+    hook(
+        events.JobConcluded(
+            job_id="job_1",
+            conversation_id="c",
+            outcome=OutcomeKind.FAILED,
+            elapsed_s=1.0,
+            attempts=2,
+            error=said,
+        )
+    )
+    hook.close()
+
+    assert len(read_history(client, keys, "job_1")) == 5
+    stored = repr(client.xrange(keys.history))
+    for secret in ("sig=1", "abc123", phone(1)):
+        assert secret not in stored
+
+
+def test_only_distinct_statuses_are_kept(hook, client, keys):
+    for attempt, status in enumerate(["queued", "queued", "processing", "processing", "queued"], 1):
+        hook(polled(attempt=attempt, status=status))
+    hook(polled("job_2", status="queued"))
+    hook.close()
+
+    told = [(entry.details["status"], entry.details["attempt"]) for entry in read_history(client, keys, "job_1")]
+    assert told == [("queued", 1), ("processing", 3), ("queued", 5)]
+    assert len(read_history(client, keys, "job_2")) == 1
+
+
+def test_ids_that_are_no_text_come_back_as_they_were(hook, client, keys):
+    ghost = "gh\nost\udcff"
+    hook(events.JobUndeliverable(job_id=ghost, reason="no record"))
+    hook.close()
+
+    (entry,) = read_history(client, keys, ghost)
+    assert entry.job_id == ghost
+
+
+def test_the_stream_is_bounded_and_has_a_time_to_live(hook, client, keys, monkeypatch):
+    monkeypatch.setattr(history, "MAX_ENTRIES", 200)
+    for number in range(1_000):
+        hook(events.JobEnqueued(job_id=f"job_{number}", conversation_id="c"))
+    hook.close()
+
+    assert client.xlen(keys.history) < 400
+    assert 0 < client.ttl(keys.history) <= history.KEEP_S
+    assert [entry.job_id for entry in read_recent(client, keys, limit=3)] == ["job_997", "job_998", "job_999"]
+
+
+def test_reading_goes_on_from_step_to_step(hook, client, keys, monkeypatch):
+    monkeypatch.setattr(history, "PAGE", 7)
+    for number in range(100):
+        hook(events.JobTaken(job_id=f"job_{number % 2}", taken_over=bool(number // 2 % 2)))
+    hook.close()
+
+    assert len(read_history(client, keys, "job_0")) == 50
+    assert read_history(client, keys, "job_9") == ()
+    assert len(read_recent(client, keys, limit=100)) == 100
+
+
+def test_damaged_entries_are_passed_over(hook, client, keys):
+    client.xadd(keys.history, {"job": "job_1"})
+    client.xadd(keys.history, {"job": "job_1", "step": "dancing"})
+    client.xadd(keys.history, {"job": "job_1", "step": "sent", "details": "no json"})
+    client.xadd(keys.history, {"job": "job_1", "step": "sent", "details": "[]", "ago": "x"})
+    hook(events.JobCancelled(job_id="job_1"))
+    hook.close()
+
+    assert [entry.step for entry in read_history(client, keys, "job_1")] == [Step.CANCELLED]
+
+
+def test_an_entry_that_was_written_twice_is_told_once(hook, client, keys):
+    """A reply that was lost leads to a second try."""
+    hook(events.JobCancelled(job_id="job_1"))
+    hook.close()
+    ((_, fields),) = client.xrange(keys.history)
+    client.xadd(keys.history, fields)
+
+    assert len(read_history(client, keys, "job_1")) == 1
+
+
+def test_times_are_those_of_the_events_not_of_the_writing(hook, client, keys, monkeypatch):
+    hook._heard.append((time.monotonic() - 30, events.JobCancelled(job_id="job_1")))
+    hook(events.JobCancelled(job_id="job_2"))
+    hook.close()
+
+    (one,), (other,) = read_history(client, keys, "job_1"), read_history(client, keys, "job_2")
+    assert other.at_ms - one.at_ms == pytest.approx(30_000, abs=1_000)
+
+
+def test_without_redis_nothing_is_raised_and_what_does_not_fit_is_counted(monkeypatch, caplog):
+    monkeypatch.setattr(history, "BUFFERED", 50)
+    hook = RedisHistory(f"redis://127.0.0.1:{unused_port()}/0")
+    began_s = time.monotonic()
+    for number in range(500):
+        hook(events.JobEnqueued(job_id=f"job_{number}", conversation_id="c"))
+    assert time.monotonic() - began_s < 0.5
+    until(lambda: "cannot reach Redis" in caplog.text, "it says so")
+    hook.close()
+
+    assert hook.dropped == 450
+    assert caplog.text.count("cannot reach Redis") == 1
+
+
+def test_what_happened_while_redis_refused_is_written_later(hook, client, keys, caplog):
+    client.set(keys.history, "not a stream", ex=60)
+    hook(events.JobCancelled(job_id="job_1"))
+    until(lambda: "The history is not written" in caplog.text, "it says so")
+    with pytest.raises(QueueError):
+        read_history(client, keys, "job_1")
+    client.delete(keys.history)
+
+    assert until(lambda: read_history(client, keys, "job_1"), "it is written")[0].step is Step.CANCELLED
+    assert hook.dropped == 0
+
+
+class Runner:
+    """What the heartbeat is read from."""
+
+    worker_id = "video_worker_1"
+    concurrency = 16
+    polls_in_hand = 3
+    sends_in_hand = 1
+
+
+def test_the_heartbeat_of_a_worker(hook, client, keys):
+    hook.follow(Runner())
+
+    (worker,) = until(lambda: read_workers(client, keys), "it beats")
+    assert worker.alive
+    assert (worker.worker_id, worker.kind, worker.concurrency) == ("video_worker_1", "sync", 16)
+    assert (worker.polls_in_hand, worker.sends_in_hand) == (3, 1)
+    assert worker.version
+    assert worker.pid
+    assert client.ttl(keys.workers) > 0
+    assert client.ttl(keys.loads) > 0
+
+    hook.close()
+    assert read_workers(client, keys) == ()
+    assert not client.exists(keys.workers, keys.loads)
+
+
+def test_workers_that_died_are_listed_for_a_while_and_then_removed(hook, client, keys):
+    now_ms = int(time.time() * 1000)
+    client.zadd(keys.workers, {"dead": now_ms - 60_000, "forgotten": now_ms - 2 * history.WORKERS_KEEP_S * 1000})
+    client.hset(keys.loads, mapping={"dead": "no json", "forgotten": "{}"})
+    hook.follow(Runner())
+    until(lambda: client.zscore(keys.workers, "video_worker_1"), "it beats")
+
+    found = read_workers(client, keys)
+    assert [(worker.worker_id, worker.alive) for worker in found] == [("video_worker_1", True), ("dead", False)]
+    assert client.hkeys(keys.loads) != [b"forgotten"]
+
+
+def test_runners_of_both_kinds_have_what_a_heartbeat_needs(world, redis_url, prefix, client, keys):
+    with RedisHistory(redis_url, prefix=prefix) as hook, world.worker(hooks=[hook]) as worker:
+        hook.follow(worker.runner)
+        (info,) = until(lambda: read_workers(client, keys), "it beats")
+        assert info.kind == world.kind
+        assert info.worker_id == worker.runner.worker_id
+
+
+def test_a_url_that_cannot_be_read_is_told_when_it_is_given():
+    with pytest.raises(ConfigurationError, match="the Redis URL cannot be read"):
+        RedisHistory("http://x")
+
+
+def test_its_repr_names_no_password():
+    assert "secret" not in repr(RedisHistory("redis://:secret@localhost/0"))
+
+
+def test_details_are_json(hook, client, keys):
+    hook(polled(fault=FaultKind.TIMEOUT, detail="no answer"))
+    hook.close()
+
+    ((_, fields),) = client.xrange(keys.history)
+    assert json.loads(fields[b"details"])["fault"] == "timeout"

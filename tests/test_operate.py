@@ -1,0 +1,727 @@
+"""The operator's commands: where is this user's video, what is wrong, and what fixes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
+from videopoll import AsyncRedisVideoJobQueue, PollingStrategy, RedisVideoJobQueue, events
+from videopoll.cli import doctor, figures, places
+from videopoll.cli.app import app
+from videopoll.cli.output import duration
+from videopoll.cli.story import tell
+from videopoll.history import HistoryEntry, RedisHistory, Step, read_history, read_workers
+from videopoll.jobs import JobState
+from videopoll.observations import FaultKind
+from videopoll.policies import LeasePolicy
+from videopoll.schema import KEYS, Keys
+from videopoll.testing import Reply, unused_port
+
+SIGNED = "https://files.example/1.mp4?signature=very-secret"
+SLOW = PollingStrategy(interval_s=60.0, initial_delay_s=0.0, backoff_base_s=30.0)
+
+
+@pytest.fixture
+def invoke(monkeypatch):
+    """Call the command line in this process, with a clean environment."""
+    for name in [name for name in os.environ if name.startswith("VIDEOPOLL_")]:
+        monkeypatch.delenv(name)
+
+    def call(*args):
+        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert "Traceback" not in result.output
+        return result
+
+    return call
+
+
+@pytest.fixture
+def cli(invoke, redis_url, prefix):
+    """Call a command on the test's own keys."""
+    return lambda command, *args: invoke(*command.split(), *args, "--redis-url", redis_url, "--prefix", prefix)
+
+
+@pytest.fixture
+def queue(redis_url, prefix):
+    with RedisVideoJobQueue.from_url(redis_url, prefix=prefix) as queue:
+        yield queue
+
+
+@pytest.fixture
+def client(redis_url):
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def keys(prefix):
+    return Keys(prefix)
+
+
+@pytest.fixture
+def world(redis_url, prefix):
+    """The outside world, with workers with threads."""
+    yield from open_world("sync", redis_url, prefix)
+
+
+@pytest.fixture
+def hook(redis_url, prefix):
+    with RedisHistory(redis_url, prefix=prefix) as hook:
+        yield hook
+
+
+def enqueue(queue, job_id, number=1):
+    queue.enqueue(
+        job_id, conversation_id="c_1", metadata={"channel": "ultramsg", "to": phone(number), "prompt": "a private wish"}
+    )
+
+
+def run_until_scheduled(world, queue, *job_ids, **options):
+    """Let a worker poll jobs once, and end."""
+    with world.worker(strategy=SLOW, **options):
+        for job_id in job_ids:
+            until(lambda job_id=job_id: queue.get(job_id).state is JobState.SCHEDULED, "it is scheduled")
+    if "hooks" in options:
+        for hook in options["hooks"]:
+            hook.close()
+
+
+class Runner:
+    """What a heartbeat is read from."""
+
+    worker_id = "video_worker_1"
+    concurrency = 16
+    polls_in_hand = 3
+    sends_in_hand = 1
+
+
+@pytest.mark.parametrize("command", ["watch", "jobs", "explain", "poll-now", "drain", "doctor", "status", "show"])
+def test_every_command_has_a_help_of_its_own_and_speaks_json(invoke, command):
+    result = invoke(command, "--help")
+
+    assert result.exit_code == 0
+    assert "--json" in result.output
+    assert "\\b" not in result.output
+
+
+def test_errors_are_one_line(invoke):
+    for command in (["jobs"], ["explain", "job_1"], ["poll-now", "job_1"], ["show", "job_1", "--live"]):
+        result = invoke(*command, "--redis-url", f"redis://127.0.0.1:{unused_port()}/0")
+        assert result.exit_code == 1, command
+        assert re.fullmatch(r"videopoll: .*cannot reach Redis.*\n", result.stderr), command
+        assert invoke(*command, "--redis-url", "http://x").exit_code == 2, command
+
+
+# --- poll-now ---
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_job_is_polled_now(kind, call, redis_url, prefix, queue, world, client, keys):  # noqa: PLR0917 - fixtures
+    enqueue(queue, "job_1")
+    run_until_scheduled(world, queue, "job_1")
+    assert queue.get("job_1").due_ms - queue.get("job_1").now_ms > 50_000
+    twin = queue if kind == "sync" else AsyncRedisVideoJobQueue.from_url(redis_url, prefix=prefix)
+
+    assert call(twin.poll_now("job_1")) is True
+
+    view = queue.get("job_1")
+    assert view.due_ms <= view.now_ms
+    assert call(twin.poll_now("job_2")) is False
+    assert client.zscore(keys.schedule, "job_2") is None
+    if kind == "async":
+        call(twin.close())
+
+
+def test_one_that_was_due_already_keeps_its_place(queue, client, keys):
+    client.zadd(keys.schedule, {"job_1": 5})
+    assert queue.poll_now("job_1") is True
+    assert client.zscore(keys.schedule, "job_1") == 5
+
+
+def test_poll_now_brings_the_video(cli, world, queue):
+    world.api.job("job_1", Reply.processing(), Reply.completed(SIGNED))
+    enqueue(queue, "job_1")
+    with world.worker(strategy=SLOW) as worker:
+        until(lambda: queue.get("job_1").state is JobState.SCHEDULED, "it waits for a minute")
+        assert cli("poll-now job_1").stdout == "job_1\tdue\n"
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
+
+
+@pytest.mark.parametrize(("state", "said"), [("queued", "a worker takes it"), ("unknown", "there is no such job")])
+def test_poll_now_says_why_it_cannot(cli, queue, state, said):
+    if state == "queued":
+        enqueue(queue, "job_1")
+
+    result = cli("poll-now job_1")
+
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert json.loads(cli("poll-now job_1 --json").stdout) == {"job_id": "job_1", "result": state}
+
+
+# --- drain ---
+
+
+def test_drain_waits_until_nothing_is_left(cli, world, queue):
+    world.api.job("job_1", Reply.processing(), Reply.completed(SIGNED))
+    enqueue(queue, "job_1")
+    with world.worker():
+        result = cli("drain --timeout 20 --json")
+
+    assert result.exit_code == 0
+    assert {"drained": True, "left": 0}.items() <= json.loads(result.stdout).items()
+    assert len(world.ultramsg.inbox(phone(1))) == 1
+    assert re.match(r"drained in \d", cli("drain").stdout)
+
+
+def test_drain_gives_up_in_time_and_says_what_is_left(cli, queue):
+    enqueue(queue, "job_1")
+
+    result = cli("drain --timeout 0")
+
+    assert result.exit_code == 1
+    assert "not drained: 1 to be taken, 0 scheduled" in result.stderr
+    assert json.loads(cli("drain --timeout 0 --json").stdout)["left"] == 1
+
+
+def test_drain_sits_out_a_redis_that_is_away(invoke):
+    result = invoke("drain", "--timeout", "0", "--redis-url", f"redis://127.0.0.1:{unused_port()}/0")
+
+    assert result.exit_code == 1
+    assert "cannot reach Redis" in result.stderr
+
+
+# --- jobs ---
+
+
+def test_jobs_are_listed_by_place(cli, queue, world, client, keys):
+    for number in range(3):
+        enqueue(queue, f"scheduled_{number}")
+    run_until_scheduled(world, queue, *(f"scheduled_{number}" for number in range(3)))
+    enqueue(queue, "queued_1")
+    enqueue(queue, "held_1")
+    claimed = queue.claim(polls=9, sends=0, worker_id="w_1", strategy=SLOW, lease=LeasePolicy())
+    enqueue(queue, "queued_2")
+    assert {claim.job_id for claim in claimed.claims} == {"held_1", "queued_1"}
+    enqueue(queue, "cancelled_1")
+    queue.cancel("cancelled_1", notify=True)
+
+    told = {row["job_id"]: row for row in json.loads(cli("jobs --json").stdout)}
+
+    assert {job_id: row["state"] for job_id, row in told.items()} == {
+        "held_1": "polling",
+        "queued_1": "polling",
+        "cancelled_1": "outbox",
+        "scheduled_0": "scheduled",
+        "scheduled_1": "scheduled",
+        "scheduled_2": "scheduled",
+        "queued_2": "queued",
+    }
+    assert told["held_1"]["worker"] == "w_1"
+    assert told["scheduled_0"]["polls"] == 1
+    assert told["cancelled_1"]["outcome"] == "cancelled"
+    assert [line.split("\t")[0] for line in cli("jobs --state queued").stdout.splitlines()] == ["queued_2"]
+    assert len(json.loads(cli("jobs --worker w_1 --json").stdout)) == 2
+    assert json.loads(cli("jobs --older-than 60 --json").stdout) == []
+    assert "poll in" in cli("jobs --state scheduled").stdout
+    limited = cli("jobs --limit 2")
+    assert len(limited.stdout.splitlines()) == 2
+    assert "raise --limit" in limited.stderr
+    assert phone(1) not in cli("jobs").output
+
+
+def test_dead_jobs_are_listed_with_their_reason(cli, world, queue):
+    queue.enqueue("job_1", conversation_id="c")
+    world.api.job("job_1", Reply.completed(SIGNED))
+    with world.worker() as worker:
+        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is dead")
+
+    (row,) = json.loads(cli("jobs --state dead --json").stdout)
+    assert (row["state"], row["outcome"]) == ("dead", "completed")
+    assert "channel" in row["reason"]
+
+
+def test_many_jobs_are_listed_in_steps_in_the_order_of_their_turns(client, queue, keys, monkeypatch):
+    monkeypatch.setattr(places, "PAGE", 7)
+    queue.enqueue_many((f"job_{number:03d}", "c", None) for number in range(100))
+    client.zadd(keys.schedule, {f"due_{number:03d}": 1_000 + number for number in range(50)})
+
+    queued, more = places.list_jobs(client, keys, (places.Place.QUEUED,), limit=500, keep=lambda one: True)
+    scheduled, _ = places.list_jobs(client, keys, (places.Place.SCHEDULED,), limit=500)
+
+    assert [one.job_id for one in queued] == [f"job_{number:03d}" for number in range(100)]
+    assert not more
+    assert [one.job_id for one in scheduled] == [f"due_{number:03d}" for number in range(50)]
+    assert scheduled[0].start_ms is None
+
+
+def test_hostile_ids_stay_on_their_line(cli, client, keys):
+    client.lpush(keys.queue, "gh\nost[bold]\udcff".encode("utf-8", "surrogateescape"))
+
+    (line,) = cli("jobs").stdout.splitlines()
+    assert line.startswith("gh\\nost[bold]\\udcff\t")
+
+
+def test_no_command_uses_keys_or_needs_scan(invoke, world, queue, redis_url, prefix):
+    """Only the counts of status scan, and they can be left out."""
+    enqueue(queue, "job_1")
+    with redis.Redis.from_url(redis_url) as admin:
+        commands = ["+@all", "-scan", "-keys"]
+        admin.acl_setuser(prefix, enabled=True, passwords=["+pw"], keys=[f"{prefix}:*"], commands=commands)
+        try:
+            url = redis_url.replace("redis://", f"redis://{prefix}:pw@")
+            for command in (
+                ["status", "--no-scan", "--api-url", world.api.url],
+                ["jobs"],
+                ["explain", "job_1"],
+                ["show", "job_1"],
+                ["watch", "--for", "0"],
+            ):
+                assert invoke(*command, "--redis-url", url, "--prefix", prefix).exit_code == 0, command
+            for command in (["poll-now", "job_1"], ["drain", "--timeout", "0"], ["doctor"]):
+                result = invoke(*command, "--redis-url", url, "--prefix", prefix)
+                assert "NOPERM" not in result.output, command
+                assert "may not run" not in result.output, command
+        finally:
+            admin.acl_deluser(prefix)
+
+
+# --- status ---
+
+
+def test_status_tells_of_workers_the_oldest_job_and_the_lag(cli, world, queue, client, keys, hook):  # noqa: PLR0917 - fixtures
+    enqueue(queue, "job_1")
+    enqueue(queue, "job_2")
+    run_until_scheduled(world, queue, "job_1", "job_2")
+    client.zadd(keys.schedule, {"job_1": queue.counts().now_ms - 5_000})
+    hook.follow(Runner())
+    until(lambda: read_workers(client, keys), "it beats")
+
+    told = json.loads(cli("status --json --check --no-scan --api-url", world.api.url).stdout)
+    plain = cli("status --no-scan --api-url", world.api.url).stdout
+
+    assert told["oldest"]["job_id"] == "job_1"
+    assert told["oldest"]["age_s"] > 0
+    assert 4.5 < told["lag_s"] < 15
+    assert told["workers_alive"] == 1
+    assert told["workers"][0]["version"]
+    assert told["problems"] == []
+    assert re.search(r"^worker video_worker_1: 0\.\S+ sync, 3 of 16 polls, 1 sends, up ", plain, re.MULTILINE)
+    assert re.search(r"^oldest job: job_1, .* old, scheduled$", plain, re.MULTILINE)
+
+
+def test_status_check_fails_when_all_workers_died_or_polls_are_late(cli, world, queue, client, keys):
+    enqueue(queue, "job_1")
+    now_ms = queue.counts().now_ms
+    client.zadd(keys.workers, {"dead": now_ms - 60_000})
+    client.expire(keys.workers, 60)
+
+    result = cli("status --check --no-scan --api-url", world.api.url)
+    assert result.exit_code == 1
+    assert "jobs wait and no worker is alive: start one" in result.stderr
+
+    client.delete(keys.workers)
+    client.zadd(keys.schedule, {"job_2": now_ms - 1000 * (figures.LATE_S + 5)})
+    result = cli("status --check --no-scan --json --api-url", world.api.url)
+    assert result.exit_code == 1
+    assert "polls are late by" in json.loads(result.stdout)["problems"][0]
+
+
+# --- show --live ---
+
+
+def test_show_live_asks_the_video_api_and_changes_nothing(cli, world, queue, client, keys, monkeypatch):  # noqa: PLR0917 - fixtures
+    monkeypatch.setenv("VIDEOPOLL_API_KEY", API_KEY)
+    world.api.job("job_1", Reply.completed(SIGNED))
+    enqueue(queue, "job_1")
+    before = client.dump(keys.job("job_1")), client.lrange(keys.queue, 0, -1), client.keys(f"{keys.prefix}:*")
+
+    told = json.loads(cli("show job_1 --live --json --api-url", world.api.url).stdout)
+
+    assert told["live"] == "completed, https://files.example/1.mp4?•••"
+    assert told["state"] == "queued"
+    assert (client.dump(keys.job("job_1")), client.lrange(keys.queue, 0, -1), client.keys(f"{keys.prefix}:*")) == before
+    world.api.job("job_9", Reply.vanished())
+    assert "live: it does not know the job\n" in cli("show job_9 --live --api-url", world.api.url).stdout
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Reply.processing(), "processing"),
+        (Reply.failed("no"), "failed (no)"),
+        (Reply.fault(503), "no answer (HTTP 503)"),
+    ],
+)
+def test_show_live_says_what_the_api_says(cli, world, queue, monkeypatch, reply, said):  # noqa: PLR0917 - fixtures
+    monkeypatch.setenv("VIDEOPOLL_API_KEY", API_KEY)
+    world.api.job("job_1", reply)
+    enqueue(queue, "job_1")
+
+    assert f"live: {said}\n" in cli("show job_1 --live --api-url", world.api.url).stdout
+
+
+def test_show_live_without_a_key_says_what_to_set(cli, queue):
+    enqueue(queue, "job_1")
+
+    result = cli("show job_1 --live")
+
+    assert result.exit_code == 2
+    assert "set VIDEOPOLL_API_KEY" in result.stderr
+
+
+# --- explain ---
+
+
+def test_explain_tells_the_whole_story(cli, world, queue, hook):
+    world.api.job("job_1", Reply.processing(), Reply.fault(503), Reply.completed(SIGNED))
+    world.ultramsg.refuse_videos(phone(1))
+    enqueue(queue, "job_1")
+    with world.worker(hooks=[hook]) as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
+    hook.close()
+
+    plain, told = cli("explain job_1").stdout, json.loads(cli("explain job_1 --json").stdout)
+
+    order = [
+        "enqueued by a producer",
+        "taken by a worker",
+        "poll 1: processing, polled again",
+        "poll 2: the video API is in trouble (HTTP 503), tried again",
+        "poll 3: completed",
+        "polling over after 3 polls: the video is ready",
+        "send 1 as video: refused by the channel",
+        "send 2 as text: accepted by the channel",
+        "the user got a text message",
+        "It has ended.",
+        "The user was told, with a text message.",
+    ]
+    places_found = [plain.find(words) for words in order]
+    assert -1 not in places_found, plain
+    assert places_found == sorted(places_found)
+    assert [one["step"] for one in told["story"]][:2] == ["enqueued", "taken"]
+    assert told["now"]["delivered"] is True
+    for secret in (phone(1), TOKEN, "signature", "wish"):
+        assert secret not in plain
+
+
+def test_explain_says_why_the_next_poll_is_when_it_is(cli, world, queue, hook):
+    world.api.job("job_1", Reply.fault(503))
+    world.api.job("job_2", Reply.processing())
+    enqueue(queue, "job_1")
+    enqueue(queue, "job_2")
+    enqueue(queue, "job_3")
+    run_until_scheduled(world, queue, "job_1", "job_2", "job_3", hooks=[hook])
+
+    assert "because of the backoff after one fault. The last: HTTP 503." in cli("explain job_1").stdout
+    assert "polled once an interval" in cli("explain job_2").stdout
+    queue.poll_now("job_2")
+    assert "It waits for its next poll" in cli("explain job_2").stdout
+
+
+def test_explain_says_who_holds_a_job(cli, queue, client, keys, hook):
+    enqueue(queue, "job_1")
+    queue.claim(polls=1, sends=0, worker_id="video_worker_1", strategy=SLOW, lease=LeasePolicy())
+    assert re.search(r"Held by video_worker_1, its lease ends in [\d.]+ s\.", cli("explain job_1").stdout)
+
+    hook.follow(Runner())
+    until(lambda: read_workers(client, keys), "it beats")
+    assert re.search(r"ends in [\d.]+ s, alive on .+:\d+\.", cli("explain job_1").stdout)
+
+    client.zadd(keys.workers, {"video_worker_1": queue.counts().now_ms - 60_000})
+    assert "silent: another one takes over" in cli("explain job_1").stdout
+
+
+def test_explain_of_a_job_that_waits_for_a_worker_or_for_another_kind_of_worker(cli, queue, client, keys):
+    enqueue(queue, "job_1")
+    client.set(keys.lock("job_1"), "node-worker", ex=60)
+
+    told = cli("explain job_1").stdout
+
+    assert "It waits in the list" in told
+    assert "No worker is known to be alive: start one" in told
+    assert "A worker of another kind has locked it" in told
+    assert "The user has been told nothing yet." in told
+
+
+def test_explain_of_a_delivery_that_waits(cli, world, queue, hook):
+    world.api.job("job_1", Reply.completed(SIGNED))
+    world.ultramsg.stop()
+    enqueue(queue, "job_1")
+    with world.worker(hooks=[hook]) as worker:
+        until(lambda: worker.recorder.of(events.SendTried), "a send was tried")
+        until(lambda: queue.get("job_1").state is JobState.OUTBOX, "it waits for the next send")
+        told = cli("explain job_1").stdout
+    assert "How it ended: the video is ready." in told
+    assert "What went wrong:" in told
+    assert "The user has been told nothing yet." in told
+
+
+def test_explain_of_a_dead_letter(cli, world, queue, hook):
+    world.api.job("job_1", Reply.completed(SIGNED))
+    queue.enqueue("job_1", conversation_id="c")
+    with world.worker(hooks=[hook]) as worker:
+        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is dead")
+
+    told = cli("explain job_1").stdout
+    assert "It is a dead letter: " in told
+    assert "videopoll dead redrive" in told
+    assert "The user was NOT told." in told
+
+
+def test_explain_with_live_and_of_unknown_jobs(cli, world, queue, hook, monkeypatch):
+    monkeypatch.setenv("VIDEOPOLL_API_KEY", API_KEY)
+    enqueue(queue, "job_1")
+    assert "The video API says at this moment: " in cli("explain job_1 --live --api-url", world.api.url).stdout
+    result = cli("explain job_9")
+    assert result.exit_code == 1
+    assert "there is no job 'job_9'" in result.stderr
+    hook(events.JobCancelled(job_id="job_8"))
+    hook.close()
+    assert "Redis has forgotten the job" in cli("explain job_8").stdout
+
+
+def test_a_status_that_two_workers_met_is_told_once(client, keys, redis_url, prefix):
+    for worker in ("w_1", "w_2"):
+        with RedisHistory(redis_url, prefix=prefix) as hook:
+            hook(_polled(worker))
+    assert len(read_history(client, keys, "job_1")) == 1
+
+
+def _polled(worker):
+    return events.JobPolled(
+        worker_id=worker, job_id="job_1", attempt=1, elapsed_s=1.0, lag_s=0.0, took_s=0.1, status="x", next_s=1.0
+    )
+
+
+def test_every_step_and_every_fault_has_its_words():
+    for step in Step:
+        said, _ = tell(HistoryEntry(0, step, "job_1", "w", {"fault": "timeout", "status": "x", "result": "unknown"}))
+        assert said
+    for fault in FaultKind:
+        said, _ = tell(HistoryEntry(0, Step.FAULT, "j", "w", {"fault": fault.value, "attempt": 1, "reason": "r"}))
+        assert f": {fault.value} (" not in said
+
+
+# --- watch ---
+
+
+def test_watch_in_a_pipe_tells_what_happens(cli, hook):
+    hook(events.JobTaken(job_id="job_1", taken_over=False))
+    hook.close()
+
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d\tjob_1\ttaken by a worker\n", cli("watch --for 0.3 --every 0.2").stdout)
+    lines = [json.loads(line) for line in cli("watch --for 0.3 --every 0.2 --json").stdout.splitlines()]
+    assert [len(line["events"]) for line in lines] == [1] + [0] * (len(lines) - 1)
+    assert lines[0]["queued"] == 0
+
+
+def test_watch_says_that_redis_is_away(invoke):
+    result = invoke("watch", "--for", "0", "--redis-url", f"redis://127.0.0.1:{unused_port()}/0")
+
+    assert result.exit_code == 0
+    assert "cannot reach Redis" in result.stderr
+
+
+def test_a_ctrl_c_ends_watch_without_a_failure(redis_url, prefix, hook):
+    hook(events.JobTaken(job_id="job_1", taken_over=False))
+    hook.close()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "videopoll", "watch", "--redis-url", redis_url, "--prefix", prefix],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "job_1" in process.stdout.readline()
+
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+
+    assert (process.returncode, errors) == (0, "")
+
+
+# --- doctor ---
+
+
+@pytest.fixture
+def healthy(cli, world, monkeypatch):
+    """Call doctor with everything right but the persistence of the tests' Redis."""
+    monkeypatch.setenv("VIDEOPOLL_API_KEY", API_KEY)
+    monkeypatch.setenv("VIDEOPOLL_ULTRAMSG_TOKEN", TOKEN)
+
+    def call(*args, instance=INSTANCE):
+        options = ["--api-url", world.api.url, "--ultramsg-url", world.ultramsg.url]
+        options += ["--ultramsg-instance", instance] if instance else []
+        result = cli("doctor --json", *options, *args)
+        told = json.loads(result.stdout)
+        assert result.exit_code == (0 if told["healthy"] else 1)
+        return {finding["check"]: finding for finding in told["findings"]}
+
+    return call
+
+
+def test_doctor_finds_nothing_wrong_where_nothing_is(healthy):
+    found = healthy()
+
+    assert {name for name, finding in found.items() if finding["mark"] == "wrong"} <= {"persistence"}
+    assert found["version"]["mark"] == "ok"
+    assert found["API key"]["found"] == "accepted"
+    assert found["UltraMsg"]["found"] == f"{INSTANCE} is authenticated"
+
+
+def test_doctor_finds_a_wrong_key_and_an_offline_messenger(healthy, world, monkeypatch):
+    world.ultramsg.online = False
+    monkeypatch.setenv("VIDEOPOLL_API_KEY", "another-key")
+
+    found = healthy()
+
+    assert found["API key"]["mark"] == "wrong"
+    assert "set VIDEOPOLL_API_KEY anew" in found["API key"]["fix"]
+    assert found["UltraMsg"]["mark"] == "wrong"
+    assert "QR code" in found["UltraMsg"]["fix"]
+    assert "another-key" not in repr(found)
+
+
+def test_doctor_finds_what_is_not_configured_or_does_not_fit(healthy, world, monkeypatch):
+    assert "VIDEOPOLL_ULTRAMSG_TOKEN" in healthy(instance="instance9")["UltraMsg"]["fix"]
+    monkeypatch.setenv("VIDEOPOLL_ULTRAMSG_TOKEN", "wrong-token")
+    wrong = healthy()["UltraMsg"]
+    assert (wrong["mark"], "wrong-token" in repr(wrong)) == ("wrong", False)
+    assert "Wrong token" in wrong["found"]
+    assert healthy(instance=None)["UltraMsg"]["found"] == "half configured"
+    monkeypatch.delenv("VIDEOPOLL_ULTRAMSG_TOKEN")
+    assert healthy(instance=None)["UltraMsg"]["mark"] == "note"
+    monkeypatch.delenv("VIDEOPOLL_API_KEY")
+    assert healthy()["API key"]["found"] == "VIDEOPOLL_API_KEY is not set"
+
+
+def test_doctor_finds_that_the_world_is_down(invoke, monkeypatch):
+    monkeypatch.setenv("VIDEOPOLL_API_KEY", "key")
+    down = f"http://127.0.0.1:{unused_port()}"
+
+    result = invoke("doctor", "--redis-url", f"redis://127.0.0.1:{unused_port()}/0", "--api-url", down)
+
+    assert result.exit_code == 1
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [line[:2] for line in lines[:2]] == [["wrong", "Redis"], ["wrong", "video API"]]
+    assert "things to fix" in result.stderr
+
+
+def test_doctor_finds_keys_of_wrong_types(healthy, client, keys):
+    client.set(keys.schedule, "not a sorted set", ex=60)
+
+    found = healthy("--no-clock")
+
+    assert found["keys"]["mark"] == "wrong"
+    assert f"{keys.schedule} is a string, not a sorted set" in found["keys"]["found"]
+    assert "clock" not in found
+
+
+def test_doctor_looks_at_every_fixed_key(healthy):
+    fixed = [record for record in KEYS if "{" not in record.pattern.removeprefix("{prefix}")]
+    assert healthy()["keys"]["found"].startswith(f"{len(fixed)} fixed keys")
+
+
+class Server:
+    """A Redis as far as doctor asks it."""
+
+    def __init__(self, save="", **sections):
+        self.sections, self.save = sections, save
+
+    def info(self, section):
+        return self.sections.get(section, {})
+
+    def config_get(self, name):
+        if self.save is None:
+            msg = "unknown command"
+            raise redis.ResponseError(msg)
+        return {name: self.save}
+
+
+def test_doctor_judges_redis():
+    """What no test server can be made to be."""
+    old = Server(server={"redis_version": "6.0.16"}, replication={"role": "slave"})
+    assert [one.mark for one in doctor._check_server(old)] == [doctor.Mark.WRONG, doctor.Mark.WRONG]
+    new = Server(server={"redis_version": "7.2.4", "valkey_version": "9.0.0"})
+    assert doctor._check_server(new)[0].found == "Valkey 9.0.0"
+    for limit, mark in ((0, doctor.Mark.NOTE), (100, doctor.Mark.WRONG)):
+        memory = {"maxmemory": limit, "used_memory": 50, "maxmemory_policy": "allkeys-lru"}
+        assert doctor._check_memory(Server(memory=memory))[0].mark is mark
+    full = Server(memory={"maxmemory": 100, "used_memory": 95, "maxmemory_policy": "noeviction"})
+    assert [one.check for one in doctor._check_memory(full)] == ["eviction", "memory"]
+    for save, mark in (("", doctor.Mark.WRONG), ("3600 1", doctor.Mark.NOTE), (None, doctor.Mark.NOTE)):
+        assert doctor._check_persistence(Server(save=save, persistence={"aof_enabled": 0}))[0].mark is mark
+    failing = Server(persistence={"aof_enabled": 1, "aof_last_write_status": "err"})
+    assert [one.mark for one in doctor._check_persistence(failing)] == [doctor.Mark.OK, doctor.Mark.WRONG]
+
+
+# --- worker ---
+
+
+@pytest.mark.parametrize("runner", ["async", "sync"])
+def test_the_worker_keeps_a_history_tells_its_health_and_gives_metrics(  # noqa: PLR0917 - fixtures
+    runner, cli, world, queue, client, keys, redis_url, prefix
+):
+    pytest.importorskip("prometheus_client")
+    port = unused_port()
+    world.api.job("job_1", Reply.completed(SIGNED))
+    command = [sys.executable, "-m", "videopoll", "worker", "--runner", runner, "--health-port", str(port), "--metrics"]
+    command += ["--redis-url", redis_url, "--prefix", prefix, "--api-url", world.api.url, "--initial-delay", "0.1"]
+    command += ["--ultramsg-url", world.ultramsg.url, "--ultramsg-instance", INSTANCE]
+    env = os.environ | {"VIDEOPOLL_API_KEY": API_KEY, "VIDEOPOLL_ULTRAMSG_TOKEN": TOKEN}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    try:
+        enqueue(queue, "job_1")
+        until(lambda: world.ultramsg.inbox(phone(1)), "the user has the video", 30)
+        assert httpx.get(f"http://127.0.0.1:{port}/ready", timeout=10).status_code == 200
+        metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        until(lambda: [one.kind for one in read_workers(client, keys)] == [runner], "it beats")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert process.returncode == 0
+    assert 'videopoll_jobs_concluded_total{outcome="completed"} 1.0' in metrics
+    assert 'videopoll_jobs{place="dead"} 0.0' in metrics
+    assert read_history(client, keys, "job_1")[-1].step is Step.DELIVERED
+    assert read_workers(client, keys) == ()
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("metrics", [True, False])
+def test_the_worker_refuses_what_cannot_work(metrics, redis_url, prefix):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        args = ["--metrics"] if metrics else ["--health-port", str(taken.getsockname()[1])]
+        done = subprocess.run(
+            [sys.executable, "-m", "videopoll", "worker", *args, "--redis-url", redis_url, "--prefix", prefix],
+            env=os.environ | {"VIDEOPOLL_API_KEY": "key"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    assert done.returncode == 2
+    assert ("set --health-port, too" if metrics else "choose another port") in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(-1, "0 ms"), (0.85, "850 ms"), (4.24, "4.2 s"), (185, "3 min 5 s"), (7_800, "2 h 10 min"), (59.99, "60.0 s")],
+)
+def test_durations(seconds, said):
+    assert duration(seconds) == said
