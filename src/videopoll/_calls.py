@@ -268,15 +268,26 @@ def apply(
     keys: Keys, transitions: Sequence[Transition], ttls: KeyTtls, dead: DeadLetterPolicy
 ) -> list[tuple[list[int], ScriptCall[list[Verdict]]]]:
     """Group transitions into as few calls as there are kinds; each with its places in `transitions`."""
+    calls: list[tuple[list[int], ScriptCall[list[Verdict]]]] = []
     groups: dict[type, list[int]] = {}
+    seen: set[str] = set()
+
+    def close() -> None:
+        for kind, places in groups.items():
+            for some in chunks(places):
+                items = [transitions[place] for place in some]
+                calls.append((list(some), _call_for(kind, keys, items, ttls, dead)))
+        groups.clear()
+        seen.clear()
+
     for place, transition in enumerate(transitions):
+        if transition.claim.job_id in seen:
+            # What is written of one job keeps its order.
+            close()
+        seen.add(transition.claim.job_id)
         kind = Reschedule if isinstance(transition, GiveBack) else type(transition)
         groups.setdefault(kind, []).append(place)
-    calls: list[tuple[list[int], ScriptCall[list[Verdict]]]] = []
-    for kind, places in groups.items():
-        for some in chunks(places):
-            items = [transitions[place] for place in some]
-            calls.append((list(some), _call_for(kind, keys, items, ttls, dead)))
+    close()
     return calls
 
 

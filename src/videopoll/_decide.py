@@ -246,7 +246,9 @@ def after_send(
                 attrs.evolve(entry.noting(reason), sending_ms=None), reason, now_ms, policy, try_text=try_text
             )
         case Unknown(reason):
-            return Later(entry.noting(reason), now_ms + round(min(policy.backoff_base_s, policy.backoff_cap_s) * 1000))
+            # From now on its fate is unknown: that is when the wait for it to show up begins.
+            entry = attrs.evolve(entry.noting(reason), sending_ms=now_ms)
+            return Later(entry, now_ms + round(policy.backoff_base_s * 1000))
         case _:
             assert_never(receipt)
 

@@ -275,7 +275,11 @@ class Engine:
             self._move(step, -1)
             step.sending = True
             self._move(step, 1)
-            return True
+        self.place_freed()
+        return True
+
+    def place_freed(self) -> None:
+        """Let the loop know that there is room again; the runners know how."""
 
     def _move(self, step: JobStep, by: int) -> None:
         if step.sending:
@@ -286,7 +290,8 @@ class Engine:
     def sleep_s(self, batch: ClaimBatch, polls: int, sends: int) -> float:
         """Seconds until something may be due that this claim did not take; `polls` and `sends` are the places left."""
         dues_ms = [
-            batch.next_expiry_ms,
+            # With one kind of place full, an expired lease may have to wait for such a place.
+            batch.next_expiry_ms if (polls and sends) or (batch.next_expiry_ms or 0) > batch.now_ms else None,
             batch.next_poll_ms if polls else None,
             batch.next_send_ms if sends else None,
         ]
@@ -303,7 +308,7 @@ class Engine:
     def to_renew(self) -> list[JobStep]:
         """Give the steps whose leases are to be renewed: not those that are stuck."""
         now_s = time.monotonic()
-        fresh_s = self.lease.renew_every_s / 2
+        fresh_s = self.lease.renew_every_s / 4
         return [
             step
             for step in list(self.steps.values())
@@ -337,7 +342,7 @@ def as_observation(value: object) -> Observation:
     return Fault(FaultKind.INTERNAL, f"the poller returned {type(value).__name__}, which is no Observation")
 
 
-def poller_failed(error: Exception) -> Fault:
+def poller_failed(error: BaseException) -> Fault:
     """Make a fault of an exception out of a poller."""
     log.error("The poller raised an exception; it counts as a passing fault\n%s", trace_of(error))
     return Fault(FaultKind.INTERNAL, f"the poller raised {type(error).__name__}")
@@ -356,9 +361,9 @@ def as_receipt(value: object) -> Receipt:
     return Unknown(f"the notifier returned {type(value).__name__}, which is no Receipt")
 
 
-def notifier_failed(error: Exception) -> Receipt:
+def notifier_failed(error: BaseException) -> Receipt:
     """Make a receipt of an exception out of a notifier."""
-    receipt = receipt_for_error(error)
+    receipt = receipt_for_error(error) if isinstance(error, Exception) else None
     if receipt is not None:
         return receipt
     log.error("The notifier raised an exception; the message may have gone out\n%s", trace_of(error))

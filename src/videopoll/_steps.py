@@ -149,13 +149,14 @@ class JobStep:
     when the worker has to let go of it half-way.
     """
 
-    __slots__ = ("_shop", "claim", "entry", "finished", "gone", "sending", "started_s")
+    __slots__ = ("_parting", "_shop", "claim", "entry", "finished", "gone", "sending", "started_s")
 
     def __init__(self, shop: Workshop, claim: Claim) -> None:
         self._shop = shop
         self.claim = claim
         self.entry: OutboxEntry | None = claim.work.entry if isinstance(claim.work, SendWork) else None
         self.sending = self.entry is not None
+        self._parting: Settle | None = None
         self.finished = False
         self.gone = False
         self.started_s = time.monotonic()
@@ -176,12 +177,23 @@ class JobStep:
         shop = self._shop
         return 30 + (shop.strategy.request_timeout_s if self.polling else 4 * shop.delivery.send_timeout_s)
 
-    def relinquish(self) -> Transition | None:
-        """Give what to write so that another worker goes on at once."""
+    def relinquish(self, sends_go_on_s: float = 0.0) -> Transition | None:
+        """Give what to write so that another worker goes on at once.
+
+        Args:
+            sends_go_on_s: How long a send under way may still go on, in seconds.
+        """
         if self.finished:
             return None
+        if self._parting is not None:
+            # What was about to be written says more than a return to the outbox: the user has the message.
+            return self._parting
         if self.entry is not None:
-            return Redeliver(self.claim, self.entry, self._shop.delivery.keep_s, self._shop.clock.now_ms())
+            now_ms = self._shop.clock.now_ms()
+            entry = self.entry
+            if entry.sending_ms is not None:
+                entry = attrs.evolve(entry, sending_ms=now_ms + round(sends_go_on_s * 1000))
+            return Redeliver(self.claim, entry, self._shop.delivery.keep_s, now_ms)
         return GiveBack(self.claim) if isinstance(self.claim.work, PollWork) else None
 
     def steps(self) -> Steps:
@@ -193,6 +205,10 @@ class JobStep:
         elif isinstance(work, SendWork):
             entry = work.entry
             if self.claim.taken_over and entry.sending_ms is not None:
+                # It was alive at its last renewal: only since then may the message be on its way.
+                lease = self._shop.lease
+                alive_ms = self._now() - round((lease.duration_s - lease.renew_every_s) * 1000)
+                entry = attrs.evolve(entry, sending_ms=max(entry.sending_ms, alive_ms))
                 entry = entry.noting("a worker died around this send")
             yield from self._deliver(next_delivery_step(entry, self._now(), self._shop.delivery))
         elif isinstance(work, Abandoned):
@@ -354,7 +370,7 @@ class JobStep:
             sends=entry.tries,
             messageId=done.receipt.message_id,
         )
-        verdict = yield Commit(Settle(self.claim, dump(completed)))
+        verdict = yield from self._settle(Settle(self.claim, dump(completed)))
         self._probe("after_settle")
         if verdict is not Verdict.APPLIED:
             self._tell_lost(verdict)
@@ -375,8 +391,12 @@ class JobStep:
         entry = step.entry
         letter = DeadLetter(self.claim.job_id, step.reason, self._now(), entry=entry)
         completed = entry.outcome.to_completed(entry.job, delivered=False, undeliverable=step.reason, sends=entry.tries)
-        verdict = yield Commit(Settle(self.claim, dump(completed), letter))
+        verdict = yield from self._settle(Settle(self.claim, dump(completed), letter))
         self._tell_dead(verdict, step.reason, entry.outcome)
+
+    def _settle(self, settle: Settle) -> Generator[Effect, Answer, Answer]:
+        self._parting = settle
+        return (yield Commit(settle))
 
     # --- what is no job ---
 
@@ -384,7 +404,7 @@ class JobStep:
         raw = self.claim.raw
         record = None if raw is None else raw.decode("utf-8", "surrogateescape")
         letter = DeadLetter(self.claim.job_id, reason, self._now(), record=record)
-        verdict = yield Commit(Settle(self.claim, letter=letter))
+        verdict = yield from self._settle(Settle(self.claim, letter=letter))
         self._tell_dead(verdict, reason, None)
 
     def _drop(self, gone: Gone) -> Steps:

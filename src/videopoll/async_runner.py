@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import inspect
 import logging
@@ -19,7 +18,6 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from videopoll import events
@@ -42,6 +40,7 @@ from videopoll._engine import (
     trace_of,
 )
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
+from videopoll._threads import SYNC_PARTS, DaemonThreads
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 from videopoll.messages import Sighting, Unknown
 from videopoll.observations import Fault, FaultKind
@@ -142,8 +141,7 @@ class AsyncRunner(Engine):
         self._queue = queue
         self._poller = poller
         self._notifier = notifier
-        self._poll_threads: ThreadPoolExecutor | None = None
-        self._send_threads: ThreadPoolExecutor | None = None
+        self._threads = self._new_threads()
         self._poll = self._poller_call()
         self._notify = self._notifier_call("notify")
         self._find = self._notifier_call("find") if hasattr(notifier, "find") or hasattr(notifier, "afind") else None
@@ -151,6 +149,8 @@ class AsyncRunner(Engine):
         self._woken = asyncio.Event()
         self._listening = asyncio.Event()
         self._idle = asyncio.Event()
+        self._over = asyncio.Event()
+        self._over.set()
         self._gathering = False
         self._due_s = FOREVER_S
         self._timer: asyncio.TimerHandle | None = None
@@ -182,6 +182,7 @@ class AsyncRunner(Engine):
     async def stop(self) -> None:
         """Claim no more, finish or give back what is in hand, and wait until that is done."""
         self.request_stop()
+        await self._over.wait()
         if self._background is not None:
             await asyncio.wait([self._background])
 
@@ -203,7 +204,10 @@ class AsyncRunner(Engine):
             batch = await self._claim(self.concurrency, self.delivery_concurrency)
             for step in self.take(batch):
                 self._begin(step)
+            self._settler.be_patient_for(self.lease.duration_s)
             await self._finish_work(FOREVER_S)
+        if self._settler.gave_up is not None:
+            raise self._settler.gave_up
         return self.summary(before, len(batch.claims))
 
     async def __aenter__(self) -> Self:
@@ -233,6 +237,8 @@ class AsyncRunner(Engine):
                 self.stopping = True
                 await _end(helpers)
                 given_back = await self._finish_work(self.grace_s)
+                # The next `run` is a new one.
+                self.stopping = False
                 self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
 
     async def _turn(self) -> None:
@@ -240,6 +246,7 @@ class AsyncRunner(Engine):
         polls, sends = self.room()
         if not polls and not sends:
             self.beat()
+            self._due_s = FOREVER_S
             await self._sleep(self.pause_left_s() or LONGEST_IDLE_S, gathering=True)
             return
         self._due_s = FOREVER_S
@@ -311,6 +318,9 @@ class AsyncRunner(Engine):
             msg = "this runner is running already: build another one to run beside it"
             raise RuntimeError(msg)
         self._running, self._loop = True, asyncio.get_running_loop()
+        self._over.clear()
+        # The tasks that are started from here on inherit it.
+        parts = SYNC_PARTS.set(self._threads[1])
         self._settler.open()
         settler, renewer = _task(self._settler.run(), "settler"), _task(self._renew(), "renewer")
         try:
@@ -319,11 +329,12 @@ class AsyncRunner(Engine):
             await _end([renewer])
             self._settler.close()
             await settler
-            for threads in (self._poll_threads, self._send_threads):
-                if threads is not None:
-                    threads.shutdown(wait=False, cancel_futures=True)
-            self._poll_threads = self._send_threads = None
+            for threads in self._threads:
+                threads.close()
+            self._threads = self._new_threads()
+            SYNC_PARTS.reset(parts)
             self._running = False
+            self._over.set()
 
     def _begin(self, step: JobStep) -> None:
         task = asyncio.get_running_loop().create_task(self._carry_out(step))
@@ -335,11 +346,15 @@ class AsyncRunner(Engine):
         self.let_go(step)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("A job's step failed; its lease will run out\n%s", trace_of(error))
+        self.place_freed()
+        if not self._tasks:
+            self._idle.set()
+
+    def place_freed(self) -> None:
+        """Wake the loop if it waits for a place."""
         if self._gathering:
             self._gathering = False
             self._woken.set()
-        if not self._tasks:
-            self._idle.set()
 
     async def _carry_out(self, step: JobStep) -> None:
         steps = step.steps()
@@ -362,7 +377,9 @@ class AsyncRunner(Engine):
                     return as_receipt(await self._notify(effect.message))
             except TimeoutError:
                 return Unknown(f"the notifier did not come back within {self.delivery.send_timeout_s:g} s")
-            except Exception as error:
+            except (asyncio.CancelledError, Exception) as error:
+                if _was_cancelled():
+                    raise
                 return notifier_failed(error)
         return await self._look_up(effect)
 
@@ -384,7 +401,7 @@ class AsyncRunner(Engine):
                 await asyncio.wait_for(self._idle.wait(), None if grace_s == FOREVER_S else grace_s)
         left = [(step, step.relinquish()) for step in self._tasks.values()]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
-        self._settler.hurry()
+        self._settler.be_patient_for(LONGEST_IDLE_S)
         await _end(self._tasks)
         verdicts = await asyncio.gather(*filter(None, futures))
         return verdicts.count(Verdict.APPLIED)
@@ -414,7 +431,9 @@ class AsyncRunner(Engine):
             except QueueError:
                 await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 - spreads workers
                 continue
-            if rang:
+            if not rang:
+                await asyncio.sleep(WAKE_JITTER_S)
+            else:
                 self._listening.clear()
                 await asyncio.sleep(random.uniform(0, WAKE_JITTER_S))  # noqa: S311 - spreads workers
                 self._woken.set()
@@ -445,6 +464,13 @@ class AsyncRunner(Engine):
 
     # --- the host's parts, sync or asyncio ---
 
+    def _new_threads(self) -> tuple[DaemonThreads, DaemonThreads]:
+        """Give the threads for sync polls, and those for sync sends."""
+        return (
+            DaemonThreads(self.concurrency, "videopoll-poll"),
+            DaemonThreads(self.delivery_concurrency, "videopoll-send"),
+        )
+
     def _poller_call(self) -> Callable[[PollApi], Awaitable[Observation]]:
         """Give the one way in which this poller is asked."""
         own = getattr(self._poller, "apoll", None)
@@ -455,9 +481,7 @@ class AsyncRunner(Engine):
             return functools.partial(_ask, poll)
 
         async def in_thread(job: VideoJob, *, timeout_s: float) -> object:
-            if self._poll_threads is None:
-                self._poll_threads = ThreadPoolExecutor(self.concurrency, "videopoll-poll")
-            return await _in_thread(self._poll_threads, functools.partial(poll, job, timeout_s=timeout_s))
+            return await _resolve(await self._threads[0].run(functools.partial(poll, job, timeout_s=timeout_s)))
 
         return functools.partial(_ask, in_thread)
 
@@ -474,9 +498,7 @@ class AsyncRunner(Engine):
             return cast("Callable[[Message], Awaitable[object]]", call)
 
         async def in_thread(message: Message) -> object:
-            if self._send_threads is None:
-                self._send_threads = ThreadPoolExecutor(self.delivery_concurrency, "videopoll-send")
-            return await _in_thread(self._send_threads, functools.partial(call, message))
+            return await _resolve(await self._threads[1].run(functools.partial(call, message)))
 
         return in_thread
 
@@ -511,19 +533,23 @@ class _Settler:
         self._filled = asyncio.Event()
         self._urgent = asyncio.Event()
         self._closing = False
-        self._give_up_s = FOREVER_S
+        self.open()
 
     def open(self) -> None:
-        self._closing, self._give_up_s = False, FOREVER_S
+        """Begin afresh, with patience without end."""
+        self._closing = False
+        self._patience_s, self._patience_from_s = FOREVER_S, 0.0
+        self._failing_since_s: float | None = None
+        self.gave_up: QueueError | None = None
 
     def close(self) -> None:
         self._closing = True
         self._filled.set()
         self._urgent.set()
 
-    def hurry(self) -> None:
-        """Give up soon if Redis is away: the leases will bring the jobs back."""
-        self._give_up_s = time.monotonic() + LONGEST_IDLE_S
+    def be_patient_for(self, seconds: float) -> None:
+        """Give up when Redis is away for so long: the leases will bring the jobs back."""
+        self._patience_s, self._patience_from_s = seconds, time.monotonic()
 
     def put(self, transition: Transition, *, wait: bool = True) -> asyncio.Future[Verdict] | None:
         future: asyncio.Future[Verdict] | None = asyncio.get_running_loop().create_future() if wait else None
@@ -559,6 +585,11 @@ class _Settler:
                 if future is not None and not future.done():
                     future.set_result(Verdict.LOST)
 
+    def _patience_left_s(self) -> float:
+        now_s = time.monotonic()
+        self._failing_since_s = self._failing_since_s or now_s
+        return max(self._failing_since_s, self._patience_from_s) + self._patience_s - now_s
+
     async def _write(self, batch: list[tuple[Transition, asyncio.Future[Verdict] | None]]) -> None:
         transitions = [transition for transition, _ in batch]
         verdicts: list[Verdict] | None = None
@@ -566,18 +597,21 @@ class _Settler:
             try:
                 verdicts = await self._runner._queue.apply(transitions)  # noqa: SLF001 - one unit with its runner
                 self._runner.redis_fine("apply")
+                self._failing_since_s = None
             except QueueUnavailableError as error:
-                if time.monotonic() > self._give_up_s:
+                left_s = self._patience_left_s()
+                if left_s <= 0:
+                    self.gave_up = error
                     verdicts = [Verdict.LOST] * len(batch)
                 else:
-                    left_s = max(0.0, self._give_up_s - time.monotonic())
                     await asyncio.sleep(min(self._runner.redis_lost(error, "apply"), left_s))
-            except QueueRefusedError as error:
+            except Exception as error:
                 if len(batch) > 1:
+                    # One that cannot be written, or cannot even be put into words, must not take others along.
                     for one in batch:
                         await self._write([one])
                     return
-                log.error("A job's step could not be written, it will be taken up again: %s", error)  # noqa: TRY400
+                log.error("A job's step could not be written, it will be taken up again\n%s", trace_of(error))  # noqa: TRY400
                 verdicts = [Verdict.LOST]
         for (transition, future), verdict in zip(batch, verdicts, strict=True):
             if isinstance(transition, Reschedule | Redeliver):
@@ -593,14 +627,21 @@ async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi) -> Obser
             return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
     except TimeoutError:
         return Fault(FaultKind.TIMEOUT, f"the poller did not come back within {effect.timeout_s:g} s")
-    except Exception as error:
+    except (asyncio.CancelledError, Exception) as error:
+        if _was_cancelled():
+            raise
         return poller_failed(error)
 
 
-async def _in_thread(threads: ThreadPoolExecutor, call: Callable[[], object]) -> object:
-    """Run a host's sync part in a thread, with the context variables copied."""
-    result = await asyncio.get_running_loop().run_in_executor(threads, contextvars.copy_context().run, call)
+async def _resolve(result: object) -> object:
+    """Give a sync part's result, also if it is to be awaited after all."""
     return await result if inspect.isawaitable(result) else result
+
+
+def _was_cancelled() -> bool:
+    """Whether our own task is being cancelled; otherwise the cancellation came out of a host's part."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _task(work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:

@@ -12,7 +12,7 @@ nobody. Calls that are safe to repeat are repeated here.
 from __future__ import annotations
 
 import asyncio
-import itertools
+import secrets
 import threading
 import time
 from typing import TYPE_CHECKING, cast
@@ -80,7 +80,6 @@ class _Base:
         self._ttls = ttls or KeyTtls()
         self._dead = dead_letters or DeadLetterPolicy()
         self._delivery = delivery or DeliveryPolicy()
-        self._claims = itertools.count(1)
 
     @property
     def keys(self) -> Keys:
@@ -97,8 +96,9 @@ class _Base:
         return f"{type(self).__name__}(prefix={self._keys.prefix!r})"
 
     def _token(self, worker_id: str) -> str:
-        # Unique for each claim: a worker that claims a job again must not pass for its former self.
-        return f"{worker_id}:{next(self._claims)}"
+        # Unique for each claim, also among forked processes: a worker that claims a job again must not
+        # pass for its former self.
+        return f"{worker_id}:{secrets.token_hex(8)}"
 
     @staticmethod
     def _checked(jobs: Iterable[NewJob]) -> list[tuple[str, str, Mapping[str, JsonValue]]]:
@@ -253,8 +253,9 @@ class RedisVideoJobQueue(_Base):
         limits_s = (worker_timeout_s, front_timeout_s, _calls.LONGEST_BLOCK_S + 10)
         try:
             worker, front, blocking = (client(limit_s) for limit_s in limits_s)
-        except ValueError as error:
-            raise ConfigurationError(_URL_HELP) from error
+        except ValueError:
+            # The cause would quote a part of the URL, and so of the password.
+            raise ConfigurationError(_URL_HELP) from None
         queue = cls(
             worker,
             front=front,
@@ -376,7 +377,14 @@ class RedisVideoJobQueue(_Base):
     # --- for runners ---
 
     def claim(
-        self, *, polls: int, sends: int, worker_id: str, strategy: PollingStrategy, lease: LeasePolicy
+        self,
+        *,
+        polls: int,
+        sends: int,
+        worker_id: str,
+        strategy: PollingStrategy,
+        lease: LeasePolicy,
+        foreign_workers: bool = False,
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step."""
         return run(
@@ -389,6 +397,7 @@ class RedisVideoJobQueue(_Base):
                 strategy=strategy,
                 lease=lease,
                 ttls=self._ttls,
+                foreign_workers=foreign_workers,
             ),
         )
 
@@ -483,6 +492,21 @@ class RedisVideoJobQueue(_Base):
         """
         return run(self._front, _calls.count(self._keys))
 
+    def poll_now(self, job_id: str) -> bool:
+        """Make the next poll of a job due at once, instead of after its interval or backoff.
+
+        It is an ordinary poll: it counts as an attempt, and the next one is due
+        an interval later. A worker notices within about 4 s.
+
+        Returns:
+            False if the job does not wait for a poll: it is in a worker's hands,
+            not taken yet, or over its polling.
+
+        Raises:
+            QueueError: Redis is away or says no.
+        """
+        return run(self._front, _calls.poll_now(self._keys, check_id(job_id, "job_id")))
+
     @property
     def dead_letters(self) -> DeadLetters:
         """What could not be processed or delivered."""
@@ -558,8 +582,9 @@ class AsyncRedisVideoJobQueue(_Base):
         limits_s = (worker_timeout_s, front_timeout_s, _calls.LONGEST_BLOCK_S + 10)
         try:
             worker, front, blocking = (client(limit_s) for limit_s in limits_s)
-        except ValueError as error:
-            raise ConfigurationError(_URL_HELP) from error
+        except ValueError:
+            # The cause would quote a part of the URL, and so of the password.
+            raise ConfigurationError(_URL_HELP) from None
         queue = cls(
             worker,
             front=front,
@@ -634,7 +659,14 @@ class AsyncRedisVideoJobQueue(_Base):
     # --- for runners ---
 
     async def claim(
-        self, *, polls: int, sends: int, worker_id: str, strategy: PollingStrategy, lease: LeasePolicy
+        self,
+        *,
+        polls: int,
+        sends: int,
+        worker_id: str,
+        strategy: PollingStrategy,
+        lease: LeasePolicy,
+        foreign_workers: bool = False,
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step."""
         return await arun(
@@ -647,6 +679,7 @@ class AsyncRedisVideoJobQueue(_Base):
                 strategy=strategy,
                 lease=lease,
                 ttls=self._ttls,
+                foreign_workers=foreign_workers,
             ),
         )
 
@@ -708,6 +741,10 @@ class AsyncRedisVideoJobQueue(_Base):
     async def counts(self) -> QueueCounts:
         """Count the jobs by where they are, in constant time; see `RedisVideoJobQueue.counts`."""
         return await arun(self._front, _calls.count(self._keys))
+
+    async def poll_now(self, job_id: str) -> bool:
+        """Make the next poll of a job due at once; see `RedisVideoJobQueue.poll_now`."""
+        return await arun(self._front, _calls.poll_now(self._keys, check_id(job_id, "job_id")))
 
     @property
     def dead_letters(self) -> AsyncDeadLetters:

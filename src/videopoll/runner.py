@@ -9,6 +9,7 @@ listens for new ids, one looks for jobs that were lost.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import queue as stdlib_queue
@@ -57,6 +58,12 @@ if TYPE_CHECKING:
 __all__ = ["Runner"]
 
 log = logging.getLogger(__name__)
+
+THREADS = "videopoll-"
+"""What the names of a runner's threads begin with."""
+
+SEND_GOES_ON_S = 30.0
+"""How long a send that was left to itself may go on: the longest that a shipped channel takes."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -134,10 +141,13 @@ class Runner(Engine):
         self._due_s = FOREVER_S
         self._background: threading.Thread | None = None
         self._machine = threading.Lock()
+        self._loop_thread: threading.Thread | None = None
         self._listening = threading.Event()
         self._stopped = threading.Event()
         self._closed = threading.Event()
         self._work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
+        self._ended = threading.Event()
+        self._ended.set()
         self._settler = _Settler(self)
 
     # --- for the host ---
@@ -160,10 +170,16 @@ class Runner(Engine):
             self._background = _thread(self._run, "runner")
 
     def stop(self) -> None:
-        """Claim no more, finish or give back what is in hand, and wait until that is done."""
+        """Claim no more, finish or give back what is in hand, and wait until that is done.
+
+        On one of the runner's own threads (in a hook) it does not wait.
+        """
         self.request_stop()
-        if self._background is not None and self._background is not threading.current_thread():
-            self._background.join()
+        here = threading.current_thread()
+        if here is not self._loop_thread and not here.name.startswith(THREADS):
+            self._ended.wait()
+            if self._background is not None:
+                self._background.join()
 
     def request_stop(self) -> None:
         """Ask the runner to stop, without waiting; safe in a signal handler."""
@@ -181,7 +197,10 @@ class Runner(Engine):
             batch = self._claim(self.concurrency, self.delivery_concurrency)
             for step in self.take(batch):
                 self._work.put(step)
+            self._settler.be_patient_for(self.lease.duration_s)
             self._finish_work(FOREVER_S)
+        if self._settler.gave_up is not None:
+            raise self._settler.gave_up
         return self.summary(before, len(batch.claims))
 
     def __enter__(self) -> Self:
@@ -199,6 +218,7 @@ class Runner(Engine):
     # --- the loop ---
 
     def _run(self) -> None:
+        self._loop_thread = threading.current_thread()
         with self._machinery():
             self.emit(events.WorkerStarted(worker_id=self.worker_id))
             helpers = [_thread(self._listen, "bell"), _thread(self._sweep, "sweeper")]
@@ -217,6 +237,9 @@ class Runner(Engine):
                     bell.join(0.02)
                 self._queue.resume()
                 sweeper.join(1.0)
+                self._loop_thread = None
+                # The next `run` is a new one.
+                self.stopping = False
                 self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
 
     def _turn(self) -> None:
@@ -224,6 +247,7 @@ class Runner(Engine):
         polls, sends = self.room()
         if not polls and not sends:
             self.beat()
+            self._due_s = FOREVER_S
             self._sleep(self.pause_left_s() or LONGEST_IDLE_S, gathering=True)
             return
         self._due_s = FOREVER_S
@@ -296,34 +320,38 @@ class Runner(Engine):
             msg = "this runner is running already: build another one to run beside it"
             raise RuntimeError(msg)
         try:
+            self._ended.clear()
             self._stopped.clear()
             self._closed.clear()
+            # A queue of its own for each run: a thread that hung in the last one finds its end there.
+            work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
+            self._work = work
             self._settler.open()
             settler = _thread(self._settler.run, "settler")
             renewer = _thread(self._renew, "renewer")
             # Daemon threads: one that hangs in a host's own part cannot keep the process.
             workers = self.concurrency + self.delivery_concurrency
             for number in range(workers):
-                _thread(self._serve, f"worker-{number}")
+                _thread(functools.partial(self._serve, work), f"worker-{number}")
             try:
                 yield
             finally:
                 for _ in range(workers):
-                    self._work.put(None)
+                    work.put(None)
                 self._closed.set()
                 self._settler.close()
                 settler.join()
                 renewer.join()
         finally:
             self._machine.release()
+            self._ended.set()
 
-    def _serve(self) -> None:
-        """Work on jobs, one after the other."""
-        work = self._work
+    def _serve(self, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
+        """Work on jobs, one after the other, whatever a host's parts raise."""
         while (step := work.get()) is not None:
             try:
                 self._carry_out(step)
-            except Exception as error:
+            except BaseException as error:
                 log.error("A job's step failed; its lease will run out\n%s", trace_of(error))  # noqa: TRY400 - redacted
             finally:
                 self._let_go(step)
@@ -339,7 +367,7 @@ class Runner(Engine):
         if isinstance(effect, PollApi):
             try:
                 return as_observation(self._poller.poll(effect.job, timeout_s=effect.timeout_s))
-            except Exception as error:
+            except BaseException as error:
                 return poller_failed(error)
         if isinstance(effect, Commit):
             future = self._settler.put(effect.transition, wait=effect.wait)
@@ -347,7 +375,7 @@ class Runner(Engine):
         if isinstance(effect, SendMessage):
             try:
                 return as_receipt(self._notifier.notify(effect.message))
-            except Exception as error:
+            except BaseException as error:
                 return notifier_failed(error)
         return self._find(effect)
 
@@ -357,12 +385,16 @@ class Runner(Engine):
             return Sighting.CANNOT_TELL
         try:
             return cast("Sighting", find(effect.message))
-        except Exception as error:
+        except BaseException as error:
             log.error("The notifier could not look a message up\n%s", trace_of(error))  # noqa: TRY400 - redacted
             return Sighting.NO_ANSWER
 
     def _let_go(self, step: JobStep) -> None:
         self.let_go(step)
+        self.place_freed()
+
+    def place_freed(self) -> None:
+        """Wake the loop if it waits for a place, or for the last job to be done."""
         with self._changed:
             if self._gathering or not self.steps:
                 self._woken = True
@@ -374,9 +406,9 @@ class Runner(Engine):
         with self._changed:
             while self.steps and (left_s := until_s - time.monotonic()) > 0:
                 self._changed.wait(min(left_s, LONGEST_IDLE_S))
-        left = [(step, step.relinquish()) for step in list(self.steps.values())]
+        left = [(step, step.relinquish(SEND_GOES_ON_S)) for step in list(self.steps.values())]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
-        self._settler.hurry()
+        self._settler.be_patient_for(LONGEST_IDLE_S)
         given_back = sum(future.result() is Verdict.APPLIED for future in futures if future)
         for step, _ in left:
             self.let_go(step)
@@ -399,7 +431,10 @@ class Runner(Engine):
             except QueueError:
                 self._stopped.wait(random.uniform(0.5, 1.0))  # noqa: S311 - spreads workers
                 continue
-            if rang and not self.stopping:
+            if not rang:
+                # Another runner's stop may have woken everybody who blocks on this queue.
+                self._stopped.wait(WAKE_JITTER_S)
+            elif not self.stopping:
                 self._listening.clear()
                 time.sleep(random.uniform(0, WAKE_JITTER_S))  # noqa: S311 - spreads workers
                 self._wake()
@@ -441,19 +476,23 @@ class _Settler:
         self._pending: list[tuple[Transition, Future[Verdict] | None]] = []
         self._urgent = False
         self._closing = False
-        self._give_up_s = FOREVER_S
+        self.open()
 
     def open(self) -> None:
-        self._closing, self._give_up_s = False, FOREVER_S
+        """Begin afresh, with patience without end."""
+        self._closing = False
+        self._patience_s, self._patience_from_s = FOREVER_S, 0.0
+        self._failing_since_s: float | None = None
+        self.gave_up: QueueError | None = None
 
     def close(self) -> None:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
 
-    def hurry(self) -> None:
-        """Give up soon if Redis is away: the leases will bring the jobs back."""
-        self._give_up_s = time.monotonic() + LONGEST_IDLE_S
+    def be_patient_for(self, seconds: float) -> None:
+        """Give up when Redis is away for so long: the leases will bring the jobs back."""
+        self._patience_s, self._patience_from_s = seconds, time.monotonic()
 
     def put(self, transition: Transition, *, wait: bool = True) -> Future[Verdict] | None:
         future: Future[Verdict] | None = Future() if wait else None
@@ -485,6 +524,11 @@ class _Settler:
                     if future is not None and not future.done():
                         future.set_result(Verdict.LOST)
 
+    def _patience_left_s(self) -> float:
+        now_s = time.monotonic()
+        self._failing_since_s = self._failing_since_s or now_s
+        return max(self._failing_since_s, self._patience_from_s) + self._patience_s - now_s
+
     def _write(self, batch: list[tuple[Transition, Future[Verdict] | None]]) -> None:
         transitions = [transition for transition, _ in batch]
         verdicts: list[Verdict] | None = None
@@ -492,18 +536,21 @@ class _Settler:
             try:
                 verdicts = self._runner._queue.apply(transitions)  # noqa: SLF001 - one unit with its runner
                 self._runner.redis_fine("apply")
+                self._failing_since_s = None
             except QueueUnavailableError as error:
-                if time.monotonic() > self._give_up_s:
+                left_s = self._patience_left_s()
+                if left_s <= 0:
+                    self.gave_up = error
                     verdicts = [Verdict.LOST] * len(batch)
                 else:
-                    left_s = max(0.0, self._give_up_s - time.monotonic())
                     time.sleep(min(self._runner.redis_lost(error, "apply"), left_s))
-            except QueueRefusedError as error:
+            except Exception as error:
                 if len(batch) > 1:
+                    # One that cannot be written, or cannot even be put into words, must not take others along.
                     for one in batch:
                         self._write([one])
                     return
-                log.error("A job's step could not be written, it will be taken up again: %s", error)  # noqa: TRY400
+                log.error("A job's step could not be written, it will be taken up again\n%s", trace_of(error))  # noqa: TRY400
                 verdicts = [Verdict.LOST]
         for (transition, future), verdict in zip(batch, verdicts, strict=True):
             if isinstance(transition, Reschedule | Redeliver):
@@ -513,7 +560,7 @@ class _Settler:
 
 
 def _thread(target: Callable[[], None], name: str) -> threading.Thread:
-    thread = threading.Thread(target=target, name=f"videopoll-{name}", daemon=True)
+    thread = threading.Thread(target=target, name=f"{THREADS}{name}", daemon=True)
     thread.start()
     return thread
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -22,11 +23,18 @@ if TYPE_CHECKING:
 _FAULTS = (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError)
 
 
+LONGEST_SEND_S = 30.0
+"""How long closing waits for requests of others: the longest that a shipped channel takes."""
+
+
 class AiohttpSide:
     """asyncio, over aiohttp. The time is kept by the caller."""
 
     def __init__(self, max_connections: int) -> None:
         self._slots = asyncio.Semaphore(max_connections)
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         noting = aiohttp.TraceConfig()
         noting.on_request_headers_sent.append(_note_headers)
         self._session = aiohttp.ClientSession(
@@ -38,6 +46,16 @@ class AiohttpSide:
         )
 
     async def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            return await self._exchange(wire)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def _exchange(self, wire: Wire) -> HttpReply | HttpFailure:
         async with self._slots:
             wire.late = FailureKind.CONNECT_TIMEOUT
             try:
@@ -62,6 +80,9 @@ class AiohttpSide:
                 return wire.broke(error)
 
     async def close(self) -> None:
+        # Another runner may be in the middle of a send over the same notifier: its message would be doubled.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), LONGEST_SEND_S)
         await self._session.close()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
+from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, NotifierError, NotSentError, RefusedError
 from videopoll.messages import Delivered, Receipt, Unknown
 
@@ -59,7 +60,7 @@ class AppriseNotifier:
 
     async def anotify(self, message: Message) -> Receipt:
         """Send the text once."""
-        targets = await asyncio.to_thread(self._targets_of, message)
+        targets = await in_thread(partial(self._targets_of, message))
         return _receipt(await targets.async_notify(body=message.text))
 
 

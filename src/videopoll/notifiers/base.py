@@ -17,17 +17,18 @@ then sync and async at once::
 from __future__ import annotations
 
 import abc
-import asyncio
 import inspect
 import re
 import time
 import unicodedata
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import attrs
 
 from videopoll._http import FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, NotSentError, RefusedError
 from videopoll.jobs import Form
 from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
@@ -260,7 +261,7 @@ def call_sync(function: Callable[..., T | Awaitable[T]], argument: object, name:
 
 async def call_async(function: Callable[..., T | Awaitable[T]], argument: object) -> T:
     """Call a host's function from asyncio: a sync one in a thread, with the context copied."""
-    result: object = function(argument) if is_async(function) else await asyncio.to_thread(function, argument)
+    result: object = function(argument) if is_async(function) else await in_thread(partial(function, argument))
     return await cast("Awaitable[T]", result) if inspect.isawaitable(result) else cast("T", result)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, RefusedError
 from videopoll.messages import Delivered, NotSent, Receipt, Recipient, Sighting
 from videopoll.notifiers.base import call_async, call_sync, check_callable, is_async, receipt_for_error, redact
@@ -156,7 +157,7 @@ class RoutingNotifier:
             if self._resolve_async:
                 found = self._recipient_of(message)
             else:
-                found = await asyncio.to_thread(self._recipient_of, message)
+                found = await in_thread(partial(self._recipient_of, message))
             if inspect.isawaitable(found):
                 found = await found
         except Exception as error:  # noqa: BLE001 - a host's function may raise anything
