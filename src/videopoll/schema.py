@@ -105,6 +105,30 @@ KEYS: tuple[KeyRecord, ...] = (
     ),
     KeyRecord("sweeper", "{prefix}:poll:sweeper", "string", "30 s", "adopt", "which worker looks for lost jobs now"),
     KeyRecord(
+        "history",
+        "{prefix}:poll:history",
+        "stream",
+        "1 day (RedisHistory)",
+        "RedisHistory",
+        "what happened to jobs, bounded, for `explain` and `watch`; workers never read it",
+    ),
+    KeyRecord(
+        "workers",
+        "{prefix}:poll:workers",
+        "sorted set",
+        "1 hour (RedisHistory)",
+        "RedisHistory",
+        "worker → last beat ms",
+    ),
+    KeyRecord(
+        "loads",
+        "{prefix}:poll:loads",
+        "hash",
+        "1 hour (RedisHistory)",
+        "RedisHistory",
+        "worker → version, kind, load, host and process, JSON",
+    ),
+    KeyRecord(
         "tool call",
         "{prefix}:tool:{callHash}",
         "string",
@@ -131,13 +155,16 @@ class Keys:
         "dead",
         "deliveries",
         "faults",
+        "history",
         "inflight",
         "leases",
         "letters",
+        "loads",
         "prefix",
         "queue",
         "schedule",
         "sweeper",
+        "workers",
     )
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
@@ -163,6 +190,9 @@ class Keys:
         self.dead = f"{prefix}:poll:dead"
         self.letters = f"{prefix}:poll:letters"
         self.sweeper = f"{prefix}:poll:sweeper"
+        self.history = f"{prefix}:poll:history"
+        self.workers = f"{prefix}:poll:workers"
+        self.loads = f"{prefix}:poll:loads"
 
     @property
     def fixed(self) -> tuple[str, ...]:

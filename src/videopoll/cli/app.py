@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from videopoll import __version__
-from videopoll.cli import dead, demo, jobs, status, worker
+from videopoll.cli import act, dead, demo, doctor, explain, jobs, listing, status, watch, worker
 
 __all__ = ["app"]
 
@@ -42,7 +42,8 @@ def videopoll(
     videopoll worker                                run a worker
     videopoll enqueue job_17 --conversation c_42    hand it a job
     videopoll status                                how is it going?
-    videopoll show job_17                           where is this user's video?
+    videopoll explain job_17                        where is this user's video, and why?
+    videopoll doctor                                what is wrong, and what fixes it?
 
     Settings are environment variables, too: --redis-url is VIDEOPOLL_REDIS_URL.
     """  # noqa: D301 - a backspace keeps line ends in the help
@@ -53,6 +54,12 @@ app.command("demo", rich_help_panel=RUN)(demo.demo)
 app.command("worker", rich_help_panel=RUN)(worker.worker)
 app.command("enqueue", rich_help_panel=RUN)(jobs.enqueue)
 app.command("status", rich_help_panel=OPERATE)(status.status)
+app.command("watch", rich_help_panel=OPERATE)(watch.watch)
+app.command("jobs", rich_help_panel=OPERATE)(listing.jobs)
 app.command("show", rich_help_panel=OPERATE)(jobs.show)
+app.command("explain", rich_help_panel=OPERATE)(explain.explain)
+app.command("poll-now", rich_help_panel=OPERATE)(act.poll_now)
 app.command("cancel", rich_help_panel=OPERATE)(jobs.cancel)
+app.command("drain", rich_help_panel=OPERATE)(act.drain)
+app.command("doctor", rich_help_panel=OPERATE)(doctor.doctor)
 app.add_typer(dead.app, name="dead", rich_help_panel=OPERATE)

@@ -9,26 +9,35 @@ from typing import Annotated, cast
 
 import typer
 
+from videopoll._log import shown
 from videopoll.cli.options import (
+    API_KEY,
+    DEFAULT_API_URL,
     DEFAULT_JOB_TTL_S,
     DEFAULT_PREFIX,
     DEFAULT_REDIS_URL,
+    ApiUrl,
     AsJson,
     JobId,
     JobTtl,
     Prefix,
     RedisUrl,
     open_queue,
+    secret,
 )
 from videopoll.cli.output import Cell, age, complain, guarded, mask, masked_url, print_json, print_values, when
 from videopoll.errors import ConfigurationError, InvalidJobError
-from videopoll.jobs import JobState, JsonValue, Poison, check_id, check_metadata, load_object
+from videopoll.jobs import JobState, JsonValue, Poison, VideoJob, check_id, check_metadata, load_object
+from videopoll.observations import Fault, VideoFailed, VideoMissing, VideoReady, VideoWorking
+from videopoll.poller import VideoApiPoller
 from videopoll.redis_queue import ENQUEUE_MANY, NewJob, RedisVideoJobQueue
 from videopoll.work import CancelResult, EnqueueResult, JobView
 
-__all__ = ["cancel", "enqueue", "show"]
+__all__ = ["cancel", "describe", "enqueue", "live_answer", "show"]
 
 LINE_FIELDS = frozenset({"job_id", "conversation_id", "channel", "to", "metadata"})
+
+LIVE_TIMEOUT_S = 15.0
 
 PRIVATE = ("to", "prompt", "reply_to")
 """Metadata that is hidden unless asked for."""
@@ -193,23 +202,33 @@ def show(
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Show the address, the prompt and the whole video URL, too.")
     ] = False,
+    live: Annotated[bool, typer.Option("--live", help="Ask the video API about it, too.")] = False,
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    api_url: ApiUrl = DEFAULT_API_URL,
 ) -> None:
     """Tell where a job is, what comes next, and how it ended. Changes nothing.
 
     \b
     videopoll show job_17
+    videopoll show job_17 --live
     videopoll show job_17 --json | jq .state
     """  # noqa: D301 - a backspace keeps line ends in the help
     with open_queue(redis_url, prefix) as queue:
         view = queue.get(job)
         letter = queue.dead_letters.get(job) if view is not None and view.state is JobState.DEAD else None
+    told = live_answer(api_url, job, view) if live else None
     if view is None:
+        if as_json and live:
+            print_json({"job_id": job, "state": None, "live": told})
+        elif told is not None:
+            typer.echo(f"live: {told}")
         complain(f"there is no job {job!r} under the prefix {prefix!r}: it was never enqueued here, or ended long ago")
         raise typer.Exit(1)
     values = describe(view, reveal=reveal)
+    if live:
+        values["live"] = told
     if letter is not None:
         values["reason"] = letter.reason
     if as_json:
@@ -223,6 +242,35 @@ def show(
         {name.replace("_", " "): _as_cell(value) for name, value in values.items() if value is not None},
         title=f"Job {job}",
     )
+
+
+def live_answer(api_url: str, job_id: str, view: JobView | None) -> str:
+    """Ask the video API about a job, and say what it says; nothing in Redis changes.
+
+    Raises:
+        ConfigurationError: There is no key to ask with.
+    """
+    api_key = secret(API_KEY)
+    if api_key is None:
+        msg = f"--live asks the video API, which needs a key: set {API_KEY} in the environment"
+        raise ConfigurationError(msg)
+    job = view.job if view is not None and view.job is not None else VideoJob(job_id, "-", 0)
+    poller = VideoApiPoller(base_url=api_url, api_key=api_key)
+    try:
+        observation = poller.poll(job, timeout_s=LIVE_TIMEOUT_S)
+    finally:
+        poller.close()
+    match observation:
+        case VideoWorking(word, known):
+            return shown(word) if known else f"{shown(word)} (a word that we do not know)"
+        case VideoReady(url):
+            return f"completed, {masked_url(url)}"
+        case VideoFailed(error):
+            return f"failed ({shown(error)})"
+        case VideoMissing():
+            return "it does not know the job"
+        case Fault():
+            return f"no answer ({shown(observation.detail)})"
 
 
 def _as_cell(value: JsonValue) -> Cell:

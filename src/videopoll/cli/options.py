@@ -7,11 +7,18 @@ list of processes and in no shell history.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Annotated, TypeAlias
 
+import redis
 import typer
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
+from videopoll._scripts import to_queue_error
+from videopoll.errors import ConfigurationError
 from videopoll.policies import KeyTtls
 from videopoll.poller import DEFAULT_BASE_URL
 from videopoll.redis_queue import RedisVideoJobQueue
@@ -23,6 +30,7 @@ __all__ = [
     "DEFAULT_JOB_TTL_S",
     "DEFAULT_PREFIX",
     "DEFAULT_REDIS_URL",
+    "DEFAULT_ULTRAMSG_URL",
     "ULTRAMSG_TOKEN",
     "WHATSAPP_FACTORY_TOKEN",
     "ApiUrl",
@@ -31,6 +39,10 @@ __all__ = [
     "JobTtl",
     "Prefix",
     "RedisUrl",
+    "UltraMsgInstance",
+    "UltraMsgUrl",
+    "asking",
+    "open_client",
     "open_queue",
     "secret",
     "ttls_of",
@@ -42,7 +54,9 @@ WHATSAPP_FACTORY_TOKEN = "VIDEOPOLL_WHATSAPP_FACTORY_TOKEN"  # noqa: S105 - the 
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_API_URL = DEFAULT_BASE_URL
+DEFAULT_ULTRAMSG_URL = "https://api.ultramsg.com"
 DEFAULT_JOB_TTL_S = 600
+REDIS_TIMEOUT_S = 5.0
 
 RedisUrl: TypeAlias = Annotated[
     str,
@@ -73,6 +87,21 @@ ApiUrl: TypeAlias = Annotated[
     str,
     typer.Option("--api-url", envvar="VIDEOPOLL_API_URL", help="Where the video API is.", rich_help_panel="Video API"),
 ]
+UltraMsgUrl: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--ultramsg-url", envvar="VIDEOPOLL_ULTRAMSG_URL", help="Where UltraMsg is.", rich_help_panel="Channels"
+    ),
+]
+UltraMsgInstance: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--ultramsg-instance",
+        envvar="VIDEOPOLL_ULTRAMSG_INSTANCE",
+        help="The sending instance, e.g. instance1150.",
+        rich_help_panel="Channels",
+    ),
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 JobId: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
 
@@ -90,3 +119,39 @@ def ttls_of(job_ttl_s: int) -> KeyTtls:
 def open_queue(redis_url: str, prefix: str, job_ttl_s: int = DEFAULT_JOB_TTL_S) -> RedisVideoJobQueue:
     """Open the queue for a command that looks or acts once."""
     return RedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls_of(job_ttl_s), front_timeout_s=5.0)
+
+
+@contextlib.contextmanager
+def open_client(redis_url: str) -> Iterator[redis.Redis]:
+    """Open a client for a command that reads keys itself.
+
+    Raises:
+        ConfigurationError: The URL cannot be read.
+    """
+    try:
+        client = redis.Redis.from_url(
+            redis_url,
+            socket_timeout=REDIS_TIMEOUT_S,
+            socket_connect_timeout=REDIS_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        msg = "the Redis URL cannot be read; it looks like redis://127.0.0.1:6379/0, rediss://… or unix://…"
+        raise ConfigurationError(msg) from error
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextlib.contextmanager
+def asking(doing: str) -> Iterator[None]:
+    """Translate what the Redis client raises in this block.
+
+    Raises:
+        QueueError: Redis is away or says no.
+    """
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise to_queue_error(error, doing) from error

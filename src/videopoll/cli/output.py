@@ -23,7 +23,18 @@ from rich.text import Text
 from videopoll._log import shown
 from videopoll.errors import ConfigurationError, InvalidJobError, VideopollError
 
-__all__ = ["age", "complain", "guarded", "mask", "masked_url", "print_json", "print_rows", "print_values", "when"]
+__all__ = [
+    "age",
+    "complain",
+    "duration",
+    "guarded",
+    "mask",
+    "masked_url",
+    "print_json",
+    "print_rows",
+    "print_values",
+    "when",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +45,9 @@ USAGE = 2
 """The exit code of a call that cannot work as it is written."""
 
 SHORT_ADDRESS_CHARS = 8
+
+MINUTE_S = 60
+"""Also the minutes of an hour."""
 
 INTERRUPTED = 130
 """The exit code after a Ctrl-C, as in a shell."""
@@ -122,10 +136,29 @@ def when(at_ms: int | None) -> str | None:
         return f"{at_ms} ms"
 
 
+def time_of_day(at_ms: int) -> str:
+    """Give a time in Unix milliseconds as UTC, without the day."""
+    moment = when(at_ms) or ""
+    return f"{moment[11:19]}.{at_ms % 1000 // 100}" if moment.endswith("Z") else moment
+
+
 def age(from_ms: int, to_ms: int) -> str:
     """Say how far apart two times are, e.g. ``in 4 s`` or ``12 s ago``."""
     seconds = (from_ms - to_ms) / 1000
     return f"in {seconds:.0f} s" if seconds >= 0 else f"{-seconds:.0f} s ago"
+
+
+def duration(seconds: float) -> str:
+    """Say how long something is, e.g. ``850 ms``, ``4.2 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    if seconds < 1:
+        return f"{max(0.0, seconds) * 1000:.0f} ms"
+    if seconds < MINUTE_S:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), MINUTE_S)
+    if minutes < MINUTE_S:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, MINUTE_S)
+    return f"{hours} h {minutes} min"
 
 
 def mask(address: str) -> str:

@@ -7,10 +7,19 @@ import time
 from typing import Annotated, cast
 
 import attrs
-import redis
 import typer
 
-from videopoll._scripts import to_queue_error
+from videopoll._log import shown
+from videopoll.cli.figures import (
+    WORKER_COLUMNS,
+    Figures,
+    describe_oldest,
+    describe_worker,
+    lag_s,
+    read_figures,
+    worker_rows,
+    workers_line,
+)
 from videopoll.cli.options import (
     API_KEY,
     DEFAULT_API_URL,
@@ -20,16 +29,17 @@ from videopoll.cli.options import (
     AsJson,
     Prefix,
     RedisUrl,
+    asking,
+    open_client,
     open_queue,
     secret,
 )
-from videopoll.cli.output import Cell, guarded, print_json, print_values
+from videopoll.cli.output import Cell, complain, duration, guarded, print_json, print_rows, print_values
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.poller import VideoApiPoller
 from videopoll.schema import Keys
-from videopoll.work import QueueCounts
 
-__all__ = ["status"]
+__all__ = ["describe", "status"]
 
 SCAN_STEP = 500
 SCAN_BUDGET_S = 5.0
@@ -59,7 +69,7 @@ class KeyCounts:
 def status(
     *,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 when Redis or the video API is not well.")
+        bool, typer.Option("--check", help="Exit with 1 when Redis, the video API or the workers are not well.")
     ] = False,
     scan: Annotated[
         bool, typer.Option("--scan/--no-scan", help="Count records, locks and completed jobs, in small steps.")
@@ -75,18 +85,14 @@ def status(
     videopoll status
     videopoll status --json | jq .queued
     videopoll status --check --no-scan        for a health check
+    videopoll watch                           the same, live
     """  # noqa: D301 - a backspace keeps line ends in the help
-    counts: QueueCounts | None = None
     keys: KeyCounts | None = None
     scan_problem = None if scan else "not counted (--no-scan)"
-    began_s = time.monotonic()
-    with open_queue(redis_url, prefix) as queue:
-        try:
-            counts = queue.counts()
-            redis_detail = f"answers in {(time.monotonic() - began_s) * 1000:.0f} ms"
-        except QueueError as error:
-            redis_detail = str(error)
-            scan_problem = "unknown"
+    with open_queue(redis_url, prefix) as queue, open_client(redis_url) as client:
+        figures = read_figures(queue, client)
+    if figures.counts is None:
+        scan_problem = "unknown"
     if scan_problem is None:
         try:
             keys = count_keys(redis_url, Keys(prefix))
@@ -95,28 +101,42 @@ def status(
         except QueueError:
             scan_problem = "unknown"
     api = _api_health(api_url)
+    problems = figures.problems + ([] if api[0] else [f"video API: {api[1]}"])
     if as_json:
+        counts = figures.counts
         print_json(
             {
-                "queued": counts.queued if counts else None,
-                "scheduled": counts.scheduled if counts else None,
-                "in_flight": counts.in_flight if counts else None,
-                "deliveries": counts.deliveries if counts else None,
-                "dead": counts.dead if counts else None,
-                "lag_s": _lag_s(counts),
+                **describe(figures),
                 "active": keys.active if keys else None,
                 "locked": keys.locked if keys else None,
                 "completed": keys.completed if keys else None,
                 "counted_all_keys": keys.complete if keys else False,
                 "scan_problem": scan_problem,
-                "redis": {"healthy": counts is not None, "detail": redis_detail},
+                "redis": {"healthy": counts is not None, "detail": figures.detail},
                 "video_api": {"healthy": api[0], "detail": api[1]},
+                "problems": problems,
             }
         )
     else:
-        _print(counts, keys, scan_problem, (counts is not None, redis_detail), api)
-    if check and not (counts is not None and api[0]):
+        _print(figures, keys, scan_problem, api)
+    if check and problems:
         raise typer.Exit(1)
+
+
+def describe(figures: Figures) -> dict[str, object]:
+    """Give the figures as JSON; what Redis did not say is null."""
+    counts = figures.counts
+    return {
+        "queued": counts.queued if counts else None,
+        "scheduled": counts.scheduled if counts else None,
+        "in_flight": counts.in_flight if counts else None,
+        "deliveries": counts.deliveries if counts else None,
+        "dead": counts.dead if counts else None,
+        "lag_s": lag_s(counts),
+        "oldest": describe_oldest(figures.oldest, counts.now_ms) if counts else None,
+        "workers_alive": None if figures.workers is None else len(figures.alive),
+        "workers": None if figures.workers is None else [describe_worker(worker) for worker in figures.workers],
+    }
 
 
 def count_keys(redis_url: str, keys: Keys) -> KeyCounts:
@@ -129,17 +149,14 @@ def count_keys(redis_url: str, keys: Keys) -> KeyCounts:
     found = dict.fromkeys(starts, 0)
     until_s = time.monotonic() + SCAN_BUDGET_S
     cursor = 0
-    try:
-        with redis.Redis.from_url(redis_url, socket_timeout=5.0, socket_connect_timeout=5.0) as client:
-            while True:
-                cursor, found_now = client.scan(cursor, match=f"{keys.prefix}:*", count=SCAN_STEP)
-                some = cast("list[bytes]", found_now)
-                for name, start in starts.items():
-                    found[name] += sum(key.startswith(start.encode()) for key in some)
-                if cursor == 0 or time.monotonic() > until_s:
-                    return KeyCounts(**found, complete=cursor == 0)
-    except (redis.RedisError, OSError) as error:
-        raise to_queue_error(error, "counting keys") from error
+    with open_client(redis_url) as client, asking("counting keys"):
+        while True:
+            cursor, found_now = client.scan(cursor, match=f"{keys.prefix}:*", count=SCAN_STEP)
+            some = cast("list[bytes]", found_now)
+            for name, start in starts.items():
+                found[name] += sum(key.startswith(start.encode()) for key in some)
+            if cursor == 0 or time.monotonic() > until_s:
+                return KeyCounts(**found, complete=cursor == 0)
 
 
 def _api_health(api_url: str) -> tuple[bool, str]:
@@ -152,20 +169,13 @@ def _api_health(api_url: str) -> tuple[bool, str]:
     return health.up, health.detail
 
 
-def _lag_s(counts: QueueCounts | None) -> float | None:
-    """Seconds by which the longest waiting poll is late."""
-    if counts is None or counts.oldest_due_ms is None:
-        return None
-    return round(max(0, counts.now_ms - counts.oldest_due_ms) / 1000, 3)
-
-
 def _print(
-    counts: QueueCounts | None,
+    figures: Figures,
     keys: KeyCounts | None,
     scan_problem: str | None,
-    redis_health: tuple[bool, str],
     api_health: tuple[bool, str],
 ) -> None:
+    counts, tty = figures.counts, sys.stdout.isatty()
     values: dict[str, Cell] = {}
     if counts is not None:
         values |= {
@@ -175,9 +185,13 @@ def _print(
             "waiting to be delivered": counts.deliveries,
             "dead letters": counts.dead,
         }
-        lag_s = _lag_s(counts)
-        if lag_s:
-            values["polls are late by"] = f"{lag_s:.1f} s"
+        late_s = lag_s(counts)
+        if late_s is not None:
+            values["polls are late by"] = duration(late_s)
+        if figures.oldest is not None and figures.oldest.start_ms is not None:
+            old = duration((counts.now_ms - figures.oldest.start_ms) / 1000)
+            values["oldest job"] = f"{shown(figures.oldest.job_id)}, {old} old, {figures.oldest.state}"
+        values["workers alive"] = workers_line(figures)
     if keys is not None:
         about = "about " if keys.complete else "at least "
         values |= {
@@ -187,7 +201,20 @@ def _print(
         }
     elif scan_problem:
         values["records, locks, completed"] = scan_problem
-    for name, (healthy, detail) in (("Redis", redis_health), ("video API", api_health)):
-        mark = ("✔ " if healthy else "✘ ") if sys.stdout.isatty() else ("ok: " if healthy else "down: ")
+    for name, (healthy, detail) in (("Redis", (counts is not None, figures.detail)), ("video API", api_health)):
+        mark = ("✔ " if healthy else "✘ ") if tty else ("ok: " if healthy else "down: ")
         values[name] = f"{mark}{detail}"
+    rows = worker_rows(figures.workers or (), counts.now_ms if counts else 0)
+    if not tty:
+        values |= {f"worker {row[0]}": ", ".join(_labelled(row)) for row in rows}
     print_values(values, title="videopoll")
+    if tty and rows:
+        print_rows(WORKER_COLUMNS, rows, title="Workers")
+    # That Redis or the video API is down stands in the table.
+    for problem in figures.problems if counts is not None else ():
+        complain(problem)
+
+
+def _labelled(row: list[str]) -> list[str]:
+    _, version, polls, sends, up, process, beat = row
+    return [version, f"{polls} polls", f"{sends} sends", f"up {up}", process, f"last beat {beat} ago"]

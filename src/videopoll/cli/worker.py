@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import importlib
 import logging
@@ -27,12 +28,17 @@ from videopoll.cli.options import (
     JobTtl,
     Prefix,
     RedisUrl,
+    open_queue,
     secret,
     ttls_of,
 )
 from videopoll.cli.output import guarded
 from videopoll.errors import ConfigurationError
+from videopoll.events import Hook
+from videopoll.health import HealthServer
+from videopoll.history import RedisHistory
 from videopoll.messages import Message, NotSent, Recipient
+from videopoll.metrics import PrometheusHook
 from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFactoryNotifier
 from videopoll.policies import LeasePolicy, PollingStrategy
 from videopoll.poller import VideoApiPoller
@@ -49,7 +55,7 @@ NO_CHANNEL = (
     " or --whatsapp-factory-url, --whatsapp-factory-instance and VIDEOPOLL_WHATSAPP_FACTORY_TOKEN"
 )
 
-POLLING, CHANNELS, WORKER, LOGS = "Polling", "Channels", "Worker", "Log"
+POLLING, CHANNELS, WORKER, OPERATING, LOGS = "Polling", "Channels", "Worker", "Health, metrics and history", "Log"
 
 
 class RunnerKind(enum.StrEnum):
@@ -67,6 +73,7 @@ class RunnerOptions(TypedDict, total=False):
     words: Words
     foreign_workers: bool
     concurrency: int
+    hooks: list[Hook]
 
 
 class NoChannelNotifier:
@@ -180,6 +187,42 @@ def worker(
             rich_help_panel=WORKER,
         ),
     ] = False,
+    history: Annotated[
+        bool,
+        typer.Option(
+            "--history/--no-history",
+            envvar="VIDEOPOLL_HISTORY",
+            help="Whether to keep in Redis what happens to jobs, for explain and watch: at most 20,000 entries, for a day.",
+            rich_help_panel=OPERATING,
+        ),
+    ] = True,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="VIDEOPOLL_HEALTH_PORT",
+            min=0,
+            max=65535,
+            help="Answer GET /live and /ready here, for platforms that probe.",
+            rich_help_panel=OPERATING,
+        ),
+    ] = None,
+    health_host: Annotated[
+        str,
+        typer.Option(
+            envvar="VIDEOPOLL_HEALTH_HOST",
+            help="On which address; 0.0.0.0 lets other machines ask.",
+            rich_help_panel=OPERATING,
+        ),
+    ] = "127.0.0.1",
+    metrics: Annotated[
+        bool,
+        typer.Option(
+            "--metrics/--no-metrics",
+            envvar="VIDEOPOLL_METRICS",
+            help="Give Prometheus metrics at GET /metrics of --health-port (the extra prometheus).",
+            rich_help_panel=OPERATING,
+        ),
+    ] = False,
     log_level: Annotated[
         LogLevel, typer.Option(envvar="VIDEOPOLL_LOG_LEVEL", help="How much to write.", rich_help_panel=LOGS)
     ] = LogLevel.INFO,
@@ -232,22 +275,72 @@ def worker(
     )
     notifier = _notifier(channels, resolver)
     ttls = ttls_of(job_ttl)
-    if runner is RunnerKind.ASYNC:
-        with asyncio.Runner(loop_factory=event_loop_factory()) as loop:
-            loop.run(
-                _run_async(
-                    AsyncRedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls), poller, notifier, options
-                )
-            )
-        return
-    if isinstance(notifier, RoutingNotifier) and notifier.async_only:
+    if runner is RunnerKind.SYNC and isinstance(notifier, RoutingNotifier) and notifier.async_only:
         msg = f"--resolver {resolver} is an async function: use --runner async, or give a plain one"
         raise ConfigurationError(msg)
-    with (
-        RedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls) as queue,
-        Runner(queue, poller, notifier, **options) as running,
-    ):
-        running.run(handle_signals=True)
+    with contextlib.ExitStack() as stack:
+        operating = _Operating(
+            stack, redis_url, prefix, history=history, metrics=metrics, address=(health_host, health_port)
+        )
+        options["hooks"] = operating.hooks
+        if runner is RunnerKind.ASYNC:
+            with asyncio.Runner(loop_factory=event_loop_factory()) as loop:
+                loop.run(
+                    _run_async(
+                        AsyncRedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls),
+                        poller,
+                        notifier,
+                        options,
+                        operating,
+                    )
+                )
+            return
+        with (
+            RedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls) as queue,
+            Runner(queue, poller, notifier, **options) as running,
+        ):
+            operating.follow(running)
+            running.run(handle_signals=True)
+
+
+class _Operating:
+    """What tells the operator of a worker: the history, the metrics, the health endpoint; closed with the stack."""
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        redis_url: str,
+        prefix: str,
+        *,
+        history: bool,
+        metrics: bool,
+        address: tuple[str, int | None],
+    ) -> None:
+        self.hooks: list[Hook] = []
+        self._stack = stack
+        self._host, self._port = address
+        self._history = stack.enter_context(RedisHistory(redis_url, prefix=prefix)) if history else None
+        self._prometheus: PrometheusHook | None = None
+        if self._history is not None:
+            self.hooks.append(self._history)
+        if metrics:
+            if self._port is None:
+                msg = "--metrics are given at the health endpoint: set --health-port, too"
+                raise ConfigurationError(msg)
+            counting = stack.enter_context(open_queue(redis_url, prefix))
+            try:
+                self._prometheus = PrometheusHook(counts=counting.counts)
+            except ImportError as error:
+                raise ConfigurationError(str(error)) from error
+            self.hooks.append(self._prometheus)
+
+    def follow(self, running: Runner | AsyncRunner) -> None:
+        """Tell of this runner from now on."""
+        if self._history is not None:
+            self._history.follow(running)
+        if self._port is not None:
+            registry = self._prometheus.registry if self._prometheus else None
+            self._stack.enter_context(HealthServer(running, self._port, self._host, registry=registry))
 
 
 async def _run_async(
@@ -255,8 +348,10 @@ async def _run_async(
     poller: VideoApiPoller,
     notifier: RoutingNotifier | NoChannelNotifier,
     options: RunnerOptions,
+    operating: _Operating,
 ) -> None:
     async with queue, AsyncRunner(queue, poller, notifier, **options) as running:
+        operating.follow(running)
         await running.run(handle_signals=True)
 
 

@@ -1,0 +1,132 @@
+"""``videopoll poll-now`` and ``drain``: hurry one job, and wait until there is nothing left to do."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from videopoll.cli.figures import pending
+from videopoll.cli.options import (
+    DEFAULT_PREFIX,
+    DEFAULT_REDIS_URL,
+    AsJson,
+    JobId,
+    Prefix,
+    RedisUrl,
+    open_queue,
+)
+from videopoll.cli.output import complain, duration, guarded, print_json
+from videopoll.errors import QueueUnavailableError
+from videopoll.jobs import JobState
+from videopoll.work import JobView, QueueCounts
+
+__all__ = ["drain", "poll_now"]
+
+LOOK_EVERY_S = 1.0
+
+TELL_EVERY_S = 30.0
+"""How often a drain in a pipe says that it still waits."""
+
+NOT_SCHEDULED = {
+    JobState.QUEUED: "it waits in the list: a worker takes it as soon as there is one",
+    JobState.POLLING: "it is being polled at this moment",
+    JobState.DELIVERING: "its polling is over, and its outcome is being sent",
+    JobState.OUTBOX: "its polling is over, and its outcome waits for the next send",
+    JobState.SETTLED: "it has ended",
+    JobState.DEAD: "it is a dead letter: see videopoll dead show",
+    JobState.ORPHANED: "no list and no schedule has it: a worker of another kind holds it, or lost it",
+}
+
+
+@guarded
+def poll_now(
+    *,
+    job: JobId,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = DEFAULT_REDIS_URL,
+    prefix: Prefix = DEFAULT_PREFIX,
+) -> None:
+    """Make a job's next poll due at once, e.g. when the video API is back after a long backoff.
+
+    A worker notices within about 4 seconds. It is an ordinary poll, and counts as an attempt.
+    """
+    with open_queue(redis_url, prefix) as queue:
+        moved = queue.poll_now(job)
+        view = None if moved else queue.get(job)
+    if as_json:
+        print_json({"job_id": job, "result": "due" if moved else _state(view)})
+    elif moved:
+        typer.echo(f"{job}\tdue")
+    else:
+        complain(f"{job}: {_why(view)}")
+    if not moved:
+        raise typer.Exit(1)
+
+
+def _state(view: JobView | None) -> str:
+    return "unknown" if view is None else view.state.value
+
+
+def _why(view: JobView | None) -> str:
+    if view is None:
+        return "there is no such job"
+    # Between the two looks its poll may have come.
+    return NOT_SCHEDULED.get(view.state, "its poll has just been made: try again if you want another one")
+
+
+@guarded
+def drain(
+    *,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", min=0, help="Seconds to wait at most; without end by default.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = DEFAULT_REDIS_URL,
+    prefix: Prefix = DEFAULT_PREFIX,
+) -> None:
+    """Wait until nothing is in the list, the schedule, flight or the outbox. Stops nobody.
+
+    Stop your producers first, then drain, then stop the workers. The exit code is
+    1 if something is left when --timeout ends.
+    """
+    began_s = told_s = time.monotonic()
+    told: str | None = None
+    with open_queue(redis_url, prefix) as queue:
+        while True:
+            counts: QueueCounts | None = None
+            problem = "Redis did not answer"
+            try:
+                counts = queue.counts()
+            except QueueUnavailableError as error:
+                problem = str(error)
+            now_s = time.monotonic()
+            left_s = None if timeout is None else timeout - (now_s - began_s)
+            if counts is not None and not pending(counts):
+                break
+            line = problem if counts is None else _left(counts)
+            if not as_json and line != told and (told is None or now_s - told_s >= TELL_EVERY_S):
+                complain(line)
+                told, told_s = line, now_s
+            if left_s is not None and left_s <= 0:
+                break
+            time.sleep(min(LOOK_EVERY_S, left_s) if left_s is not None else LOOK_EVERY_S)
+    drained = counts is not None and not pending(counts)
+    if as_json:
+        left = None if counts is None else pending(counts)
+        print_json({"drained": drained, "left": left, "took_s": round(time.monotonic() - began_s, 3)})
+    elif drained:
+        typer.echo(f"drained in {duration(time.monotonic() - began_s)}")
+    else:
+        complain(f"not drained: {line}")
+    if not drained:
+        raise typer.Exit(1)
+
+
+def _left(counts: QueueCounts) -> str:
+    return (
+        f"{counts.queued} to be taken, {counts.scheduled} scheduled, {counts.in_flight} in flight,"
+        f" {counts.deliveries} to be delivered"
+    )

@@ -1,0 +1,358 @@
+"""``videopoll doctor``: looks at all that a deployment stands on, and says what to fix. Changes nothing."""
+
+from __future__ import annotations
+
+import enum
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Annotated, cast
+from urllib.parse import quote
+
+import attrs
+import redis
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from videopoll._http import Http, HttpFailure, HttpRequest
+from videopoll._log import shown
+from videopoll.cli.figures import Figures, read_figures
+from videopoll.cli.options import (
+    API_KEY,
+    DEFAULT_API_URL,
+    DEFAULT_PREFIX,
+    DEFAULT_REDIS_URL,
+    DEFAULT_ULTRAMSG_URL,
+    ULTRAMSG_TOKEN,
+    ApiUrl,
+    AsJson,
+    Prefix,
+    RedisUrl,
+    UltraMsgInstance,
+    UltraMsgUrl,
+    asking,
+    open_client,
+    open_queue,
+    secret,
+)
+from videopoll.cli.output import complain, duration, guarded, print_json, print_rows
+from videopoll.errors import QueueError
+from videopoll.jobs import VideoJob
+from videopoll.notifiers.base import redact
+from videopoll.observations import Fault, FaultKind
+from videopoll.poller import VideoApiPoller
+from videopoll.schema import KEYS, Keys
+
+__all__ = ["doctor"]
+
+OLDEST_VERSION = (6, 2)
+"""The first Redis with BLMOVE."""
+
+CLOCK_OFF_S = 5.0
+"""Clocks that differ by more than this, in seconds, make logs and signed URLs hard to trust."""
+
+FULL = 0.9
+"""A Redis that uses more than this part of its memory is about to refuse jobs."""
+
+HTTP_TIMEOUT_S = 10.0
+
+GOOD_INSTANCE = "authenticated"
+
+
+class Mark(enum.StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    NOTE = "note"
+    """Worth knowing; nothing has to be done."""
+    WRONG = "wrong"
+
+
+@attrs.frozen
+class Finding:
+    """One check.
+
+    Args:
+        check: What was looked at.
+        mark: How it came out.
+        found: What was found.
+        fix: What to do about it.
+    """
+
+    check: str
+    mark: Mark
+    found: str
+    fix: str | None = None
+
+
+@guarded
+def doctor(
+    *,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = DEFAULT_REDIS_URL,
+    prefix: Prefix = DEFAULT_PREFIX,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    ultramsg_url: UltraMsgUrl = DEFAULT_ULTRAMSG_URL,
+    ultramsg_instance: UltraMsgInstance = None,
+    clock: Annotated[
+        bool, typer.Option("--clock/--no-clock", help="Compare this machine's clock with Redis's.")
+    ] = True,
+) -> None:
+    """Check Redis, the keys, the workers, the video API and the messenger; say what to fix.
+
+    Give it the environment of a worker: VIDEOPOLL_API_KEY, VIDEOPOLL_ULTRAMSG_TOKEN
+    and the rest. It changes nothing and sends nothing. The exit code is 1 if
+    something is wrong.
+    """
+    findings = check_redis(redis_url, prefix, clock=clock)
+    findings += check_api(api_url, secret(API_KEY))
+    findings.append(check_ultramsg(ultramsg_url, ultramsg_instance, secret(ULTRAMSG_TOKEN)))
+    wrong = sum(finding.mark is Mark.WRONG for finding in findings)
+    if as_json:
+        print_json({"healthy": not wrong, "findings": [attrs.asdict(finding) for finding in findings]})
+    else:
+        _print(findings)
+        complain(f"{wrong} thing{'' if wrong == 1 else 's'} to fix" if wrong else "nothing is wrong")
+    if wrong:
+        raise typer.Exit(1)
+
+
+# --- Redis ---
+
+
+def check_redis(redis_url: str, prefix: str, *, clock: bool = True) -> list[Finding]:
+    """Look at the server, at the fixed keys, and at what the queue says of itself."""
+    with open_client(redis_url) as client, open_queue(redis_url, prefix) as queue:
+        try:
+            with asking("looking at Redis"):
+                client.ping()
+        except QueueError as error:
+            fix = "check that it runs, the URL (--redis-url, VIDEOPOLL_REDIS_URL), and the user and password in it"
+            return [Finding("Redis", Mark.WRONG, str(error), fix)]
+        findings: list[Finding] = []
+        checks: list[tuple[str, Callable[[redis.Redis], list[Finding]]]] = [
+            ("Redis server", _check_server),
+            ("memory", _check_memory),
+            ("persistence", _check_persistence),
+            ("keys", lambda one: _check_types(one, queue.keys)),
+        ]
+        if clock:
+            checks.append(("clock", _check_clock))
+        for name, check in checks:
+            try:
+                with asking(name):
+                    findings += check(client)
+            except QueueError as error:
+                findings.append(Finding(name, Mark.NOTE, f"cannot be checked: {error}"))
+        return [*findings, *_check_queue(read_figures(queue, client))]
+
+
+def _info(client: redis.Redis, section: str) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", client.info(section))
+
+
+def _check_server(client: redis.Redis) -> list[Finding]:
+    server = _info(client, "server")
+    valkey = server.get("valkey_version")
+    name, version = ("Valkey", str(valkey)) if valkey else ("Redis", str(server.get("redis_version", "")))
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    found = [Finding("version", Mark.OK, f"{name} {version}")]
+    if numbers < OLDEST_VERSION:
+        found = [Finding("version", Mark.WRONG, f"{name} {version}", "upgrade to Redis 6.2 or newer, or to Valkey")]
+    if _info(client, "replication").get("role") == "slave":
+        fix = "point --redis-url at the primary: a replica takes no writes"
+        found.append(Finding("role", Mark.WRONG, "it is a replica", fix))
+    return found
+
+
+def _check_memory(client: redis.Redis) -> list[Finding]:
+    memory = _info(client, "memory")
+    limit, used = (_number(memory.get(name)) for name in ("maxmemory", "used_memory"))
+    policy = str(memory.get("maxmemory_policy", "unknown"))
+    found = []
+    if policy == "noeviction":
+        found.append(Finding("eviction", Mark.OK, "noeviction"))
+    else:
+        fix = "CONFIG SET maxmemory-policy noeviction, and in redis.conf: an evicted key is a lost job"
+        mark = Mark.WRONG if limit else Mark.NOTE
+        found.append(Finding("eviction", mark, f"{policy}{'' if limit else ', but there is no maxmemory'}", fix))
+    if limit and used > FULL * limit:
+        fix = "raise maxmemory, or move other data elsewhere: a full Redis refuses jobs"
+        found.append(Finding("memory", Mark.WRONG, f"{used / limit:.0%} of maxmemory is used", fix))
+    return found
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _check_persistence(client: redis.Redis) -> list[Finding]:
+    state = _info(client, "persistence")
+    found = []
+    if _number(state.get("aof_enabled")):
+        found.append(Finding("persistence", Mark.OK, "append-only file"))
+    else:
+        fix = "CONFIG SET appendonly yes, and in redis.conf: jobs are lost with a restart"
+        saves = _saves(client)
+        if saves:
+            found.append(Finding("persistence", Mark.NOTE, f"snapshots only ({saves}): the last jobs may be lost", fix))
+        elif saves is None:
+            found.append(Finding("persistence", Mark.NOTE, "no append-only file; snapshots cannot be checked", fix))
+        else:
+            found.append(Finding("persistence", Mark.WRONG, "neither append-only file nor snapshots", fix))
+    for name, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")):
+        if state.get(name, "ok") != "ok":
+            fix = "look at Redis's log and at the space on its disk: it may refuse writes"
+            found.append(Finding("persistence", Mark.WRONG, f"the last write of the {what} failed", fix))
+    return found
+
+
+def _saves(client: redis.Redis) -> str | None:
+    """Give the rule of the snapshots, empty without one; None where CONFIG is not allowed."""
+    try:
+        config = cast("Mapping[str, str]", client.config_get("save"))
+    except redis.ResponseError:
+        return None
+    return str(config.get("save", "")) or ""
+
+
+def _check_clock(client: redis.Redis) -> list[Finding]:
+    began_s = time.time()
+    seconds, micros = client.time()
+    ended_s = time.time()
+    theirs_s = seconds + micros / 1e6
+    off_s = 0.0 if began_s <= theirs_s <= ended_s else min(abs(theirs_s - began_s), abs(theirs_s - ended_s))
+    if off_s <= CLOCK_OFF_S:
+        return [Finding("clock", Mark.OK, f"differs from Redis's by {duration(off_s)}")]
+    fix = "turn on NTP on both machines; schedules follow Redis's clock, logs and signed URLs this one"
+    return [Finding("clock", Mark.NOTE, f"differs from Redis's by {duration(off_s)}", fix)]
+
+
+def _check_types(client: redis.Redis, keys: Keys) -> list[Finding]:
+    """Compare the types of the fixed keys with the schema."""
+    wanted = {
+        record.pattern.replace("{prefix}", keys.prefix): record.type for record in KEYS if "{" not in record.pattern[8:]
+    }
+    with client.pipeline(transaction=False) as batch:
+        for key in wanted:
+            batch.type(key)
+        types = [one.decode() for one in cast("list[bytes]", batch.execute())]
+    found = []
+    for (key, kind), word in zip(wanted.items(), types, strict=True):
+        is_kind = {"zset": "sorted set"}.get(word, word)
+        if is_kind not in {kind, "none"}:
+            fix = f"another program uses this name: choose another --prefix, or look at {key} and delete it"
+            found.append(Finding("keys", Mark.WRONG, f"{key} is a {is_kind}, not a {kind}", fix))
+    return found or [Finding("keys", Mark.OK, f"{len(wanted)} fixed keys have their types")]
+
+
+def _check_queue(figures: Figures) -> list[Finding]:
+    if figures.counts is None:
+        return [Finding("queue", Mark.WRONG, figures.detail, "look at the findings above")]
+    findings = []
+    for problem in figures.problems:
+        found, _, fix = problem.partition(": ")
+        findings.append(Finding("workers", Mark.WRONG, found, fix or None))
+    if not figures.problems:
+        alive = len(figures.alive)
+        if alive:
+            findings.append(Finding("workers", Mark.OK, f"{alive} alive"))
+        else:
+            fix = "start one with videopoll worker; one with --no-history works, but cannot be seen here"
+            findings.append(Finding("workers", Mark.NOTE, "none is known to be alive", fix))
+    dead = figures.counts.dead
+    if dead:
+        findings.append(Finding("dead letters", Mark.NOTE, f"{dead:,}", "look at them with videopoll dead list"))
+    return findings
+
+
+# --- the outside world ---
+
+
+def check_api(api_url: str, api_key: str | None) -> list[Finding]:
+    """Ask the video API after its health, and about a job that cannot exist, to try the key."""
+    poller = VideoApiPoller(base_url=api_url, api_key=api_key or "none")
+    try:
+        health = poller.health(timeout_s=HTTP_TIMEOUT_S)
+        where = "check the URL (--api-url, VIDEOPOLL_API_URL) and the network; if they are right, wait: polls back off"
+        found = [
+            Finding("video API", Mark.OK if health.up else Mark.WRONG, health.detail, None if health.up else where)
+        ]
+        if api_key is None:
+            fix = f"set {API_KEY} to the key that your workers have"
+            return [*found, Finding("API key", Mark.WRONG, f"{API_KEY} is not set", fix)]
+        made_up = VideoJob(f"videopoll-doctor-{secrets.token_hex(6)}", "-", 0)
+        observation = poller.poll(made_up, timeout_s=HTTP_TIMEOUT_S)
+    finally:
+        poller.close()
+    if isinstance(observation, Fault):
+        if observation.kind is FaultKind.CREDENTIALS:
+            fix = f"the key is wrong or was withdrawn: set {API_KEY} anew and restart the workers"
+            return [*found, Finding("API key", Mark.WRONG, observation.detail, fix)]
+        fix = "the key could not be tried: look again when the video API is well"
+        return [*found, Finding("API key", Mark.WRONG, f"not tried, {observation.detail}", fix)]
+    return [*found, Finding("API key", Mark.OK, "accepted")]
+
+
+def check_ultramsg(base_url: str, instance_id: str | None, token: str | None) -> Finding:
+    """Ask UltraMsg whether the sending instance is connected to a phone."""
+    if not instance_id or not token:
+        missing = [] if instance_id else ["--ultramsg-instance"]
+        missing += [] if token else [ULTRAMSG_TOKEN]
+        if len(missing) == 1:
+            return Finding(
+                "UltraMsg", Mark.WRONG, "half configured", f"set {missing[0]}, too: it is left out otherwise"
+            )
+        return Finding("UltraMsg", Mark.NOTE, "not configured here, not checked")
+    url = f"{base_url.rstrip('/')}/{quote(instance_id, safe='')}/instance/status?token={quote(token, safe='')}"
+    http = Http(max_connections=1)
+    try:
+        reply = http.send(HttpRequest(method="GET", url=url, timeout_s=HTTP_TIMEOUT_S))
+    finally:
+        http.close()
+    if isinstance(reply, HttpFailure):
+        fix = "check the URL (--ultramsg-url) and the network; sends are tried again meanwhile"
+        return Finding("UltraMsg", Mark.WRONG, f"no answer: {reply.detail}", fix)
+    body = reply.json()
+    status = _dig(body, "status", "accountStatus", "status")
+    if status == GOOD_INSTANCE:
+        return Finding("UltraMsg", Mark.OK, f"{shown(instance_id)} is {GOOD_INSTANCE}")
+    if isinstance(status, str):
+        fix = "open the instance on UltraMsg's site, and scan its QR code with the phone if it asks for it"
+        return Finding("UltraMsg", Mark.WRONG, f"{shown(instance_id)} is {redact(status)}", fix)
+    error = _dig(body, "error")
+    said = redact(str(error), token) if error else f"HTTP {reply.status}"
+    fix = f"check --ultramsg-instance and {ULTRAMSG_TOKEN}: they belong together"
+    return Finding("UltraMsg", Mark.WRONG, f"{shown(instance_id)}: {said}", fix)
+
+
+def _dig(value: object, *names: str) -> object:
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+# --- printing ---
+
+_STYLES = {Mark.OK: ("✔", "green"), Mark.NOTE: ("•", "yellow"), Mark.WRONG: ("✘", "bold red")}
+
+
+def _print(findings: list[Finding]) -> None:
+    if not sys.stdout.isatty():
+        print_rows((), [[one.mark.value, one.check, one.found, one.fix] for one in findings])
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold", ratio=1)
+    for one in findings:
+        sign, style = _STYLES[one.mark]
+        said = Text(one.found)
+        if one.fix:
+            said.append(f"\n→ {one.fix}", style=style)
+        table.add_row(Text(sign, style=style), Text(one.check), said)
+    Console().print(table)

@@ -1,0 +1,259 @@
+"""``videopoll explain``: a job's whole story, in the order of time, and what comes next."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import attrs
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from videopoll._log import shown
+from videopoll.cli.jobs import describe, live_answer
+from videopoll.cli.options import (
+    DEFAULT_API_URL,
+    DEFAULT_PREFIX,
+    DEFAULT_REDIS_URL,
+    ApiUrl,
+    AsJson,
+    JobId,
+    Prefix,
+    RedisUrl,
+    open_client,
+    open_queue,
+)
+from videopoll.cli.output import complain, duration, guarded, print_json, time_of_day, when
+from videopoll.cli.story import OUTCOMES, tell
+from videopoll.errors import QueueError
+from videopoll.history import HistoryEntry, Step, WorkerInfo, read_history, read_workers
+from videopoll.jobs import JobState
+from videopoll.work import DeadLetter, JobView
+
+__all__ = ["explain"]
+
+
+@attrs.frozen
+class _Known:
+    """All that is known of a job."""
+
+    job_id: str
+    view: JobView | None
+    story: tuple[HistoryEntry, ...]
+    workers: tuple[WorkerInfo, ...]
+    letter: DeadLetter | None
+    live: str | None
+
+
+@guarded
+def explain(
+    *,
+    job: JobId,
+    live: Annotated[bool, typer.Option("--live", help="Ask the video API, too; changes nothing.")] = False,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = DEFAULT_REDIS_URL,
+    prefix: Prefix = DEFAULT_PREFIX,
+    api_url: ApiUrl = DEFAULT_API_URL,
+) -> None:
+    """Tell a job's story: what happened, where it is, why it waits, and what its user got.
+
+    What happened comes from the history that workers keep for a day (not with
+    --no-history); where it is comes from the job's own keys. Changes nothing.
+    """
+    with open_queue(redis_url, prefix) as queue, open_client(redis_url) as client:
+        view = queue.get(job)
+        letter = queue.dead_letters.get(job) if view is not None and view.state is JobState.DEAD else None
+        try:
+            story, workers = read_history(client, queue.keys, job), read_workers(client, queue.keys)
+        except QueueError as error:
+            story, workers = (), ()
+            complain(f"the history cannot be read: {error}")
+    if view is None and not story:
+        complain(f"there is no job {job!r} under the prefix {prefix!r}: it was never enqueued here, or ended long ago")
+        raise typer.Exit(1)
+    told = live_answer(api_url, job, view) if live else None
+    known = _Known(job, view, _with_beginning(job, view, story), workers, letter, told)
+    now = _now(known)
+    if as_json:
+        print_json(
+            {
+                "job_id": job,
+                "now": describe(view, reveal=False) if view else None,
+                "explanation": now,
+                "live": told,
+                "story": [
+                    {"at_ms": one.at_ms, "step": one.step.value, "worker": one.worker_id, **one.details}
+                    for one in known.story
+                ],
+            }
+        )
+        return
+    _print(known, now)
+
+
+def _with_beginning(job: str, view: JobView | None, story: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
+    """Begin the story with the enqueueing, also if no producer keeps a history: later entries tell when it was."""
+    if any(entry.step is Step.ENQUEUED for entry in story):
+        return story
+    start_ms = view.job.start_ms if view is not None and view.job is not None else None
+    for entry in story:
+        elapsed_s = entry.details.get("elapsed_s")
+        if start_ms is None and isinstance(elapsed_s, int | float):
+            start_ms = entry.at_ms - round(elapsed_s * 1000)
+    if start_ms is None:
+        return story
+    return (HistoryEntry(start_ms, Step.ENQUEUED, job, "", {}), *story)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "…", "!", "?")) else f"{text}."
+
+
+def _now(known: _Known) -> list[str]:
+    """Say where the job is, and why; a sentence each."""
+    view = known.view
+    if view is None:
+        told = known.story[-1].step
+        return [f"Redis has forgotten the job; the last that is known is: {tell(known.story[-1])[0]} ({told.value})."]
+    said = [_place(known, view)]
+    if view.state is JobState.SCHEDULED:
+        said.append(_why(known, view))
+    if view.state is JobState.QUEUED and not any(worker.alive for worker in known.workers):
+        said.append("No worker is known to be alive: start one with videopoll worker.")
+    if view.holder is not None:
+        said.append(_holder(known, view))
+    if view.foreign_lock:
+        said.append("A worker of another kind has locked it; ours look again when that lock ends.")
+    said += _user(known, view)
+    if known.live is not None:
+        said.append(f"The video API says at this moment: {known.live}.")
+    return said
+
+
+def _place(known: _Known, view: JobView) -> str:
+    polls = f"{view.attempts} poll{'' if view.attempts == 1 else 's'}"
+    match view.state:
+        case JobState.QUEUED:
+            return "It waits in the list for a worker to take it."
+        case JobState.SCHEDULED:
+            return f"It waits for its next poll, {_due(view)}, after {polls}."
+        case JobState.POLLING:
+            return f"It is being polled at this moment (poll {view.attempts})."
+        case JobState.DELIVERING:
+            return "Its polling is over, and its outcome is being sent at this moment."
+        case JobState.OUTBOX:
+            return f"Its polling is over; the next send is due {_due(view)}."
+        case JobState.SETTLED:
+            return "It has ended."
+        case JobState.DEAD:
+            reason = known.letter.reason if known.letter else "no reason kept"
+            return f"It is a dead letter: {_sentence(shown(reason))} Bring it back with videopoll dead redrive."
+        case JobState.ORPHANED:
+            return "It has a record and is in no list: a worker of another kind holds it, or lost it."
+
+
+def _due(view: JobView) -> str:
+    if view.due_ms is None:
+        return "at an unknown time"
+    left_s = (view.due_ms - view.now_ms) / 1000
+    return f"in {duration(left_s)}" if left_s >= 0 else f"which is {duration(-left_s)} late"
+
+
+def _why(known: _Known, view: JobView) -> str:
+    """Say why the next poll is when it is."""
+    if view.due_ms is not None and view.due_ms < view.now_ms - 1000:
+        alive = sum(worker.alive for worker in known.workers)
+        return f"It is due already: {alive} worker{' is' if alive == 1 else 's are'} known to be alive."
+    if not view.attempts:
+        return "That is so because a first poll waits for the initial delay."
+    if view.faults:
+        last = next((entry for entry in reversed(known.story) if entry.step is Step.FAULT), None)
+        reason = f" The last: {shown(str(last.details.get('reason')))}." if last else ""
+        row = "one fault" if view.faults == 1 else f"{view.faults} faults in a row"
+        return f"That is so because of the backoff after {row}.{reason}"
+    return "That is so because a job that is still working is polled once an interval."
+
+
+def _holder(known: _Known, view: JobView) -> str:
+    lease = ""
+    if view.lease_ms is not None:
+        left_s = (view.lease_ms - view.now_ms) / 1000
+        lease = (
+            f", its lease ends in {duration(left_s)}" if left_s >= 0 else f", its lease ended {duration(-left_s)} ago"
+        )
+    worker = next((one for one in known.workers if one.worker_id == view.holder), None)
+    if worker is None:
+        health = ""
+    elif worker.alive:
+        health = f", alive on {shown(worker.host)}:{worker.pid}"
+    else:
+        health = ", silent: another one takes over when the lease ends"
+    return f"Held by {shown(view.holder or '')}{lease}{health}."
+
+
+def _user(known: _Known, view: JobView) -> list[str]:
+    """Say what the user got."""
+    if view.outcome is None:
+        return ["The user has been told nothing yet."]
+    outcome = view.outcome
+    error = f" ({shown(outcome.error)})" if outcome.error else ""
+    said = [f"How it ended: {OUTCOMES.get(outcome.kind.value, outcome.kind.value)}{error}."]
+    entry = view.entry
+    if entry is not None:
+        reasons = " What went wrong: " + _sentence("; ".join(map(shown, entry.reasons))) if entry.reasons else ""
+        said.append(f"Sends so far: {entry.tries}, the next as {entry.form.value}.{reasons}")
+    if view.delivered:
+        form = next((one.details.get("form") for one in reversed(known.story) if one.step is Step.DELIVERED), None)
+        said.append("The user was told" + (f", with a {form} message." if form else "."))
+    elif view.delivered is False or view.state is JobState.DEAD:
+        said.append("The user was NOT told.")
+    elif view.state is JobState.SETTLED:
+        said.append("Whether the user was told is not recorded.")
+    else:
+        said.append("The user has been told nothing yet.")
+    return said
+
+
+def _print(known: _Known, now: list[str]) -> None:
+    start_ms = known.story[0].at_ms if known.story else 0
+    if not sys.stdout.isatty():
+        for entry in known.story:
+            line = (when(entry.at_ms) or "-", _offset(entry, start_ms), tell(entry)[0], entry.worker_id or "-")
+            typer.echo("\t".join(line))
+        for sentence in now:
+            typer.echo(sentence)
+        return
+    console = Console()
+    conversation = f" · conversation {shown(known.view.job.conversation_id)}" if known.view and known.view.job else ""
+    console.print(Text.assemble((f"Job {shown(known.job_id)}", "bold"), (conversation, "dim")))
+    if known.story:
+        console.print(Text(f"since {when(start_ms)}", style="dim"))
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("time", no_wrap=True)
+        table.add_column("after", justify="right", no_wrap=True)
+        table.add_column("what happened", overflow="fold", ratio=1)
+        table.add_column("worker", overflow="fold", style="dim")
+        last = ""
+        for entry in known.story:
+            said, style = tell(entry)
+            worker = shown(entry.worker_id)
+            # A worker is named where it changes.
+            table.add_row(
+                time_of_day(entry.at_ms),
+                _offset(entry, start_ms),
+                Text(said, style=style),
+                Text("" if worker == last else worker),
+            )
+            last = worker
+        console.print(table)
+    else:
+        console.print(Text("No history is kept of it.", style="dim"))
+    console.print()
+    for sentence in now:
+        console.print(Text(sentence))
+
+
+def _offset(entry: HistoryEntry, start_ms: int) -> str:
+    return f"+{duration(max(0, entry.at_ms - start_ms) / 1000)}"

@@ -1,0 +1,134 @@
+"""The figures that ``status`` and ``watch`` show, read in a few round trips."""
+
+from __future__ import annotations
+
+import collections
+import time
+
+import attrs
+import redis
+
+from videopoll._log import shown
+from videopoll.cli.output import duration
+from videopoll.cli.places import Listed, oldest_of
+from videopoll.errors import QueueError
+from videopoll.history import WorkerInfo, read_workers
+from videopoll.jobs import JsonValue
+from videopoll.redis_queue import RedisVideoJobQueue
+from videopoll.work import QueueCounts
+
+__all__ = ["Figures", "describe_worker", "lag_s", "pending", "read_figures", "worker_rows", "workers_line"]
+
+LATE_S = 30.0
+"""A poll that is later than this, in seconds, shows that the workers are too few, or none."""
+
+
+@attrs.frozen
+class Figures:
+    """How it is going.
+
+    Args:
+        counts: How many jobs are where; None if Redis did not say.
+        workers: The workers of the last hour; None if it cannot be told.
+        oldest: The job that waits for its end longest.
+        detail: How Redis answered.
+    """
+
+    counts: QueueCounts | None
+    workers: tuple[WorkerInfo, ...] | None
+    oldest: Listed | None
+    detail: str
+
+    @property
+    def alive(self) -> tuple[WorkerInfo, ...]:
+        """The workers that live."""
+        return tuple(worker for worker in self.workers or () if worker.alive)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, one sentence each."""
+        if self.counts is None:
+            return [f"Redis: {self.detail}"]
+        found = []
+        if self.workers and not self.alive and pending(self.counts):
+            found.append("jobs wait and no worker is alive: start one with videopoll worker")
+        late_s = lag_s(self.counts)
+        if late_s is not None and late_s > LATE_S:
+            found.append(
+                f"polls are late by {duration(late_s)}: start more workers, or look at the logs of those there are"
+            )
+        return found
+
+
+def read_figures(queue: RedisVideoJobQueue, client: redis.Redis) -> Figures:
+    """Look once. Does not raise while Redis is away: `Figures.detail` tells of it."""
+    began_s = time.monotonic()
+    try:
+        counts = queue.counts()
+    except QueueError as error:
+        return Figures(None, None, None, str(error))
+    detail = f"answers in {(time.monotonic() - began_s) * 1000:.0f} ms"
+    workers: tuple[WorkerInfo, ...] | None = None
+    oldest: Listed | None = None
+    try:
+        workers = read_workers(client, queue.keys)
+        oldest = oldest_of(client, queue.keys)
+    except QueueError:
+        # The counts are worth more than nothing: a Redis user may be allowed only what workers need.
+        pass
+    return Figures(counts, workers, oldest, detail)
+
+
+def pending(counts: QueueCounts) -> int:
+    """How many jobs have not ended."""
+    return counts.queued + counts.scheduled + counts.in_flight + counts.deliveries
+
+
+def lag_s(counts: QueueCounts | None) -> float | None:
+    """Seconds by which the longest waiting poll is late; None without one."""
+    if counts is None or counts.oldest_due_ms is None:
+        return None
+    return round(max(0, counts.now_ms - counts.oldest_due_ms) / 1000, 3)
+
+
+def workers_line(figures: Figures) -> str:
+    """Say how many workers are alive, and of which versions."""
+    if figures.workers is None:
+        return "unknown"
+    if not figures.workers:
+        return "none has told of itself within the last hour"
+    versions = collections.Counter(worker.version or "unknown version" for worker in figures.alive)
+    told = ", ".join(f"{number} of {version}" for version, number in sorted(versions.items()))
+    silent = len(figures.workers) - len(figures.alive)
+    return f"{told or 'none'}" + (f"; {silent} silent" if silent else "")
+
+
+def worker_rows(workers: tuple[WorkerInfo, ...], now_ms: int) -> list[list[str]]:
+    """Give a table's rows: worker, version, kind, polls, sends, since when, where, last beat."""
+    return [
+        [
+            shown(worker.worker_id),
+            f"{shown(worker.version)} {shown(worker.kind)}",
+            f"{worker.polls_in_hand} of {worker.concurrency}",
+            str(worker.sends_in_hand),
+            duration((now_ms - worker.started_ms) / 1000) if worker.started_ms else "-",
+            f"{shown(worker.host)}:{worker.pid}",
+            ("" if worker.alive else "silent for ") + duration((now_ms - worker.beat_ms) / 1000),
+        ]
+        for worker in workers
+    ]
+
+
+WORKER_COLUMNS = ("worker", "version", "polls", "sends", "up", "process", "last beat")
+
+
+def describe_worker(worker: WorkerInfo) -> dict[str, JsonValue]:
+    """Give a worker as JSON."""
+    return dict(attrs.asdict(worker))
+
+
+def describe_oldest(oldest: Listed | None, now_ms: int) -> dict[str, JsonValue] | None:
+    """Give the oldest job as JSON."""
+    if oldest is None or oldest.start_ms is None:
+        return None
+    return {"job_id": oldest.job_id, "state": oldest.state, "age_s": round((now_ms - oldest.start_ms) / 1000, 3)}

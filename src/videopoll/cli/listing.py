@@ -1,0 +1,117 @@
+"""``videopoll jobs``: which jobs are where."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import attrs
+import redis
+import typer
+
+from videopoll.cli.options import (
+    DEFAULT_PREFIX,
+    DEFAULT_REDIS_URL,
+    AsJson,
+    Prefix,
+    RedisUrl,
+    asking,
+    open_client,
+)
+from videopoll.cli.output import Cell, complain, duration, guarded, print_json, print_rows
+from videopoll.cli.places import Listed, Place, list_jobs
+from videopoll.schema import Keys
+
+__all__ = ["COLUMNS", "clock_ms", "job_row", "jobs"]
+
+COLUMNS = ("job", "state", "age", "polls", "sends", "what is next", "worker")
+
+LIVING = (Place.IN_FLIGHT, Place.OUTBOX, Place.SCHEDULED, Place.QUEUED)
+
+
+@guarded
+def jobs(
+    *,
+    state: Annotated[
+        list[Place] | None,
+        typer.Option("--state", help="Only jobs in this place; may be given again. By default, all but dead ones."),
+    ] = None,
+    worker: Annotated[
+        str | None, typer.Option("--worker", help="Only jobs in this worker's hands.", show_default=False)
+    ] = None,
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            "--older-than", min=0, help="Only jobs enqueued more than so many seconds ago.", show_default=False
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = DEFAULT_REDIS_URL,
+    prefix: Prefix = DEFAULT_PREFIX,
+) -> None:
+    """List the jobs that have not ended, those first whose turn is next. Changes nothing.
+
+    \b
+    videopoll jobs --state in_flight
+    videopoll jobs --older-than 120
+    videopoll jobs --state scheduled --json | jq '.[].job_id'
+    """  # noqa: D301 - a backspace keeps line ends in the help
+    keys = Keys(prefix)
+    places = tuple(dict.fromkeys(state)) if state else ((Place.IN_FLIGHT,) if worker else LIVING)
+    with open_client(redis_url) as client:
+        now_ms = clock_ms(client)
+
+        def keep(one: Listed) -> bool:
+            if worker is not None and one.worker != worker:
+                return False
+            return older_than is None or (one.start_ms is not None and now_ms - one.start_ms > older_than * 1000)
+
+        filtered = worker is not None or older_than is not None
+        found, more = list_jobs(client, keys, places, limit=limit, keep=keep if filtered else None)
+    if as_json:
+        print_json([attrs.asdict(one) for one in found])
+    elif found or not sys.stdout.isatty():
+        print_rows(COLUMNS, [job_row(one, now_ms) for one in found], title="Jobs")
+    else:
+        typer.echo("There are no such jobs.")
+    if more:
+        complain("there are more: raise --limit")
+
+
+def clock_ms(client: redis.Redis) -> int:
+    """Give Redis's time in Unix milliseconds.
+
+    Raises:
+        QueueError: Redis is away or says no.
+    """
+    with asking("reading the clock"):
+        seconds, micros = client.time()
+    return seconds * 1000 + micros // 1000
+
+
+def job_row(one: Listed, now_ms: int) -> list[Cell]:
+    """Give a job's row, for the columns of `COLUMNS`."""
+    return [
+        one.job_id,
+        one.state,
+        None if one.start_ms is None else duration((now_ms - one.start_ms) / 1000),
+        one.polls,
+        one.sends,
+        _next(one, now_ms),
+        one.worker,
+    ]
+
+
+def _next(one: Listed, now_ms: int) -> str | None:
+    outcome = f"{one.outcome}, " if one.outcome else ""
+    if one.place is Place.DEAD:
+        return f"{outcome}{one.reason or 'no reason kept'}"
+    if one.at_ms is None:
+        return "waits to be taken"
+    left_s = (one.at_ms - now_ms) / 1000
+    if one.place is Place.IN_FLIGHT:
+        lease = f"lease ends in {duration(left_s)}" if left_s >= 0 else f"lease ended {duration(-left_s)} ago"
+        return f"{outcome}{lease}"
+    what = "send" if one.place is Place.OUTBOX else "poll"
+    return f"{outcome}{what} " + (f"in {duration(left_s)}" if left_s >= 0 else f"due for {duration(-left_s)}")
