@@ -23,7 +23,9 @@ from videopoll import (
 )
 from videopoll._engine import Health
 from videopoll.embedded import EmbeddedRedis
-from videopoll.health import STUCK_LOOP, HealthServer
+from videopoll.health import HealthServer
+
+STUCK_LOOP = "the worker's loop has not moved"
 
 
 class Probed:

@@ -191,3 +191,17 @@ def test_the_worker_command_at_debug_tells_no_secret(form, async_world):
         assert "🎥 Video notification sent successfully for conversation: c_1" in text
     with redis.Redis.from_url(world.url) as client:
         assert client.exists(keys.history) == (form == "json")
+
+
+def test_an_error_text_of_the_api_that_quotes_the_job_is_not_logged_as_it_came(world, caplog):
+    """An API may repeat the prompt, or the number, in its reason."""
+    caplog.set_level("DEBUG")
+    prompt, to = "a very private wish of somebody", phone(1)
+    world.api.job("job_1", Reply.failed(f"cannot make {prompt!r} for {to} at https://files.example/x?sig=1"))
+    with world.queue() as queue, world.worker() as worker:
+        queue.enqueue("job_1", conversation_id="c", metadata={"channel": "ultramsg", "to": to, "prompt": prompt})
+        until(lambda: worker.recorder.of(events.JobDelivered), "it has ended")
+
+    assert "cannot make" in caplog.text
+    for private in (prompt, to, "sig=1"):
+        assert private not in caplog.text

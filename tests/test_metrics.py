@@ -93,9 +93,9 @@ def test_a_run_is_counted_alike_by_both(world, registry, otel, reader, spans):
     assert value("polls_total", status="completed") == 1
     assert value("jobs_concluded_total", outcome="completed") == 1
     assert value("jobs_concluded_total", outcome="failed") == 1
-    assert value("sends_total", form="video", result="delivered") == 1
-    assert value("sends_total", form="text", result="delivered") == 1
-    assert value("deliveries_total", form="text", outcome="failed") == 1
+    assert value("sends_total", channel="ultramsg", form="video", result="delivered") == 1
+    assert value("sends_total", channel="ultramsg", form="text", result="delivered") == 1
+    assert value("deliveries_total", channel="ultramsg", form="text", outcome="failed") == 1
     assert (value("polls_per_video_count"), value("polls_per_video_sum")) == (1, 3)
     assert value("schedule_lag_seconds_count") == 4
     assert 0 < value("poll_duration_seconds_sum") < 5
@@ -107,7 +107,7 @@ def test_a_run_is_counted_alike_by_both(world, registry, otel, reader, spans):
     assert found["videopoll.polls", ("status", "processing")] == 1
     assert found["videopoll.faults", ("kind", "server")] == 1
     assert found["videopoll.polls_per_video",] == (1, 3)
-    assert found["videopoll.sends", ("form", "video"), ("result", "delivered")] == 1
+    assert found["videopoll.sends", ("channel", "ultramsg"), ("form", "video"), ("result", "delivered")] == 1
     names = [span.name for span in spans.get_finished_spans()]
     assert (names.count("videopoll poll"), names.count("videopoll deliver")) == (4, 2)
 

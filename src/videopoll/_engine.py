@@ -71,10 +71,13 @@ class Health:
     Args:
         healthy: Whether nothing is wrong.
         problems: What is wrong, and what to do, one sentence each.
+        alive: Whether the loop moves. A restart helps if it does not; it is no
+            use while Redis is away.
     """
 
     healthy: bool
     problems: tuple[str, ...] = ()
+    alive: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -187,13 +190,14 @@ class Engine:
         if self._key_refused:
             problems.append(API_KEY_PROBLEM)
         silent_s = time.monotonic() - self._beat_s
-        if silent_s > 3 * LONGEST_IDLE_S + self.lease.duration_s and self._lost_since_s is None:
+        alive = silent_s <= 3 * LONGEST_IDLE_S + self.lease.duration_s or self._lost_since_s is not None
+        if not alive:
             problems.append(f"the worker's loop has not moved for {silent_s:.0f} s: restart it")
         now_s = time.monotonic()
         stuck = sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
         if stuck:
             problems.append(f"{stuck} polls or sends do not come back: the poller or a notifier hangs")
-        return Health(not problems, tuple(problems))
+        return Health(not problems, tuple(problems), alive)
 
     def beat(self) -> None:
         """Note that the loop moves."""

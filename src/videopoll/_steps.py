@@ -35,6 +35,7 @@ from videopoll._decide import (
 )
 from videopoll.jobs import OutboxEntry, Outcome, Poison, VideoJob, dump
 from videopoll.messages import Delivered, Message, NotSent, Receipt, Refused, Sighting
+from videopoll.notifiers.base import redact
 from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.work import (
     Abandoned,
@@ -99,6 +100,9 @@ class FindMessage:
 
     message: Message
 
+
+SHORTEST_PRIVATE = 6
+"""Metadata of at least so many characters are cut out of error texts."""
 
 Effect: TypeAlias = PollApi | Commit | SendMessage | FindMessage
 Answer: TypeAlias = "Observation | Verdict | Receipt | Sighting | None"
@@ -284,7 +288,7 @@ class JobStep:
                 outcome=outcome.kind,
                 elapsed_s=(outcome.at_ms - job.start_ms) / 1000,
                 attempts=attempts,
-                error=outcome.error,
+                error=_without_private(outcome.error, job),
             )
         )
         yield from self._start_delivery(entry)
@@ -384,6 +388,7 @@ class JobStep:
                 form=done.receipt.form or entry.form,
                 attempts=entry.tries,
                 after_s=max(0, now_ms - entry.outcome.at_ms) / 1000,
+                channel=done.receipt.channel,
             )
         )
 
@@ -433,6 +438,7 @@ class JobStep:
                 result=word,
                 took_s=time.monotonic() - started_s,
                 reason=reason or None,
+                channel=None if isinstance(result, Sighting) else result.channel,
             )
         )
 
@@ -471,6 +477,16 @@ class JobStep:
 
 
 _RESULTS: dict[type, str] = {Delivered: "delivered", NotSent: "not_sent", Refused: "refused"}
+
+
+def _without_private(text: str | None, job: VideoJob) -> str | None:
+    """Give the API's words for the log; it may quote the prompt, or whatever else came with the job."""
+    if text is None:
+        return None
+    for value in job.metadata.values():
+        if isinstance(value, str) and len(value) >= SHORTEST_PRIVATE:
+            text = text.replace(value, "[redacted]")
+    return redact(text)
 
 
 def _word(observation: Observation) -> str:

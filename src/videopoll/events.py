@@ -161,6 +161,7 @@ class SendTried(Event):
         form: In which form.
         attempt: Which send, from 1.
         result: ``delivered``, ``not_sent``, ``refused``, ``unknown``, or what a look-up found.
+        channel: Over which channel of a `RoutingNotifier`.
         took_s: Seconds that it took.
         reason: What the channel said, if it was no success.
     """
@@ -172,6 +173,7 @@ class SendTried(Event):
     result: str
     took_s: float
     reason: str | None = None
+    channel: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -185,6 +187,7 @@ class JobDelivered(Event):
         form: In which form.
         attempts: Sends that it took.
         after_s: Seconds from the outcome to the delivery.
+        channel: Over which channel of a `RoutingNotifier`.
     """
 
     job_id: str
@@ -193,6 +196,7 @@ class JobDelivered(Event):
     form: Form
     attempts: int
     after_s: float
+    channel: str | None = None
 
 
 @attrs.frozen(kw_only=True)

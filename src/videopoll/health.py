@@ -34,9 +34,6 @@ __all__ = ["HealthServer"]
 
 log = logging.getLogger(__name__)
 
-STUCK_LOOP = "the worker's loop has not moved"
-"""How the problem starts that a restart solves, in `videopoll._engine.Engine.health`."""
-
 STOPPING = "the worker is stopping: it takes no more jobs"
 
 PROBE_S = 5.0
@@ -132,9 +129,10 @@ class HealthServer:
                 return _json(HTTPStatus.NOT_FOUND, {"paths": known})
 
     def _judge(self, *, only_stuck: bool) -> tuple[HTTPStatus, str, bytes]:
-        problems = list(self._runner.health().problems)
+        health = self._runner.health()
+        problems = list(health.problems)
         if only_stuck:
-            problems = [problem for problem in problems if problem.startswith(STUCK_LOOP)]
+            problems = [] if health.alive else problems
         elif self._runner.stopping:
             problems.append(STOPPING)
         status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
@@ -164,7 +162,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    server: _Server
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride] - it is only ever built by this one
     timeout = PROBE_S
     server_version = "videopoll"
     sys_version = ""

@@ -20,7 +20,7 @@ import secrets
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import attrs
 import redis
@@ -337,7 +337,7 @@ class RedisHistory:
                 # Its age instead of its time: the stream's ids follow Redis's clock, so that no worker's clock matters.
                 # The number tells a repeated write from a new one, as a lost reply leads to a second try.
                 extra = {"ago": str(round((now_s - noted.noted_s) * 1000)), "n": f"{self._origin}:{noted.number}"}
-                fields = cast("dict[redis.typing.FieldT, redis.typing.EncodableT]", {**noted.fields, **extra})
+                fields = cast("Any", {**noted.fields, **extra})
                 batch.xadd(self._keys.history, fields, maxlen=MAX_ENTRIES, approximate=True)
             batch.expire(self._keys.history, KEEP_S)
             batch.execute()

@@ -122,11 +122,13 @@ class Delivered:
         detail: Anything worth knowing for the operator.
         form: The form that it went in, which may be another than was asked
             for. Two receipts are equal whatever it is.
+        channel: Which channel of a `RoutingNotifier` it was.
     """
 
     message_id: str | None = attrs.field(default=None, converter=_text_or_none)
     detail: str | None = attrs.field(default=None, converter=_text_or_none)
     form: Form | None = attrs.field(default=None, eq=False)
+    channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
 
 
 @attrs.frozen
@@ -141,12 +143,14 @@ class NotSent:
         channel_fault: Whether the channel is to blame. After some of these, a
             text is tried instead of a video; a recipient that could not be
             looked up is no reason for that.
+        channel: Which channel of a `RoutingNotifier` it was.
     """
 
     reason: str = attrs.field(converter=_text)
     retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
     counts: bool = True
     channel_fault: bool = True
+    channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
 
 
 @attrs.frozen
@@ -156,10 +160,12 @@ class Refused:
     Args:
         reason: What the channel said, for the operator. No secrets.
         try_text: Whether the same words as a text with a link may still go through.
+        channel: Which channel of a `RoutingNotifier` it was.
     """
 
     reason: str = attrs.field(converter=_text)
     try_text: bool = True
+    channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
 
 
 @attrs.frozen
@@ -168,9 +174,11 @@ class Unknown:
 
     Args:
         reason: What happened, for the operator. No secrets.
+        channel: Which channel of a `RoutingNotifier` it was.
     """
 
     reason: str = attrs.field(converter=_text)
+    channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
 
 
 Receipt: TypeAlias = Delivered | NotSent | Refused | Unknown

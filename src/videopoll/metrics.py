@@ -84,9 +84,11 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     Instrument("schedule_lag", "From the time when a poll was due to its start", buckets=FAST_S, unit="s"),
     Instrument("poll_duration", "What a poll took", buckets=FAST_S, unit="s"),
     Instrument("polls_per_video", "Polls that a finished video took", buckets=POLLS),
-    Instrument("sends", "Messages handed to a channel, by form and what came of it", ("form", "result")),
+    Instrument(
+        "sends", "Messages handed to a channel, by channel, form and what came of it", ("channel", "form", "result")
+    ),
     Instrument("send_duration", "What handing a message to its channel took", buckets=FAST_S, unit="s"),
-    Instrument("deliveries", "Users who got the outcome of their job", ("form", "outcome")),
+    Instrument("deliveries", "Users who got the outcome of their job", ("channel", "form", "outcome")),
     Instrument("delivery_delay", "From the outcome to its delivery", buckets=SLOW_S, unit="s"),
     Instrument("dead_letters", "What could not be processed or delivered"),
     Instrument("leases_lost", "Jobs that another worker took over from this one"),
@@ -114,12 +116,17 @@ def measure(event: events.Event) -> tuple[Measurement, ...]:  # noqa: C901 - one
             return (concluded,)
         case events.SendTried():
             return (
-                Measurement("sends", labels={"form": event.form.value, "result": event.result}),
+                Measurement(
+                    "sends", labels={"channel": event.channel or "", "form": event.form.value, "result": event.result}
+                ),
                 Measurement("send_duration", event.took_s),
             )
         case events.JobDelivered():
             return (
-                Measurement("deliveries", labels={"form": event.form.value, "outcome": event.outcome.value}),
+                Measurement(
+                    "deliveries",
+                    labels={"channel": event.channel or "", "form": event.form.value, "outcome": event.outcome.value},
+                ),
                 Measurement("delivery_delay", event.after_s),
             )
         case events.JobUndeliverable():

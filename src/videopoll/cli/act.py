@@ -95,6 +95,7 @@ def drain(
     began_s = told_s = time.monotonic()
     told: str | None = None
     with open_queue(redis_url, prefix) as queue:
+        line = ""
         while True:
             counts: QueueCounts | None = None
             problem = "Redis did not answer"

@@ -85,7 +85,8 @@ class RoutingNotifier:
         routed = self._route(message)
         if not isinstance(routed, _Routed):
             return routed
-        return call_sync(routed.channel.notify, routed.message, f"the channel {routed.name!r}") or Delivered()
+        receipt = call_sync(routed.channel.notify, routed.message, f"the channel {routed.name!r}") or Delivered()
+        return _named(receipt, routed)
 
     async def anotify(self, message: Message) -> Receipt:
         """Send the message over its channel, by the channel's asyncio side where it has one.
@@ -97,7 +98,8 @@ class RoutingNotifier:
         if not isinstance(routed, _Routed):
             return routed
         send: _Notify = getattr(routed.channel, "anotify", routed.channel.notify)
-        return await call_async(send, routed.message) or Delivered()
+        receipt = await call_async(send, routed.message) or Delivered()
+        return _named(receipt, routed)
 
     def find(self, message: Message) -> Sighting:
         """Ask the message's channel for it, if that channel can be asked.
@@ -186,6 +188,10 @@ class _Routed:
     name: str
     channel: Channel
     message: Message
+
+
+def _named(receipt: Receipt, routed: _Routed) -> Receipt:
+    return attrs.evolve(receipt, channel=routed.name) if isinstance(receipt, Receipt) else receipt
 
 
 def _unresolved(error: Exception) -> Receipt:
