@@ -126,3 +126,37 @@ def call() -> Iterator[Call]:
 def world(kind, redis_url, prefix) -> Iterator[World]:
     """The outside world: a video API, two messengers, and workers on demand."""
     yield from open_world(kind, redis_url, prefix)
+
+
+# What these test is not the scripts, which run over both servers elsewhere, or it takes minutes on each.
+ONE_SERVER = {
+    "test_cli",
+    "test_end_to_end",
+    "test_history",
+    "test_logs",
+    "test_metrics",
+    "test_operate",
+    "test_poison",
+    "test_script_aborts",
+    "test_tool",
+}
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--all-servers", action="store_true", help="run every test on every server")
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """Leave out the second server where it would tell nothing new."""
+    if config.getoption("--all-servers"):
+        return
+    left_out = [
+        item
+        for item in items
+        if item.path.stem in ONE_SERVER
+        and hasattr(item, "callspec")
+        and item.callspec.params.get("redis_server") == "valkey"
+    ]
+    if left_out and (os.environ.get("CI") or EmbeddedRedis.available("redis")):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
