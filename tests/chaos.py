@@ -125,7 +125,7 @@ class Storm:
                     end(process)
 
     def _produce(self) -> None:
-        """Take jobs in, evenly, until shortly before the last fault; a host tries again when Redis is away."""
+        """Take jobs in, evenly, up to the last fault and beyond; a host tries again when Redis is away."""
         with RedisVideoJobQueue.from_url(self.server.url) as queue:
             for number in range(self.jobs):
                 while True:
@@ -138,7 +138,7 @@ class Storm:
                         break
                     except QueueError:
                         time.sleep(0.1)
-                time.sleep(0.9 * self.seconds / self.jobs)
+                time.sleep(self.seconds / self.jobs)
 
     def _make_trouble(self, started_s: float) -> None:
         for number, fault in enumerate(self.faults, 1):
