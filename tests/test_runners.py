@@ -211,11 +211,11 @@ def test_a_message_that_was_delivered_is_not_sent_again_after_a_stop_in_an_outag
     with world.queue() as plain:
         queue = Stubborn(plain)
         queue.away = True
-        first = Runner(queue, world.poller(), Channel(), strategy=FAST, delivery=QUICK, grace_s=0.1)
+        brief = LeasePolicy.lasting(1)
+        first = Runner(queue, world.poller(), Channel(), strategy=FAST, delivery=QUICK, lease=brief, grace_s=0.1)
         with first:
             first.start()
             until(lambda: sent, "it is sent")
-            threading.Timer(1.0, setattr, (queue, "away", False)).start()
             first.stop()
         with Runner(
             plain, world.poller(), Channel(), strategy=FAST, delivery=QUICK, lease=LeasePolicy.lasting(1)
