@@ -84,6 +84,8 @@ class Http:
         self._lock = threading.Lock()
         self._own: Side | None = None
         self._async_own: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncSide] = weakref.WeakKeyDictionary()
+        # The loop that was here last, and its side: most of the time there is one. A forked process has other loops.
+        self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], AsyncSide] | None = None
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -95,7 +97,7 @@ class Http:
         wire = prepare(request, self._max_reply_bytes)
         if isinstance(wire, HttpFailure):
             return wire
-        with quiet.quiet():
+        with quiet.Quiet():
             return self._side().exchange(wire)
 
     async def asend(self, request: HttpRequest) -> HttpReply | HttpFailure:
@@ -103,7 +105,7 @@ class Http:
         wire = prepare(request, self._max_reply_bytes)
         if isinstance(wire, HttpFailure):
             return wire
-        with quiet.quiet():
+        with quiet.Quiet():
             side = self._async_side()
             try:
                 async with asyncio.timeout(wire.remaining_s()):
@@ -121,6 +123,7 @@ class Http:
     async def aclose(self) -> None:
         """Close our own connections of the running event loop."""
         with self._lock:
+            self._latest = None
             side = self._async_own.pop(asyncio.get_running_loop(), None)
         if side:
             await side.close()
@@ -143,6 +146,8 @@ class Http:
         if self._async_given:
             return self._async_given
         loop = asyncio.get_running_loop()
+        if self._latest is not None and self._latest[0]() is loop:
+            return self._latest[1]
         with self._lock:
             self._forget_parent()
             side = self._async_own.get(loop)
@@ -150,4 +155,5 @@ class Http:
                 side = self._async_own[loop] = self._sides.open_async_side(
                     self._max_connections, use_aiohttp=self._use_aiohttp
                 )
+            self._latest = (weakref.ref(loop), side)
             return side

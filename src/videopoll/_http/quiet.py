@@ -8,13 +8,8 @@ in its thread or task only: the host's own requests are logged as ever.
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import logging
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # A filter acts on the records of its own logger only, not on those of the loggers below it.
 _LOGGERS = (
@@ -46,11 +41,15 @@ def install() -> None:
         logging.getLogger(name).addFilter(_FILTER)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Mark a request of ours as under way, in this thread or task and the tasks that it starts."""
-    token = _under_way.set(True)
-    try:
-        yield
-    finally:
-        _under_way.reset(token)
+class Quiet:
+    """Marks a request of ours as under way, in this thread or task and the tasks that it starts."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        """Begin."""
+        self._token = _under_way.set(True)
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        _under_way.reset(self._token)

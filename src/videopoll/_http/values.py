@@ -98,7 +98,7 @@ class HttpReply:
     def json(self) -> JsonValue | NotJson:
         """Read the body as JSON; `NOT_JSON` if it is none. Never raises."""
         try:
-            return cast("JsonValue", jsonlib.loads(self.body, parse_constant=_refuse_constant))
+            return cast("JsonValue", _JSON.decode(self.body.decode("utf-8-sig")))
         except (ValueError, RecursionError):
             return NOT_JSON
 
@@ -123,6 +123,10 @@ class HttpFailure:
 
 def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(text)
+
+
+# Made once: `json.loads` with an option makes a decoder for each call.
+_JSON = jsonlib.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:

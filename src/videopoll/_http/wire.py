@@ -7,13 +7,14 @@ keep to the same limits and tell the same failures.
 
 from __future__ import annotations
 
+import functools
 import json as jsonlib
 import os
 import re
 import socket
 import ssl
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
 import attrs
@@ -34,6 +35,8 @@ MAX_TIMEOUT_S = 86_400.0
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
+Headers: TypeAlias = "tuple[tuple[str, str], ...]"
+
 
 @attrs.define(eq=False)
 class Wire:
@@ -42,7 +45,7 @@ class Wire:
     request: HttpRequest
     origin: tuple[str, str, int]
     target: str
-    headers: list[tuple[str, str]]
+    headers: Headers
     body: bytes
     max_bytes: int
     deadline_s: float
@@ -67,36 +70,67 @@ def prepare(request: HttpRequest, max_bytes: int) -> Wire | HttpFailure:
         url = request.url
         if not (url.isascii() and url.isprintable()) or " " in url:
             return _invalid("the URL has characters that must be percent-encoded")
-        parts = urlsplit(url)
-        scheme, host, port = parts.scheme, parts.hostname, parts.port
-        if scheme not in {"http", "https"} or not host or "@" in parts.netloc:
+        path_at = url.find("/", len("https://"))
+        site = _site(url if path_at < 0 else url[:path_at])
+        if site is None:
             return _invalid("the URL must be http or https, with a host and without credentials")
         if not request.timeout_s > 0:
             return HttpFailure(kind=FailureKind.POOL_TIMEOUT, detail="no time left for the request")
-        given = {name.lower() for name in request.headers}
         body, content_type = _encode(request)
-        added = {"Host": parts.netloc, "User-Agent": "videopoll", "Accept-Encoding": "identity"}
-        if content_type:
-            added["Content-Type"] = content_type
-        if body or request.method not in {"GET", "HEAD"}:
-            added["Content-Length"] = str(len(body))
-        headers = [(name, value) for name, value in added.items() if name.lower() not in given]
-        headers += request.headers.items()
-        names, values = zip(*headers, strict=True)
-        text = "".join(values)
-        if "" in names or not _TOKEN.fullmatch("".join(names)) or not (text.isascii() and text.isprintable()):
+        length = len(body) if body or request.method not in {"GET", "HEAD"} else None
+        headers = _headers(tuple(request.headers.items()), site.netloc, content_type, length)
+        if headers is None:
             return _invalid("a header has characters that cannot be sent")
     except (ValueError, TypeError, RecursionError) as error:
         return _invalid(f"the request cannot be encoded ({type(error).__name__})")
     return Wire(
         request=request,
-        origin=(scheme, host, port or (443 if scheme == "https" else 80)),
-        target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+        origin=site.origin,
+        target=site.target if path_at < 0 else url[path_at:].partition("#")[0],
         headers=headers,
         body=body,
         max_bytes=max_bytes,
         deadline_s=time.monotonic() + min(request.timeout_s, MAX_TIMEOUT_S),
     )
+
+
+@attrs.frozen
+class _Site:
+    """A URL up to its path, taken apart; `target` is for a URL that has no path."""
+
+    origin: tuple[str, str, int]
+    netloc: str
+    target: str
+
+
+# A worker asks one site thousands of times a second, with the same headers.
+@functools.lru_cache(maxsize=256)
+def _site(start: str) -> _Site | None:
+    parts = urlsplit(start)
+    scheme, host, port = parts.scheme, parts.hostname, parts.port
+    if scheme not in {"http", "https"} or not host or "@" in parts.netloc:
+        return None
+    origin = (scheme, host, port or (443 if scheme == "https" else 80))
+    return _Site(origin, parts.netloc, "/" + (f"?{parts.query}" if parts.query else ""))
+
+
+@functools.lru_cache(maxsize=256)
+def _headers(
+    given: tuple[tuple[str, str], ...], netloc: str, content_type: str | None, length: int | None
+) -> Headers | None:
+    """Give all headers of a request; None if one of them cannot be sent."""
+    added = {"Host": netloc, "User-Agent": "videopoll", "Accept-Encoding": "identity"}
+    if content_type:
+        added["Content-Type"] = content_type
+    if length is not None:
+        added["Content-Length"] = str(length)
+    own = {name.lower() for name, _ in given}
+    headers = (*((name, value) for name, value in added.items() if name.lower() not in own), *given)
+    names, values = zip(*headers, strict=True)
+    text = "".join(values)
+    if "" in names or not _TOKEN.fullmatch("".join(names)) or not (text.isascii() and text.isprintable()):
+        return None
+    return headers
 
 
 def _invalid(detail: str) -> HttpFailure:
