@@ -449,3 +449,8 @@ def test_every_state_has_its_moves_and_only_a_settled_job_rests():
     """The docs draw this table."""
     assert set(TRANSITIONS) == set(JobState)
     assert [state for state, moves in TRANSITIONS.items() if not moves] == [JobState.SETTLED]
+
+
+def test_the_ascii_space_is_the_only_printable_white_space():
+    """The check of an id relies on it, on every version of Python."""
+    assert [one for one in map(chr, range(0x110000)) if one.isprintable() and one.isspace()] == [" "]

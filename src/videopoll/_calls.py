@@ -55,6 +55,7 @@ T = TypeVar("T")
 ENQUEUE = Script.load("enqueue")
 CLAIM = Script.load("claim")
 RESCHEDULE = Script.load("reschedule")
+GIVE_BACK = Script.load("give_back")
 CONCLUDE = Script.load("conclude")
 BEGIN_SEND = Script.load("begin_send")
 REDELIVER = Script.load("redeliver")
@@ -71,6 +72,7 @@ SCRIPTS = (
     ENQUEUE,
     CLAIM,
     RESCHEDULE,
+    GIVE_BACK,
     CONCLUDE,
     BEGIN_SEND,
     REDELIVER,
@@ -285,8 +287,7 @@ def apply(
             # What is written of one job keeps its order.
             close()
         seen.add(transition.claim.job_id)
-        kind = Reschedule if isinstance(transition, GiveBack) else type(transition)
-        groups.setdefault(kind, []).append(place)
+        groups.setdefault(type(transition), []).append(place)
     close()
     return calls
 
@@ -295,7 +296,9 @@ def _call_for(
     kind: type, keys: Keys, items: Sequence[Transition], ttls: KeyTtls, dead: DeadLetterPolicy
 ) -> ScriptCall[list[Verdict]]:
     if kind is Reschedule:
-        return _reschedule(keys, cast("Sequence[Reschedule | GiveBack]", items), ttls)
+        return _reschedule(keys, cast("Sequence[Reschedule]", items))
+    if kind is GiveBack:
+        return _give_back(keys, cast("Sequence[GiveBack]", items), ttls)
     if kind is Conclude:
         return _conclude(keys, cast("Sequence[Conclude]", items), ttls)
     if kind is BeginSend:
@@ -305,25 +308,29 @@ def _call_for(
     return _settle(keys, cast("Sequence[Settle]", items), ttls, dead)
 
 
-def _reschedule(keys: Keys, items: Sequence[Reschedule | GiveBack], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
+def _reschedule(keys: Keys, items: Sequence[Reschedule]) -> ScriptCall[list[Verdict]]:
+    args: list[str | bytes | int] = [keys.prefix]
+    for item in items:
+        state = f"{item.faults}:{item.last_answer_ms or ''}" if item.faults or item.attempts is not None else ""
+        if item.attempts is not None:
+            state += f":{item.attempts}"
+        args += (raw(item.claim.job_id), item.claim.token, item.due_ms, state)
+    return ScriptCall(RESCHEDULE, keys.fixed, tuple(args), _verdicts)
+
+
+def _give_back(keys: Keys, items: Sequence[GiveBack], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
     args: list[str | bytes | int] = []
     job_keys: list[bytes] = []
     for item in items:
         claim = item.claim
         job_keys += [raw(keys.lock(claim.job_id)), raw(keys.attempts(claim.job_id))]
-        if isinstance(item, GiveBack):
-            # The last poll counts as long ago, whenever it was: the job was due when it was claimed,
-            # and has to be due at once when it is met in the list.
-            left_ms = ttls.attempts_s * 500
-            if claim.attempts_age_ms is not None:
-                left_ms = min(left_ms, ttls.attempts_s * 1000 - claim.attempts_age_ms)
-            args += [raw(claim.job_id), claim.token, 0, "", claim.attempts_before, max(1, left_ms)]
-        else:
-            state = f"{item.faults}:{item.last_answer_ms or ''}" if item.faults or item.attempts is not None else ""
-            if item.attempts is not None:
-                state += f":{item.attempts}"
-            args += [raw(claim.job_id), claim.token, item.due_ms, state, "", 0]
-    return ScriptCall(RESCHEDULE, (*keys.fixed, *job_keys), tuple(args), _verdicts)
+        # The last poll counts as long ago, whenever it was: the job was due when it was claimed,
+        # and has to be due at once when it is met in the list.
+        left_ms = ttls.attempts_s * 500
+        if claim.attempts_age_ms is not None:
+            left_ms = min(left_ms, ttls.attempts_s * 1000 - claim.attempts_age_ms)
+        args += (raw(claim.job_id), claim.token, claim.attempts_before, max(1, left_ms))
+    return ScriptCall(GIVE_BACK, (*keys.fixed, *job_keys), tuple(args), _verdicts)
 
 
 def _conclude(keys: Keys, items: Sequence[Conclude], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:

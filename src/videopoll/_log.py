@@ -40,6 +40,43 @@ class LogHook:
 
 def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa: C901, PLR0912 - one case an event
     match event:
+        # The most frequent event comes first.
+        case events.JobPolled(fault=None, known=False):
+            return (
+                logging.WARNING,
+                "🔍 [%s] Unknown video status %s (attempt %d, elapsed: %.0fs), polling on",
+                shown(event.job_id),
+                shown(event.status),
+                event.attempt,
+                event.elapsed_s,
+            )
+        case events.JobPolled(fault=None):
+            return (
+                logging.INFO,
+                "🔍 [%s] Polling video status (attempt %d, elapsed: %.0fs): %s",
+                shown(event.job_id),
+                event.attempt,
+                event.elapsed_s,
+                event.status,
+            )
+        case events.JobPolled(fault=FaultKind.CREDENTIALS):
+            return (
+                logging.WARNING,
+                "🔑 [%s] The video API refuses our key (attempt %d): %s",
+                shown(event.job_id),
+                event.attempt,
+                event.detail,
+            )
+        case events.JobPolled():
+            return (
+                logging.WARNING,
+                "⚠️ [%s] No answer from the video API (attempt %d, elapsed: %.0fs): %s, next try in %.0fs",
+                shown(event.job_id),
+                event.attempt,
+                event.elapsed_s,
+                event.detail,
+                event.next_s or 0,
+            )
         case events.WorkerStarted():
             return logging.INFO, "🚀 Starting video polling worker: %s", event.worker_id
         case events.WorkerStopped():
@@ -66,42 +103,6 @@ def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa:
                 else "🎬 Processing video job from queue: %s"
             )
             return logging.INFO, text, shown(event.job_id)
-        case events.JobPolled(fault=FaultKind.CREDENTIALS):
-            return (
-                logging.WARNING,
-                "🔑 [%s] The video API refuses our key (attempt %d): %s",
-                shown(event.job_id),
-                event.attempt,
-                event.detail,
-            )
-        case events.JobPolled(fault=None, known=False):
-            return (
-                logging.WARNING,
-                "🔍 [%s] Unknown video status %s (attempt %d, elapsed: %.0fs), polling on",
-                shown(event.job_id),
-                shown(event.status),
-                event.attempt,
-                event.elapsed_s,
-            )
-        case events.JobPolled(fault=None):
-            return (
-                logging.INFO,
-                "🔍 [%s] Polling video status (attempt %d, elapsed: %.0fs): %s",
-                shown(event.job_id),
-                event.attempt,
-                event.elapsed_s,
-                event.status,
-            )
-        case events.JobPolled():
-            return (
-                logging.WARNING,
-                "⚠️ [%s] No answer from the video API (attempt %d, elapsed: %.0fs): %s, next try in %.0fs",
-                shown(event.job_id),
-                event.attempt,
-                event.elapsed_s,
-                event.detail,
-                event.next_s or 0,
-            )
         case events.JobConcluded(outcome=OutcomeKind.COMPLETED):
             return logging.INFO, "✅ [%s] Video generation completed", shown(event.job_id)
         case events.JobConcluded():

@@ -44,6 +44,9 @@ MAX_FIELD_CHARS = 256
 
 _WORKING = frozenset({"processing", "queued"})
 
+_NEEDS_NO_QUOTING = re.compile(r"[A-Za-z0-9_~-]+")
+"""Almost every id: it is the same in a URL."""
+
 _FAULTS = {
     FailureKind.CONNECT: FaultKind.CONNECTION,
     FailureKind.BROKEN: FaultKind.CONNECTION,
@@ -82,7 +85,7 @@ def build_request(base_url: str, api_key: str, job_id: str, timeout_s: float) ->
     if not job_id.strip("."):
         return VideoFailed("the job id cannot be asked for: it is empty or consists of dots")
     try:
-        name = quote(job_id, safe="")
+        name = job_id if _NEEDS_NO_QUOTING.fullmatch(job_id) else quote(job_id, safe="")
     except UnicodeEncodeError:
         return VideoFailed("the job id cannot be asked for: it is not valid Unicode")
     return HttpRequest(

@@ -137,6 +137,8 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
         now_s: The time in Unix seconds, which an HTTP date is compared with.
     """
     text = headers.get("retry-after", "").strip()
+    if not text:
+        return None
     if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{0,9})?", text):
         return float(text)
     try:
