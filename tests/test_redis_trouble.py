@@ -7,7 +7,6 @@ note was lost would come twice: nothing but the order of the writes prevents it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -22,16 +21,13 @@ from kit import FAST, open_world, phone, until
 from resp_proxy import RespProxy
 from videopoll import (
     AsyncRedisVideoJobQueue,
-    AsyncRunner,
     LeasePolicy,
     QueueError,
     QueueRefusedError,
     QueueUnavailableError,
     RedisVideoJobQueue,
     _engine,
-    async_runner,
     events,
-    runner,
 )
 from videopoll.embedded import EmbeddedRedis
 from videopoll.testing import Reply, unused_port
@@ -215,8 +211,7 @@ def test_a_worker_with_work_in_hand_keeps_it_through_an_outage(trouble, caplog):
 
 def test_a_worker_can_be_stopped_while_redis_is_away(trouble, monkeypatch):
     """A deployment goes on during an outage; the leases bring the jobs back."""
-    for module in (runner, async_runner):
-        monkeypatch.setattr(module, "LONGEST_IDLE_S", 1.0)
+    monkeypatch.setattr(_engine, "LONGEST_IDLE_S", 1.0)
     trouble.world.api.job("job_0", attrs.evolve(Reply.completed(), delay_s=0.3))
     trouble.enqueue("job_0")
     worker = trouble.worker(grace_s=0.5).start()
@@ -229,29 +224,6 @@ def test_a_worker_can_be_stopped_while_redis_is_away(trouble, monkeypatch):
     trouble.proxy.accept()
     with trouble.worker() as other:
         trouble.all_told_once(other)
-
-
-def test_a_pause_of_the_loop_does_not_spin_when_a_poll_falls_due(trouble):
-    """Redis is back for the writes before the loop has tried again: what they schedule must not keep it awake."""
-    if trouble.world.kind == "sync":
-        return  # its pause looks at nothing but the clock
-    turns = 0
-
-    class Counting(AsyncRunner):
-        async def _sleep(self, timeout_s: float, *, gathering: bool) -> None:
-            nonlocal turns
-            turns += 1
-            await super()._sleep(timeout_s, gathering=gathering)
-
-    async def pause() -> None:
-        async with AsyncRedisVideoJobQueue.from_url(trouble.proxy.url, prefix=trouble.world.prefix) as queue:
-            worker = Counting(queue, trouble.world.poller(), trouble.world.notifier())
-            worker.due_at(0)
-            await worker._pause(0.3)
-
-    asyncio.run(pause())
-
-    assert turns <= 3
 
 
 def test_a_frozen_server_is_noticed_and_sat_out(trouble, caplog):

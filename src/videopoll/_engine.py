@@ -5,25 +5,23 @@ Nothing here blocks. The runners (`videopoll.runner`) add threads or tasks.
 
 from __future__ import annotations
 
-import inspect
+import abc
 import logging
 import os
 import random
 import secrets
 import threading
 import time
-import traceback
 from typing import TYPE_CHECKING
 
 import attrs
 
 from videopoll import events
 from videopoll._log import LogHook
+from videopoll._pace import Pace
 from videopoll._steps import JobStep, Workshop
 from videopoll.errors import ConfigurationError, QueueError
-from videopoll.messages import Delivered, NotSent, Receipt, Unknown
-from videopoll.notifiers.base import receipt_for_error, redact
-from videopoll.observations import Fault, FaultKind, Observation
+from videopoll.observations import FaultKind
 from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
 from videopoll.words import SPANISH_AND_ENGLISH, Words
 
@@ -41,21 +39,24 @@ LONGEST_IDLE_S = 4.0
 WAKE_JITTER_S = 0.02
 """Workers that wake for the same id spread their claims over this long, so that the first one takes it."""
 
+CLAIM_APART_S = 0.02
+"""How far apart two claims are at least: what falls due meanwhile shares the second one's round trip."""
+
+BELL_WORTH_S = 0.1
+"""A worker that claims again within this time need not listen for new ids: the claim looks for them, too."""
+
+STILL_THERE_S = 0.001
+"""How long a worker that heard the bell looks whether somebody else has taken the id meanwhile."""
+
 GATHER_S = 0.005
-"""How long a busy worker gathers free places before it claims again: one claim for many."""
+"""How far apart they are while more is due than there are places for: a place that waits longer costs throughput."""
 
 OVERDUE_S = 0.25
-"""How soon to look again for something overdue that there was no place for."""
+"""How soon to look again for what is due and could not be taken, though there was a place for it."""
 
 TROUBLE_BASE_S = 0.1
 TROUBLE_CAP_S = 5.0
-FOREVER_S = float("inf")
 
-LINGER_S = 0.01
-"""How long a reschedule waits for others, to share their round trip; nothing that a user waits for does."""
-
-LARGEST_COMMIT = 250
-"""Transitions that are written together at most."""
 FOREIGN_IDLE_S = 90.0
 """A foreign worker polls a job at least every 60 s; one that nobody has polled for this long is lost."""
 
@@ -99,7 +100,7 @@ class RunSummary:
     undeliverable: int = 0
 
 
-class Engine:
+class Engine(abc.ABC):
     """The part of a runner that does no I/O."""
 
     def __init__(
@@ -156,6 +157,8 @@ class Engine:
         self.steps: dict[str, JobStep] = {}
         self.polls_in_hand = 0
         self.sends_in_hand = 0
+        self.pace = Pace()
+        self._full = False
         self.stopping = False
         self.counted: dict[type[events.Event], int] = {}
         self._paused_until_s = 0.0
@@ -251,6 +254,29 @@ class Engine:
         polls = 0 if self.pause_left_s() else self.concurrency - self.polls_in_hand
         return max(0, polls), max(0, self.delivery_concurrency - self.sends_in_hand)
 
+    def begin_turn(self) -> tuple[int, int]:
+        """Begin a turn of the loop: give the polls and sends to claim, (0, 0) when there is no place at all."""
+        self.beat()
+        now_s = time.monotonic()
+        self.pace.begin(now_s)
+        polls, sends = self._look_for_room()
+        if not polls and not sends:
+            self.pace.want(now_s + (self.pause_left_s() or LONGEST_IDLE_S), 0.0)
+        return polls, sends
+
+    def _look_for_room(self) -> tuple[int, int]:
+        # Set before the look: a place that another thread frees after it must wake the loop.
+        self._full = True
+        polls, sends = self.room()
+        self._full = not (polls and sends)
+        return polls, sends
+
+    def claim_failed(self, error: QueueError) -> None:
+        """Note that Redis failed at a claim: the next one waits."""
+        until_s = time.monotonic() + self.redis_lost(error, "claim")
+        self.pace.hold(until_s)
+        self.pace.want(until_s, 0.0)
+
     def take(self, batch: ClaimBatch) -> list[JobStep]:
         """Note the jobs of a claim as in hand."""
         self.shop.clock.set(batch.now_ms)
@@ -261,8 +287,29 @@ class Engine:
                 self._move(step, 1)
         return taken
 
+    def plan_after(self, batch: ClaimBatch) -> None:
+        """Have the next claim when something may be due that this one did not take."""
+        polls, sends = self._look_for_room()
+        self.wake_at(time.monotonic() + self._sleep_s(batch, polls, sends))
+
+    def worth_listening(self) -> bool:
+        """Whether a new id could be polled here, and would wait for long before it is seen."""
+        return self.room()[0] > 0 and self.pace.next_s - time.monotonic() > BELL_WORTH_S
+
+    @property
+    def _apart_s(self) -> float:
+        return GATHER_S if self._full else CLAIM_APART_S
+
+    def claim_by(self, at_s: float) -> bool:
+        """Plan a claim for this time, in monotonic seconds; say whether that is sooner than planned."""
+        return self.pace.want(at_s, self._apart_s)
+
+    def at_of(self, due_ms: int) -> float:
+        """Give the monotonic time at which something is due on Redis's clock."""
+        return time.monotonic() + (due_ms - self.shop.clock.now_ms() + 1) / 1000
+
     def let_go(self, step: JobStep) -> None:
-        """Forget a job that is out of hand."""
+        """Forget a job that is out of hand; a claim that was held up by a lack of places is wanted now."""
         with self._places:
             # A worker that lost a lease may have claimed the same job again meanwhile.
             if self.steps.get(step.claim.job_id) is step:
@@ -270,6 +317,7 @@ class Engine:
             if not step.gone:
                 step.gone = True
                 self._move(step, -1)
+        self.place_freed()
 
     def _start_sending(self, step: JobStep) -> bool:
         """Move a job whose polling is over to a place for sends; False if there is none."""
@@ -283,7 +331,13 @@ class Engine:
         return True
 
     def place_freed(self) -> None:
-        """Let the loop know that there is room again; the runners know how."""
+        """Let the loop know that there is room again, if it waits for that."""
+        if self._full:
+            self.wake_at(time.monotonic())
+
+    @abc.abstractmethod
+    def wake_at(self, at_s: float) -> None:
+        """Have a claim at this time, in monotonic seconds; each runner has its own way to wake its loop."""
 
     def _move(self, step: JobStep, by: int) -> None:
         if step.sending:
@@ -291,7 +345,7 @@ class Engine:
         else:
             self.polls_in_hand += by
 
-    def sleep_s(self, batch: ClaimBatch, polls: int, sends: int) -> float:
+    def _sleep_s(self, batch: ClaimBatch, polls: int, sends: int) -> float:
         """Seconds until something may be due that this claim did not take; `polls` and `sends` are the places left."""
         dues_ms = [
             # With one kind of place full, an expired lease may have to wait for such a place.
@@ -303,9 +357,9 @@ class Engine:
         sleep_s = LONGEST_IDLE_S
         for due_ms in dues_ms:
             if due_ms is not None:
-                # What is due and was not taken has no place here: look again, but do not spin.
-                left_s = (due_ms - now_ms + 1) / 1000 if due_ms > batch.now_ms else OVERDUE_S
-                sleep_s = min(sleep_s, left_s)
+                left_s = (due_ms - now_ms + 1) / 1000
+                # A claim has its bounds: what it left is taken by the next one, unless this one took nothing.
+                sleep_s = min(sleep_s, left_s if due_ms > batch.now_ms else 0.0 if batch.claims else OVERDUE_S)
         pause_s = self.pause_left_s()
         return max(0.0, min(sleep_s, pause_s) if pause_s else sleep_s)
 
@@ -318,63 +372,3 @@ class Engine:
             for step in list(self.steps.values())
             if fresh_s < now_s - step.started_s < step.limit_s and not step.finished
         ]
-
-
-def is_async(part: object, method: str) -> bool:
-    """Whether `part`'s method has to be awaited."""
-    return inspect.iscoroutinefunction(getattr(part, method, None))
-
-
-def refuse_async(part: object, method: str, name: str) -> None:
-    """Refuse an asyncio part in the threaded runner.
-
-    Raises:
-        TypeError: It has to be awaited; the text names `AsyncRunner`.
-    """
-    if not callable(getattr(part, method, None)):
-        msg = f"the {name} must have a method {method}(), got {type(part).__name__}"
-        raise TypeError(msg)
-    if is_async(part, method) or getattr(part, "async_only", False):
-        msg = f"{type(part).__name__} is an asyncio {name}: Runner works with threads, use AsyncRunner for it"
-        raise TypeError(msg)
-
-
-def as_observation(value: object) -> Observation:
-    """Check what a poller gave back."""
-    if isinstance(value, Observation):
-        return value
-    return Fault(FaultKind.INTERNAL, f"the poller returned {type(value).__name__}, which is no Observation")
-
-
-def poller_failed(error: BaseException) -> Fault:
-    """Make a fault of an exception out of a poller."""
-    log.error("The poller raised an exception; it counts as a passing fault\n%s", trace_of(error))
-    return Fault(FaultKind.INTERNAL, f"the poller raised {type(error).__name__}")
-
-
-def as_receipt(value: object) -> Receipt:
-    """Check what a notifier gave back; None counts as delivered."""
-    if value is None:
-        return Delivered()
-    if isinstance(value, Receipt):
-        return value
-    if inspect.isawaitable(value):
-        if inspect.iscoroutine(value):
-            value.close()
-        return NotSent("the notifier returned an awaitable: use AsyncRunner for asyncio notifiers")
-    return Unknown(f"the notifier returned {type(value).__name__}, which is no Receipt")
-
-
-def notifier_failed(error: BaseException) -> Receipt:
-    """Make a receipt of an exception out of a notifier."""
-    receipt = receipt_for_error(error) if isinstance(error, Exception) else None
-    if receipt is not None:
-        return receipt
-    log.error("The notifier raised an exception; the message may have gone out\n%s", trace_of(error))
-    return Unknown(f"the notifier raised {type(error).__name__}")
-
-
-def trace_of(error: BaseException) -> str:
-    """Give an exception's trace for the log, its text without what looks like a secret."""
-    lines = "".join(traceback.format_tb(error.__traceback__))
-    return f"{lines}{type(error).__name__}: {redact(str(error))}"

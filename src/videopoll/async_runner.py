@@ -20,33 +20,19 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from videopoll import events
-from videopoll._engine import (
-    FOREIGN_IDLE_S,
-    FOREVER_S,
-    GATHER_S,
-    LARGEST_COMMIT,
-    LINGER_S,
-    LONGEST_IDLE_S,
-    SWEEP_EVERY_S,
-    WAKE_JITTER_S,
-    Engine,
-    RunSummary,
-    as_observation,
-    as_receipt,
-    is_async,
-    notifier_failed,
-    poller_failed,
-    trace_of,
-)
+from videopoll import _engine, events
+from videopoll._engine import FOREIGN_IDLE_S, STILL_THERE_S, SWEEP_EVERY_S, WAKE_JITTER_S, Engine, RunSummary
+from videopoll._pace import FOREVER_S
+from videopoll._parts import as_observation, as_receipt, is_async, notifier_failed, poller_failed, trace_of
+from videopoll._settlers import AsyncSettler
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
 from videopoll._threads import SYNC_PARTS, DaemonThreads
-from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
+from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.messages import Sighting, Unknown
 from videopoll.observations import Fault, FaultKind
 from videopoll.poller import VideoApiPoller
 from videopoll.runner import STOP_SIGNALS
-from videopoll.work import Redeliver, Reschedule, Transition, Verdict
+from videopoll.work import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -147,19 +133,15 @@ class AsyncRunner(Engine):
         self._notify = self._notifier_call("notify")
         self._find = self._notifier_call("find") if hasattr(notifier, "find") or hasattr(notifier, "afind") else None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._woken = asyncio.Event()
+        self._changed = asyncio.Event()
         self._listening = asyncio.Event()
         self._idle = asyncio.Event()
         self._over = asyncio.Event()
         self._over.set()
-        self._gathering = False
-        self._due_s = FOREVER_S
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = FOREVER_S
         self._background: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
         self._running = False
-        self._settler = _Settler(self)
+        self._settler = AsyncSettler(self, queue)
 
     # --- for the host ---
 
@@ -192,7 +174,7 @@ class AsyncRunner(Engine):
         self.stopping = True
         loop = self._loop
         if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._woken.set)
+            loop.call_soon_threadsafe(self._changed.set)
 
     async def run_once(self) -> RunSummary:
         """Do one batch: claim what is due, work on it to its end, and return.
@@ -243,28 +225,26 @@ class AsyncRunner(Engine):
                 self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
 
     async def _turn(self) -> None:
-        """Claim what there is room for, begin to work on it, and sleep until there is more to do."""
-        polls, sends = self.room()
-        if not polls and not sends:
-            self.beat()
-            self._due_s = FOREVER_S
-            await self._sleep(self.pause_left_s() or LONGEST_IDLE_S, gathering=True)
-            return
-        self._due_s = FOREVER_S
-        try:
-            batch = await self._claim(polls, sends)
-        except QueueError as error:
-            await self._pause(self.redis_lost(error, "claim"))
-            return
-        self.redis_fine("claim")
-        steps = self.take(batch)
-        for step in steps:
-            self._begin(step)
-        taken = sum(not step.sending for step in steps)
-        polls, sends = polls - taken, sends - (len(steps) - taken)
-        if polls:
-            self._listening.set()
-        await self._sleep(self.sleep_s(batch, polls, sends), gathering=not (polls and sends))
+        """Claim what there is room for, begin to work on it, and sleep until the next claim is wanted."""
+        polls, sends = self.begin_turn()
+        if polls or sends:
+            try:
+                batch = await self._claim(polls, sends)
+            except QueueError as error:
+                self.claim_failed(error)
+            else:
+                self.redis_fine("claim")
+                for step in self.take(batch):
+                    self._begin(step)
+                self.plan_after(batch)
+                if self.worth_listening():
+                    self._listening.set()
+        loop = asyncio.get_running_loop()
+        while not self.stopping and (left_s := self.pace.next_s - time.monotonic()) > 0:
+            self._changed.clear()
+            timer = loop.call_later(left_s, self._changed.set)
+            await self._changed.wait()
+            timer.cancel()
 
     async def _claim(self, polls: int, sends: int) -> ClaimBatch:
         return await self._queue.claim(
@@ -276,39 +256,10 @@ class AsyncRunner(Engine):
             foreign_workers=self.foreign_workers,
         )
 
-    async def _sleep(self, timeout_s: float, *, gathering: bool) -> None:
-        """Sleep until something may be due, an id waits, we are to stop, or (`gathering`) a place is free."""
-        if self.stopping:
-            return
-        loop = asyncio.get_running_loop()
-        self._gathering = gathering
-        self._timer_s = min(time.monotonic() + timeout_s, self._due_s)
-        self._timer = loop.call_later(max(0.0, self._timer_s - time.monotonic()), self._woken.set)
-        await self._woken.wait()
-        self._timer.cancel()
-        self._timer = None
-        self._woken.clear()
-        if self._gathering is False and gathering and not self.stopping:
-            await asyncio.sleep(GATHER_S)
-        self._gathering = False
-
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, and let nothing but a stop end it earlier."""
-        until_s = time.monotonic() + seconds
-        while not self.stopping and (left_s := until_s - time.monotonic()) > 0:
-            self._due_s = FOREVER_S  # what falls due meanwhile cannot be claimed: it must not keep us awake
-            await self._sleep(left_s, gathering=False)
-
-    def due_at(self, due_ms: int) -> None:
-        """Note that this worker has scheduled a poll or a send: it must not sleep longer than that."""
-        due_s = time.monotonic() + (due_ms - self.shop.clock.now_ms() + 1) / 1000
-        if due_s < self._due_s:
-            self._due_s = due_s
-            if self._timer is not None and due_s < self._timer_s:
-                self._timer.cancel()
-                self._timer_s = due_s
-                wait_s = max(0.0, due_s - time.monotonic())
-                self._timer = asyncio.get_running_loop().call_later(wait_s, self._woken.set)
+    def wake_at(self, at_s: float) -> None:
+        """Have a claim at this time."""
+        if self.claim_by(at_s):
+            self._changed.set()
 
     # --- tasks ---
 
@@ -347,15 +298,8 @@ class AsyncRunner(Engine):
         self.let_go(step)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("A job's step failed; its lease will run out\n%s", trace_of(error))
-        self.place_freed()
         if not self._tasks:
             self._idle.set()
-
-    def place_freed(self) -> None:
-        """Wake the loop if it waits for a place."""
-        if self._gathering:
-            self._gathering = False
-            self._woken.set()
 
     async def _carry_out(self, step: JobStep) -> None:
         steps = step.steps()
@@ -402,7 +346,7 @@ class AsyncRunner(Engine):
                 await asyncio.wait_for(self._idle.wait(), None if grace_s == FOREVER_S else grace_s)
         left = [(step, step.relinquish()) for step in self._tasks.values()]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
-        self._settler.be_patient_for(LONGEST_IDLE_S)
+        self._settler.be_patient_for(_engine.LONGEST_IDLE_S)
         await _end(self._tasks)
         verdicts = await asyncio.gather(*filter(None, futures))
         return verdicts.count(Verdict.APPLIED)
@@ -428,16 +372,18 @@ class AsyncRunner(Engine):
         while True:
             await self._listening.wait()
             try:
-                rang = await self._queue.wait_for_work(LONGEST_IDLE_S)
+                rang = await self._queue.wait_for_work(_engine.LONGEST_IDLE_S)
             except QueueError:
                 await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 - spreads workers
                 continue
             if not rang:
                 await asyncio.sleep(WAKE_JITTER_S)
-            else:
-                self._listening.clear()
-                await asyncio.sleep(random.uniform(0, WAKE_JITTER_S))  # noqa: S311 - spreads workers
-                self._woken.set()
+                continue
+            await asyncio.sleep(random.uniform(0, WAKE_JITTER_S))  # noqa: S311 - spreads workers
+            with contextlib.suppress(QueueError):
+                if await self._queue.wait_for_work(STILL_THERE_S):
+                    self._listening.clear()
+                    self.wake_at(time.monotonic())
 
     async def _sweep(self) -> None:
         """Look for jobs that nobody has: at the start, and now and then beside foreign workers."""
@@ -458,7 +404,7 @@ class AsyncRunner(Engine):
                 exclusive = True
                 if count:
                     self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
-                    self._woken.set()
+                    self.wake_at(time.monotonic())
                 if not self.foreign_workers:
                     return
             await asyncio.sleep(wait_s)
@@ -475,11 +421,10 @@ class AsyncRunner(Engine):
     def _poller_call(self) -> Callable[[PollApi], Awaitable[Observation]]:
         """Give the one way in which this poller is asked."""
         own = getattr(self._poller, "apoll", None)
-        if getattr(own, "__func__", None) is VideoApiPoller.apoll:
-            # It keeps its time itself, and a second watch would take a fiftieth of a poll's.
-            return functools.partial(_ask, own, guard=False)
         if own is not None:
-            return functools.partial(_ask, own)
+            # Ours keeps its time itself, and a second watch would take a fiftieth of a poll's.
+            guard = getattr(own, "__func__", None) is not VideoApiPoller.apoll
+            return functools.partial(_ask, own, guard=guard)
         poll = cast("Callable[..., Awaitable[object]]", self._poller.poll)
         if is_async(self._poller, "poll"):
             return functools.partial(_ask, poll)
@@ -523,105 +468,6 @@ class AsyncRunner(Engine):
         finally:
             for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
-
-
-class _Settler:
-    """Gathers transitions and writes them together, and keeps at it while Redis is away.
-
-    A reschedule lingers a little for company; what somebody waits for goes at once.
-    """
-
-    def __init__(self, runner: AsyncRunner) -> None:
-        self._runner = runner
-        self._pending: list[tuple[Transition, asyncio.Future[Verdict] | None]] = []
-        self._filled = asyncio.Event()
-        self._urgent = asyncio.Event()
-        self._closing = False
-        self.open()
-
-    def open(self) -> None:
-        """Begin afresh, with patience without end."""
-        self._closing = False
-        self._patience_s, self._patience_from_s = FOREVER_S, 0.0
-        self._failing_since_s: float | None = None
-        self.gave_up: QueueError | None = None
-
-    def close(self) -> None:
-        self._closing = True
-        self._filled.set()
-        self._urgent.set()
-
-    def be_patient_for(self, seconds: float) -> None:
-        """Give up when Redis is away for so long: the leases will bring the jobs back."""
-        self._patience_s, self._patience_from_s = seconds, time.monotonic()
-
-    def put(self, transition: Transition, *, wait: bool = True) -> asyncio.Future[Verdict] | None:
-        future: asyncio.Future[Verdict] | None = asyncio.get_running_loop().create_future() if wait else None
-        self._pending.append((transition, future))
-        self._filled.set()
-        if wait:
-            self._urgent.set()
-        return future
-
-    async def run(self) -> None:
-        while True:
-            await self._filled.wait()
-            if not self._urgent.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LINGER_S):
-                        await self._urgent.wait()
-            batch, self._pending = self._pending[:LARGEST_COMMIT], self._pending[LARGEST_COMMIT:]
-            if not self._pending and not self._closing:
-                self._filled.clear()
-                self._urgent.clear()
-            if batch:
-                await self._write_or_tell(batch)
-            elif self._closing:
-                return
-
-    async def _write_or_tell(self, batch: list[tuple[Transition, asyncio.Future[Verdict] | None]]) -> None:
-        try:
-            await self._write(batch)
-        except Exception as error:
-            # Whoever waits must not wait for ever; the leases will bring the jobs back.
-            log.error("Some steps could not be written\n%s", trace_of(error))  # noqa: TRY400 - redacted
-            for _, future in batch:
-                if future is not None and not future.done():
-                    future.set_result(Verdict.LOST)
-
-    def _patience_left_s(self) -> float:
-        now_s = time.monotonic()
-        self._failing_since_s = self._failing_since_s or now_s
-        return max(self._failing_since_s, self._patience_from_s) + self._patience_s - now_s
-
-    async def _write(self, batch: list[tuple[Transition, asyncio.Future[Verdict] | None]]) -> None:
-        transitions = [transition for transition, _ in batch]
-        verdicts: list[Verdict] | None = None
-        while verdicts is None:
-            try:
-                verdicts = await self._runner._queue.apply(transitions)  # noqa: SLF001 - one unit with its runner
-                self._runner.redis_fine("apply")
-                self._failing_since_s = None
-            except QueueUnavailableError as error:
-                left_s = self._patience_left_s()
-                if left_s <= 0:
-                    self.gave_up = error
-                    verdicts = [Verdict.LOST] * len(batch)
-                else:
-                    await asyncio.sleep(min(self._runner.redis_lost(error, "apply"), left_s))
-            except Exception as error:
-                if len(batch) > 1:
-                    # One that cannot be written, or cannot even be put into words, must not take others along.
-                    for one in batch:
-                        await self._write([one])
-                    return
-                log.error("A job's step could not be written, it will be taken up again\n%s", trace_of(error))  # noqa: TRY400
-                verdicts = [Verdict.LOST]
-        for (transition, future), verdict in zip(batch, verdicts, strict=True):
-            if isinstance(transition, Reschedule | Redeliver):
-                self._runner.due_at(transition.due_ms)
-            if future is not None and not future.done():
-                future.set_result(verdict)
 
 
 async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard: bool = True) -> Observation:

@@ -17,32 +17,17 @@ import random
 import signal
 import threading
 import time
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, cast
 
-from videopoll import events
-from videopoll._engine import (
-    FOREIGN_IDLE_S,
-    FOREVER_S,
-    GATHER_S,
-    LARGEST_COMMIT,
-    LINGER_S,
-    LONGEST_IDLE_S,
-    SWEEP_EVERY_S,
-    WAKE_JITTER_S,
-    Engine,
-    RunSummary,
-    as_observation,
-    as_receipt,
-    notifier_failed,
-    poller_failed,
-    refuse_async,
-    trace_of,
-)
+from videopoll import _engine, events
+from videopoll._engine import FOREIGN_IDLE_S, STILL_THERE_S, SWEEP_EVERY_S, WAKE_JITTER_S, Engine, RunSummary
+from videopoll._pace import FOREVER_S
+from videopoll._parts import as_observation, as_receipt, notifier_failed, poller_failed, refuse_async, trace_of
+from videopoll._settlers import Settler
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
-from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
+from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.messages import Sighting
-from videopoll.work import Redeliver, Reschedule, Transition, Verdict
+from videopoll.work import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -136,9 +121,6 @@ class Runner(Engine):
         self._notifier = notifier
         # Re-entrant, because a signal handler may ask us to stop while we hold it.
         self._changed = threading.Condition(threading.RLock())
-        self._woken = False
-        self._gathering = False
-        self._due_s = FOREVER_S
         self._background: threading.Thread | None = None
         self._machine = threading.Lock()
         self._loop_thread: threading.Thread | None = None
@@ -148,7 +130,7 @@ class Runner(Engine):
         self._work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
         self._ended = threading.Event()
         self._ended.set()
-        self._settler = _Settler(self)
+        self._settler = Settler(self, queue)
 
     # --- for the host ---
 
@@ -184,7 +166,8 @@ class Runner(Engine):
     def request_stop(self) -> None:
         """Ask the runner to stop, without waiting; safe in a signal handler."""
         self.stopping = True
-        self._wake()
+        with self._changed:
+            self._changed.notify_all()
 
     def run_once(self) -> RunSummary:
         """Do one batch: claim what is due, work on it to its end, and return.
@@ -243,28 +226,25 @@ class Runner(Engine):
                 self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
 
     def _turn(self) -> None:
-        """Claim what there is room for, hand it out, and sleep until there is more to do."""
-        polls, sends = self.room()
-        if not polls and not sends:
-            self.beat()
-            self._due_s = FOREVER_S
-            self._sleep(self.pause_left_s() or LONGEST_IDLE_S, gathering=True)
-            return
-        self._due_s = FOREVER_S
-        try:
-            batch = self._claim(polls, sends)
-        except QueueError as error:
-            self._pause(self.redis_lost(error, "claim"))
-            return
-        self.redis_fine("claim")
-        steps = self.take(batch)
-        for step in steps:
-            self._work.put(step)
-        taken = sum(not step.sending for step in steps)
-        polls, sends = polls - taken, sends - (len(steps) - taken)
-        if polls:
-            self._listening.set()
-        self._sleep(self.sleep_s(batch, polls, sends), gathering=not (polls and sends))
+        """Claim what there is room for, hand it out, and sleep until the next claim is wanted."""
+        with self._changed:
+            polls, sends = self.begin_turn()
+        if polls or sends:
+            try:
+                batch = self._claim(polls, sends)
+            except QueueError as error:
+                with self._changed:
+                    self.claim_failed(error)
+            else:
+                self.redis_fine("claim")
+                for step in self.take(batch):
+                    self._work.put(step)
+                self.plan_after(batch)
+                if self.worth_listening():
+                    self._listening.set()
+        with self._changed:
+            while not self.stopping and (left_s := self.pace.next_s - time.monotonic()) > 0:
+                self._changed.wait(left_s)
 
     def _claim(self, polls: int, sends: int) -> ClaimBatch:
         return self._queue.claim(
@@ -276,39 +256,10 @@ class Runner(Engine):
             foreign_workers=self.foreign_workers,
         )
 
-    def _sleep(self, timeout_s: float, *, gathering: bool) -> None:
-        """Sleep until something may be due, an id waits, we are to stop, or (`gathering`) a place is free."""
-        until_s = time.monotonic() + timeout_s
+    def wake_at(self, at_s: float) -> None:
+        """Have a claim at this time."""
         with self._changed:
-            self._gathering = gathering
-            while not self.stopping and not self._woken:
-                left_s = min(until_s, self._due_s) - time.monotonic()
-                if left_s <= 0:
-                    break
-                self._changed.wait(left_s)
-            freed = gathering and self._woken
-            self._woken = self._gathering = False
-        if freed and not self.stopping:
-            time.sleep(GATHER_S)
-
-    def _pause(self, seconds: float) -> None:
-        """Sleep, and let nothing but a stop end it earlier."""
-        until_s = time.monotonic() + seconds
-        with self._changed:
-            while not self.stopping and (left_s := until_s - time.monotonic()) > 0:
-                self._changed.wait(left_s)
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._woken = True
-            self._changed.notify_all()
-
-    def due_at(self, due_ms: int) -> None:
-        """Note that this worker has scheduled a poll or a send: it must not sleep longer than that."""
-        due_s = time.monotonic() + (due_ms - self.shop.clock.now_ms() + 1) / 1000
-        with self._changed:
-            if due_s < self._due_s:
-                self._due_s = due_s
+            if self.claim_by(at_s):
                 self._changed.notify_all()
 
     # --- threads ---
@@ -354,7 +305,7 @@ class Runner(Engine):
             except BaseException as error:
                 log.error("A job's step failed; its lease will run out\n%s", trace_of(error))  # noqa: TRY400 - redacted
             finally:
-                self._let_go(step)
+                self.let_go(step)
 
     def _carry_out(self, step: JobStep) -> None:
         steps = step.steps()
@@ -389,15 +340,11 @@ class Runner(Engine):
             log.error("The notifier could not look a message up\n%s", trace_of(error))  # noqa: TRY400 - redacted
             return Sighting.NO_ANSWER
 
-    def _let_go(self, step: JobStep) -> None:
-        self.let_go(step)
-        self.place_freed()
-
     def place_freed(self) -> None:
         """Wake the loop if it waits for a place, or for the last job to be done."""
-        with self._changed:
-            if self._gathering or not self.steps:
-                self._woken = True
+        super().place_freed()
+        if not self.steps:
+            with self._changed:
                 self._changed.notify_all()
 
     def _finish_work(self, grace_s: float) -> int:
@@ -405,10 +352,10 @@ class Runner(Engine):
         until_s = time.monotonic() + grace_s
         with self._changed:
             while self.steps and (left_s := until_s - time.monotonic()) > 0:
-                self._changed.wait(min(left_s, LONGEST_IDLE_S))
+                self._changed.wait(min(left_s, _engine.LONGEST_IDLE_S))
         left = [(step, step.relinquish(SEND_GOES_ON_S)) for step in list(self.steps.values())]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
-        self._settler.be_patient_for(LONGEST_IDLE_S)
+        self._settler.be_patient_for(_engine.LONGEST_IDLE_S)
         given_back = sum(future.result() is Verdict.APPLIED for future in futures if future)
         for step, _ in left:
             self.let_go(step)
@@ -427,17 +374,19 @@ class Runner(Engine):
         """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""
         while self._listening.wait() and not self.stopping:
             try:
-                rang = self._queue.wait_for_work(LONGEST_IDLE_S)
+                rang = self._queue.wait_for_work(_engine.LONGEST_IDLE_S)
             except QueueError:
                 self._stopped.wait(random.uniform(0.5, 1.0))  # noqa: S311 - spreads workers
                 continue
             if not rang:
                 # Another runner's stop may have woken everybody who blocks on this queue.
                 self._stopped.wait(WAKE_JITTER_S)
-            elif not self.stopping:
-                self._listening.clear()
-                time.sleep(random.uniform(0, WAKE_JITTER_S))  # noqa: S311 - spreads workers
-                self._wake()
+                continue
+            self._stopped.wait(random.uniform(0, WAKE_JITTER_S))  # noqa: S311 - spreads workers
+            with contextlib.suppress(QueueError):
+                if not self.stopping and self._queue.wait_for_work(STILL_THERE_S):
+                    self._listening.clear()
+                    self.wake_at(time.monotonic())
 
     def _sweep(self) -> None:
         """Look for jobs that nobody has: at the start, and now and then beside foreign workers."""
@@ -458,105 +407,10 @@ class Runner(Engine):
                 exclusive = True
                 if count:
                     self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
-                    self._wake()
+                    self.wake_at(time.monotonic())
                 if not self.foreign_workers:
                     return
             self._stopped.wait(wait_s)
-
-
-class _Settler:
-    """Gathers transitions and writes them together, and keeps at it while Redis is away.
-
-    A reschedule lingers a little for company; what somebody waits for goes at once.
-    """
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self._changed = threading.Condition()
-        self._pending: list[tuple[Transition, Future[Verdict] | None]] = []
-        self._urgent = False
-        self._closing = False
-        self.open()
-
-    def open(self) -> None:
-        """Begin afresh, with patience without end."""
-        self._closing = False
-        self._patience_s, self._patience_from_s = FOREVER_S, 0.0
-        self._failing_since_s: float | None = None
-        self.gave_up: QueueError | None = None
-
-    def close(self) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-
-    def be_patient_for(self, seconds: float) -> None:
-        """Give up when Redis is away for so long: the leases will bring the jobs back."""
-        self._patience_s, self._patience_from_s = seconds, time.monotonic()
-
-    def put(self, transition: Transition, *, wait: bool = True) -> Future[Verdict] | None:
-        future: Future[Verdict] | None = Future() if wait else None
-        with self._changed:
-            self._pending.append((transition, future))
-            self._urgent = self._urgent or wait
-            if wait or len(self._pending) == 1:
-                self._changed.notify_all()
-        return future
-
-    def run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._pending and not self._closing:
-                    self._changed.wait()
-                if not self._pending:
-                    return
-                until_s = time.monotonic() + LINGER_S
-                while not self._urgent and not self._closing and (left_s := until_s - time.monotonic()) > 0:
-                    self._changed.wait(left_s)
-                batch, self._pending = self._pending[:LARGEST_COMMIT], self._pending[LARGEST_COMMIT:]
-                self._urgent = bool(self._pending)
-            try:
-                self._write(batch)
-            except Exception as error:
-                # Whoever waits must not wait for ever; the leases will bring the jobs back.
-                log.error("Some steps could not be written\n%s", trace_of(error))  # noqa: TRY400 - redacted
-                for _, future in batch:
-                    if future is not None and not future.done():
-                        future.set_result(Verdict.LOST)
-
-    def _patience_left_s(self) -> float:
-        now_s = time.monotonic()
-        self._failing_since_s = self._failing_since_s or now_s
-        return max(self._failing_since_s, self._patience_from_s) + self._patience_s - now_s
-
-    def _write(self, batch: list[tuple[Transition, Future[Verdict] | None]]) -> None:
-        transitions = [transition for transition, _ in batch]
-        verdicts: list[Verdict] | None = None
-        while verdicts is None:
-            try:
-                verdicts = self._runner._queue.apply(transitions)  # noqa: SLF001 - one unit with its runner
-                self._runner.redis_fine("apply")
-                self._failing_since_s = None
-            except QueueUnavailableError as error:
-                left_s = self._patience_left_s()
-                if left_s <= 0:
-                    self.gave_up = error
-                    verdicts = [Verdict.LOST] * len(batch)
-                else:
-                    time.sleep(min(self._runner.redis_lost(error, "apply"), left_s))
-            except Exception as error:
-                if len(batch) > 1:
-                    # One that cannot be written, or cannot even be put into words, must not take others along.
-                    for one in batch:
-                        self._write([one])
-                    return
-                log.error("A job's step could not be written, it will be taken up again\n%s", trace_of(error))  # noqa: TRY400
-                verdicts = [Verdict.LOST]
-        for (transition, future), verdict in zip(batch, verdicts, strict=True):
-            if isinstance(transition, Reschedule | Redeliver):
-                self._runner.due_at(transition.due_ms)
-            if future is not None:
-                future.set_result(verdict)
 
 
 def _thread(target: Callable[[], None], name: str) -> threading.Thread:

@@ -1,0 +1,87 @@
+"""A host's parts as a runner meets them: of which kind they are, and what comes back from them.
+
+Whatever a poller or a notifier gives or raises becomes a value here, so that a
+mistake of a host's costs a back-off, and not the worker.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import traceback
+
+from videopoll.messages import Delivered, NotSent, Receipt, Unknown
+from videopoll.notifiers.base import receipt_for_error, redact
+from videopoll.observations import Fault, FaultKind, Observation
+
+__all__ = [
+    "as_observation",
+    "as_receipt",
+    "is_async",
+    "notifier_failed",
+    "poller_failed",
+    "refuse_async",
+    "trace_of",
+]
+
+log = logging.getLogger(__name__)
+
+
+def is_async(part: object, method: str) -> bool:
+    """Whether `part`'s method has to be awaited."""
+    return inspect.iscoroutinefunction(getattr(part, method, None))
+
+
+def refuse_async(part: object, method: str, name: str) -> None:
+    """Refuse an asyncio part in the threaded runner.
+
+    Raises:
+        TypeError: It has to be awaited; the text names `AsyncRunner`.
+    """
+    if not callable(getattr(part, method, None)):
+        msg = f"the {name} must have a method {method}(), got {type(part).__name__}"
+        raise TypeError(msg)
+    if is_async(part, method) or getattr(part, "async_only", False):
+        msg = f"{type(part).__name__} is an asyncio {name}: Runner works with threads, use AsyncRunner for it"
+        raise TypeError(msg)
+
+
+def as_observation(value: object) -> Observation:
+    """Check what a poller gave back."""
+    if isinstance(value, Observation):
+        return value
+    return Fault(FaultKind.INTERNAL, f"the poller returned {type(value).__name__}, which is no Observation")
+
+
+def poller_failed(error: BaseException) -> Fault:
+    """Make a fault of an exception out of a poller."""
+    log.error("The poller raised an exception; it counts as a passing fault\n%s", trace_of(error))
+    return Fault(FaultKind.INTERNAL, f"the poller raised {type(error).__name__}")
+
+
+def as_receipt(value: object) -> Receipt:
+    """Check what a notifier gave back; None counts as delivered."""
+    if value is None:
+        return Delivered()
+    if isinstance(value, Receipt):
+        return value
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        return NotSent("the notifier returned an awaitable: use AsyncRunner for asyncio notifiers")
+    return Unknown(f"the notifier returned {type(value).__name__}, which is no Receipt")
+
+
+def notifier_failed(error: BaseException) -> Receipt:
+    """Make a receipt of an exception out of a notifier."""
+    receipt = receipt_for_error(error) if isinstance(error, Exception) else None
+    if receipt is not None:
+        return receipt
+    log.error("The notifier raised an exception; the message may have gone out\n%s", trace_of(error))
+    return Unknown(f"the notifier raised {type(error).__name__}")
+
+
+def trace_of(error: BaseException) -> str:
+    """Give an exception's trace for the log, its text without what looks like a secret."""
+    lines = "".join(traceback.format_tb(error.__traceback__))
+    return f"{lines}{type(error).__name__}: {redact(str(error))}"
