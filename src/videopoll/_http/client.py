@@ -6,9 +6,10 @@ import asyncio
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from videopoll._http import quiet
+from videopoll._http.time_limits import TimeLimits
 from videopoll._http.values import HttpFailure
 from videopoll._http.wire import prepare
 from videopoll.errors import ConfigurationError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from videopoll._http.sides import AsyncSide, Side
     from videopoll._http.values import HttpReply, HttpRequest
+
+_OfLoop: TypeAlias = "tuple[AsyncSide, TimeLimits]"
 
 
 class Http:
@@ -83,9 +86,9 @@ class Http:
         self._async_given = sides.AsyncClientSide(async_client) if async_client else None
         self._lock = threading.Lock()
         self._own: Side | None = None
-        self._async_own: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncSide] = weakref.WeakKeyDictionary()
-        # The loop that was here last, and its side: most of the time there is one. A forked process has other loops.
-        self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], AsyncSide] | None = None
+        self._of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
+        # The loop that was here last: most of the time there is one. A forked process has other loops.
+        self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], _OfLoop] | None = None
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -106,9 +109,9 @@ class Http:
         if isinstance(wire, HttpFailure):
             return wire
         with quiet.Quiet():
-            side = self._async_side()
+            side, limits = self._of_loop()
             try:
-                async with asyncio.timeout(wire.remaining_s()):
+                with limits.until(wire.deadline_s):
                     return await side.exchange(wire)
             except TimeoutError:
                 return wire.timed_out()
@@ -124,14 +127,14 @@ class Http:
         """Close our own connections of the running event loop."""
         with self._lock:
             self._latest = None
-            side = self._async_own.pop(asyncio.get_running_loop(), None)
-        if side:
+            side, _ = self._of_loops.pop(asyncio.get_running_loop(), (None, None))
+        if side and side is not self._async_given:
             await side.close()
 
     def _forget_parent(self) -> None:
         # After a fork the sockets are shared with the parent: two processes would read each other's replies.
         if self._pid != os.getpid():
-            self._own, self._async_own, self._pid = None, weakref.WeakKeyDictionary(), os.getpid()
+            self._own, self._of_loops, self._pid = None, weakref.WeakKeyDictionary(), os.getpid()
 
     def _side(self) -> Side:
         if self._given:
@@ -142,18 +145,18 @@ class Http:
                 self._own = self._sides.open_side(self._max_connections)
             return self._own
 
-    def _async_side(self) -> AsyncSide:
-        if self._async_given:
-            return self._async_given
+    def _of_loop(self) -> _OfLoop:
+        """Give what carries the requests of the running event loop."""
         loop = asyncio.get_running_loop()
         if self._latest is not None and self._latest[0]() is loop:
             return self._latest[1]
         with self._lock:
             self._forget_parent()
-            side = self._async_own.get(loop)
-            if side is None:
-                side = self._async_own[loop] = self._sides.open_async_side(
+            found = self._of_loops.get(loop)
+            if found is None:
+                side = self._async_given or self._sides.open_async_side(
                     self._max_connections, use_aiohttp=self._use_aiohttp
                 )
-            self._latest = (weakref.ref(loop), side)
-            return side
+                found = self._of_loops[loop] = (side, TimeLimits())
+            self._latest = (weakref.ref(loop), found)
+            return found
