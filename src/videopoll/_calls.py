@@ -8,7 +8,7 @@ comes back to Redis exactly as it was found.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from videopoll._scripts import Script, ScriptCall
 from videopoll.jobs import (
@@ -149,16 +149,15 @@ def claim(
     """Lease what is due, at most so many polls and sends."""
 
     def parse(reply: object) -> ClaimBatch:
-        now, next_poll, next_send, next_expiry, waiting, found = cast(
-            "tuple[bytes, bytes, bytes, bytes, int, list[list[bytes]]]", reply
+        now_ms, next_poll, next_send, next_expiry, waiting, found = cast(
+            "tuple[int, int, int, int, int, list[_ClaimFields]]", reply
         )
-        now_ms = int(now)
         return ClaimBatch(
             tuple([_read_claim(fields, token, now_ms) for fields in found]),
             now_ms,
-            _ms_or_none(next_poll),
-            _ms_or_none(next_send),
-            _ms_or_none(next_expiry),
+            next_poll if next_poll >= 0 else None,
+            next_send if next_send >= 0 else None,
+            next_expiry if next_expiry >= 0 else None,
             waiting,
         )
 
@@ -191,11 +190,13 @@ def _ms_or_none(value: bytes) -> int | None:
     return int(number) if math.isfinite(number) and number >= 0 else None
 
 
-def _read_claim(fields: list[bytes], token: str, now_ms: int) -> Claim:
-    id_bytes, source, due, before, age, faults, record, outbox, completed, wrong = fields
+_ClaimFields: TypeAlias = "tuple[bytes, bytes, int, int, int, bytes, bytes | None, bytes | None, bytes | None, bytes]"
+
+
+def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
+    id_bytes, source, due_ms, attempts_before, age_ms, faults, record, outbox, completed, wrong = fields
     job_id = text_of(id_bytes)
     taken_over = source == b"expired"
-    attempts_before, age_ms = int(before), int(age)
     job: VideoJob | Poison
     work: PollWork | SendWork | Abandoned | Gone | Poison
     if wrong:
@@ -223,7 +224,7 @@ def _read_claim(fields: list[bytes], token: str, now_ms: int) -> Claim:
     return Claim(
         job_id=job_id,
         token=token,
-        due_ms=int(due),
+        due_ms=due_ms,
         work=work,
         raw=outbox if outbox is not None else record,
         taken_over=taken_over,

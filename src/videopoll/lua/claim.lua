@@ -22,6 +22,8 @@ local lease_ms, token, lock_s = tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local attempts_s, initial_delay_ms, interval_ms = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local shared_timeout_ms = tonumber(ARGV[10])
 local NAMES = {':job:', ':poll:outbox:', ':lock:', ':attempts:', ':completed:'}
+local STARTS = {}
+for place, name in ipairs(NAMES) do STARTS[place] = prefix .. name end
 local MANY = 5000 -- arguments a command: below the limit of Lua's unpack
 local PAGE, MOST_EXPIRED = 200, 2000 -- expired leases that are looked at together, and in all
 local FUTURE_MS = 60000 -- how far ahead of ours a producer's clock may be
@@ -29,10 +31,11 @@ local FUTURE_MS = 60000 -- how far ahead of ours a producer's clock may be
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- Scores and times that others wrote may be infinite; as text, they have to be whole numbers.
+-- Scores and times that others wrote may be infinite, or have fractions. Redis gives numbers of a
+-- reply as integers, and takes them as arguments without rounding: up to 2^53 they are exact.
 local function whole(number)
-  if number ~= number then return '0' end
-  return string.format('%.0f', math.max(-1, math.min(number, 9007199254740991)))
+  if number ~= number then return 0 end
+  return math.floor(math.max(-1, math.min(number, 9007199254740991)) + 0.5)
 end
 
 -- Runs a variadic command over as many arguments as there are, in as few calls as unpack allows.
@@ -57,7 +60,7 @@ while (poll_room > 0 or send_room > 0) and looked_at < MOST_EXPIRED do
   local expired = redis.call('ZRANGEBYSCORE', inflight, '-inf', now, 'LIMIT', looked_at, PAGE)
   if #expired == 0 then break end
   local outboxes = {}
-  for n, id in ipairs(expired) do outboxes[n] = prefix .. NAMES[2] .. id end
+  for n, id in ipairs(expired) do outboxes[n] = STARTS[2] .. id end
   local entries = redis.call('MGET', unpack(outboxes))
   for n, id in ipairs(expired) do
     if entries[n] and send_room > 0 then
@@ -115,8 +118,8 @@ if #jobs > 0 then
   end
 
   local keys, values = {}, {}
-  for _, job in ipairs(jobs) do
-    for _, name in ipairs(NAMES) do keys[#keys + 1] = prefix .. name .. job.id end
+  for n, job in ipairs(jobs) do
+    for place = 1, 5 do keys[5 * n - 5 + place] = STARTS[place] .. job.id end
   end
   for first = 1, #keys, MANY do
     for _, value in ipairs(redis.call('MGET', unpack(keys, first, math.min(first + MANY - 1, #keys)))) do
@@ -192,12 +195,15 @@ if #jobs > 0 then
     end
   end
 
-  -- The longest due first, wherever it waited; a dead worker's jobs before all.
-  table.sort(ready, function(a, b)
-    if (a.source == 'expired') ~= (b.source == 'expired') then return a.source == 'expired' end
-    if a.due ~= b.due then return a.due < b.due end
-    return a.id < b.id
-  end)
+  -- The longest due first, wherever it waited; a dead worker's jobs before all. Without ids of
+  -- the list they are in this order already.
+  if from_list > 0 then
+    table.sort(ready, function(a, b)
+      if (a.source == 'expired') ~= (b.source == 'expired') then return a.source == 'expired' end
+      if a.due ~= b.due then return a.due < b.due end
+      return a.id < b.id
+    end)
+  end
   local empty = {}
   for _, job in ipairs(ready) do
     local is_send = job.outbox or job.source == 'deliveries'
@@ -269,14 +275,14 @@ if #jobs > 0 then
           local left_ms = redis.call('PTTL', keys[job.at + 4])
           if left_ms >= 0 then age = math.max(0, attempts_s * 1000 - left_ms) end
         end
-        redis.call('SET', keys[job.at + 4], whole(before + 1), 'EX', attempts_s)
+        redis.call('SET', keys[job.at + 4], before + 1, 'EX', attempts_s)
       end
       redis.call('SET', keys[job.at + 3], 'vp:' .. token, 'EX', lock_s)
     end
     if job.source == 'schedule' or job.scheduled then unschedule[#unschedule + 1] = job.id end
     if job.source == 'deliveries' then undeliver[#undeliver + 1] = job.id end
     answer[n] = {
-      job.id, job.source, whole(job.due), whole(before or 0), whole(age), known_faults[n] or '',
+      job.id, job.source, whole(job.due), before or 0, age, known_faults[n] or '',
       job.record, job.outbox, job.completed, job.wrong or '',
     }
   end
@@ -300,7 +306,7 @@ end
 
 local function first_of(key)
   local found = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-  return found[2] and whole(tonumber(found[2])) or '-1'
+  return found[2] and whole(tonumber(found[2])) or -1
 end
 return {
   whole(now), first_of(schedule), first_of(deliveries), first_of(inflight), redis.call('LLEN', queue), answer,
