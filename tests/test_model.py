@@ -169,7 +169,7 @@ class Histories(RuleBasedStateMachine):
         if what == "conclude" or isinstance(claim.work, Abandoned):
             outcome = Outcome(OutcomeKind.COMPLETED, self._now_ms(), video_url="https://v/1.mp4")
             entry = open_outbox(claim.work.job, outcome, POLICY)
-            verdict = self._commit(held, Conclude(claim, entry, 600))
+            verdict = self._commit(held, Conclude(claim, entry, 600, 12_000))
             if verdict is Verdict.APPLIED:
                 held.entry = entry
                 return
@@ -264,7 +264,7 @@ class Histories(RuleBasedStateMachine):
         if job is None:
             return None
         entry = open_outbox(job, Outcome(OutcomeKind.FAILED, 1, error="zombie"), POLICY)
-        return Conclude(claim, entry, 600) if what == "conclude" else BeginSend(claim, entry, 600, 9000)
+        return Conclude(claim, entry, 600, 12_000) if what == "conclude" else BeginSend(claim, entry, 600, 9000)
 
     @rule()
     def time_passes(self) -> None:

@@ -147,7 +147,7 @@ class Bench:
             entry = work.entry
         elif isinstance(work, PollWork | Abandoned):
             entry = self.entry(claim)
-            assert self.apply(Conclude(claim, entry, 600)) == [Verdict.APPLIED]
+            assert self.apply(Conclude(claim, entry, 600, 12_000)) == [Verdict.APPLIED]
         elif isinstance(work, Gone) and work.finished:
             assert self.apply(Settle(claim)) == [Verdict.APPLIED]
             return "gone"
@@ -259,7 +259,7 @@ def test_an_enqueue_of_a_job_that_is_somewhere_pushes_nothing(bench):
     assert bench.enqueue() is EnqueueResult.KNOWN
     (claim,) = bench.claim()
     entry = bench.entry(claim)
-    bench.apply(Conclude(claim, entry, 600))
+    bench.apply(Conclude(claim, entry, 600, 12_000))
     assert bench.enqueue() is EnqueueResult.DELIVERING
     bench.apply(Redeliver(claim, entry, 600, bench.now_ms() - 1))
     assert bench.enqueue() is EnqueueResult.DELIVERING
@@ -350,7 +350,7 @@ def test_a_claim_takes_no_more_than_there_is_room_for(bench):
         bench.enqueue(f"job_{number}")
     for claim in bench.claim():
         entry = bench.entry(claim)
-        bench.apply(Conclude(claim, entry, 600), Redeliver(claim, entry, 600, bench.now_ms() - 1))
+        bench.apply(Conclude(claim, entry, 600, 12_000), Redeliver(claim, entry, 600, bench.now_ms() - 1))
     for number in range(5, 10):
         bench.enqueue(f"job_{number}")
     assert bench.claim(polls=0, sends=0) == ()
@@ -383,7 +383,7 @@ def test_a_claim_tells_when_the_next_thing_is_due(bench):
     bench.apply(Reschedule(claim, now_ms + 60_000))
     claim = bench.one("job_2")
     entry = bench.entry(claim)
-    bench.apply(Conclude(claim, entry, 600), Redeliver(claim, entry, 600, now_ms + 70_000))
+    bench.apply(Conclude(claim, entry, 600, 12_000), Redeliver(claim, entry, 600, now_ms + 70_000))
     bench.one("job_3")
     batch = bench.batch()
     assert (batch.next_poll_ms, batch.next_send_ms) == (now_ms + 60_000, now_ms + 70_000)
@@ -405,7 +405,7 @@ def test_an_id_in_the_list_that_is_in_hand_leaves_the_list_and_nothing_else_happ
     """Workers of other kinds push, at their start, what we have in flight."""
     claim = bench.one()
     if state != "polling":
-        bench.apply(Conclude(claim, bench.entry(claim), 600))
+        bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000))
     if state == "waiting to be sent":
         bench.apply(Redeliver(claim, bench.entry(claim), 600, bench.now_ms() + 60_000))
     before = bench.everything()
@@ -487,11 +487,21 @@ def test_an_expired_delivery_resumes_with_the_delivery(bench):
     """The outcome is known: the API is not asked again."""
     claim = bench.one()
     entry = bench.entry(claim, tries=1, sending_ms=bench.now_ms())
-    bench.apply(Conclude(claim, entry, 600), BeginSend(claim, entry, 600, 12_000))
+    bench.apply(Conclude(claim, entry, 600, 12_000), BeginSend(claim, entry, 600, 12_000))
     bench.expire_lease()
     (taken,) = bench.claim()
     assert taken.taken_over
     assert taken.work == SendWork(entry)
+
+
+def test_ending_the_polling_renews_the_lease(bench):
+    """The send that begins with it has the whole lease before it."""
+    claim = bench.one()
+    bench.expire_lease()
+
+    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.APPLIED]
+
+    assert bench.db.zscore(bench.keys.inflight, "job_1") > bench.now_ms() + 11_000
 
 
 def test_a_lease_can_be_renewed_until_it_is_taken(bench):
@@ -543,7 +553,7 @@ def transitions_of(bench: Bench, claim: Claim) -> dict[str, object]:
     return {
         "reschedule": Reschedule(claim, bench.now_ms() + 9, 2, 5),
         "give back": GiveBack(claim),
-        "conclude": Conclude(claim, entry, 600),
+        "conclude": Conclude(claim, entry, 600, 12_000),
         "begin send": BeginSend(claim, entry, 600, 99_000),
         "redeliver": Redeliver(claim, entry, 600, bench.now_ms()),
         "settle": Settle(claim, "{}"),
@@ -562,7 +572,7 @@ def test_a_stale_token_changes_nothing(bench, name, now):
     bench.expire_lease()
     (claim,) = bench.claim()
     if now == "in the outbox":
-        bench.apply(Conclude(claim, bench.entry(claim), 600), Redeliver(claim, bench.entry(claim), 600, 9))
+        bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000), Redeliver(claim, bench.entry(claim), 600, 9))
     elif now == "scheduled":
         bench.apply(Reschedule(claim, bench.now_ms() + 99_000))
     elif now == "settled":
@@ -583,7 +593,7 @@ def test_one_stale_transition_among_others_is_the_only_one_lost(bench):
     verdicts = bench.apply(
         Reschedule(claims[0], 7),
         Reschedule(claims[1], 7),
-        Conclude(claims[2], bench.entry(claims[2]), 600),
+        Conclude(claims[2], bench.entry(claims[2]), 600, 12_000),
     )
     assert verdicts == [Verdict.APPLIED, Verdict.LOST, Verdict.APPLIED]
     assert bench.apply() == []
@@ -595,13 +605,13 @@ def test_a_transition_run_twice_gives_the_same_answer_and_the_same_state(bench, 
     claim = bench.one()
     transition = transitions_of(bench, claim)[name]
     if name in {"begin send", "redeliver"}:
-        bench.apply(Conclude(claim, bench.entry(claim), 600))
+        bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000))
     assert bench.apply(transition) == [Verdict.APPLIED]
     before = {key: value for key, (value, _) in bench.everything().items()}
     assert bench.apply(transition) == [Verdict.APPLIED]
     after = {key: value for key, (value, _) in bench.everything().items()}
-    if name == "begin send":
-        # It renews the lease, too.
+    if name in {"begin send", "conclude"}:
+        # They renew the lease, too.
         before.pop(bench.keys.inflight.encode()), after.pop(bench.keys.inflight.encode())
     assert after == before
 
@@ -664,7 +674,7 @@ def test_a_conclusion_stores_the_outcome_and_clears_the_polling(bench):
     bench.apply(Reschedule(claim, 1, 1))
     (claim,) = bench.claim()
     bench.db.zadd(bench.keys.schedule, {"job_1": 99})
-    assert bench.apply(Conclude(claim, bench.entry(claim), 600)) == [Verdict.APPLIED]
+    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.APPLIED]
     assert bench.names() == {"poll:outbox:job_1", "poll:inflight", "poll:leases"}
     assert 590 < bench.db.ttl(bench.keys.outbox("job_1")) <= 600
 
@@ -673,7 +683,7 @@ def test_a_conclusion_beside_a_foreign_lock_waits_for_its_end(bench):
     """Our lock vanished and another kind of worker took it: it may be sending this very outcome."""
     claim = bench.one()
     bench.db.set(bench.keys.lock("job_1"), "foreign", px=40_000)
-    assert bench.apply(Conclude(claim, bench.entry(claim), 600)) == [Verdict.CONTENDED]
+    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.CONTENDED]
     assert bench.db.zscore(bench.keys.schedule, "job_1") == pytest.approx(bench.now_ms() + 40_000, abs=1500)
     assert bench.names() == {"job:job_1", "lock:job_1", "attempts:job_1", "poll:schedule"}
 
@@ -683,7 +693,7 @@ def test_a_conclusion_of_what_somebody_else_finished_sends_nothing(bench):
     claim = bench.one()
     bench.db.delete(bench.keys.job("job_1"))
     bench.db.set(bench.keys.completed("job_1"), '{"success":true}', ex=60)
-    assert bench.apply(Conclude(claim, bench.entry(claim), 600)) == [Verdict.FINISHED_ELSEWHERE]
+    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.FINISHED_ELSEWHERE]
     assert bench.names() == {"completed:job_1"}
 
 
@@ -691,7 +701,7 @@ def test_a_conclusion_after_the_record_expired_is_stored(bench):
     """The worker has the job in its hands: the video is not lost with the record."""
     claim = bench.one()
     bench.db.delete(bench.keys.job("job_1"))
-    assert bench.apply(Conclude(claim, bench.entry(claim), 600)) == [Verdict.APPLIED]
+    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.APPLIED]
     assert bench.get().state is JobState.DELIVERING
 
 
@@ -699,7 +709,7 @@ def test_a_delivery_put_back_is_taken_when_it_is_due(bench):
     """On its own schedule, outside the poll timeout."""
     claim = bench.one()
     entry = bench.entry(claim, tries=3)
-    bench.apply(Conclude(claim, entry, 600), Redeliver(claim, entry, 600, bench.now_ms() + 50_000))
+    bench.apply(Conclude(claim, entry, 600, 12_000), Redeliver(claim, entry, 600, bench.now_ms() + 50_000))
     assert bench.claim() == ()
     bench.db.zadd(bench.keys.deliveries, {"job_1": 77})
     (claim,) = bench.claim()
@@ -743,9 +753,9 @@ def bring(bench: Bench, state: JobState) -> Claim | None:
     if state is JobState.SCHEDULED:
         bench.apply(Reschedule(claim, bench.now_ms() + 50_000, 2, 9))
     elif state is JobState.DELIVERING:
-        bench.apply(Conclude(claim, entry, 600))
+        bench.apply(Conclude(claim, entry, 600, 12_000))
     elif state is JobState.OUTBOX:
-        bench.apply(Conclude(claim, entry, 600), Redeliver(claim, entry, 600, bench.now_ms() + 50_000))
+        bench.apply(Conclude(claim, entry, 600, 12_000), Redeliver(claim, entry, 600, bench.now_ms() + 50_000))
     elif state is JobState.SETTLED:
         bench.finish(claim)
     elif state is JobState.DEAD:
@@ -809,7 +819,7 @@ def test_a_job_that_is_still_polled_can_be_cancelled(bench, state, notify):
     assert bench.call(bench.queue.cancel("job_1", notify=notify)) is CancelResult.CANCELLED
     if claim is not None:
         before = bench.everything()
-        assert bench.apply(Conclude(claim, bench.entry(claim), 600)) == [Verdict.LOST]
+        assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.LOST]
         assert bench.everything() == before
     taken = bench.claim()
     if notify:
@@ -886,7 +896,7 @@ def test_the_counts_tell_how_many_jobs_are_where(bench):
     due_ms = bench.now_ms() + 40_000
     bench.apply(Reschedule(claims[0], due_ms))
     entry = bench.entry(claims[1])
-    bench.apply(Conclude(claims[1], entry, 600), Redeliver(claims[1], entry, 600, due_ms))
+    bench.apply(Conclude(claims[1], entry, 600, 12_000), Redeliver(claims[1], entry, 600, due_ms))
     bench.apply(Settle(claims[2], letter=DeadLetter(claims[2].job_id, "why", 1)))
     counts = bench.counts()
     assert (counts.queued, counts.scheduled, counts.in_flight, counts.deliveries, counts.dead) == (1, 1, 2, 1, 1)
@@ -1284,7 +1294,7 @@ def test_a_completed_record_that_is_no_json_is_poison(bench):
 def test_a_damaged_outbox_is_poison(bench):
     """It does not start a delivery to nobody."""
     claim = bench.one()
-    bench.apply(Conclude(claim, bench.entry(claim), 600))
+    bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000))
     bench.db.set(bench.keys.outbox("job_1"), "{}", ex=60)
     bench.expire_lease()
     (claim,) = bench.claim()
@@ -1308,7 +1318,7 @@ def test_full_places_for_sends_do_not_hold_up_dead_workers_polls(bench):
     for number in range(6):
         bench.enqueue(f"send_{number}")
     for claim in bench.claim():
-        bench.apply(Conclude(claim, bench.entry(claim), 600))
+        bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000))
         bench.expire_lease(claim.job_id)
     bench.enqueue("poll")
     bench.claim(polls=1, sends=0, lease=LeasePolicy(duration_s=60))
@@ -1365,7 +1375,9 @@ def test_a_user_without_scan_and_keys_can_do_everything_but_adopt(restricted):
     bench.apply(GiveBack(bench.claim()[0]))
     (claim,) = bench.claim()
     entry = bench.entry(claim)
-    bench.apply(Conclude(claim, entry, 600), BeginSend(claim, entry, 600, 9000), Redeliver(claim, entry, 600, 1))
+    bench.apply(
+        Conclude(claim, entry, 600, 12_000), BeginSend(claim, entry, 600, 9000), Redeliver(claim, entry, 600, 1)
+    )
     (claim,) = bench.claim()
     bench.apply(Settle(claim, "{}", DeadLetter("job_1", "why", bench.now_ms(), entry=entry)))
     assert bench.call(bench.queue.dead_letters.redrive_all()) == 1

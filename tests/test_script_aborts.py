@@ -114,7 +114,7 @@ class Stage:
         claims = self.claim()
         later = self.now_ms() - 5
         for name in ("resumed", "sent", "waiting"):
-            self.queue.apply([Conclude(claims[name], self.entry(claims[name]), 600)])
+            self.queue.apply([Conclude(claims[name], self.entry(claims[name]), 600, 12_000)])
         sending = attrs.evolve(self.entry(claims["resumed"]), sending_ms=later, tries=1)
         self.queue.apply(
             [
@@ -200,7 +200,7 @@ class Stage:
         if isinstance(work, PollWork | Abandoned | SendWork):
             entry = self.entry(claim)
             if not isinstance(work, SendWork):
-                assert self.queue.apply([Conclude(claim, entry, 600)]) == [Verdict.APPLIED]
+                assert self.queue.apply([Conclude(claim, entry, 600, 12_000)]) == [Verdict.APPLIED]
             completed = dump(entry.outcome.to_completed(entry.job, delivered=True))
             assert self.queue.apply([Settle(claim, completed)]) == [Verdict.APPLIED]
             return
@@ -308,14 +308,14 @@ def conclude(stage: Stage):
     stage.db.set(stage.keys.lock("job_2"), "somebody else", px=60)
     stage.db.delete(stage.keys.job("job_3"))
     stage.db.set(stage.keys.completed("job_3"), '{"success":true}', ex=600)
-    return the_call(stage, *(Conclude(claim, stage.entry(claim), 600) for claim in (one, two, other)))
+    return the_call(stage, *(Conclude(claim, stage.entry(claim), 600, 12_000) for claim in (one, two, other)))
 
 
 def begin_send(stage: Stage):
     """The last step before a message goes out."""
     claims = three(stage)
     for claim in claims:
-        stage.queue.apply([Conclude(claim, stage.entry(claim), 600)])
+        stage.queue.apply([Conclude(claim, stage.entry(claim), 600, 12_000)])
     return the_call(stage, *(BeginSend(claim, stage.entry(claim), 600, 9000) for claim in claims))
 
 
@@ -323,7 +323,7 @@ def redeliver(stage: Stage):
     """Deliveries that are put back."""
     claims = three(stage)
     for claim in claims:
-        stage.queue.apply([Conclude(claim, stage.entry(claim), 600)])
+        stage.queue.apply([Conclude(claim, stage.entry(claim), 600, 12_000)])
     return the_call(stage, *(Redeliver(claim, stage.entry(claim), 600, 9) for claim in claims))
 
 
@@ -331,7 +331,7 @@ def settle_delivered(stage: Stage):
     """Users have their videos."""
     claims = three(stage)
     for claim in claims:
-        stage.queue.apply([Conclude(claim, stage.entry(claim), 600)])
+        stage.queue.apply([Conclude(claim, stage.entry(claim), 600, 12_000)])
     return the_call(stage, *(Settle(claim, '{"success":true}') for claim in claims))
 
 
@@ -341,7 +341,7 @@ def settle_dead(stage: Stage):
     one, _, _ = three(stage)
     stage.doomed.add("job_1")
     entry = stage.entry(one)
-    stage.queue.apply([Conclude(one, entry, 600)])
+    stage.queue.apply([Conclude(one, entry, 600, 12_000)])
     stage.db.zadd(stage.keys.inflight, {"poison_2": 1})
     poison = stage.claim()["poison_2"]
     letters = (
@@ -354,7 +354,7 @@ def settle_dead(stage: Stage):
 def renew(stage: Stage):
     """Of several jobs, polls and sends."""
     one, two, other = three(stage)
-    stage.queue.apply([Conclude(two, stage.entry(two), 600)])
+    stage.queue.apply([Conclude(two, stage.entry(two), 600, 12_000)])
     held = [(claim.job_id, claim.token, claim is not two) for claim in (one, two, other)]
     return _calls.renew(stage.keys, held, LEASE, TTLS)
 
@@ -397,7 +397,7 @@ def redriving(what: str):
     def prepare(stage: Stage):
         one, _, _ = three(stage)
         entry = stage.entry(one)
-        stage.queue.apply([Conclude(one, entry, 600)])
+        stage.queue.apply([Conclude(one, entry, 600, 12_000)])
         record = one.raw.decode()
         letter = DeadLetter("job_1", "why", 1, record=record, entry=entry if what == "entry" else None)
         stage.queue.apply([Settle(one, '{"success":true}', letter)])

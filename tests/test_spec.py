@@ -284,7 +284,7 @@ def test_a_completed_job_leaves_the_documented_record(bench):
     (claim,) = bench.claim()
     seen = VideoReady("https://files.api-ai-mvp.com/file/1", "file_1", "2025-09-06T11:19:43Z")
     outcome = decide(claim.work, claim.due_ms, seen, start_ms + 65_000, SPEC)
-    bench.apply(Conclude(claim, open_outbox(claim.work.job, outcome, DeliveryPolicy()), 600))
+    bench.apply(Conclude(claim, open_outbox(claim.work.job, outcome, DeliveryPolicy()), 600, 12_000))
     bench.apply(Settle(claim, dump(outcome.to_completed(claim.work.job, delivered=True))))
 
     completed = bench.json("completed")
@@ -311,7 +311,7 @@ def test_a_failed_job_leaves_the_documented_record(bench):
     start_ms = bench.json("job")["startTime"]
     (claim,) = bench.claim()
     outcome = Outcome(OutcomeKind.FAILED, start_ms + 42_000, error="content policy")
-    bench.apply(Conclude(claim, open_outbox(claim.work.job, outcome, DeliveryPolicy()), 600))
+    bench.apply(Conclude(claim, open_outbox(claim.work.job, outcome, DeliveryPolicy()), 600, 12_000))
     bench.apply(Settle(claim, dump(outcome.to_completed(claim.work.job, delivered=True))))
 
     completed = bench.json("completed")
@@ -337,7 +337,7 @@ def test_the_documented_commands_tell_the_truth_at_every_stage(bench):
     assert bench.monitor() == {"queue": 0, "job": 1, "lock": 1, "completed": 0}, "it is being polled"
 
     outcome = outcome_now(bench, kind=OutcomeKind.COMPLETED, video_url="https://v/1.mp4")
-    bench.apply(Conclude(claim, open_outbox(claim.work.job, outcome, DeliveryPolicy()), 600))
+    bench.apply(Conclude(claim, open_outbox(claim.work.job, outcome, DeliveryPolicy()), 600, 12_000))
     assert bench.monitor() == {"queue": 0, "job": 0, "lock": 0, "completed": 0}, "it is being delivered"
 
     bench.apply(Settle(claim, dump(outcome.to_completed(claim.work.job, delivered=True))))

@@ -339,7 +339,7 @@ def _conclude(keys: Keys, items: Sequence[Conclude], ttls: KeyTtls) -> ScriptCal
     job_keys: list[bytes] = []
     for item in items:
         job_keys += _raws(keys.of_job(item.claim.job_id))
-        args += [raw(item.claim.job_id), item.claim.token, item.entry.to_json(), item.keep_s]
+        args += (raw(item.claim.job_id), item.claim.token, item.entry.to_json(), item.keep_s, item.lease_ms)
     return ScriptCall(CONCLUDE, (*keys.fixed, *job_keys), tuple(args), _verdicts)
 
 

@@ -153,14 +153,28 @@ class JobStep:
     when the worker has to let go of it half-way.
     """
 
-    __slots__ = ("_parting", "_shop", "claim", "entry", "finished", "gone", "sending", "started_s")
+    __slots__ = (
+        "_confirmed_s",
+        "_noted",
+        "_parting",
+        "_shop",
+        "claim",
+        "entry",
+        "finished",
+        "gone",
+        "sending",
+        "started_s",
+    )
 
     def __init__(self, shop: Workshop, claim: Claim) -> None:
         self._shop = shop
         self.claim = claim
         self.entry: OutboxEntry | None = claim.work.entry if isinstance(claim.work, SendWork) else None
         self.sending = self.entry is not None
-        self._parting: Settle | None = None
+        self._parting: Transition | None = None
+        # The entry whose send is noted in Redis, and when the lease was confirmed with it.
+        self._noted: OutboxEntry | None = None
+        self._confirmed_s = 0.0
         self.finished = False
         self.gone = False
         self.started_s = time.monotonic()
@@ -190,7 +204,7 @@ class JobStep:
         if self.finished:
             return None
         if self._parting is not None:
-            # What was about to be written says more than a return to the outbox: the user has the message.
+            # What was about to be written says more than the entry in hand: the user has the message, or nothing was sent.
             return self._parting
         if self.entry is not None:
             now_ms = self._shop.clock.now_ms()
@@ -272,13 +286,10 @@ class JobStep:
 
     def _conclude(self, job: VideoJob, outcome: Outcome, attempts: int) -> Steps:
         shop = self._shop
-        entry = open_outbox(job, outcome, shop.delivery)
         self._probe("before_conclude")
-        verdict = yield Commit(Conclude(self.claim, entry, shop.delivery.keep_s))
-        if verdict is not Verdict.APPLIED:
-            self._tell_lost(verdict)
+        step = yield from self._open_outbox(open_outbox(job, outcome, shop.delivery))
+        if step is None:
             return
-        self.entry = entry
         self._probe("after_conclude")
         shop.emit(
             events.JobConcluded(
@@ -291,28 +302,50 @@ class JobStep:
                 error=_without_private(outcome.error, job),
             )
         )
-        yield from self._start_delivery(entry)
+        yield from self._deliver(step)
 
     def _resume(self, work: Abandoned) -> Steps:
         resumed = resume_abandoned(work, self._now(), self._shop.delivery)
         if isinstance(resumed, GiveUp):
             yield from self._give_up(resumed)
             return
-        verdict = yield Commit(Conclude(self.claim, resumed, self._shop.delivery.keep_s))
-        if verdict is not Verdict.APPLIED:
-            self._tell_lost(verdict)
-            return
-        self.entry = resumed
-        yield from self._start_delivery(resumed)
+        step = yield from self._open_outbox(resumed)
+        if step is not None:
+            yield from self._deliver(step)
 
     # --- delivering ---
 
-    def _start_delivery(self, entry: OutboxEntry) -> Steps:
-        """Deliver at once if there is a place for it; otherwise the outbox keeps it until there is."""
-        if self._shop.start_sending(self):
-            yield from self._deliver(next_delivery_step(entry, self._now(), self._shop.delivery))
-        else:
-            yield from self._deliver(Later(entry, self._now()))
+    def _open_outbox(self, entry: OutboxEntry) -> Generator[Effect, Answer, DeliveryStep | None]:
+        """Store an outcome, and note in the same script that its send begins, if there is a place for it.
+
+        Gives what to do next: without a place, the outbox keeps the outcome until
+        there is one. None if the job is not ours any more.
+        """
+        shop = self._shop
+        step: DeliveryStep = Later(entry, self._now())
+        if shop.start_sending(self):
+            step = next_delivery_step(entry, self._now(), shop.delivery)
+        # If the worker has to let go while this is being written, nothing has been sent yet.
+        self._parting = Redeliver(self.claim, entry, shop.delivery.keep_s, self._now())
+        verdict = yield from self._note(Conclude(self.claim, step.entry, shop.delivery.keep_s, self._lease_ms))
+        self._parting = None
+        if verdict is not Verdict.APPLIED:
+            self._tell_lost(verdict)
+            return None
+        self.entry = step.entry
+        return step
+
+    def _note(self, writing: Conclude | BeginSend) -> Generator[Effect, Answer, Answer]:
+        """Write an entry and confirm the lease in one step; remember both."""
+        asked_s = time.monotonic()
+        verdict = yield Commit(writing)
+        if verdict is Verdict.APPLIED:
+            self._noted, self._confirmed_s = writing.entry, asked_s
+        return verdict
+
+    @property
+    def _lease_ms(self) -> int:
+        return round(self._shop.lease.duration_s * 1000)
 
     def _deliver(self, step: DeliveryStep) -> Steps:
         while True:
@@ -353,15 +386,15 @@ class JobStep:
         """
         shop = self._shop
         while True:
-            asked_s = time.monotonic()
-            lease_ms = round(shop.lease.duration_s * 1000)
-            verdict = yield Commit(BeginSend(self.claim, entry, shop.delivery.keep_s, lease_ms))
-            if verdict is not Verdict.APPLIED:
-                self._tell_lost(verdict)
-                return False
+            if self._noted is not entry:
+                verdict = yield from self._note(BeginSend(self.claim, entry, shop.delivery.keep_s, self._lease_ms))
+                if verdict is not Verdict.APPLIED:
+                    self._tell_lost(verdict)
+                    return False
             self._probe("before_send")
-            if time.monotonic() - asked_s < shop.lease.duration_s / 2:
+            if time.monotonic() - self._confirmed_s < shop.lease.duration_s / 2:
                 return True
+            self._noted = None
 
     def _settle_delivered(self, done: Done) -> Steps:
         shop, entry, now_ms = self._shop, done.entry, self._now()

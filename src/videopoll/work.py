@@ -174,11 +174,15 @@ class GiveBack:
 
 @attrs.frozen
 class Conclude:
-    """The polling is over: store the outcome in the outbox, and keep the lease."""
+    """The polling is over: store the outcome in the outbox, and confirm the lease.
+
+    The entry may note already that its send begins, as in `BeginSend`.
+    """
 
     claim: Claim
     entry: OutboxEntry
     keep_s: int
+    lease_ms: int
 
 
 @attrs.frozen

@@ -1,11 +1,11 @@
--- Ends the polling of jobs: stores each outcome in the outbox, then clears what the polling
--- needed. The lease stays: the same worker starts the delivery, and if it dies, the next one
--- finds the outbox.
+-- Ends the polling of jobs: stores each outcome in the outbox, renews the lease, then clears what
+-- the polling needed. The same worker starts the delivery, and if it dies, the next one finds
+-- the outbox (which may note already that the send begins, see begin_send.lua).
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
 -- KEYS[7..]   five a job: record, outbox, lock, attempts, completed
 -- ARGV[1]     seconds that a lock lives
--- ARGV[2..]   four a job: id, token, outbox JSON, seconds that it lives
+-- ARGV[2..]   five a job: id, token, outbox JSON, seconds that it lives, lease ms
 -- returns     a job: 1 stored, 0 lease lost, 2 finished by another kind of worker,
 --             3 another kind of worker has the lock (the job is back on the schedule)
 
@@ -15,8 +15,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local answers = {}
-for n = 1, (#ARGV - 1) / 4 do
-  local id, token, entry, keep_s = unpack(ARGV, 4 * n - 2, 4 * n + 1)
+for n = 1, (#ARGV - 1) / 5 do
+  local id, token, entry, keep_s, lease_ms = unpack(ARGV, 5 * n - 3, 5 * n + 1)
   local record, outbox, lock, attempts, completed = unpack(KEYS, 2 + 5 * n, 6 + 5 * n)
   if redis.call('HGET', leases, id) ~= token then
     answers[n] = 0
@@ -41,6 +41,7 @@ for n = 1, (#ARGV - 1) / 4 do
       answers[n] = 2
     else
       redis.call('SET', outbox, entry, 'EX', keep_s)
+      redis.call('ZADD', inflight, string.format('%.0f', now + lease_ms), id)
       redis.call('DEL', record, attempts)
       if not foreign then redis.call('DEL', lock) end
       redis.call('HDEL', faults, id)

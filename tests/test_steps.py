@@ -1,0 +1,185 @@
+"""What a worker does with one claimed job, effect by effect: the order in which things are written and sent."""
+
+from __future__ import annotations
+
+import pytest
+
+from videopoll import (
+    Delivered,
+    DeliveryPolicy,
+    LeasePolicy,
+    PollingStrategy,
+    VideoJob,
+    VideoReady,
+    VideoWorking,
+    events,
+)
+from videopoll._steps import Commit, JobStep, PollApi, SendMessage, Workshop
+from videopoll.jobs import Form
+from videopoll.messages import NotSent
+from videopoll.words import SPANISH_AND_ENGLISH
+from videopoll.work import (
+    BeginSend,
+    Claim,
+    Conclude,
+    GiveBack,
+    PollWork,
+    Redeliver,
+    Reschedule,
+    Settle,
+    Verdict,
+)
+
+START_MS = 1_757_157_518_747
+VIDEO = VideoReady("https://files.example/1.mp4")
+
+
+class Stage:
+    """A shop with a clock of its own, and what it was told."""
+
+    def __init__(self, *, places=1):
+        self.told = []
+        self.places = places
+        self.shop = Workshop(
+            worker_id="w",
+            strategy=PollingStrategy(),
+            lease=LeasePolicy(),
+            delivery=DeliveryPolicy(),
+            words=SPANISH_AND_ENGLISH,
+            emit=self.told.append,
+            throttled=lambda _: None,
+            start_sending=self.start_sending,
+        )
+        self.shop.clock.set(START_MS + 15_000)
+        job = VideoJob("job_1", "c", START_MS)
+        claim = Claim("job_1", "w:1", START_MS + 15_000, PollWork(job, 2, 0, None))
+        self.step = JobStep(self.shop, claim)
+        self.effects = self.step.steps()
+        self.next(None)
+
+    def start_sending(self, step):
+        if not self.places:
+            return False
+        self.places -= 1
+        step.sending = True
+        return True
+
+    def next(self, answer):
+        """Answer the last effect, and take the next one; None at the end."""
+        try:
+            self.effect = self.effects.send(answer)
+        except StopIteration:
+            self.effect = None
+        return self.effect
+
+    @property
+    def written(self):
+        assert isinstance(self.effect, Commit)
+        return self.effect.transition
+
+
+@pytest.fixture
+def stage():
+    return Stage()
+
+
+def test_a_poll_that_finds_no_video_ends_with_a_reschedule_that_nobody_waits_for(stage):
+    assert isinstance(stage.effect, PollApi)
+
+    stage.next(VideoWorking())
+
+    assert isinstance(stage.written, Reschedule)
+    assert not stage.effect.wait
+    assert stage.next(None) is None
+
+
+def test_the_outcome_and_the_start_of_its_send_are_noted_in_one_write(stage):
+    """One round trip lies between the API's answer and the send."""
+    stage.next(VIDEO)
+    concluded = stage.written
+    assert isinstance(concluded, Conclude)
+    assert (concluded.entry.tries, concluded.entry.form) == (1, Form.VIDEO)
+    assert concluded.entry.sending_ms is not None
+    assert concluded.lease_ms == 12_000
+
+    assert isinstance(stage.next(Verdict.APPLIED), SendMessage)
+    assert isinstance(stage.told[-1], events.JobConcluded)
+    assert isinstance(stage.next(Delivered()), Commit)
+    assert isinstance(stage.written, Settle)
+    assert stage.next(Verdict.APPLIED) is None
+    assert isinstance(stage.told[-1], events.JobDelivered)
+
+
+def test_without_a_place_for_a_send_the_outbox_keeps_the_outcome():
+    """Nothing is noted as sent that is not."""
+    stage = Stage(places=0)
+    stage.next(VIDEO)
+    assert isinstance(stage.written, Conclude)
+    assert (stage.written.entry.tries, stage.written.entry.sending_ms) == (0, None)
+
+    stage.next(Verdict.APPLIED)
+
+    assert isinstance(stage.written, Redeliver)
+    assert stage.written.entry.sending_ms is None
+
+
+@pytest.mark.parametrize("verdict", [Verdict.LOST, Verdict.CONTENDED, Verdict.FINISHED_ELSEWHERE])
+def test_an_outcome_that_could_not_be_stored_is_not_sent(stage, verdict):
+    stage.next(VIDEO)
+
+    assert stage.next(verdict) is None
+
+
+def test_a_send_is_confirmed_again_if_the_worker_stood_still_after_its_note(stage, monkeypatch):
+    """It was frozen between the note and the send: by now the lease may be somebody else's."""
+    stage.next(VIDEO)
+    monkeypatch.setattr("videopoll._steps.time.monotonic", lambda now=10**9: now)
+
+    assert isinstance(stage.next(Verdict.APPLIED), Commit)
+    assert isinstance(stage.written, BeginSend)
+    assert isinstance(stage.next(Verdict.APPLIED), SendMessage)
+
+
+def test_the_next_send_of_a_delivery_is_noted_on_its_own(stage):
+    """Only the first one shares the write that ends the polling."""
+    stage.shop.delivery = DeliveryPolicy(video_attempts=1)
+    stage.next(VIDEO)
+    stage.next(Verdict.APPLIED)
+
+    stage.next(NotSent("no"))
+
+    assert isinstance(stage.written, BeginSend)
+    assert (stage.written.entry.tries, stage.written.entry.form) == (2, Form.TEXT)
+
+
+def test_a_poll_that_is_let_go_is_given_back(stage):
+    assert stage.step.relinquish() == GiveBack(stage.step.claim)
+
+
+def test_an_outcome_that_is_being_stored_when_the_worker_stops_counts_as_not_sent(stage):
+    """The next worker sends it at once, and need not ask the channel about it."""
+    stage.next(VIDEO)
+
+    parting = stage.step.relinquish()
+
+    assert isinstance(parting, Redeliver)
+    assert (parting.entry.tries, parting.entry.sending_ms) == (0, None)
+    assert parting.entry.outcome == stage.written.entry.outcome
+
+
+def test_a_send_that_is_under_way_when_the_worker_stops_counts_as_unknown(stage):
+    stage.next(VIDEO)
+    stage.next(Verdict.APPLIED)
+
+    parting = stage.step.relinquish(sends_go_on_s=30)
+
+    assert isinstance(parting, Redeliver)
+    assert parting.entry.sending_ms >= stage.shop.clock.now_ms() + 29_000
+
+
+def test_a_message_that_was_delivered_is_settled_also_by_a_worker_that_stops(stage):
+    stage.next(VIDEO)
+    stage.next(Verdict.APPLIED)
+    stage.next(Delivered())
+
+    assert stage.step.relinquish() == stage.written
