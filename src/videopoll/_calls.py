@@ -276,8 +276,8 @@ def apply(
     seen: set[str] = set()
 
     def close() -> None:
-        for kind, places in groups.items():
-            for some in chunks(places):
+        for kind in _FIRST_TO_LAST:
+            for some in chunks(groups.get(kind, [])):
                 items = [transitions[place] for place in some]
                 calls.append((list(some), _call_for(kind, keys, items, ttls, dead)))
         groups.clear()
@@ -291,6 +291,11 @@ def apply(
         groups.setdefault(type(transition), []).append(place)
     close()
     return calls
+
+
+_FIRST_TO_LAST = (BeginSend, Conclude, Settle, Reschedule, GiveBack, Redeliver)
+"""What a user waits for goes first. What gives a job away goes last: if a call before it fails, all are made again,
+and by then another worker may have the job."""
 
 
 def _call_for(
