@@ -127,6 +127,42 @@ def test_only_distinct_statuses_are_kept(hook, client, keys):
     assert len(read_history(client, keys, "job_2")) == 1
 
 
+def test_a_poll_that_finds_what_the_last_one_found_costs_nothing(hook):
+    """A worker makes thousands of polls a second, and the history must not slow it down."""
+    hook(polled(attempt=1))
+    until(lambda: not hook._heard, "the first one is taken")
+
+    for attempt in range(2, 100):
+        hook(polled(attempt=attempt))
+
+    assert not hook._heard
+
+
+def test_a_status_after_a_fault_is_told_again(hook, client, keys):
+    """Also if both come before the first is written."""
+    for event in (polled(), polled(fault=FaultKind.SERVER, detail="HTTP 503"), polled(attempt=3)):
+        hook(event)
+    hook.close()
+
+    assert [entry.step for entry in read_history(client, keys, "job_1")] == [Step.STATUS, Step.FAULT, Step.STATUS]
+
+
+def test_a_heartbeat_is_one_round_trip(hook, client):
+    """An idle worker makes at most one a second, all in all."""
+
+    class Idle:
+        worker_id, concurrency, polls_in_hand, sends_in_hand = "w", 4, 0, 0
+
+    hook.follow(Idle())
+    until(lambda: client.exists(hook._keys.workers), "it beat")
+    before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
+    hook._beat_s -= history.BEAT_S
+
+    hook._beat(Idle(), leaving=False)
+
+    assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before == 1
+
+
 def test_ids_that_are_no_text_come_back_as_they_were(hook, client, keys):
     ghost = "gh\nost\udcff"
     hook(events.JobUndeliverable(job_id=ghost, reason="no record"))

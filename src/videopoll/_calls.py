@@ -67,6 +67,7 @@ COUNT = Script.load("count")
 ADOPT = Script.load("adopt")
 REDRIVE = Script.load("redrive")
 POLL_NOW = Script.load("poll_now")
+BEAT = Script.load("beat")
 
 SCRIPTS = (
     ENQUEUE,
@@ -84,6 +85,7 @@ SCRIPTS = (
     ADOPT,
     REDRIVE,
     POLL_NOW,
+    BEAT,
 )
 """Every script there is."""
 
@@ -555,6 +557,11 @@ def redrive(
 def poll_now(keys: Keys, job_id: str) -> ScriptCall[bool]:
     """Make the next poll of a scheduled job due at once."""
     return ScriptCall(POLL_NOW, keys.fixed, (raw(job_id),), lambda reply: reply == 1)
+
+
+def beat(keys: Keys, worker_id: str, load: str, keep_s: int) -> ScriptCall[bool]:
+    """Tell how busy a worker is; with no load, that it leaves."""
+    return ScriptCall(BEAT, (keys.workers, keys.loads), (worker_id, load, keep_s), lambda reply: reply == 1)
 
 
 def doorbell(keys: Keys, timeout_s: float) -> tuple[str, ...]:

@@ -28,9 +28,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from videopoll import events
-from videopoll._calls import raw, text_of
-from videopoll._scripts import to_queue_error
-from videopoll.errors import ConfigurationError
+from videopoll._calls import beat, raw, text_of
+from videopoll._scripts import run, to_queue_error
+from videopoll.errors import ConfigurationError, QueueError
 from videopoll.jobs import Poison, dump, load_object
 from videopoll.notifiers.base import redact
 from videopoll.schema import DEFAULT_PREFIX, Keys
@@ -55,7 +55,7 @@ WORKERS_KEEP_S = 3_600
 """Seconds that a worker which stopped beating is still listed."""
 
 FLUSH_S = 0.5
-BEAT_S = 2.0
+BEAT_S = 4.0
 
 ALIVE_MS = 10_000
 """A worker whose last beat is older than this, in milliseconds, is not alive."""
@@ -205,6 +205,7 @@ class RedisHistory:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
+        self._stirred = threading.Event()
 
     def __repr__(self) -> str:
         """Name the prefix, never the URL: it may hold a password."""
@@ -217,21 +218,39 @@ class RedisHistory:
 
     def __call__(self, event: events.Event) -> None:
         """Take an event; it is written within about half a second."""
+        if not self._is_news(event):
+            return
         if len(self._heard) >= BUFFERED:
             self._dropped += 1
             return
         self._heard.append((time.monotonic(), event))
-        self._run()
+        self._stir()
+
+    def _is_news(self, event: events.Event) -> bool:
+        """Whether there is something to tell: most polls of a job find what the last one found, and must cost nothing."""
+        if isinstance(event, events.JobPolled):
+            if event.fault is None and self._statuses.get(event.job_id) == event.status:
+                return False
+            if event.fault is not None:
+                self._statuses.pop(event.job_id, None)
+            else:
+                self._statuses[event.job_id] = event.status
+                while len(self._statuses) > REMEMBERED:
+                    self._statuses.popitem(last=False)
+        elif isinstance(event, events.JobConcluded | events.JobCancelled | events.JobUndeliverable):
+            self._statuses.pop(event.job_id, None)
+        return True
 
     def follow(self, runner: Working) -> None:
-        """Tell every 2 seconds that this runner is alive, and how busy it is, until `close`."""
+        """Tell every 4 seconds that this runner is alive, and how busy it is, until `close`."""
         self._runner = runner
-        self._run()
+        self._stir()
 
     def close(self) -> None:
         """Write what waits (if Redis is there), list the worker no more, and let go of the connection."""
         thread = self._thread
         self._closing.set()
+        self._stirred.set()
         if thread is not None:
             thread.join(2 * TIMEOUT_S)
         self._client.close()
@@ -246,24 +265,34 @@ class RedisHistory:
 
     # --- the thread ---
 
-    def _run(self) -> None:
+    def _stir(self) -> None:
         # Also after a fork, which leaves threads behind.
         if (self._thread is None or not self._thread.is_alive()) and not self._closing.is_set():
             with self._starting:
                 if self._thread is None or not self._thread.is_alive():
                     self._thread = threading.Thread(target=self._work, name="videopoll-history", daemon=True)
                     self._thread.start()
+        self._stirred.set()
 
     def _work(self) -> None:
         last = False
         while not last:
-            last = self._closing.wait(FLUSH_S)
+            stirred = self._stirred.wait(self._idle_s())
+            # What happens meanwhile shares the round trip.
+            last = self._closing.wait(FLUSH_S if stirred else 0)
+            self._stirred.clear()
             try:
                 self._flush(last=last)
             except Exception:
                 # Whatever it is, the worker has nothing to do with it.
                 log.exception("The history could not be written; jobs are not affected")
         self._thread = None
+
+    def _idle_s(self) -> float | None:
+        """Seconds until there is something to do, if nothing happens before."""
+        if self._waiting:
+            return FLUSH_S
+        return None if self._runner is None else max(0.0, self._beat_s + BEAT_S - time.monotonic())
 
     def _flush(self, *, last: bool) -> None:
         self._note_all()
@@ -275,10 +304,11 @@ class RedisHistory:
                     self._waiting.popleft()
             if self._runner is not None:
                 self._beat(self._runner, leaving=last)
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, QueueError) as error:
             if not self._away:
                 self._away = True
-                log.warning("The history is not written while Redis refuses it: %s", to_queue_error(error, "history"))
+                told = error if isinstance(error, QueueError) else to_queue_error(error, "history")
+                log.warning("The history is not written while Redis refuses it: %s", told)
         else:
             if self._away:
                 self._away = False
@@ -288,7 +318,7 @@ class RedisHistory:
         """Turn events into entries; the oldest go when there are too many."""
         while self._heard:
             at_s, event = self._heard.popleft()
-            told = self._tell(event)
+            told = _tell(event)
             if told is None:
                 continue
             job_id, step, details = told
@@ -301,34 +331,6 @@ class RedisHistory:
         while len(self._waiting) > BUFFERED:
             self._waiting.popleft()
             self._dropped += 1
-
-    def _tell(self, event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
-        if isinstance(event, events.JobPolled):
-            return self._tell_polled(event)
-        told = _tell(event)
-        if told is not None and told[1] in _ENDS:
-            self._statuses.pop(told[0], None)
-        return told
-
-    def _tell_polled(self, event: events.JobPolled) -> tuple[str, Step, dict[str, JsonValue]] | None:
-        """Tell of a fault, or of a status that is another one than before."""
-        if event.fault is None and self._statuses.get(event.job_id) == event.status:
-            return None
-        details: dict[str, JsonValue] = {
-            "attempt": event.attempt,
-            "elapsed_s": round(event.elapsed_s, 3),
-            "took_s": round(event.took_s, 3),
-            "lag_s": round(event.lag_s, 3),
-            "next_s": None if event.next_s is None else round(event.next_s, 3),
-        }
-        if event.fault is not None:
-            self._statuses.pop(event.job_id, None)
-            return event.job_id, Step.FAULT, {**details, "fault": event.fault.value, "reason": _clean(event.detail)}
-        self._statuses[event.job_id] = event.status
-        while len(self._statuses) > REMEMBERED:
-            self._statuses.popitem(last=False)
-        known = None if event.known else False
-        return event.job_id, Step.STATUS, {**details, "status": _clean(event.status), "known": known}
 
     def _write(self, some: list[_Noted]) -> None:
         with self._client.pipeline(transaction=False) as batch:
@@ -344,27 +346,10 @@ class RedisHistory:
 
     def _beat(self, runner: Working, *, leaving: bool) -> None:
         now_s = time.monotonic()
-        if now_s - self._beat_s < BEAT_S and not leaving:
-            return
-        seconds, micros = self._client.time()
-        now_ms = seconds * 1000 + micros // 1000
-        gone = cast(
-            "list[bytes]",
-            self._client.zrangebyscore(self._keys.workers, "-inf", now_ms - WORKERS_KEEP_S * 1000, start=0, num=100),
-        )
-        if leaving:
-            gone.append(runner.worker_id.encode())
-        with self._client.pipeline(transaction=False) as batch:
-            if gone:
-                batch.zrem(self._keys.workers, *gone)
-                batch.hdel(self._keys.loads, *cast("list[str]", gone))
-            if not leaving:
-                batch.zadd(self._keys.workers, {runner.worker_id: now_ms})
-                batch.hset(self._keys.loads, runner.worker_id, self._load_of(runner))
-            batch.expire(self._keys.workers, WORKERS_KEEP_S)
-            batch.expire(self._keys.loads, WORKERS_KEEP_S)
-            batch.execute()
-        self._beat_s = now_s
+        if now_s - self._beat_s >= BEAT_S or leaving:
+            self._beat_s = now_s
+            load = "" if leaving else self._load_of(runner)
+            run(self._client, beat(self._keys, runner.worker_id, load, WORKERS_KEEP_S))
 
     def _load_of(self, runner: Working) -> str:
         from videopoll import __version__  # noqa: PLC0415 - the package imports its parts
@@ -385,8 +370,6 @@ class RedisHistory:
 
 _BETWEEN_POLLS = frozenset({Step.TAKEN, Step.TAKEN_OVER, Step.LEASE_LOST})
 
-_ENDS = frozenset({Step.CONCLUDED, Step.CANCELLED, Step.UNDELIVERABLE})
-
 
 def _tell(event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
     """Give the entry of an event: the job, what happened, and its figures; None for what is no job's story."""
@@ -397,6 +380,8 @@ def _tell(event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
             return event.job_id, Step.CANCELLED, {}
         case events.JobTaken():
             return event.job_id, Step.TAKEN_OVER if event.taken_over else Step.TAKEN, {}
+        case events.JobPolled():
+            return _tell_polled(event)
         case events.JobConcluded():
             return (
                 event.job_id,
@@ -438,6 +423,20 @@ def _tell(event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
             return event.job_id, Step.LEASE_LOST, {}
         case _:
             return None
+
+
+def _tell_polled(event: events.JobPolled) -> tuple[str, Step, dict[str, JsonValue]]:
+    details: dict[str, JsonValue] = {
+        "attempt": event.attempt,
+        "elapsed_s": round(event.elapsed_s, 3),
+        "took_s": round(event.took_s, 3),
+        "lag_s": round(event.lag_s, 3),
+        "next_s": None if event.next_s is None else round(event.next_s, 3),
+    }
+    if event.fault is not None:
+        return event.job_id, Step.FAULT, {**details, "fault": event.fault.value, "reason": _clean(event.detail)}
+    known = None if event.known else False
+    return event.job_id, Step.STATUS, {**details, "status": _clean(event.status), "known": known}
 
 
 def _clean(text: str | None) -> str | None:
