@@ -110,6 +110,32 @@ def deliveries(session: nox.Session) -> None:
     session.run("python", "tests/delivery_storm.py", *session.posargs)
 
 
+BENCHMARKED = {
+    "fast": (".[cli,fast]", "httpx-aiohttp"),
+    "plain": (".",),
+    # Each in an environment of its own: they want other versions of redis-py.
+    "arq": ("arq", "httpx", "httpx-aiohttp", "uvloop"),
+    "saq": ("saq[redis,hiredis]", "httpx", "httpx-aiohttp", "uvloop"),
+    "streaq": ("streaq", "httpx", "httpx-aiohttp", "uvloop"),
+}
+"""What the benchmarks compare, and what each of them is installed with."""
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks: the bare HTTP client, other queues, and videopoll; see benchmarks/README.md."""
+    session.install(".[cli,embedded,fast]", *_groups("bench"))
+    environments = Path(session.virtualenv.location) / "contenders"
+    for name, wanted in BENCHMARKED.items():
+        python = environments / name / "bin" / "python"
+        if not python.exists():
+            session.run("python", "-m", "venv", str(python.parent.parent))
+        # Our own version does not change from one benchmark to the next, and pip would keep the installed one.
+        session.run(str(python), "-m", "pip", "uninstall", "-qy", "videopoll", external=True, silent=True)
+        session.run(str(python), "-m", "pip", "install", "-q", *wanted, external=True, silent=True)
+    session.run("python", "benchmarks/run.py", "--environments", str(environments), *session.posargs)
+
+
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation site, in build/site. Warnings are errors; `nox -s docs -- serve` shows it while you write."""

@@ -212,8 +212,9 @@ def _printable(text: str, limit: int) -> str:
     """Cut `text` to `limit` printable characters, with single spaces for everything else."""
     # Cut first, generously: the text may be a megabyte.
     start = text.lstrip()[: limit * 4]
-    spaced = "".join(character if character.isprintable() else " " for character in start)
-    return " ".join(spaced.split())[:limit].rstrip()
+    if not start.isprintable():
+        start = "".join(character if character.isprintable() else " " for character in start)
+    return " ".join(start.split())[:limit].rstrip()
 
 
 class VideoApiPoller:

@@ -48,8 +48,6 @@ __all__ = ["AsyncRedisVideoJobQueue", "NewJob", "RedisVideoJobQueue"]
 NewJob = tuple[str, str, "Mapping[str, JsonValue] | None"]
 """A job to take in: its id, its conversation id, its metadata."""
 
-ENQUEUE_MANY = 200
-"""Jobs that one round trip of `enqueue_many` takes in."""
 
 SCAN_STEP = 500
 """Keys that one step of a scan looks at: a fraction of a millisecond of Redis's time."""
@@ -304,7 +302,7 @@ class RedisVideoJobQueue(_Base):
         return self._told(jobs, run(self._front, _calls.enqueue(self._keys, jobs, self._ttls)))[0]
 
     def enqueue_many(self, jobs: Iterable[NewJob]) -> list[EnqueueResult]:
-        """Take many jobs in, 200 a round trip; all are checked before the first is sent.
+        """Take many jobs in, 500 a round trip; all are checked before the first is sent.
 
         Raises:
             InvalidJobError: An id or some metadata cannot be stored: nothing was sent.
@@ -312,7 +310,7 @@ class RedisVideoJobQueue(_Base):
             QueueRefusedError: Redis says no.
         """
         results: list[EnqueueResult] = []
-        for some in _calls.chunks(self._checked(jobs), ENQUEUE_MANY):
+        for some in _calls.chunks(self._checked(jobs)):
             results += self._told(some, run(self._front, _calls.enqueue(self._keys, some, self._ttls)))
         return results
 
@@ -621,9 +619,9 @@ class AsyncRedisVideoJobQueue(_Base):
         return self._told(jobs, await arun(self._front, _calls.enqueue(self._keys, jobs, self._ttls)))[0]
 
     async def enqueue_many(self, jobs: Iterable[NewJob]) -> list[EnqueueResult]:
-        """Take many jobs in, 200 a round trip; see `RedisVideoJobQueue.enqueue_many`."""
+        """Take many jobs in, 500 a round trip; see `RedisVideoJobQueue.enqueue_many`."""
         results: list[EnqueueResult] = []
-        for some in _calls.chunks(self._checked(jobs), ENQUEUE_MANY):
+        for some in _calls.chunks(self._checked(jobs)):
             results += self._told(some, await arun(self._front, _calls.enqueue(self._keys, some, self._ttls)))
         return results
 

@@ -10,6 +10,7 @@ import enum
 import json as jsonlib
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from datetime import UTC
 from typing import TYPE_CHECKING, Final, cast
@@ -98,7 +99,7 @@ class HttpReply:
     def json(self) -> JsonValue | NotJson:
         """Read the body as JSON; `NOT_JSON` if it is none. Never raises."""
         try:
-            return cast("JsonValue", _JSON.decode(self.body.decode("utf-8-sig")))
+            return cast("JsonValue", _JSON.decode(self.body.removeprefix(BOM_UTF8).decode()))
         except (ValueError, RecursionError):
             return NOT_JSON
 

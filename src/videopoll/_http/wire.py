@@ -138,14 +138,14 @@ def _invalid(detail: str) -> HttpFailure:
 
 
 def _encode(request: HttpRequest) -> tuple[bytes, str | None]:
-    if sum(body is not None for body in (request.json, request.form, request.content)) > 1:
+    if request.json is None and request.form is None:
+        return request.content or b"", None
+    if [request.json, request.form, request.content].count(None) < 2:  # noqa: PLR2004 - one of three
         msg = "more than one body"
         raise ValueError(msg)
     if request.json is not None:
         return jsonlib.dumps(request.json, allow_nan=False).encode(), "application/json"
-    if request.form is not None:
-        return urlencode(request.form).encode(), "application/x-www-form-urlencoded"
-    return request.content or b"", None
+    return urlencode(request.form or {}).encode(), "application/x-www-form-urlencoded"
 
 
 class Reading:

@@ -9,6 +9,7 @@ from typing import Annotated, cast
 
 import typer
 
+from videopoll._calls import MAX_BATCH
 from videopoll._log import shown
 from videopoll.cli.options import (
     API_KEY,
@@ -30,7 +31,7 @@ from videopoll.errors import ConfigurationError, InvalidJobError
 from videopoll.jobs import JobState, JsonValue, Poison, VideoJob, check_id, check_metadata, load_object
 from videopoll.observations import Fault, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.poller import VideoApiPoller
-from videopoll.redis_queue import ENQUEUE_MANY, NewJob, RedisVideoJobQueue
+from videopoll.redis_queue import NewJob, RedisVideoJobQueue
 from videopoll.work import CancelResult, EnqueueResult, JobView
 
 __all__ = ["cancel", "describe", "enqueue", "live_answer", "show"]
@@ -127,7 +128,7 @@ def _enqueue_lines(queue: RedisVideoJobQueue, *, as_json: bool) -> int:
         except InvalidJobError as error:
             bad += 1
             complain(f"line {number}: {error}")
-        if len(batch) >= ENQUEUE_MANY:
+        if len(batch) >= MAX_BATCH:
             flush()
     flush()
     told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no jobs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import gc
 import importlib
 import logging
 import sys
@@ -46,7 +47,14 @@ from videopoll.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.runner import Runner
 from videopoll.words import ENGLISH, SPANISH, Words
 
-__all__ = ["NoChannelNotifier", "RunnerKind", "event_loop_factory", "load_resolver", "worker"]
+__all__ = [
+    "NoChannelNotifier",
+    "RunnerKind",
+    "calm_garbage_collection",
+    "event_loop_factory",
+    "load_resolver",
+    "worker",
+]
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +62,9 @@ NO_CHANNEL = (
     "no channel is configured, so no user gets anything: set --ultramsg-instance and VIDEOPOLL_ULTRAMSG_TOKEN,"
     " or --whatsapp-factory-url, --whatsapp-factory-instance and VIDEOPOLL_WHATSAPP_FACTORY_TOKEN"
 )
+
+GC_THRESHOLDS = (50_000, 20, 20)
+"""What `gc.set_threshold` gets: new objects, and younger collections, between two looks."""
 
 POLLING, CHANNELS, WORKER, OPERATING, LOGS = "Polling", "Channels", "Worker", "Health, metrics and history", "Log"
 
@@ -283,6 +294,7 @@ def worker(
             stack, redis_url, prefix, history=history, metrics=metrics, address=(health_host, health_port)
         )
         options["hooks"] = operating.hooks
+        calm_garbage_collection()
         if runner is RunnerKind.ASYNC:
             with asyncio.Runner(loop_factory=event_loop_factory()) as loop:
                 loop.run(
@@ -353,6 +365,19 @@ async def _run_async(
     async with queue, AsyncRunner(queue, poller, notifier, **options) as running:
         operating.follow(running)
         await running.run(handle_signals=True)
+
+
+def calm_garbage_collection() -> None:
+    """Let Python look for cyclic garbage less often; for whoever owns the process.
+
+    A worker has tens of thousands of short-lived objects in hand, and makes
+    hardly any cycles. With Python's defaults a fifth of its time goes into looking
+    for them, in pauses of up to 50 ms (`docs/explanation/speed.md` has the figures).
+    """
+    gc.collect()
+    # What is there by now stays for good: no later look has to go through it.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
