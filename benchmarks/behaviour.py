@@ -102,7 +102,7 @@ def measure_idling(arena: Arena, console: Console, *, workers: int = 10, lasting
         "VIDEOPOLL_REDIS_URL": arena.server.url,
         "VIDEOPOLL_API_URL": arena.world.url,
         "VIDEOPOLL_API_KEY": "a-key",
-        "VIDEOPOLL_LOG_LEVEL": "ERROR",
+        "VIDEOPOLL_LOG_LEVEL": "error",
         "VIDEOPOLL_INITIAL_DELAY": "0",
     }
     command = [sys.executable, "-m", "videopoll", "worker"]
@@ -111,7 +111,12 @@ def measure_idling(arena: Arena, console: Console, *, workers: int = 10, lasting
         try:
             for process in processes:
                 psutil.Process(process.pid).cpu_affinity([WORKER_CORE])
-            time.sleep(10.0)
+            while arena.redis.zcard("video:poll:workers") < workers:
+                if any(process.poll() is not None for process in processes):
+                    msg = "a worker ended; see what it wrote"
+                    raise RuntimeError(msg)
+                time.sleep(0.1)
+            time.sleep(5.0)
             before, cpu_before = arena.redis.info("stats")["total_reads_processed"], _cpu_s(processes)
             time.sleep(lasting_s)
             after, cpu_after = arena.redis.info("stats")["total_reads_processed"], _cpu_s(processes)

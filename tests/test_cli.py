@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from videopoll.cli import output
 from videopoll.cli.app import app
 from videopoll.cli.logs import JsonFormatter
 from videopoll.cli.scenes import SCENES, World, judge
-from videopoll.cli.worker import load_resolver
+from videopoll.cli.worker import GC_THRESHOLDS, calm_garbage_collection, load_resolver
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import JobState
 from videopoll.testing import Reply, unused_port
@@ -461,6 +462,29 @@ def test_the_worker_refuses_what_cannot_work(args, env, said):
     assert done.returncode == 2
     assert said in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_the_words_of_an_option_may_be_in_capitals(invoke, monkeypatch):
+    """`LOG_LEVEL=ERROR` is how the rest of the world writes it."""
+    monkeypatch.setenv("VIDEOPOLL_LOG_LEVEL", "ERROR")
+    monkeypatch.setenv("VIDEOPOLL_LOG_FORMAT", "Json")
+
+    result = invoke("worker")
+
+    assert "the video API needs a key" in result.output
+
+
+def test_the_garbage_collector_of_a_worker_process_is_calm():
+    """With Python's defaults, a fifth of a busy worker's time goes into looking for cycles that it does not make."""
+    before = gc.get_threshold()
+    try:
+        calm_garbage_collection()
+
+        assert gc.get_threshold() == GC_THRESHOLDS
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
 
 
 def test_a_resolver_may_be_a_method():

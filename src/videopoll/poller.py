@@ -230,6 +230,7 @@ class VideoApiPoller:
             certificates; it is never closed here. By default, connections of our own.
         async_client: The same for `apoll`.
         max_connections: Connections open at most, for threads and for each event loop.
+            A runner opens no more than its `concurrency`.
         transport: What carries `apoll` without `async_client`: ``"aiohttp"`` (the
             extra ``fast``), ``"httpx"``, or ``"auto"``: aiohttp if it is installed.
 
@@ -244,7 +245,7 @@ class VideoApiPoller:
         api_key: str,
         client: httpx.Client | None = None,
         async_client: httpx.AsyncClient | None = None,
-        max_connections: int = 100,
+        max_connections: int = 1000,
         transport: Literal["auto", "httpx", "aiohttp"] = "auto",
     ) -> None:
         self._base_url = _checked_base_url(base_url)

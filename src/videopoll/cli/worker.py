@@ -169,7 +169,9 @@ def worker(
     ] = 30,
     runner: Annotated[
         RunnerKind,
-        typer.Option(envvar="VIDEOPOLL_RUNNER", help="asyncio, or threads.", rich_help_panel=WORKER),
+        typer.Option(
+            envvar="VIDEOPOLL_RUNNER", case_sensitive=False, help="asyncio, or threads.", rich_help_panel=WORKER
+        ),
     ] = RunnerKind.ASYNC,
     concurrency: Annotated[
         int | None,
@@ -235,11 +237,19 @@ def worker(
         ),
     ] = False,
     log_level: Annotated[
-        LogLevel, typer.Option(envvar="VIDEOPOLL_LOG_LEVEL", help="How much to write.", rich_help_panel=LOGS)
+        LogLevel,
+        typer.Option(
+            envvar="VIDEOPOLL_LOG_LEVEL", case_sensitive=False, help="How much to write.", rich_help_panel=LOGS
+        ),
     ] = LogLevel.INFO,
     log_format: Annotated[
         LogFormat,
-        typer.Option(envvar="VIDEOPOLL_LOG_FORMAT", help="Readable lines, or JSON lines.", rich_help_panel=LOGS),
+        typer.Option(
+            envvar="VIDEOPOLL_LOG_FORMAT",
+            case_sensitive=False,
+            help="Readable lines, or JSON lines.",
+            rich_help_panel=LOGS,
+        ),
     ] = LogFormat.TEXT,
 ) -> None:
     """Run a worker until SIGTERM or Ctrl-C, which drain it; a second one ends it at once.
