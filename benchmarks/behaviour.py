@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psutil
-from harness import WORKER_CORE, Contender, Setting, job_id, quantile
+from harness import WORKER_CORE, Contender, Setting, quantile
 
 from videopoll import RedisVideoJobQueue
 
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FAST = Contender("videopoll AsyncRunner [fast]", "videopoll_async.py", "fast", "aiohttp")
-TEN_SECONDS = Setting(
-    interval_s=10.0, warm_up_s=5.0, duration_s=15.0, options={"initial_delay_s": 5.0, "spread_s": 10.0}
-)
+TEN_SECONDS = Setting(interval_s=10.0, warm_up_s=5.0, duration_s=15.0, options={"initial_delay_s": 5.0})
 """The specification's schedule, with jobs that come in evenly."""
 
 
@@ -61,23 +59,15 @@ def measure_delivery(
     setting = replace(TEN_SECONDS, interval_s=1.0, jobs=0, options={"initial_delay_s": 0.5})
     arena.world.reset(answer_ms=50, message_ms=50, ready=polls_each)
     rate = polls_per_s / polls_each
+    made, warm_up_s = round(rate * lasting_s), 2.0 * polls_each
     with (
         console.status(f"deliveries at {polls_per_s:.0f} polls a second"),
         arena.contender(FAST, setting) as worker,
-        RedisVideoJobQueue.from_url(arena.server.url) as queue,
     ):
-        began_s, made = time.monotonic(), 0
-        before = None
-        while (now_s := time.monotonic() - began_s) < lasting_s:
-            wanted = int(now_s * rate)
-            if wanted > made:
-                queue.enqueue_many((job_id(number), f"c-{number}", {}) for number in range(made, wanted))
-                made = wanted
-            if before is None and now_s > 2 * polls_each:
-                before = arena.look(worker)
-                told_before = len(arena.world.figures()["waits_ms"])
-            time.sleep(0.01)
-        assert before is not None
+        early = round(rate * warm_up_s)
+        arena.enqueue_evenly(0, early, within_s=warm_up_s)
+        before, told_before = arena.look(worker), len(arena.world.figures()["waits_ms"])
+        arena.enqueue_evenly(early, made, within_s=lasting_s - warm_up_s)
         after = arena.look(worker)
         waits_ms = arena.world.figures()["waits_ms"][told_before:]
         figures = arena.between(before, after)
@@ -87,7 +77,8 @@ def measure_delivery(
             "wait_p99_ms": quantile(waits_ms, 0.99),
             "deliveries": len(waits_ms),
         }
-        while arena.world.figures()["jobs_told"] < made and time.monotonic() - began_s < 4 * lasting_s:
+        ended_s = time.monotonic()
+        while arena.world.figures()["jobs_told"] < made and time.monotonic() - ended_s < 2 * lasting_s:
             time.sleep(0.2)
         time.sleep(1.0)
         end = arena.world.figures()

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import redis
 
+from videopoll import RedisVideoJobQueue
 from videopoll.embedded import EmbeddedRedis, unused_port
 
 if TYPE_CHECKING:
@@ -230,7 +231,8 @@ class Arena:
     def punctuality(self, contender: Contender, setting: Setting, initial_delay_s: float = 5.0) -> dict[str, float]:
         """Measure how late each poll comes at the API, in ms after it was due by the job's own start."""
         self.world.reset(answer_ms=setting.answer_ms, message_ms=setting.answer_ms, keep_times=True)
-        with self.contender(contender, setting) as worker:
+        with self.contender(contender, replace(setting, jobs=0)) as worker:
+            self.enqueue_evenly(0, setting.jobs, within_s=setting.interval_s)
             time.sleep(initial_delay_s + setting.warm_up_s)
             before, since_ms = self.look(worker), time.time() * 1000
             time.sleep(setting.duration_s)
@@ -252,6 +254,15 @@ class Arena:
             "lag_p99_ms": quantile(lags_ms, 0.99),
             "lag_max_ms": max(lags_ms),
         }
+
+    def enqueue_evenly(self, first: int, last: int, *, within_s: float) -> None:
+        """Take jobs in, some every 10 ms; a pause of this process delays the rest and makes no burst."""
+        step = max(1, round((last - first) * 0.01 / within_s))
+        with RedisVideoJobQueue.from_url(self.server.url) as queue:
+            for number in range(first, last, step):
+                began_s = time.monotonic()
+                queue.enqueue_many((job_id(one), f"c-{one}", {}) for one in range(number, min(number + step, last)))
+                time.sleep(max(0.0, began_s + within_s * step / (last - first) - time.monotonic()))
 
 
 def job_id(number: int) -> str:

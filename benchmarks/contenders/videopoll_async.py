@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 from common import Scenario, run, scenario, tell_ready
 
 from videopoll import (
@@ -43,17 +40,6 @@ def poller_of(scene: Scenario) -> VideoApiPoller:
     )
 
 
-async def enqueue(queue: AsyncRedisVideoJobQueue, scene: Scenario) -> None:
-    """Take the jobs in; spread evenly over an interval if the scenario says so, a few every 10 ms."""
-    ids = scene.job_ids()
-    spread_s = scene.options.get("spread_s", 0.0)
-    size = max(1, round(len(ids) * 0.01 / spread_s)) if spread_s else 1000
-    began_s = time.monotonic()
-    for first in range(0, len(ids), size):
-        await queue.enqueue_many((job_id, f"conversation-{job_id}", {}) for job_id in ids[first : first + size])
-        await asyncio.sleep(max(0.0, began_s + spread_s * first / len(ids) - time.monotonic()))
-
-
 async def main(scene: Scenario) -> None:
     notifier = RoutingNotifier({"ultramsg": UltraMsgNotifier(base_url=scene.world_url)}, resolve=recipient_of)
     async with (
@@ -66,13 +52,9 @@ async def main(scene: Scenario) -> None:
             concurrency=scene.concurrency,
         ) as runner,
     ):
-        if scene.options.get("spread_s"):
-            # Jobs come in while the worker works.
-            runner.start()
-        await enqueue(queue, scene)
-        runner.start()
+        await queue.enqueue_many((job_id, f"conversation-{job_id}", {}) for job_id in scene.job_ids())
         tell_ready()
-        await asyncio.Event().wait()
+        await runner.run()
 
 
 if __name__ == "__main__":
