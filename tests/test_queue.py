@@ -217,14 +217,14 @@ def test_an_enqueue_is_one_round_trip(bench):
     assert "cmdstat_eval" not in stats
 
 
-def test_two_hundred_jobs_are_taken_in_with_one_round_trip(bench):
+def test_five_hundred_jobs_are_taken_in_with_one_round_trip(bench):
     """A back-fill of thousands must not take minutes."""
     bench.enqueue("warm-up")
     bench.db.config_resetstat()
-    results = bench.call(bench.queue.enqueue_many((f"job_{number}", "c", None) for number in range(401)))
-    assert results == [EnqueueResult.CREATED] * 401
+    results = bench.call(bench.queue.enqueue_many((f"job_{number}", "c", None) for number in range(1001)))
+    assert results == [EnqueueResult.CREATED] * 1001
     assert bench.db.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
-    assert bench.db.llen(bench.keys.queue) == 402
+    assert bench.db.llen(bench.keys.queue) == 1002
 
 
 def test_enqueue_many_sends_nothing_if_one_is_bad(bench):
@@ -1100,6 +1100,30 @@ def test_a_job_that_is_somewhere_is_left_alone(bench, state):
     assert bench.everything() == before
 
 
+def test_a_job_that_comes_in_meanwhile_is_not_taken_for_lost(bench, monkeypatch):
+    """It was not in the list yet when that was read, and it has its record by now."""
+    client = bench.queue._client
+    scan = client.scan
+
+    def late(*args, **kwargs):
+        until(lambda: now_ms(bench) > read_at_ms, "the clock has moved on")
+        with RedisVideoJobQueue.from_url(bench.url, prefix=bench.prefix) as producer:
+            producer.enqueue("job_1", conversation_id="c")
+        return scan(*args, **kwargs)
+
+    read_at_ms = now_ms(bench)
+    monkeypatch.setattr(client, "scan", late)
+    assert adopt(bench) == 0
+    assert bench.get().state is JobState.QUEUED
+    assert bench.db.zcard(bench.keys.schedule) == 0
+
+
+def now_ms(bench: Bench) -> int:
+    """Give the server's time."""
+    seconds, micros = bench.db.time()
+    return seconds * 1000 + micros // 1000
+
+
 def test_a_locked_job_is_left_alone(bench):
     """Somebody is polling it."""
     bring(bench, JobState.ORPHANED)
@@ -1619,6 +1643,57 @@ def test_flushed_scripts_are_loaded_again(bench):
     assert bench.finish(claim) == "delivered"
     bench.db.script_flush()
     assert bench.enqueue() is EnqueueResult.CREATED
+
+
+def mixed(bench: Bench) -> tuple:
+    """Claim a job for each kind of transition that shares a round trip, and decide about them."""
+    for number in range(4):
+        bench.enqueue(f"job_{number}")
+    first, second, third, fourth = bench.claim()
+    return (
+        Conclude(first, bench.entry(first), 600, 12_000),
+        Settle(second, letter=DeadLetter(second.job_id, "why", 1)),
+        Reschedule(third, bench.now_ms() + 60_000),
+        GiveBack(fourth),
+    )
+
+
+def test_transitions_of_all_kinds_take_one_round_trip_and_those_that_give_deliveries_away_a_second(bench):
+    """At load a write holds some of each kind, and each round trip is time that a user waits."""
+    decided = mixed(bench)
+    later = Redeliver(decided[0].claim, bench.entry(decided[0].claim), 600, bench.now_ms() + 60_000)
+    bench.apply(*decided, later)
+    before = bench.db.info("stats")["total_reads_processed"]
+    bench.apply(*decided)
+    assert bench.db.info("stats")["total_reads_processed"] - before == 2, "that of this INFO included"
+    before = bench.db.info("stats")["total_reads_processed"]
+    bench.apply(decided[3], later)
+    assert bench.db.info("stats")["total_reads_processed"] - before == 3
+
+
+def test_scripts_flushed_before_a_mixed_write_are_loaded_again(bench):
+    """Each of them, though the server knows some already."""
+    decided = mixed(bench)
+    bench.db.script_flush()
+    assert bench.apply(decided[2]) == [Verdict.APPLIED]
+    assert bench.apply(*decided) == [Verdict.APPLIED, Verdict.APPLIED, Verdict.LOST, Verdict.APPLIED]
+
+
+def test_a_mixed_write_of_which_a_part_was_refused_can_be_made_again(bench):
+    """Once the cause is gone, each part has been carried out once."""
+    decided = mixed(bench)
+    bench.db.set(bench.keys.dead, "a list it should be", ex=60)
+    with pytest.raises(QueueRefusedError, match="WRONGTYPE"):
+        bench.apply(*decided)
+    bench.db.delete(bench.keys.dead)
+    assert bench.apply(*decided)[:2] == [Verdict.APPLIED, Verdict.APPLIED]
+    assert [bench.get(transition.claim.job_id).state for transition in decided] == [
+        JobState.DELIVERING,
+        JobState.DEAD,
+        JobState.SCHEDULED,
+        JobState.QUEUED,
+    ]
+    assert bench.db.llen(bench.keys.queue) == 1
 
 
 # --- waiting ---

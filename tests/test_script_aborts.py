@@ -275,7 +275,7 @@ def claim_wrong_types(stage: Stage):
 
 def the_call(stage: Stage, *transitions):
     """Give the one script call of some transitions."""
-    ((_, call),) = _calls.apply(stage.keys, transitions, TTLS, DEAD)
+    (((_, call),),) = _calls.apply(stage.keys, transitions, TTLS, DEAD)
     return call
 
 
@@ -388,7 +388,7 @@ def adopt(stage: Stage):
     """Jobs that workers of other kinds lost."""
     stage.enqueue("job_1", "job_2")
     stage.db.delete(stage.keys.queue)
-    return _calls.adopt(stage.keys, ["job_1", "job_2"], idle_s=0, initial_delay_s=0, ttls=TTLS)
+    return _calls.adopt(stage.keys, ["job_1", "job_2"], idle_s=0, initial_delay_s=0, looked_at_ms=2**53, ttls=TTLS)
 
 
 def redriving(what: str):

@@ -269,19 +269,27 @@ def _verdicts(reply: object) -> list[Verdict]:
     return [_VERDICTS[answer] for answer in cast("list[int]", reply)]
 
 
+ApplyCall: TypeAlias = "tuple[list[int], ScriptCall[list[Verdict]]]"
+"""A call that carries out some transitions, with their places among all of them."""
+
+
 def apply(
     keys: Keys, transitions: Sequence[Transition], ttls: KeyTtls, dead: DeadLetterPolicy
-) -> list[tuple[list[int], ScriptCall[list[Verdict]]]]:
-    """Group transitions into as few calls as there are kinds; each with its places in `transitions`."""
-    calls: list[tuple[list[int], ScriptCall[list[Verdict]]]] = []
+) -> list[list[ApplyCall]]:
+    """Group transitions into as few calls as there are kinds, and the calls into round trips."""
+    trips: list[list[ApplyCall]] = []
     groups: dict[type, list[int]] = {}
     seen: set[str] = set()
 
     def close() -> None:
-        for kind in _FIRST_TO_LAST:
-            for some in chunks(groups.get(kind, [])):
-                items = [transitions[place] for place in some]
-                calls.append((list(some), _call_for(kind, keys, items, ttls, dead)))
+        for kinds in _ONE_TRIP, _THE_NEXT:
+            trip = [
+                (list(some), _call_for(kind, keys, [transitions[place] for place in some], ttls, dead))
+                for kind in kinds
+                for some in chunks(groups.get(kind, []))
+            ]
+            if trip:
+                trips.append(trip)
         groups.clear()
         seen.clear()
 
@@ -292,12 +300,12 @@ def apply(
         seen.add(transition.claim.job_id)
         groups.setdefault(type(transition), []).append(place)
     close()
-    return calls
+    return trips
 
 
-_FIRST_TO_LAST = (BeginSend, Conclude, Settle, Reschedule, GiveBack, Redeliver)
-"""What a user waits for goes first. What gives a job away goes last: if a call before it fails, all are made again,
-and by then another worker may have the job."""
+_ONE_TRIP = (BeginSend, Conclude, Settle, Reschedule, GiveBack)
+_THE_NEXT = (Redeliver,)
+"""If a call fails, all are made again. A delivery that was put back by then may be in other hands: it goes last."""
 
 
 def _call_for(
@@ -531,13 +539,13 @@ def count(keys: Keys) -> ScriptCall[QueueCounts]:
 
 
 def adopt(
-    keys: Keys, job_ids: Sequence[str], *, idle_s: float, initial_delay_s: float, ttls: KeyTtls
+    keys: Keys, job_ids: Sequence[str], *, idle_s: float, initial_delay_s: float, looked_at_ms: int, ttls: KeyTtls
 ) -> ScriptCall[list[bool]]:
-    """Take up jobs that have a record and are nowhere else."""
+    """Take up jobs that have a record and are nowhere else, nor have come in since the list was looked at."""
     return ScriptCall(
         ADOPT,
         (*keys.fixed, *_raws(key for job_id in job_ids for key in keys.of_job(job_id))),
-        (_ms(idle_s), ttls.attempts_s, ttls.job_s, _ms(initial_delay_s), *map(raw, job_ids)),
+        (_ms(idle_s), ttls.attempts_s, ttls.job_s, _ms(initial_delay_s), looked_at_ms, *map(raw, job_ids)),
         lambda reply: [answer == 1 for answer in cast("list[int]", reply)],
     )
 

@@ -17,7 +17,7 @@ from redis import exceptions as redis_errors
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     import redis
     import redis.asyncio
@@ -159,6 +159,60 @@ async def arun(client: redis.asyncio.Redis, call: ScriptCall[T]) -> T:
             if last or not _is_broken(error):
                 raise to_queue_error(error, call.script.name) from error
     raise AssertionError
+
+
+def run_all(client: redis.Redis, calls: Sequence[ScriptCall[T]]) -> list[T]:
+    """Run several scripts in one round trip; all of them must be repeatable.
+
+    Raises:
+        QueueUnavailableError: Redis is away; all of them may be made again.
+        QueueRefusedError: Redis says no to one of them.
+    """
+    if len(calls) == 1:
+        return [run(client, calls[0])]
+    pipe = client.pipeline(transaction=False)
+    add = cast("Callable[..., object]", pipe.execute_command)
+    for call in calls:
+        add("EVALSHA", call.script.sha, *call.words())
+    try:
+        with pipe:
+            replies = pipe.execute(raise_on_error=False)
+    except (redis_errors.RedisError, OSError) as error:
+        if not _is_broken(error):
+            raise to_queue_error(error, calls[0].script.name) from error
+        # One after the other: the first one finds out whether there is a connection to be had.
+        return [run(client, call) for call in calls]
+    return [
+        run(client, call) if isinstance(reply, redis_errors.NoScriptError) else _read(call, reply)
+        for call, reply in zip(calls, replies, strict=True)
+    ]
+
+
+async def arun_all(client: redis.asyncio.Redis, calls: Sequence[ScriptCall[T]]) -> list[T]:
+    """Run several scripts in one round trip over an asyncio client; the async side of `run_all`."""
+    if len(calls) == 1:
+        return [await arun(client, calls[0])]
+    pipe = client.pipeline(transaction=False)
+    add = cast("Callable[..., object]", pipe.execute_command)
+    for call in calls:
+        add("EVALSHA", call.script.sha, *call.words())
+    try:
+        async with pipe:
+            replies = await pipe.execute(raise_on_error=False)
+    except (redis_errors.RedisError, OSError) as error:
+        if not _is_broken(error):
+            raise to_queue_error(error, calls[0].script.name) from error
+        return [await arun(client, call) for call in calls]
+    return [
+        await arun(client, call) if isinstance(reply, redis_errors.NoScriptError) else _read(call, reply)
+        for call, reply in zip(calls, replies, strict=True)
+    ]
+
+
+def _read(call: ScriptCall[T], reply: object) -> T:
+    if isinstance(reply, redis_errors.RedisError):
+        raise to_queue_error(reply, call.script.name) from reply
+    return call.parse(reply)
 
 
 def _is_broken(error: Exception) -> bool:

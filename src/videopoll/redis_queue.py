@@ -27,7 +27,7 @@ from redis.retry import Retry
 from videopoll import _calls, events
 from videopoll._decide import open_outbox
 from videopoll._log import LogHook, shown
-from videopoll._scripts import ScriptCall, arun, run, to_queue_error
+from videopoll._scripts import ScriptCall, arun, arun_all, run, run_all, to_queue_error
 from videopoll.dead_letters import AsyncDeadLetters, DeadLetters
 from videopoll.errors import ConfigurationError, JobNotFoundError
 from videopoll.jobs import Outcome, OutcomeKind, check_id, check_metadata, dump
@@ -402,9 +402,10 @@ class RedisVideoJobQueue(_Base):
     def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
         verdicts = [Verdict.LOST] * len(transitions)
-        for places, call in _calls.apply(self._keys, transitions, self._ttls, self._dead):
-            for place, verdict in zip(places, run(self._client, call), strict=True):
-                verdicts[place] = verdict
+        for trip in _calls.apply(self._keys, transitions, self._ttls, self._dead):
+            for (places, _), found in zip(trip, run_all(self._client, [call for _, call in trip]), strict=True):
+                for place, verdict in zip(places, found, strict=True):
+                    verdicts[place] = verdict
         return verdicts
 
     def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
@@ -466,13 +467,19 @@ class RedisVideoJobQueue(_Base):
         try:
             if exclusive and not self._client.set(self._keys.sweeper, "vp", nx=True, ex=SWEEP_S):
                 return 0
+            seconds, micros = self._client.time()
             listed = {one for end in _calls.LIST_ENDS for one in self._client.lrange(self._keys.queue, *end)}
             while True:
                 cursor, found = self._client.scan(cursor, match=f"{start}*", count=SCAN_STEP, _type="string")
                 loose = _loose(found, start, listed)
                 if loose:
                     call = _calls.adopt(
-                        self._keys, loose, idle_s=idle_s, initial_delay_s=initial_delay_s, ttls=self._ttls
+                        self._keys,
+                        loose,
+                        idle_s=idle_s,
+                        initial_delay_s=initial_delay_s,
+                        looked_at_ms=seconds * 1000 + micros // 1000,
+                        ttls=self._ttls,
                     )
                     adopted += sum(run(self._client, call))
                 if cursor == 0:
@@ -684,9 +691,10 @@ class AsyncRedisVideoJobQueue(_Base):
     async def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
         verdicts = [Verdict.LOST] * len(transitions)
-        for places, call in _calls.apply(self._keys, transitions, self._ttls, self._dead):
-            for place, verdict in zip(places, await arun(self._client, call), strict=True):
-                verdicts[place] = verdict
+        for trip in _calls.apply(self._keys, transitions, self._ttls, self._dead):
+            for (places, _), found in zip(trip, await arun_all(self._client, [call for _, call in trip]), strict=True):
+                for place, verdict in zip(places, found, strict=True):
+                    verdicts[place] = verdict
         return verdicts
 
     async def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
@@ -720,13 +728,19 @@ class AsyncRedisVideoJobQueue(_Base):
         try:
             if exclusive and not await self._client.set(self._keys.sweeper, "vp", nx=True, ex=SWEEP_S):
                 return 0
+            seconds, micros = await self._client.time()
             listed = {one for end in _calls.LIST_ENDS for one in await self._client.lrange(self._keys.queue, *end)}
             while True:
                 cursor, found = await self._client.scan(cursor, match=f"{start}*", count=SCAN_STEP, _type="string")
                 loose = _loose(found, start, listed)
                 if loose:
                     call = _calls.adopt(
-                        self._keys, loose, idle_s=idle_s, initial_delay_s=initial_delay_s, ttls=self._ttls
+                        self._keys,
+                        loose,
+                        idle_s=idle_s,
+                        initial_delay_s=initial_delay_s,
+                        looked_at_ms=seconds * 1000 + micros // 1000,
+                        ttls=self._ttls,
                     )
                     adopted += sum(await arun(self._client, call))
                 if cursor == 0:

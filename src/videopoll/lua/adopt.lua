@@ -3,20 +3,22 @@
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
 -- KEYS[7..]   five a job: record, outbox, lock, attempts, completed
--- ARGV[1..4]  ms that nobody must have polled the job for, attempts seconds, record seconds,
---             initial delay ms (a job that was never polled is not due before that)
--- ARGV[5..]   one a job: id
+-- ARGV[1..5]  ms that nobody must have polled the job for, attempts seconds, record seconds,
+--             initial delay ms (a job that was never polled is not due before that),
+--             when the list was read, ms (a job that is younger was not lost, it has just come in)
+-- ARGV[6..]   one a job: id
 -- returns     1 (adopted) or 0 a job
 
 local schedule, inflight, deliveries = KEYS[2], KEYS[3], KEYS[6]
 local idle_ms, attempts_s, record_s = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local initial_delay_ms = tonumber(ARGV[4])
+local initial_delay_ms, looked_at_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+idle_ms = math.max(idle_ms, now - looked_at_ms)
 
 local answers = {}
-for n = 1, #ARGV - 4 do
-  local id = ARGV[4 + n]
+for n = 1, #ARGV - 5 do
+  local id = ARGV[5 + n]
   local record, outbox, lock, attempts = unpack(KEYS, 2 + 5 * n, 5 + 5 * n)
   answers[n] = 0
   local found = redis.call('MGET', record, attempts)
