@@ -17,7 +17,7 @@ from videopoll import (
 )
 from videopoll.schema import Keys
 
-NO_NUMBERS = (None, "10", math.nan, math.inf, -math.inf, True)
+NO_NUMBERS = (None, "10", math.nan, math.inf, -math.inf, True, 10**300)
 
 POSITIVE = {
     PollingStrategy: (

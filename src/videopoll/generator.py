@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import math
 import re
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
 import attrs
 
 from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._numbers import is_number
 from videopoll.errors import ConfigurationError, InvalidGenerationError, InvalidJobError
 from videopoll.jobs import check_id
 from videopoll.notifiers.base import redact
@@ -620,8 +620,7 @@ class VideoApiGenerator:
 
 
 def _check_seconds(name: str, value: object, *, positive: bool = False) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or cast("float", value) < 0 or (positive and not value):
+    if not is_number(value) or value < 0 or (positive and not value):
         low = "more than 0" if positive else "at least 0"
         msg = f"VideoApiGenerator.{name} must be finite numbers of seconds of {low}"
         raise ConfigurationError(msg)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import attrs
 
+from videopoll._numbers import is_number
 from videopoll.errors import InvalidJobError
 
 if TYPE_CHECKING:
@@ -351,7 +352,7 @@ class Outcome:
             kind = told
         return cls(
             kind=kind,
-            at_ms=int(at_ms) if isinstance(at_ms, int | float) and math.isfinite(at_ms) else 0,
+            at_ms=int(at_ms) if is_number(at_ms) else 0,
             video_url=url if isinstance(url, str) else None,
             file_id=file_id if isinstance(file_id, str) else None,
             error=error if isinstance(error, str) else None,

@@ -6,11 +6,11 @@ A `Notifier` gets a `Message` and answers with a `Receipt`.
 from __future__ import annotations
 
 import enum
-import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from videopoll._numbers import is_number
 from videopoll.jobs import Form, JsonValue, Outcome, VideoJob
 from videopoll.words import SPANISH_AND_ENGLISH, Words
 
@@ -33,9 +33,7 @@ def _text_or_none(value: str | None) -> str | None:
 
 
 def _seconds_or_none(value: float | None) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return max(0, value)
+    return max(0, value) if is_number(value) else None
 
 
 @attrs.frozen(kw_only=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from videopoll._numbers import is_number
 from videopoll.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,9 +30,19 @@ __all__ = [
 ]
 
 
+LONGEST_QUOTE = 60
+"""Characters of a bad value that an error quotes."""
+
+
+def _shortened(value: object) -> str:
+    """Quote a bad value, without its thousands of digits."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"
+
+
 def _finite(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        msg = f"{type(instance).__name__}.{attribute.name} must be a finite number, got {value!r}"
+    if not is_number(value):
+        msg = f"{type(instance).__name__}.{attribute.name} must be a finite number, got {_shortened(value)}"
         raise ConfigurationError(msg)
 
 
@@ -53,16 +64,18 @@ def _positive(instance: object, attribute: attrs.Attribute[float], value: float)
 
 
 def _count(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        msg = f"{type(instance).__name__}.{attribute.name} must be a whole number of at least 1, got {value!r}"
+    if not isinstance(value, int) or not is_number(value) or value < 1:
+        msg = (
+            f"{type(instance).__name__}.{attribute.name} must be a whole number of at least 1, got {_shortened(value)}"
+        )
         raise ConfigurationError(msg)
 
 
 def _whole_seconds(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or not is_number(value) or value < 1:
         msg = (
             f"{type(instance).__name__}.{attribute.name} must be a whole number of seconds"
-            f" of at least 1 (it is a Redis EX), got {value!r}"
+            f" of at least 1 (it is a Redis EX), got {_shortened(value)}"
         )
         raise ConfigurationError(msg)
 

@@ -7,7 +7,6 @@ for a job, and `read_reply` turns whatever comes back, however hostile, into an
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +15,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._numbers import is_number
 from videopoll.errors import ConfigurationError
 from videopoll.observations import (
     Fault,
@@ -168,8 +168,7 @@ def _read_video(body: dict[str, JsonValue]) -> Observation:
 def _is_time(value: JsonValue) -> bool:
     if isinstance(value, str):
         return len(value) <= MAX_FIELD_CHARS and value.isprintable() and bool(value)
-    # 1e999 is JSON, and infinite; it could not be written as JSON again.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18 and math.isfinite(value)  # noqa: PLR2004
+    return is_number(value)
 
 
 def video_url_problem(url: str) -> str | None:

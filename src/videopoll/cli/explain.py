@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videopoll._log import shown
+from videopoll._numbers import is_number
 from videopoll.cli.jobs import describe, live_answer
 from videopoll.cli.options import (
     DEFAULT_API_URL,
@@ -100,7 +101,7 @@ def _with_beginning(job: str, view: JobView | None, story: tuple[HistoryEntry, .
     start_ms = view.job.start_ms if view is not None and view.job is not None else None
     for entry in story:
         elapsed_s = entry.details.get("elapsed_s")
-        if start_ms is None and isinstance(elapsed_s, int | float):
+        if start_ms is None and is_number(elapsed_s):
             start_ms = entry.at_ms - round(elapsed_s * 1000)
     if start_ms is None:
         return story

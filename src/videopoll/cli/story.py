@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from videopoll._log import shown
+from videopoll._numbers import is_number
 from videopoll.cli.output import duration
 from videopoll.history import HistoryEntry, Step
 from videopoll.jobs import JsonValue
@@ -97,4 +98,4 @@ def _text(told: Mapping[str, JsonValue], name: str) -> str:
 
 
 def _seconds(value: JsonValue) -> str:
-    return duration(value) if isinstance(value, int | float) else "some time"
+    return duration(value) if is_number(value) else "some time"
