@@ -253,6 +253,39 @@ def test_dead_jobs_are_listed_with_their_reason(cli, world, queue):
     assert "channel" in row["reason"]
 
 
+def test_settled_jobs_are_listed_the_last_one_first(cli, world, queue, client, keys):
+    """They stand in no list: they are looked for among all keys."""
+    for number, reply in enumerate((Reply.completed(SIGNED), Reply.failed("no such style"))):
+        enqueue(queue, f"job_{number}", number)
+        world.api.job(f"job_{number}", reply)
+        with world.worker() as worker:
+            until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
+    client.set(keys.completed("foreign"), b'{"success":true,"completedAt":1,"processingTime":1e300}', ex=60)
+    client.set(keys.completed("gar\nbage"), b"{", ex=60)
+    client.lpush(keys.completed("no text"), "x")
+    enqueue(queue, "waiting")
+
+    told = json.loads(cli("jobs --state settled --json").stdout)
+
+    assert [(one["job_id"], one["outcome"], one["delivered"]) for one in told[:3]] == [
+        ("job_1", "failed", True),
+        ("job_0", "completed", True),
+        ("foreign", "completed", None),
+    ]
+    assert [one["job_id"] for one in told[3:]] == ["gar\nbage"]
+    assert told[0]["start_ms"] <= told[0]["at_ms"]
+    first, second = cli("jobs --state settled --limit 2").stdout.splitlines()
+    assert first.startswith("job_1\tsettled\t")
+    assert "user told" in first
+    assert "no such style" in first
+    assert "completed" in second
+    assert json.loads(cli("jobs --state settled --older-than 3600 --json").stdout) == []
+    everything = cli("jobs --state settled --state queued").stdout
+    assert "waiting" in everything
+    assert SIGNED not in everything
+    client.delete(keys.completed("no text"))
+
+
 def test_many_jobs_are_listed_in_steps_in_the_order_of_their_turns(client, queue, keys, monkeypatch):
     monkeypatch.setattr(places, "PAGE", 7)
     queue.enqueue_many((f"job_{number:03d}", "c", None) for number in range(100))
@@ -605,6 +638,39 @@ def test_doctor_finds_what_is_not_configured_or_does_not_fit(healthy, world, mon
     assert healthy(instance=None)["UltraMsg"]["mark"] == "note"
     monkeypatch.delenv("VIDEOPOLL_API_KEY")
     assert healthy()["API key"]["found"] == "VIDEOPOLL_API_KEY is not set"
+
+
+def test_doctor_tries_the_key_of_whatsapp_factory_and_sends_nothing(healthy, world, monkeypatch):
+    options = ["--whatsapp-factory-url", world.factory.url, "--whatsapp-factory-instance", INSTANCE]
+    assert healthy()["WhatsApp Factory"]["mark"] == "note"
+    assert "VIDEOPOLL_WHATSAPP_FACTORY_TOKEN" in healthy(*options)["WhatsApp Factory"]["fix"]
+
+    monkeypatch.setenv("VIDEOPOLL_WHATSAPP_FACTORY_TOKEN", TOKEN)
+    assert healthy(*options)["WhatsApp Factory"] == {
+        "check": "WhatsApp Factory",
+        "mark": "ok",
+        "found": f"{INSTANCE} answers, and does not refuse the key",
+        "fix": None,
+    }
+    assert "--whatsapp-factory-url" in healthy(*options[2:])["WhatsApp Factory"]["fix"]
+    assert healthy(*options[:3], "another")["WhatsApp Factory"]["found"] == "another: HTTP 404"
+
+    monkeypatch.setenv("VIDEOPOLL_WHATSAPP_FACTORY_TOKEN", "a-wrong-token")
+    wrong = healthy(*options)["WhatsApp Factory"]
+    assert (wrong["mark"], wrong["found"]) == ("wrong", f"{INSTANCE}: HTTP 401, the key is refused")
+    assert "a-wrong-token" not in repr(wrong)
+    assert world.factory.messages == []
+
+
+@pytest.mark.parametrize("trouble", [Reply.fault(503), Reply.fault(429), Reply.dropped()])
+def test_doctor_finds_whatsapp_factory_in_trouble(healthy, world, monkeypatch, trouble):
+    monkeypatch.setenv("VIDEOPOLL_WHATSAPP_FACTORY_TOKEN", TOKEN)
+    world.factory.fail_every(1, trouble)
+
+    found = healthy("--whatsapp-factory-url", world.factory.url, "--whatsapp-factory-instance", INSTANCE)
+
+    assert found["WhatsApp Factory"]["mark"] == "wrong"
+    assert "sends are tried again meanwhile" in found["WhatsApp Factory"]["fix"]
 
 
 def test_doctor_finds_that_the_world_is_down(invoke, monkeypatch):

@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Annotated, cast
 from urllib.parse import quote
 
@@ -28,12 +29,15 @@ from videopoll.cli.options import (
     DEFAULT_REDIS_URL,
     DEFAULT_ULTRAMSG_URL,
     ULTRAMSG_TOKEN,
+    WHATSAPP_FACTORY_TOKEN,
     ApiUrl,
     AsJson,
     Prefix,
     RedisUrl,
     UltraMsgInstance,
     UltraMsgUrl,
+    WhatsAppFactoryInstance,
+    WhatsAppFactoryUrl,
     asking,
     open_client,
     open_queue,
@@ -42,7 +46,8 @@ from videopoll.cli.options import (
 from videopoll.cli.output import complain, duration, guarded, print_json, print_rows
 from videopoll.errors import QueueError
 from videopoll.jobs import VideoJob
-from videopoll.notifiers.base import redact
+from videopoll.notifiers.base import check_url, redact
+from videopoll.notifiers.whatsapp_factory import text_url
 from videopoll.observations import Fault, FaultKind
 from videopoll.poller import VideoApiPoller
 from videopoll.schema import KEYS, Keys
@@ -98,19 +103,25 @@ def doctor(
     api_url: ApiUrl = DEFAULT_API_URL,
     ultramsg_url: UltraMsgUrl = DEFAULT_ULTRAMSG_URL,
     ultramsg_instance: UltraMsgInstance = None,
+    whatsapp_factory_url: WhatsAppFactoryUrl = None,
+    whatsapp_factory_instance: WhatsAppFactoryInstance = None,
     clock: Annotated[
         bool, typer.Option("--clock/--no-clock", help="Compare this machine's clock with Redis's.")
     ] = True,
 ) -> None:
-    """Check Redis, the keys, the workers, the video API and the messenger; say what to fix.
+    """Check Redis, the keys, the workers, the video API and the messengers; say what to fix.
 
-    Give it the environment of a worker: VIDEOPOLL_API_KEY, VIDEOPOLL_ULTRAMSG_TOKEN
-    and the rest. It changes nothing and sends nothing. The exit code is 1 if
-    something is wrong.
+    Give it the environment of a worker: VIDEOPOLL_API_KEY, VIDEOPOLL_ULTRAMSG_TOKEN,
+    VIDEOPOLL_WHATSAPP_FACTORY_TOKEN and the rest. It changes nothing and sends
+    nothing: WhatsApp Factory is asked to send an empty text to nobody, which it
+    refuses, to try the key. The exit code is 1 if something is wrong.
     """
     findings = check_redis(redis_url, prefix, clock=clock)
     findings += check_api(api_url, secret(API_KEY))
     findings.append(check_ultramsg(ultramsg_url, ultramsg_instance, secret(ULTRAMSG_TOKEN)))
+    findings.append(
+        check_whatsapp_factory(whatsapp_factory_url, whatsapp_factory_instance, secret(WHATSAPP_FACTORY_TOKEN))
+    )
     wrong = sum(finding.mark is Mark.WRONG for finding in findings)
     if as_json:
         print_json({"healthy": not wrong, "findings": [attrs.asdict(finding) for finding in findings]})
@@ -301,13 +312,7 @@ def check_api(api_url: str, api_key: str | None) -> list[Finding]:
 def check_ultramsg(base_url: str, instance_id: str | None, token: str | None) -> Finding:
     """Ask UltraMsg whether the sending instance is connected to a phone."""
     if not instance_id or not token:
-        missing = [] if instance_id else ["--ultramsg-instance"]
-        missing += [] if token else [ULTRAMSG_TOKEN]
-        if len(missing) == 1:
-            return Finding(
-                "UltraMsg", Mark.WRONG, "half configured", f"set {missing[0]}, too: it is left out otherwise"
-            )
-        return Finding("UltraMsg", Mark.NOTE, "not configured here, not checked")
+        return _not_configured("UltraMsg", {"--ultramsg-instance": instance_id, ULTRAMSG_TOKEN: token})
     url = f"{base_url.rstrip('/')}/{quote(instance_id, safe='')}/instance/status?token={quote(token, safe='')}"
     http = Http(max_connections=1)
     try:
@@ -328,6 +333,45 @@ def check_ultramsg(base_url: str, instance_id: str | None, token: str | None) ->
     said = redact(str(error), token) if error else f"HTTP {reply.status}"
     fix = f"check --ultramsg-instance and {ULTRAMSG_TOKEN}: they belong together"
     return Finding("UltraMsg", Mark.WRONG, f"{shown(instance_id)}: {said}", fix)
+
+
+def check_whatsapp_factory(base_url: str | None, instance_id: str | None, token: str | None) -> Finding:
+    """Have WhatsApp Factory refuse an empty text to nobody: it documents no question after the instance or the key."""
+    name = "WhatsApp Factory"
+    if not base_url or not instance_id or not token:
+        wanted = {
+            "--whatsapp-factory-url": base_url,
+            "--whatsapp-factory-instance": instance_id,
+            WHATSAPP_FACTORY_TOKEN: token,
+        }
+        return _not_configured(name, wanted)
+    url = text_url(check_url(base_url, "--whatsapp-factory-url").rstrip("/"), quote(instance_id, safe=""))
+    http = Http(max_connections=1)
+    try:
+        reply = http.send(
+            HttpRequest(method="POST", url=url, headers={"x-api-key": token}, json={}, timeout_s=HTTP_TIMEOUT_S)
+        )
+    finally:
+        http.close()
+    where = "check the URL (--whatsapp-factory-url) and the network; sends are tried again meanwhile"
+    if isinstance(reply, HttpFailure):
+        return Finding(name, Mark.WRONG, f"no answer: {redact(reply.detail, token)}", where)
+    said = f"{shown(instance_id)}: HTTP {reply.status}"
+    if reply.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return Finding(name, Mark.WRONG, f"{said}, the key is refused", f"set {WHATSAPP_FACTORY_TOKEN} anew")
+    if reply.status == HTTPStatus.NOT_FOUND:
+        return Finding(name, Mark.WRONG, said, "check --whatsapp-factory-url and --whatsapp-factory-instance")
+    if reply.status == HTTPStatus.TOO_MANY_REQUESTS or reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Finding(name, Mark.WRONG, said, "wait until it is well again; sends are tried again meanwhile")
+    return Finding(name, Mark.OK, f"{shown(instance_id)} answers, and does not refuse the key")
+
+
+def _not_configured(name: str, wanted: Mapping[str, str | None]) -> Finding:
+    missing = [option for option, value in wanted.items() if not value]
+    if len(missing) == len(wanted):
+        return Finding(name, Mark.NOTE, "not configured here, not checked")
+    fix = f"set {' and '.join(missing)}, too: it is left out otherwise"
+    return Finding(name, Mark.WRONG, "half configured", fix)
 
 
 def _dig(value: object, *names: str) -> object:

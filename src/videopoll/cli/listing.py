@@ -34,7 +34,9 @@ def jobs(
     *,
     state: Annotated[
         list[Place] | None,
-        typer.Option("--state", help="Only jobs in this place; may be given again. By default, all but dead ones."),
+        typer.Option(
+            "--state", help="Only jobs in this place; may be given again. By default, all that have not ended."
+        ),
     ] = None,
     worker: Annotated[
         str | None, typer.Option("--worker", help="Only jobs in this worker's hands.", show_default=False)
@@ -56,6 +58,10 @@ def jobs(
     videopoll jobs --state in_flight
     videopoll jobs --older-than 120
     videopoll jobs --state scheduled --json | jq '.[].job_id'
+    videopoll jobs --state settled
+
+    Settled jobs are looked for among all keys of the server, in small steps. Those
+    that ended last come first.
     """  # noqa: D301 - a backspace keeps line ends in the help
     keys = Keys(prefix)
     places = tuple(dict.fromkeys(state)) if state else ((Place.IN_FLIGHT,) if worker else LIVING)
@@ -105,6 +111,8 @@ def job_row(one: Listed, now_ms: int) -> list[Cell]:
 
 def _next(one: Listed, now_ms: int) -> str | None:
     outcome = f"{one.outcome}, " if one.outcome else ""
+    if one.place is Place.SETTLED:
+        return _end(one, now_ms)
     if one.place is Place.DEAD:
         return f"{outcome}{one.reason or 'no reason kept'}"
     if one.at_ms is None:
@@ -115,3 +123,9 @@ def _next(one: Listed, now_ms: int) -> str | None:
         return f"{outcome}{lease}"
     what = "send" if one.place is Place.OUTBOX else "poll"
     return f"{outcome}{what} " + (f"in {duration(left_s)}" if left_s >= 0 else f"due for {duration(-left_s)}")
+
+
+def _end(one: Listed, now_ms: int) -> str:
+    told = {True: "user told", False: "user not told", None: None}[one.delivered]
+    ago = f"{duration((now_ms - one.at_ms) / 1000)} ago" if one.at_ms else None
+    return ", ".join(part for part in (one.outcome, ago, told, one.reason) if part)

@@ -41,6 +41,8 @@ __all__ = [
     "RedisUrl",
     "UltraMsgInstance",
     "UltraMsgUrl",
+    "WhatsAppFactoryInstance",
+    "WhatsAppFactoryUrl",
     "asking",
     "open_client",
     "open_queue",
@@ -99,6 +101,24 @@ UltraMsgInstance: TypeAlias = Annotated[
         "--ultramsg-instance",
         envvar="VIDEOPOLL_ULTRAMSG_INSTANCE",
         help="The sending instance, e.g. instance1150.",
+        rich_help_panel="Channels",
+    ),
+]
+WhatsAppFactoryUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--whatsapp-factory-url",
+        envvar="VIDEOPOLL_WHATSAPP_FACTORY_URL",
+        help="Where your WhatsApp Factory is.",
+        rich_help_panel="Channels",
+    ),
+]
+WhatsAppFactoryInstance: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--whatsapp-factory-instance",
+        envvar="VIDEOPOLL_WHATSAPP_FACTORY_INSTANCE",
+        help="The sending instance.",
         rich_help_panel="Channels",
     ),
 ]

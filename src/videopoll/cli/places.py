@@ -1,12 +1,14 @@
 """Which jobs are where: read in bounded steps from the list, the schedule, the flight, the outbox and the dead letters.
 
 A list of jobs that move is no snapshot: one that moves between two steps is told
-once, where it was met first.
+once, where it was met first. Jobs that have ended stand in no list: they are
+looked for among all keys, in bounded steps as well.
 """
 
 from __future__ import annotations
 
 import enum
+import heapq
 from collections.abc import Callable, Iterator
 from typing import TypeVar, cast
 
@@ -14,8 +16,9 @@ import attrs
 import redis
 
 from videopoll._calls import raw, read_letter, text_of
+from videopoll._numbers import is_number
 from videopoll.cli.options import asking
-from videopoll.jobs import OutboxEntry, Poison, VideoJob
+from videopoll.jobs import OutboxEntry, Outcome, Poison, VideoJob, load_object
 from videopoll.schema import Keys
 
 __all__ = ["Listed", "Place", "list_jobs", "oldest_of"]
@@ -24,6 +27,9 @@ T = TypeVar("T")
 
 PAGE = 200
 """Jobs that one step looks at: about a millisecond of Redis's time."""
+
+SCAN_STEP = 1000
+"""Keys that one step passes by while it looks for jobs that have ended."""
 
 OLDEST_OF = 100
 """Jobs of each place among which the oldest is looked for."""
@@ -40,6 +46,7 @@ class Place(enum.StrEnum):
     IN_FLIGHT = "in_flight"
     OUTBOX = "outbox"
     DEAD = "dead"
+    SETTLED = "settled"
 
 
 @attrs.frozen(kw_only=True)
@@ -51,12 +58,13 @@ class Listed:
         place: Where it is.
         state: A closer word for it: of the jobs in flight, some are polled and some delivered.
         start_ms: When it was enqueued, in Unix milliseconds; None without a record.
-        at_ms: When it is due, its lease ends, or it died; None in the list.
-        polls: Polls begun.
-        sends: Sends begun.
+        at_ms: When it is due, its lease ends, it ended or died; None in the list.
+        polls: Polls begun; None where that is not kept.
+        sends: Sends begun; None where that is not kept.
         worker: Who holds it.
         outcome: How its polling ended.
-        reason: Why it is a dead letter.
+        reason: Why it is a dead letter, or there is no video.
+        delivered: Whether its user has got its outcome; None where that is not kept.
     """
 
     job_id: str
@@ -64,11 +72,12 @@ class Listed:
     state: str
     start_ms: int | None = None
     at_ms: int | None = None
-    polls: int = 0
-    sends: int = 0
+    polls: int | None = 0
+    sends: int | None = 0
     worker: str | None = None
     outcome: str | None = None
     reason: str | None = None
+    delivered: bool | None = None
 
 
 def list_jobs(
@@ -79,7 +88,7 @@ def list_jobs(
     limit: int,
     keep: Callable[[Listed], bool] | None = None,
 ) -> tuple[list[Listed], bool]:
-    """Give jobs, in each place those first whose turn is next, and whether there are more.
+    """Give jobs, in each place those first whose turn is next or who ended last, and whether there are more.
 
     Raises:
         QueueError: Redis is away or says no.
@@ -87,16 +96,26 @@ def list_jobs(
     found: list[Listed] = []
     seen = set[str]()
     for place in places:
-        # Without a filter, no step reads more than is shown.
-        page = PAGE if keep else max(1, min(PAGE, limit - len(found) + 1))
-        for some in _pages(client, keys, place, page):
-            for one in _describe(client, keys, place, some):
+        for some in _steps(client, keys, place, keep, limit - len(found) + 1):
+            for one in some:
                 if one.job_id not in seen and (keep is None or keep(one)):
                     seen.add(one.job_id)
                     found.append(one)
             if len(found) > limit:
                 return found[:limit], True
     return found, False
+
+
+def _steps(
+    client: redis.Redis, keys: Keys, place: Place, keep: Callable[[Listed], bool] | None, wanted: int
+) -> Iterator[Iterator[Listed]]:
+    if place is Place.SETTLED:
+        ended = (one for some in _settled(client, keys) for one in some if keep is None or keep(one))
+        yield iter(heapq.nlargest(wanted, ended, key=lambda one: one.at_ms or 0))
+        return
+    # Without a filter, no step reads more than is shown.
+    for some in _pages(client, keys, place, PAGE if keep else max(1, min(PAGE, wanted))):
+        yield _describe(client, keys, place, some)
 
 
 def oldest_of(client: redis.Redis, keys: Keys) -> Listed | None:
@@ -172,6 +191,44 @@ def _describe(client: redis.Redis, keys: Keys, place: Place, some: list[tuple[by
             outcome=entry.outcome.kind.value if entry else None,
             reason=dead.reason if dead else None,
         )
+
+
+def _settled(client: redis.Redis, keys: Keys) -> Iterator[Iterator[Listed]]:
+    """Give the jobs that have ended, step by step, in no order."""
+    start, cursor = keys.completed("").encode(), 0
+    met = set[bytes]()
+    while True:
+        with asking("looking for jobs that have ended"):
+            cursor, found = client.scan(cursor, match=f"{keys.completed('')}*", count=SCAN_STEP, _type="string")
+            # A scan may give the same key twice.
+            names = [name for name in cast("list[bytes]", found) if name not in met]
+            met.update(names)
+            values = cast("list[bytes | None]", client.mget(names)) if names else []
+        yield (
+            _ended(text_of(name.removeprefix(start)), value)
+            for name, value in zip(names, values, strict=True)
+            if value is not None
+        )
+        if cursor == 0:
+            return
+
+
+def _ended(job_id: str, value: bytes) -> Listed:
+    outcome, fields = _good(Outcome.from_completed(value)), _good(load_object(value)) or {}
+    at_ms = outcome.at_ms if outcome else None
+    took_ms, delivered = fields.get("processingTime"), fields.get("delivered")
+    return Listed(
+        job_id=job_id,
+        place=Place.SETTLED,
+        state=Place.SETTLED.value,
+        start_ms=at_ms - int(took_ms) if at_ms and is_number(took_ms) else None,
+        at_ms=at_ms,
+        polls=None,
+        sends=None,
+        outcome=outcome.kind.value if outcome else None,
+        reason=outcome.error if outcome else None,
+        delivered=delivered if isinstance(delivered, bool) else None,
+    )
 
 
 def _good(value: T | Poison) -> T | None:

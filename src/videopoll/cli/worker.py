@@ -23,12 +23,17 @@ from videopoll.cli.options import (
     DEFAULT_JOB_TTL_S,
     DEFAULT_PREFIX,
     DEFAULT_REDIS_URL,
+    DEFAULT_ULTRAMSG_URL,
     ULTRAMSG_TOKEN,
     WHATSAPP_FACTORY_TOKEN,
     ApiUrl,
     JobTtl,
     Prefix,
     RedisUrl,
+    UltraMsgInstance,
+    UltraMsgUrl,
+    WhatsAppFactoryInstance,
+    WhatsAppFactoryUrl,
     open_queue,
     secret,
     ttls_of,
@@ -107,29 +112,10 @@ def worker(
     prefix: Prefix = DEFAULT_PREFIX,
     job_ttl: JobTtl = DEFAULT_JOB_TTL_S,
     api_url: ApiUrl = DEFAULT_API_URL,
-    ultramsg_url: Annotated[
-        str, typer.Option(envvar="VIDEOPOLL_ULTRAMSG_URL", help="Where UltraMsg is.", rich_help_panel=CHANNELS)
-    ] = "https://api.ultramsg.com",
-    ultramsg_instance: Annotated[
-        str | None,
-        typer.Option(
-            envvar="VIDEOPOLL_ULTRAMSG_INSTANCE",
-            help="The sending instance, e.g. instance1150.",
-            rich_help_panel=CHANNELS,
-        ),
-    ] = None,
-    whatsapp_factory_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="VIDEOPOLL_WHATSAPP_FACTORY_URL", help="Where your WhatsApp Factory is.", rich_help_panel=CHANNELS
-        ),
-    ] = None,
-    whatsapp_factory_instance: Annotated[
-        str | None,
-        typer.Option(
-            envvar="VIDEOPOLL_WHATSAPP_FACTORY_INSTANCE", help="The sending instance.", rich_help_panel=CHANNELS
-        ),
-    ] = None,
+    ultramsg_url: UltraMsgUrl = DEFAULT_ULTRAMSG_URL,
+    ultramsg_instance: UltraMsgInstance = None,
+    whatsapp_factory_url: WhatsAppFactoryUrl = None,
+    whatsapp_factory_instance: WhatsAppFactoryInstance = None,
     resolver: Annotated[
         str | None,
         typer.Option(

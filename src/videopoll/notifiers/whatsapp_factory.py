@@ -34,6 +34,11 @@ TEXT_LIMIT = 4096
 """WhatsApp's own limit of a text."""
 
 
+def text_url(base_url: str, instance_id: str) -> str:
+    """Give where an instance takes texts; both are checked already."""
+    return f"{base_url}/v1/api/whatsapp/{instance_id}/send/text"
+
+
 class WhatsAppFactoryNotifier(HttpNotifier):
     """Sends texts over WhatsApp Factory.
 
@@ -85,7 +90,7 @@ class WhatsAppFactoryNotifier(HttpNotifier):
             fields["quotedMessageId"] = recipient.reply_to
         return HttpRequest(
             method="POST",
-            url=f"{self._base_url}/v1/api/whatsapp/{account.instance_id}/send/text",
+            url=text_url(self._base_url, account.instance_id),
             headers={"x-api-key": account.token},
             json=fields,
             timeout_s=TIMEOUT_S,
