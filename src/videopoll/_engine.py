@@ -48,7 +48,7 @@ BELL_WORTH_S = 0.1
 STILL_THERE_S = 0.001
 """How long a worker that heard the bell looks whether somebody else has taken the id meanwhile."""
 
-GATHER_S = 0.005
+GATHER_S = 0.01
 """How far apart they are while more is due than there are places for: a place that waits longer costs throughput."""
 
 OVERDUE_S = 0.25

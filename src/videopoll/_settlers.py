@@ -28,7 +28,7 @@ __all__ = ["AsyncSettler", "Settler"]
 
 log = logging.getLogger(__name__)
 
-WRITES_APART_S = 0.02
+WRITES_APART_S = 0.05
 """How far apart two writes are at least, if nobody waits for them: a poll that is due in 10 s can wait for company."""
 
 AWAITED_APART_S = 0.005

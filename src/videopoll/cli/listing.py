@@ -41,6 +41,15 @@ def jobs(
     worker: Annotated[
         str | None, typer.Option("--worker", help="Only jobs in this worker's hands.", show_default=False)
     ] = None,
+    conversation: Annotated[
+        str | None,
+        typer.Option(
+            "--conversation",
+            metavar="ID",
+            help="Only jobs for this conversation, those that have ended and dead ones as well.",
+            show_default=False,
+        ),
+    ] = None,
     older_than: Annotated[
         float | None,
         typer.Option(
@@ -58,22 +67,31 @@ def jobs(
     videopoll jobs --state in_flight
     videopoll jobs --older-than 120
     videopoll jobs --state scheduled --json | jq '.[].job_id'
+    videopoll jobs --conversation c_42
     videopoll jobs --state settled
 
     Settled jobs are looked for among all keys of the server, in small steps. Those
     that ended last come first.
     """  # noqa: D301 - a backspace keeps line ends in the help
     keys = Keys(prefix)
-    places = tuple(dict.fromkeys(state)) if state else ((Place.IN_FLIGHT,) if worker else LIVING)
+    places = LIVING
+    if state:
+        places = tuple(dict.fromkeys(state))
+    elif worker is not None:
+        places = (Place.IN_FLIGHT,)
+    elif conversation is not None:
+        places = (*LIVING, Place.DEAD, Place.SETTLED)
     with open_client(redis_url) as client:
         now_ms = clock_ms(client)
 
         def keep(one: Listed) -> bool:
             if worker is not None and one.worker != worker:
                 return False
+            if conversation is not None and one.conversation != conversation:
+                return False
             return older_than is None or (one.start_ms is not None and now_ms - one.start_ms > older_than * 1000)
 
-        filtered = worker is not None or older_than is not None
+        filtered = not (worker is None and conversation is None and older_than is None)
         found, more = list_jobs(client, keys, places, limit=limit, keep=keep if filtered else None)
     if as_json:
         print_json([attrs.asdict(one) for one in found])

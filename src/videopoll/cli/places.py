@@ -57,6 +57,7 @@ class Listed:
         job_id: Its id, exactly as it stands in Redis.
         place: Where it is.
         state: A closer word for it: of the jobs in flight, some are polled and some delivered.
+        conversation: Whom it is for; None without a record.
         start_ms: When it was enqueued, in Unix milliseconds; None without a record.
         at_ms: When it is due, its lease ends, it ended or died; None in the list.
         polls: Polls begun; None where that is not kept.
@@ -70,6 +71,7 @@ class Listed:
     job_id: str
     place: Place
     state: str
+    conversation: str | None = None
     start_ms: int | None = None
     at_ms: int | None = None
     polls: int | None = 0
@@ -183,6 +185,7 @@ def _describe(client: redis.Redis, keys: Keys, place: Place, some: list[tuple[by
             job_id=job_id,
             place=place,
             state=("delivering" if entry else "polling") if place is Place.IN_FLIGHT else place.value,
+            conversation=job.conversation_id if job else None,
             start_ms=job.start_ms if job else None,
             at_ms=at_ms,
             polls=int(polls) if polls is not None and polls.isdigit() and len(polls) < 10 else 0,  # noqa: PLR2004
@@ -216,11 +219,12 @@ def _settled(client: redis.Redis, keys: Keys) -> Iterator[Iterator[Listed]]:
 def _ended(job_id: str, value: bytes) -> Listed:
     outcome, fields = _good(Outcome.from_completed(value)), _good(load_object(value)) or {}
     at_ms = outcome.at_ms if outcome else None
-    took_ms, delivered = fields.get("processingTime"), fields.get("delivered")
+    took_ms, delivered, conversation = (fields.get(name) for name in ("processingTime", "delivered", "conversationId"))
     return Listed(
         job_id=job_id,
         place=Place.SETTLED,
         state=Place.SETTLED.value,
+        conversation=conversation if isinstance(conversation, str) else None,
         start_ms=at_ms - int(took_ms) if at_ms and is_number(took_ms) else None,
         at_ms=at_ms,
         polls=None,
