@@ -34,16 +34,23 @@ def _tests(session: nox.Session, *args: str) -> None:
     session.run("pytest", "-n", "auto", *args, *session.posargs)
 
 
+def _docs(session: nox.Session, *args: str) -> None:
+    # The theme's makers announce a version of MkDocs to come.
+    session.env["NO_MKDOCS_2_WARNING"] = "1"
+    session.run("mkdocs", *args, "--config-file", "docs/mkdocs/mkdocs.yml")
+
+
 def _python(session: nox.Session) -> str:
     return str(Path(session.bin, "python"))
 
 
 @nox.session
 def check(session: nox.Session) -> None:
-    """Lint, types and tests in one environment, against the built package."""
-    session.install(".[all]", *_groups("lint", "types", "tests"))
+    """Lint, types, documentation and tests in one environment, against the built package."""
+    session.install(".[all]", *_groups("lint", "types", "docs", "tests"))
     _lint(session)
     _types(session)
+    _docs(session, "build", "--strict")
     _tests(session)
 
 
@@ -111,12 +118,12 @@ def deliveries(session: nox.Session) -> None:
 
 
 BENCHMARKED = {
-    "fast": (".[cli,fast]", "httpx-aiohttp"),
+    "fast": (".[cli,fast]", "httpx-aiohttp", "uvloop"),
     "plain": (".",),
     # Each in an environment of its own: they want other versions of redis-py.
-    "arq": ("arq", "httpx", "httpx-aiohttp", "uvloop"),
-    "saq": ("saq[redis,hiredis]", "httpx", "httpx-aiohttp", "uvloop"),
-    "streaq": ("streaq", "httpx", "httpx-aiohttp", "uvloop"),
+    "arq": ("arq", "hiredis", "httpx", "httpx-aiohttp"),
+    "saq": ("saq[redis,hiredis]", "httpx", "httpx-aiohttp"),
+    "streaq": ("streaq", "httpx", "httpx-aiohttp"),
 }
 """What the benchmarks compare, and what each of them is installed with."""
 
@@ -140,7 +147,4 @@ def bench(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The documentation site, in build/site. Warnings are errors; `nox -s docs -- serve` shows it while you write."""
     session.install(".[cli]", *_groups("docs"))
-    # The theme's makers announce a version of MkDocs to come.
-    session.env["NO_MKDOCS_2_WARNING"] = "1"
-    command = session.posargs or ["build", "--strict"]
-    session.run("mkdocs", *command, "--config-file", "docs/mkdocs/mkdocs.yml")
+    _docs(session, *(session.posargs or ["build", "--strict"]))

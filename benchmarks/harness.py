@@ -102,6 +102,8 @@ class Contender:
         environment: Which virtual environment it runs in.
         transport: What carries its HTTP requests.
         concurrency: Requests at a time, if not those of the setting.
+        beside: The bare contender with the same transport.
+        loop: Its event loop, ``asyncio`` for Python's own or ``uvloop``.
     """
 
     name: str
@@ -109,6 +111,8 @@ class Contender:
     environment: str
     transport: str
     concurrency: int | None = None
+    beside: str | None = None
+    loop: str = "asyncio"
 
     @property
     def bare(self) -> bool:
@@ -124,7 +128,6 @@ class Setting:
     interval_s: float = 1.0
     concurrency: int = 400
     answer_ms: float = 50
-    loop: str = "uvloop"
     warm_up_s: float = 4.0
     duration_s: float = 6.0
     ready: int | str = "never"
@@ -168,7 +171,7 @@ class Arena:
             "interval_s": setting.interval_s,
             "concurrency": contender.concurrency or setting.concurrency,
             "transport": contender.transport,
-            "loop": setting.loop,
+            "loop": contender.loop,
             "options": setting.options,
         }
         script = HERE / "contenders" / contender.script

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OURS, BARE, OTHERS = "#00897b", "#b0bec5", "#7e8a97"
-TITLES = {"fast": "with the extra `fast`, uvloop", "plain": "without extras, asyncio"}
+TITLES = {"fast": "with the extra `fast`", "plain": "without extras"}
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

@@ -286,6 +286,30 @@ def test_settled_jobs_are_listed_the_last_one_first(cli, world, queue, client, k
     client.delete(keys.completed("no text"))
 
 
+def test_the_jobs_of_a_conversation_are_found_wherever_they_are(cli, world, queue):
+    """A user asks after a video, and nobody knows the job's id."""
+    queue.enqueue("ended_1", conversation_id="c_7", metadata={"channel": "ultramsg", "to": phone(1)})
+    queue.enqueue("dead_1", conversation_id="c_7")
+    for job_id in ("ended_1", "dead_1"):
+        world.api.job(job_id, Reply.completed(SIGNED))
+    with world.worker() as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "one is delivered")
+        until(lambda: worker.recorder.of(events.JobUndeliverable), "nobody knows where to send the other")
+    queue.enqueue("waiting_1", conversation_id="c_7")
+    queue.enqueue("another_1", conversation_id="c_8")
+
+    told = json.loads(cli("jobs --conversation c_7 --json").stdout)
+
+    assert [(one["job_id"], one["state"]) for one in told] == [
+        ("waiting_1", "queued"),
+        ("dead_1", "dead"),
+        ("ended_1", "settled"),
+    ]
+    assert {one["conversation"] for one in told} == {"c_7"}
+    assert [line.split("\t")[0] for line in cli("jobs --conversation c_8").stdout.splitlines()] == ["another_1"]
+    assert cli("jobs --conversation c_9 --state queued").stdout == ""
+
+
 def test_many_jobs_are_listed_in_steps_in_the_order_of_their_turns(client, queue, keys, monkeypatch):
     monkeypatch.setattr(places, "PAGE", 7)
     queue.enqueue_many((f"job_{number:03d}", "c", None) for number in range(100))

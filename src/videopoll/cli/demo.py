@@ -25,7 +25,7 @@ from videopoll.cli.board import Board, print_verdicts
 from videopoll.cli.options import DEFAULT_REDIS_URL
 from videopoll.cli.output import complain, guarded
 from videopoll.cli.scenes import API_KEY, INSTANCE, SCENES, TOKEN, Scene, Verdict, World, judge
-from videopoll.cli.worker import RunnerKind, event_loop_factory
+from videopoll.cli.worker import RunnerKind
 from videopoll.embedded import EmbeddedRedis
 from videopoll.events import Event, Hook, JobDelivered, JobUndeliverable
 from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFactoryNotifier
@@ -168,12 +168,8 @@ def _working(
             runners.put(runner)
             await runner.run()
 
-    def run_async() -> None:
-        with asyncio.Runner(loop_factory=event_loop_factory()) as loop:
-            loop.run(work_async())
-
     with concurrent.futures.ThreadPoolExecutor(1, "videopoll-demo") as threads:
-        worker = threads.submit(run_async if kind is RunnerKind.ASYNC else work)
+        worker = threads.submit((lambda: asyncio.run(work_async())) if kind is RunnerKind.ASYNC else work)
         runner = runners.get(timeout=COMES_UP_WITHIN_S)
         try:
             yield worker

@@ -26,7 +26,7 @@ __all__ = ["COLUMNS", "clock_ms", "job_row", "jobs"]
 
 COLUMNS = ("job", "state", "age", "polls", "sends", "what is next", "worker")
 
-LIVING = (Place.IN_FLIGHT, Place.OUTBOX, Place.SCHEDULED, Place.QUEUED)
+LIVING: tuple[Place, ...] = (Place.IN_FLIGHT, Place.OUTBOX, Place.SCHEDULED, Place.QUEUED)
 
 
 @guarded

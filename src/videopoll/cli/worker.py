@@ -56,7 +56,6 @@ __all__ = [
     "NoChannelNotifier",
     "RunnerKind",
     "calm_garbage_collection",
-    "event_loop_factory",
     "load_resolver",
     "worker",
 ]
@@ -292,16 +291,8 @@ def worker(
         options["hooks"] = operating.hooks
         calm_garbage_collection()
         if runner is RunnerKind.ASYNC:
-            with asyncio.Runner(loop_factory=event_loop_factory()) as loop:
-                loop.run(
-                    _run_async(
-                        AsyncRedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls),
-                        poller,
-                        notifier,
-                        options,
-                        operating,
-                    )
-                )
+            jobs = AsyncRedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls)
+            asyncio.run(_run_async(jobs, poller, notifier, options, operating))
             return
         with (
             RedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls) as queue,
@@ -374,15 +365,6 @@ def calm_garbage_collection() -> None:
     # What is there by now stays for good: no later look has to go through it.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-
-
-def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Give uvloop's event loop if it is installed; None for Python's own."""
-    try:
-        uvloop = importlib.import_module("uvloop")
-    except ImportError:
-        return None
-    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
 def _channels(
