@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OURS, BARE, OTHERS = "#00897b", "#b0bec5", "#7e8a97"
-TITLES = {"fast": "with the extra `fast`", "plain": "without extras"}
+TITLES = {"fast": "with the extra “fast”", "plain": "without extras"}
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -29,11 +29,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for panel, (setting, rows) in zip(panels, found.items(), strict=True):
         names = [row["name"] for row in rows]
         values = [row["polls_per_s"] for row in rows]
+        labelled = list(zip(values, rows, strict=True))
         colours = [BARE if name.startswith("bare") else OURS if "videopoll" in name else OTHERS for name in names]
         bars = panel.barh(names, values, color=colours, height=0.7)
         panel.bar_label(
             bars,
-            [f"{value:,.0f}  (×{row['ratio']:.2g})" for value, row in zip(values, rows, strict=True)],
+            [f"{value:,.0f}  (×{row['ratio']:.2g})" if value >= 1 else "less than 1" for value, row in labelled],
             padding=4,
             fontsize=9,
         )

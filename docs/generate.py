@@ -1,8 +1,9 @@
 """The parts of the docs that are drawn from the code; MkDocs calls this while it builds.
 
 In a page, ``<!-- generated: states -->`` becomes the diagram and the table of
-`videopoll.jobs.TRANSITIONS`, ``keys`` the table of `videopoll.schema.KEYS`, and
-``cli`` the help of every command. Nothing of it is written to a file of the
+`videopoll.jobs.TRANSITIONS`, ``keys`` the table of `videopoll.schema.KEYS`,
+``cli`` the help of every command, and ``fast`` and the like a table of
+`benchmarks/results.json`. Nothing of it is written to a file of the
 sources, so it cannot be out of date.
 
 Two smaller things besides: the signatures of attrs classes for the reference
@@ -16,6 +17,7 @@ import ast
 import enum
 import html
 import inspect
+import json
 import re
 import typing
 from collections.abc import Iterator
@@ -269,7 +271,135 @@ def _cell(text: str | None) -> str:
     return html.escape(text or "", quote=False).replace("|", "\\|").replace("\n", " ")
 
 
-PARTS = {"states": states, "keys": keys, "cli": cli}
+# --- the benchmarks -------------------------------------------------------------------------------
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results.json"
+
+SMALL_SHARE = 0.01
+TOLD = 5000
+"""Users who wait in each run."""
+
+THROUGHPUT = {
+    "name": "",
+    "polls_per_s": "polls a second",
+    "ratio": "times arq",
+    "of_bare": "of its bare client",
+    "cpu_us_per_poll": "CPU µs a poll",
+    "round_trips_per_poll": "Redis round trips a poll",
+    "commands_per_poll": "Redis commands a poll",
+}
+PUNCTUALITY = {
+    "jobs": "jobs",
+    "polls_per_s": "polls a second",
+    "lag_p50_ms": "late by, half of the polls",
+    "lag_p99_ms": "99 %",
+    "cpu_share": "of the core",
+    "rss_mb": "MB",
+    "round_trips_per_poll": "Redis round trips a poll",
+}
+DELIVERY = {
+    "polls_per_s": "polls a second",
+    "messages_per_s": "messages a second",
+    "wait_p50_ms": "half of the users after",
+    "wait_p99_ms": "99 %",
+    "round_trips_per_poll": "Redis round trips a poll",
+}
+IDLING = {
+    "workers": "workers",
+    "cpu_share": "of a core, each",
+    "round_trips_per_s": "round trips a second, each",
+    "scripts_per_arrival": "scripts run for one new job",
+}
+SCALING = {
+    "server": "",
+    "claim_us_few": "claim of 100 beside 1,000",
+    "claim_us_many": "beside 1,000,000",
+    "enqueue_us_few": "enqueue beside 1,000",
+    "enqueue_us_many": "beside 1,000,000 ",
+    "record_bytes": "bytes of a record",
+    "bytes_beyond_record": "bytes beyond it",
+}
+
+
+def fast() -> str:
+    """Give the polls a second with the extra."""
+    return _throughput("fast")
+
+
+def plain() -> str:
+    """Give the polls a second without extras."""
+    return _throughput("plain")
+
+
+def _throughput(setting: str) -> str:
+    rows = _results()["throughput"][setting]
+    for row in rows:
+        if row["name"].startswith("bare"):
+            # It does not use Redis; the few round trips are those of the looks.
+            del row["round_trips_per_poll"], row["commands_per_poll"]
+        elif not row["messages"] == row["users_told"] == TOLD:
+            msg = f"{row['name']} did not tell everybody once, and the page says so: {row}"
+            raise SystemExit(msg)
+    return _names(_figures(rows, THROUGHPUT))
+
+
+def punctuality() -> str:
+    """Give how late polls are."""
+    return _figures(sorted(_results()["punctuality"], key=lambda row: row["jobs"]), PUNCTUALITY)
+
+
+def delivery() -> str:
+    """Give how soon a finished video is on its way."""
+    return _figures([_results()["delivery"]], DELIVERY)
+
+
+def idling() -> str:
+    """Give what a worker without work costs."""
+    return _figures([_results()["idling"]], IDLING)
+
+
+def scaling() -> str:
+    """Give what a pending job costs."""
+    return _names(_figures(_results()["scaling"], SCALING))
+
+
+def machine() -> str:
+    """Say where the figures come from."""
+    told = _results()["machine"]
+    versions = {name: version for found in told["versions"].values() for name, version in found.items()}
+    said = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    return f"Measured on {told['date']}, {told['processor']}, {told['cores']} cores, Python {told['python']}, {said}."
+
+
+def _results() -> Any:
+    return json.loads(RESULTS.read_text(encoding="utf-8"))
+
+
+def _figures(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
+    shown = {name: head for name, head in columns.items() if any(name in row for row in rows)}
+    lines = [
+        f"| {' | '.join(shown.values())} |",
+        f"|{'|'.join(' --- ' if not head else ' ---: ' for head in shown.values())}|",
+    ]
+    lines += [f"| {' | '.join(_figure(name, row.get(name)) for name in shown)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _figure(name: str, value: object) -> str:
+    if value is None or isinstance(value, str):
+        return _cell(value)
+    number = cast("float", value)
+    if name in {"ratio", "of_bare"}:
+        return f"{number:.2f}"
+    if name == "cpu_share":
+        return f"{number:.0%}" if number >= SMALL_SHARE else f"{number:.2%}"
+    unit = " ms" if name.endswith("_ms") else " µs" if "_us_" in name and not name.startswith("cpu") else ""
+    return (f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.2g}") + unit
+
+
+PARTS = {
+    part.__name__: part for part in (states, keys, cli, fast, plain, punctuality, delivery, idling, scaling, machine)
+}
 
 
 # --- the reference --------------------------------------------------------------------------------
