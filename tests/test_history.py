@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from kit import API_KEY, TOKEN, phone, until
-from videopoll import ConfigurationError, QueueError, events, history
+from videopoll import ConfigurationError, Health, QueueError, events, history
 from videopoll.history import RedisHistory, Step, read_history, read_recent, read_workers
 from videopoll.jobs import Form, OutcomeKind
 from videopoll.observations import FaultKind
@@ -149,16 +149,12 @@ def test_a_status_after_a_fault_is_told_again(hook, client, keys):
 
 def test_a_heartbeat_is_one_round_trip(hook, client):
     """An idle worker makes at most one a second, all in all."""
-
-    class Idle:
-        worker_id, concurrency, polls_in_hand, sends_in_hand = "w", 4, 0, 0
-
-    hook.follow(Idle())
+    hook.follow(Runner())
     until(lambda: client.exists(hook._keys.workers), "it beat")
     before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
     hook._beat_s -= history.BEAT_S
 
-    hook._beat(Idle(), leaving=False)
+    hook._beat(Runner(), leaving=False)
 
     assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before == 1
 
@@ -250,6 +246,18 @@ def test_what_happened_while_redis_refused_is_written_later(hook, client, keys, 
     assert hook.dropped == 0
 
 
+def test_redis_is_not_called_back_before_it_is(caplog):
+    """In the four seconds between two beats there is nothing to write, and so nothing to learn."""
+    caplog.set_level("INFO")
+    with RedisHistory(f"redis://127.0.0.1:{unused_port()}/0") as hook:
+        hook.follow(Runner())
+        until(lambda: "The history is not written" in caplog.text, "it says so")
+        hook(events.WorkerStopped(worker_id="w", given_back=0))
+        until(lambda: not hook._heard, "something else happened, which is no job's story")
+        until(lambda: not hook._stirred.is_set(), "it was looked at")
+    assert "written again" not in caplog.text
+
+
 class Runner:
     """What the heartbeat is read from."""
 
@@ -257,6 +265,10 @@ class Runner:
     concurrency = 16
     polls_in_hand = 3
     sends_in_hand = 1
+
+    def health(self) -> Health:
+        """Be unwell."""
+        return Health(healthy=False, problems=("the video API refuses our key: check it",))
 
 
 def test_the_heartbeat_of_a_worker(hook, client, keys):
@@ -266,6 +278,7 @@ def test_the_heartbeat_of_a_worker(hook, client, keys):
     assert worker.alive
     assert (worker.worker_id, worker.kind, worker.concurrency) == ("video_worker_1", "sync", 16)
     assert (worker.polls_in_hand, worker.sends_in_hand) == (3, 1)
+    assert worker.problems == ("the video API refuses our key: check it",)
     assert worker.version
     assert worker.pid
     assert client.ttl(keys.workers) > 0

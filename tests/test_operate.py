@@ -16,7 +16,7 @@ import redis
 from typer.testing import CliRunner
 
 from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
-from videopoll import AsyncRedisVideoJobQueue, PollingStrategy, RedisVideoJobQueue, events
+from videopoll import AsyncRedisVideoJobQueue, Health, PollingStrategy, RedisVideoJobQueue, events
 from videopoll.cli import doctor, figures, places
 from videopoll.cli.app import app
 from videopoll.cli.output import duration
@@ -105,6 +105,10 @@ class Runner:
     concurrency = 16
     polls_in_hand = 3
     sends_in_hand = 1
+
+    def health(self) -> Health:
+        """Be well."""
+        return Health(healthy=True)
 
 
 @pytest.mark.parametrize("command", ["watch", "jobs", "explain", "poll-now", "drain", "doctor", "status", "show"])
@@ -607,6 +611,27 @@ def test_a_ctrl_c_ends_watch_without_a_failure(redis_url, prefix, hook):
     _, errors = process.communicate(timeout=30)
 
     assert (process.returncode, errors) == (0, "")
+
+
+def test_a_worker_that_is_not_well_is_told_of(cli, world, redis_url, prefix, queue):
+    """Redis and the video API are well, and yet no job can go on."""
+    enqueue(queue, "job_1")
+    world.api.job("job_1", Reply.fault(401))
+    with RedisHistory(redis_url, prefix=prefix) as history, world.worker(hooks=[history]) as worker:
+        until(lambda: worker.recorder.of(events.JobPolled), "it is polled")
+        history.follow(worker.runner)
+
+        def look():
+            told = json.loads(cli("status --json --no-scan", "--api-url", world.api.url).stdout)
+            return told if told["workers"] else None
+
+        told = until(look, "it beats")
+        result = cli("status --check --no-scan", "--api-url", world.api.url)
+
+    assert result.exit_code == 1
+    assert "1 worker is not well: the video API refuses our key" in result.stderr
+    assert (told["redis"]["healthy"], told["video_api"]["healthy"]) == (True, True)
+    assert len(told["problems"]) == 1
 
 
 # --- doctor ---

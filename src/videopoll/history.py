@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Self
 
+    from videopoll._engine import Health
     from videopoll.jobs import JsonValue
 
 __all__ = ["HistoryEntry", "RedisHistory", "Step", "WorkerInfo", "read_history", "read_recent", "read_workers"]
@@ -71,6 +72,9 @@ REMEMBERED = 20_000
 
 PAGE = 1_000
 """Entries that one step of reading looks at: a few milliseconds of Redis's time."""
+
+MOST_PROBLEMS = 10
+"""Problems of a worker that are read."""
 
 TIMEOUT_S = 5.0
 
@@ -128,6 +132,7 @@ class WorkerInfo:
         started_ms: When it started, in Unix milliseconds of its own clock.
         host: The name of its machine.
         pid: Its process.
+        problems: Why it is not well, by its own account; see `videopoll.Health`.
     """
 
     worker_id: str
@@ -141,6 +146,7 @@ class WorkerInfo:
     started_ms: int = 0
     host: str = ""
     pid: int = 0
+    problems: tuple[str, ...] = ()
 
 
 class Working(Protocol):
@@ -150,6 +156,10 @@ class Working(Protocol):
     concurrency: int
     polls_in_hand: int
     sends_in_hand: int
+
+    def health(self) -> Health:
+        """Say whether the worker is fit."""
+        ...
 
 
 @attrs.frozen
@@ -242,7 +252,7 @@ class RedisHistory:
         return True
 
     def follow(self, runner: Working) -> None:
-        """Tell every 4 seconds that this runner is alive, and how busy it is, until `close`."""
+        """Tell every 4 seconds that this runner is alive, how busy it is and what is wrong with it, until `close`."""
         self._runner = runner
         self._stir()
 
@@ -296,21 +306,24 @@ class RedisHistory:
 
     def _flush(self, *, last: bool) -> None:
         self._note_all()
+        written = False
         try:
             while self._waiting:
                 some = [self._waiting[place] for place in range(min(ONE_WRITE, len(self._waiting)))]
                 self._write(some)
                 for _ in some:
                     self._waiting.popleft()
+                written = True
             if self._runner is not None:
-                self._beat(self._runner, leaving=last)
+                written |= self._beat(self._runner, leaving=last)
         except (redis.RedisError, OSError, QueueError) as error:
             if not self._away:
                 self._away = True
                 told = error if isinstance(error, QueueError) else to_queue_error(error, "history")
                 log.warning("The history is not written while Redis refuses it: %s", told)
         else:
-            if self._away:
+            # Between two beats there may be nothing to write, and so nothing to learn.
+            if self._away and written:
                 self._away = False
                 log.info("The history is written again; %d entries were lost so far", self._dropped)
 
@@ -344,12 +357,14 @@ class RedisHistory:
             batch.expire(self._keys.history, KEEP_S)
             batch.execute()
 
-    def _beat(self, runner: Working, *, leaving: bool) -> None:
+    def _beat(self, runner: Working, *, leaving: bool) -> bool:
+        """Tell of the worker if it is time; say whether it was."""
         now_s = time.monotonic()
-        if now_s - self._beat_s >= BEAT_S or leaving:
-            self._beat_s = now_s
-            load = "" if leaving else self._load_of(runner)
-            run(self._client, beat(self._keys, runner.worker_id, load, WORKERS_KEEP_S))
+        if now_s - self._beat_s < BEAT_S and not leaving:
+            return False
+        self._beat_s = now_s
+        load = "" if leaving else self._load_of(runner)
+        return run(self._client, beat(self._keys, runner.worker_id, load, WORKERS_KEEP_S))
 
     def _load_of(self, runner: Working) -> str:
         from videopoll import __version__  # noqa: PLC0415 - the package imports its parts
@@ -364,6 +379,7 @@ class RedisHistory:
                 "started_ms": self._started_ms,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
+                "problems": list(runner.health().problems),
             }
         )
 
@@ -521,6 +537,7 @@ def _read_worker(worker_id: bytes, beat_ms: int, now_ms: int, load: bytes | None
         value = fields.get(name)
         return value if isinstance(value, int) else 0
 
+    problems = fields.get("problems")
     return WorkerInfo(
         worker_id=text_of(worker_id),
         beat_ms=beat_ms,
@@ -533,6 +550,7 @@ def _read_worker(worker_id: bytes, beat_ms: int, now_ms: int, load: bytes | None
         started_ms=number("started_ms"),
         host=text("host"),
         pid=number("pid"),
+        problems=tuple(str(one) for one in problems[:MOST_PROBLEMS]) if isinstance(problems, list) else (),
     )
 
 

@@ -52,6 +52,9 @@ class Figures:
         found = []
         if self.workers and not self.alive and pending(self.counts):
             found.append("jobs wait and no worker is alive: start one with videopoll worker")
+        told = collections.Counter(problem for worker in self.alive for problem in worker.problems)
+        for problem, count in sorted(told.items()):
+            found.append(f"{count} worker{' is' if count == 1 else 's are'} not well: {problem}")
         late_s = lag_s(self.counts)
         if late_s is not None and late_s > LATE_S:
             found.append(

@@ -297,7 +297,8 @@ def describe(view: JobView, *, reveal: bool) -> dict[str, JsonValue]:
         "state": view.state.value,
         "conversation": job.conversation_id if job else None,
         "started_ms": job.start_ms if job else None,
-        "polls": view.attempts,
+        # The counter goes when the polling is over; what is there afterwards is nobody's count.
+        "polls": view.attempts if view.outcome is None else None,
         "faults_in_a_row": view.faults,
         "due_ms": view.due_ms,
         "lease_ends_ms": view.lease_ms,

@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 import attrs
 import redis
 
-from videopoll._calls import raw, read_letter, text_of
+from videopoll._calls import MAX_DIGITS, raw, read_letter, text_of
 from videopoll._numbers import is_number
 from videopoll.cli.options import asking
 from videopoll.jobs import OutboxEntry, Outcome, Poison, VideoJob, load_object
@@ -188,12 +188,16 @@ def _describe(client: redis.Redis, keys: Keys, place: Place, some: list[tuple[by
             conversation=job.conversation_id if job else None,
             start_ms=job.start_ms if job else None,
             at_ms=at_ms,
-            polls=int(polls) if polls is not None and polls.isdigit() and len(polls) < 10 else 0,  # noqa: PLR2004
+            polls=_polls(polls) if entry is None else None,
             sends=entry.tries if entry else 0,
             worker=text_of(token).rpartition(":")[0] if token and place is Place.IN_FLIGHT else None,
             outcome=entry.outcome.kind.value if entry else None,
             reason=dead.reason if dead else None,
         )
+
+
+def _polls(counter: bytes | None) -> int:
+    return int(counter) if counter is not None and counter.isdigit() and len(counter) < MAX_DIGITS else 0
 
 
 def _settled(client: redis.Redis, keys: Keys) -> Iterator[Iterator[Listed]]:
