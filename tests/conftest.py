@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import re
+import signal
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 # Keys that stay while their prefix is in use; all others need a time to live.
 PERMANENT = frozenset(record.pattern.removeprefix("{prefix}:") for record in KEYS if record.ttl is None)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has its background jobs ignore Ctrl-C, and the commands that tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

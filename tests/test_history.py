@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 
 import pytest
 import redis
@@ -18,6 +19,7 @@ from videopoll.testing import Reply, unused_port
 
 SIGNED = "https://files.example/1.mp4?signature=very-secret"
 PROMPT = "a private wish"
+SECRET = "s3cr3t"
 
 
 @pytest.fixture
@@ -269,6 +271,45 @@ class Runner:
     def health(self) -> Health:
         """Be unwell."""
         return Health(healthy=False, problems=("the video API refuses our key: check it",))
+
+
+def test_a_worker_whose_history_is_refused_is_seen_to_be_alive(hook, client, keys):
+    """An ACL may forbid the stream, or its key be taken."""
+    client.set(keys.history, "not a stream", ex=60)
+    hook(events.JobCancelled(job_id="job_1"))
+    hook.follow(Runner())
+
+    (worker,) = until(lambda: read_workers(client, keys), "it beats")
+    assert worker.alive
+
+
+def test_copies_of_a_process_number_their_entries_apart(hook, monkeypatch):
+    """Otherwise one's entry would be taken for the other's, written twice."""
+    numbers = set()
+    for pid in (1, 2):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        hook._count = 0
+        hook._heard.append((time.monotonic(), events.JobCancelled(job_id="job_1")))
+        hook._note_all()
+        numbers.add(hook._waiting.pop().number)
+    assert len(numbers) == 2
+
+
+def test_a_heartbeat_with_mad_numbers_is_read(client, keys):
+    client.zadd(keys.workers, {"mad": int(time.time() * 1000)})
+    client.hset(keys.loads, "mad", '{"started_ms":1%s,"pid":1.5,"problems":{}}' % ("0" * 400))
+
+    (worker,) = read_workers(client, keys)
+    assert (worker.started_ms, worker.pid, worker.problems) == (0, 1, ())
+    client.delete(keys.workers, keys.loads)
+
+
+def test_a_url_that_cannot_be_read_is_not_quoted():
+    """Its pieces may be pieces of the password."""
+    password = f"{SECRET}#word"
+    with pytest.raises(ConfigurationError) as caught:
+        RedisHistory(f"redis://user:{password}@127.0.0.1/0")
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 def test_the_heartbeat_of_a_worker(hook, client, keys):

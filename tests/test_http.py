@@ -669,3 +669,16 @@ def test_any_retry_after_is_read_or_ignored(text, now_s):
 def test_retry_after_is_seconds_or_a_date(text, wait_s):
     """Both forms are in use; a date in the past means now."""
     assert retry_after_s({"retry-after": text}, 1_000_000) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("after_host", "target"),
+    [("", "/"), ("?token=a/b", "/?token=a/b"), ("#part/of/it", "/"), ("/path?next=/a#part", "/path?next=/a")],
+)
+def test_what_is_asked_for_is_path_and_query_wherever_a_slash_stands(world, serve, after_host, target):
+    """A query may have slashes, and a webhook's URL need not have a path."""
+    server = serve(answering(response()))
+
+    world.run(get(f"{server.url}{after_host}"))
+
+    assert server.requests[0].split()[1] == target.encode()

@@ -276,6 +276,13 @@ def test_an_outbox_entry_with_any_part_replaced_is_an_entry_or_poison(entry, dat
         assert isinstance(OutboxEntry.from_json(entry.job.job_id, read.to_json().encode(), NOW_MS), OutboxEntry)
 
 
+def test_an_outbox_entry_with_a_number_of_hundreds_of_digits_is_poison():
+    """It would be counted with when the message has been sent."""
+    entry = OutboxEntry(VideoJob(JOB_ID, "c", NOW_MS), Outcome(OutcomeKind.FAILED, NOW_MS), Form.TEXT, 7)
+    written = entry.to_json().replace('"deadline":7', f'"deadline":{10**400}').encode()
+    assert isinstance(OutboxEntry.from_json(JOB_ID, written, NOW_MS), Poison)
+
+
 @pytest.mark.parametrize(
     "number", ["1e999", "-1e999", "NaN", "Infinity", "-Infinity", "1" * 5000], ids=lambda text: text[:9]
 )

@@ -346,11 +346,16 @@ def test_no_command_uses_keys_or_needs_scan(invoke, world, queue, redis_url, pre
             for command in (
                 ["status", "--no-scan", "--api-url", world.api.url],
                 ["jobs"],
+                ["jobs", "--conversation", "c_1"],
                 ["explain", "job_1"],
                 ["show", "job_1"],
                 ["watch", "--for", "0"],
             ):
                 assert invoke(*command, "--redis-url", url, "--prefix", prefix).exit_code == 0, command
+            result = invoke("jobs", "--conversation", "c_1", "--redis-url", url, "--prefix", prefix)
+            assert "job_1" in result.stdout
+            assert "jobs that have ended are left out" in result.stderr
+            assert invoke("jobs", "--state", "settled", "--redis-url", url, "--prefix", prefix).exit_code == 1
             for command in (["poll-now", "job_1"], ["drain", "--timeout", "0"], ["doctor"]):
                 result = invoke(*command, "--redis-url", url, "--prefix", prefix)
                 assert "NOPERM" not in result.output, command

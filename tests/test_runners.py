@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
     Delivered,
+    KeyTtls,
     LeasePolicy,
     QueueUnavailableError,
     RedisVideoJobQueue,
@@ -19,11 +21,12 @@ from videopoll import (
     Runner,
     Sighting,
     SilentNotifier,
+    VideoJob,
     VideoReady,
     VideoWorking,
     events,
 )
-from videopoll.work import Settle
+from videopoll.work import Claim, ClaimBatch, PollWork, Settle, Verdict
 
 
 @pytest.fixture
@@ -224,6 +227,90 @@ def test_a_message_that_was_delivered_is_not_sent_again_after_a_stop_in_an_outag
             until(lambda: plain.get("job_1").delivered, "it is settled")
 
     assert len(sent) == 1
+
+
+def test_a_hosts_queue_that_answers_nonsense_keeps_no_stop_waiting(world):
+    """Whoever waits for a verdict gets one: the job is taken up again when its lease ends."""
+
+    class Nonsense(Stubborn):
+        def apply(self, transitions):
+            self.away = True
+
+    enqueue(world)
+    with world.queue() as plain:
+        queue = Nonsense(plain)
+        with Runner(queue, Ready(), SilentNotifier(), strategy=FAST, delivery=QUICK, grace_s=5) as made:
+            made.start()
+            until(lambda: queue.away, "it was asked to write")
+            until(lambda: not made.steps, "the job is out of hand")
+            made.stop()
+
+
+class LosingQueue:
+    """A queue of one job whose settlement is carried out, and answered only after leases were renewed."""
+
+    ttls = KeyTtls()
+
+    def __init__(self):
+        now_ms = round(time.time() * 1000)
+        self.claims = (Claim("job_1", "w:1", now_ms, PollWork(VideoJob("job_1", "c", now_ms), 1, 0, None)),)
+        self.settled = False
+        self.renewed = asyncio.Event()
+
+    async def claim(self, **_):
+        found, self.claims = self.claims, ()
+        return ClaimBatch(found, round(time.time() * 1000))
+
+    async def apply(self, transitions):
+        if any(isinstance(one, Settle) for one in transitions) and not self.renewed.is_set():
+            self.settled = True
+            await self.renewed.wait()
+            msg = "the reply was lost"
+            raise QueueUnavailableError(msg)
+        return [Verdict.APPLIED for _ in transitions]
+
+    async def renew(self, claims, lease):
+        if self.settled:
+            self.renewed.set()
+        return [not self.settled for _ in claims]
+
+    async def wait_for_work(self, timeout_s):
+        await asyncio.sleep(timeout_s)
+        return False
+
+
+class Ready:
+    """A poller that finds every video finished."""
+
+    def poll(self, job, *, timeout_s):
+        return VideoReady("https://files.example/1.mp4")
+
+
+def test_a_delivered_message_is_told_of_though_its_lease_ended_with_the_write(call):
+    """The settlement was carried out and its answer lost: no lease is there to renew, and nobody took the job over."""
+    recorder = Recorder()
+
+    async def work():
+        told = asyncio.Event()
+
+        def hear(event):
+            if isinstance(event, events.JobDelivered | events.LeaseLost):
+                told.set()
+
+        made = AsyncRunner(
+            LosingQueue(),
+            Ready(),
+            SilentNotifier(),
+            hooks=[recorder, hear],
+            recover=False,
+            lease=LeasePolicy.lasting(0.3),
+        )
+        async with made:
+            made.start()
+            await told.wait()
+
+    call(asyncio.wait_for(work(), 15))
+    assert [type(event).__name__ for event in recorder.events if "Lease" in type(event).__name__] == []
 
 
 def test_claims_of_forked_workers_have_tokens_of_their_own(world):

@@ -16,7 +16,7 @@ from videopoll import (
 )
 from videopoll._steps import Commit, JobStep, PollApi, SendMessage, Workshop
 from videopoll.jobs import Form
-from videopoll.messages import NotSent
+from videopoll.messages import NotSent, Refused
 from videopoll.words import SPANISH_AND_ENGLISH
 from videopoll.work import (
     BeginSend,
@@ -165,6 +165,30 @@ def test_an_outcome_that_is_being_stored_when_the_worker_stops_counts_as_not_sen
     assert isinstance(parting, Redeliver)
     assert (parting.entry.tries, parting.entry.sending_ms) == (0, None)
     assert parting.entry.outcome == stage.written.entry.outcome
+
+
+def test_a_worker_that_let_go_while_the_outcome_was_stored_does_not_send_it(stage):
+    """Under threads the step goes on; by now the delivery may be in other hands, and nothing tells of a send."""
+    stage.next(VIDEO)
+    assert isinstance(stage.written, Conclude)
+    parting = stage.step.relinquish(sends_go_on_s=30)
+    assert parting.entry.sending_ms is None
+
+    assert stage.next(Verdict.APPLIED) is None
+
+
+def test_a_worker_that_lets_go_after_the_note_of_a_send_hands_that_on(stage):
+    """Either the send is told of, or it does not begin."""
+    stage.next(VIDEO)
+    assert isinstance(stage.next(Verdict.APPLIED), SendMessage)
+    parting = stage.step.relinquish(sends_go_on_s=30)
+
+    assert parting.entry.sending_ms == pytest.approx(stage.shop.clock.now_ms() + 30_000, abs=1000)
+    # The send comes back with a failure that would be tried again at once, as a text.
+    left = stage.next(Refused("no video"))
+    while left is not None:
+        assert not isinstance(left, SendMessage)
+        left = stage.next(Verdict.APPLIED)
 
 
 def test_a_send_that_is_under_way_when_the_worker_stops_counts_as_unknown(stage):

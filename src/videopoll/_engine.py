@@ -187,13 +187,15 @@ class Engine(abc.ABC):
     def health(self) -> Health:
         """Say whether this worker is fit, from what it has seen so far."""
         problems = []
-        if self._lost_since_s is not None:
-            away_s = time.monotonic() - self._lost_since_s
+        # Read once: this is asked in other threads.
+        lost_since_s = self._lost_since_s
+        if lost_since_s is not None:
+            away_s = time.monotonic() - lost_since_s
             problems.append(f"Redis cannot be used for {away_s:.0f} s: check that it runs and can be reached")
         if self._key_refused:
             problems.append(API_KEY_PROBLEM)
         silent_s = time.monotonic() - self._beat_s
-        alive = silent_s <= 3 * LONGEST_IDLE_S + self.lease.duration_s or self._lost_since_s is not None
+        alive = silent_s <= 3 * LONGEST_IDLE_S + self.lease.duration_s or lost_since_s is not None
         if not alive:
             problems.append(f"the worker's loop has not moved for {silent_s:.0f} s: restart it")
         now_s = time.monotonic()
@@ -221,9 +223,12 @@ class Engine(abc.ABC):
         """Note that Redis did what it was asked; a full one still answers claims while it refuses to write."""
         self.beat()
         self._lost.pop(doing, None)
-        if self._lost_since_s is not None and not self._lost:
-            after_s = time.monotonic() - self._lost_since_s
-            self._lost_since_s = None
+        if self._lost:
+            return
+        # Taken at once: the settler and the loop may be here together.
+        lost_since_s, self._lost_since_s = self._lost_since_s, None
+        if lost_since_s is not None:
+            after_s = time.monotonic() - lost_since_s
             self.emit(events.RedisRegained(worker_id=self.worker_id, after_s=after_s))
 
     def summary(self, before: dict[type[events.Event], int], claimed: int) -> RunSummary:

@@ -15,4 +15,4 @@ def is_number(value: object) -> TypeIs[int | float]:
 
     `math.isfinite` raises for integers of more than 308 digits, and JSON may have those.
     """
-    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST

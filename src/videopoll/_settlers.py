@@ -134,7 +134,10 @@ class Settler(_Pending["Future[Verdict]"]):
     def run(self) -> None:
         """Write until it is closed."""
         while batch := self._next():
-            self._write(batch)
+            try:
+                self._write(batch)
+            except Exception as error:  # noqa: BLE001 - a host's queue may answer anything; the worker goes on
+                self._give_up_on(batch, error)
 
     def _next(self) -> list[tuple[Transition, Future[Verdict] | None]]:
         with self._changed:
@@ -189,7 +192,10 @@ class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
     async def run(self) -> None:
         """Write until it is closed."""
         while batch := await self._next():
-            await self._write(batch)
+            try:
+                await self._write(batch)
+            except Exception as error:  # noqa: BLE001 - a host's queue may answer anything; the worker goes on
+                self._give_up_on(batch, error)
 
     async def _next(self) -> list[tuple[Transition, asyncio.Future[Verdict] | None]]:
         loop = asyncio.get_running_loop()

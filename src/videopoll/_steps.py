@@ -155,6 +155,7 @@ class JobStep:
 
     __slots__ = (
         "_confirmed_s",
+        "_let_go",
         "_noted",
         "_parting",
         "_shop",
@@ -172,6 +173,7 @@ class JobStep:
         self.entry: OutboxEntry | None = claim.work.entry if isinstance(claim.work, SendWork) else None
         self.sending = self.entry is not None
         self._parting: Transition | None = None
+        self._let_go = False
         # The entry whose send is noted in Redis, and when the lease was confirmed with it.
         self._noted: OutboxEntry | None = None
         self._confirmed_s = 0.0
@@ -185,6 +187,11 @@ class JobStep:
         return self.entry is None
 
     @property
+    def parting(self) -> bool:
+        """Whether a write is under way that may end this worker's lease, and whose verdict will tell."""
+        return self._parting is not None
+
+    @property
     def held(self) -> tuple[str, str, bool]:
         """What a renewal of the lease needs: the id, the token, and whether there is a lock."""
         return self.claim.job_id, self.claim.token, self.polling
@@ -196,11 +203,16 @@ class JobStep:
         return 30 + (shop.strategy.request_timeout_s if self.polling else 4 * shop.delivery.send_timeout_s)
 
     def relinquish(self, sends_go_on_s: float = 0.0) -> Transition | None:
-        """Give what to write so that another worker goes on at once.
+        """Give what to write so that another worker goes on at once. From now on no send begins here.
+
+        Under threads the step goes on meanwhile. This sets a flag and then reads the entry;
+        a send stores its entry and then reads the flag. So either the send is seen here, or
+        it does not begin.
 
         Args:
             sends_go_on_s: How long a send under way may still go on, in seconds.
         """
+        self._let_go = True
         if self.finished:
             return None
         if self._parting is not None:
@@ -328,11 +340,13 @@ class JobStep:
         # If the worker has to let go while this is being written, nothing has been sent yet.
         self._parting = Redeliver(self.claim, entry, shop.delivery.keep_s, self._now())
         verdict = yield from self._note(Conclude(self.claim, step.entry, shop.delivery.keep_s, self._lease_ms))
+        if verdict is Verdict.APPLIED:
+            self.entry = step.entry
+        # After the entry: whoever lets go in between must not take the job for one that is polled.
         self._parting = None
         if verdict is not Verdict.APPLIED:
             self._tell_lost(verdict)
             return None
-        self.entry = step.entry
         return step
 
     def _note(self, writing: Conclude | BeginSend) -> Generator[Effect, Answer, Answer]:
@@ -351,7 +365,7 @@ class JobStep:
         while True:
             self.entry = step.entry
             if isinstance(step, Send):
-                if not (yield from self._begin_send(step.entry)):
+                if not (yield from self._begin_send(step.entry)) or self._let_go:
                     return
                 started_s = time.monotonic()
                 receipt = cast("Receipt", (yield SendMessage(self._message(step.entry))))
@@ -367,7 +381,8 @@ class JobStep:
                 self._tell_sent(entry, sighting, started_s)
                 step = after_find(entry, sighting, self._now(), self._shop.delivery, self._shop.draw())
             elif isinstance(step, Later):
-                verdict = yield Commit(Redeliver(self.claim, step.entry, self._shop.delivery.keep_s, step.due_ms))
+                self._parting = Redeliver(self.claim, step.entry, self._shop.delivery.keep_s, step.due_ms)
+                verdict = yield Commit(self._parting)
                 if verdict is not Verdict.APPLIED:
                     self._tell_lost(verdict)
                 return

@@ -361,7 +361,11 @@ class AsyncRunner(Engine):
             except QueueError as error:
                 log.debug("Leases could not be renewed: %s", error)
                 continue
-            lost = {id(step) for step, still in zip(steps, held, strict=True) if not still and not step.finished}
+            lost = {
+                id(step)
+                for step, still in zip(steps, held, strict=True)
+                if not (still or step.finished or step.parting)
+            }
             for task, step in list(self._tasks.items()):
                 if id(step) in lost:
                     self.emit(events.LeaseLost(worker_id=self.worker_id, job_id=step.claim.job_id))

@@ -29,6 +29,7 @@ from redis.retry import Retry
 
 from videopoll import events
 from videopoll._calls import beat, raw, text_of
+from videopoll._numbers import is_number
 from videopoll._scripts import run, to_queue_error
 from videopoll.errors import ConfigurationError, QueueError
 from videopoll.jobs import Poison, dump, load_object
@@ -164,9 +165,9 @@ class Working(Protocol):
 
 @attrs.frozen
 class _Noted:
-    """An entry on its way to Redis."""
+    """An entry on its way to Redis; the number is its own, however often it is written."""
 
-    number: int
+    number: str
     noted_s: float
     fields: dict[str, str | bytes]
 
@@ -199,13 +200,13 @@ class RedisHistory:
             self._client = redis.Redis.from_url(
                 url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
             )
-        except ValueError as error:
+        except ValueError:
             msg = "the Redis URL cannot be read; it looks like redis://127.0.0.1:6379/0, rediss://… or unix://…"
-            raise ConfigurationError(msg) from error
+            raise ConfigurationError(msg) from None
         self._heard: collections.deque[tuple[float, events.Event]] = collections.deque()
         self._waiting: collections.deque[_Noted] = collections.deque()
         self._statuses: collections.OrderedDict[str, str] = collections.OrderedDict()
-        self._origin = secrets.token_hex(4)
+        self._origin = secrets.token_hex(4)  # With the process's id: a fork hands it on.
         self._count = 0
         self._dropped = 0
         self._runner: Working | None = None
@@ -308,14 +309,15 @@ class RedisHistory:
         self._note_all()
         written = False
         try:
+            if self._runner is not None:
+                # First: entries that are refused for good must not make a live worker look dead.
+                written = self._beat(self._runner, leaving=last)
             while self._waiting:
                 some = [self._waiting[place] for place in range(min(ONE_WRITE, len(self._waiting)))]
                 self._write(some)
                 for _ in some:
                     self._waiting.popleft()
                 written = True
-            if self._runner is not None:
-                written |= self._beat(self._runner, leaving=last)
         except (redis.RedisError, OSError, QueueError) as error:
             if not self._away:
                 self._away = True
@@ -340,7 +342,7 @@ class RedisHistory:
             kept = {name: value for name, value in details.items() if value is not None}
             if kept:
                 fields["details"] = dump(kept)
-            self._waiting.append(_Noted(self._count, at_s, fields))
+            self._waiting.append(_Noted(f"{self._origin}:{os.getpid()}:{self._count}", at_s, fields))
         while len(self._waiting) > BUFFERED:
             self._waiting.popleft()
             self._dropped += 1
@@ -351,7 +353,7 @@ class RedisHistory:
             for noted in some:
                 # Its age instead of its time: the stream's ids follow Redis's clock, so that no worker's clock matters.
                 # The number tells a repeated write from a new one, as a lost reply leads to a second try.
-                extra = {"ago": str(round((now_s - noted.noted_s) * 1000)), "n": f"{self._origin}:{noted.number}"}
+                extra = {"ago": str(round((now_s - noted.noted_s) * 1000)), "n": noted.number}
                 fields = cast("Any", {**noted.fields, **extra})
                 batch.xadd(self._keys.history, fields, maxlen=MAX_ENTRIES, approximate=True)
             batch.expire(self._keys.history, KEEP_S)
@@ -535,7 +537,7 @@ def _read_worker(worker_id: bytes, beat_ms: int, now_ms: int, load: bytes | None
 
     def number(name: str) -> int:
         value = fields.get(name)
-        return value if isinstance(value, int) else 0
+        return int(value) if is_number(value) else 0
 
     problems = fields.get("problems")
     return WorkerInfo(

@@ -451,7 +451,7 @@ class OutboxEntry:
 
 
 def _whole(value: JsonValue) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not isinstance(value, int) or not is_number(value):
         msg = "not a whole number"
         raise TypeError(msg)
     return value

@@ -148,8 +148,10 @@ class Http:
     def _of_loop(self) -> _OfLoop:
         """Give what carries the requests of the running event loop."""
         loop = asyncio.get_running_loop()
-        if self._latest is not None and self._latest[0]() is loop:
-            return self._latest[1]
+        # Read once: another thread's loop may put its own in between.
+        latest = self._latest
+        if latest is not None and latest[0]() is loop:
+            return latest[1]
         with self._lock:
             self._forget_parent()
             found = self._of_loops.get(loop)

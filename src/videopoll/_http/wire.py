@@ -33,6 +33,7 @@ so that a message is hardly ever sent into a connection that is just being close
 MAX_TIMEOUT_S = 86_400.0
 """The longest time for a request; sockets do not take any float."""
 
+_AFTER_HOST = re.compile(r"[/?#]")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 Headers: TypeAlias = "tuple[tuple[str, str], ...]"
@@ -70,8 +71,9 @@ def prepare(request: HttpRequest, max_bytes: int) -> Wire | HttpFailure:
         url = request.url
         if not (url.isascii() and url.isprintable()) or " " in url:
             return _invalid("the URL has characters that must be percent-encoded")
-        path_at = url.find("/", len("https://"))
-        site = _site(url if path_at < 0 else url[:path_at])
+        found = _AFTER_HOST.search(url, len("https://"))
+        end = found.start() if found else len(url)
+        site = _site(url[:end])
         if site is None:
             return _invalid("the URL must be http or https, with a host and without credentials")
         if not request.timeout_s > 0:
@@ -86,7 +88,7 @@ def prepare(request: HttpRequest, max_bytes: int) -> Wire | HttpFailure:
     return Wire(
         request=request,
         origin=site.origin,
-        target=site.target if path_at < 0 else url[path_at:].partition("#")[0],
+        target=_target(url[end:]),
         headers=headers,
         body=body,
         max_bytes=max_bytes,
@@ -96,11 +98,10 @@ def prepare(request: HttpRequest, max_bytes: int) -> Wire | HttpFailure:
 
 @attrs.frozen
 class _Site:
-    """A URL up to its path, taken apart; `target` is for a URL that has no path."""
+    """A URL up to its path, taken apart."""
 
     origin: tuple[str, str, int]
     netloc: str
-    target: str
 
 
 # A worker asks one site thousands of times a second, with the same headers.
@@ -111,7 +112,13 @@ def _site(start: str) -> _Site | None:
     if scheme not in {"http", "https"} or not host or "@" in parts.netloc:
         return None
     origin = (scheme, host, port or (443 if scheme == "https" else 80))
-    return _Site(origin, parts.netloc, "/" + (f"?{parts.query}" if parts.query else ""))
+    return _Site(origin, parts.netloc)
+
+
+def _target(rest: str) -> str:
+    """Give the request's target: path and query, without the fragment."""
+    target = rest.partition("#")[0]
+    return target if target.startswith("/") else f"/{target}"
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import attrs
@@ -20,6 +21,7 @@ from videopoll.cli.options import (
 )
 from videopoll.cli.output import Cell, complain, duration, guarded, print_json, print_rows
 from videopoll.cli.places import Listed, Place, list_jobs
+from videopoll.errors import QueueRefusedError
 from videopoll.schema import Keys
 
 __all__ = ["COLUMNS", "clock_ms", "job_row", "jobs"]
@@ -73,14 +75,7 @@ def jobs(
     Settled jobs are looked for among all keys of the server, in small steps. Those
     that ended last come first.
     """  # noqa: D301 - a backspace keeps line ends in the help
-    keys = Keys(prefix)
-    places = LIVING
-    if state:
-        places = tuple(dict.fromkeys(state))
-    elif worker is not None:
-        places = (Place.IN_FLIGHT,)
-    elif conversation is not None:
-        places = (*LIVING, Place.DEAD, Place.SETTLED)
+    keys, places = Keys(prefix), _places(state, worker, conversation)
     with open_client(redis_url) as client:
         now_ms = clock_ms(client)
 
@@ -92,7 +87,7 @@ def jobs(
             return older_than is None or (one.start_ms is not None and now_ms - one.start_ms > older_than * 1000)
 
         filtered = not (worker is None and conversation is None and older_than is None)
-        found, more = list_jobs(client, keys, places, limit=limit, keep=keep if filtered else None)
+        found, more = _listed(client, keys, places, limit, keep if filtered else None, must=bool(state))
     if as_json:
         print_json([attrs.asdict(one) for one in found])
     elif found or not sys.stdout.isatty():
@@ -101,6 +96,34 @@ def jobs(
         typer.echo("There are no such jobs.")
     if more:
         complain("there are more: raise --limit")
+
+
+def _places(state: list[Place] | None, worker: str | None, conversation: str | None) -> tuple[Place, ...]:
+    """Give where to look: what was asked for, or what the filters make sense for."""
+    if state:
+        return tuple(dict.fromkeys(state))
+    if worker is not None:
+        return (Place.IN_FLIGHT,)
+    return LIVING if conversation is None else (*LIVING, Place.DEAD, Place.SETTLED)
+
+
+def _listed(
+    client: redis.Redis,
+    keys: Keys,
+    places: tuple[Place, ...],
+    limit: int,
+    keep: Callable[[Listed], bool] | None,
+    *,
+    must: bool,
+) -> tuple[list[Listed], bool]:
+    """List jobs; those that have ended need SCAN, and are left out without it unless they `must` be shown."""
+    try:
+        return list_jobs(client, keys, places, limit=limit, keep=keep)
+    except QueueRefusedError:
+        if must or Place.SETTLED not in places:
+            raise
+    complain("this Redis user may not SCAN: jobs that have ended are left out")
+    return list_jobs(client, keys, tuple(one for one in places if one is not Place.SETTLED), limit=limit, keep=keep)
 
 
 def clock_ms(client: redis.Redis) -> int:

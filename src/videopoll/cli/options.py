@@ -155,9 +155,9 @@ def open_client(redis_url: str) -> Iterator[redis.Redis]:
             socket_connect_timeout=REDIS_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError as error:
+    except ValueError:
         msg = "the Redis URL cannot be read; it looks like redis://127.0.0.1:6379/0, rediss://… or unix://…"
-        raise ConfigurationError(msg) from error
+        raise ConfigurationError(msg) from None
     try:
         yield client
     finally:

@@ -74,7 +74,7 @@ while (poll_room > 0 or send_room > 0) and looked_at < MOST_EXPIRED do
   looked_at = looked_at + #expired
   if #expired < PAGE then break end
 end
-local held, from_list, listed = {}, 0, {}
+local from_list = 0
 if sends > 0 then
   local ready = redis.call('ZRANGEBYSCORE', deliveries, '-inf', now, 'WITHSCORES', 'LIMIT', 0, sends)
   for n = 1, #ready, 2 do candidate(ready[n], 'deliveries', tonumber(ready[n + 1])) end
@@ -85,7 +85,6 @@ if polls > 0 then
   local waiting = redis.call('LRANGE', queue, -polls, -1)
   from_list = #waiting
   for n = from_list, 1, -1 do
-    listed[#listed + 1] = waiting[n]
     candidate(waiting[n], 'list', now)
   end
 end
