@@ -64,11 +64,19 @@ def test_a_user_gets_one_message_whatever_instant_the_worker_dies_at(world, poin
     assert bool(took_over) == (point != "after_settle")
 
 
-@pytest.mark.parametrize(("choice", "messages"), [(OnUnknown.AT_LEAST_ONCE, 2), (OnUnknown.AT_MOST_ONCE, 1)])
-def test_where_the_channel_cannot_be_asked_the_host_chooses(world, choice, messages):
-    """After a crash between a send and its settlement, WhatsApp Factory cannot tell: twice, or a dead letter."""
+@pytest.mark.parametrize(
+    ("point", "choice", "messages"),
+    [
+        ("before_send", OnUnknown.AT_LEAST_ONCE, 1),
+        ("before_send", OnUnknown.AT_MOST_ONCE, 0),
+        ("after_send", OnUnknown.AT_LEAST_ONCE, 2),
+        ("after_send", OnUnknown.AT_MOST_ONCE, 1),
+    ],
+)
+def test_where_the_channel_cannot_be_asked_the_host_chooses(world, point, choice, messages):
+    """After a crash between the note of a send and its settlement, WhatsApp Factory cannot tell: again, or a dead letter."""
     to = enqueue(world, "whatsapp_factory")
-    dying = process(world, crash_at="after_send")
+    dying = process(world, crash_at=point)
     assert dying.wait(20) == -signal.SIGKILL
 
     with (
