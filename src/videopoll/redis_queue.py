@@ -98,6 +98,20 @@ class _Base:
         # pass for its former self.
         return f"{worker_id}:{secrets.token_hex(8)}"
 
+    def _adoption(
+        self, job_ids: list[str], clock: tuple[int, int], idle_s: float, initial_delay_s: float
+    ) -> ScriptCall[list[bool]]:
+        """Give the call that takes up what stood in no list at `clock`, seconds and microseconds of Redis."""
+        seconds, micros = clock
+        return _calls.adopt(
+            self._keys,
+            job_ids,
+            idle_s=idle_s,
+            initial_delay_s=initial_delay_s,
+            looked_at_ms=seconds * 1000 + micros // 1000,
+            ttls=self._ttls,
+        )
+
     @staticmethod
     def _checked(jobs: Iterable[NewJob]) -> list[tuple[str, str, Mapping[str, JsonValue]]]:
         return [
@@ -467,21 +481,13 @@ class RedisVideoJobQueue(_Base):
         try:
             if exclusive and not self._client.set(self._keys.sweeper, "vp", nx=True, ex=SWEEP_S):
                 return 0
-            seconds, micros = self._client.time()
+            clock = self._client.time()
             listed = {one for end in _calls.LIST_ENDS for one in self._client.lrange(self._keys.queue, *end)}
             while True:
                 cursor, found = self._client.scan(cursor, match=f"{start}*", count=SCAN_STEP, _type="string")
                 loose = _loose(found, start, listed)
                 if loose:
-                    call = _calls.adopt(
-                        self._keys,
-                        loose,
-                        idle_s=idle_s,
-                        initial_delay_s=initial_delay_s,
-                        looked_at_ms=seconds * 1000 + micros // 1000,
-                        ttls=self._ttls,
-                    )
-                    adopted += sum(run(self._client, call))
+                    adopted += sum(run(self._client, self._adoption(loose, clock, idle_s, initial_delay_s)))
                 if cursor == 0:
                     return adopted
         except (redis_errors.RedisError, OSError) as error:
@@ -728,21 +734,13 @@ class AsyncRedisVideoJobQueue(_Base):
         try:
             if exclusive and not await self._client.set(self._keys.sweeper, "vp", nx=True, ex=SWEEP_S):
                 return 0
-            seconds, micros = await self._client.time()
+            clock = await self._client.time()
             listed = {one for end in _calls.LIST_ENDS for one in await self._client.lrange(self._keys.queue, *end)}
             while True:
                 cursor, found = await self._client.scan(cursor, match=f"{start}*", count=SCAN_STEP, _type="string")
                 loose = _loose(found, start, listed)
                 if loose:
-                    call = _calls.adopt(
-                        self._keys,
-                        loose,
-                        idle_s=idle_s,
-                        initial_delay_s=initial_delay_s,
-                        looked_at_ms=seconds * 1000 + micros // 1000,
-                        ttls=self._ttls,
-                    )
-                    adopted += sum(await arun(self._client, call))
+                    adopted += sum(await arun(self._client, self._adoption(loose, clock, idle_s, initial_delay_s)))
                 if cursor == 0:
                     return adopted
         except (redis_errors.RedisError, OSError) as error:
