@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from kit import World, open_world
 from videopoll.embedded import EmbeddedRedis
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 # Keys that stay while their prefix is in use; all others need a time to live.
 PERMANENT = frozenset(record.pattern.removeprefix("{prefix}:") for record in KEYS if record.ttl is None)
+
+# How fast examples are made says how busy the machine is, and nothing about the code.
+settings.register_profile("patient", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("patient")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell has its background jobs ignore Ctrl-C, and the commands that tests start would inherit that.
