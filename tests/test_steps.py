@@ -14,6 +14,7 @@ from videopoll import (
     VideoWorking,
     events,
 )
+from videopoll._clock import Clock, RedisClock
 from videopoll._steps import Commit, JobStep, PollApi, SendMessage, Workshop
 from videopoll.jobs import Form
 from videopoll.messages import NotSent, Refused
@@ -34,12 +35,22 @@ START_MS = 1_757_157_518_747
 VIDEO = VideoReady("https://files.example/1.mp4")
 
 
+class HandClock(Clock):
+    """Stands still until it is moved."""
+
+    now_s = 1000.0
+
+    def monotonic_s(self):
+        return self.now_s
+
+
 class Stage:
     """A shop with a clock of its own, and what it was told."""
 
     def __init__(self, *, places=1):
         self.told = []
         self.places = places
+        self.clock = HandClock()
         self.shop = Workshop(
             worker_id="w",
             strategy=PollingStrategy(),
@@ -49,6 +60,7 @@ class Stage:
             emit=self.told.append,
             throttled=lambda _: None,
             start_sending=self.start_sending,
+            clock=RedisClock(self.clock),
         )
         self.shop.clock.set(START_MS + 15_000)
         job = VideoJob("job_1", "c", START_MS)
@@ -130,10 +142,10 @@ def test_an_outcome_that_could_not_be_stored_is_not_sent(stage, verdict):
     assert stage.next(verdict) is None
 
 
-def test_a_send_is_confirmed_again_if_the_worker_stood_still_after_its_note(stage, monkeypatch):
+def test_a_send_is_confirmed_again_if_the_worker_stood_still_after_its_note(stage):
     """It was frozen between the note and the send: by now the lease may be somebody else's."""
     stage.next(VIDEO)
-    monkeypatch.setattr("videopoll._steps.time.monotonic", lambda now=10**9: now)
+    stage.clock.now_s += 1000
 
     assert isinstance(stage.next(Verdict.APPLIED), Commit)
     assert isinstance(stage.written, BeginSend)

@@ -11,12 +11,12 @@ import os
 import random
 import secrets
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import attrs
 
 from videopoll import events
+from videopoll._clock import Clock, RedisClock
 from videopoll._log import LogHook
 from videopoll._pace import Pace
 from videopoll._steps import JobStep, Workshop
@@ -117,6 +117,8 @@ class Engine(abc.ABC):
         grace_s: float,
         foreign_workers: bool,
         recover: bool,
+        clock: Clock | None,
+        rng: random.Random | None,
     ) -> None:
         self.strategy = strategy or PollingStrategy()
         self.lease = lease or LeasePolicy()
@@ -141,6 +143,9 @@ class Engine(abc.ABC):
         self.foreign_workers = foreign_workers
         self.recover = recover
         self.worker_id = f"video_worker_{os.getpid()}_{secrets.token_hex(3)}"
+        self.clock = clock or Clock()
+        # The system's generator has no state that two processes could share after a fork.
+        self.rng = rng or random.SystemRandom()
         self._emitter = events.Emitter((LogHook(), *hooks))
         self.shop = Workshop(
             worker_id=self.worker_id,
@@ -151,6 +156,8 @@ class Engine(abc.ABC):
             emit=self.emit,
             throttled=self._throttled,
             start_sending=self._start_sending,
+            clock=RedisClock(self.clock),
+            draw=self.rng.random,
             foreign_workers=foreign_workers,
         )
         self._places = threading.Lock()
@@ -165,7 +172,7 @@ class Engine(abc.ABC):
         self._lost: dict[str, int] = {}
         self._lost_since_s: float | None = None
         self._key_refused = False
-        self._beat_s = time.monotonic()
+        self._beat_s = self.clock.monotonic_s()
 
     # --- events and health ---
 
@@ -190,15 +197,15 @@ class Engine(abc.ABC):
         # Read once: this is asked in other threads.
         lost_since_s = self._lost_since_s
         if lost_since_s is not None:
-            away_s = time.monotonic() - lost_since_s
+            away_s = self.clock.monotonic_s() - lost_since_s
             problems.append(f"Redis cannot be used for {away_s:.0f} s: check that it runs and can be reached")
         if self._key_refused:
             problems.append(API_KEY_PROBLEM)
-        silent_s = time.monotonic() - self._beat_s
+        silent_s = self.clock.monotonic_s() - self._beat_s
         alive = silent_s <= 3 * LONGEST_IDLE_S + self.lease.duration_s or lost_since_s is not None
         if not alive:
             problems.append(f"the worker's loop has not moved for {silent_s:.0f} s: restart it")
-        now_s = time.monotonic()
+        now_s = self.clock.monotonic_s()
         stuck = sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
         if stuck:
             problems.append(f"{stuck} polls or sends do not come back: the poller or a notifier hangs")
@@ -206,7 +213,7 @@ class Engine(abc.ABC):
 
     def beat(self) -> None:
         """Note that the loop moves."""
-        self._beat_s = time.monotonic()
+        self._beat_s = self.clock.monotonic_s()
 
     def redis_lost(self, error: QueueError, doing: str) -> float:
         """Note that Redis failed at `doing`; give the seconds to wait. Told once, not at every try."""
@@ -214,10 +221,10 @@ class Engine(abc.ABC):
         losses = self._lost.get(doing, 0)
         self._lost[doing] = losses + 1
         if self._lost_since_s is None:
-            self._lost_since_s = time.monotonic()
+            self._lost_since_s = self.clock.monotonic_s()
             self.emit(events.RedisLost(worker_id=self.worker_id, reason=str(error)))
         wait_s = min(TROUBLE_BASE_S * 2.0 ** min(losses, 10), TROUBLE_CAP_S)
-        return wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads workers, hides nothing
+        return wait_s * self.rng.uniform(0.5, 1.0)
 
     def redis_fine(self, doing: str) -> None:
         """Note that Redis did what it was asked; a full one still answers claims while it refuses to write."""
@@ -228,7 +235,7 @@ class Engine(abc.ABC):
         # Taken at once: the settler and the loop may be here together.
         lost_since_s, self._lost_since_s = self._lost_since_s, None
         if lost_since_s is not None:
-            after_s = time.monotonic() - lost_since_s
+            after_s = self.clock.monotonic_s() - lost_since_s
             self.emit(events.RedisRegained(worker_id=self.worker_id, after_s=after_s))
 
     def summary(self, before: dict[type[events.Event], int], claimed: int) -> RunSummary:
@@ -248,11 +255,11 @@ class Engine(abc.ABC):
     # --- places, how much to claim, and when ---
 
     def _throttled(self, wait_s: float) -> None:
-        self._paused_until_s = max(self._paused_until_s, time.monotonic() + wait_s)
+        self._paused_until_s = max(self._paused_until_s, self.clock.monotonic_s() + wait_s)
 
     def pause_left_s(self) -> float:
         """Seconds until polling may go on after a 429; 0 when it may."""
-        return max(0.0, self._paused_until_s - time.monotonic())
+        return max(0.0, self._paused_until_s - self.clock.monotonic_s())
 
     def room(self) -> tuple[int, int]:
         """How many more polls and sends this worker can take."""
@@ -262,7 +269,7 @@ class Engine(abc.ABC):
     def begin_turn(self) -> tuple[int, int]:
         """Begin a turn of the loop: give the polls and sends to claim, (0, 0) when there is no place at all."""
         self.beat()
-        now_s = time.monotonic()
+        now_s = self.clock.monotonic_s()
         self.pace.begin(now_s)
         polls, sends = self._look_for_room()
         if not polls and not sends:
@@ -278,7 +285,7 @@ class Engine(abc.ABC):
 
     def claim_failed(self, error: QueueError) -> None:
         """Note that Redis failed at a claim: the next one waits."""
-        until_s = time.monotonic() + self.redis_lost(error, "claim")
+        until_s = self.clock.monotonic_s() + self.redis_lost(error, "claim")
         self.pace.hold(until_s)
         self.pace.want(until_s, 0.0)
 
@@ -295,11 +302,11 @@ class Engine(abc.ABC):
     def plan_after(self, batch: ClaimBatch) -> None:
         """Have the next claim when something may be due that this one did not take."""
         polls, sends = self._look_for_room()
-        self.wake_at(time.monotonic() + self._sleep_s(batch, polls, sends))
+        self.wake_at(self.clock.monotonic_s() + self._sleep_s(batch, polls, sends))
 
     def worth_listening(self) -> bool:
         """Whether a new id could be polled here, and would wait for long before it is seen."""
-        return self.room()[0] > 0 and self.pace.next_s - time.monotonic() > BELL_WORTH_S
+        return self.room()[0] > 0 and self.pace.next_s - self.clock.monotonic_s() > BELL_WORTH_S
 
     @property
     def _apart_s(self) -> float:
@@ -311,7 +318,7 @@ class Engine(abc.ABC):
 
     def at_of(self, due_ms: int) -> float:
         """Give the monotonic time at which something is due on Redis's clock."""
-        return time.monotonic() + (due_ms - self.shop.clock.now_ms() + 1) / 1000
+        return self.clock.monotonic_s() + (due_ms - self.shop.clock.now_ms() + 1) / 1000
 
     def let_go(self, step: JobStep) -> None:
         """Forget a job that is out of hand; a claim that was held up by a lack of places is wanted now."""
@@ -338,7 +345,7 @@ class Engine(abc.ABC):
     def place_freed(self) -> None:
         """Let the loop know that there is room again, if it waits for that."""
         if self._full:
-            self.wake_at(time.monotonic())
+            self.wake_at(self.clock.monotonic_s())
 
     @abc.abstractmethod
     def wake_at(self, at_s: float) -> None:
@@ -370,7 +377,7 @@ class Engine(abc.ABC):
 
     def to_renew(self) -> list[JobStep]:
         """Give the steps whose leases are to be renewed: not those that are stuck."""
-        now_s = time.monotonic()
+        now_s = self.clock.monotonic_s()
         fresh_s = self.lease.renew_every_s / 4
         return [
             step

@@ -59,20 +59,20 @@ class _Pending(Generic[F]):
 
     def be_patient_for(self, seconds: float) -> None:
         """Give up when Redis is away for so long: the leases will bring the jobs back."""
-        self._patience_s, self._patience_from_s = seconds, time.monotonic()
+        self._patience_s, self._patience_from_s = seconds, self._engine.clock.monotonic_s()
 
     def _add(self, transition: Transition, future: F | None) -> bool:
         """Take something in; say whether it is to be written sooner than planned."""
         self._pending.append((transition, future))
-        return self._pace.want(time.monotonic(), WRITES_APART_S if future is None else AWAITED_APART_S)
+        return self._pace.want(self._engine.clock.monotonic_s(), WRITES_APART_S if future is None else AWAITED_APART_S)
 
     def _left_s(self) -> float:
         """Seconds until the next write, 0 when it is due."""
-        return max(0.0, self._pace.next_s - time.monotonic())
+        return max(0.0, self._pace.next_s - self._engine.clock.monotonic_s())
 
     def _take(self) -> list[tuple[Transition, F | None]]:
         """Give what is to be written now."""
-        now_s = time.monotonic()
+        now_s = self._engine.clock.monotonic_s()
         self._pace.begin(now_s)
         batch, self._pending = self._pending[:LARGEST_COMMIT], self._pending[LARGEST_COMMIT:]
         if self._pending:
@@ -81,7 +81,7 @@ class _Pending(Generic[F]):
 
     def _failed(self, error: QueueUnavailableError) -> float | None:
         """Note that Redis is away: give the seconds to wait, None when the patience is over."""
-        now_s = time.monotonic()
+        now_s = self._engine.clock.monotonic_s()
         self._failing_since_s = self._failing_since_s or now_s
         left_s = max(self._failing_since_s, self._patience_from_s) + self._patience_s - now_s
         if left_s <= 0:

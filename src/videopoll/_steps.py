@@ -9,13 +9,13 @@ own way. The judgements in between are those of `videopoll._decide`.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import attrs
 
 from videopoll import events
+from videopoll._clock import RedisClock
 from videopoll._decide import (
     Ask,
     DeliveryStep,
@@ -109,21 +109,6 @@ Answer: TypeAlias = "Observation | Verdict | Receipt | Sighting | None"
 Steps: TypeAlias = Generator[Effect, Answer, None]
 
 
-class RedisClock:
-    """Redis's clock, carried on by this process's monotonic one between two claims."""
-
-    def __init__(self) -> None:
-        self._offset_ms = time.time() * 1000 - time.monotonic() * 1000
-
-    def set(self, now_ms: int) -> None:
-        """Take over the time that Redis has just told."""
-        self._offset_ms = now_ms - time.monotonic() * 1000
-
-    def now_ms(self) -> int:
-        """Give Redis's time, in Unix milliseconds."""
-        return int(time.monotonic() * 1000 + self._offset_ms)
-
-
 def _no_probe(_point: str, _job_id: str) -> None:
     """Do nothing; tests put something else in its place."""
 
@@ -179,7 +164,7 @@ class JobStep:
         self._confirmed_s = 0.0
         self.finished = False
         self.gone = False
-        self.started_s = time.monotonic()
+        self.started_s = shop.clock.monotonic_s()
 
     @property
     def polling(self) -> bool:
@@ -351,7 +336,7 @@ class JobStep:
 
     def _note(self, writing: Conclude | BeginSend) -> Generator[Effect, Answer, Answer]:
         """Write an entry and confirm the lease in one step; remember both."""
-        asked_s = time.monotonic()
+        asked_s = self._monotonic_s()
         verdict = yield Commit(writing)
         if verdict is Verdict.APPLIED:
             self._noted, self._confirmed_s = writing.entry, asked_s
@@ -367,13 +352,13 @@ class JobStep:
             if isinstance(step, Send):
                 if not (yield from self._begin_send(step.entry)) or self._let_go:
                     return
-                started_s = time.monotonic()
+                started_s = self._monotonic_s()
                 receipt = cast("Receipt", (yield SendMessage(self._message(step.entry))))
                 self._probe("after_send")
                 self._tell_sent(step.entry, receipt, started_s)
                 step = after_send(step.entry, receipt, self._now(), self._shop.delivery, self._shop.draw())
             elif isinstance(step, Find):
-                started_s = time.monotonic()
+                started_s = self._monotonic_s()
                 entry, sighting = step.entry, (yield FindMessage(self._message(step.entry)))
                 if not isinstance(sighting, Sighting):
                     entry = entry.noting(f"the notifier's find gave {type(sighting).__name__}, which is no Sighting")
@@ -407,7 +392,7 @@ class JobStep:
                     self._tell_lost(verdict)
                     return False
             self._probe("before_send")
-            if time.monotonic() - self._confirmed_s < shop.lease.duration_s / 2:
+            if self._monotonic_s() - self._confirmed_s < shop.lease.duration_s / 2:
                 return True
             self._noted = None
 
@@ -484,7 +469,7 @@ class JobStep:
                 form=(isinstance(result, Delivered) and result.form) or entry.form,
                 attempt=entry.tries,
                 result=word,
-                took_s=time.monotonic() - started_s,
+                took_s=self._monotonic_s() - started_s,
                 reason=reason or None,
                 channel=None if isinstance(result, Sighting) else result.channel,
             )
@@ -519,6 +504,9 @@ class JobStep:
 
     def _now(self) -> int:
         return self._shop.clock.now_ms()
+
+    def _monotonic_s(self) -> float:
+        return self._shop.clock.monotonic_s()
 
     def _probe(self, point: str) -> None:
         self._shop.probe(point, self.claim.job_id)

@@ -15,8 +15,6 @@ import functools
 import inspect
 import logging
 import os
-import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -35,9 +33,11 @@ from videopoll.runner import STOP_SIGNALS
 from videopoll.work import Verdict
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterable, Iterator
     from typing import Self
 
+    from videopoll._clock import Clock
     from videopoll.events import Hook
     from videopoll.jobs import VideoJob
     from videopoll.messages import Message
@@ -84,6 +84,9 @@ class AsyncRunner(Engine):
             jobs that one of them lost are looked for, now and then, with ``SCAN``.
         recover: Whether to look once at the start, with ``SCAN``, for jobs that
             have a record and are nowhere else.
+        clock: What time it is; tests hand in one of their own. The waits themselves
+            are those of the event loop, or of the threads.
+        rng: Where the jitter is drawn from; the system's generator if there is none.
 
     Raises:
         ConfigurationError: Values that cannot work, alone or together.
@@ -106,6 +109,8 @@ class AsyncRunner(Engine):
         grace_s: float = 10.0,
         foreign_workers: bool = False,
         recover: bool = True,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         if not is_async(queue, "claim"):
             msg = (
@@ -124,6 +129,8 @@ class AsyncRunner(Engine):
             grace_s=grace_s,
             foreign_workers=foreign_workers,
             recover=recover,
+            clock=clock,
+            rng=rng,
         )
         self._queue = queue
         self._poller = poller
@@ -240,7 +247,7 @@ class AsyncRunner(Engine):
                 if self.worth_listening():
                     self._listening.set()
         loop = asyncio.get_running_loop()
-        while not self.stopping and (left_s := self.pace.next_s - time.monotonic()) > 0:
+        while not self.stopping and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
             self._changed.clear()
             timer = loop.call_later(left_s, self._changed.set)
             await self._changed.wait()
@@ -378,16 +385,16 @@ class AsyncRunner(Engine):
             try:
                 rang = await self._queue.wait_for_work(_engine.LONGEST_IDLE_S)
             except QueueError:
-                await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 - spreads workers
+                await asyncio.sleep(self.rng.uniform(0.5, 1.0))
                 continue
             if not rang:
                 await asyncio.sleep(WAKE_JITTER_S)
                 continue
-            await asyncio.sleep(random.uniform(0, WAKE_JITTER_S))  # noqa: S311 - spreads workers
+            await asyncio.sleep(self.rng.uniform(0, WAKE_JITTER_S))
             with contextlib.suppress(QueueError):
                 if await self._queue.wait_for_work(STILL_THERE_S):
                     self._listening.clear()
-                    self.wake_at(time.monotonic())
+                    self.wake_at(self.clock.monotonic_s())
 
     async def _sweep(self) -> None:
         """Look for jobs that nobody has: at the start, and now and then beside foreign workers."""
@@ -408,7 +415,7 @@ class AsyncRunner(Engine):
                 exclusive = True
                 if count:
                     self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
-                    self.wake_at(time.monotonic())
+                    self.wake_at(self.clock.monotonic_s())
                 if not self.foreign_workers:
                     return
             await asyncio.sleep(wait_s)

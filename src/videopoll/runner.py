@@ -13,10 +13,8 @@ import functools
 import logging
 import os
 import queue as stdlib_queue
-import random
 import signal
 import threading
-import time
 from typing import TYPE_CHECKING, cast
 
 from videopoll import _engine, events
@@ -30,10 +28,12 @@ from videopoll.messages import Sighting
 from videopoll.work import Verdict
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
     from typing import Self
 
+    from videopoll._clock import Clock
     from videopoll.events import Hook
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.protocols import Notifier, VideoJobQueue, VideoPoller
@@ -77,6 +77,9 @@ class Runner(Engine):
             jobs that one of them lost are looked for, now and then, with ``SCAN``.
         recover: Whether to look once at the start, with ``SCAN``, for jobs that
             have a record and are nowhere else.
+        clock: What time it is; tests hand in one of their own. The waits themselves
+            are those of the event loop, or of the threads.
+        rng: Where the jitter is drawn from; the system's generator if there is none.
 
     Raises:
         ConfigurationError: Values that cannot work, alone or together.
@@ -99,6 +102,8 @@ class Runner(Engine):
         grace_s: float = 10.0,
         foreign_workers: bool = False,
         recover: bool = True,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         refuse_async(queue, "claim", "queue")
         refuse_async(poller, "poll", "poller")
@@ -115,6 +120,8 @@ class Runner(Engine):
             grace_s=grace_s,
             foreign_workers=foreign_workers,
             recover=recover,
+            clock=clock,
+            rng=rng,
         )
         self._queue = queue
         self._poller = poller
@@ -243,7 +250,7 @@ class Runner(Engine):
                 if self.worth_listening():
                     self._listening.set()
         with self._changed:
-            while not self.stopping and (left_s := self.pace.next_s - time.monotonic()) > 0:
+            while not self.stopping and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
                 self._changed.wait(left_s)
 
     def _claim(self, polls: int, sends: int) -> ClaimBatch:
@@ -349,9 +356,9 @@ class Runner(Engine):
 
     def _finish_work(self, grace_s: float) -> int:
         """Wait for what is in hand, give back what is not done in time; tell how many that were."""
-        until_s = time.monotonic() + grace_s
+        until_s = self.clock.monotonic_s() + grace_s
         with self._changed:
-            while self.steps and (left_s := until_s - time.monotonic()) > 0:
+            while self.steps and (left_s := until_s - self.clock.monotonic_s()) > 0:
                 self._changed.wait(min(left_s, _engine.LONGEST_IDLE_S))
         left = [(step, step.relinquish(SEND_GOES_ON_S)) for step in list(self.steps.values())]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
@@ -376,17 +383,17 @@ class Runner(Engine):
             try:
                 rang = self._queue.wait_for_work(_engine.LONGEST_IDLE_S)
             except QueueError:
-                self._stopped.wait(random.uniform(0.5, 1.0))  # noqa: S311 - spreads workers
+                self._stopped.wait(self.rng.uniform(0.5, 1.0))
                 continue
             if not rang:
                 # Another runner's stop may have woken everybody who blocks on this queue.
                 self._stopped.wait(WAKE_JITTER_S)
                 continue
-            self._stopped.wait(random.uniform(0, WAKE_JITTER_S))  # noqa: S311 - spreads workers
+            self._stopped.wait(self.rng.uniform(0, WAKE_JITTER_S))
             with contextlib.suppress(QueueError):
                 if not self.stopping and self._queue.wait_for_work(STILL_THERE_S):
                     self._listening.clear()
-                    self.wake_at(time.monotonic())
+                    self.wake_at(self.clock.monotonic_s())
 
     def _sweep(self) -> None:
         """Look for jobs that nobody has: at the start, and now and then beside foreign workers."""
@@ -407,7 +414,7 @@ class Runner(Engine):
                 exclusive = True
                 if count:
                     self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
-                    self.wake_at(time.monotonic())
+                    self.wake_at(self.clock.monotonic_s())
                 if not self.foreign_workers:
                     return
             self._stopped.wait(wait_s)
