@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from videopoll._http import FailureKind, HttpFailure
@@ -298,7 +298,8 @@ def test_a_base_url_that_cannot_work_is_refused_without_quoting_it(url):
         {"to": ""},
         {"to": "1234"},
         {"to": "1" * 21},
-        {"to": f"{PHONE}@lid"},
+        {"to": f"{PHONE}:12@s.whatsapp.net"},
+        {"to": "+44 (0)7911 123456"},
         {"to": "120363@g.us,5491122334455"},
         {"instance_id": "../../admin"},
         {"instance_id": "instance1/x?y"},
@@ -1086,12 +1087,126 @@ def test_foreign_texts_are_made_fit_for_logs(text, expected):
     assert redact(text) == expected
 
 
-separators = st.text("+-() ./\t", max_size=3)
+# --- addresses ------------------------------------------------------------------------------------
 
 
-@given(st.text("0123456789", min_size=5, max_size=20), st.lists(separators, min_size=20, max_size=20), st.booleans())
+@pytest.mark.parametrize(
+    ("written", "address"),
+    [
+        (PHONE, PHONE),
+        ("+44 7911 123456", "447911123456"),
+        ("+1 (415) 555-0123", "14155550123"),
+        ("(+54) 9 11 2233.4455", PHONE),
+        ("+33.6.12.34.56.78", "33612345678"),
+        ("+225 07 12 34 56 78", "2250712345678"),
+        ("+39 06 698 1234", "39066981234"),
+        (f" {PHONE} ", PHONE),
+        (f"{PHONE}@c.us", PHONE),
+        ("+54 9 11 2233-4455@s.whatsapp.net", PHONE),
+        ("120363025246125486@g.us", "120363025246125486@g.us"),
+        ("5491122334455-1423455555@g.us", "5491122334455-1423455555@g.us"),
+        ("٥٤٩١١٢٢٣٣", "549112233"),
+        ("1" * 15, "1" * 15),
+    ],
+)
+def test_an_address_that_says_whom_it_names_is_taken(written, address):
+    assert whatsapp_address(written) == address
+
+
+STRANGERS = {
+    "a device of a user": "5491155550001:12@s.whatsapp.net",
+    "a device, bare": "5491155550001:1",
+    "a trunk zero": "+44 (0)7911 123456",
+    "a trunk zero with spaces": "+44 ( 0 ) 7911 123456",
+    "a trunk zero before an area": "+49 (0171) 1234567",
+    "a trunk zero by itself": "+44 0 7911 123456",
+    "dialled from Europe": "0049171123456",
+    "dialled from Europe, spaced": "00 49 171 123456",
+    "dialled from within": "011 15-5555-0000",
+    "a zero in front": "+0 49 171 123456",
+    "a user id of Meta": "US.13491208655302741918",
+    "a user id of Meta, short": "US.1349120865530",
+    "two numbers": f"{PHONE} 5491155550001",
+    "two numbers, a slash": f"{PHONE}/5491155550001",
+    "two numbers, a semicolon": "5491155;5491156",
+    "two numbers on two lines": "5491155\n5491156",
+    "two numbers in two columns": "5491155\t5491156",
+    "two numbers in two words": "5491155 and 5491156",
+    "an extension": "+1 415 555 0123 x123",
+    "an extension of RFC 3966": "tel:+14155550123;ext=123",
+    "a link": "tel:+14155550123",
+    "a link of WhatsApp": "https://wa.me/14155550123",
+    "an address of Twilio": "whatsapp:+14155550123",
+    "a pause": "14155550123p12",
+    "a pause of digits": "14155550123*12#",
+    "a fraction of a spreadsheet": f"{PHONE}.0",
+    "a power of a spreadsheet": "5.49112233E+12",
+    "a chat id of another messenger": "-1001234567890",
+    "a hidden id": "227650123456789@lid",
+    "a broadcast": "5491155550001@broadcast",
+    "a newsletter": "120363025246125486@newsletter",
+    "a group that is none": "5491155550001@g.us.example",
+    "a group without its ending": "120363025246125486",
+    "two chats": f"{PHONE}@c.us{PHONE}@c.us",
+    "a mail address": "5491155550001@example.org",
+    "an emoji": "54911\u0035\ufe0f\u20e355550001",
+    "a superscript": "5491155550001²",
+    "a circled digit": "549115555000①",
+    "a zero-width space": "5491155550001\u200b2",
+    "a direction mark": "\u202a5491155550001\u202c",
+    "a newline behind": f"{PHONE}\n",
+    "a letter that looks like a digit": "549115555OOO1",
+    "a name": "Ana 5491155550001",
+    "too few": "1234",
+    "too many": "1" * 16,
+    "nothing": "",
+    "no digits": "+ ( ) - .",
+    "null": "None",
+    "hexadecimal": "0x13be8d2c3a1",
+    "a comma": f"{PHONE},5491199999999",
+    "a comma of decimals": "5491122334455,00",
+}
+
+
+@pytest.mark.parametrize("written", STRANGERS.values(), ids=STRANGERS)
+def test_an_address_that_would_have_to_be_guessed_at_reaches_nobody(side, server, written):
+    with pytest.raises(RefusedError, match="the recipient's address") as caught:
+        whatsapp_address(written)
+    assert not caught.value.try_text
+    receipt = side.notify(
+        WhatsAppFactoryNotifier(base_url=server.url), message(recipient=attrs.evolve(RECIPIENT, to=written))
+    )
+    assert receipt == Refused(caught.value.reason, try_text=False)  # the sentence comes through whole
+    assert not server.seen
+
+
+def test_a_hidden_id_goes_to_the_messenger_that_may_know_it(side, server, ultramsg):
+    hidden = "227650123456789@lid"
+    assert side.notify(ultramsg, message(recipient=attrs.evolve(RECIPIENT, to=hidden))) == Delivered("5225")
+    assert server.seen[0].json["to"] == hidden
+    assert isinstance(
+        side.notify(ultramsg, message(recipient=attrs.evolve(RECIPIENT, to="227650123456789:3@lid"))), Refused
+    )
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("to", [None, 5491122334455.0, True, b"5491122334455"])
+def test_a_value_that_would_change_its_digits_on_becoming_a_text_is_no_address(to):
+    with pytest.raises(ConfigurationError, match=r"Recipient\.to"):
+        Recipient(channel="ultramsg", to=to)
+
+
+def test_a_whole_number_is_an_address():
+    assert Recipient(channel="ultramsg", to=5491122334455).to == PHONE
+
+
+separators = st.text("+-() .", max_size=2)
+
+
+@given(st.text("123456789", min_size=5, max_size=15), st.lists(separators, min_size=16, max_size=16), st.booleans())
 def test_a_number_is_reduced_to_its_digits(digits, between, suffixed):
-    written = "".join(gap + digit for gap, digit in zip(between, digits, strict=False))
+    written = "".join(gap + digit for gap, digit in zip(between, digits, strict=False)) + between[-1]
+    assume(not written.strip().startswith("-"))
     assert whatsapp_address(written + "@c.us" * suffixed) == digits
 
 
@@ -1100,18 +1215,25 @@ def test_a_groups_chat_id_goes_as_it_is(name):
     assert whatsapp_address(f"{name}@g.us") == f"{name}@g.us"
 
 
-@given(st.text(max_size=40))
-def test_whatever_is_written_it_reaches_one_number_or_nobody(to):
+near_addresses = st.text(st.sampled_from("0123456789+-() .,:;@xlidcusg\u200b\n\t٥²"), max_size=40)
+
+
+@given(st.text(max_size=40) | near_addresses, st.booleans())
+def test_whatever_is_written_it_reaches_the_one_whom_it_names_or_nobody(to, hidden_ids):
     try:
-        address = whatsapp_address(to)
+        address = whatsapp_address(to, hidden_ids=hidden_ids)
     except RefusedError:
         return
-    assert "," not in to
-    assert address == to or (address.isascii() and address.isdigit() and 5 <= len(address) <= 20)
-
-
-def test_digits_of_other_scripts_are_the_same_number():
-    assert whatsapp_address("٥٤٩١١٢٢٣٣") == "549112233"
+    if address.isdigit():
+        written = to.strip().removesuffix("@c.us").removesuffix("@s.whatsapp.net")
+        assert [int(digit) for digit in address] == [int(character) for character in written if character.isdecimal()]
+        assert all(character.isdecimal() or character in "+-() ." for character in written)
+        assert not address.startswith("0")
+        assert address.isascii()
+        assert 5 <= len(address) <= 15
+    else:
+        assert address == to.strip()
+        assert address.endswith("@g.us") or (hidden_ids and address.endswith("@lid"))
 
 
 def test_redaction_of_a_large_reply_takes_no_time():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from videopoll._numbers import is_number
+from videopoll.errors import ConfigurationError
 from videopoll.jobs import Form, JsonValue, Outcome, VideoJob
 from videopoll.words import SPANISH_AND_ENGLISH, Words
 
@@ -25,6 +26,14 @@ __all__ = ["Delivered", "Message", "NotSent", "Receipt", "Recipient", "Refused",
 
 
 def _text(value: str) -> str:
+    return str(value)
+
+
+def _address(value: str) -> str:
+    if value is None or isinstance(value, bool | float | bytes | bytearray):
+        # As a text it would have other characters than whom it names: "None", "5491155550001.0".
+        msg = f"Recipient.to must be a text or a whole number, got {type(value).__name__}"
+        raise ConfigurationError(msg)
     return str(value)
 
 
@@ -50,10 +59,13 @@ class Recipient:
         token: The channel's credential.
         language: The user's language, e.g. ``"en"``; None for the default of the words.
         reply_to: The id of the message that this one answers.
+
+    Raises:
+        ConfigurationError: `to` is no text, and no whole number.
     """
 
     channel: str
-    to: str = attrs.field(converter=_text, repr=False)
+    to: str = attrs.field(converter=_address, repr=False)
     instance_id: str | None = attrs.field(default=None, converter=_text_or_none)
     token: str | None = attrs.field(default=None, converter=_text_or_none, repr=False)
     language: str | None = None

@@ -10,7 +10,6 @@ from videopoll.notifiers.base import (
     receipt_for_status,
     recipient_of,
     redact,
-    whatsapp_address,
 )
 from videopoll.notifiers.callback import CallbackNotifier
 from videopoll.notifiers.routing import RoutingNotifier
@@ -18,6 +17,7 @@ from videopoll.notifiers.silent import SilentNotifier
 from videopoll.notifiers.ultramsg import UltraMsgNotifier
 from videopoll.notifiers.video_check import VideoCheck
 from videopoll.notifiers.webhook import WebhookNotifier
+from videopoll.notifiers.whatsapp import whatsapp_address
 from videopoll.notifiers.whatsapp_factory import WhatsAppFactoryNotifier
 
 __all__ = [

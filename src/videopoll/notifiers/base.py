@@ -20,7 +20,6 @@ import abc
 import inspect
 import re
 import time
-import unicodedata
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 from urllib.parse import quote, urlsplit
@@ -49,7 +48,6 @@ __all__ = [
     "receipt_for_status",
     "recipient_of",
     "redact",
-    "whatsapp_address",
 ]
 
 T = TypeVar("T")
@@ -90,30 +88,6 @@ def _one_line(text: str) -> str:
     return line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 1] + "…"
 
 
-def whatsapp_address(to: str) -> str:
-    """Give a phone number as digits only, or a group's chat id as it is.
-
-    Raises:
-        RefusedError: It is neither, or it would reach more than one person.
-    """
-    if "," in to:
-        # UltraMsg would send to every number in the list.
-        problem = "has a comma: one message goes to one person or one group"
-    elif _GROUP.fullmatch(to):
-        return to
-    else:
-        number = re.sub(r"@(?:c\.us|s\.whatsapp\.net)\s*$", "", to.strip())
-        digits = "".join(str(unicodedata.decimal(character)) for character in number if character.isdecimal())
-        if "@" not in number and MIN_DIGITS <= len(digits) <= MAX_DIGITS:
-            return digits
-        problem = f"is neither an international number of {MIN_DIGITS} to {MAX_DIGITS} digits nor a group's chat id"
-    msg = f"the recipient's address {problem}"
-    raise RefusedError(msg, try_text=False)
-
-
-MIN_DIGITS = 5
-MAX_DIGITS = 20
-_GROUP = re.compile(r"[A-Za-z0-9._-]{1,100}@g\.us")
 _INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 

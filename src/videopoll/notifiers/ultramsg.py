@@ -31,8 +31,8 @@ from videopoll.notifiers.base import (
     message_id_in,
     receipt_for_status,
     recipient_of,
-    whatsapp_address,
 )
+from videopoll.notifiers.whatsapp import whatsapp_address
 from videopoll.words import cut
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class UltraMsgNotifier(HttpNotifier):
         recipient, account = recipient_of(message), self._account(message)
         fields: dict[str, JsonValue] = {
             "token": account.token,
-            "to": whatsapp_address(recipient.to),
+            "to": whatsapp_address(recipient.to, hidden_ids=True),
             "priority": self._priority,
             "referenceId": message.reference,
         }

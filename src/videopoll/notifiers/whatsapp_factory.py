@@ -17,8 +17,8 @@ from videopoll.notifiers.base import (
     message_id_in,
     receipt_for_status,
     recipient_of,
-    whatsapp_address,
 )
+from videopoll.notifiers.whatsapp import whatsapp_address
 from videopoll.words import cut
 
 if TYPE_CHECKING:

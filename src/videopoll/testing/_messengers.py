@@ -306,9 +306,9 @@ def _text(body: Mapping[str, JsonValue], name: str) -> str:
 
 
 def _address(to: str) -> str:
-    """Give a group's chat id as it is, and the digits of anything else."""
+    """Return the chat id of a group or of a hidden user as it is, and the digits of anything else."""
     to = to.strip()
-    return to if to.endswith("@g.us") else re.sub(r"\D", "", to.partition("@")[0])
+    return to if to.endswith(("@g.us", "@lid")) else re.sub(r"\D", "", to.partition("@")[0])
 
 
 def _errors(**fields: str) -> Reply:
