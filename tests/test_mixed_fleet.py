@@ -287,6 +287,32 @@ def test_a_job_under_their_lock_is_left_alone_until_that_lock_ends(fleet):
 
 
 @on_one_server
+@pytest.mark.parametrize("point", ["after_lock", "after_poll"])
+def test_a_job_under_the_lock_that_their_end_left_is_found_by_a_worker_that_knows_nothing_of_them(fleet, point):
+    """Without the flag lost jobs are looked for at the start: those under a lock wait for its end, and are not passed over."""
+    with fleet.foreign(lock_s=3).crash_at(point) as foreign:
+        assert foreign.recovered.wait(10)
+        fleet.theirs("job_0")
+        until(lambda: foreign.crashed, "their worker has ended")
+
+    with fleet.world.worker(lease=BRISK) as worker:
+        until(lambda: worker.recorder.of(events.JobsRecovered), "it is found")
+        fleet.all_told()
+
+
+@on_one_server
+def test_a_lock_of_theirs_without_an_end_gets_one(fleet):
+    """A copy of a key that lost its time to live would keep its job from both kinds of workers for ever."""
+    fleet.client.set(fleet.key("lock", "job_0"), "video_worker_7_abcde")
+    fleet.client.set(fleet.key("lock", "job_1"), "video_worker_7_abcde")
+    fleet.ours("job_0")
+    fleet.producer.store("job_1", **fleet.user("job_1"))
+
+    with fleet.world.worker(lease=BRISK, queue_options={"ttls": redis_queue.KeyTtls(lock_s=1)}):
+        fleet.all_told()
+
+
+@on_one_server
 def test_their_worker_drops_an_id_that_we_are_polling(fleet):
     """Our lock is one that they respect: the id that they push at their start comes to nothing."""
     fleet.world.api.job("job_0", ready_after(1.0))
@@ -564,12 +590,11 @@ def test_a_job_counts_as_lost_after_exactly_ninety_seconds_without_a_poll(fleet,
 
 @on_one_server
 def test_a_job_that_somebody_has_is_never_swept(fleet, twin, call):
-    """In the list, on the schedule, under a lock, in the outbox: each is somebody's."""
-    for job_id in ("listed", "locked", "scheduled", "leased", "delivering"):
+    """In the list, on the schedule, in flight, in the outbox: each is somebody's."""
+    for job_id in ("listed", "scheduled", "leased", "delivering"):
         fleet.producer.store(job_id, **fleet.user(job_id))
         fleet.put(fleet.key("attempts", job_id), 100, 3)
     fleet.producer.push("listed")
-    fleet.put(fleet.key("lock", "locked"), 60, "video_worker_7_abcde")
     later = (time.time() + 60) * 1000
     prefix = fleet.world.prefix
     fleet.client.zadd(f"{prefix}:poll:schedule", {"scheduled": later})

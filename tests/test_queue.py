@@ -1124,11 +1124,42 @@ def now_ms(bench: Bench) -> int:
     return seconds * 1000 + micros // 1000
 
 
-def test_a_locked_job_is_left_alone(bench):
-    """Somebody is polling it."""
+def test_a_locked_job_is_taken_up_for_when_that_lock_ends(bench):
+    """Somebody is polling it, or died while it did: a worker that looks only once must not pass it over."""
+    bring(bench, JobState.ORPHANED)
+    bench.db.set(bench.keys.lock("job_1"), "foreign", px=50_000)
+    assert adopt(bench) == 1
+    assert bench.get().due_ms == pytest.approx(bench.now_ms() + 50_000, abs=5000)
+    assert bench.claim() == ()
+
+
+def test_a_lock_of_another_kind_of_worker_without_an_end_gets_one(bench):
+    """It would keep its job from everybody for ever."""
+    bring(bench, JobState.ORPHANED)
+    bench.enqueue("listed")
+    for job_id in ("job_1", "listed"):
+        bench.db.set(bench.keys.lock(job_id), "foreign")
+    assert adopt(bench) == 1
+    assert bench.claim() == ()
+    assert 50 < bench.db.ttl(bench.keys.lock("job_1")) <= 60
+    assert 50 < bench.db.ttl(bench.keys.lock("listed")) <= 60
+
+
+def test_a_lock_of_ours_that_nobody_holds_is_no_obstacle(bench):
+    """Without its lease it is left over."""
+    bring(bench, JobState.ORPHANED)
+    bench.db.set(bench.keys.lock("job_1"), "vp:w:1", ex=60)
+    assert adopt(bench, initial_delay_s=0) == 1
+    assert len(bench.claim()) == 1
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_job_under_a_lock_is_lost_all_the_same_when_nobody_has_polled_it_for_long(bench, held):
+    """Beside living workers of another kind, a lock alone says nothing: its counter does."""
     bring(bench, JobState.ORPHANED)
     bench.db.set(bench.keys.lock("job_1"), "foreign", ex=60)
-    assert adopt(bench) == 0
+    bench.db.set(bench.keys.attempts("job_1"), 3, ex=600 - (10 if held else 100))
+    assert adopt(bench, idle_s=90) == (not held)
 
 
 @pytest.mark.parametrize(("idle_s", "adopted"), [(89, 0), (95, 1)])

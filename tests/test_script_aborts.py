@@ -385,9 +385,10 @@ def cancelling(state: str, *, notify: bool):
 
 
 def adopt(stage: Stage):
-    """Jobs that workers of other kinds lost."""
+    """Jobs that workers of other kinds lost, one of them under a lock that never ends."""
     stage.enqueue("job_1", "job_2")
     stage.db.delete(stage.keys.queue)
+    stage.db.set(stage.keys.lock("job_2"), "somebody else")
     return _calls.adopt(stage.keys, ["job_1", "job_2"], idle_s=0, initial_delay_s=0, looked_at_ms=2**53, ttls=TTLS)
 
 

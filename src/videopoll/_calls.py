@@ -545,7 +545,15 @@ def adopt(
     return ScriptCall(
         ADOPT,
         (*keys.fixed, *_raws(key for job_id in job_ids for key in keys.of_job(job_id))),
-        (_ms(idle_s), ttls.attempts_s, ttls.job_s, _ms(initial_delay_s), looked_at_ms, *map(raw, job_ids)),
+        (
+            _ms(idle_s),
+            ttls.attempts_s,
+            ttls.job_s,
+            _ms(initial_delay_s),
+            looked_at_ms,
+            ttls.lock_s,
+            *map(raw, job_ids),
+        ),
         lambda reply: [answer == 1 for answer in cast("list[int]", reply)],
     )
 

@@ -464,7 +464,9 @@ class RedisVideoJobQueue(_Base):
         self._interrupted.clear()
 
     def adopt(self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False) -> int:
-        """Take up jobs that have a record and are in no list, schedule, flight, outbox or lock.
+        """Take up jobs that have a record and are in no list, schedule, flight or outbox.
+
+        A job under the lock of a worker of another kind is looked at again when that lock ends.
 
         Args:
             idle_s: Seconds that nobody must have polled them for.

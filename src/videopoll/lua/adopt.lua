@@ -1,28 +1,30 @@
--- Takes up jobs that have a record and are in no schedule, flight, outbox or lock.
+-- Takes up jobs that have a record and are in no schedule, flight or outbox: those under the lock
+-- of a worker of another kind for when that lock ends, as it may have ended with its holder.
 -- (The caller leaves out the ids that stand in the list.)
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
 -- KEYS[7..]   five a job: record, outbox, lock, attempts, completed
 -- ARGV[1..5]  ms that nobody must have polled the job for, attempts seconds, record seconds,
 --             initial delay ms (a job that was never polled is not due before that),
---             when the list was read, ms (a job that is younger was not lost, it has just come in)
--- ARGV[6..]   one a job: id
+--             when the list was read, ms (a job that is younger was not lost, it has just come in),
+-- ARGV[6]     lock seconds (a lock without an end gets this one)
+-- ARGV[7..]   one a job: id
 -- returns     1 (adopted) or 0 a job
 
 local schedule, inflight, deliveries = KEYS[2], KEYS[3], KEYS[6]
 local idle_ms, attempts_s, record_s = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local initial_delay_ms, looked_at_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
+local initial_delay_ms, looked_at_ms, lock_s = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 idle_ms = math.max(idle_ms, now - looked_at_ms)
 
 local answers = {}
-for n = 1, #ARGV - 5 do
-  local id = ARGV[5 + n]
+for n = 1, #ARGV - 6 do
+  local id = ARGV[6 + n]
   local record, outbox, lock, attempts = unpack(KEYS, 2 + 5 * n, 5 + 5 * n)
   answers[n] = 0
-  local found = redis.call('MGET', record, attempts)
-  if found[1] and redis.call('EXISTS', outbox, lock) == 0
+  local found = redis.call('MGET', record, attempts, lock)
+  if found[1] and redis.call('EXISTS', outbox) == 0
     and not redis.call('ZSCORE', schedule, id) and not redis.call('ZSCORE', inflight, id)
     and not redis.call('ZSCORE', deliveries, id) then
     -- How long has nobody polled it? Its counter is set to its full life by every poll,
@@ -32,6 +34,15 @@ for n = 1, #ARGV - 5 do
     if left_ms < 0 or whole_ms - left_ms >= idle_ms then
       local due = now
       if not found[2] and left_ms >= 0 then due = math.max(now, now - (whole_ms - left_ms) + initial_delay_ms) end
+      -- (A lock of ours without a lease is nobody's.)
+      if found[3] and string.sub(found[3], 1, 3) ~= 'vp:' then
+        local locked_ms = redis.call('PTTL', lock)
+        if locked_ms < 0 then
+          redis.call('EXPIRE', lock, lock_s)
+          locked_ms = lock_s * 1000
+        end
+        due = math.max(due, now + locked_ms + 1)
+      end
       redis.call('ZADD', schedule, string.format('%.0f', due), id)
       answers[n] = 1
     end

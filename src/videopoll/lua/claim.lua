@@ -89,7 +89,7 @@ if polls > 0 then
   end
 end
 
-local unschedule, undeliver, reschedule = {}, {}, {}
+local unschedule, undeliver, reschedule, endless = {}, {}, {}, {}
 local leased, answer = {}, {}
 local polled, sent = 0, 0
 
@@ -173,7 +173,8 @@ if #jobs > 0 then
         if foreign and job.record and not job.outbox then
           -- Somebody of another kind is polling it: look again when that lock ends.
           local left_ms = redis.call('PTTL', keys[at + 3])
-          job.due = now + (left_ms >= 0 and left_ms + 1 or lock_s * 1000)
+          if left_ms < 0 then endless[#endless + 1] = keys[at + 3] end
+          job.due = now + (left_ms >= 0 and left_ms or lock_s * 1000) + 1
           reschedule[#reschedule + 1] = job
         elseif job.due > now then
           reschedule[#reschedule + 1] = job
@@ -184,7 +185,8 @@ if #jobs > 0 then
         local foreign = job.lock and string.sub(job.lock, 1, 3) ~= 'vp:'
         if job.source == 'expired' and foreign and job.record and not job.outbox then
           local left_ms = redis.call('PTTL', keys[at + 3])
-          job.due = now + (left_ms >= 0 and left_ms + 1 or lock_s * 1000)
+          if left_ms < 0 then endless[#endless + 1] = keys[at + 3] end
+          job.due = now + (left_ms >= 0 and left_ms or lock_s * 1000) + 1
           job.let_go = true
           reschedule[#reschedule + 1] = job
         else
@@ -292,6 +294,8 @@ if #jobs > 0 then
       later[2 * n - 1], later[2 * n] = whole(job.due), job.id
       if job.let_go then let_go[#let_go + 1] = job.id end
     end
+    -- Nobody could ever take the lock of a worker of another kind that has lost its time to live.
+    for _, lock in ipairs(endless) do redis.call('EXPIRE', lock, lock_s) end
     variadic('ZADD', schedule, later)
     if #let_go > 0 then
       variadic('HDEL', leases, let_go)
