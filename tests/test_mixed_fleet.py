@@ -30,6 +30,7 @@ from videopoll import (
 )
 from videopoll.jobs import JobState
 from videopoll.testing import Reply
+from videopoll.work import EnqueueResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -388,6 +389,30 @@ def _push_alone(fleet) -> None:
 
 def _polls(fleet) -> int:
     return len(fleet.world.api.polls("job_0"))
+
+
+@on_one_server
+def test_videos_that_are_enqueued_again_while_they_poll_them_are_not_called_failed(fleet, twin, call):
+    """A second id in the list would start a second chain of polls, and both would use up the attempts that they share."""
+    jobs = names(8)
+    users = {job_id: fleet.user(job_id) for job_id in jobs}
+    for job_id in jobs:
+        fleet.world.api.job(job_id, ready_after_s=4.0)
+
+    # One chain makes some 8 polls in 4 s, of which a pair makes twice as many.
+    with fleet.foreign(interval_s=0.5, max_attempts=12, timeout_s=60.0) as foreign:
+        assert foreign.recovered.wait(10)
+        for job_id in jobs:
+            call(twin.enqueue(job_id, **users[job_id]))
+        until(lambda: all(map(foreign.polls, jobs)), "they poll each")
+        for _ in range(3):
+            again = [call(twin.enqueue(job_id, **users[job_id])) for job_id in jobs]
+            assert again == [EnqueueResult.KNOWN] * len(jobs)
+        until(lambda: len(foreign.sent) == len(jobs), "all have ended", 60)
+
+    assert {job_id: fleet.queue.get(job_id).outcome.kind for job_id in jobs} == dict.fromkeys(jobs, "completed")
+    assert fleet.told() == dict.fromkeys(jobs, 1)
+    assert max(map(foreign.polls, jobs)) <= 10
 
 
 @on_one_server

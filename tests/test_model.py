@@ -113,7 +113,9 @@ class Histories(RuleBasedStateMachine):
         if job_id in self.live:
             # An expired record is written anew.
             assert result is EnqueueResult.DELIVERING or (result is EnqueueResult.KNOWN) == recorded
-            self.lost_by_foreign.discard(job_id)
+            if self._places(job_id):
+                # (What a foreign worker polled a moment ago is left to it, and to the sweep.)
+                self.lost_by_foreign.discard(job_id)
         elif result is EnqueueResult.CREATED:
             # New, or a dead letter's id, which may be taken in again.
             assert not self.ends[job_id] or self.db.hexists(self.keys.letters, job_id)

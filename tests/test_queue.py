@@ -251,6 +251,43 @@ def test_an_enqueue_that_was_cut_off_before_its_push_is_healed_by_the_next(bench
     assert bench.db.lrange(bench.keys.queue, 0, -1) == [b"job_1"]
 
 
+@pytest.mark.parametrize(("idle_s", "pushed"), [(85, False), (95, True)])
+def test_a_job_in_another_workers_memory_is_not_pushed_again_unless_it_is_lost(bench, idle_s, pushed):
+    """Between two polls it stands nowhere; its counter tells whether somebody still polls it."""
+    bring(bench, JobState.ORPHANED)
+    bench.db.set(bench.keys.attempts("job_1"), 3, ex=600 - idle_s)
+    assert bench.enqueue() is EnqueueResult.KNOWN
+    assert bench.db.llen(bench.keys.queue) == pushed
+    assert bench.db.get(bench.keys.attempts("job_1")) == b"3"
+
+
+@pytest.mark.parametrize("ttl_ms", [50_000, None], ids=["with an end", "without an end"])
+def test_a_job_under_another_workers_lock_is_not_pushed_again(bench, ttl_ms):
+    """It is being polled, perhaps for the first time. A lock without an end says nothing."""
+    bring(bench, JobState.ORPHANED)
+    bench.db.set(bench.keys.lock("job_1"), "foreign", px=ttl_ms)
+    assert bench.enqueue() is EnqueueResult.KNOWN
+    assert bench.db.llen(bench.keys.queue) == (ttl_ms is None)
+    bench.claim()
+    assert bench.db.ttl(bench.keys.lock("job_1")) <= 60
+
+
+@pytest.mark.parametrize(("age_s", "pushed"), [(5, False), (20, True)])
+def test_a_record_of_another_producer_is_left_to_it_for_a_while(bench, age_s, pushed):
+    """It pushes the id 5 s after it has stored the record; twice in the list, their workers poll it twice as often."""
+    record = {"jobId": "job_1", "conversationId": "c", "startTime": bench.now_ms() - age_s * 1000, "status": "polling"}
+    bench.db.set(bench.keys.job("job_1"), json.dumps(record), ex=600 - age_s)
+    assert bench.enqueue() is EnqueueResult.KNOWN
+    assert bench.db.llen(bench.keys.queue) == pushed
+
+
+def test_a_new_job_does_not_inherit_the_attempts_of_an_old_one(bench):
+    """The record of its former life expired before its counter did."""
+    bench.db.set(bench.keys.attempts("job_1"), 29, ex=100)
+    assert bench.enqueue() is EnqueueResult.CREATED
+    assert bench.claim()[0].work.attempts == 1
+
+
 def test_an_enqueue_of_a_job_that_is_somewhere_pushes_nothing(bench):
     """On the schedule, in flight, in the outbox, ended: the id in the list would only make work."""
     claim = bench.one()

@@ -95,6 +95,9 @@ LONGEST_BLOCK_S = 5.0
 LIST_ENDS = ((0, 4999), (-5000, -1))
 """Where the list is looked through before lost jobs are taken up: an id further inside is met twice, which harms nothing."""
 
+FOREIGN_IDLE_S = 90.0
+"""A foreign worker polls a job at least every 60 s; one that nobody has polled for this long is lost."""
+
 MAX_DIGITS = 10
 """A counter of so many digits is none."""
 
@@ -126,7 +129,7 @@ def enqueue(
 ) -> ScriptCall[list[EnqueueResult]]:
     """Take in jobs, each an id, a conversation id and metadata that were checked before."""
     job_keys = [key for job_id, _, _ in jobs for key in keys.of_job(job_id)]
-    args: list[str | bytes | int] = [ttls.job_s]
+    args: list[str | bytes | int] = [ttls.job_s, ttls.attempts_s, _ms(FOREIGN_IDLE_S)]
     for job_id, conversation_id, metadata in jobs:
         args += [job_id, *split_record(job_id, conversation_id, metadata)]
     return ScriptCall(

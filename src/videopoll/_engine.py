@@ -57,9 +57,6 @@ OVERDUE_S = 0.25
 TROUBLE_BASE_S = 0.1
 TROUBLE_CAP_S = 5.0
 
-FOREIGN_IDLE_S = 90.0
-"""A foreign worker polls a job at least every 60 s; one that nobody has polled for this long is lost."""
-
 SWEEP_EVERY_S = 30.0
 
 API_KEY_PROBLEM = "the video API refuses our key (401 or 403): check the API key"

@@ -19,7 +19,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from videopoll import _engine, events
-from videopoll._engine import FOREIGN_IDLE_S, STILL_THERE_S, SWEEP_EVERY_S, WAKE_JITTER_S, Engine, RunSummary
+from videopoll._calls import FOREIGN_IDLE_S
+from videopoll._engine import STILL_THERE_S, SWEEP_EVERY_S, WAKE_JITTER_S, Engine, RunSummary
 from videopoll._pace import FOREVER_S
 from videopoll._parts import as_observation, as_receipt, is_async, notifier_failed, poller_failed, trace_of
 from videopoll._settlers import AsyncSettler

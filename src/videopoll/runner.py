@@ -18,7 +18,8 @@ import threading
 from typing import TYPE_CHECKING, cast
 
 from videopoll import _engine, events
-from videopoll._engine import FOREIGN_IDLE_S, STILL_THERE_S, SWEEP_EVERY_S, WAKE_JITTER_S, Engine, RunSummary
+from videopoll._calls import FOREIGN_IDLE_S
+from videopoll._engine import STILL_THERE_S, SWEEP_EVERY_S, WAKE_JITTER_S, Engine, RunSummary
 from videopoll._pace import FOREVER_S
 from videopoll._parts import as_observation, as_receipt, notifier_failed, poller_failed, refuse_async, trace_of
 from videopoll._settlers import Settler
