@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import videopoll
 from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s, tls
 from videopoll.errors import ConfigurationError
 
@@ -128,14 +130,15 @@ def answering(reply: bytes) -> Callable[[Server, socket.socket], None]:
 class World:
     """One of the executors, behind one way of calling it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, headers: dict[str, str] | None = None) -> None:
         self.name = name
+        self.headers = headers
 
     def run(self, *requests: HttpRequest, together: bool = False, **options: object) -> list[HttpReply | HttpFailure]:
         if self.name.startswith("asyncio"):
             return asyncio.run(self._arun(requests, together, options))
         if "client" in self.name:
-            with httpx.Client() as client:
+            with httpx.Client(headers=self.headers) as client:
                 return self._run(Http(client=client, **options), requests, together)
         http = Http(**options)
         try:
@@ -155,9 +158,11 @@ class World:
             pytest.importorskip("aiohttp")
         client = None
         if self.name == "asyncio with an aiohttp client":
-            client = httpx.AsyncClient(transport=pytest.importorskip("httpx_aiohttp").AiohttpTransport())
+            client = httpx.AsyncClient(
+                transport=pytest.importorskip("httpx_aiohttp").AiohttpTransport(), headers=self.headers
+            )
         elif "client" in self.name:
-            client = httpx.AsyncClient()
+            client = httpx.AsyncClient(headers=self.headers)
         transport = "aiohttp" if "over aiohttp" in self.name else "httpx"
         http = Http(async_client=client, transport=transport, **options)
         try:
@@ -349,11 +354,63 @@ def test_a_huge_reply_is_refused_before_it_is_in_memory(world, serve, length):
     assert sum(sent) < 10_000_000
 
 
-def test_a_compressed_reply_is_refused(world, serve):
-    """A few kilobytes can unpack to gigabytes, and we asked for none."""
-    server = serve(answering(response(gzip.compress(b"0" * 1_000_000), Content_Encoding="gzip")))
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (gzip.compress(b'{"a": 1}'), "gzip"),
+        (gzip.compress(b'{"a": 1}'), "X-GZIP"),
+        (zlib.compress(b'{"a": 1}'), "deflate"),
+        (zlib.compress(b'{"a": 1}', wbits=-15), "deflate"),
+        (gzip.compress(gzip.compress(b'{"a": 1}')), "gzip, gzip"),
+        (b'{"a": 1}', "identity"),
+        (b"", "gzip"),
+    ],
+)
+def test_a_reply_that_was_packed_unasked_is_read(world, serve, body, encoding):
+    """Some servers and proxies pack whatever they send; a video that was paid for must not be lost to that."""
+    server = serve(answering(response(body, Content_Encoding=encoding)))
+    [reply] = world.run(get(server.url))
+    assert isinstance(reply, HttpReply), reply
+    assert reply.json() == ({"a": 1} if body else NOT_JSON)
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "kind"),
+    [
+        (gzip.compress(b"0" * 100_000_000), "gzip", FailureKind.TOO_LARGE),
+        (gzip.compress(gzip.compress(b"0" * 100_000_000)), "gzip, gzip", FailureKind.TOO_LARGE),
+        (b"no gzip", "gzip", FailureKind.UNREADABLE),
+        (b"\x0b", "br", FailureKind.UNREADABLE),
+        (b"?", "gzip, gzip, gzip", FailureKind.UNREADABLE),
+    ],
+)
+def test_a_packed_reply_does_not_unpack_to_gigabytes(world, serve, body, encoding, kind):
+    """A few kilobytes can."""
+    server = serve(answering(response(body, Content_Encoding=encoding)))
     [result] = world.run(get(server.url))
-    assert failure(result).kind is FailureKind.UNREADABLE
+    assert failure(result).kind is kind
+
+
+def test_every_request_names_videopoll_and_its_version(own_world, serve):
+    """A firewall's owner can let it through by that name, or find it in a log."""
+    server = serve(answering(response()))
+    own_world.run(get(server.url))
+    assert f"\r\nuser-agent: videopoll/{videopoll.__version__}\r\n".encode() in server.requests[0].lower()
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_client_of_the_host_may_have_a_name_of_its_own(serve, name):
+    """It was chosen by somebody; a client without one says ours."""
+    server = serve(answering(response()))
+    World(name).run(get(server.url))
+    World(name, {"User-Agent": "agent-of-the-host/2"}).run(get(server.url))
+    World(name, {"User-Agent": "agent-of-the-host/2"}).run(get(server.url, headers={"User-Agent": "request/3"}))
+    agents = [line for one in server.requests for line in one.split(b"\r\n") if line.lower().startswith(b"user-agent")]
+    assert [agent.partition(b": ")[2] for agent in agents] == [
+        f"videopoll/{videopoll.__version__}".encode(),
+        b"agent-of-the-host/2",
+        b"request/3",
+    ]
 
 
 def test_connections_are_reused_one_after_the_other(own_world, serve):

@@ -221,11 +221,11 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
             outcome = Outcome.from_completed(completed)
             work = Poison("the completed key is not JSON") if isinstance(outcome, Poison) else Abandoned(job, outcome)
         else:
-            faults_in_row, answered_ms = _read_faults(faults)
+            faults_in_row, answered_ms, doubt_ms = _read_faults(faults)
             if answered_ms is None and not faults_in_row and not taken_over and age_ms >= 0:
                 # The last poll was answered, so its time is that of the counter.
                 answered_ms = now_ms - age_ms
-            work = PollWork(job, attempts_before + (not taken_over), faults_in_row, answered_ms)
+            work = PollWork(job, attempts_before + (not taken_over), faults_in_row, answered_ms, doubt_ms)
     return Claim(
         job_id=job_id,
         token=token,
@@ -238,15 +238,15 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
     )
 
 
-def _read_faults(state: bytes) -> tuple[int, int | None]:
-    """Read "faults:last answer ms[:attempts]", trusting nothing in it."""
+def _read_faults(state: bytes) -> tuple[int, int | None, int | None]:
+    """Read "faults:last answer ms[:attempts[:doubt ms]]", trusting nothing in it."""
     if not state:
-        return 0, None
-    count, answered = (*state.split(b":"), b"")[:2]
+        return 0, None, None
+    count, answered, _, doubt = (*state.split(b":"), b"", b"", b"")[:4]
     try:
-        return max(0, int(count)), int(answered) if answered else None
+        return max(0, int(count)), int(answered) if answered else None, int(doubt) if doubt else None
     except ValueError:
-        return 0, None
+        return 0, None, None
 
 
 def renew(
@@ -330,9 +330,13 @@ def _call_for(
 def _reschedule(keys: Keys, items: Sequence[Reschedule]) -> ScriptCall[list[Verdict]]:
     args: list[str | bytes | int] = [keys.prefix]
     for item in items:
-        state = f"{item.faults}:{item.last_answer_ms or ''}" if item.faults or item.attempts is not None else ""
-        if item.attempts is not None:
-            state += f":{item.attempts}"
+        state = ""
+        if item.faults or item.attempts is not None or item.doubt_ms is not None:
+            state = f"{item.faults}:{item.last_answer_ms or ''}"
+            if item.attempts is not None or item.doubt_ms is not None:
+                state += f":{'' if item.attempts is None else item.attempts}"
+            if item.doubt_ms is not None:
+                state += f":{item.doubt_ms}"
         args += (raw(item.claim.job_id), item.claim.token, item.due_ms, state)
     return ScriptCall(RESCHEDULE, keys.fixed, tuple(args), _verdicts)
 

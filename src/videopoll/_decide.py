@@ -55,11 +55,12 @@ class Ask:
 
 @attrs.frozen
 class NextPoll:
-    """Poll again at `due_ms`; remember the faults in a row and the last answer."""
+    """Poll again at `due_ms`; remember the faults in a row, the last answer, and since when it is in doubt."""
 
     due_ms: int
     faults: int = 0
     last_answer_ms: int | None = None
+    doubt_ms: int | None = None
 
 
 def before_poll(work: PollWork, now_ms: int, strategy: PollingStrategy) -> Ask | Outcome:
@@ -95,25 +96,39 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
     match observation:
         case VideoReady(video_url, file_id, timestamp):
             return Outcome(OutcomeKind.COMPLETED, now_ms, video_url=video_url, file_id=file_id, timestamp=timestamp)
-        case VideoFailed(error):
-            return Outcome(OutcomeKind.FAILED, now_ms, error=error)
+        case VideoFailed(error, undeliverable_url):
+            return Outcome(OutcomeKind.FAILED, now_ms, error=error, undeliverable_url=undeliverable_url)
         case VideoMissing():
             if now_ms - work.job.start_ms >= strategy.not_found_grace_s * 1000:
                 return Outcome(OutcomeKind.NOT_FOUND, now_ms, error="Job not found on video API")
             return _next(work, due_ms + _interval_ms(strategy, draw), now_ms, strategy, answered=True)
+        case VideoWorking(error=str(error)):
+            # An answer that is about to end the job is believed when it is given twice, an interval apart.
+            doubt_ms = work.doubt_ms if work.doubt_ms is not None else now_ms
+            again_ms = doubt_ms + round(strategy.interval_s * 1000)
+            if (work.doubt_ms is not None and now_ms >= again_ms) or now_ms >= _deadline_ms(work.job, strategy):
+                return Outcome(OutcomeKind.FAILED, now_ms, error=error)
+            return _next(work, again_ms, now_ms, strategy, answered=True, doubt_ms=doubt_ms)
         case VideoWorking(_, _, hint_s):
             next_ms = max(due_ms + _interval_ms(strategy, draw), now_ms + _hint_ms(hint_s, strategy))
             return _next(work, next_ms, now_ms, strategy, answered=True)
         case Fault(_, _, hint_s):
             # A hint can only lengthen the wait: "Retry-After: 0" must not burn the attempts.
             wait_ms = _jittered(strategy.backoff_s(work.faults) * 1000, strategy.jitter, draw)
-            return _next(work, now_ms + max(wait_ms, _hint_ms(hint_s, strategy)), now_ms, strategy, answered=False)
+            next_ms = now_ms + max(wait_ms, _hint_ms(hint_s, strategy))
+            return _next(work, next_ms, now_ms, strategy, answered=False, doubt_ms=work.doubt_ms)
         case _:
             assert_never(observation)
 
 
 def _next(
-    work: PollWork, next_ms: int, now_ms: int, strategy: PollingStrategy, *, answered: bool
+    work: PollWork,
+    next_ms: int,
+    now_ms: int,
+    strategy: PollingStrategy,
+    *,
+    answered: bool,
+    doubt_ms: int | None = None,
 ) -> NextPoll | Outcome:
     deadline_ms = _deadline_ms(work.job, strategy)
     if now_ms >= deadline_ms:
@@ -122,6 +137,7 @@ def _next(
         min(max(next_ms, now_ms), deadline_ms),
         faults=0 if answered else work.faults + 1,
         last_answer_ms=now_ms if answered else work.last_answer_ms,
+        doubt_ms=doubt_ms,
     )
 
 

@@ -61,6 +61,19 @@ SWEEP_EVERY_S = 30.0
 
 API_KEY_PROBLEM = "the video API refuses our key (401 or 403): check the API key"
 
+BLOCKED_PROBLEM = (
+    "something in front of the video API refuses us (401 or 403, not in the API's words): have its firewall or proxy"
+    " let this machine through; the API key may be right"
+)
+
+_REFUSALS = {
+    FaultKind.CREDENTIALS: (API_KEY_PROBLEM, "The video API refuses our key (%s). No job can go on until it is right."),
+    FaultKind.BLOCKED: (
+        BLOCKED_PROBLEM,
+        "Something in front of the video API refuses us (%s). No job can go on until it lets us through.",
+    ),
+}
+
 
 @attrs.frozen
 class Health:
@@ -168,7 +181,7 @@ class Engine(abc.ABC):
         self._paused_until_s = 0.0
         self._lost: dict[str, int] = {}
         self._lost_since_s: float | None = None
-        self._key_refused = False
+        self._refused: FaultKind | None = None
         self._beat_s = self.clock.monotonic_s()
 
     # --- events and health ---
@@ -181,12 +194,12 @@ class Engine(abc.ABC):
         self._emitter.emit(event)
 
     def _judge_key(self, polled: events.JobPolled) -> None:
-        if polled.fault is FaultKind.CREDENTIALS:
-            if not self._key_refused:
-                self._key_refused = True
-                log.error("The video API refuses our key (%s). No job can go on until it is right.", polled.detail)
+        if polled.fault in _REFUSALS:
+            if self._refused is not polled.fault:
+                self._refused = polled.fault
+                log.error(_REFUSALS[polled.fault][1], polled.detail)
         elif polled.fault is None:
-            self._key_refused = False
+            self._refused = None
 
     def health(self) -> Health:
         """Say whether this worker is fit, from what it has seen so far."""
@@ -196,8 +209,10 @@ class Engine(abc.ABC):
         if lost_since_s is not None:
             away_s = self.clock.monotonic_s() - lost_since_s
             problems.append(f"Redis cannot be used for {away_s:.0f} s: check that it runs and can be reached")
-        if self._key_refused:
-            problems.append(API_KEY_PROBLEM)
+        # Read once, as above.
+        refused = self._refused
+        if refused is not None:
+            problems.append(_REFUSALS[refused][0])
         silent_s = self.clock.monotonic_s() - self._beat_s
         alive = silent_s <= 3 * LONGEST_IDLE_S + self.lease.duration_s or lost_since_s is not None
         if not alive:

@@ -67,6 +67,14 @@ def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa:
                 event.attempt,
                 event.detail,
             )
+        case events.JobPolled(fault=FaultKind.BLOCKED):
+            return (
+                logging.WARNING,
+                "🧱 [%s] Something in front of the video API refuses us (attempt %d): %s",
+                shown(event.job_id),
+                event.attempt,
+                event.detail,
+            )
         case events.JobPolled():
             return (
                 logging.WARNING,

@@ -251,7 +251,10 @@ class JobStep:
             self._tell_polled(work, observation, asked_ms, now_ms, after)
             if isinstance(after, NextPoll):
                 noted = work.attempts if shop.foreign_workers else None
-                yield Commit(Reschedule(claim, after.due_ms, after.faults, after.last_answer_ms, noted), wait=False)
+                yield Commit(
+                    Reschedule(claim, after.due_ms, after.faults, after.last_answer_ms, noted, after.doubt_ms),
+                    wait=False,
+                )
                 return
             judged = after
         yield from self._conclude(work.job, judged, work.attempts)

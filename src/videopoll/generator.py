@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
 import attrs
 
 from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http.answerer import refused_by_another, whose_words
 from videopoll._numbers import is_number
+from videopoll._urls import BadUrl, readied_url
 from videopoll.errors import ConfigurationError, InvalidGenerationError, InvalidJobError
 from videopoll.jobs import check_id
 from videopoll.notifiers.base import redact
-from videopoll.poller import DEFAULT_BASE_URL, VideoApiPoller, video_url_problem
+from videopoll.poller import DEFAULT_BASE_URL, VideoApiPoller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -131,9 +133,9 @@ def _one_of(*choices: object) -> Callable[[object, attrs.Attribute[Any], object]
 
 
 def _web_url(_: object, attribute: attrs.Attribute[str], value: object) -> None:
-    problem = video_url_problem(value) if isinstance(value, str) else "is no text"
-    if problem:
-        raise _refuse(attribute.name, problem)
+    readied = readied_url(value)
+    if isinstance(readied, BadUrl):
+        raise _refuse(attribute.name, readied.problem)
 
 
 @attrs.frozen(kw_only=True)
@@ -369,7 +371,7 @@ def build_request(base_url: str, api_key: str, request: GenerationRequest, timeo
         "aspectRatio": choice.aspect_ratio,
     }
     if request.image_url is not None:
-        fields["imageUrl"] = request.image_url
+        fields["imageUrl"] = cast("str", readied_url(request.image_url))  # Checked when the request was built.
     if request.negative_prompt is not None:
         fields["negativePrompt"] = request.negative_prompt
     return HttpRequest(
@@ -401,6 +403,9 @@ def read_reply(reply: HttpReply | HttpFailure, now_s: float) -> Generation:
         code = _Code.RATE_LIMITED if status == 429 else _Code.SERVICE_UNAVAILABLE  # noqa: PLR2004
         wait_s = retry_after_s(reply.headers, now_s)
         return GenerationFailed(code=code, detail=name, passing=True, retry_after_s=wait_s)
+    if status in {401, 403} and refused_by_another(reply):
+        detail = f"{name} from something in front of the video API: {whose_words(reply)}; the key may be right"
+        return GenerationFailed(code=_Code.API_ERROR, detail=detail)
     if status in _REFUSALS:
         code, meaning = _REFUSALS[status]
         return GenerationFailed(code=code, detail=_with_reason(f"{name}: {meaning}", reply.json()))
@@ -414,9 +419,9 @@ def _read_body(body: object, name: str) -> Generation:
     status, job_id, url = fields.get("status"), fields.get("jobId"), fields.get("videoUrl")
     if isinstance(status, str) and status.strip().lower() == "failed":
         return GenerationFailed(code=_Code.API_ERROR, detail=_with_reason(f"{name}: failed", fields))
-    unsafe = video_url_problem(url) if isinstance(url, str) and url else "is missing"
-    if unsafe is None:
-        return GenerationFinished(video_url=str(url), file_id=_file_id(fields.get("fileId")))
+    readied = readied_url(url)
+    if isinstance(readied, str):
+        return GenerationFinished(video_url=readied, file_id=_file_id(fields.get("fileId")))
     try:
         # Without a video that can be handed on, the job can still be followed.
         return GenerationStarted(job_id=check_id(job_id, "the job id"))

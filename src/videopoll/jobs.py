@@ -296,6 +296,8 @@ class Outcome:
         file_id: The video API's own id of the file, where it gave one.
         error: The operator's reason. Users never see it.
         timestamp: The video API's own time of the completion, as it wrote it.
+        undeliverable_url: A video that was made, and cannot be handed on; for the
+            operator only, and out of ``repr``.
     """
 
     kind: OutcomeKind
@@ -304,6 +306,7 @@ class Outcome:
     file_id: str | None = None
     error: str | None = None
     timestamp: JsonValue = None
+    undeliverable_url: str | None = attrs.field(default=None, repr=False)
 
     @property
     def success(self) -> bool:
@@ -331,6 +334,8 @@ class Outcome:
                 "failedAt": self.at_ms,
                 "processingTime": took_ms,
             }
+            if self.undeliverable_url is not None:
+                fields["undeliverableUrl"] = self.undeliverable_url
         return {**fields, "conversationId": job.conversation_id, "outcome": self.kind.value, **delivery}
 
     @classmethod
@@ -357,6 +362,7 @@ class Outcome:
             file_id=file_id if isinstance(file_id, str) else None,
             error=error if isinstance(error, str) else None,
             timestamp=fields.get("timestamp"),
+            undeliverable_url=_text_or_none(fields.get("undeliverableUrl")),
         )
 
 
@@ -404,6 +410,7 @@ class OutboxEntry:
                     "fileId": outcome.file_id,
                     "error": outcome.error,
                     "timestamp": outcome.timestamp,
+                    **({"undeliverableUrl": outcome.undeliverable_url} if outcome.undeliverable_url else {}),
                 },
                 "form": self.form.value,
                 "deadline": self.deadline_ms,
@@ -437,6 +444,7 @@ class OutboxEntry:
                     file_id=_text_or_none(outcome.get("fileId")),
                     error=_text_or_none(outcome.get("error")),
                     timestamp=outcome.get("timestamp"),
+                    undeliverable_url=_text_or_none(outcome.get("undeliverableUrl")),
                 ),
                 form=Form(str(fields["form"])),
                 deadline_ms=_whole(fields["deadline"]),

@@ -26,11 +26,15 @@ class VideoWorking:
         known: Whether that word is one that we know. An unknown one keeps the
             job polling, and is counted.
         retry_after_s: How long the API asked to wait, in seconds.
+        error: Why the job ends as failed if the API says the same an interval
+            later; None if it may go on saying so. An API may say "completed" a
+            moment before it gives the URL.
     """
 
     word: str = "processing"
     known: bool = True
     retry_after_s: float | None = None
+    error: str | None = None
 
 
 @attrs.frozen
@@ -54,9 +58,12 @@ class VideoFailed:
 
     Args:
         error: The API's reason, for the operator.
+        undeliverable_url: A video that was made, and cannot be handed on. It is kept
+            for the operator, and out of ``repr``.
     """
 
     error: str
+    undeliverable_url: str | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen
@@ -77,6 +84,8 @@ class FaultKind(enum.StrEnum):
     """429: too many requests of this account."""
     CREDENTIALS = "credentials"
     """401 or 403: the key is wrong. The operator's fault, not the job's."""
+    BLOCKED = "blocked"
+    """401 or 403 in other words than the API's: a firewall or a proxy does not let us through."""
     MALFORMED = "malformed"
     """An answer that is none: not JSON, no object, too large."""
     INTERNAL = "internal"

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import re
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import attrs
 
 from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http.answerer import refused_by_another, whose_words
 from videopoll._numbers import is_number
+from videopoll._privacy import shown_word
+from videopoll._urls import MAX_URL_CHARS, BadUrl, readied_url, url_problem
 from videopoll.errors import ConfigurationError
 from videopoll.observations import (
     Fault,
@@ -32,17 +36,30 @@ if TYPE_CHECKING:
 
     from videopoll.jobs import JsonValue, VideoJob
 
-__all__ = ["ApiHealth", "VideoApiPoller", "build_request", "read_reply", "video_url_problem"]
+__all__ = ["ApiHealth", "VideoApiPoller", "build_request", "read_reply"]
 
 DEFAULT_BASE_URL = "https://video.api-ai-mvp.com"
 
-MAX_URL_CHARS = 2048
 MAX_WORD_CHARS = 50
 MAX_ERROR_CHARS = 300
 MAX_FIELD_CHARS = 256
 """How much of the API's texts is kept, in characters."""
 
+MAX_KEPT_URL_CHARS = 2 * MAX_URL_CHARS
+"""How much of a video URL that cannot be delivered is kept for the operator."""
+
+NO_REASON = "the video API gave no reason"
+
 _WORKING = frozenset({"processing", "queued"})
+
+_BETWEEN_WORDS = re.compile(r"[\s_-]+")
+
+_END_TIMES = tuple(
+    name
+    for end in ("completed", "failed", "finished", "ended", "canceled", "cancelled", "aborted", "expired")
+    for name in (f"{end}At", f"{end}_at")
+)
+"""Fields that say when a job ended."""
 
 _NEEDS_NO_QUOTING = re.compile(r"[A-Za-z0-9_~-]+")
 """Almost every id: it is the same in a URL."""
@@ -113,12 +130,15 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
             return VideoMissing()
         case 400 | 410:
             return VideoFailed(_error_text(reply.json()) or f"the video API refused the job ({name})")
+        case 401 | 403 if refused_by_another(reply):
+            detail = f"{name} from something in front of the video API: {whose_words(reply)}; the key may be right"
+            return Fault(FaultKind.BLOCKED, detail, wait_s)
         case 401 | 403:
             return Fault(FaultKind.CREDENTIALS, f"{name}: the video API refuses the API key", wait_s)
         case 429:
             return Fault(FaultKind.THROTTLED, f"{name}: too many requests", wait_s)
         case _ if 200 <= status <= 299:  # noqa: PLR2004
-            return _read_body(job_id, reply.json(), name, wait_s)
+            return _read_body(job_id, reply, name, wait_s)
         case _ if 300 <= status <= 399:  # noqa: PLR2004
             return Fault(FaultKind.SERVER, f"{name}: the video API redirects, which is not followed", wait_s)
         case _:
@@ -127,35 +147,75 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
             return Fault(FaultKind.SERVER, name, wait_s)
 
 
-def _read_body(job_id: str, body: object, name: str, wait_s: float | None) -> Observation:
+def _read_body(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -> Observation:
+    if not reply.body.strip(b"\xef\xbb\xbf \t\r\n"):
+        # Accepted, and nothing to say yet.
+        return VideoWorking(retry_after_s=wait_s)
+    body = reply.json()
     if body is NOT_JSON:
-        return Fault(FaultKind.MALFORMED, f"{name}: not JSON", wait_s)
+        return Fault(FaultKind.MALFORMED, f"{name}: not JSON, {whose_words(reply)}", wait_s)
     if not isinstance(body, dict):
         return Fault(FaultKind.MALFORMED, f"{name}: not a JSON object", wait_s)
-    named, status = body.get("jobId"), body.get("status")
-    if named is not None and named != job_id:
+    if _names_another(body.get("jobId"), job_id):
         return Fault(FaultKind.MALFORMED, f"{name}: the answer names another job", wait_s)
+    status = body.get("status")
     word = _printable(status, MAX_WORD_CHARS) if isinstance(status, str) else ""
     if not word:
+        if reply.status == HTTPStatus.ACCEPTED:
+            return VideoWorking(retry_after_s=wait_s)
         return Fault(FaultKind.MALFORMED, f"{name}: the answer has no status", wait_s)
-    match word.lower():
+    return _read_status(body, word, wait_s)
+
+
+def _read_status(body: dict[str, JsonValue], word: str, wait_s: float | None) -> Observation:
+    match _BETWEEN_WORDS.sub("_", word.lower()):
         case "completed":
-            return _read_video(body)
+            return _read_video(body, word, wait_s)
         case "failed":
-            return VideoFailed(_error_text(body) or "the video API gave no reason")
+            return VideoFailed(_error_text(body) or NO_REASON)
         case "not_found":
             return VideoMissing()
-        case lowered:
-            return VideoWorking(word, lowered in _WORKING, wait_s)
+        case lowered if lowered in _WORKING:
+            return VideoWorking(word, known=True, retry_after_s=wait_s)
+        case _ if _is_over(body):
+            return _read_end(body, word)
+        case _:
+            return VideoWorking(word, known=False, retry_after_s=wait_s)
 
 
-def _read_video(body: dict[str, JsonValue]) -> Observation:
-    url = body.get("videoUrl")
-    if not isinstance(url, str) or not url:
-        return VideoFailed("the video API says completed, but gives no video URL")
-    problem = video_url_problem(url)
-    if problem:
-        return VideoFailed(f"the video API gives a video URL that is not safe to deliver: it {problem}")
+def _names_another(named: JsonValue, job_id: str) -> bool:
+    # An id of digits may come as a number.
+    if isinstance(named, bool) or not isinstance(named, str | int):
+        return False
+    return str(named).strip() not in {"", job_id}
+
+
+def _is_over(body: dict[str, JsonValue]) -> bool:
+    """Whether an answer whose word we do not know says in another field that the job is over: an error, or an end time."""
+    ends = (body.get(name) for name in _END_TIMES)
+    return _has_error(body.get("error")) or any(_is_time(end) and end != 0 for end in ends)
+
+
+def _has_error(error: JsonValue) -> bool:
+    return bool(error.strip()) if isinstance(error, str) else bool(error)
+
+
+def _read_end(body: dict[str, JsonValue], word: str) -> Observation:
+    """Read how a job ended whose last word we do not know."""
+    if not _has_error(body.get("error")) and isinstance(readied_url(body.get("videoUrl")), str):
+        return _read_video(body, word, None)
+    return VideoFailed(_error_text(body) or f"it ended with a status word that we do not know: {shown_word(word)}")
+
+
+def _read_video(body: dict[str, JsonValue], word: str, wait_s: float | None) -> Observation:
+    url, given = readied_url(body.get("videoUrl")), body.get("videoUrl")
+    if isinstance(url, BadUrl):
+        if not given or (isinstance(given, str) and not given.strip()):
+            # Some write the status a moment before the URL.
+            reason = _error_text(body) or "the video API says completed, but gives no video URL"
+            return VideoWorking(word, known=True, retry_after_s=wait_s, error=reason)
+        problem = f"the video was made, but its video URL cannot be delivered: it {url.problem}"
+        return VideoFailed(problem, given[:MAX_KEPT_URL_CHARS] if isinstance(given, str) else None)
     file_id = body.get("fileId")
     times = (body.get("timestamp"), body.get("completedAt"))
     return VideoReady(
@@ -167,29 +227,8 @@ def _read_video(body: dict[str, JsonValue]) -> Observation:
 
 def _is_time(value: JsonValue) -> bool:
     if isinstance(value, str):
-        return len(value) <= MAX_FIELD_CHARS and value.isprintable() and bool(value)
+        return len(value) <= MAX_FIELD_CHARS and value.isprintable() and bool(value.strip())
     return is_number(value)
-
-
-def video_url_problem(url: str) -> str | None:
-    """Say why `url` must not be sent to a user, as the rest of a sentence; None when it may."""
-    if len(url) > MAX_URL_CHARS:
-        return f"is longer than {MAX_URL_CHARS} characters"
-    # Checked before parsing: urlsplit drops some control characters, and browsers read a backslash as a slash.
-    if not url.isprintable() or any(character.isspace() for character in url) or "\\" in url:
-        return "has spaces, backslashes or control characters"
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return "cannot be parsed"
-    if parts.scheme not in {"http", "https"}:
-        return "is not http or https"
-    if "@" in parts.netloc:
-        return "has credentials in it"
-    if not host:
-        return "has no host"
-    return None
 
 
 def _error_text(body: object) -> str | None:
@@ -310,7 +349,7 @@ def _checked_base_url(base_url: object) -> str:
     """Return `base_url` without a slash at its end, or say what is wrong with it without quoting it."""
     problem: str | None = "must be a string"
     if isinstance(base_url, str):
-        problem = video_url_problem(base_url)
+        problem = url_problem(base_url)
         if not base_url.isascii():
             problem = "must be ASCII: write the host in its xn-- form"
         elif "?" in base_url or "#" in base_url:

@@ -72,12 +72,15 @@ class PollWork:
         attempts: Polls begun, this one included.
         faults: Faults in a row before this poll.
         last_answer_ms: When the API last answered, in Unix milliseconds; None if never or unknown.
+        doubt_ms: Since when the API gives an answer that ends the job, if it says so
+            again: it is asked once more. None if its last answer is in no doubt.
     """
 
     job: VideoJob
     attempts: int
     faults: int
     last_answer_ms: int | None
+    doubt_ms: int | None = None
 
 
 @attrs.frozen
@@ -153,7 +156,7 @@ class ClaimBatch:
 
 @attrs.frozen
 class Reschedule:
-    """Poll the job again at `due_ms`; remember its faults in a row and its last answer.
+    """Poll the job again at `due_ms`; remember its faults in a row, its last answer, and since when that is in doubt.
 
     `attempts` notes the counter, where workers of another kind may move it on.
     """
@@ -163,6 +166,7 @@ class Reschedule:
     faults: int = 0
     last_answer_ms: int | None = None
     attempts: int | None = None
+    doubt_ms: int | None = None
 
 
 @attrs.frozen

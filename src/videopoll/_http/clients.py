@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import httpx
 
 from videopoll._http.values import FailureKind, HttpFailure
-from videopoll._http.wire import Reading, describe
+from videopoll._http.wire import Reading, describe, user_agent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ class ClientSide:
         try:
             response = self._client.send(_request(self._client, wire), stream=True, follow_redirects=False)
             try:
-                reading = Reading(wire, response.status_code, response.headers.raw)
+                reading = _reading(wire, response)
                 return reading.read(_was_read(response) if response.is_stream_consumed else response.iter_raw())
             finally:
                 response.close()
@@ -56,7 +56,7 @@ class AsyncClientSide:
             request = _request(self._client, wire, CONNECT_SHARE)
             response = await self._client.send(request, stream=True, follow_redirects=False)
             try:
-                reading = Reading(wire, response.status_code, response.headers.raw)
+                reading = _reading(wire, response)
                 if response.is_stream_consumed:
                     return reading.read(_was_read(response))
                 return await reading.aread(response.aiter_raw())
@@ -74,13 +74,21 @@ class AsyncClientSide:
 def _request(client: httpx.Client | httpx.AsyncClient, wire: Wire, connect_share: float = 1.0) -> httpx.Request:
     total_s = wire.remaining_s()
     first_s = total_s * connect_share
+    headers = wire.headers
+    if not client.headers.get("user-agent", "").startswith("python-httpx/"):
+        # The host has chosen a name of its own.
+        headers = tuple(header for header in headers if header != ("User-Agent", user_agent()))
     return client.build_request(
         wire.request.method,
         wire.request.url,
-        headers=wire.headers,
+        headers=headers,
         content=wire.body or None,
         timeout=httpx.Timeout(total_s, connect=first_s, pool=first_s),
     )
+
+
+def _reading(wire: Wire, response: httpx.Response) -> Reading:
+    return Reading(wire, response.status_code, response.headers.raw, unpacked=response.is_stream_consumed)
 
 
 def _was_read(response: httpx.Response) -> Iterator[bytes]:

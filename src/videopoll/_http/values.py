@@ -5,22 +5,19 @@ Nothing in here does any I/O, and no ``repr`` shows a URL, a header or a body.
 
 from __future__ import annotations
 
+import codecs
 import email.utils
 import enum
 import json as jsonlib
 import math
 import re
-from codecs import BOM_UTF8
 from collections.abc import Mapping
 from datetime import UTC
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import attrs
 
 from videopoll.jobs import JsonValue
-
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 
 class FailureKind(enum.StrEnum):
@@ -97,11 +94,19 @@ class HttpReply:
     body: bytes = attrs.field(default=b"", repr=False)
 
     def json(self) -> JsonValue | NotJson:
-        """Read the body as JSON; `NOT_JSON` if it is none. Never raises."""
-        try:
-            return cast("JsonValue", _JSON.decode(self.body.removeprefix(BOM_UTF8).decode()))
-        except (ValueError, RecursionError):
-            return NOT_JSON
+        """Read the body as JSON, in all the ways in which httpx and requests do; `NOT_JSON` if it is none. Never raises.
+
+        That is UTF-8, UTF-16 or UTF-32, with or without a byte order mark, or
+        else the encoding that the header ``content-type`` names; bytes that do
+        not fit become U+FFFD. ``NaN`` and the infinities are read as null.
+        """
+        body = self.body
+        # As `json.loads` and so httpx reads it.
+        value = _read(body, jsonlib.detect_encoding(body), "surrogatepass")
+        if value is NOT_JSON:
+            # As requests does.
+            value = _read(body, _declared_encoding(self.headers.get("content-type", "")), "replace")
+        return value
 
 
 @attrs.frozen(kw_only=True)
@@ -122,12 +127,29 @@ class HttpFailure:
         return self.kind in _NOT_SENT
 
 
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(text)
+# Made once: `json.loads` with an option makes a decoder for each call. Others write NaN where they have no number.
+_JSON = jsonlib.JSONDecoder(parse_constant=lambda _: None)
+
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9._:-]{1,40})", re.IGNORECASE)
+
+_NO_TEXT = frozenset({"idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
+"""Codecs of Python that no API writes its answers in; some of them are slow."""
 
 
-# Made once: `json.loads` with an option makes a decoder for each call.
-_JSON = jsonlib.JSONDecoder(parse_constant=_refuse_constant)
+def _read(body: bytes, encoding: str, errors: str) -> JsonValue | NotJson:
+    try:
+        return cast("JsonValue", _JSON.decode(body.decode(encoding, errors)))
+    except (ValueError, RecursionError, LookupError):
+        return NOT_JSON
+
+
+def _declared_encoding(content_type: str) -> str:
+    found = _CHARSET.search(content_type)
+    try:
+        name = codecs.lookup(found[1]).name if found else "utf-8-sig"
+    except (LookupError, ValueError):
+        return "utf-8-sig"
+    return "utf-8-sig" if name in _NO_TEXT or name == "utf-8" else name
 
 
 def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:

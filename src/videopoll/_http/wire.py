@@ -14,6 +14,7 @@ import re
 import socket
 import ssl
 import time
+import zlib
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 KEEP_ALIVE_S = 4.0
 """How long an idle connection is kept: less than the 5 s after which many servers (Node, Apache, uvicorn) close it,
 so that a message is hardly ever sent into a connection that is just being closed."""
+
+_UNPACKED = frozenset({"gzip", "x-gzip", "deflate"})
+MOST_ENCODINGS = 2
+"""Encodings that are taken off, as some servers and proxies pack what nobody asked them to pack."""
 
 MAX_TIMEOUT_S = 86_400.0
 """The longest time for a request; sockets do not take any float."""
@@ -126,7 +131,7 @@ def _headers(
     given: tuple[tuple[str, str], ...], netloc: str, content_type: str | None, length: int | None
 ) -> Headers | None:
     """Give all headers of a request; None if one of them cannot be sent."""
-    added = {"Host": netloc, "User-Agent": "videopoll", "Accept-Encoding": "identity"}
+    added = {"Host": netloc, "User-Agent": user_agent(), "Accept-Encoding": "identity"}
     if content_type:
         added["Content-Type"] = content_type
     if length is not None:
@@ -138,6 +143,13 @@ def _headers(
     if "" in names or not _TOKEN.fullmatch("".join(names)) or not (text.isascii() and text.isprintable()):
         return None
     return headers
+
+
+def user_agent() -> str:
+    """Return what we call ourselves: an operator of a firewall lets it through, or finds it in a log."""
+    from videopoll import __version__  # noqa: PLC0415 - the package imports its parts
+
+    return f"videopoll/{__version__}"
 
 
 def _invalid(detail: str) -> HttpFailure:
@@ -158,7 +170,9 @@ def _encode(request: HttpRequest) -> tuple[bytes, str | None]:
 class Reading:
     """Collects a reply, and refuses one that is encoded or too large before it is in memory."""
 
-    def __init__(self, wire: Wire, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, wire: Wire, status: int, headers: Iterable[tuple[bytes, bytes]], *, unpacked: bool = False
+    ) -> None:
         named: dict[str, str] = {}
         for raw_name, raw_value in headers:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
@@ -166,10 +180,12 @@ class Reading:
         self._wire, self._status, self._headers = wire, status, named
         self._chunks: list[bytes] = []
         self._size = 0
+        self._encodings: list[str] = []
         self.refusal: HttpFailure | None = None
         if wire.request.method != "HEAD":  # The headers of a HEAD describe a body that does not come.
-            encoding = named.get("content-encoding", "identity").strip().lower()
-            if encoding not in {"", "identity"}:
+            given = (one.strip() for one in named.get("content-encoding", "").lower().split(","))
+            self._encodings = [one for one in given if one not in {"", "identity"} and not unpacked]
+            if len(self._encodings) > MOST_ENCODINGS or not _UNPACKED.issuperset(self._encodings):
                 self.refusal = HttpFailure(kind=FailureKind.UNREADABLE, detail=f"HTTP {status} with an encoded body")
             length = named.get("content-length", "")
             if length.isdecimal() and len(length) <= 20 and int(length) > wire.max_bytes:  # noqa: PLR2004
@@ -204,7 +220,27 @@ class Reading:
         return self.refusal is None
 
     def _result(self) -> HttpReply | HttpFailure:
-        return self.refusal or HttpReply(status=self._status, headers=self._headers, body=b"".join(self._chunks))
+        body = b"".join(self._chunks)
+        if self._encodings and body and self.refusal is None:
+            body = self._unpacked(body)
+        return self.refusal or HttpReply(status=self._status, headers=self._headers, body=body)
+
+    def _unpacked(self, body: bytes) -> bytes:
+        """Unpack a body that was packed though we asked for none of it, no further than the size limit."""
+        for encoding in reversed(self._encodings):
+            try:
+                # "deflate" should have zlib's frame, and often has none.
+                framed = encoding != "deflate" or body[0] & 0x0F == zlib.DEFLATED
+                unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS if framed else -zlib.MAX_WBITS)
+                body = unpacker.decompress(body, self._wire.max_bytes + 1)
+            except (zlib.error, IndexError):
+                detail = f"HTTP {self._status} with an encoded body that cannot be unpacked"
+                self.refusal = HttpFailure(kind=FailureKind.UNREADABLE, detail=detail)
+                return b""
+            if len(body) > self._wire.max_bytes:
+                self._too_large()
+                return b""
+        return body
 
 
 def describe(error: BaseException) -> str:

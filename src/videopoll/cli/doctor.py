@@ -304,6 +304,11 @@ def check_api(api_url: str, api_key: str | None) -> list[Finding]:
         if observation.kind is FaultKind.CREDENTIALS:
             fix = f"the key is wrong or was withdrawn: set {API_KEY} anew and restart the workers"
             return [*found, Finding("API key", Mark.WRONG, observation.detail, fix)]
+        if observation.kind is FaultKind.BLOCKED:
+            fix = (
+                "have the firewall or the proxy in front of the video API let this machine through; leave the key alone"
+            )
+            return [*found, Finding("API key", Mark.WRONG, f"not tried, {observation.detail}", fix)]
         fix = "the key could not be tried: look again when the video API is well"
         return [*found, Finding("API key", Mark.WRONG, f"not tried, {observation.detail}", fix)]
     return [*found, Finding("API key", Mark.OK, "accepted")]

@@ -262,6 +262,8 @@ def live_answer(api_url: str, job_id: str, view: JobView | None) -> str:
     finally:
         poller.close()
     match observation:
+        case VideoWorking(word, error=str()):
+            return f"{shown(word)}, but without a video that can be delivered"
         case VideoWorking(word, known):
             return shown(word) if known else f"{shown(word)} (a word that we do not know)"
         case VideoReady(url):
@@ -291,7 +293,7 @@ def describe(view: JobView, *, reveal: bool) -> dict[str, JsonValue]:
     for name, value in (job.metadata if job else {}).items():
         hidden = name in PRIVATE and not reveal
         metadata[name] = (mask(str(value)) if name == "to" else "•••") if hidden else value
-    url = outcome.video_url if outcome else None
+    url, spoiled = (outcome.video_url, outcome.undeliverable_url) if outcome else (None, None)
     return {
         "job_id": view.job_id,
         "state": view.state.value,
@@ -308,6 +310,7 @@ def describe(view: JobView, *, reveal: bool) -> dict[str, JsonValue]:
         "ended_ms": outcome.at_ms if outcome else None,
         "error": outcome.error if outcome else None,
         "video_url": url if url is None or reveal else masked_url(url),
+        "undeliverable_url": spoiled if spoiled is None or reveal else masked_url(spoiled),
         "delivered": view.delivered,
         "form": entry.form.value if entry else None,
         "sends": entry.tries if entry else None,

@@ -169,7 +169,12 @@ def mask(address: str) -> str:
 
 
 def masked_url(url: str) -> str:
-    """Give a URL without its query, which may be a signature."""
-    parts = urlsplit(url)
+    """Give a URL without its query, which may be a signature; of what is no URL nothing."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "•••"
+    if parts.scheme not in {"http", "https"}:
+        return "•••"
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}" + ("?•••" if parts.query else "")

@@ -27,6 +27,7 @@ FAULTS = {
     "server": "the video API is in trouble",
     "throttled": "the video API wants fewer requests",
     "credentials": "the video API refuses our key",
+    "blocked": "something in front of the video API refuses us",
     "malformed": "the video API's answer could not be read",
     "internal": "the poller raised an exception",
 }

@@ -161,7 +161,7 @@ if #jobs > 0 then
           and not job.outbox and not foreign then
           -- We have noted the counter at our last poll. If it has moved on, a worker of another kind
           -- has the job in its memory: stay a step behind it, or both use up the shared attempts.
-          local noted = string.match(redis.call('HGET', faults, job.id) or '', '^%d+:%d*:(%d+)$')
+          local noted = string.match(redis.call('HGET', faults, job.id) or '', '^%d+:%d*:(%d+)')
           local left_ms = redis.call('PTTL', keys[at + 4])
           if left_ms >= 0 then job.age = math.max(0, attempts_s * 1000 - left_ms) end
           if noted and job.age and (tonumber(job.attempts) or 0) > tonumber(noted) then

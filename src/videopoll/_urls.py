@@ -1,0 +1,113 @@
+"""Which URLs may be handed to a user, and how they are written.
+
+Owns the one check of every video URL, whoever gave it: the video API, a host's
+own poller, the generator. Pure functions; nothing here asks for the URL.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, urlsplit
+
+import attrs
+
+__all__ = ["MAX_URL_CHARS", "BadUrl", "readied_url", "url_problem"]
+
+MAX_URL_CHARS = 8192
+"""The longest URL that is handed on: what servers and networks of content take in a request's first line (nginx,
+Apache and CloudFront about 8 KiB). A signed link with a session's token has one to three thousand characters."""
+
+MAX_HOST_CHARS = 253
+
+_HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)")
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+_JOINERS = str.maketrans("", "", "\u200c\u200d")
+"""Not printable, and part of emoji and of words of some languages."""
+
+_STAY = "!#$%&'()*+,/:;=?@[]~"
+"""What stays as it is behind the host, beside letters, digits and ``-._``: all that a URL may have there."""
+
+
+@attrs.frozen
+class BadUrl:
+    """Why a URL must not be handed on, as the rest of a sentence that begins with "it"."""
+
+    problem: str
+
+
+def readied_url(url: object) -> str | BadUrl:
+    """Return the URL in the form in which it is handed on, or why it must not be.
+
+    White space around it goes. Spaces and whatever else a URL may not have
+    behind its host are percent-encoded, and a host in letters beyond ASCII gets
+    its ``xn--`` form, as browsers do. What is a URL already stays as it is.
+    """
+    if not isinstance(url, str):
+        return BadUrl("is missing" if url is None else f"is no text ({type(url).__name__})")
+    url = url.strip(" \t\r\n\f")
+    if not url:
+        return BadUrl("is missing")
+    if len(url) > MAX_URL_CHARS:  # It only grows from here.
+        return BadUrl(f"is longer than {MAX_URL_CHARS} characters")
+    # Checked before parsing: urlsplit drops some control characters.
+    if _CONTROL.search(url) or not url.translate(_JOINERS).isprintable():
+        return BadUrl("has control characters")
+    found = _AUTHORITY.fullmatch(url)
+    if found is None or found[1].lower() not in {"http", "https"}:
+        return BadUrl("is not http or https")
+    scheme, authority, rest = found.groups()
+    named: str | None = authority
+    problem = _authority_problem(authority)
+    if problem:
+        return BadUrl(problem)
+    if not authority.isascii():
+        named = _named_in_ascii(authority)
+    if named is None or not _HOST_AND_PORT.fullmatch(named):
+        return BadUrl("has a host that is no name")
+    written = f"{scheme.lower()}://{named}{_encoded(rest)}"
+    if len(written) > MAX_URL_CHARS:
+        return BadUrl(f"is longer than {MAX_URL_CHARS} characters")
+    return written
+
+
+def url_problem(url: str) -> str | None:
+    """Return why `url` must not be used as it stands, as the rest of a sentence; None when it may."""
+    readied = readied_url(url)
+    if isinstance(readied, BadUrl):
+        return readied.problem
+    return None if readied == url else "has spaces or other characters that must be percent-encoded"
+
+
+def _encoded(rest: str) -> str:
+    return quote(_STRAY_PERCENT.sub("%25", rest), safe=_STAY)
+
+
+def _authority_problem(authority: str) -> str | None:
+    # Browsers read a backslash as a slash: what stands before it would be the host.
+    if "\\" in authority or any(character.isspace() for character in authority):
+        return "has a host with spaces or backslashes"
+    if "@" in authority:
+        return "has credentials in it"
+    try:
+        parts = urlsplit(f"https://{authority}")
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "cannot be parsed"
+    if not host:
+        return "has no host"
+    return "has a host that is no name" if len(host) > MAX_HOST_CHARS else None
+
+
+def _named_in_ascii(authority: str) -> str | None:
+    """Return host and port with the host's name in its ``xn--`` form; None if it is no name."""
+    import idna  # noqa: PLC0415 - httpx brings it along, and almost no host needs it
+
+    host, colon, port = authority.partition(":")
+    try:
+        return idna.encode(host, uts46=True).decode() + colon + port
+    except (idna.IDNAError, UnicodeError):
+        return None
