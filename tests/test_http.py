@@ -365,6 +365,7 @@ def test_a_huge_reply_is_refused_before_it_is_in_memory(world, serve, length):
         (b'{"a": 1}', "identity"),
         (b"", "gzip"),
     ],
+    ids=["gzip", "x-gzip", "zlib", "bare deflate", "twice", "not at all", "nothing"],
 )
 def test_a_reply_that_was_packed_unasked_is_read(world, serve, body, encoding):
     """Some servers and proxies pack whatever they send; a video that was paid for must not be lost to that."""
@@ -383,6 +384,7 @@ def test_a_reply_that_was_packed_unasked_is_read(world, serve, body, encoding):
         (b"\x0b", "br", FailureKind.UNREADABLE),
         (b"?", "gzip, gzip, gzip", FailureKind.UNREADABLE),
     ],
+    ids=["bomb", "bomb in a bomb", "no gzip", "brotli", "three times"],
 )
 def test_a_packed_reply_does_not_unpack_to_gigabytes(world, serve, body, encoding, kind):
     """A few kilobytes can."""
