@@ -144,6 +144,7 @@ ONE_SERVER = {
     "test_end_to_end",
     "test_history",
     "test_logs",
+    "test_loops",
     "test_metrics",
     "test_operate",
     "test_poison",

@@ -158,7 +158,7 @@ def claim(
             "tuple[int, int, int, int, int, list[_ClaimFields]]", reply
         )
         return ClaimBatch(
-            tuple([_read_claim(fields, token, now_ms) for fields in found]),
+            tuple([_read_one(fields, token, now_ms) for fields in found]),
             now_ms,
             next_poll if next_poll >= 0 else None,
             next_send if next_send >= 0 else None,
@@ -196,6 +196,16 @@ def _ms_or_none(value: bytes) -> int | None:
 
 
 _ClaimFields: TypeAlias = "tuple[bytes, bytes, int, int, int, bytes, bytes | None, bytes | None, bytes | None, bytes]"
+
+
+def _read_one(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
+    """Read one claim; one that cannot be read must not take along the others that were leased with it."""
+    try:
+        return _read_claim(fields, token, now_ms)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = f"what Redis keeps of it cannot be read ({type(error).__name__})"
+        kept = next((one for one in reversed(fields[6:8]) if isinstance(one, bytes)), None)
+        return Claim(text_of(fields[0]), token, now_ms, Poison(reason), raw=kept)
 
 
 def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:

@@ -20,6 +20,7 @@ from videopoll._clock import Clock, RedisClock
 from videopoll._log import LogHook
 from videopoll._pace import Pace
 from videopoll._steps import JobStep, Workshop
+from videopoll._supervise import RENEWER, Loops
 from videopoll.errors import ConfigurationError, QueueError
 from videopoll.observations import FaultKind
 from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
@@ -82,8 +83,8 @@ class Health:
     Args:
         healthy: Whether nothing is wrong.
         problems: What is wrong, and what to do, one sentence each.
-        alive: Whether the loop moves. A restart helps if it does not; it is no
-            use while Redis is away.
+        alive: Whether the loop moves, and what writes and renews does its work. A
+            restart helps if not; it is no use while Redis is away.
     """
 
     healthy: bool
@@ -183,6 +184,15 @@ class Engine(abc.ABC):
         self._lost_since_s: float | None = None
         self._refused: FaultKind | None = None
         self._beat_s = self.clock.monotonic_s()
+        longest_silence_s = 3 * LONGEST_IDLE_S + self.lease.duration_s
+        self.loops = Loops(
+            self.clock,
+            self.rng,
+            patience_s=self.lease.duration_s,
+            limit_s=longest_silence_s,
+            # A renewer that pauses for longer than that would lose leases by the pause alone.
+            pause_cap_s=min(TROUBLE_CAP_S, self.lease.renew_every_s),
+        )
 
     # --- events and health ---
 
@@ -217,11 +227,13 @@ class Engine(abc.ABC):
         alive = silent_s <= 3 * LONGEST_IDLE_S + self.lease.duration_s or lost_since_s is not None
         if not alive:
             problems.append(f"the worker's loop has not moved for {silent_s:.0f} s: restart it")
+        loops_problems, loops_alive = self.loops.judge(redis_away=lost_since_s is not None)
+        problems += loops_problems
         now_s = self.clock.monotonic_s()
         stuck = sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
         if stuck:
             problems.append(f"{stuck} polls or sends do not come back: the poller or a notifier hangs")
-        return Health(not problems, tuple(problems), alive)
+        return Health(not problems, tuple(problems), alive and loops_alive)
 
     def beat(self) -> None:
         """Note that the loop moves."""
@@ -229,7 +241,6 @@ class Engine(abc.ABC):
 
     def redis_lost(self, error: QueueError, doing: str) -> float:
         """Note that Redis failed at `doing`; give the seconds to wait. Told once, not at every try."""
-        self.beat()
         losses = self._lost.get(doing, 0)
         self._lost[doing] = losses + 1
         if self._lost_since_s is None:
@@ -240,7 +251,6 @@ class Engine(abc.ABC):
 
     def redis_fine(self, doing: str) -> None:
         """Note that Redis did what it was asked; a full one still answers claims while it refuses to write."""
-        self.beat()
         self._lost.pop(doing, None)
         if self._lost:
             return
@@ -249,6 +259,12 @@ class Engine(abc.ABC):
         if lost_since_s is not None:
             after_s = self.clock.monotonic_s() - lost_since_s
             self.emit(events.RedisRegained(worker_id=self.worker_id, after_s=after_s))
+
+    def loop_fine(self, name: str) -> None:
+        """Note that a round of a loop went well; claims that waited for the renewer are wanted now."""
+        if self.loops.failing(name):
+            self.loops.fine(name)
+            self.wake_at(self.clock.monotonic_s())
 
     def summary(self, before: dict[type[events.Event], int], claimed: int) -> RunSummary:
         """Give what has happened since `before`."""
@@ -274,7 +290,9 @@ class Engine(abc.ABC):
         return max(0.0, self._paused_until_s - self.clock.monotonic_s())
 
     def room(self) -> tuple[int, int]:
-        """How many more polls and sends this worker can take."""
+        """How many more polls and sends this worker can take; none while it cannot keep the leases that it has."""
+        if self.loops.failing(RENEWER):
+            return 0, 0
         polls = 0 if self.pause_left_s() else self.concurrency - self.polls_in_hand
         return max(0, polls), max(0, self.delivery_concurrency - self.sends_in_hand)
 

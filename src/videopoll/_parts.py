@@ -6,6 +6,7 @@ mistake of a host's costs a back-off, and not the worker.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import traceback
@@ -22,6 +23,7 @@ __all__ = [
     "poller_failed",
     "refuse_async",
     "trace_of",
+    "was_cancelled",
 ]
 
 log = logging.getLogger(__name__)
@@ -81,7 +83,17 @@ def notifier_failed(error: BaseException) -> Receipt:
     return Unknown(f"the notifier raised {type(error).__name__}")
 
 
+def was_cancelled() -> bool:
+    """Whether our own task is being cancelled; otherwise the cancellation came out of a host's part."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def trace_of(error: BaseException) -> str:
     """Give an exception's trace for the log, its text without what looks like a secret."""
     lines = "".join(traceback.format_tb(error.__traceback__))
-    return f"{lines}{type(error).__name__}: {redact(str(error))}"
+    try:
+        text = redact(str(error))
+    except Exception as untold:  # noqa: BLE001 - an exception of a host's may not even be able to say what it is
+        text = f"its text cannot be had ({type(untold).__name__})"
+    return f"{lines}{type(error).__name__}: {text}"

@@ -137,7 +137,7 @@ def run(client: redis.Redis, call: ScriptCall[T]) -> T:
             except redis_errors.NoScriptError:
                 # Nothing has run: the server was restarted, or its scripts were flushed.
                 reply = execute("EVAL", call.script.source, *call.words())
-            return call.parse(reply)
+            return _parse(call, reply)
         except (redis_errors.RedisError, OSError) as error:
             # A pooled connection may have died unnoticed: one fresh try, where that is safe.
             if last or not _is_broken(error):
@@ -154,7 +154,7 @@ async def arun(client: redis.asyncio.Redis, call: ScriptCall[T]) -> T:
                 reply = await execute("EVALSHA", call.script.sha, *call.words())
             except redis_errors.NoScriptError:
                 reply = await execute("EVAL", call.script.source, *call.words())
-            return call.parse(reply)
+            return _parse(call, reply)
         except (redis_errors.RedisError, OSError) as error:
             if last or not _is_broken(error):
                 raise to_queue_error(error, call.script.name) from error
@@ -212,7 +212,19 @@ async def arun_all(client: redis.asyncio.Redis, calls: Sequence[ScriptCall[T]]) 
 def _read(call: ScriptCall[T], reply: object) -> T:
     if isinstance(reply, redis_errors.RedisError):
         raise to_queue_error(reply, call.script.name) from reply
-    return call.parse(reply)
+    return _parse(call, reply)
+
+
+def _parse(call: ScriptCall[T], reply: object) -> T:
+    """Read a reply of which nothing is sure: a proxy, or another kind of server, may answer in a shape of its own."""
+    try:
+        return call.parse(reply)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        msg = (
+            f"{call.script.name}: the reply cannot be read ({type(error).__name__}): check that Redis or Valkey itself"
+            " answers at this address, and that nothing in between changes its replies. Try again."
+        )
+        raise QueueUnavailableError(msg) from error
 
 
 def _is_broken(error: Exception) -> bool:

@@ -14,7 +14,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from videopoll._pace import FOREVER_S, Pace
-from videopoll._parts import trace_of
+from videopoll._parts import trace_of, was_cancelled
+from videopoll._supervise import SETTLER
 from videopoll.errors import QueueError, QueueUnavailableError
 from videopoll.work import Redeliver, Reschedule, Transition, Verdict
 
@@ -103,7 +104,7 @@ class _Pending(Generic[F]):
                 # A host's queue may give fewer verdicts than it should.
                 future.set_result(verdicts[place] if place < len(verdicts) else Verdict.LOST)
 
-    def _give_up_on(self, batch: Sequence[tuple[Transition, F | None]], error: Exception) -> None:
+    def _give_up_on(self, batch: Sequence[tuple[Transition, F | None]], error: BaseException) -> None:
         """Answer for what cannot be written: whoever waits must not wait for ever. The leases bring the jobs back."""
         log.error("A job's step could not be written, it will be taken up again\n%s", trace_of(error))
         self._answer(batch, [Verdict.LOST] * len(batch))
@@ -135,8 +136,9 @@ class Settler(_Pending["Future[Verdict]"]):
         """Write until it is closed."""
         while batch := self._next():
             try:
-                self._write(batch)
-            except Exception as error:  # noqa: BLE001 - a host's queue may answer anything; the worker goes on
+                with self._engine.loops.busy(SETTLER):
+                    self._write(batch)
+            except BaseException as error:  # noqa: BLE001 - a host's queue may raise anything; the worker goes on
                 self._give_up_on(batch, error)
 
     def _next(self) -> list[tuple[Transition, Future[Verdict] | None]]:
@@ -193,9 +195,12 @@ class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
         """Write until it is closed."""
         while batch := await self._next():
             try:
-                await self._write(batch)
-            except Exception as error:  # noqa: BLE001 - a host's queue may answer anything; the worker goes on
+                with self._engine.loops.busy(SETTLER):
+                    await self._write(batch)
+            except (asyncio.CancelledError, Exception) as error:
                 self._give_up_on(batch, error)
+                if was_cancelled():
+                    raise
 
     async def _next(self) -> list[tuple[Transition, asyncio.Future[Verdict] | None]]:
         loop = asyncio.get_running_loop()

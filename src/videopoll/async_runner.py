@@ -22,11 +22,20 @@ from videopoll import _engine, events
 from videopoll._calls import FOREIGN_IDLE_S
 from videopoll._engine import STILL_THERE_S, SWEEP_EVERY_S, WAKE_JITTER_S, Engine, RunSummary
 from videopoll._pace import FOREVER_S
-from videopoll._parts import as_observation, as_receipt, is_async, notifier_failed, poller_failed, trace_of
+from videopoll._parts import (
+    as_observation,
+    as_receipt,
+    is_async,
+    notifier_failed,
+    poller_failed,
+    trace_of,
+    was_cancelled,
+)
 from videopoll._settlers import AsyncSettler
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
+from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
 from videopoll._threads import SYNC_PARTS, DaemonThreads
-from videopoll.errors import QueueError, QueueRefusedError
+from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 from videopoll.messages import Sighting, Unknown
 from videopoll.observations import Fault, FaultKind
 from videopoll.poller import VideoApiPoller
@@ -149,6 +158,7 @@ class AsyncRunner(Engine):
         self._background: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
         self._running = False
+        self._swept = False
         self._settler = AsyncSettler(self, queue)
 
     # --- for the host ---
@@ -220,10 +230,19 @@ class AsyncRunner(Engine):
     async def _run(self) -> None:
         async with self._machinery():
             self.emit(events.WorkerStarted(worker_id=self.worker_id))
-            helpers = [_task(self._listen(), "bell"), _task(self._sweep(), "sweeper")]
+            self._swept = not self.recover
+            helpers = [self._task(BELL, self._listen), self._task(SWEEPER, self._sweep)]
+            self.loops.begin(LOOP)
             try:
                 while not self.stopping:
-                    await self._turn()
+                    try:
+                        await self._turn()
+                    except (asyncio.CancelledError, Exception) as error:
+                        if was_cancelled():
+                            raise
+                        await asyncio.sleep(self.loops.failed(LOOP, error))
+                    else:
+                        self.loop_fine(LOOP)
             finally:
                 self.stopping = True
                 await _end(helpers)
@@ -282,13 +301,15 @@ class AsyncRunner(Engine):
         # The tasks that are started from here on inherit it.
         parts = SYNC_PARTS.set(self._threads[1])
         self._settler.open()
-        settler, renewer = _task(self._settler.run(), "settler"), _task(self._renew(), "renewer")
+        self.loops.open()
+        settler, renewer = self._task(SETTLER, self._write), self._task(RENEWER, self._renew)
         try:
             yield
         finally:
             await _end([renewer])
             self._settler.close()
             await settler
+            self.loops.open()
             for threads in self._threads:
                 threads.close()
             self._threads = self._new_threads()
@@ -303,11 +324,11 @@ class AsyncRunner(Engine):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         step = self._tasks.pop(task)
+        if not self._tasks:
+            self._idle.set()
         self.let_go(step)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("A job's step failed; its lease will run out\n%s", trace_of(error))
-        if not self._tasks:
-            self._idle.set()
 
     async def _carry_out(self, step: JobStep) -> None:
         steps = step.steps()
@@ -331,7 +352,7 @@ class AsyncRunner(Engine):
             except TimeoutError:
                 return Unknown(f"the notifier did not come back within {self.delivery.send_timeout_s:g} s")
             except (asyncio.CancelledError, Exception) as error:
-                if _was_cancelled():
+                if was_cancelled():
                     raise
                 return notifier_failed(error)
         return await self._look_up(effect)
@@ -359,16 +380,42 @@ class AsyncRunner(Engine):
         verdicts = await asyncio.gather(*filter(None, futures))
         return verdicts.count(Verdict.APPLIED)
 
-    async def _renew(self) -> None:
+    def _task(self, name: str, work: Callable[[], Coroutine[object, object, bool]]) -> asyncio.Task[None]:
+        """Do a loop's rounds in a task of their own until one says that it was the last, whatever they raise."""
+
+        async def keep() -> None:
+            goes_on = True
+            while goes_on:
+                try:
+                    goes_on = await work()
+                except (asyncio.CancelledError, Exception) as error:
+                    if was_cancelled():
+                        # We are being ended. Any other cancellation came out of the queue, and is a failure.
+                        self.loops.end(name)
+                        raise
+                    await asyncio.sleep(self.loops.failed(name, error))
+                else:
+                    self.loop_fine(name)
+            self.loops.end(name)
+
+        task = asyncio.get_running_loop().create_task(keep(), name=f"videopoll-{name}")
+        self.loops.begin(name, lambda: not task.done())
+        return task
+
+    async def _write(self) -> bool:
+        await self._settler.run()
+        return False
+
+    async def _renew(self) -> bool:
         """Renew the leases of what is in hand, in one round trip for many; end the work on lost ones."""
-        while True:
-            await asyncio.sleep(self.lease.renew_every_s)
-            steps = self.to_renew()
-            try:
-                held = await self._queue.renew([step.held for step in steps], self.lease)
-            except QueueError as error:
-                log.debug("Leases could not be renewed: %s", error)
-                continue
+        steps = self.to_renew()
+        try:
+            with self.loops.busy(RENEWER):
+                held = check_renewed(steps, await self._queue.renew([step.held for step in steps], self.lease))
+        except QueueUnavailableError as error:
+            log.debug("Leases could not be renewed: %s", error)
+        else:
+            self.loop_fine(RENEWER)
             lost = {
                 id(step)
                 for step, still in zip(steps, held, strict=True)
@@ -378,48 +425,52 @@ class AsyncRunner(Engine):
                 if id(step) in lost:
                     self.emit(events.LeaseLost(worker_id=self.worker_id, job_id=step.claim.job_id))
                     task.cancel()
+        await asyncio.sleep(self.lease.renew_every_s)
+        return True
 
-    async def _listen(self) -> None:
+    async def _listen(self) -> bool:
         """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""
-        while True:
-            await self._listening.wait()
-            try:
-                rang = await self._queue.wait_for_work(_engine.LONGEST_IDLE_S)
-            except QueueError:
-                await asyncio.sleep(self.rng.uniform(0.5, 1.0))
-                continue
-            if not rang:
-                await asyncio.sleep(WAKE_JITTER_S)
-                continue
-            await asyncio.sleep(self.rng.uniform(0, WAKE_JITTER_S))
-            with contextlib.suppress(QueueError):
-                if await self._queue.wait_for_work(STILL_THERE_S):
-                    self._listening.clear()
-                    self.wake_at(self.clock.monotonic_s())
+        await self._listening.wait()
+        try:
+            rang = await self._queue.wait_for_work(_engine.LONGEST_IDLE_S)
+        except QueueError:
+            await asyncio.sleep(self.rng.uniform(0.5, 1.0))
+            return True
+        if not rang:
+            await asyncio.sleep(WAKE_JITTER_S)
+            return True
+        await asyncio.sleep(self.rng.uniform(0, WAKE_JITTER_S))
+        with contextlib.suppress(QueueError):
+            if await self._queue.wait_for_work(STILL_THERE_S):
+                self._listening.clear()
+                self.wake_at(self.clock.monotonic_s())
+        return True
 
-    async def _sweep(self) -> None:
+    async def _sweep(self) -> bool:
         """Look for jobs that nobody has: at the start, and now and then beside foreign workers."""
-        idle_s = FOREIGN_IDLE_S if self.foreign_workers else 0.0
-        exclusive = not self.recover
-        while self.recover or self.foreign_workers:
-            wait_s = SWEEP_EVERY_S
-            try:
-                count = await self._queue.adopt(
-                    idle_s=idle_s, initial_delay_s=self.strategy.initial_delay_s, exclusive=exclusive
-                )
-            except QueueRefusedError as error:
-                log.warning("Lost jobs are not looked for: %s", error)
-                return
-            except QueueError:
-                wait_s = 1.0
-            else:
-                exclusive = True
-                if count:
-                    self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
-                    self.wake_at(self.clock.monotonic_s())
-                if not self.foreign_workers:
-                    return
-            await asyncio.sleep(wait_s)
+        if not (self.recover or self.foreign_workers):
+            return False
+        wait_s = SWEEP_EVERY_S
+        try:
+            count = await self._queue.adopt(
+                idle_s=FOREIGN_IDLE_S if self.foreign_workers else 0.0,
+                initial_delay_s=self.strategy.initial_delay_s,
+                exclusive=self._swept,
+            )
+        except QueueRefusedError as error:
+            log.warning("Lost jobs are not looked for: %s", error)
+            return False
+        except QueueError:
+            wait_s = 1.0
+        else:
+            self._swept = True
+            if count:
+                self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
+                self.wake_at(self.clock.monotonic_s())
+            if not self.foreign_workers:
+                return False
+        await asyncio.sleep(wait_s)
+        return True
 
     # --- the host's parts, sync or asyncio ---
 
@@ -492,7 +543,7 @@ async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard
     except TimeoutError:
         return Fault(FaultKind.TIMEOUT, f"the poller did not come back within {effect.timeout_s:g} s")
     except (asyncio.CancelledError, Exception) as error:
-        if _was_cancelled():
+        if was_cancelled():
             raise
         return poller_failed(error)
 
@@ -500,16 +551,6 @@ async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard
 async def _resolve(result: object) -> object:
     """Give a sync part's result, also if it is to be awaited after all."""
     return await result if inspect.isawaitable(result) else result
-
-
-def _was_cancelled() -> bool:
-    """Whether our own task is being cancelled; otherwise the cancellation came out of a host's part."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _task(work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-    return asyncio.get_running_loop().create_task(work, name=f"videopoll-{name}")
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -9,6 +9,7 @@ Events carry no prompt, no phone number, no token and no URL.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
@@ -230,5 +231,11 @@ class Emitter:
         for hook in self._hooks:
             try:
                 hook(event)
-            except Exception:
-                log.exception("An event hook failed on %s; the worker goes on", type(event).__name__)
+            except KeyboardInterrupt:
+                # Ctrl-C came while the hook ran: it is meant for the process.
+                raise
+            except BaseException:
+                # Not only an Exception: a hook that raises SystemExit must not end the thread that it was called on.
+                # Nor must a host's logging: what raises here after a send would have the message sent again.
+                with contextlib.suppress(Exception):
+                    log.exception("An event hook failed on %s; the worker goes on", type(event).__name__)

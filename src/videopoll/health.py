@@ -1,7 +1,7 @@
 """A tiny HTTP endpoint for platforms that probe: `HealthServer`.
 
-``GET /live`` answers 200 unless the worker's loop is stuck: then a restart
-helps. ``GET /ready`` answers 200 if the worker can do its work: 503 while Redis
+``GET /live`` answers 200 unless the worker's loop is stuck, or what writes or
+renews leases hangs, has ended or fails all the time: then a restart helps. ``GET /ready`` answers 200 if the worker can do its work: 503 while Redis
 is away, the video API refuses the key, something hangs, or the worker is
 stopping. ``GET /metrics`` gives a Prometheus registry, if there is one. The
 answers say what is wrong and what to do, as JSON.

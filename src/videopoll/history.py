@@ -16,6 +16,7 @@ import enum
 import json
 import logging
 import os
+import random
 import secrets
 import socket
 import threading
@@ -29,8 +30,11 @@ from redis.retry import Retry
 
 from videopoll import events
 from videopoll._calls import beat, raw, text_of
+from videopoll._clock import Clock
 from videopoll._numbers import is_number
+from videopoll._pace import FOREVER_S
 from videopoll._scripts import run, to_queue_error
+from videopoll._supervise import HISTORY, Loops
 from videopoll.errors import ConfigurationError, QueueError
 from videopoll.jobs import Poison, dump, load_object
 from videopoll.notifiers.base import redact
@@ -57,6 +61,10 @@ WORKERS_KEEP_S = 3_600
 """Seconds that a worker which stopped beating is still listed."""
 
 FLUSH_S = 0.5
+
+LONGEST_PAUSE_S = 60.0
+"""Seconds that the thread pauses at most after what nobody foresaw."""
+
 BEAT_S = 4.0
 
 ALIVE_MS = 10_000
@@ -217,6 +225,10 @@ class RedisHistory:
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._stirred = threading.Event()
+        self._loops = Loops(
+            Clock(), random.SystemRandom(), patience_s=FOREVER_S, limit_s=FOREVER_S, pause_cap_s=LONGEST_PAUSE_S
+        )
+        self._loops.begin(HISTORY)
 
     def __repr__(self) -> str:
         """Name the prefix, never the URL: it may hold a password."""
@@ -294,9 +306,10 @@ class RedisHistory:
             self._stirred.clear()
             try:
                 self._flush(last=last)
-            except Exception:
-                # Whatever it is, the worker has nothing to do with it.
-                log.exception("The history could not be written; jobs are not affected")
+            except BaseException as error:  # noqa: BLE001 - jobs are not affected, whatever it is, and the next entry may be written
+                self._closing.wait(self._loops.failed(HISTORY, error))
+            else:
+                self._loops.fine(HISTORY)
         self._thread = None
 
     def _idle_s(self) -> float | None:

@@ -8,6 +8,7 @@ listens for new ids, one looks for jobs that were lost.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -24,7 +25,8 @@ from videopoll._pace import FOREVER_S
 from videopoll._parts import as_observation, as_receipt, notifier_failed, poller_failed, refuse_async, trace_of
 from videopoll._settlers import Settler
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
-from videopoll.errors import QueueError, QueueRefusedError
+from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
+from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 from videopoll.messages import Sighting
 from videopoll.work import Verdict
 
@@ -138,6 +140,7 @@ class Runner(Engine):
         self._work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
         self._ended = threading.Event()
         self._ended.set()
+        self._swept = False
         self._settler = Settler(self, queue)
 
     # --- for the host ---
@@ -212,10 +215,17 @@ class Runner(Engine):
         self._loop_thread = threading.current_thread()
         with self._machinery():
             self.emit(events.WorkerStarted(worker_id=self.worker_id))
-            helpers = [_thread(self._listen, "bell"), _thread(self._sweep, "sweeper")]
+            self._swept = not self.recover
+            helpers = [self._loop(BELL, self._listen), self._loop(SWEEPER, self._sweep)]
+            self.loops.begin(LOOP)
             try:
                 while not self.stopping:
-                    self._turn()
+                    try:
+                        self._turn()
+                    except (asyncio.CancelledError, Exception) as error:
+                        self._stopped.wait(self.loops.failed(LOOP, error))
+                    else:
+                        self.loop_fine(LOOP)
             finally:
                 self.stopping = True
                 self._stopped.set()
@@ -286,8 +296,9 @@ class Runner(Engine):
             work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
             self._work = work
             self._settler.open()
-            settler = _thread(self._settler.run, "settler")
-            renewer = _thread(self._renew, "renewer")
+            self.loops.open()
+            settler = self._loop(SETTLER, self._write)
+            renewer = self._loop(RENEWER, self._renew)
             # Daemon threads: one that hangs in a host's own part cannot keep the process.
             workers = self.concurrency + self.delivery_concurrency
             for number in range(workers):
@@ -301,6 +312,7 @@ class Runner(Engine):
                 self._settler.close()
                 settler.join()
                 renewer.join()
+                self.loops.open()
         finally:
             self._machine.release()
             self._ended.set()
@@ -309,11 +321,14 @@ class Runner(Engine):
         """Work on jobs, one after the other, whatever a host's parts raise."""
         while (step := work.get()) is not None:
             try:
-                self._carry_out(step)
+                try:
+                    self._carry_out(step)
+                finally:
+                    self.let_go(step)
             except BaseException as error:
-                log.error("A job's step failed; its lease will run out\n%s", trace_of(error))  # noqa: TRY400 - redacted
-            finally:
-                self.let_go(step)
+                # A host's logging may raise, too: the place that this thread serves must stay.
+                with contextlib.suppress(Exception):
+                    log.error("A job's step failed; its lease will run out\n%s", trace_of(error))  # noqa: TRY400 - redacted
 
     def _carry_out(self, step: JobStep) -> None:
         steps = step.steps()
@@ -369,56 +384,89 @@ class Runner(Engine):
             self.let_go(step)
         return given_back
 
-    def _renew(self) -> None:
+    def _loop(self, name: str, work: Callable[[], bool]) -> threading.Thread:
+        """Do a loop's rounds in a thread of their own until one says that it was the last, whatever they raise."""
+
+        def keep() -> None:
+            goes_on = True
+            while goes_on:
+                try:
+                    goes_on = work()
+                except BaseException as error:
+                    self._stopped.wait(self.loops.failed(name, error))
+                else:
+                    self.loop_fine(name)
+            self.loops.end(name)
+
+        thread = threading.Thread(target=keep, name=f"{THREADS}{name}", daemon=True)
+        self.loops.begin(name, lambda: thread.ident is None or thread.is_alive())
+        thread.start()
+        return thread
+
+    def _write(self) -> bool:
+        self._settler.run()
+        return False
+
+    def _renew(self) -> bool:
         """Renew the leases of what is in hand, in one round trip for many."""
-        while not self._closed.wait(self.lease.renew_every_s):
-            steps = self.to_renew()
-            try:
-                self._queue.renew([step.held for step in steps], self.lease)
-            except QueueError as error:
-                log.debug("Leases could not be renewed: %s", error)
+        if self._closed.is_set():
+            return False
+        steps = self.to_renew()
+        try:
+            with self.loops.busy(RENEWER):
+                check_renewed(steps, self._queue.renew([step.held for step in steps], self.lease))
+        except QueueUnavailableError as error:
+            log.debug("Leases could not be renewed: %s", error)
+        else:
+            self.loop_fine(RENEWER)
+        return not self._closed.wait(self.lease.renew_every_s)
 
-    def _listen(self) -> None:
+    def _listen(self) -> bool:
         """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""
-        while self._listening.wait() and not self.stopping:
-            try:
-                rang = self._queue.wait_for_work(_engine.LONGEST_IDLE_S)
-            except QueueError:
-                self._stopped.wait(self.rng.uniform(0.5, 1.0))
-                continue
-            if not rang:
-                # Another runner's stop may have woken everybody who blocks on this queue.
-                self._stopped.wait(WAKE_JITTER_S)
-                continue
-            self._stopped.wait(self.rng.uniform(0, WAKE_JITTER_S))
-            with contextlib.suppress(QueueError):
-                if not self.stopping and self._queue.wait_for_work(STILL_THERE_S):
-                    self._listening.clear()
-                    self.wake_at(self.clock.monotonic_s())
+        self._listening.wait()
+        if self.stopping:
+            return False
+        try:
+            rang = self._queue.wait_for_work(_engine.LONGEST_IDLE_S)
+        except QueueError:
+            self._stopped.wait(self.rng.uniform(0.5, 1.0))
+            return True
+        if not rang:
+            # Another runner's stop may have woken everybody who blocks on this queue.
+            self._stopped.wait(WAKE_JITTER_S)
+            return True
+        self._stopped.wait(self.rng.uniform(0, WAKE_JITTER_S))
+        with contextlib.suppress(QueueError):
+            if not self.stopping and self._queue.wait_for_work(STILL_THERE_S):
+                self._listening.clear()
+                self.wake_at(self.clock.monotonic_s())
+        return True
 
-    def _sweep(self) -> None:
+    def _sweep(self) -> bool:
         """Look for jobs that nobody has: at the start, and now and then beside foreign workers."""
-        idle_s = FOREIGN_IDLE_S if self.foreign_workers else 0.0
-        exclusive = not self.recover
-        while not self.stopping and (self.recover or self.foreign_workers):
-            wait_s = SWEEP_EVERY_S
-            try:
-                count = self._queue.adopt(
-                    idle_s=idle_s, initial_delay_s=self.strategy.initial_delay_s, exclusive=exclusive
-                )
-            except QueueRefusedError as error:
-                log.warning("Lost jobs are not looked for: %s", error)
-                return
-            except QueueError:
-                wait_s = 1.0
-            else:
-                exclusive = True
-                if count:
-                    self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
-                    self.wake_at(self.clock.monotonic_s())
-                if not self.foreign_workers:
-                    return
-            self._stopped.wait(wait_s)
+        if self.stopping or not (self.recover or self.foreign_workers):
+            return False
+        wait_s = SWEEP_EVERY_S
+        try:
+            count = self._queue.adopt(
+                idle_s=FOREIGN_IDLE_S if self.foreign_workers else 0.0,
+                initial_delay_s=self.strategy.initial_delay_s,
+                exclusive=self._swept,
+            )
+        except QueueRefusedError as error:
+            log.warning("Lost jobs are not looked for: %s", error)
+            return False
+        except QueueError:
+            wait_s = 1.0
+        else:
+            self._swept = True
+            if count:
+                self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
+                self.wake_at(self.clock.monotonic_s())
+            if not self.foreign_workers:
+                return False
+        self._stopped.wait(wait_s)
+        return True
 
 
 def _thread(target: Callable[[], None], name: str) -> threading.Thread:

@@ -1,0 +1,342 @@
+"""Whatever one of a worker's loops meets, it goes on after a pause, or the worker says that it is not alive."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import random
+import threading
+import time
+
+import pytest
+import redis
+
+from kit import FAST, phone, until
+from videopoll import LeasePolicy, Runner, SilentNotifier, VideoApiPoller, VideoReady, VideoWorking, events
+from videopoll._clock import Clock
+from videopoll._supervise import BELL, RENEWER, SETTLER, Loops
+from videopoll.history import RedisHistory, read_history
+from videopoll.redis_queue import RedisVideoJobQueue
+from videopoll.schema import Keys
+
+BRIEF = LeasePolicy.lasting(1.0)
+
+
+class Ready:
+    """A poller that finds every video finished."""
+
+    def poll(self, job, *, timeout_s):
+        return VideoReady("https://files.example/1.mp4")
+
+
+class Breaking:
+    """Breaks one method of a running worker's queue, for some calls or for good."""
+
+    def __init__(self, queue, method, answer, times=10**9):
+        self.calls = 0
+        self.left = times
+        self._queue, self._method = queue, method
+        whole = getattr(queue, method)
+
+        def broken(*_args, **_kwargs):
+            self.calls += 1
+            self.left -= 1
+            if isinstance(answer, type) and issubclass(answer, BaseException):
+                raise answer
+            return answer
+
+        if inspect.iscoroutinefunction(whole):
+
+            async def call(*args, **kwargs):
+                return broken() if self.left > 0 else await self._count(whole, args, kwargs)
+
+        else:
+
+            def call(*args, **kwargs):
+                return broken() if self.left > 0 else self._count(whole, args, kwargs)
+
+        setattr(queue, method, call)
+
+    def _count(self, whole, args, kwargs):
+        self.calls += 1
+        return whole(*args, **kwargs)
+
+    def mend(self):
+        """Let it work again."""
+        self.left = 0
+
+
+def enqueue(world, *job_ids):
+    with world.queue() as queue:
+        for number, job_id in enumerate(job_ids):
+            queue.enqueue(job_id, conversation_id="c", metadata={"channel": "ultramsg", "to": phone(number)})
+
+
+def told_failures(caplog):
+    return [record for record in caplog.records if "failed; it goes on after a pause" in record.getMessage()]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
+def test_one_renewal_that_raises_costs_no_second_send(world, error):
+    """The renewer went on to nothing, and the worker called itself healthy: three sends."""
+    sent = []
+
+    class Slow:
+        def notify(self, message):
+            sent.append(message.reference)
+            threading.Event().wait(3 * BRIEF.duration_s)
+
+    enqueue(world, "job_1")
+    worker = world.worker(poller=Ready(), notifier=Slow(), lease=BRIEF)
+    other = world.worker(poller=Ready(), notifier=Slow(), lease=BRIEF)
+    with worker, other:
+        breaks = [Breaking(one.runner._queue, "renew", error, times=1) for one in (worker, other)]
+        until(
+            lambda: worker.recorder.of(events.JobDelivered) + other.recorder.of(events.JobDelivered), "it is delivered"
+        )
+        assert all(one.calls > 1 for one in breaks)
+
+    assert len(sent) == 1
+
+
+@pytest.mark.parametrize("method", ["claim", "apply", "renew", "wait_for_work", "adopt"])
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
+def test_a_loop_goes_on_after_what_nobody_foresaw_and_tells_of_it_once(world, method, error, caplog, monkeypatch):
+    for module in ("runner", "async_runner"):
+        monkeypatch.setattr(f"videopoll.{module}.SWEEP_EVERY_S", 0.1)
+    worker = world.worker(poller=Ready(), notifier=SilentNotifier(), lease=BRIEF, foreign_workers=True)
+    with worker, caplog.at_level(logging.ERROR):
+        broken = Breaking(worker.runner._queue, method, error, times=2)
+        enqueue(world, "job_1")
+        until(lambda: broken.calls > 2, f"{method} is called again", 30)
+        enqueue(world, "job_2")
+        until(lambda: worker.recorder.of(events.JobDelivered, "job_2"), "the worker works")
+        until(lambda: worker.runner.health().alive, "it is alive")
+
+    if method != "apply":
+        assert len(told_failures(caplog)) == 1
+
+
+def test_a_worker_that_cannot_renew_takes_no_job_says_so_and_goes_on_when_it_can(world):
+    worker = world.worker(poller=Ready(), notifier=SilentNotifier(), lease=BRIEF)
+    with worker:
+        broken = Breaking(worker.runner._queue, "renew", ZeroDivisionError)
+        until(lambda: not worker.runner.health().alive, "it is not alive")
+        assert "renewer" in " ".join(worker.runner.health().problems)
+        enqueue(world, "job_1")
+        calls = broken.calls
+        until(lambda: broken.calls > calls + 2, "it tries to renew all the while")
+        assert not worker.recorder.of(events.JobTaken)
+        broken.mend()
+        until(lambda: worker.recorder.of(events.JobDelivered), "it works")
+        assert worker.runner.health().alive
+
+
+@pytest.mark.parametrize("answer", [[], [True, True, True], None, 7])
+def test_a_renewal_that_answers_for_other_leases_than_were_asked_ends_no_work(world, answer):
+    release = threading.Event()
+
+    class Slow:
+        def poll(self, job, *, timeout_s):
+            release.wait(20)
+            return VideoReady("https://files.example/1.mp4")
+
+    enqueue(world, "job_1")
+    worker = world.worker(poller=Slow(), notifier=SilentNotifier(), lease=LeasePolicy.lasting(4.0))
+    with worker:
+        broken = Breaking(worker.runner._queue, "renew", answer, times=2)
+        try:
+            until(lambda: broken.calls > 2, "leases are renewed again")
+        finally:
+            release.set()
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
+        assert not worker.recorder.of(events.LeaseLost)
+
+
+@pytest.mark.parametrize("reply", [None, 7, b"no", [], [[]], {"a": 1}, [1, 2, 3, 4, 5, [[1]]]])
+def test_a_reply_of_redis_in_a_shape_of_its_own_does_not_end_a_worker(world, reply):
+    """A proxy in between, another kind of server, a version to come."""
+    worker = world.worker(poller=Ready(), notifier=SilentNotifier(), lease=BRIEF)
+    with worker:
+        # Every script's reply is of that shape once: of a claim, of a write, of a renewal.
+        seen = set()
+        client = worker.runner._queue._client
+        whole = client.execute_command
+
+        def strange(*words):
+            strange_one = words[0] == "EVALSHA" and words[1] not in seen
+            seen.update(words[1:2])
+            return strange_one
+
+        if world.kind == "sync":
+            client.execute_command = lambda *words, **more: reply if strange(*words) else whole(*words, **more)
+        else:
+
+            async def execute(*words, **more):
+                return reply if strange(*words) else await whole(*words, **more)
+
+            client.execute_command = execute
+        enqueue(world, "job_1")
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered", 30)
+        until(lambda: worker.runner.health().healthy, "all is well")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit, asyncio.CancelledError])
+def test_a_hook_that_raises_harms_nothing_whatever_it_raises(world, error):
+    def hook(_event):
+        raise error
+
+    enqueue(world, "job_1", "job_2")
+    with world.worker(poller=Ready(), notifier=SilentNotifier(), hooks=[hook]) as worker:
+        until(lambda: len(worker.recorder.of(events.JobDelivered)) == 2, "both are delivered")
+        assert worker.runner.health().healthy
+
+
+def test_an_exception_that_cannot_say_what_it_is_costs_no_place(world):
+    class UntoldError(Exception):
+        def __str__(self):
+            raise ZeroDivisionError
+
+    class Poller:
+        calls = 0
+
+        def poll(self, job, *, timeout_s):
+            self.calls += 1
+            if self.calls < 4:
+                raise UntoldError
+            return VideoReady("https://files.example/1.mp4")
+
+    enqueue(world, "job_1")
+    with world.worker(poller=Poller(), notifier=SilentNotifier(), concurrency=1) as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
+
+
+def test_a_claim_that_cannot_be_read_takes_no_other_along(world, monkeypatch):
+    """Those that were leased with it would wait for their leases to end, again and again."""
+    from videopoll import _calls
+
+    whole = _calls._read_claim
+
+    def read(fields, token, now_ms):
+        if fields[0] == b"bad":
+            raise TypeError
+        return whole(fields, token, now_ms)
+
+    monkeypatch.setattr(_calls, "_read_claim", read)
+    enqueue(world, "good_1", "bad", "good_2")
+
+    with world.worker(poller=Ready(), notifier=SilentNotifier()) as worker:
+        until(lambda: len(worker.recorder.of(events.JobDelivered)) == 2, "the others are delivered")
+        until(lambda: worker.recorder.of(events.JobUndeliverable, "bad"), "it is a dead letter")
+        with world.queue() as queue:
+            (letter,) = queue.dead_letters.list()
+    assert letter.record is not None
+
+
+class Hand(Clock):
+    """A clock that a test moves."""
+
+    now_s = 0.0
+
+    def monotonic_s(self):
+        return self.now_s
+
+
+@pytest.fixture
+def loops():
+    """The account of one worker's loops, and its clock."""
+    hand = Hand()
+    made = Loops(hand, random.Random(1), patience_s=12.0, limit_s=24.0, pause_cap_s=4.0)
+    made.clock = hand
+    return made
+
+
+def test_a_pause_grows_up_to_a_bound_and_begins_anew_after_a_success(loops):
+    loops.begin(RENEWER)
+    pauses = [loops.failed(RENEWER, ValueError()) for _ in range(12)]
+    assert pauses[0] < 0.2
+    assert 1.9 < pauses[-1] <= 4.0
+    loops.fine(RENEWER)
+    assert loops.failed(RENEWER, ValueError()) < 0.2
+
+
+def test_a_loop_that_fails_for_longer_than_a_lease_lasts_is_not_alive(loops):
+    loops.begin(RENEWER)
+    loops.failed(RENEWER, ValueError())
+    assert loops.judge(redis_away=False)[1]
+    loops.clock.now_s = 12.5
+    loops.failed(RENEWER, ValueError())
+    (problem,), alive = loops.judge(redis_away=False)
+    assert "renewer fails for 12 s (ValueError)" in problem
+    assert not alive
+    loops.fine(RENEWER)
+    assert loops.judge(redis_away=False) == ([], True)
+
+
+def test_a_loop_that_has_ended_is_not_alive_even_the_bell(loops):
+    loops.begin(BELL, lambda: False)
+    (problem,), alive = loops.judge(redis_away=True)
+    assert "bell has ended" in problem
+    assert not alive
+    loops.end(BELL)
+    assert loops.judge(redis_away=False) == ([], True)
+
+
+def test_a_loop_that_does_not_come_back_is_not_alive_unless_it_waits_for_redis(loops):
+    loops.begin(SETTLER)
+    with loops.busy(SETTLER):
+        loops.clock.now_s = 25.0
+        (problem,), alive = loops.judge(redis_away=False)
+        assert "settler has not come back for 25 s" in problem
+        assert not alive
+        assert loops.judge(redis_away=True) == ([], True)
+    assert loops.judge(redis_away=False) == ([], True)
+
+
+def test_writes_that_go_well_do_not_hide_a_stuck_loop(monkeypatch):
+    """The settler has a thread of its own: it says nothing of the loop that claims."""
+    runner = Runner(RedisVideoJobQueue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier())
+    monkeypatch.setattr(runner, "_beat_s", time.monotonic() - 1000)
+
+    runner.redis_fine("apply")
+
+    assert not runner.health().alive
+
+
+def test_a_loop_that_raises_in_its_own_logging_goes_on(world, monkeypatch):
+    """A host's filter that raises is called wherever a line is logged."""
+
+    class Poller:
+        calls = 0
+
+        def poll(self, job, *, timeout_s):
+            self.calls += 1
+            return VideoReady("https://files.example/1.mp4") if self.calls > 2 else VideoWorking()
+
+    def refuse(_record):
+        raise ZeroDivisionError
+
+    logger = logging.getLogger("videopoll.jobs")
+    monkeypatch.setattr(logger, "filters", [refuse])
+    monkeypatch.setattr(logging.getLogger("videopoll.events"), "filters", [refuse])
+    monkeypatch.setattr(logger, "level", logging.DEBUG)
+    enqueue(world, "job_1")
+    with world.worker(poller=Poller(), notifier=SilentNotifier(), strategy=FAST, lease=BRIEF) as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered", 30)
+
+
+def test_the_history_goes_on_after_what_nobody_foresaw(redis_url, prefix, monkeypatch, caplog):
+    with RedisHistory(redis_url, prefix=prefix) as history, redis.Redis.from_url(redis_url) as client:
+        whole, calls = history._write, []
+
+        def write(some):
+            calls.append(1)
+            if len(calls) < 3:
+                raise ZeroDivisionError
+            whole(some)
+
+        monkeypatch.setattr(history, "_write", write)
+        history(events.JobEnqueued(job_id="job_1", conversation_id="c"))
+        until(lambda: read_history(client, Keys(prefix), "job_1"), "the entry is written")
+    assert len(told_failures(caplog)) == 1
