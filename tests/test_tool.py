@@ -9,10 +9,13 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -435,7 +438,7 @@ def test_the_same_call_twice_starts_one_video_and_gives_one_answer(host):
     first = host.ask(tool, call_id="call_1")
 
     assert host.ask(host.tool(), call_id="call_1") == first
-    assert host.ask(tool, '{"prompt"', call_id="call_1") == first
+    assert host.ask(tool, json.dumps(ARGUMENTS), call_id="call_1") == first
     assert len(host.api.generated) == len(told) == 1
 
 
@@ -447,12 +450,140 @@ def test_calls_of_other_ids_and_conversations_are_their_own(host):
     assert len({answer["job_id"] for answer in answers}) == 4
 
 
-def test_an_error_is_an_answer_too(host):
-    tool = host.tool()
-    first = host.ask(tool, "{}", call_id="call_1")
+def test_the_same_id_in_the_next_turn_with_another_prompt_is_another_call(host):
+    """Some servers number their calls from zero in each turn: "videoGenerator:0" is every first call."""
+    tool, told = host.tool(tell_user=lambda *_: told.append(1)), []
+    first = host.ask(tool, call_id="videoGenerator:0")
+    second = host.ask(
+        tool, {**ARGUMENTS, "prompt": "Un perro corre por la playa al atardecer"}, call_id="videoGenerator:0"
+    )
 
+    assert second["success"] is True
+    assert [first["job_id"], second["job_id"]] == host.api.generated
+    assert len(told) == 2
+    assert host.record(second["job_id"]) is not None
+    assert host.ask(tool, call_id="videoGenerator:0") == first  # the first one is still known
+    assert len(host.api.generated) == 2
+
+
+def test_equal_arguments_are_equal_however_they_are_written(host):
+    tool = host.tool()
+    first = host.ask(tool, json.dumps(ARGUMENTS), call_id="call_1")
+    turned = {name: ARGUMENTS[name] for name in reversed(ARGUMENTS)}
+    short = {name: value for name, value in ARGUMENTS.items() if value is not None}
+
+    for arguments in (
+        turned,
+        json.dumps(turned, indent=2, ensure_ascii=False),
+        short,
+        {**short, "negativePrompt": " "},
+    ):
+        assert host.ask(tool, arguments, call_id="call_1") == first
+    assert len(host.api.generated) == 1
+
+
+def test_arguments_that_start_nothing_use_up_no_id(host):
+    tool = host.tool()
+    for arguments in ("{}", '{"prompt"', None):
+        assert is_error(host.ask(tool, arguments, call_id="call_1"), "INVALID_REQUEST")
+
+    assert host.ask(tool, call_id="call_1")["success"] is True
+
+
+def test_a_call_that_surely_started_nothing_may_soon_be_made_again(host, monkeypatch):
+    monkeypatch.setattr(video_generator_tool, "NOTHING_STARTED_KEPT_S", 0.5)
+    tool = host.tool()
+    host.api.fail_every(1, Reply.fault(400), path=POST)
+    first = host.ask(tool, call_id="call_1")
+    asked = len(host.api.requests)
     assert host.ask(tool, call_id="call_1") == first
-    assert not host.api.generated
+    assert len(host.api.requests) == asked
+
+    host.api.heal()
+    with redis.Redis.from_url(host.url) as client:
+        wait_until(lambda: not client.keys(f"{host.prefix}:tool:*"), describe="the answer is forgotten")
+    assert host.ask(tool, call_id="call_1")["success"] is True
+
+
+def test_a_call_that_may_have_started_something_is_not_made_again(host, monkeypatch):
+    monkeypatch.setattr(video_generator_tool, "NOTHING_STARTED_KEPT_S", 0.0)
+    tool = host.tool()
+    host.api.fail_next(Reply.dropped(accept=True), path=POST)
+    first = host.ask(tool, call_id="call_1")
+
+    assert is_error(first, "CONNECTION_ERROR", may_have_started=True)
+    assert host.ask(tool, call_id="call_1") == first
+    assert len(host.api.generated) == 1
+
+
+@pytest.mark.parametrize("call_id", [None, "", "  "])
+def test_an_empty_id_names_no_call(host, call_id):
+    tool = host.tool()
+    answers = [host.ask(tool, call_id=call_id) for _ in range(2)]
+
+    assert answers[0]["job_id"] != answers[1]["job_id"]
+
+
+@pytest.mark.parametrize("call_id", [0, 7, uuid.UUID(int=1)])
+def test_an_id_that_is_no_text_is_an_id_all_the_same(host, call_id):
+    tool = host.tool()
+
+    assert host.ask(tool, call_id=call_id) == host.ask(tool, call_id=call_id)
+    assert len(host.api.generated) == 1
+
+
+def ask_at_once(host, tool, ids, **options):
+    """Make several calls at the same time."""
+    if host.kind == "sync":
+        with ThreadPoolExecutor(len(ids)) as pool:
+            return list(pool.map(lambda call_id: host.ask(tool, call_id=call_id, **options), ids))
+
+    async def together():
+        calls = [tool.acall(ARGUMENTS, conversation_id=CONVERSATION, call_id=call_id, **options) for call_id in ids]
+        return await asyncio.gather(*calls)
+
+    return host._call(together())
+
+
+@pytest.mark.parametrize("ids", [["call_1", "call_2", "call_3"], [None, None, None]], ids=["ids", "no ids"])
+@pytest.mark.parametrize("together", [True, False], ids=["together", "one after another"])
+def test_one_wish_with_three_ids_is_paid_once_where_the_host_wants_that(host, ids, together):
+    tool = host.tool(same_wish_s=60)
+    host.api.fail_every(1, Reply.slow(0.2), path=POST)
+    answers = ask_at_once(host, tool, ids) if together else [host.ask(tool, call_id=call_id) for call_id in ids]
+
+    assert len(host.api.generated) == 1
+    assert [answer["job_id"] for answer in answers] == host.api.generated * 3
+    if ids[0] is not None:
+        # Each id has the answer for as long as the first one has.
+        with redis.Redis.from_url(host.url) as client:
+            assert len([key for key in client.keys(f"{host.prefix}:tool:*") if client.ttl(key) > 60]) == 3
+
+
+def test_by_default_each_id_is_a_call_of_its_own(host):
+    tool = host.tool()
+    answers = ask_at_once(host, tool, ["call_1", "call_2", "call_3"])
+
+    assert len({answer["job_id"] for answer in answers}) == 3
+
+
+def test_one_wish_of_two_conversations_and_one_wish_after_its_time_are_paid_for_each(host):
+    tool = host.tool(same_wish_s=0.5)
+    host.ask(tool, call_id="call_1", conversation_id="a")
+    host.ask(tool, call_id="call_1", conversation_id="b")
+    host.ask(tool, {**ARGUMENTS, "aspectRatio": "16:9"}, call_id="call_2", conversation_id="a")
+    assert len(host.api.generated) == 3
+
+    with redis.Redis.from_url(host.url) as client:
+        wait_until(lambda: len(client.keys(f"{host.prefix}:tool:*")) == 3, describe="the wishes are forgotten")
+    host.ask(tool, call_id="call_3", conversation_id="a")
+    assert len(host.api.generated) == 4
+
+
+@pytest.mark.parametrize("options", [{"same_wish_s": -1}, {"same_wish_s": float("nan")}, {"grace_s": "20"}])
+def test_times_that_cannot_be_are_refused(options):
+    with pytest.raises(ConfigurationError, match="seconds"):
+        VideoGeneratorTool(ListQueue(), CountingGenerator(), **options)
 
 
 def test_the_answer_is_kept_for_the_ttl_of_the_audit_trail_under_a_hashed_name(host):
@@ -662,6 +793,249 @@ def test_a_cancelled_call_still_follows_its_video(api, redis_url, prefix, call):
 
     call(main())
     assert host.record(api.generated[0])["conversationId"] == CONVERSATION
+    host.close()
+
+
+# --- interruptions ---
+
+
+SHORT = {"prompt": PROMPT, "messageToUser": "Ya va..."}
+
+
+def shut_down_in_the_middle(run, tool, begun, **options):
+    """Make a call and, once `begun`, do what ``asyncio.run`` does at its end: cancel all tasks and wait for them."""
+
+    async def main():
+        begins = asyncio.create_task(tool.acall(SHORT, conversation_id=CONVERSATION, **options))
+        await async_wait_until(begun, describe="the call has come so far")
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ended)
+        assert begins.cancelled()
+        assert not tool._running
+
+    run(main())
+
+
+@pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["async queue", "plain queue"])
+def test_a_loop_that_shuts_down_waits_for_a_video_that_is_paid_for(api, redis_url, prefix, call, *, transport, mixed):
+    host = Host("async", api, redis_url, prefix, call)
+    api.fail_every(1, Reply.slow(0.5), path=POST)
+    generator = VideoApiGenerator(base_url=api.url, api_key=API_KEY, timeout_s=20, transport=transport)
+    tool = host.tool(generator=generator, mixed=mixed)
+
+    shut_down_in_the_middle(call, tool, lambda: api.requests, call_id="call_1")
+
+    assert host.record(api.generated[0])["conversationId"] == CONVERSATION
+    answer = host.ask(host.tool(), SHORT, call_id="call_1")
+    assert answer["job_id"] == api.generated[0]
+    host.close()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "async"])
+def test_the_end_of_a_program_waits_for_a_video_that_is_paid_for(asynchronous):
+    begun, queue = threading.Event(), ListQueue()
+
+    class Generator:
+        def generate(self, _):
+            begun.set()
+            time.sleep(0.3)
+            return GenerationStarted(job_id="job_1")
+
+    class AsyncGenerator:
+        async def generate(self, _):
+            begun.set()
+            async with asyncio.timeout(20):
+                await asyncio.sleep(0.3)
+            return GenerationStarted(job_id="job_1")
+
+    tool = VideoGeneratorTool(queue, AsyncGenerator() if asynchronous else Generator())
+
+    async def main():
+        task = asyncio.create_task(tool.acall({"prompt": PROMPT}, conversation_id=CONVERSATION))
+        await async_wait_until(begun.is_set, describe="the generation begins")
+        return task
+
+    assert asyncio.run(main()).cancelled()
+    assert [job_id for job_id, *_ in queue.jobs] == ["job_1"]
+
+
+def test_a_loop_that_shuts_down_while_redis_is_away_tells_of_the_video(api, redis_url, prefix, call):
+    host = Host("async", api, redis_url, prefix, call)
+    api.fail_every(1, Reply.slow(0.3), path=POST)
+    unfollowed = []
+    tool = host.tool(url=f"redis://127.0.0.1:{unused_port()}/0", on_unfollowed=unfollowed.append)
+
+    shut_down_in_the_middle(call, tool, lambda: api.requests)
+
+    assert [lost.job_id for lost in unfollowed] == api.generated
+    host.close()
+
+
+@pytest.mark.parametrize("stuck", ["generate", "enqueue"])
+def test_a_shut_down_is_not_held_up_for_ever(call, caplog, stuck):
+    begun, unfollowed = [], []
+
+    class Stuck:
+        async def generate(self, _):
+            if stuck == "generate":
+                begun.append(1)
+                await asyncio.Event().wait()
+            return GenerationStarted(job_id="job_1")
+
+        async def enqueue(self, *_, **__):
+            begun.append(1)
+            await asyncio.Event().wait()
+
+    tool = VideoGeneratorTool(Stuck(), Stuck(), on_unfollowed=unfollowed.append, grace_s=0.2)
+    shut_down_in_the_middle(call, tool, lambda: begun)
+
+    assert "at most 0.2 s" in caplog.text
+    assert [lost.job_id for lost in unfollowed] == ["job_1"] * (stuck == "enqueue")
+
+
+def test_a_call_that_has_begun_nothing_ends_with_the_loop_and_may_be_made_again(api, redis_url, prefix, call):
+    host = Host("async", api, redis_url, prefix, call)
+    telling = []
+
+    async def tell(*_):
+        telling.append(1)
+        if len(telling) == 1:
+            await asyncio.Event().wait()
+
+    tool = host.tool(tell_user=tell)
+    shut_down_in_the_middle(call, tool, lambda: telling, call_id="call_1")
+
+    assert not api.requests
+    assert host.ask(host.tool(), SHORT, call_id="call_1")["success"] is True
+    host.close()
+
+
+def test_a_host_may_wait_for_the_calls_whose_callers_went_away(api, redis_url, prefix, call):
+    host = Host("async", api, redis_url, prefix, call)
+    api.fail_every(1, Reply.slow(0.3), path=POST)
+    tool = host.tool()
+
+    async def main():
+        await tool.aclose()
+        task = asyncio.create_task(tool.acall(ARGUMENTS, conversation_id=CONVERSATION))
+        await async_wait_until(lambda: api.requests, describe="the generation begins")
+        task.cancel()
+        await tool.aclose()
+        return host.record(api.generated[0])
+
+    assert call(main()) is not None
+    host.close()
+
+
+@contextlib.contextmanager
+def signalled(number, begun):
+    """Send this process a signal once `begun`, as a terminal or a process manager does."""
+
+    def send():
+        wait_until(begun, describe="the call has come so far")
+        signal.pthread_kill(threading.main_thread().ident, number)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["INT", "TERM"]
+)
+def test_an_interruption_waits_for_a_video_that_is_paid_for(api, redis_url, prefix, call, *, number, raised):
+    host = Host("sync", api, redis_url, prefix, call)
+    api.fail_every(1, Reply.slow(0.5), path=POST)
+    tool = host.tool(generator=VideoApiGenerator(base_url=api.url, api_key=API_KEY, timeout_s=20))
+
+    with signalled(number, lambda: api.requests), pytest.raises(raised):
+        host.ask(tool, call_id="call_1")
+
+    assert host.record(api.generated[0])["conversationId"] == CONVERSATION
+    assert host.ask(tool, call_id="call_1")["job_id"] == api.generated[0]
+    host.close()
+
+
+def test_an_interruption_is_not_held_up_for_ever(caplog):
+    begun, release = threading.Event(), threading.Event()
+
+    class Hanging:
+        def generate(self, _):
+            begun.set()
+            release.wait(60)
+            return GenerationStarted(job_id="job_1")
+
+    tool = VideoGeneratorTool(ListQueue(), Hanging(), grace_s=0.2)
+    with signalled(signal.SIGINT, begun.is_set), pytest.raises(KeyboardInterrupt):
+        tool.call({"prompt": PROMPT}, conversation_id="c")
+    release.set()
+    assert "cannot be followed: the time is up" in caplog.text
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
+def test_a_part_that_is_interrupted_after_the_generation_is_called_again(kind, raised):
+    """In the middle of the enqueue, which may be made twice."""
+    queue, tries = ListQueue(), []
+
+    class Interrupted:
+        def enqueue(self, job_id, **options):
+            tries.append(job_id)
+            if len(tries) == 1:
+                raise raised
+            queue.enqueue(job_id, **options)
+
+    outcome = interrupted_call(kind, VideoGeneratorTool(Interrupted(), CountingGenerator()))
+    assert isinstance(outcome, raised)
+    assert [job_id for job_id, *_ in queue.jobs] == ["job_1"]
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
+def test_a_video_that_cannot_be_enqueued_for_interruptions_is_told_of(kind, raised):
+    unfollowed = []
+
+    class Interrupted:
+        def enqueue(self, *_, **__):
+            raise raised
+
+    tool = VideoGeneratorTool(Interrupted(), CountingGenerator(), on_unfollowed=unfollowed.append)
+    assert isinstance(interrupted_call(kind, tool), raised)
+    assert [lost.job_id for lost in unfollowed] == ["job_1"]
+
+
+def interrupted_call(kind, tool):
+    """Make a call in a process-like frame, and return what comes out of it."""
+    try:
+        if kind == "sync":
+            return tool.call({"prompt": PROMPT}, conversation_id="c")
+        return asyncio.run(tool.acall({"prompt": PROMPT}, conversation_id="c"))
+    except BaseException as error:  # noqa: BLE001 - the interruption is what is looked at
+        return error
+
+
+def test_an_interruption_before_the_generation_starts_nothing_and_uses_up_no_id(api, redis_url, prefix, call):
+    host = Host("sync", api, redis_url, prefix, call)
+    told = []
+
+    def tell(*_):
+        told.append(1)
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    tool = host.tool(tell_user=tell)
+    with pytest.raises(KeyboardInterrupt):
+        host.ask(tool, call_id="call_1")
+    assert not api.requests
+
+    assert host.ask(tool, call_id="call_1")["success"] is True
     host.close()
 
 

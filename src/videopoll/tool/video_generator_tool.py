@@ -1,15 +1,16 @@
 """One call of the tool, from its arguments to its answer.
 
-One generator function, `VideoGeneratorTool._flow`, decides about a call;
-`VideoGeneratorTool.call` carries its steps out in this thread, and
-`VideoGeneratorTool.acall` under asyncio.
+Two generator functions decide about a call: `VideoGeneratorTool._prepare` up to
+the generation, which costs money, and `VideoGeneratorTool._carry_out` from there.
+`VideoGeneratorTool.call` carries their steps out from a thread, and
+`VideoGeneratorTool.acall` under asyncio. The first ends with an interruption, the
+second comes to its end all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import enum
 import hashlib
 import importlib
 import json
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import attrs
 
 from videopoll._log import shown
+from videopoll._numbers import is_number
 from videopoll.errors import ConfigurationError, InvalidGenerationError
 from videopoll.generator import (
     DEFAULT_VERSION,
@@ -41,15 +43,22 @@ from videopoll.jobs import PROMPT_CHARS, Form, JsonValue, Outcome, OutcomeKind, 
 from videopoll.messages import Delivered, Message
 from videopoll.notifiers.base import call_async, check_callable, check_url, is_async, redact
 from videopoll.tool.answers import IN_PROGRESS, Answer, error_answer, finished_answer, started_answer
-from videopoll.tool.arguments import DESCRIPTION, PROPERTIES, TOOL_NAME, read_arguments
-from videopoll.tool.call_store import read_kept, store_of
-from videopoll.tool.flows import Flow, arun_flow, do, run_flow
+from videopoll.tool.arguments import DESCRIPTION, PROPERTIES, TOOL_NAME, ToolArguments, read_arguments
+from videopoll.tool.call_store import CallStore, read_kept, store_of
+from videopoll.tool.flows import (
+    Flow,
+    InterruptedStepError,
+    arun_flow,
+    asee_through,
+    do,
+    run_flow,
+    see_through,
+)
 
 if TYPE_CHECKING:
     from agents import FunctionTool  # type: ignore[import-not-found,unused-ignore]  # pyright: ignore[reportMissingImports]
 
     from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, Notifier, VideoJobQueue
-    from videopoll.redis_queue import RedisVideoJobQueue
 
 __all__ = ["EarlyMessage", "Unfollowed", "VideoGeneratorTool"]
 
@@ -58,6 +67,8 @@ log = logging.getLogger("videopoll.tool")
 CALL_WAIT_S = 5.0
 """How long a repeated call waits for the answer of the first one."""
 CALL_LOOK_EVERY_S = 0.1
+NOTHING_STARTED_KEPT_S = 10.0
+"""How long a repeated call gets the answer of one that surely started nothing; after that it is carried out."""
 
 _Code = GenerationErrorCode
 
@@ -114,29 +125,26 @@ def _early_message(conversation_id: str, metadata: Mapping[str, JsonValue], body
     )
 
 
-class _Claim(enum.Enum):
-    """What is known of a call's id before it is carried out."""
-
-    NONE = enum.auto()
-    """There is no id, or nowhere to keep it."""
-    OURS = enum.auto()
-    """This is the first call with it, or that cannot be checked."""
-
-
 @attrs.frozen
 class _Call:
     """One call of the tool, as it came."""
 
     arguments: str | Mapping[str, object] = attrs.field(repr=False)
     conversation_id: str
-    call_id: str | None
+    call_id: object
     metadata: Mapping[str, JsonValue] | None = attrs.field(repr=False)
+    claims: list[_Claim] = attrs.field(factory=list, init=False)
+    """What was noted of it in Redis, by this very call."""
 
-    def digest(self) -> str:
-        """Name the call within its conversation."""
-        # Some servers number their calls from zero in each conversation.
-        name = json.dumps([self.conversation_id, self.call_id])
-        return hashlib.sha256(name.encode()).hexdigest()
+
+@attrs.define
+class _Claim:
+    """Where a call is noted, so that the same call again starts nothing, and for how long."""
+
+    key: str
+    ttl_s: float
+    ours: bool = False
+    """Whether Redis has said that this call noted it."""
 
 
 @attrs.frozen
@@ -147,6 +155,25 @@ class _Plan:
     choice: ModelChoice
     message_to_user: str | None
     metadata: dict[str, JsonValue]
+    # Some servers number their calls from zero in each turn, so an id means something together with its arguments only.
+    call_name: str | None
+    """The same for two calls with one id and equal arguments, in one conversation; None without an id."""
+    wish_name: str
+    """The same for two calls that ask for the same video, in one conversation."""
+
+
+def _named(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _names(call: _Call, arguments: ToolArguments) -> tuple[str | None, str]:
+    # Of what the arguments say: their order, spaces, and whether a null is written out do not matter.
+    wish = attrs.asdict(arguments.request)
+    wish_name = _named("wish", call.conversation_id, wish)
+    call_id = "" if call.call_id is None else str(call.call_id).strip()
+    # An empty id, as some servers give, names no call.
+    named = _named("call", call.conversation_id, call_id, wish, arguments.message_to_user) if call_id else None
+    return named, wish_name
 
 
 @attrs.frozen
@@ -192,6 +219,12 @@ class VideoGeneratorTool:
         mode: ``"async"`` has the video delivered later; ``"sync"`` waits for it, for minutes.
         default_version: The model, 2 or 3, where the call names none. Veo 2 makes both aspect ratios.
         description: What the model reads about the tool.
+        same_wish_s: Calls of one conversation that ask for the same video within so
+            many seconds are one call, whatever their ids: the first one's answer is
+            given again. 0 takes each id for a call of its own.
+        grace_s: Seconds that a call still gets to come to its end when it is
+            interrupted (a cancelled event loop, Ctrl-C, ``sys.exit``) after its
+            generation has begun.
 
     Raises:
         ConfigurationError: A part is missing or of the wrong kind.
@@ -209,6 +242,8 @@ class VideoGeneratorTool:
         mode: Literal["async", "sync"] = "async",
         default_version: Literal[2, 3] = DEFAULT_VERSION,
         description: str = DESCRIPTION,
+        same_wish_s: float = 0.0,
+        grace_s: float = 20.0,
     ) -> None:
         check_callable(getattr(queue, "enqueue", None), "VideoGeneratorTool.queue's enqueue", "a job id")
         check_callable(getattr(generator, "generate", None), "VideoGeneratorTool.generator's generate", "the request")
@@ -224,6 +259,11 @@ class VideoGeneratorTool:
         if mode not in {"async", "sync"} or default_version not in MODELS:
             msg = 'VideoGeneratorTool.mode is "async" or "sync", and default_version is 2 or 3'
             raise ConfigurationError(msg)
+        for name, seconds in (("same_wish_s", same_wish_s), ("grace_s", grace_s)):
+            if not is_number(seconds) or seconds < 0:
+                msg = f"VideoGeneratorTool.{name} must be a finite number of seconds of at least 0"
+                raise ConfigurationError(msg)
+        self._same_wish_s, self._grace_s = same_wish_s, grace_s
         self._queue, self._generator, self._notifier, self._tell_user = queue, generator, notifier, tell_user
         self._file_url = check_url(file_url, "VideoGeneratorTool.file_url") if file_url is not None else None
         self._mode: Literal["async", "sync"] = mode
@@ -296,13 +336,8 @@ class VideoGeneratorTool:
             except Exception as error:  # noqa: BLE001 - a host's function may raise anything
                 log.error("🎬 The tool cannot tell whose video it is: %s", _shown(error))  # noqa: TRY400
                 return json.dumps(error_answer(_Code.TOOL_ERROR))
-            call_id: object = getattr(context, "tool_call_id", None)
-            answer = await self.acall(
-                arguments,
-                conversation_id=conversation_id,
-                call_id=call_id if isinstance(call_id, str) else None,
-                metadata=metadata,
-            )
+            call_id: str | None = getattr(context, "tool_call_id", None)
+            answer = await self.acall(arguments, conversation_id=conversation_id, call_id=call_id, metadata=metadata)
             return json.dumps(answer)
 
         tool = sdk.FunctionTool(
@@ -324,15 +359,20 @@ class VideoGeneratorTool:
         call_id: str | None = None,
         metadata: Mapping[str, JsonValue] | None = None,
     ) -> Answer:
-        """Carry out one call of the tool in this thread. Raises no `Exception`.
+        """Carry out one call of the tool, and wait for it. Raises no `Exception` of its own.
+
+        From the generation on the parts are called in a thread of the call's own,
+        with the context copied: an interruption of this thread then waits for up to
+        `grace_s`, so that a video which may have been paid for is still followed.
 
         Args:
             arguments: What the model wrote: JSON text, or a mapping.
             conversation_id: Your name for whom the video is for.
-            call_id: The model's id of the call. The same id in the same
-                conversation, within the TTL of ``video:completed``, gives the first
-                answer and starts nothing. While Redis is away it cannot be
-                checked, and the call is carried out; the log tells.
+            call_id: The model's id of the call. The same id with equal arguments in
+                the same conversation, within the TTL of ``video:completed``, gives
+                the first answer and starts nothing, unless that answer says that
+                surely nothing was started: it counts for 10 s. While Redis is away
+                this cannot be checked, and the call is carried out; the log tells.
             metadata: What else to store with the job, such as the recipient for
                 `RoutingNotifier.from_metadata`.
 
@@ -351,7 +391,13 @@ class VideoGeneratorTool:
             unfollowed=self._on_unfollowed,
             sleep=time.sleep,
         )
-        return run_flow(self._flow(parts, _Call(arguments, conversation_id, call_id, metadata)))
+        call = _Call(arguments, conversation_id, call_id, metadata)
+        try:
+            plan = run_flow(self._prepare(parts, call))
+        except BaseException:
+            run_flow(self._release(call))
+            raise
+        return see_through(self._carry_out(parts, call, plan), self._grace_s) if isinstance(plan, _Plan) else plan
 
     async def acall(
         self,
@@ -363,8 +409,11 @@ class VideoGeneratorTool:
     ) -> Answer:
         """Carry out one call of the tool under asyncio; the arguments are those of `call`. Raises no `Exception`.
 
-        When it is cancelled, the call is carried out to its end in the
-        background: a video that may have been paid for is still followed.
+        When it is cancelled, the call is carried out to its end in the background:
+        a video that may have been paid for is still followed. `aclose` waits for
+        it. So does ``asyncio.run`` at its end, for up to `grace_s`, if the
+        generation has begun; a call that has not come so far ends there, and
+        starts nothing.
         """
         generator, notifier = self._generator, self._notifier
         notify = getattr(notifier, "anotify", notifier.notify) if notifier is not None else None
@@ -375,12 +424,28 @@ class VideoGeneratorTool:
             unfollowed=self._on_unfollowed,
             sleep=asyncio.sleep,
         )
-        task = asyncio.create_task(
-            arun_flow(self._flow(parts, _Call(arguments, conversation_id, call_id, metadata))), name="videoGenerator"
-        )
+        call = _Call(arguments, conversation_id, call_id, metadata)
+        task = asyncio.create_task(self._acall(parts, call), name="videoGenerator")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+    async def _acall(self, parts: _Parts, call: _Call) -> Answer:
+        try:
+            plan = await arun_flow(self._prepare(parts, call))
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            await arun_flow(self._release(call))
+            raise
+        return (
+            await asee_through(self._carry_out(parts, call, plan), self._grace_s) if isinstance(plan, _Plan) else plan
+        )
+
+    async def aclose(self) -> None:
+        """Wait until the calls of this event loop have ended, those whose callers went away as well."""
+        loop = asyncio.get_running_loop()
+        running = [task for task in self._running if task.get_loop() is loop]
+        if running:
+            await asyncio.wait(running)
 
     def _sync_problem(self) -> str | None:
         notifier_is_async = self._notifier is not None and (
@@ -397,37 +462,55 @@ class VideoGeneratorTool:
 
     # --- what a call comes to ---
 
-    def _flow(self, parts: _Parts, call: _Call) -> Flow[Answer]:
+    def _prepare(self, parts: _Parts, call: _Call) -> Flow[_Plan | Answer]:
+        """Do all that costs nothing: check the call, note it, tell the user. Gives the answer if that is all."""
         try:
             plan = self._plan(call)
-            found = yield from self._claim(parts, call)
-            if not isinstance(found, _Claim):
-                return found
-            answer = plan if not isinstance(plan, _Plan) else (yield from self._carry_out(parts, call, plan))
-            if found is _Claim.OURS:
-                yield from self._keep(call, answer)
+            if not isinstance(plan, _Plan):
+                return plan
+            known = yield from self._claim(parts, call, plan)
+            if known is not None:
+                return known
+            if plan.message_to_user and parts.tell is not None:
+                yield from self._tell(parts.tell, call, plan, plan.message_to_user)
         except Exception as error:  # noqa: BLE001 - nothing of ours may break the agent's loop
             log.error("🎬 The tool failed: %s", _shown(error))  # noqa: TRY400 - a traceback may hold a prompt
-            return error_answer(_Code.TOOL_ERROR, may_have_started=True)
-        return answer
+            yield from self._release(call)
+            return error_answer(_Code.TOOL_ERROR)
+        return plan
 
-    def _claim(self, parts: _Parts, call: _Call) -> Flow[_Claim | Answer]:
-        """Make this call the first with its id, or give the first one's answer."""
-        if not call.call_id or not isinstance(call.conversation_id, str):
-            return _Claim.NONE
-        if self._calls is None:
+    def _claim(self, parts: _Parts, call: _Call, plan: _Plan) -> Flow[Answer | None]:
+        """Note this call as the first of its name, or give the first one's answer."""
+        by_wish, calls = self._same_wish_s > 0, self._calls
+        if plan.call_name is None and not by_wish:
+            return None
+        if calls is None:
             log.warning("🎬 A repeated call would not be noticed: only the Redis queues keep the ids of calls")
-            return _Claim.NONE
-        key = self._key(call)
+            return None
+        claims = [_Claim(calls.key(plan.call_name), calls.kept_s)] if plan.call_name is not None else []
+        if by_wish:
+            claims.append(_Claim(calls.key(plan.wish_name), self._same_wish_s))
+        for claim in claims:
+            known = yield from self._known(calls, parts, call, claim)
+            if known is not None:
+                # Its id, if that was new, stands for this answer, too.
+                yield from self._keep(call, known)
+                return known
+        return None
+
+    def _known(self, calls: CallStore, parts: _Parts, call: _Call, claim: _Claim) -> Flow[Answer | None]:
+        call.claims.append(claim)
         try:
-            if (yield from do(self._calls.claim, key)):
-                return _Claim.OURS
+            claim.ours = yield from do(calls.claim, claim.key, claim.ttl_s)
         except Exception as error:  # noqa: BLE001 - the client may raise anything while Redis is away
             log.warning("🎬 Redis cannot tell whether this call was made before; it is carried out: %s", _shown(error))
-            return _Claim.OURS
+            return None
+        if claim.ours:
+            return None
+        call.claims.remove(claim)
         try:
             for _ in range(round(CALL_WAIT_S / CALL_LOOK_EVERY_S)):
-                answer = read_kept((yield from do(self._calls.look, key)))
+                answer = read_kept((yield from do(calls.look, claim.key)))
                 if answer is not None:
                     log.info("🎬 The call was made before: the first answer is given again")
                     return answer
@@ -439,21 +522,29 @@ class VideoGeneratorTool:
         )
 
     def _keep(self, call: _Call, answer: Answer) -> Flow[None]:
-        if self._calls is None:
-            return
+        surely_nothing = not answer["success"] and not answer["may_have_started"]
         try:
-            yield from do(self._calls.keep, self._key(call), answer)
+            for claim in call.claims:
+                ttl_s = min(claim.ttl_s, NOTHING_STARTED_KEPT_S) if surely_nothing else claim.ttl_s
+                yield from do(cast("CallStore", self._calls).keep, claim.key, answer, ttl_s)
         except Exception as error:  # noqa: BLE001 - the client may raise anything while Redis is away
             log.warning("🎬 Redis cannot keep the answer to this call: %s", _shown(error))
 
-    def _key(self, call: _Call) -> str:
-        return cast("RedisVideoJobQueue", self._queue).keys.tool_call(call.digest())
+    def _release(self, call: _Call) -> Flow[None]:
+        """Forget a call that has started nothing, so that the same call again is carried out."""
+        try:
+            for claim in call.claims:
+                if claim.ours:
+                    yield from do(cast("CallStore", self._calls).release, claim.key)
+        except Exception as error:  # noqa: BLE001 - the client may raise anything while Redis is away
+            log.warning("🎬 Redis cannot forget a call that came to nothing: %s", _shown(error))
 
     def _plan(self, call: _Call) -> _Plan | Answer:
         """Check everything that can be wrong with a call before it costs anything; an answer says what is."""
         try:
             check_id(call.conversation_id, "conversation_id")
             arguments = read_arguments(call.arguments, file_url=self._file_url, mode=self._mode)
+            call_name, wish_name = _names(call, arguments)
             choice = choose_model(arguments.request, default_version=self._default_version)
             request = choice.applied_to(arguments.request)
             own: dict[str, JsonValue] = {
@@ -470,11 +561,19 @@ class VideoGeneratorTool:
         except Exception as error:  # noqa: BLE001 - a host's mapping may raise anything
             log.error("🎬 The host's values cannot be used: %s", _shown(error))  # noqa: TRY400
             return error_answer(_Code.TOOL_ERROR)
-        return _Plan(request, choice, arguments.message_to_user, metadata)
+        return _Plan(request, choice, arguments.message_to_user, metadata, call_name, wish_name)
 
     def _carry_out(self, parts: _Parts, call: _Call, plan: _Plan) -> Flow[Answer]:
-        if plan.message_to_user and parts.tell is not None:
-            yield from self._tell(parts.tell, call, plan, plan.message_to_user)
+        """Do what costs money, and all that has to follow it."""
+        try:
+            answer = yield from self._generate(parts, call, plan)
+            yield from self._keep(call, answer)
+        except Exception as error:  # noqa: BLE001 - nothing of ours may break the agent's loop
+            log.error("🎬 The tool failed: %s", _shown(error))  # noqa: TRY400 - a traceback may hold a prompt
+            return error_answer(_Code.TOOL_ERROR, may_have_started=True)
+        return answer
+
+    def _generate(self, parts: _Parts, call: _Call, plan: _Plan) -> Flow[Answer]:
         try:
             result = yield from do(parts.generate, plan.request)
         except Exception as error:  # noqa: BLE001 - a host's generator may raise anything
@@ -501,7 +600,7 @@ class VideoGeneratorTool:
             if self._notifier is None:
                 yield from do(tell, call.conversation_id, text)
                 return
-            reference = f"vp-told-{call.digest()[:32] if call.call_id else uuid.uuid4().hex}"
+            reference = f"vp-told-{(plan.call_name or uuid.uuid4().hex)[:32]}"
             receipt = yield from do(tell, _early_message(call.conversation_id, plan.metadata, text, reference))
             if receipt is not None and not isinstance(receipt, Delivered):
                 log.warning("🎬 The user could not be told at once: %s", redact(repr(receipt), text))
@@ -510,13 +609,19 @@ class VideoGeneratorTool:
             log.warning("🎬 The user of %s could not be told at once: %s", shown(call.conversation_id), problem)
 
     def _enqueue(self, parts: _Parts, call: _Call, plan: _Plan, job_id: str) -> Flow[bool]:
-        try:
-            yield from do(parts.enqueue, job_id, conversation_id=call.conversation_id, metadata=plan.metadata)
-        except Exception as error:  # noqa: BLE001 - a host's queue may raise anything
-            reason = _shown(error, plan.request.prompt)
-        else:
-            log.info("🎬 Video job enqueued for background polling: %s", shown(job_id))
-            return True
+        reason = ""
+        for _ in range(2):
+            try:
+                yield from do(parts.enqueue, job_id, conversation_id=call.conversation_id, metadata=plan.metadata)
+            except InterruptedStepError as error:
+                # It says nothing about Redis, and an enqueue may be made again.
+                reason = _shown(error)
+            except Exception as error:  # noqa: BLE001 - a host's queue may raise anything
+                reason = _shown(error, plan.request.prompt)
+                break
+            else:
+                log.info("🎬 Video job enqueued for background polling: %s", shown(job_id))
+                return True
         log.error("🎬 [%s] The video was started, and cannot be enqueued: %s", shown(job_id), reason)
         if parts.unfollowed is not None:
             lost = Unfollowed(
