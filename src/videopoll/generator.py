@@ -344,6 +344,7 @@ _REFUSALS = {
     403: (_Code.AUTHENTICATION_ERROR, "the video API refuses the API key"),
     404: (_Code.API_ERROR, "there is no POST /generate-video at this address: check the base URL"),
     405: (_Code.API_ERROR, "there is no POST /generate-video at this address: check the base URL"),
+    407: (_Code.API_ERROR, "a proxy on the way wants credentials"),
     413: (_Code.FILE_TOO_LARGE, "the image is too large"),
     422: (_Code.INVALID_REQUEST, "the video API refuses the request"),
 }

@@ -135,6 +135,8 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
             return Fault(FaultKind.BLOCKED, detail, wait_s)
         case 401 | 403:
             return Fault(FaultKind.CREDENTIALS, f"{name}: the video API refuses the API key", wait_s)
+        case 407:
+            return Fault(FaultKind.SERVER, f"{name}: a proxy on the way wants credentials", wait_s)
         case 429:
             return Fault(FaultKind.THROTTLED, f"{name}: too many requests", wait_s)
         case _ if 200 <= status <= 299:  # noqa: PLR2004

@@ -11,12 +11,13 @@ own side keeps single connections (of httpcore, the layer under httpx) on a
 last-in-first-out shelf, or uses aiohttp under asyncio where it is installed. A
 host that needs its own proxies, certificates or hooks hands in an httpx client.
 Proxies of the environment (``HTTPS_PROXY`` ...) are honoured too, by a plain
-httpx client, which is slower.
+httpx client, which is slower; they are read and checked when `Http` is built.
 
 The files: `values` (requests, replies, failures), `wire` (a request on its way),
 `core`, `aio` and `clients` (what carries it: our own connections, aiohttp, httpx
-clients), `shelf` (idle connections), `tls` (the shared TLS context), `quiet` (no
-secrets in the logs of others), `sides` (which of them to use), `client` (`Http`).
+clients), `shelf` (idle connections), `proxies` (the environment's), `tls` (the
+shared TLS context), `quiet` (no secrets in the logs of others), `sides` (which of
+them to use), `client` (`Http`), `answerer` (whose reply it looks like).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from videopoll._http import quiet
 from videopoll._http.time_limits import TimeLimits
-from videopoll._http.values import HttpFailure
+from videopoll._http.values import FailureKind, HttpFailure
 from videopoll._http.wire import prepare
 from videopoll.errors import ConfigurationError
 
@@ -48,7 +48,8 @@ class Http:
 
     Raises:
         ConfigurationError: A limit is less than 1, or aiohttp is asked for and not
-            installed, or httpcore is missing.
+            installed, or httpcore is missing, or the environment names a proxy or
+            certificates that cannot be used (not if both clients are given).
     """
 
     def __init__(
@@ -79,6 +80,17 @@ class Http:
         if transport == "aiohttp" and not self._use_aiohttp:
             msg = 'transport="aiohttp" needs aiohttp 3.10 or later: install videopoll[fast], or use transport="auto"'
             raise ConfigurationError(msg)
+        self._trouble: str | None = None
+        self._proxies = sides.Proxies()
+        try:
+            if client is None or async_client is None:
+                self._proxies = sides.read_proxies()
+                sides.check_environment()
+        except ConfigurationError as error:
+            if client is None and async_client is None:
+                raise
+            # The host may have given a client because of that, and need no other one.
+            self._trouble = str(error)
         quiet.install()
         self._max_reply_bytes, self._max_connections = max_reply_bytes, max_connections
         self._sides = sides
@@ -100,6 +112,8 @@ class Http:
         wire = prepare(request, self._max_reply_bytes)
         if isinstance(wire, HttpFailure):
             return wire
+        if self._trouble is not None and self._given is None:
+            return HttpFailure(kind=FailureKind.CONNECT, detail=self._trouble)
         with quiet.Quiet():
             return self._side().exchange(wire)
 
@@ -108,6 +122,8 @@ class Http:
         wire = prepare(request, self._max_reply_bytes)
         if isinstance(wire, HttpFailure):
             return wire
+        if self._trouble is not None and self._async_given is None:
+            return HttpFailure(kind=FailureKind.CONNECT, detail=self._trouble)
         with quiet.Quiet():
             side, limits = self._of_loop()
             try:
@@ -142,7 +158,7 @@ class Http:
         with self._lock:
             self._forget_parent()
             if self._own is None:
-                self._own = self._sides.open_side(self._max_connections)
+                self._own = self._sides.open_side(self._max_connections, self._proxies)
             return self._own
 
     def _of_loop(self) -> _OfLoop:
@@ -157,7 +173,7 @@ class Http:
             found = self._of_loops.get(loop)
             if found is None:
                 side = self._async_given or self._sides.open_async_side(
-                    self._max_connections, use_aiohttp=self._use_aiohttp
+                    self._max_connections, self._proxies, use_aiohttp=self._use_aiohttp
                 )
                 found = self._of_loops[loop] = (side, TimeLimits())
             self._latest = (weakref.ref(loop), found)

@@ -10,7 +10,7 @@ from videopoll._http.values import FailureKind, HttpFailure
 from videopoll._http.wire import Reading, describe, user_agent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from videopoll._http.values import HttpReply
     from videopoll._http.wire import Wire
@@ -23,37 +23,54 @@ _FAULTS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError)
 
 
 class ClientSide:
-    """Threads, over an httpx client: the host's, or one that goes through the environment's proxies."""
+    """Threads, over an httpx client: the host's, or our own that goes through one of the environment's proxies."""
 
-    def __init__(self, client: httpx.Client) -> None:
-        self._client = client
+    def __init__(self, client: httpx.Client, *, own: bool = False) -> None:
+        self._client, self._own = client, own
 
     def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
-        wire.late = FailureKind.TIMEOUT  # It does not say how far it came.
+        wire.late = FailureKind.TIMEOUT  # A host's client does not say how far it came.
+        extensions: dict[str, object] = {}
+        if self._own:
+            wire.late = FailureKind.CONNECT_TIMEOUT
+            extensions["trace"] = lambda event, info: _note(wire, event, info)
         try:
-            response = self._client.send(_request(self._client, wire), stream=True, follow_redirects=False)
+            request = _request(self._client, wire, extensions)
+            response = self._client.send(request, stream=True, follow_redirects=False)
             try:
                 reading = _reading(wire, response)
                 return reading.read(_was_read(response) if response.is_stream_consumed else response.iter_raw())
             finally:
                 response.close()
-        except _FAULTS as error:
-            return _fault(error)
+        except Exception as error:
+            if self._own:
+                return _own_fault(wire, error)
+            if isinstance(error, _FAULTS):
+                return _fault(error)
+            raise
 
     def close(self) -> None:
         self._client.close()
 
 
 class AsyncClientSide:
-    """asyncio, over an httpx client: the host's, or one that goes through the environment's proxies."""
+    """asyncio, over an httpx client: the host's, or our own that goes through one of the environment's proxies."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
+    def __init__(self, client: httpx.AsyncClient, *, own: bool = False) -> None:
+        self._client, self._own = client, own
 
     async def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
         wire.late = FailureKind.TIMEOUT
+        extensions: dict[str, object] = {}
+        if self._own:
+            wire.late = FailureKind.CONNECT_TIMEOUT
+
+            async def trace(event: str, info: Mapping[str, object]) -> None:
+                _note(wire, event, info)
+
+            extensions["trace"] = trace
         try:
-            request = _request(self._client, wire, CONNECT_SHARE)
+            request = _request(self._client, wire, extensions, CONNECT_SHARE)
             response = await self._client.send(request, stream=True, follow_redirects=False)
             try:
                 reading = _reading(wire, response)
@@ -63,6 +80,8 @@ class AsyncClientSide:
             finally:
                 await response.aclose()
         except Exception as error:
+            if self._own:
+                return _own_fault(wire, error)
             if isinstance(error, _FAULTS) or _is_aiohttp(error):  # httpx-aiohttp lets some of them through.
                 return _fault(error)
             raise
@@ -71,7 +90,25 @@ class AsyncClientSide:
         await self._client.aclose()
 
 
-def _request(client: httpx.Client | httpx.AsyncClient, wire: Wire, connect_share: float = 1.0) -> httpx.Request:
+def _note(wire: Wire, event: str, info: Mapping[str, object]) -> None:
+    """Note that the request begins to go out; what is asked of the proxy itself before is no part of it."""
+    if event == "http11.send_request_headers.started" and getattr(info["request"], "method", b"") != b"CONNECT":
+        wire.late = FailureKind.TIMEOUT
+
+
+def _own_fault(wire: Wire, error: Exception) -> HttpFailure:
+    """Say what an error of our own client means, which depends on whether the request had begun to go out."""
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return wire.timed_out()
+    return wire.broke(error)
+
+
+def _request(
+    client: httpx.Client | httpx.AsyncClient,
+    wire: Wire,
+    extensions: dict[str, object],
+    connect_share: float = 1.0,
+) -> httpx.Request:
     total_s = wire.remaining_s()
     first_s = total_s * connect_share
     headers = wire.headers
@@ -84,6 +121,7 @@ def _request(client: httpx.Client | httpx.AsyncClient, wire: Wire, connect_share
         headers=headers,
         content=wire.body or None,
         timeout=httpx.Timeout(total_s, connect=first_s, pool=first_s),
+        extensions=extensions,
     )
 
 

@@ -170,7 +170,7 @@ def is_success(reply: HttpReply) -> bool:
 def receipt_for_status(reply: HttpReply) -> Receipt | None:
     """Tell what an HTTP status says about the message; None for a 2xx, whose body decides.
 
-    Only 429, 425 and 503 promise that nothing was sent. A 408 and the other 5xx
+    Only 407 (of a proxy on the way), 425, 429 and 503 promise that nothing was sent. A 408 and the other 5xx
     may come from a proxy in front of a server that took the message.
     """
     if is_success(reply):
@@ -178,7 +178,7 @@ def receipt_for_status(reply: HttpReply) -> Receipt | None:
     status = reply.status
     said = reply.json()
     reason = f"HTTP {status}: {said}" if isinstance(said, dict) else f"HTTP {status}"
-    if status in {425, 429, 503}:
+    if status in {407, 425, 429, 503}:
         return NotSent(reason, retry_after_s=retry_after_s(reply.headers, time.time()))
     if status == 408 or status >= 500:  # noqa: PLR2004 - the definition of a server's fault
         return Unknown(reason)
