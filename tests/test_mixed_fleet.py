@@ -129,7 +129,7 @@ def quick_sweeps(monkeypatch):
     for module in (runner, async_runner):
         monkeypatch.setattr(module, "FOREIGN_IDLE_S", 1.0)
         monkeypatch.setattr(module, "SWEEP_EVERY_S", 0.3)
-    monkeypatch.setattr(redis_queue, "SWEEP_S", 1)
+        monkeypatch.setattr(module, "SWEEP_SLOWLY_EVERY_S", 0.3)
 
 
 on_one_server = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -233,6 +233,52 @@ def test_a_job_that_their_producer_never_pushed_is_swept_up(fleet, quick_sweeps)
 
     with fleet.own():
         fleet.all_told()
+
+
+@on_one_server
+def test_jobs_that_their_producer_never_pushed_are_found_without_the_flag_too(fleet, quick_sweeps):
+    """Their web servers may stay when their workers are gone, and be restarted in the 5 s at any time."""
+    with fleet.world.worker(lease=BRISK) as worker:
+        fleet.ours("job_0")
+        until(lambda: worker.recorder.of(events.JobDelivered), "it works, and has looked for lost jobs at its start")
+        for job_id in names(8, "lost"):
+            fleet.producer.store(job_id, **fleet.user(job_id))
+        fleet.all_told()
+
+    assert sum(event.count for event in worker.recorder.of(events.JobsRecovered)) == 8
+    assert not worker.recorder.of(events.JobUndeliverable)
+
+
+@on_one_server
+def test_without_the_flag_too_a_job_in_their_memory_is_left_alone_after_the_start(fleet, quick_sweeps, monkeypatch):
+    """Somebody has polled it lately: only what nobody has polled for long is lost."""
+    for module in (runner, async_runner):
+        monkeypatch.setattr(module, "FOREIGN_IDLE_S", 90.0)
+    with fleet.world.worker(lease=BRISK) as worker:
+        fleet.ours("job_0")
+        until(lambda: worker.recorder.of(events.JobDelivered), "it has looked for lost jobs at its start")
+        fleet.put(fleet.key("attempts", "theirs"), 600, 3)
+        fleet.producer.store("theirs", **fleet.user("theirs"))
+        scans = _scans(fleet)
+        until(lambda: _scans(fleet) >= scans + 3, "it has looked again")
+
+    assert not fleet.world.api.polls("theirs")
+
+
+@on_one_server
+def test_looking_for_lost_jobs_can_be_turned_off(fleet, quick_sweeps):
+    """On a Redis with very many other keys, and nobody of another kind."""
+    fleet.client.config_resetstat()
+    with fleet.world.worker(lease=BRISK, recover=False) as worker:
+        for job_id in names(5):
+            fleet.ours(job_id)
+            until(lambda: worker.recorder.of(events.JobDelivered, job_id), "it works")  # noqa: B023 - called at once
+
+    assert _scans(fleet) == 0
+
+
+def _scans(fleet) -> int:
+    return fleet.client.info("commandstats").get("cmdstat_scan", {}).get("calls", 0)
 
 
 # --- locks and counters -------------------------------------------------------------------------
@@ -664,18 +710,23 @@ def test_the_sweep_goes_in_small_steps_and_never_uses_keys(fleet, twin, call):
 
 
 @on_one_server
-def test_a_sweep_that_an_acl_forbids_is_told_once_and_given_up(fleet, caplog):
+@pytest.mark.parametrize("foreign_workers", [True, False])
+def test_a_sweep_that_an_acl_forbids_is_told_once(fleet, caplog, quick_sweeps, foreign_workers):
     """Everything else works without `SCAN`; the operator reads why lost jobs are not looked for."""
     name = f"user-{fleet.world.prefix}"
     fleet.client.acl_setuser(name, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-scan", "-keys"])
     limited = fleet.world.url.replace("redis://", f"redis://{name}:any@")
     try:
         fleet.ours("job_0")
-        worker = attrs.evolve(fleet.world, url=limited).worker(foreign_workers=True)
+        worker = attrs.evolve(fleet.world, url=limited).worker(foreign_workers=foreign_workers)
         with worker:
             until(lambda: fleet.messages("job_0"), "the job is delivered all the same")
             until(lambda: [one for one in caplog.records if "not looked for" in one.message], "it says so")
             until(lambda: worker.recorder.of(events.JobDelivered), "it is settled")
+            # The right may be granted while it runs: it tries again, and says nothing more.
+            fleet.producer.store("job_1", **fleet.user("job_1"))
+            fleet.client.acl_setuser(name, enabled=True, nopass=True, keys=["*"], commands=["+@all"])
+            fleet.all_told()
         assert len([one for one in caplog.records if "not looked for" in one.message]) == 1
     finally:
         fleet.client.acl_deluser(name)

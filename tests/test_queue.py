@@ -34,6 +34,7 @@ from videopoll import (
     QueueRefusedError,
     QueueUnavailableError,
     RedisVideoJobQueue,
+    redis_queue,
 )
 from videopoll._decide import open_outbox
 from videopoll.embedded import unused_port
@@ -1215,6 +1216,17 @@ def test_lost_jobs_are_looked_for_by_one_worker_at_a_time(bench):
     bench.db.delete(bench.keys.sweeper)
     assert adopt(bench, exclusive=True) == 1
     assert 0 < bench.db.ttl(bench.keys.sweeper) <= 30
+
+
+def test_a_look_for_lost_jobs_that_takes_long_is_made_less_often(bench, monkeypatch):
+    """Where there are very many keys, it takes a fiftieth of the time at most."""
+    monkeypatch.setattr(redis_queue, "SWEEP_SHARE", 1e-9)
+    adopt(bench, exclusive=True, every_s=120)
+    assert bench.db.ttl(bench.keys.sweeper) > 120
+    bench.db.delete(bench.keys.sweeper)
+    monkeypatch.undo()
+    adopt(bench, exclusive=True, every_s=120)
+    assert 0 < bench.db.ttl(bench.keys.sweeper) <= 120
 
 
 def test_many_lost_jobs_among_others_are_all_found(bench):

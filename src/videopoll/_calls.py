@@ -129,7 +129,7 @@ def enqueue(
 ) -> ScriptCall[list[EnqueueResult]]:
     """Take in jobs, each an id, a conversation id and metadata that were checked before."""
     job_keys = [key for job_id, _, _ in jobs for key in keys.of_job(job_id)]
-    args: list[str | bytes | int] = [ttls.job_s, ttls.attempts_s, _ms(FOREIGN_IDLE_S)]
+    args: list[str | bytes | int] = [ttls.job_s, ttls.attempts_s, ms(FOREIGN_IDLE_S)]
     for job_id, conversation_id, metadata in jobs:
         args += [job_id, *split_record(job_id, conversation_id, metadata)]
     return ScriptCall(
@@ -173,20 +173,21 @@ def claim(
             keys.prefix,
             min(polls, MAX_BATCH),
             min(sends, MAX_BATCH),
-            _ms(lease.duration_s),
+            ms(lease.duration_s),
             token,
             ttls.lock_s,
             ttls.attempts_s,
-            _ms(strategy.initial_delay_s),
-            _ms(strategy.interval_s),
-            _ms(strategy.timeout_s) if foreign_workers else "",
+            ms(strategy.initial_delay_s),
+            ms(strategy.interval_s),
+            ms(strategy.timeout_s) if foreign_workers else "",
         ),
         parse,
         repeatable=False,
     )
 
 
-def _ms(seconds: float) -> int:
+def ms(seconds: float) -> int:
+    """Return a span of time in whole milliseconds, at least one if it is any."""
     return max(1, round(seconds * 1000)) if seconds else 0
 
 
@@ -267,7 +268,7 @@ def renew(
         RENEW,
         (*keys.fixed, *_raws(keys.lock(job_id) for job_id, _, _ in claims)),
         (
-            _ms(lease.duration_s),
+            ms(lease.duration_s),
             ttls.lock_s,
             *(word for job_id, token, polling in claims for word in (raw(job_id), token, int(polling))),
         ),
@@ -563,10 +564,10 @@ def adopt(
         ADOPT,
         (*keys.fixed, *_raws(key for job_id in job_ids for key in keys.of_job(job_id))),
         (
-            _ms(idle_s),
+            ms(idle_s),
             ttls.attempts_s,
             ttls.job_s,
-            _ms(initial_delay_s),
+            ms(initial_delay_s),
             looked_at_ms,
             ttls.lock_s,
             *map(raw, job_ids),

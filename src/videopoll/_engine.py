@@ -59,6 +59,10 @@ TROUBLE_BASE_S = 0.1
 TROUBLE_CAP_S = 5.0
 
 SWEEP_EVERY_S = 30.0
+"""How often lost jobs are looked for beside workers of another kind."""
+
+SWEEP_SLOWLY_EVERY_S = 120.0
+"""How often otherwise: a producer of another kind may end between its record and its push."""
 
 API_KEY_PROBLEM = "the video API refuses our key (401 or 403): check the API key"
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from videopoll import _engine, events
 from videopoll._calls import FOREIGN_IDLE_S
-from videopoll._engine import STILL_THERE_S, SWEEP_EVERY_S, WAKE_JITTER_S, Engine, RunSummary
+from videopoll._engine import STILL_THERE_S, SWEEP_EVERY_S, SWEEP_SLOWLY_EVERY_S, WAKE_JITTER_S, Engine, RunSummary
 from videopoll._pace import FOREVER_S
 from videopoll._parts import (
     as_observation,
@@ -91,9 +91,10 @@ class AsyncRunner(Engine):
         delivery_concurrency: Sends at a time.
         grace_s: Seconds that `stop` lets unfinished work go on before it is given back.
         foreign_workers: Whether workers of another kind share this Redis. Then
-            jobs that one of them lost are looked for, now and then, with ``SCAN``.
-        recover: Whether to look once at the start, with ``SCAN``, for jobs that
-            have a record and are nowhere else.
+            jobs that one of them lost are looked for every 30 s, with ``SCAN``.
+        recover: Whether to look, with ``SCAN``, for jobs that have a record and
+            are nowhere else: at the start, and every two minutes, as a producer
+            of another kind may end between its record and its push.
         clock: What time it is; tests hand in one of their own. The waits themselves
             are those of the event loop, or of the threads.
         rng: Where the jitter is drawn from; the system's generator if there is none.
@@ -159,6 +160,7 @@ class AsyncRunner(Engine):
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
         self._running = False
         self._swept = False
+        self._sweep_refused = False
         self._settler = AsyncSettler(self, queue)
 
     # --- for the host ---
@@ -447,28 +449,29 @@ class AsyncRunner(Engine):
         return True
 
     async def _sweep(self) -> bool:
-        """Look for jobs that nobody has: at the start, and now and then beside foreign workers."""
+        """Look for jobs that nobody has: at the start, and then now and again."""
         if not (self.recover or self.foreign_workers):
             return False
-        wait_s = SWEEP_EVERY_S
+        wait_s = every_s = SWEEP_EVERY_S if self.foreign_workers else SWEEP_SLOWLY_EVERY_S
         try:
             count = await self._queue.adopt(
-                idle_s=FOREIGN_IDLE_S if self.foreign_workers else 0.0,
+                # At the start nobody else is there, as far as we know; later one of another kind may have come.
+                idle_s=FOREIGN_IDLE_S if self.foreign_workers or self._swept else 0.0,
                 initial_delay_s=self.strategy.initial_delay_s,
                 exclusive=self._swept,
+                every_s=every_s,
             )
         except QueueRefusedError as error:
-            log.warning("Lost jobs are not looked for: %s", error)
-            return False
+            if not self._sweep_refused:
+                log.warning("Lost jobs are not looked for: %s", error)
+            self._sweep_refused = True
         except QueueError:
             wait_s = 1.0
         else:
-            self._swept = True
+            self._swept, self._sweep_refused = True, False
             if count:
                 self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
                 self.wake_at(self.clock.monotonic_s())
-            if not self.foreign_workers:
-                return False
         await asyncio.sleep(wait_s)
         return True
 

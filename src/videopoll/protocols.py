@@ -154,8 +154,13 @@ class VideoJobQueue(Protocol):
         """Let `wait_for_work` block again after an `interrupt`."""
         ...
 
-    def adopt(self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False) -> int:
-        """Take up jobs that have a record and are nowhere else; give their number."""
+    def adopt(
+        self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
+    ) -> int:
+        """Take up jobs that have a record and are nowhere else; return their number.
+
+        With `exclusive`, one worker alone does so in `every_s` seconds.
+        """
         ...
 
     def close(self) -> None:
@@ -206,8 +211,13 @@ class AsyncVideoJobQueue(Protocol):
         """Block until an id may wait to be taken, at most so many seconds; may be cancelled."""
         ...
 
-    async def adopt(self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False) -> int:
-        """Take up jobs that have a record and are nowhere else; give their number."""
+    async def adopt(
+        self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
+    ) -> int:
+        """Take up jobs that have a record and are nowhere else; return their number.
+
+        With `exclusive`, one worker alone does so in `every_s` seconds.
+        """
         ...
 
     async def close(self) -> None:

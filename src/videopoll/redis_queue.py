@@ -55,8 +55,8 @@ SCAN_STEP = 500
 LOOK_EVERY_S = 1.0
 """How often `wait` looks at the keys besides: other kinds of workers publish nothing."""
 
-SWEEP_S = 30
-"""Seconds in which one worker alone looks for lost jobs."""
+SWEEP_SHARE = 0.02
+"""The share of the time that looking for lost jobs may take, where there are so many keys that it matters."""
 
 _URL_HELP = "the Redis URL cannot be read; it looks like redis://127.0.0.1:6379/0, rediss://… or unix://…"
 
@@ -160,6 +160,12 @@ def _loose(found: Iterable[bytes | str], start: str, listed: set[bytes | str]) -
     """Give the ids of scanned records, without those that wait in the list."""
     ids = (key[len(start) :] for key in found)
     return [_calls.text_of(one) for one in ids if one not in listed]
+
+
+def _rest_s(took_s: float, every_s: float) -> float | None:
+    """Return how long nobody looks for lost jobs after a look that was too long for its pace."""
+    rest_s = took_s / SWEEP_SHARE
+    return rest_s if rest_s > every_s else None
 
 
 def _check_client(client: object, wanted: type, twin: str) -> None:
@@ -463,7 +469,9 @@ class RedisVideoJobQueue(_Base):
         """Let `wait_for_work` block again after an `interrupt`."""
         self._interrupted.clear()
 
-    def adopt(self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False) -> int:
+    def adopt(
+        self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
+    ) -> int:
         """Take up jobs that have a record and are in no list, schedule, flight or outbox.
 
         A job under the lock of a worker of another kind is looked at again when that lock ends.
@@ -471,7 +479,9 @@ class RedisVideoJobQueue(_Base):
         Args:
             idle_s: Seconds that nobody must have polled them for.
             initial_delay_s: Seconds from a job's start to its first poll.
-            exclusive: Whether to leave it to another worker that has begun this within the last 30 s.
+            exclusive: Whether to leave it to another worker that has begun this a short while ago.
+            every_s: How long that while is, in seconds; longer where there are so many
+                keys that this takes more than a fiftieth of it.
 
         Returns:
             How many were taken up.
@@ -480,8 +490,9 @@ class RedisVideoJobQueue(_Base):
             QueueError: Redis is away or says no (an ACL may forbid ``SCAN``).
         """
         adopted, cursor, start = 0, 0, self._keys.job("")
+        began_s = time.monotonic()
         try:
-            if exclusive and not self._client.set(self._keys.sweeper, "vp", nx=True, ex=SWEEP_S):
+            if exclusive and not self._client.set(self._keys.sweeper, "vp", nx=True, px=_calls.ms(every_s)):
                 return 0
             clock = self._client.time()
             listed = {one for end in _calls.LIST_ENDS for one in self._client.lrange(self._keys.queue, *end)}
@@ -491,9 +502,13 @@ class RedisVideoJobQueue(_Base):
                 if loose:
                     adopted += sum(run(self._client, self._adoption(loose, clock, idle_s, initial_delay_s)))
                 if cursor == 0:
-                    return adopted
+                    break
+            rest_s = _rest_s(time.monotonic() - began_s, every_s)
+            if exclusive and rest_s:
+                self._client.pexpire(self._keys.sweeper, _calls.ms(rest_s))
         except (redis_errors.RedisError, OSError) as error:
             raise to_queue_error(error, "looking for lost jobs") from error
+        return adopted
 
     # --- for operators ---
 
@@ -730,11 +745,14 @@ class AsyncRedisVideoJobQueue(_Base):
         except (redis_errors.RedisError, OSError) as error:
             raise to_queue_error(error, "waiting for work") from error
 
-    async def adopt(self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False) -> int:
+    async def adopt(
+        self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
+    ) -> int:
         """Take up jobs that have a record and are nowhere else; see `RedisVideoJobQueue.adopt`."""
         adopted, cursor, start = 0, 0, self._keys.job("")
+        began_s = time.monotonic()
         try:
-            if exclusive and not await self._client.set(self._keys.sweeper, "vp", nx=True, ex=SWEEP_S):
+            if exclusive and not await self._client.set(self._keys.sweeper, "vp", nx=True, px=_calls.ms(every_s)):
                 return 0
             clock = await self._client.time()
             listed = {one for end in _calls.LIST_ENDS for one in await self._client.lrange(self._keys.queue, *end)}
@@ -744,9 +762,13 @@ class AsyncRedisVideoJobQueue(_Base):
                 if loose:
                     adopted += sum(await arun(self._client, self._adoption(loose, clock, idle_s, initial_delay_s)))
                 if cursor == 0:
-                    return adopted
+                    break
+            rest_s = _rest_s(time.monotonic() - began_s, every_s)
+            if exclusive and rest_s:
+                await self._client.pexpire(self._keys.sweeper, _calls.ms(rest_s))
         except (redis_errors.RedisError, OSError) as error:
             raise to_queue_error(error, "looking for lost jobs") from error
+        return adopted
 
     # --- for operators ---
 

@@ -103,7 +103,14 @@ KEYS: tuple[KeyRecord, ...] = (
     KeyRecord(
         "letters", "{prefix}:poll:letters", "hash", "DeadLetterPolicy.max_age_s", "settle", "id → dead letter, JSON"
     ),
-    KeyRecord("sweeper", "{prefix}:poll:sweeper", "string", "30 s", "adopt", "which worker looks for lost jobs now"),
+    KeyRecord(
+        "sweeper",
+        "{prefix}:poll:sweeper",
+        "string",
+        "30 s beside workers of other kinds, else 120 s; 50 times as long as a look takes",
+        "adopt",
+        "one worker has looked for lost jobs, and the others need not",
+    ),
     KeyRecord(
         "history",
         "{prefix}:poll:history",

@@ -150,6 +150,7 @@ def check_redis(redis_url: str, prefix: str, *, clock: bool = True) -> list[Find
             ("memory", _check_memory),
             ("persistence", _check_persistence),
             ("keys", lambda one: _check_types(one, queue.keys)),
+            ("lost jobs", _check_scan),
         ]
         if clock:
             checks.append(("clock", _check_clock))
@@ -241,6 +242,16 @@ def _check_clock(client: redis.Redis) -> list[Finding]:
         return [Finding("clock", Mark.OK, f"differs from Redis's by {duration(off_s)}")]
     fix = "turn on NTP on both machines; schedules follow Redis's clock, logs and signed URLs this one"
     return [Finding("clock", Mark.NOTE, f"differs from Redis's by {duration(off_s)}", fix)]
+
+
+def _check_scan(client: redis.Redis) -> list[Finding]:
+    """Look whether workers may look for jobs that others lost."""
+    try:
+        client.scan(count=1)
+    except redis.exceptions.NoPermissionError:
+        fix = "grant the workers' user SCAN; you need not if no program but videopoll writes records"
+        return [Finding("lost jobs", Mark.NOTE, "are not looked for: this user may not SCAN", fix)]
+    return [Finding("lost jobs", Mark.OK, "may be looked for")]
 
 
 def _check_types(client: redis.Redis, keys: Keys) -> list[Finding]:

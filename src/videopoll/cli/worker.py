@@ -87,6 +87,7 @@ class RunnerOptions(TypedDict, total=False):
     lease: LeasePolicy
     words: Words
     foreign_workers: bool
+    recover: bool
     concurrency: int
     hooks: list[Hook]
 
@@ -181,10 +182,19 @@ def worker(
         typer.Option(
             "--foreign-workers/--no-foreign-workers",
             envvar="VIDEOPOLL_FOREIGN_WORKERS",
-            help="Whether workers of another kind share this Redis: then jobs that they lost are looked for.",
+            help="Whether workers of another kind share this Redis: then jobs that they lost are looked for every 30 s.",
             rich_help_panel=WORKER,
         ),
     ] = False,
+    recover: Annotated[
+        bool,
+        typer.Option(
+            "--recover/--no-recover",
+            envvar="VIDEOPOLL_RECOVER",
+            help="Look with SCAN for jobs that have a record and stand nowhere: at the start, and every two minutes.",
+            rich_help_panel=WORKER,
+        ),
+    ] = True,
     history: Annotated[
         bool,
         typer.Option(
@@ -264,6 +274,7 @@ def worker(
         lease=LeasePolicy.lasting(lease),
         words=Words({"es": SPANISH, "en": ENGLISH}, default=language),
         foreign_workers=foreign_workers,
+        recover=recover,
     )
     if concurrency is not None:
         options["concurrency"] = concurrency

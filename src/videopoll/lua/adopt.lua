@@ -18,15 +18,22 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 idle_ms = math.max(idle_ms, now - looked_at_ms)
 
+local ids, scores = {}, {}
+for n = 1, #ARGV - 6 do ids[n] = ARGV[6 + n] end
+-- Most jobs are somewhere: one command for all of them tells so.
+for place, key in ipairs({schedule, inflight, deliveries}) do
+  scores[place] = redis.call('ZMSCORE', key, unpack(ids))
+end
+
 local answers = {}
-for n = 1, #ARGV - 6 do
-  local id = ARGV[6 + n]
+for n, id in ipairs(ids) do
   local record, outbox, lock, attempts = unpack(KEYS, 2 + 5 * n, 5 + 5 * n)
   answers[n] = 0
-  local found = redis.call('MGET', record, attempts, lock)
-  if found[1] and redis.call('EXISTS', outbox) == 0
-    and not redis.call('ZSCORE', schedule, id) and not redis.call('ZSCORE', inflight, id)
-    and not redis.call('ZSCORE', deliveries, id) then
+  local found = {}
+  if not scores[1][n] and not scores[2][n] and not scores[3][n] then
+    found = redis.call('MGET', record, attempts, lock)
+  end
+  if found[1] and redis.call('EXISTS', outbox) == 0 then
     -- How long has nobody polled it? Its counter is set to its full life by every poll,
     -- and before the first poll its record was.
     local left_ms = redis.call('PTTL', found[2] and attempts or record)
