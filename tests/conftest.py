@@ -143,6 +143,7 @@ ONE_SERVER = {
     "test_cli",
     "test_end_to_end",
     "test_history",
+    "test_kept",
     "test_logs",
     "test_loops",
     "test_metrics",

@@ -165,10 +165,50 @@ def test_a_missing_job_is_not_there_yet_for_a_while():
     assert (ended.kind, ended.error) == (OutcomeKind.NOT_FOUND, "Job not found on video API")
 
 
-@pytest.mark.parametrize("seen", [VideoWorking(), FAULT, VideoWorking("unheard of", known=False)])
+@pytest.mark.parametrize(
+    "seen", [VideoWorking(), VideoWorking("unheard of", known=False), Fault(FaultKind.THROTTLED, "")]
+)
 def test_what_is_no_end_ends_after_the_deadline(seen):
-    """The last poll has been made: there is no other one."""
+    """The last poll has been made: there is no other one, above all not for a worker that is told to wait."""
     assert decide(work(31), at(300), seen, at(300), SPEC).kind is OutcomeKind.TIMED_OUT
+
+
+@pytest.mark.parametrize(
+    ("faults", "fault_s", "again_s"),
+    [(0, 300.1, 305.1), (5, 300.1, 312.55), (0, 315, 320), (9, 315, 320), (0, 324.8, 324.9)],
+)
+def test_after_a_fault_of_the_last_poll_there_is_one_more_and_then_no_other(faults, fault_s, again_s):
+    """A video that is ready is not thrown away for one broken connection; nor is the end put off for long."""
+    after = decide(work(31, faults=faults), at(300), FAULT, at(fault_s), SPEC)
+    assert after == NextPoll(at(again_s), faults + 1, None)
+
+    asked = before_poll(work(32, faults + 1), at(again_s), SPEC, due_ms=after.due_ms)
+    assert isinstance(asked, Ask)
+    assert again_s + asked.timeout_s <= 325 + SHORTEST_REQUEST_S
+    ended = decide(work(32, faults + 1), after.due_ms, FAULT, at(again_s + asked.timeout_s), SPEC)
+    assert ended.kind is OutcomeKind.TIMED_OUT
+
+
+def test_polling_is_over_an_interval_and_a_request_after_the_deadline():
+    """A last poll that found its place late is cut short, and one more that found it too late is not made."""
+    assert before_poll(work(31), at(310), SPEC, due_ms=at(300)) == Ask(15)
+    assert before_poll(work(31), at(320), SPEC, due_ms=at(300)) == Ask(5)
+    assert before_poll(work(31), at(320), SPEC, due_ms=at(312)) == Ask(5)
+    assert before_poll(work(31), at(325), SPEC, due_ms=at(312)).kind is OutcomeKind.TIMED_OUT
+
+
+def test_a_job_that_is_met_long_after_its_deadline_gets_its_last_poll_and_one_more():
+    """No worker lived for ten minutes: the video may be there all the same."""
+    assert before_poll(work(31), at(900), SPEC, due_ms=at(300)) == Ask(15)
+    after = decide(work(31, faults=4), at(300), FAULT, at(900), SPEC)
+    assert after == NextPoll(at(907.5), 5, None)
+    assert before_poll(work(32), at(908), SPEC, due_ms=after.due_ms) == Ask(14.5)
+    assert before_poll(work(32), at(930), SPEC, due_ms=after.due_ms).kind is OutcomeKind.TIMED_OUT
+
+
+def test_a_job_without_a_place_ends():
+    """Nothing that failed is waited for: neither an API that hangs nor one that wants to be left alone."""
+    assert before_poll(work(3), at(310), SPEC, place=False).kind is OutcomeKind.TIMED_OUT
 
 
 def test_a_next_poll_is_never_beyond_the_deadline():
@@ -225,7 +265,8 @@ def test_a_next_poll_is_neither_before_now_nor_beyond_the_deadline(some, due_s, 
     after = decide(some, at(due_s), seen, now_ms, strategy, draw)
     deadline_ms = T0 + round(strategy.timeout_s * 1000)
     if isinstance(after, NextPoll):
-        assert now_ms <= after.due_ms <= deadline_ms
+        over_ms = max(now_ms, deadline_ms + round(strategy.interval_s * 1000)) + strategy.request_timeout_s * 1000
+        assert now_ms <= after.due_ms <= (deadline_ms if now_ms < deadline_ms else over_ms)
         assert after.faults == (some.faults + 1 if isinstance(seen, Fault) else 0)
         assert after.last_answer_ms == (some.last_answer_ms if isinstance(seen, Fault) else now_ms)
     else:
@@ -259,12 +300,12 @@ def test_every_polling_ends_exactly_once_and_in_time(strategy, seen, draw, took_
     while ended is None:
         attempts += 1
         some = PollWork(JOB, attempts, faults, answered_ms)
-        judged = before_poll(some, now_ms, strategy)
+        judged = before_poll(some, now_ms, strategy, due_ms=due_ms)
         if isinstance(judged, Outcome):
             ended = judged
             break
         polls += 1
-        assert polls <= strategy.max_attempts + 1, "more polls than attempts and the last one"
+        assert polls <= strategy.max_attempts + 2, "more polls than attempts, the last one and one more"
         now_ms += round(min(took_s, judged.timeout_s) * 1000)
         after = decide(some, due_ms, seen[attempts % len(seen)], now_ms, strategy, draw)
         if isinstance(after, Outcome):
@@ -272,7 +313,8 @@ def test_every_polling_ends_exactly_once_and_in_time(strategy, seen, draw, took_
             break
         faults, answered_ms, due_ms = after.faults, after.last_answer_ms, after.due_ms
         now_ms = max(now_ms, due_ms)
-    assert ended.at_ms <= at(strategy.timeout_s + strategy.request_timeout_s + SHORTEST_REQUEST_S) + 2
+    over_s = strategy.timeout_s + strategy.interval_s + strategy.request_timeout_s
+    assert ended.at_ms <= at(over_s + SHORTEST_REQUEST_S) + 2
 
 
 # --- delivering ---

@@ -654,6 +654,190 @@ def test_a_transition_run_twice_gives_the_same_answer_and_the_same_state(bench, 
     assert after == before
 
 
+# --- what ends without a place, and what keeps records ---
+
+OVER = attrs.evolve(AT_ONCE, timeout_s=100, interval_s=10)
+
+
+def aged(bench: Bench, *job_ids: str, by_s: float, ttl_s: float | None = None, place: str = "schedule") -> None:
+    """Take jobs in that began so long ago, and put them somewhere."""
+    for job_id in job_ids:
+        key, start_ms = bench.keys.job(job_id), bench.now_ms() - round(by_s * 1000)
+        bench.db.set(key, json.dumps({"jobId": job_id, "conversationId": "c", "startTime": start_ms}))
+        bench.db.pexpire(key, round((600 - by_s if ttl_s is None else ttl_s) * 1000))
+        if place == "list":
+            bench.db.lpush(bench.keys.queue, job_id)
+        else:
+            score = 1 if place == "inflight" else start_ms
+            bench.db.zadd(getattr(bench.keys, place), {job_id: score})
+
+
+def look(bench: Bench, *, polls: int = 0, endings: int = 100, look_from: int = 0, strategy=OVER):
+    """Claim with a look beyond the places, and give the whole answer."""
+    return bench.call(
+        bench.queue.claim(
+            polls=polls,
+            sends=0,
+            worker_id="w",
+            strategy=strategy,
+            lease=LEASE,
+            endings=endings,
+            look_from=look_from,
+        )
+    )
+
+
+@pytest.mark.parametrize("place", ["list", "schedule", "inflight"])
+def test_what_is_past_its_deadline_ends_without_a_place_wherever_it_stands(bench, place):
+    """Nothing counts as a poll, and what is younger stays where it is."""
+    aged(bench, "old", by_s=110, place=place)
+    aged(bench, "young", by_s=109, place=place)
+    bench.db.set(bench.keys.attempts("old"), 7, ex=580)
+    bench.db.hset(bench.keys.leases, "old", "dead:1") if place == "inflight" else None
+
+    (claim,) = look(bench).claims
+
+    assert (claim.job_id, claim.ending, claim.work.attempts) == ("old", True, 7)
+    assert bench.db.get(bench.keys.attempts("old")) == b"7"
+    assert bench.db.get(bench.keys.lock("old")).decode() == f"vp:{claim.token}"
+    assert bench.get("young").state == {"list": "queued", "schedule": "scheduled", "inflight": "polling"}[place]
+    assert bench.counts().in_flight == 1 + (place == "inflight")
+    assert bench.counts().queued == (place == "list")
+    assert look(bench).claims == ()
+
+
+def test_a_job_that_ends_without_a_place_can_be_given_back(bench):
+    """A worker that stops has counted nothing."""
+    aged(bench, "job_1", by_s=110)
+    bench.db.set(bench.keys.attempts("job_1"), 7, ex=600)
+    (claim,) = look(bench).claims
+    assert bench.apply(GiveBack(claim)) == [Verdict.APPLIED]
+    assert bench.db.get(bench.keys.attempts("job_1")) == b"7"
+
+
+def test_a_place_is_taken_for_a_last_poll_before_anything_ends_without_one(bench):
+    """Those that are due the longest get the places."""
+    aged(bench, "first", by_s=130)
+    aged(bench, "second", by_s=120)
+    assert [(claim.job_id, claim.ending) for claim in look(bench, polls=1).claims] == [
+        ("first", False),
+        ("second", True),
+    ]
+
+
+def test_nothing_ends_without_a_place_unless_the_worker_asks_for_it(bench):
+    """A worker that has just come leaves it to last polls."""
+    aged(bench, "job_1", by_s=500)
+    assert look(bench, endings=0).claims == ()
+
+
+def test_a_job_under_a_foreign_lock_is_not_ended_but_looked_at_when_that_ends(bench):
+    """A worker of another kind is polling it."""
+    aged(bench, "listed", by_s=200, place="list")
+    aged(bench, "scheduled", by_s=200)
+    for job_id in ("listed", "scheduled"):
+        bench.db.set(bench.keys.lock(job_id), "video_worker_9", ex=30)
+    assert look(bench).claims == ()
+    assert [bench.get(job_id).state for job_id in ("listed", "scheduled")] == ["scheduled", "scheduled"]
+    assert bench.counts().queued == 0
+
+
+def test_a_delivery_is_not_ended_by_a_look(bench):
+    """Its polling is over; it waits for a place for sends."""
+    aged(bench, "job_1", by_s=200)
+    claim = look(bench).claims[0]
+    bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000))
+    bench.expire_lease()
+    assert look(bench).claims == ()
+
+
+def test_a_look_goes_through_a_long_schedule_page_by_page(bench):
+    """Two old jobs behind a thousand that are due, but not past their deadlines: the work of each claim is bounded."""
+    aged(bench, *(f"job_{number}" for number in range(1000)), by_s=50)
+    for number in range(1000):
+        bench.db.zadd(bench.keys.schedule, {f"job_{number}": 1000 + number})
+    aged(bench, "old_1", "old_2", by_s=111)
+    found, rank, looks = [], 0, 0
+    while not looks or rank:
+        batch = look(bench, look_from=rank, endings=1)
+        found += [claim.job_id for claim in batch.claims]
+        rank, looks = batch.look_from, looks + 1
+        assert looks < 10
+    assert sorted(found) == ["old_1", "old_2"]
+    assert looks >= 5
+
+
+def test_a_look_ends_no_more_than_it_is_asked_to_and_leaves_none_out(bench):
+    """The next one goes on where it stopped, though the ranks have moved."""
+    aged(bench, *(f"job_{number}" for number in range(700)), by_s=120)
+    found, rank, looks = set(), 0, 0
+    while not looks or rank:
+        batch = look(bench, look_from=rank, endings=100)
+        assert len(batch.claims) <= 100
+        found |= {claim.job_id for claim in batch.claims}
+        rank, looks = batch.look_from, looks + 1
+        assert looks < 20
+        if not batch.claims:
+            break
+    while batch := look(bench).claims:
+        found |= {claim.job_id for claim in batch}
+    assert len(found) == 700
+
+
+def test_damaged_records_do_not_stop_a_look(bench):
+    """They get a dead letter when there is a place again; meanwhile they live on."""
+    aged(bench, "old", by_s=120)
+    for job_id, record in {"bad": "{", "odd": '{"startTime":"x"}', "none": "[]"}.items():
+        bench.db.set(bench.keys.job(job_id), record, ex=5)
+        bench.db.zadd(bench.keys.schedule, {job_id: 1})
+    bench.db.zadd(bench.keys.schedule, {"gone": 1})
+    bench.db.rpush(bench.keys.job("list"), "x")
+    bench.db.expire(bench.keys.job("list"), 60)
+    bench.db.zadd(bench.keys.schedule, {"list": 1})
+    assert [claim.job_id for claim in look(bench).claims] == ["old"]
+    assert bench.db.ttl(bench.keys.job("bad")) > 500
+
+
+@pytest.mark.parametrize(("by_s", "ttl_s", "renewed"), [(299, 20, False), (301, 20, True), (301, 310, False)])
+@pytest.mark.parametrize("how", ["claim", "look", "renew"])
+def test_whoever_keeps_a_job_renews_its_record_in_the_second_half_of_its_life(bench, how, by_s, ttl_s, renewed):
+    """Its time to live measures how long nobody has kept it; in the first half of it there is nothing to do."""
+    patient = attrs.evolve(AT_ONCE, timeout_s=550)
+    if how == "renew":
+        aged(bench, "job_1", by_s=1)
+        (claim,) = bench.claim(strategy=patient)
+        bench.db.expire(bench.keys.job("job_1"), ttl_s)
+        assert bench.call(bench.queue.renew([("job_1", claim.token, True)], LEASE)) == [True]
+        renewed = ttl_s < 300
+    else:
+        aged(bench, "job_1", by_s=by_s, ttl_s=ttl_s)
+        batch = look(bench, polls=int(how == "claim"), endings=10 * (how == "look"), strategy=patient)
+        assert len(batch.claims) == (how == "claim")
+    left_s = bench.db.ttl(bench.keys.job("job_1"))
+    assert (left_s > 590) == renewed
+    assert not bench.db.exists(bench.keys.attempts("job_1")) or bench.db.ttl(bench.keys.attempts("job_1")) > 590
+
+
+def test_a_record_of_a_producer_that_knows_of_no_longer_life_is_kept_by_the_worker(bench):
+    """A worker with a longer timeout beside a producer with the defaults."""
+    bench.options = {"ttls": KeyTtls(job_s=3600, attempts_s=3600)}
+    aged(bench, "job_1", by_s=310)
+    bench.claim(strategy=attrs.evolve(AT_ONCE, timeout_s=1800))
+    assert bench.db.ttl(bench.keys.job("job_1")) > 3590
+
+
+def test_a_normal_poll_pays_nothing_for_keeping_its_record(bench):
+    """No command more than before, while the job is young."""
+    aged(bench, "job_1", by_s=20)
+    bench.claim()
+    bench.apply(Reschedule(bench.one("job_2"), 1))
+    bench.db.config_resetstat()
+    bench.claim(worker_id="w")
+    stats = bench.db.info("commandstats")
+    assert "cmdstat_expire" not in stats
+    assert stats.get("cmdstat_pttl", {"calls": 0})["calls"] <= 1, "the age of the last attempt"
+
+
 # --- transitions ---
 
 

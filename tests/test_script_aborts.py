@@ -244,6 +244,15 @@ def claim_with_little_room(stage: Stage):
     return _calls.claim(stage.keys, polls=3, sends=1, token="w:cut", strategy=AT_ONCE, lease=LEASE, ttls=TTLS)
 
 
+def claim_without_a_place(stage: Stage):
+    """Everything is past its deadline: it is leased to be ended, from wherever it stands."""
+    stage.everywhere()
+    hasty = attrs.evolve(AT_ONCE, timeout_s=0.001, interval_s=0.001)
+    return _calls.claim(
+        stage.keys, polls=1, sends=0, token="w:cut", strategy=hasty, lease=LEASE, ttls=TTLS, endings=100
+    )
+
+
 def claim_too_early(stage: Stage):
     """Ids that are too young move to the schedule."""
     stage.enqueue("job_1", "job_2", "job_3")
@@ -413,6 +422,7 @@ def redriving(what: str):
 SITUATIONS = [
     claim_everything,
     claim_with_little_room,
+    claim_without_a_place,
     claim_too_early,
     claim_expired_beside_a_foreign_lock,
     claim_wrong_types,

@@ -150,12 +150,14 @@ def claim(
     lease: LeasePolicy,
     ttls: KeyTtls,
     foreign_workers: bool = False,
+    endings: int = 0,
+    look_from: int = 0,
 ) -> ScriptCall[ClaimBatch]:
-    """Lease what is due, at most so many polls and sends."""
+    """Lease what is due, at most so many polls and sends, and what is to be ended without a poll."""
 
     def parse(reply: object) -> ClaimBatch:
-        now_ms, next_poll, next_send, next_expiry, waiting, found = cast(
-            "tuple[int, int, int, int, int, list[_ClaimFields]]", reply
+        now_ms, next_poll, next_send, next_expiry, waiting, found, next_look = cast(
+            "tuple[int, int, int, int, int, list[_ClaimFields], int]", reply
         )
         return ClaimBatch(
             tuple([_read_one(fields, token, now_ms) for fields in found]),
@@ -164,6 +166,7 @@ def claim(
             next_send if next_send >= 0 else None,
             next_expiry if next_expiry >= 0 else None,
             waiting,
+            next_look,
         )
 
     return ScriptCall(
@@ -180,6 +183,10 @@ def claim(
             ms(strategy.initial_delay_s),
             ms(strategy.interval_s),
             ms(strategy.timeout_s) if foreign_workers else "",
+            min(endings, MAX_BATCH),
+            look_from,
+            ms(strategy.timeout_s + strategy.interval_s),
+            ttls.job_s,
         ),
         parse,
         repeatable=False,
@@ -196,7 +203,9 @@ def _ms_or_none(value: bytes) -> int | None:
     return int(number) if math.isfinite(number) and number >= 0 else None
 
 
-_ClaimFields: TypeAlias = "tuple[bytes, bytes, int, int, int, bytes, bytes | None, bytes | None, bytes | None, bytes]"
+_ClaimFields: TypeAlias = (
+    "tuple[bytes, bytes, int, int, int, bytes, bytes | None, bytes | None, bytes | None, bytes, int]"
+)
 
 
 def _read_one(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
@@ -210,9 +219,11 @@ def _read_one(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
 
 
 def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
-    id_bytes, source, due_ms, attempts_before, age_ms, faults, record, outbox, completed, wrong = fields
+    id_bytes, source, due_ms, attempts_before, age_ms, faults, record, outbox, completed, wrong, ending = fields
     job_id = text_of(id_bytes)
     taken_over = source == b"expired"
+    # Neither a poll that somebody else has counted nor an end without one counts here.
+    counted = int(not taken_over and not ending)
     job: VideoJob | Poison
     work: PollWork | SendWork | Abandoned | Gone | Poison
     if wrong:
@@ -236,7 +247,7 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
             if answered_ms is None and not faults_in_row and not taken_over and age_ms >= 0:
                 # The last poll was answered, so its time is that of the counter.
                 answered_ms = now_ms - age_ms
-            work = PollWork(job, attempts_before + (not taken_over), faults_in_row, answered_ms, doubt_ms)
+            work = PollWork(job, attempts_before + counted, faults_in_row, answered_ms, doubt_ms)
     return Claim(
         job_id=job_id,
         token=token,
@@ -244,7 +255,8 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
         work=work,
         raw=outbox if outbox is not None else record,
         taken_over=taken_over,
-        attempts_before=attempts_before - taken_over,
+        ending=bool(ending),
+        attempts_before=attempts_before - (taken_over and not ending),
         attempts_age_ms=age_ms if age_ms >= 0 else None,
     )
 
@@ -266,10 +278,11 @@ def renew(
     """Renew leases: id, token, and whether the job is being polled."""
     return ScriptCall(
         RENEW,
-        (*keys.fixed, *_raws(keys.lock(job_id) for job_id, _, _ in claims)),
+        (*keys.fixed, *_raws(key(job_id) for job_id, _, _ in claims for key in (keys.lock, keys.job))),
         (
             ms(lease.duration_s),
             ttls.lock_s,
+            ttls.job_s,
             *(word for job_id, token, polling in claims for word in (raw(job_id), token, int(polling))),
         ),
         lambda reply: [answer == 1 for answer in cast("list[int]", reply)],

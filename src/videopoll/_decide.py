@@ -14,7 +14,7 @@ import attrs
 
 from videopoll.jobs import Form, OutboxEntry, Outcome, OutcomeKind
 from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
-from videopoll.observations import Fault, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
+from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.policies import OnUnknown
 
 if TYPE_CHECKING:
@@ -63,18 +63,37 @@ class NextPoll:
     doubt_ms: int | None = None
 
 
-def before_poll(work: PollWork, now_ms: int, strategy: PollingStrategy) -> Ask | Outcome:
+def before_poll(
+    work: PollWork, now_ms: int, strategy: PollingStrategy, *, due_ms: int = 0, place: bool = True
+) -> Ask | Outcome:
     """Judge a job whose poll is due: ask, or end it because a limit is reached.
 
-    The deadline is checked first. At the deadline one last poll is made, if the
-    last answer is older than an interval: a video that was ready is not thrown away.
+    The deadline is checked first. At the deadline one last poll is made, if there is a
+    place for it and the last answer is older than an interval: a video that was ready is
+    not thrown away. After a fault of that poll one more is made. All that is over an
+    interval and the time of a request after the deadline.
+
+    Args:
+        work: The job and its counters, this poll included.
+        now_ms: What time it is.
+        strategy: The host's polling strategy.
+        due_ms: When this poll was due; for a job that was taken over, until when
+            the earlier poll may have gone on.
+        place: Whether there is a place for a poll.
     """
-    left_s = (_deadline_ms(work.job, strategy) - now_ms) / 1000
-    if left_s <= 0:
+    deadline_ms = _deadline_ms(work.job, strategy)
+    if not place:
+        return _timed_out(now_ms, strategy)
+    if now_ms >= deadline_ms:
         answered_ms = work.last_answer_ms
         if answered_ms is not None and now_ms - answered_ms < strategy.interval_s * 1000:
             return _timed_out(now_ms, strategy)
-        return Ask(strategy.request_timeout_s)
+        first = due_ms <= deadline_ms
+        left_s = (_over_ms(deadline_ms, now_ms if first else due_ms, strategy) - now_ms) / 1000
+        if left_s <= 0:
+            return _timed_out(now_ms, strategy)
+        return Ask(min(strategy.request_timeout_s, max(left_s, SHORTEST_REQUEST_S)))
+    left_s = (deadline_ms - now_ms) / 1000
     if work.attempts > strategy.max_attempts:
         return Outcome(OutcomeKind.ATTEMPTS_EXHAUSTED, now_ms, error="Max polling attempts exceeded")
     return Ask(min(strategy.request_timeout_s, max(left_s, SHORTEST_REQUEST_S)))
@@ -101,44 +120,61 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
         case VideoMissing():
             if now_ms - work.job.start_ms >= strategy.not_found_grace_s * 1000:
                 return Outcome(OutcomeKind.NOT_FOUND, now_ms, error="Job not found on video API")
-            return _next(work, due_ms + _interval_ms(strategy, draw), now_ms, strategy, answered=True)
+            return _after_answer(work, due_ms + _interval_ms(strategy, draw), now_ms, strategy)
         case VideoWorking(error=str(error)):
             # An answer that is about to end the job is believed when it is given twice, an interval apart.
             doubt_ms = work.doubt_ms if work.doubt_ms is not None else now_ms
             again_ms = doubt_ms + round(strategy.interval_s * 1000)
             if (work.doubt_ms is not None and now_ms >= again_ms) or now_ms >= _deadline_ms(work.job, strategy):
                 return Outcome(OutcomeKind.FAILED, now_ms, error=error)
-            return _next(work, again_ms, now_ms, strategy, answered=True, doubt_ms=doubt_ms)
+            return _after_answer(work, again_ms, now_ms, strategy, doubt_ms=doubt_ms)
         case VideoWorking(_, _, hint_s):
             next_ms = max(due_ms + _interval_ms(strategy, draw), now_ms + _hint_ms(hint_s, strategy))
-            return _next(work, next_ms, now_ms, strategy, answered=True)
-        case Fault(_, _, hint_s):
-            # A hint can only lengthen the wait: "Retry-After: 0" must not burn the attempts.
-            wait_ms = _jittered(strategy.backoff_s(work.faults) * 1000, strategy.jitter, draw)
-            next_ms = now_ms + max(wait_ms, _hint_ms(hint_s, strategy))
-            return _next(work, next_ms, now_ms, strategy, answered=False, doubt_ms=work.doubt_ms)
+            return _after_answer(work, next_ms, now_ms, strategy)
+        case Fault():
+            return _after_fault(work, due_ms, observation, now_ms, strategy, draw)
         case _:
             assert_never(observation)
 
 
-def _next(
-    work: PollWork,
-    next_ms: int,
-    now_ms: int,
-    strategy: PollingStrategy,
-    *,
-    answered: bool,
-    doubt_ms: int | None = None,
+def _after_answer(
+    work: PollWork, next_ms: int, now_ms: int, strategy: PollingStrategy, *, doubt_ms: int | None = None
 ) -> NextPoll | Outcome:
     deadline_ms = _deadline_ms(work.job, strategy)
     if now_ms >= deadline_ms:
         return _timed_out(now_ms, strategy)
-    return NextPoll(
-        min(max(next_ms, now_ms), deadline_ms),
-        faults=0 if answered else work.faults + 1,
-        last_answer_ms=now_ms if answered else work.last_answer_ms,
-        doubt_ms=doubt_ms,
+    return NextPoll(min(max(next_ms, now_ms), deadline_ms), last_answer_ms=now_ms, doubt_ms=doubt_ms)
+
+
+def _after_fault(  # noqa: PLR0917 - what a judgement depends on
+    work: PollWork, due_ms: int, fault: Fault, now_ms: int, strategy: PollingStrategy, draw: float
+) -> NextPoll | Outcome:
+    deadline_ms = _deadline_ms(work.job, strategy)
+    # A hint can only lengthen the wait: "Retry-After: 0" must not burn the attempts.
+    wait_ms = max(
+        _jittered(strategy.backoff_s(work.faults) * 1000, strategy.jitter, draw),
+        _hint_ms(fault.retry_after_s, strategy),
     )
+    if now_ms < deadline_ms:
+        next_ms = min(now_ms + wait_ms, deadline_ms)
+    elif due_ms > deadline_ms or fault.kind is FaultKind.THROTTLED:
+        # That was the last one of all; or this worker polls nothing for a while.
+        return _timed_out(now_ms, strategy)
+    else:
+        # Half of the time that is left for the wait, half for the answer.
+        left_ms = _over_ms(deadline_ms, now_ms, strategy) - now_ms
+        next_ms = max(now_ms + min(wait_ms, left_ms // 2), deadline_ms + 1)
+    return NextPoll(next_ms, work.faults + 1, work.last_answer_ms, work.doubt_ms)
+
+
+def _over_ms(deadline_ms: int, met_ms: int, strategy: PollingStrategy) -> int:
+    """When the polling of a job is over at last, which was met at `met_ms`, past its deadline.
+
+    In good time, if somebody lived to keep it; otherwise it has the time of one request.
+    """
+    request_ms = round(strategy.request_timeout_s * 1000)
+    over_ms = deadline_ms + round(strategy.interval_s * 1000) + request_ms
+    return over_ms if met_ms < over_ms else met_ms + request_ms
 
 
 def _deadline_ms(job: VideoJob, strategy: PollingStrategy) -> int:

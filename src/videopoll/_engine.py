@@ -11,14 +11,14 @@ import os
 import random
 import secrets
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
 from videopoll import events
 from videopoll._clock import Clock, RedisClock
 from videopoll._log import LogHook
-from videopoll._pace import Pace
+from videopoll._pace import FOREVER_S, Pace
 from videopoll._steps import JobStep, Workshop
 from videopoll._supervise import RENEWER, Loops
 from videopoll.errors import ConfigurationError, QueueError
@@ -54,6 +54,15 @@ GATHER_S = 0.01
 
 OVERDUE_S = 0.25
 """How soon to look again for what is due and could not be taken, though there was a place for it."""
+
+LOOK_EVERY_S = 1.0
+"""How often a worker without a free place looks for jobs that should have ended, at most."""
+
+LOOK_ON_S = 0.1
+"""How soon it goes on with a look that was not through."""
+
+MOST_ENDINGS = 100
+"""Jobs at a time that are ended without a place."""
 
 TROUBLE_BASE_S = 0.1
 TROUBLE_CAP_S = 5.0
@@ -113,6 +122,20 @@ class RunSummary:
     concluded: int = 0
     delivered: int = 0
     undeliverable: int = 0
+
+
+class Room(NamedTuple):
+    """What a worker can take in one claim."""
+
+    polls: int
+    sends: int
+    endings: int = 0
+    look_from: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether a claim is worth its round trip."""
+        return bool(self.polls or self.sends or self.endings)
 
 
 class Engine(abc.ABC):
@@ -184,6 +207,11 @@ class Engine(abc.ABC):
         self.stopping = False
         self.counted: dict[type[events.Event], int] = {}
         self._paused_until_s = 0.0
+        self.endings_in_hand = 0
+        self._look_from = 0
+        self._look_at_s = self._patient_until_s = 0.0
+        self._looked = self._late = False
+        self.be_patient()
         self._lost: dict[str, int] = {}
         self._lost_since_s: float | None = None
         self._refused: FaultKind | None = None
@@ -300,15 +328,28 @@ class Engine(abc.ABC):
         polls = 0 if self.pause_left_s() else self.concurrency - self.polls_in_hand
         return max(0, polls), max(0, self.delivery_concurrency - self.sends_in_hand)
 
-    def begin_turn(self) -> tuple[int, int]:
-        """Begin a turn of the loop: give the polls and sends to claim, (0, 0) when there is no place at all."""
+    def be_patient(self) -> None:
+        """End nothing without a place for a while: what is overdue when a worker comes gets its last poll first."""
+        patience_s = self.strategy.interval_s + self.strategy.request_timeout_s
+        self._look_from = 0
+        self._look_at_s = self._patient_until_s = self.clock.monotonic_s() + patience_s
+
+    def begin_turn(self) -> Room:
+        """Begin a turn of the loop: give what to claim; nothing when there is no place at all, and no look is due."""
         self.beat()
         now_s = self.clock.monotonic_s()
         self.pace.begin(now_s)
         polls, sends = self._look_for_room()
-        if not polls and not sends:
-            self.pace.want(now_s + (self.pause_left_s() or LONGEST_IDLE_S), 0.0)
-        return polls, sends
+        endings = 0
+        if now_s >= self._look_wanted_s(polls):
+            endings = max(0, MOST_ENDINGS - self.endings_in_hand)
+            # Those that are being ended make room for the next.
+            self._look_at_s = now_s + LOOK_ON_S
+        self._looked = endings > 0
+        room = Room(polls, sends, endings, self._look_from)
+        if not room.any:
+            self.pace.want(min(now_s + (self.pause_left_s() or LONGEST_IDLE_S), self._look_at_s), 0.0)
+        return room
 
     def _look_for_room(self) -> tuple[int, int]:
         # Set before the look: a place that another thread frees after it must wake the loop.
@@ -322,6 +363,7 @@ class Engine(abc.ABC):
         until_s = self.clock.monotonic_s() + self.redis_lost(error, "claim")
         self.pace.hold(until_s)
         self.pace.want(until_s, 0.0)
+        self.be_patient()
 
     def take(self, batch: ClaimBatch) -> list[JobStep]:
         """Note the jobs of a claim as in hand."""
@@ -335,8 +377,33 @@ class Engine(abc.ABC):
 
     def plan_after(self, batch: ClaimBatch) -> None:
         """Have the next claim when something may be due that this one did not take."""
+        self._plan_look(batch)
         polls, sends = self._look_for_room()
         self.wake_at(self.clock.monotonic_s() + self._sleep_s(batch, polls, sends))
+
+    def _plan_look(self, batch: ClaimBatch) -> None:
+        """Plan when to look for jobs that are to be ended without a place."""
+        now_s = self.clock.monotonic_s()
+        # Nothing is to be ended that has not been due for an interval, or waits where the due times are not told.
+        late_ms = batch.now_ms - round(self.strategy.interval_s * 1000)
+        self._late = bool(
+            batch.waiting
+            or (batch.next_poll_ms is not None and batch.next_poll_ms <= late_ms)
+            or (batch.next_expiry_ms is not None and batch.next_expiry_ms <= batch.now_ms)
+        )
+        # Scaled down with the strategy: the look must not be what makes an end late.
+        every_s = min(LOOK_EVERY_S, self.strategy.request_timeout_s / 4)
+        if not self._looked:
+            soon_s = now_s + every_s if self._late else self._look_at_s
+            self._look_at_s = max(self._patient_until_s, min(self._look_at_s, soon_s))
+            return
+        goes_on = batch.look_from or any(claim.ending for claim in batch.claims)
+        wait_s = min(LOOK_ON_S, every_s) if goes_on else every_s if self._late else LONGEST_IDLE_S
+        self._look_from, self._look_at_s = batch.look_from, now_s + wait_s
+
+    def _look_wanted_s(self, polls: int) -> float:
+        """When the next look is wanted; never, while whatever is due finds a place."""
+        return FOREVER_S if polls and not self._late else self._look_at_s
 
     def worth_listening(self) -> bool:
         """Whether a new id could be polled here, and would wait for long before it is seen."""
@@ -388,6 +455,8 @@ class Engine(abc.ABC):
     def _move(self, step: JobStep, by: int) -> None:
         if step.sending:
             self.sends_in_hand += by
+        elif step.claim.ending:
+            self.endings_in_hand += by
         else:
             self.polls_in_hand += by
 
@@ -407,6 +476,7 @@ class Engine(abc.ABC):
                 # A claim has its bounds: what it left is taken by the next one, unless this one took nothing.
                 sleep_s = min(sleep_s, left_s if due_ms > batch.now_ms else 0.0 if batch.claims else OVERDUE_S)
         pause_s = self.pause_left_s()
+        sleep_s = min(sleep_s, self._look_wanted_s(polls) - self.clock.monotonic_s())
         return max(0.0, min(sleep_s, pause_s) if pause_s else sleep_s)
 
     def to_renew(self) -> list[JobStep]:

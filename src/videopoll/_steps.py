@@ -241,7 +241,11 @@ class JobStep:
         if claim.taken_over or work.attempts == 1:
             shop.emit(events.JobTaken(worker_id=shop.worker_id, job_id=claim.job_id, taken_over=claim.taken_over))
         now_ms = self._now()
-        judged = before_poll(work, now_ms, shop.strategy)
+        due_ms = claim.due_ms
+        if claim.taken_over:
+            # Its holder was alive at the last renewal, and may have been asking until then.
+            due_ms -= round(shop.lease.duration_s * 1000)
+        judged = before_poll(work, now_ms, shop.strategy, due_ms=due_ms, place=not claim.ending)
         if isinstance(judged, Ask):
             observation = cast("Observation", (yield PollApi(work.job, judged.timeout_s)))
             self._probe("after_poll")
@@ -323,7 +327,8 @@ class JobStep:
         """
         shop = self._shop
         step: DeliveryStep = Later(entry, self._now())
-        if shop.start_sending(self):
+        # A job that ends without a place begins no send: whoever has one takes it from the outbox.
+        if not self.claim.ending and shop.start_sending(self):
             step = next_delivery_step(entry, self._now(), shop.delivery)
         # If the worker has to let go while this is being written, nothing has been sent yet.
         self._parting = Redeliver(self.claim, entry, shop.delivery.keep_s, self._now())

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from videopoll import _engine, events
 from videopoll._calls import FOREIGN_IDLE_S
-from videopoll._engine import STILL_THERE_S, SWEEP_EVERY_S, SWEEP_SLOWLY_EVERY_S, WAKE_JITTER_S, Engine, RunSummary
+from videopoll._engine import (
+    MOST_ENDINGS,
+    STILL_THERE_S,
+    SWEEP_EVERY_S,
+    SWEEP_SLOWLY_EVERY_S,
+    WAKE_JITTER_S,
+    Engine,
+    Room,
+    RunSummary,
+)
 from videopoll._pace import FOREVER_S
 from videopoll._parts import (
     as_observation,
@@ -204,7 +213,7 @@ class AsyncRunner(Engine):
         """
         before = dict(self.counted)
         async with self._machinery():
-            batch = await self._claim(self.concurrency, self.delivery_concurrency)
+            batch = await self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
             for step in self.take(batch):
                 self._begin(step)
             self._settler.be_patient_for(self.lease.duration_s)
@@ -231,6 +240,7 @@ class AsyncRunner(Engine):
 
     async def _run(self) -> None:
         async with self._machinery():
+            self.be_patient()
             self.emit(events.WorkerStarted(worker_id=self.worker_id))
             self._swept = not self.recover
             helpers = [self._task(BELL, self._listen), self._task(SWEEPER, self._sweep)]
@@ -255,10 +265,10 @@ class AsyncRunner(Engine):
 
     async def _turn(self) -> None:
         """Claim what there is room for, begin to work on it, and sleep until the next claim is wanted."""
-        polls, sends = self.begin_turn()
-        if polls or sends:
+        room = self.begin_turn()
+        if room.any:
             try:
-                batch = await self._claim(polls, sends)
+                batch = await self._claim(room)
             except QueueError as error:
                 self.claim_failed(error)
             else:
@@ -275,14 +285,16 @@ class AsyncRunner(Engine):
             await self._changed.wait()
             timer.cancel()
 
-    async def _claim(self, polls: int, sends: int) -> ClaimBatch:
+    async def _claim(self, room: Room) -> ClaimBatch:
         return await self._queue.claim(
-            polls=polls,
-            sends=sends,
+            polls=room.polls,
+            sends=room.sends,
             worker_id=self.worker_id,
             strategy=self.strategy,
             lease=self.lease,
             foreign_workers=self.foreign_workers,
+            endings=room.endings,
+            look_from=room.look_from,
         )
 
     def wake_at(self, at_s: float) -> None:

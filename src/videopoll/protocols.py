@@ -130,8 +130,15 @@ class VideoJobQueue(Protocol):
         strategy: PollingStrategy,
         lease: LeasePolicy,
         foreign_workers: bool = False,
+        endings: int = 0,
+        look_from: int = 0,
     ) -> ClaimBatch:
-        """Lease at most so many polls and sends that are due, in one step."""
+        """Lease at most so many polls and sends that are due, in one step, and at most so many jobs to be ended.
+
+        With `endings`, a bounded number of jobs beyond the polls is looked at, from
+        the rank `look_from` of those that are due: what should have ended an interval
+        ago is leased to be ended without a poll. Whatever is seen lives on.
+        """
         ...
 
     def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
@@ -195,8 +202,15 @@ class AsyncVideoJobQueue(Protocol):
         strategy: PollingStrategy,
         lease: LeasePolicy,
         foreign_workers: bool = False,
+        endings: int = 0,
+        look_from: int = 0,
     ) -> ClaimBatch:
-        """Lease at most so many polls and sends that are due, in one step."""
+        """Lease at most so many polls and sends that are due, in one step, and at most so many jobs to be ended.
+
+        With `endings`, a bounded number of jobs beyond the polls is looked at, from
+        the rank `look_from` of those that are due: what should have ended an interval
+        ago is leased to be ended without a poll. Whatever is seen lives on.
+        """
         ...
 
     async def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:

@@ -403,8 +403,10 @@ class RedisVideoJobQueue(_Base):
         strategy: PollingStrategy,
         lease: LeasePolicy,
         foreign_workers: bool = False,
+        endings: int = 0,
+        look_from: int = 0,
     ) -> ClaimBatch:
-        """Lease at most so many polls and sends that are due, in one step."""
+        """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         return run(
             self._client,
             _calls.claim(
@@ -416,6 +418,8 @@ class RedisVideoJobQueue(_Base):
                 lease=lease,
                 ttls=self._ttls,
                 foreign_workers=foreign_workers,
+                endings=endings,
+                look_from=look_from,
             ),
         )
 
@@ -695,8 +699,10 @@ class AsyncRedisVideoJobQueue(_Base):
         strategy: PollingStrategy,
         lease: LeasePolicy,
         foreign_workers: bool = False,
+        endings: int = 0,
+        look_from: int = 0,
     ) -> ClaimBatch:
-        """Lease at most so many polls and sends that are due, in one step."""
+        """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         return await arun(
             self._client,
             _calls.claim(
@@ -708,6 +714,8 @@ class AsyncRedisVideoJobQueue(_Base):
                 lease=lease,
                 ttls=self._ttls,
                 foreign_workers=foreign_workers,
+                endings=endings,
+                look_from=look_from,
             ),
         )
 

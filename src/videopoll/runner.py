@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, cast
 
 from videopoll import _engine, events
 from videopoll._calls import FOREIGN_IDLE_S
-from videopoll._engine import STILL_THERE_S, SWEEP_EVERY_S, SWEEP_SLOWLY_EVERY_S, WAKE_JITTER_S, Engine, RunSummary
+from videopoll._engine import (
+    MOST_ENDINGS,
+    STILL_THERE_S,
+    SWEEP_EVERY_S,
+    SWEEP_SLOWLY_EVERY_S,
+    WAKE_JITTER_S,
+    Engine,
+    Room,
+    RunSummary,
+)
 from videopoll._pace import FOREVER_S
 from videopoll._parts import as_observation, as_receipt, notifier_failed, poller_failed, refuse_async, trace_of
 from videopoll._settlers import Settler
@@ -52,6 +61,9 @@ THREADS = "videopoll-"
 
 SEND_GOES_ON_S = 30.0
 """How long a send that was left to itself may go on: the longest that a shipped channel takes."""
+
+ENDING_THREADS = 2
+"""Threads that are free for what ends without a place, while polls and sends hang in all the others."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -190,7 +202,7 @@ class Runner(Engine):
         """
         before = dict(self.counted)
         with self._machinery():
-            batch = self._claim(self.concurrency, self.delivery_concurrency)
+            batch = self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
             for step in self.take(batch):
                 self._work.put(step)
             self._settler.be_patient_for(self.lease.duration_s)
@@ -216,6 +228,7 @@ class Runner(Engine):
     def _run(self) -> None:
         self._loop_thread = threading.current_thread()
         with self._machinery():
+            self.be_patient()
             self.emit(events.WorkerStarted(worker_id=self.worker_id))
             self._swept = not self.recover
             helpers = [self._loop(BELL, self._listen), self._loop(SWEEPER, self._sweep)]
@@ -248,10 +261,10 @@ class Runner(Engine):
     def _turn(self) -> None:
         """Claim what there is room for, hand it out, and sleep until the next claim is wanted."""
         with self._changed:
-            polls, sends = self.begin_turn()
-        if polls or sends:
+            room = self.begin_turn()
+        if room.any:
             try:
-                batch = self._claim(polls, sends)
+                batch = self._claim(room)
             except QueueError as error:
                 with self._changed:
                     self.claim_failed(error)
@@ -266,14 +279,16 @@ class Runner(Engine):
             while not self.stopping and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
                 self._changed.wait(left_s)
 
-    def _claim(self, polls: int, sends: int) -> ClaimBatch:
+    def _claim(self, room: Room) -> ClaimBatch:
         return self._queue.claim(
-            polls=polls,
-            sends=sends,
+            polls=room.polls,
+            sends=room.sends,
             worker_id=self.worker_id,
             strategy=self.strategy,
             lease=self.lease,
             foreign_workers=self.foreign_workers,
+            endings=room.endings,
+            look_from=room.look_from,
         )
 
     def wake_at(self, at_s: float) -> None:
@@ -302,7 +317,7 @@ class Runner(Engine):
             settler = self._loop(SETTLER, self._write)
             renewer = self._loop(RENEWER, self._renew)
             # Daemon threads: one that hangs in a host's own part cannot keep the process.
-            workers = self.concurrency + self.delivery_concurrency
+            workers = self.concurrency + self.delivery_concurrency + ENDING_THREADS
             for number in range(workers):
                 _thread(functools.partial(self._serve, work), f"worker-{number}")
             try:

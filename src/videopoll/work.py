@@ -115,10 +115,12 @@ class Claim:
     Args:
         job_id: Its id, exactly as it stood in Redis.
         token: The fencing token of the lease.
-        due_ms: When it was due, in Unix milliseconds of Redis's clock.
+        due_ms: When it was due, in Unix milliseconds of Redis's clock; for a job that
+            was taken over, when the lease on it ended.
         work: What there is to do.
         raw: The record or outbox entry as it was read, for a dead letter.
         taken_over: Whether another worker's lease on it had expired.
+        ending: Whether there was no place for its poll, and it is past its deadline: it ends without one.
         attempts_before: Polls begun before this claim, and
         attempts_age_ms: how long ago the last of them was; for giving the claim back.
     """
@@ -129,6 +131,7 @@ class Claim:
     work: PollWork | SendWork | Abandoned | Gone | Poison
     raw: bytes | None = attrs.field(default=None, repr=False)
     taken_over: bool = False
+    ending: bool = False
     attempts_before: int = 0
     attempts_age_ms: int | None = None
 
@@ -144,6 +147,8 @@ class ClaimBatch:
         next_send_ms: The same for deliveries.
         next_expiry_ms: When the next lease of anybody ends.
         waiting: Ids left in the list.
+        look_from: From which rank of the schedule to look for jobs to be ended
+            next time; 0 if all that is due has been looked at.
     """
 
     claims: tuple[Claim, ...]
@@ -152,6 +157,7 @@ class ClaimBatch:
     next_send_ms: int | None = None
     next_expiry_ms: int | None = None
     waiting: int = 0
+    look_from: int = 0
 
 
 @attrs.frozen

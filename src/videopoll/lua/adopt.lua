@@ -6,7 +6,7 @@
 -- KEYS[7..]   five a job: record, outbox, lock, attempts, completed
 -- ARGV[1..5]  ms that nobody must have polled the job for, attempts seconds, record seconds,
 --             initial delay ms (a job that was never polled is not due before that),
---             when the list was read, ms (a job that is younger was not lost, it has just come in),
+--             when the list was read, ms (a job that is younger was not lost, it has just come in)
 -- ARGV[6]     lock seconds (a lock without an end gets this one)
 -- ARGV[7..]   one a job: id
 -- returns     1 (adopted) or 0 a job
@@ -34,13 +34,19 @@ for n, id in ipairs(ids) do
     found = redis.call('MGET', record, attempts, lock)
   end
   if found[1] and redis.call('EXISTS', outbox) == 0 then
-    -- How long has nobody polled it? Its counter is set to its full life by every poll,
-    -- and before the first poll its record was.
+    -- How long has nobody polled it? Its counter is set to its full life by every poll; before the
+    -- first one it has waited since its start. (Whoever keeps a record renews it: its life tells the
+    -- least that it can be, and matters where a producer's clock is wrong.)
     local left_ms = redis.call('PTTL', found[2] and attempts or record)
-    local whole_ms = (found[2] and attempts_s or record_s) * 1000
-    if left_ms < 0 or whole_ms - left_ms >= idle_ms then
+    local age_ms = left_ms >= 0 and (found[2] and attempts_s or record_s) * 1000 - left_ms
+    if age_ms and not found[2] then
+      local fine, fields = pcall(cjson.decode, found[1])
+      local start = fine and type(fields) == 'table' and fields['startTime']
+      if type(start) == 'number' then age_ms = math.max(age_ms, now - start) end
+    end
+    if not age_ms or age_ms >= idle_ms then
       local due = now
-      if not found[2] and left_ms >= 0 then due = math.max(now, now - (whole_ms - left_ms) + initial_delay_ms) end
+      if not found[2] and age_ms then due = math.max(now, now - age_ms + initial_delay_ms) end
       -- (A lock of ours without a lease is nobody's.)
       if found[3] and string.sub(found[3], 1, 3) ~= 'vp:' then
         local locked_ms = redis.call('PTTL', lock)

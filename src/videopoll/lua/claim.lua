@@ -1,8 +1,13 @@
 -- Leases a batch of jobs that are due: expired leases first, then deliveries, then polls
 -- (from the list and the schedule together, the longest due first).
 --
--- Every id of the list that is looked at leaves it: leased, scheduled, or dropped because it
--- is in flight already. An id that stayed would make every idle worker's BLMOVE return at once.
+-- Every id of the list that is looked at for a poll leaves it: leased, scheduled, or dropped because
+-- it is in flight already. An id that stayed would make every idle worker's BLMOVE return at once.
+--
+-- Beyond the places for polls there is a look at a page of the schedule, from a rank that the
+-- worker carries from claim to claim, at the oldest end of the list, and at expired leases: what
+-- should have ended long ago is leased to be ended, whether or not a poll can be made. The
+-- records of others that are seen are kept alive, as somebody has just looked after them.
 --
 -- Lua does not roll back. Reads come first, in forms that give a value instead of an error
 -- (MGET reads nil for a wrong type); then the entry in inflight; removals come last. An abort
@@ -11,21 +16,28 @@
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
 -- ARGV        prefix, polls at most, sends at most, lease ms, token, lock seconds,
 --             attempts seconds, initial delay ms, interval ms,
---             timeout ms where workers of another kind share the Redis, otherwise ''
+--             timeout ms where workers of another kind share the Redis, otherwise '',
+--             endings at most (0 for no look), the rank to look from, ms from its start after
+--             which a job ends without a poll, record seconds
 -- returns     now ms, next poll ms, next send ms, next expiry ms (each -1 for none), list length,
---             then one array a job: id, source, due ms, attempts before, age of the last attempt ms
---             (-1 for unknown), faults, record, outbox, completed, wrong key or ''
+--             then one array a job: id, source, due ms (the lease's end, if that has expired),
+--             attempts before, age of the last attempt ms (-1 for unknown), faults, record, outbox,
+--             completed, wrong key or '', 1 if it is to be ended;
+--             then the rank to look from next time, 0 if the look has come round
 
 local queue, schedule, inflight, leases, faults, deliveries = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local prefix, polls, sends = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local lease_ms, token, lock_s = tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local attempts_s, initial_delay_ms, interval_ms = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local shared_timeout_ms = tonumber(ARGV[10])
+local endings, look_from = tonumber(ARGV[11]), tonumber(ARGV[12])
+local over_ms, record_s = tonumber(ARGV[13]), tonumber(ARGV[14])
 local NAMES = {':job:', ':poll:outbox:', ':lock:', ':attempts:', ':completed:'}
 local STARTS = {}
 for place, name in ipairs(NAMES) do STARTS[place] = prefix .. name end
 local MANY = 5000 -- arguments a command: below the limit of Lua's unpack
 local PAGE, MOST_EXPIRED = 200, 2000 -- expired leases that are looked at together, and in all
+local LOOK = 250 -- jobs of the schedule, of the list and of expired leases that one look goes through
 local FUTURE_MS = 60000 -- how far ahead of ours a producer's clock may be
 
 local time = redis.call('TIME')
@@ -56,23 +68,27 @@ end
 
 -- Expired leases of one kind must not hide those of the other, for which there is room.
 local poll_room, send_room, looked_at = polls, sends, 0
-while (poll_room > 0 or send_room > 0) and looked_at < MOST_EXPIRED do
-  local expired = redis.call('ZRANGEBYSCORE', inflight, '-inf', now, 'LIMIT', looked_at, PAGE)
-  if #expired == 0 then break end
+local to_look_at = {} -- {id, source, due}
+while (poll_room > 0 or send_room > 0 or endings > #to_look_at) and looked_at < MOST_EXPIRED do
+  local found = redis.call('ZRANGEBYSCORE', inflight, '-inf', now, 'WITHSCORES', 'LIMIT', looked_at, PAGE)
+  if #found == 0 then break end
   local outboxes = {}
-  for n, id in ipairs(expired) do outboxes[n] = STARTS[2] .. id end
+  for n = 1, #found, 2 do outboxes[#outboxes + 1] = STARTS[2] .. found[n] end
   local entries = redis.call('MGET', unpack(outboxes))
-  for n, id in ipairs(expired) do
-    if entries[n] and send_room > 0 then
+  for n, entry in ipairs(entries) do
+    local id, ended = found[2 * n - 1], tonumber(found[2 * n])
+    if entry and send_room > 0 then
       send_room = send_room - 1
-      candidate(id, 'expired', now)
-    elseif not entries[n] and poll_room > 0 then
+      candidate(id, 'expired', ended)
+    elseif not entry and poll_room > 0 then
       poll_room = poll_room - 1
-      candidate(id, 'expired', now)
+      candidate(id, 'expired', ended)
+    elseif not entry and endings > 0 and #to_look_at < LOOK then
+      to_look_at[#to_look_at + 1] = {id, 'expired', ended}
     end
   end
-  looked_at = looked_at + #expired
-  if #expired < PAGE then break end
+  looked_at = looked_at + #entries
+  if #entries < PAGE then break end
 end
 local from_list = 0
 if sends > 0 then
@@ -89,6 +105,66 @@ if polls > 0 then
   end
 end
 
+-- Reads when a record says that its job began; not a number if it does not say.
+local function start_of(record)
+  local fine, fields = pcall(cjson.decode, record)
+  local start = fine and type(fields) == 'table' and fields['startTime']
+  return type(start) == 'number' and start or 0 / 0
+end
+
+-- Whoever keeps a job keeps its record: its TTL measures how long nobody has. A producer elsewhere
+-- may give it the usual 600 s, whatever this worker's is.
+local young_ms = math.min(record_s, 600) * 500
+local function keep(key)
+  local left_ms = redis.call('PTTL', key)
+  if left_ms >= 0 and left_ms < record_s * 500 then redis.call('EXPIRE', key, record_s) end
+end
+
+local next_look, looked_list = 0, false
+if endings > 0 then
+  local waiting = redis.call('LRANGE', queue, -(from_list + LOOK), -(from_list + 1))
+  for n = #waiting, 1, -1 do to_look_at[#to_look_at + 1] = {waiting[n], 'list', now} end
+  -- By rank: what an offset would have to skip costs nothing.
+  local page = redis.call('ZRANGE', schedule, look_from, look_from + LOOK - 1, 'WITHSCORES')
+  local round = #page < 2 * LOOK
+  for n = 1, #page, 2 do
+    local due = tonumber(page[n + 1])
+    if due > now then
+      round = true
+      break
+    end
+    to_look_at[#to_look_at + 1] = {page[n], 'schedule', due}
+  end
+  local names, records, old, over = {}, {}, {}, 0
+  for n, seen in ipairs(to_look_at) do names[n] = STARTS[1] .. seen[1] end
+  if #names > 0 then records = redis.call('MGET', unpack(names)) end
+  next_look = look_from
+  for n, seen in ipairs(to_look_at) do
+    local id, source, due = unpack(seen)
+    local start = records[n] and start_of(records[n]) or 0 / 0
+    local stays = source == 'schedule'
+    if over == endings then
+      round = false
+      break
+    elseif start + over_ms <= now then
+      over = over + 1
+      if not index[id] then
+        candidate(id, source, due)
+        index[id].looked = true
+        looked_list = looked_list or source == 'list'
+        stays = false
+      end
+      index[id].over = true
+    elseif records[n] and not (now - start <= young_ms) then
+      old[#old + 1] = names[n]
+    end
+    if stays then next_look = next_look + 1 end
+  end
+  if round then next_look = 0 end
+  for _, key in ipairs(old) do keep(key) end
+end
+local listed = from_list > 0 or looked_list
+
 local unschedule, undeliver, reschedule, endless = {}, {}, {}, {}
 local leased, answer = {}, {}
 local polled, sent = 0, 0
@@ -104,7 +180,7 @@ if #jobs > 0 then
       lease_ends[#lease_ends + 1] = score
     end
   end
-  if from_list > 0 then
+  if listed then
     for first = 1, #ids, MANY do
       local last = math.min(first + MANY - 1, #ids)
       for _, score in ipairs(redis.call('ZMSCORE', schedule, unpack(ids, first, last))) do
@@ -149,9 +225,8 @@ if #jobs > 0 then
             job.age = left_ms >= 0 and math.max(0, attempts_s * 1000 - left_ms) or -1
             job.due = job.age >= 0 and now - job.age + interval_ms or now
           else
-            local fine, fields = pcall(cjson.decode, job.record)
-            local start = fine and type(fields) == 'table' and fields['startTime']
-            if type(start) == 'number' and start <= now + FUTURE_MS then
+            local start = start_of(job.record)
+            if start <= now + FUTURE_MS then
               job.due = math.max(0, math.min(start, now) + initial_delay_ms)
             end
           end
@@ -165,8 +240,8 @@ if #jobs > 0 then
           local left_ms = redis.call('PTTL', keys[at + 4])
           if left_ms >= 0 then job.age = math.max(0, attempts_s * 1000 - left_ms) end
           if noted and job.age and (tonumber(job.attempts) or 0) > tonumber(noted) then
-            local fine, fields = pcall(cjson.decode, job.record)
-            local start = fine and type(fields) == 'table' and tonumber(fields['startTime']) or 0
+            local start = start_of(job.record)
+            if start ~= start then start = 0 end
             job.due = math.min(now - job.age + 1.5 * interval_ms, math.max(now, start + shared_timeout_ms))
           end
         end
@@ -198,7 +273,7 @@ if #jobs > 0 then
 
   -- The longest due first, wherever it waited; a dead worker's jobs before all. Without ids of
   -- the list they are in this order already.
-  if from_list > 0 then
+  if listed then
     table.sort(ready, function(a, b)
       if (a.source == 'expired') ~= (b.source == 'expired') then return a.source == 'expired' end
       if a.due ~= b.due then return a.due < b.due end
@@ -214,7 +289,11 @@ if #jobs > 0 then
       if room then sent = sent + 1 end
     else
       room = polled < polls
-      if room then polled = polled + 1 end
+      if room then
+        polled = polled + 1
+      elseif job.over and job.record then
+        room, job.ending = true, true
+      end
     end
     if room then
       job.is_send = is_send
@@ -222,7 +301,7 @@ if #jobs > 0 then
       if not job.record and not job.outbox then empty[#empty + 1] = keys[job.at + 1] end
       if not job.attempts then empty[#empty + 1] = keys[job.at + 4] end
       if not job.lock then empty[#empty + 1] = keys[job.at + 3] end
-    elseif job.source == 'list' then
+    elseif job.source == 'list' and not job.looked then
       reschedule[#reschedule + 1] = job
     end
   end
@@ -271,7 +350,7 @@ if #jobs > 0 then
     if not before then job.wrong = ':attempts:not a number' end
     local age = job.age or -1
     if not job.is_send and job.record and not job.wrong then
-      if job.source ~= 'expired' then
+      if job.source ~= 'expired' and not job.ending then
         if before > 0 and not job.age then
           local left_ms = redis.call('PTTL', keys[job.at + 4])
           if left_ms >= 0 then age = math.max(0, attempts_s * 1000 - left_ms) end
@@ -279,12 +358,15 @@ if #jobs > 0 then
         redis.call('SET', keys[job.at + 4], before + 1, 'EX', attempts_s)
       end
       redis.call('SET', keys[job.at + 3], 'vp:' .. token, 'EX', lock_s)
+      -- A record that names an early start further inside costs a look at its TTL, no more.
+      local start = tonumber(string.match(job.record, '"startTime":%s*(%d+)'))
+      if not start or now - start > young_ms then keep(keys[job.at + 1]) end
     end
     if job.source == 'schedule' or job.scheduled then unschedule[#unschedule + 1] = job.id end
     if job.source == 'deliveries' then undeliver[#undeliver + 1] = job.id end
     answer[n] = {
       job.id, job.source, whole(job.due), before or 0, age, known_faults[n] or '',
-      job.record, job.outbox, job.completed, job.wrong or '',
+      job.record, job.outbox, job.completed, job.wrong or '', job.ending and 1 or 0,
     }
   end
 
@@ -305,6 +387,14 @@ if #jobs > 0 then
   if #unschedule > 0 then variadic('ZREM', schedule, unschedule) end
   if #undeliver > 0 then variadic('ZREM', deliveries, undeliver) end
   if from_list > 0 then redis.call('LTRIM', queue, 0, -(from_list + 1)) end
+  if looked_list then
+    -- From the old end, where they were found; what was left there stays.
+    for _, some in ipairs({leased, reschedule}) do
+      for _, job in ipairs(some) do
+        if job.looked and job.source == 'list' then redis.call('LREM', queue, -1, job.id) end
+      end
+    end
+  end
 end
 
 local function first_of(key)
@@ -312,5 +402,5 @@ local function first_of(key)
   return found[2] and whole(tonumber(found[2])) or -1
 end
 return {
-  whole(now), first_of(schedule), first_of(deliveries), first_of(inflight), redis.call('LLEN', queue), answer,
+  whole(now), first_of(schedule), first_of(deliveries), first_of(inflight), redis.call('LLEN', queue), answer, next_look,
 }
