@@ -11,9 +11,10 @@ import inspect
 import logging
 import traceback
 
+from videopoll._urls import readied_url
 from videopoll.messages import Delivered, NotSent, Receipt, Unknown
 from videopoll.notifiers.base import receipt_for_error, redact
-from videopoll.observations import Fault, FaultKind, Observation
+from videopoll.observations import Fault, FaultKind, Observation, VideoReady, checked_video
 
 __all__ = [
     "as_observation",
@@ -49,7 +50,12 @@ def refuse_async(part: object, method: str, name: str) -> None:
 
 
 def as_observation(value: object) -> Observation:
-    """Check what a poller gave back."""
+    """Check what a poller gave back; a video's URL that must not be handed on becomes what it comes to."""
+    if isinstance(value, VideoReady):
+        # Most of the time it is ours, and checked already.
+        if readied_url(value.video_url) == value.video_url:
+            return value
+        return checked_video(value.video_url, file_id=value.file_id, timestamp=value.timestamp)
     if isinstance(value, Observation):
         return value
     return Fault(FaultKind.INTERNAL, f"the poller returned {type(value).__name__}, which is no Observation")

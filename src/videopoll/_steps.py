@@ -33,7 +33,7 @@ from videopoll._decide import (
     open_outbox,
     resume_abandoned,
 )
-from videopoll.jobs import OutboxEntry, Outcome, Poison, VideoJob, dump
+from videopoll.jobs import OutboxEntry, Outcome, Poison, VideoJob, bounded_record, dump
 from videopoll.messages import Delivered, Message, NotSent, Receipt, Refused, Sighting
 from videopoll.notifiers.base import redact
 from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
@@ -448,7 +448,7 @@ class JobStep:
 
     def _bury(self, reason: str) -> Steps:
         raw = self.claim.raw
-        record = None if raw is None else raw.decode("utf-8", "surrogateescape")
+        record = None if raw is None else bounded_record(raw)
         letter = DeadLetter(self.claim.job_id, reason, self._now(), record=record)
         verdict = yield from self._settle(Settle(self.claim, letter=letter))
         self._tell_dead(verdict, reason, None)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import attrs
 
+from videopoll._bounds import bounded_detail_or_none, bounded_id_or_none, time_or_none
 from videopoll._numbers import is_number
 from videopoll.errors import InvalidJobError
 
@@ -41,6 +42,9 @@ RECORD_FIELDS = ("jobId", "conversationId", "startTime", "status")
 
 MAX_ID_CHARS = 256
 """The longest job or conversation id that is accepted."""
+
+MAX_CONVERSATION_ID_CHARS = 4 * MAX_ID_CHARS
+"""The longest conversation id of a record that another producer wrote."""
 
 MAX_METADATA_BYTES = 16_384
 """The largest metadata, as JSON: it is read back on every poll."""
@@ -215,8 +219,11 @@ class VideoJob:
         if fields.get("jobId") != job_id:
             return Poison("record names no job id, or that of another job")
         conversation_id = fields.get("conversationId")
-        if not isinstance(conversation_id, str) or not conversation_id:
-            return Poison("record has no conversationId")
+        if not isinstance(conversation_id, str) or not 0 < len(conversation_id) <= MAX_CONVERSATION_ID_CHARS:
+            return Poison(
+                "record has no conversationId"
+                + (", but one that is too long" if isinstance(conversation_id, str) and conversation_id else "")
+            )
         start_ms = fields.get("startTime")
         if isinstance(start_ms, float) and start_ms.is_integer():
             start_ms = int(start_ms)
@@ -227,6 +234,9 @@ class VideoJob:
         if start_ms > now_ms + FUTURE_START_MS:
             return Poison("startTime is in the future")
         metadata = {name: value for name, value in fields.items() if name not in RECORD_FIELDS}
+        if len(raw) > MAX_METADATA_BYTES:
+            # Another kind of worker wrote it, or another version.
+            metadata = _within_bounds(metadata)
         return cls(job_id, conversation_id, start_ms, metadata)
 
     def to_record(self) -> dict[str, JsonValue]:
@@ -274,6 +284,33 @@ def check_metadata(metadata: Mapping[str, JsonValue] | None) -> dict[str, JsonVa
     return checked
 
 
+def _within_bounds(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Keep the small values, and a remark in the place of some large ones: it is stored as often as an outcome is."""
+    sizes = {name: len(dump({name: value})) for name, value in fields.items()}
+    room, kept = MAX_METADATA_BYTES, dict[str, JsonValue]()
+    for name in sorted(sizes, key=sizes.__getitem__):
+        if sizes[name] <= room:
+            kept[name] = fields[name]
+            room -= sizes[name]
+        elif len(kept) < MOST_FIELDS and len(name) <= MAX_ID_CHARS:
+            kept[name] = f"(left out: {sizes[name]} bytes)"
+    return kept
+
+
+MOST_FIELDS = 50
+"""With so many small values there is no more remark about a large one."""
+
+
+def bounded_record(raw: bytes) -> str | None:
+    """Return a record in the form in which a dead letter keeps it; None if it is large, and no record either."""
+    if len(raw) <= MAX_METADATA_BYTES:
+        return raw.decode("utf-8", "surrogateescape")
+    fields = load_object(raw)
+    if isinstance(fields, Poison):
+        return None
+    return dump(_within_bounds(fields))
+
+
 def split_record(job_id: str, conversation_id: str, metadata: Mapping[str, JsonValue]) -> tuple[str, str]:
     """Give the record's JSON before and after the digits of ``startTime``.
 
@@ -303,9 +340,9 @@ class Outcome:
     kind: OutcomeKind
     at_ms: int
     video_url: str | None = attrs.field(default=None, repr=False)
-    file_id: str | None = None
-    error: str | None = None
-    timestamp: JsonValue = None
+    file_id: str | None = attrs.field(default=None, converter=bounded_id_or_none)
+    error: str | None = attrs.field(default=None, converter=bounded_detail_or_none)
+    timestamp: JsonValue = attrs.field(default=None, converter=time_or_none)
     undeliverable_url: str | None = attrs.field(default=None, repr=False)
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from videopoll._bounds import bounded_detail, bounded_detail_or_none, bounded_id_or_none
 from videopoll._numbers import is_number
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import Form, JsonValue, Outcome, VideoJob
@@ -23,10 +24,6 @@ __all__ = ["Delivered", "Message", "NotSent", "Receipt", "Recipient", "Refused",
 
 # Hosts hand on what a database or a service gave them: a number as a phone number, a UUID as a
 # message's id. After a send it is too late to complain, so what has to be a text becomes one.
-
-
-def _text(value: str) -> str:
-    return str(value)
 
 
 def _address(value: str) -> str:
@@ -135,8 +132,8 @@ class Delivered:
         channel: Which channel of a `RoutingNotifier` it was.
     """
 
-    message_id: str | None = attrs.field(default=None, converter=_text_or_none)
-    detail: str | None = attrs.field(default=None, converter=_text_or_none)
+    message_id: str | None = attrs.field(default=None, converter=bounded_id_or_none)
+    detail: str | None = attrs.field(default=None, converter=bounded_detail_or_none)
     form: Form | None = attrs.field(default=None, eq=False)
     channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
 
@@ -156,7 +153,7 @@ class NotSent:
         channel: Which channel of a `RoutingNotifier` it was.
     """
 
-    reason: str = attrs.field(converter=_text)
+    reason: str = attrs.field(converter=bounded_detail)
     retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
     counts: bool = True
     channel_fault: bool = True
@@ -173,7 +170,7 @@ class Refused:
         channel: Which channel of a `RoutingNotifier` it was.
     """
 
-    reason: str = attrs.field(converter=_text)
+    reason: str = attrs.field(converter=bounded_detail)
     try_text: bool = True
     channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
 
@@ -187,7 +184,7 @@ class Unknown:
         channel: Which channel of a `RoutingNotifier` it was.
     """
 
-    reason: str = attrs.field(converter=_text)
+    reason: str = attrs.field(converter=bounded_detail)
     channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
 
 

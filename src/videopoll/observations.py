@@ -12,9 +12,22 @@ from typing import TypeAlias
 
 import attrs
 
+from videopoll._bounds import bounded, bounded_detail, bounded_detail_or_none, bounded_id_or_none, time_or_none
+from videopoll._urls import MAX_URL_CHARS, readied_url
 from videopoll.jobs import JsonValue
 
 __all__ = ["Fault", "FaultKind", "Observation", "VideoFailed", "VideoMissing", "VideoReady", "VideoWorking"]
+
+
+MAX_WORD_CHARS = 50
+"""How much of a status word is kept."""
+
+MAX_KEPT_URL_CHARS = 2 * MAX_URL_CHARS
+"""How much of a video URL that cannot be handed on is kept for the operator."""
+
+
+def _word(value: str) -> str:
+    return bounded(value, MAX_WORD_CHARS)
 
 
 @attrs.frozen
@@ -31,10 +44,10 @@ class VideoWorking:
             moment before it gives the URL.
     """
 
-    word: str = "processing"
+    word: str = attrs.field(default="processing", converter=_word)
     known: bool = True
     retry_after_s: float | None = None
-    error: str | None = None
+    error: str | None = attrs.field(default=None, converter=bounded_detail_or_none)
 
 
 @attrs.frozen
@@ -48,8 +61,8 @@ class VideoReady:
     """
 
     video_url: str = attrs.field(repr=False)
-    file_id: str | None = None
-    timestamp: JsonValue = None
+    file_id: str | None = attrs.field(default=None, converter=bounded_id_or_none)
+    timestamp: JsonValue = attrs.field(default=None, converter=time_or_none)
 
 
 @attrs.frozen
@@ -57,12 +70,12 @@ class VideoFailed:
     """The generation failed for good, or the API will never answer for this job.
 
     Args:
-        error: The API's reason, for the operator.
+        error: The API's reason, for the operator: the first 1000 characters of it are kept.
         undeliverable_url: A video that was made, and cannot be handed on. It is kept
             for the operator, and out of ``repr``.
     """
 
-    error: str
+    error: str = attrs.field(converter=bounded_detail)
     undeliverable_url: str | None = attrs.field(default=None, repr=False)
 
 
@@ -103,9 +116,35 @@ class Fault:
     """
 
     kind: FaultKind
-    detail: str
+    detail: str = attrs.field(converter=bounded_detail)
     retry_after_s: float | None = None
 
 
 Observation: TypeAlias = VideoWorking | VideoReady | VideoFailed | VideoMissing | Fault
 """All that a poll can come to."""
+
+
+def checked_video(
+    url: object, *, word: str = "completed", error: str | None = None, file_id: object = None, timestamp: object = None
+) -> VideoReady | VideoWorking | VideoFailed:
+    """Return what a finished video comes to, whoever says that it is there.
+
+    Args:
+        url: Where it is. Without one, the video is not there yet: some write the
+            status a moment before the URL. One that must not be handed on is kept
+            for the operator.
+        word: The status word that came with it.
+        error: Why the job ends, if the URL does not come.
+        file_id: The API's own id of the file.
+        timestamp: The API's own time of the completion.
+    """
+    readied = readied_url(url)
+    if isinstance(readied, str):
+        return VideoReady(readied, bounded_id_or_none(file_id), time_or_none(timestamp))
+    if not url or (isinstance(url, str) and not url.strip()):
+        return VideoWorking(word, known=True, error=error or NO_URL)
+    problem = f"the video was made, but its video URL cannot be delivered: it {readied.problem}"
+    return VideoFailed(problem, url[:MAX_KEPT_URL_CHARS] if isinstance(url, str) else None)
+
+
+NO_URL = "the video API says completed, but gives no video URL"

@@ -15,20 +15,21 @@ from urllib.parse import quote
 
 import attrs
 
+from videopoll._bounds import MAX_ID_OF_OTHERS_CHARS, time_or_none
 from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
 from videopoll._http.answerer import refused_by_another, whose_words
-from videopoll._numbers import is_number
 from videopoll._privacy import shown_word
-from videopoll._urls import MAX_URL_CHARS, BadUrl, readied_url, url_problem
+from videopoll._urls import readied_url, url_problem
 from videopoll.errors import ConfigurationError
 from videopoll.observations import (
+    MAX_WORD_CHARS,
     Fault,
     FaultKind,
     Observation,
     VideoFailed,
     VideoMissing,
-    VideoReady,
     VideoWorking,
+    checked_video,
 )
 
 if TYPE_CHECKING:
@@ -40,13 +41,8 @@ __all__ = ["ApiHealth", "VideoApiPoller", "build_request", "read_reply"]
 
 DEFAULT_BASE_URL = "https://video.api-ai-mvp.com"
 
-MAX_WORD_CHARS = 50
 MAX_ERROR_CHARS = 300
-MAX_FIELD_CHARS = 256
-"""How much of the API's texts is kept, in characters."""
-
-MAX_KEPT_URL_CHARS = 2 * MAX_URL_CHARS
-"""How much of a video URL that cannot be delivered is kept for the operator."""
+"""How much of the API's reason is kept, in characters."""
 
 NO_REASON = "the video API gave no reason"
 
@@ -194,8 +190,7 @@ def _names_another(named: JsonValue, job_id: str) -> bool:
 
 def _is_over(body: dict[str, JsonValue]) -> bool:
     """Whether an answer whose word we do not know says in another field that the job is over: an error, or an end time."""
-    ends = (body.get(name) for name in _END_TIMES)
-    return _has_error(body.get("error")) or any(_is_time(end) and end != 0 for end in ends)
+    return _has_error(body.get("error")) or any(time_or_none(body.get(name)) for name in _END_TIMES)
 
 
 def _has_error(error: JsonValue) -> bool:
@@ -210,27 +205,16 @@ def _read_end(body: dict[str, JsonValue], word: str) -> Observation:
 
 
 def _read_video(body: dict[str, JsonValue], word: str, wait_s: float | None) -> Observation:
-    url, given = readied_url(body.get("videoUrl")), body.get("videoUrl")
-    if isinstance(url, BadUrl):
-        if not given or (isinstance(given, str) and not given.strip()):
-            # Some write the status a moment before the URL.
-            reason = _error_text(body) or "the video API says completed, but gives no video URL"
-            return VideoWorking(word, known=True, retry_after_s=wait_s, error=reason)
-        problem = f"the video was made, but its video URL cannot be delivered: it {url.problem}"
-        return VideoFailed(problem, given[:MAX_KEPT_URL_CHARS] if isinstance(given, str) else None)
     file_id = body.get("fileId")
-    times = (body.get("timestamp"), body.get("completedAt"))
-    return VideoReady(
-        url,
-        _printable(file_id, MAX_FIELD_CHARS) or None if isinstance(file_id, str) else None,
-        next((time for time in times if _is_time(time)), None),
+    times = (time_or_none(body.get(name)) for name in ("timestamp", "completedAt"))
+    video = checked_video(
+        body.get("videoUrl"),
+        word=word,
+        error=_error_text(body),
+        file_id=_printable(file_id, MAX_ID_OF_OTHERS_CHARS) or None if isinstance(file_id, str) else None,
+        timestamp=next((time for time in times if time is not None), None),
     )
-
-
-def _is_time(value: JsonValue) -> bool:
-    if isinstance(value, str):
-        return len(value) <= MAX_FIELD_CHARS and value.isprintable() and bool(value.strip())
-    return is_number(value)
+    return attrs.evolve(video, retry_after_s=wait_s) if isinstance(video, VideoWorking) else video
 
 
 def _error_text(body: object) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from videopoll._bounds import bounded_detail
 from videopoll.jobs import JobState
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class DeadLetter:
     """
 
     job_id: str
-    reason: str
+    reason: str = attrs.field(converter=bounded_detail)
     at_ms: int
     record: str | None = attrs.field(default=None, repr=False)
     entry: OutboxEntry | None = attrs.field(default=None, repr=False)
