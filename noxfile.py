@@ -117,6 +117,13 @@ def deliveries(session: nox.Session) -> None:
     session.run("python", "tests/delivery_storm.py", *session.posargs)
 
 
+@nox.session
+def storm(session: nox.Session) -> None:
+    """Storms in virtual time: `-- --minutes 60` with fresh seeds, `-- --seeds 7`, `-- --mutants` for what they find."""
+    session.install(".", *_groups("tests"))
+    session.run("python", "-m", "storm", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
 BENCHMARKED = {
     "fast": (".[cli,fast]", "httpx-aiohttp", "uvloop"),
     "plain": (".",),

@@ -1,0 +1,309 @@
+"""What is allowed: judged from what the messengers received; our own records are then checked against that.
+
+A rule names what it forbids. What excuses a second message, or none, has to be a
+fault that the storm made around that very send, never something that our records say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from storm.outside import DELIVERS, KNOWN, SEND_LIMIT_S
+from storm.plan import POLICY
+from videopoll import events
+from videopoll.work import CancelResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from storm.fleet import Life, Story
+    from storm.outside import Sent
+
+UNKNOWN_AT_MOST = 3
+SEND_TIMEOUT_S = 25.0
+APPEAR_WITHIN_S = 4.0
+DELIVERY_S = 90.0
+MAX_SENDS = 12
+SLACK_S = 1.0
+KEPT = ("video:completed:", "video:poll:dead", "video:poll:letters", "video:poll:sweeper")
+
+
+def judge(story: Story) -> list[str]:
+    """Give what was not allowed in a storm, a sentence each; nothing if all was well."""
+    return list(_Judge(story).wrongs())
+
+
+class _Judge:
+    def __init__(self, story: Story) -> None:
+        self.story, self.plan = story, story.plan
+        self.lives = {life.name: life for life in story.lives}
+        self.at_most_once = story.plan.on_unknown == "at_most_once"
+        self.renew_s = story.plan.lease_s / 3
+
+    def wrongs(self) -> Iterator[str]:
+        story = self.story
+        for error in story.broken:
+            yield f"broken: {error}"
+        if not story.over:
+            yield f"not over: {self._pending()}"
+        for job_id in story.accepted:
+            yield from self._user(job_id)
+        yield from self._records()
+        yield from self._after_stops()
+        yield from self._polls()
+        yield from self._ends_in_time()
+        for key in story.left:
+            if not key.startswith(KEPT):
+                yield f"left over: {key}"
+        for kind, count in story.planned.items():
+            if story.made[kind] < count:
+                yield f"the storm made {story.made[kind]} of {count} faults of the kind {kind}"
+
+    def _pending(self) -> str:
+        kinds = ("queue", "schedule", "inflight", "deliveries")
+        return ", ".join(key for key in self.story.left if key.endswith(kinds)) or "something was pending"
+
+    # --- what each user heard ---
+
+    def _user(self, job_id: str) -> Iterator[str]:
+        requests = [one for one in self.story.sent if one.job_id == job_id]
+        got = [one for one in requests if one.delivered]
+        yield from self._repeats(job_id, requests)
+        outcomes = {one.outcome for one in got}
+        if len(outcomes) > 1 and not any(what == "redrive" for _, what, one, _ in self.story.acts if one == job_id):
+            yield f"told two things: {job_id}: {sorted(outcomes)}"
+        yield from self._words(job_id, got)
+        yield from self._budget(job_id, requests)
+        letter_s = next((at_s for at_s, one, _ in self.story.ended if one == job_id), float("inf"))
+        for one in requests:
+            if one.at_s > letter_s + SLACK_S and not self._acted(job_id, {"redrive"}):
+                yield f"sent after its dead letter: {job_id} at {one.at_s:.2f} s"
+        if not got:
+            reason = self._untold(job_id, requests)
+            if reason is not None:
+                yield f"untold: {job_id}: {reason}"
+
+    def _repeats(self, job_id: str, requests: list[Sent]) -> Iterator[str]:
+        for number, second in enumerate(requests):
+            for first in requests[:number]:
+                if not first.delivered or self._redriven(job_id, first.at_s, second.at_s):
+                    continue
+                excuse = self._may_repeat(first, second)
+                if excuse is not None:
+                    what = "told twice" if second.delivered else "sent again"
+                    yield (
+                        f"{what}: {job_id} at {first.at_s:.2f} s ({first.worker}, {first.manner}) and"
+                        f" {second.at_s:.2f} s ({second.worker}): {excuse}"
+                    )
+                    break
+
+    def _acted(self, job_id: str, acts: set[str]) -> bool:
+        return any(what in acts and one == job_id and result for _, what, one, result in self.story.acts)
+
+    def _redriven(self, job_id: str, from_s: float, to_s: float) -> bool:
+        return any(
+            what == "redrive" and one == job_id and result and from_s - SLACK_S <= at_s <= to_s
+            for at_s, what, one, result in self.story.acts
+        )
+
+    def _may_repeat(self, first: Sent, second: Sent) -> str | None:
+        """Say why a send must not follow another that arrived; None if it may."""
+        visible_s = (first.delivered_s or 0.0) + self.plan.visible_after_s
+        if self.plan.channel == "askable":
+            asked = [
+                (at_s, said)
+                for at_s, reference, said in self.story.finds
+                if reference == first.reference and first.at_s < at_s < second.at_s
+            ]
+            if visible_s >= second.at_s:
+                return None
+            if not asked:
+                return "the channel was not asked"
+            at_s, said = asked[-1]
+            if said == "found":
+                return "the channel had shown it"
+            if at_s < first.at_s + APPEAR_WITHIN_S - SLACK_S / 2:
+                return "it had no time to show up"
+            return None if at_s <= visible_s else "the channel was asked and shows it"
+        if self.at_most_once:
+            return "the policy is at most once"
+        return None if self._fate_unknown(first, second.at_s) else "its fate was known"
+
+    def _fate_unknown(self, one: Sent, at_s: float) -> bool:
+        """Whether nobody can be blamed for not knowing, at a time, what became of a send."""
+        life = self.lives[one.worker]
+        told_s = one.told_s if one.told_s is not None else float("inf")
+        if told_s <= at_s and one.told not in KNOWN:
+            return True
+        if told_s > at_s and at_s - one.at_s >= min(SEND_LIMIT_S, SEND_TIMEOUT_S) - SLACK_S:
+            return True
+        return self._worker_was_gone(life, one.at_s, at_s)
+
+    def _worker_was_gone(self, life: Life, from_s: float, to_s: float) -> bool:
+        """Whether a worker was killed, frozen, cut off or stopped around a send, so that others had to take over."""
+        if life.died_s is not None and life.died_s <= to_s:
+            return True
+        if life.stop_s is not None and life.stop_s <= to_s:
+            return True
+        gone_s = self.plan.lease_s - self.renew_s - SLACK_S
+        for began_s, ended_s in (*life.frozen, *life.cut_off):
+            if began_s <= to_s and ended_s >= from_s - self.plan.lease_s and min(ended_s, to_s) - began_s >= gone_s:
+                return True
+        return False
+
+    def _words(self, job_id: str, got: list[Sent]) -> Iterator[str]:
+        job = self.plan.jobs[int(job_id.removeprefix("job"))]
+        polls = [one for one in self.story.polls if one.job_id == job_id]
+        for one in got:
+            said = {poll.reply for poll in polls if poll.at_s <= one.at_s}
+            match one.outcome:
+                case "completed" if "ready" not in said:
+                    yield f"told of a video that was not ready: {job_id}"
+                case "failed" if job.ends != "failed" and not any("odd polls" in e.what for e in self.plan.events):
+                    yield f"told of a failure that did not happen: {job_id}"
+                case "not_found" if job.ends != "missing" and "stray 404" not in said:
+                    yield f"told 'not found' of a job that the API knows: {job_id}"
+                case "not_found" if job.ends != "missing" and {"working", "ready"} & said:
+                    yield f"told 'not found' of a job that the API has known: {job_id}"
+                case "timed_out" if one.at_s - self.story.accepted[job_id] + self._stepped() < (
+                    self.plan.timeout_s - SLACK_S
+                ):
+                    yield f"timed out before its time: {job_id}"
+                case "cancelled" if not self._acted(job_id, {"cancel and tell"}):
+                    yield f"told of a cancel that nobody asked for: {job_id}"
+                case _:
+                    pass
+
+    def _stepped(self) -> float:
+        return sum(step_s for _, step_s in self.story.steps if step_s > 0)
+
+    def _budget(self, job_id: str, requests: list[Sent]) -> Iterator[str]:
+        redrives = sum(what == "redrive" and one == job_id for _, what, one, _ in self.story.acts)
+        blind = [one for one in requests if one.told not in KNOWN]
+        limit = 1 if self.at_most_once and self.plan.channel == "mute" else UNKNOWN_AT_MOST
+        if self.plan.channel == "mute" and len(blind) > limit * (1 + redrives):
+            yield f"flooded: {job_id} got {len(blind)} sends of unknown fate"
+        uncounted = sum(one.manner == "down" for one in requests)
+        if len(requests) - uncounted > MAX_SENDS * (1 + redrives):
+            yield f"too many sends: {job_id} got {len(requests)}"
+        videos = [one for one in requests if one.form == "video" and one.manner in {"throttled", "unreachable"}]
+        if len(videos) > 3 * (1 + redrives) + 1:
+            yield f"too many videos: {job_id} got {len(videos)} failed videos and no text"
+
+    def _untold(self, job_id: str, requests: list[Sent]) -> str | None:
+        """Say why a user had to hear something; None if silence is allowed."""
+        job = self.plan.jobs[int(job_id.removeprefix("job"))]
+        acts = [(what, result) for _, what, one, result in self.story.acts if one == job_id]
+        if ("cancel", CancelResult.CANCELLED) in acts:
+            return None
+        lettered = any(one == job_id for _, one, _ in self.story.ended)
+        if not lettered:
+            return "no message, no dead letter" if self.story.over else "still pending"
+        if job.refused == "all":
+            return None
+        around = [life for life in self.story.lives if life.died_s or life.frozen or life.cut_off or life.stop_s]
+        blind = [one for one in requests if one.told not in KNOWN]
+        if self.plan.channel == "mute" and self.at_most_once and (blind or around):
+            return None
+        if self.plan.channel == "mute" and len(blind) + len(around) >= UNKNOWN_AT_MOST:
+            return None
+        if len(requests) >= MAX_SENDS:
+            return None
+        failing = [one for one in requests if one.manner not in DELIVERS]
+        if failing and failing[-1].at_s - failing[0].at_s >= DELIVERY_S - 20.0:
+            return None
+        if self.plan.channel == "askable" and len(blind) >= UNKNOWN_AT_MOST:
+            return None
+        return "a dead letter, though it could have been delivered"
+
+    # --- our own records ---
+
+    def _records(self) -> Iterator[str]:
+        for job_id in self.story.accepted:
+            got = [one for one in self.story.sent if one.job_id == job_id and one.delivered]
+            stored, lettered = self.story.completed.get(job_id), job_id in self.story.letters
+            if not self.story.over:
+                continue
+            if stored is None:
+                if not lettered and not self._acted(job_id, {"dismiss", "redrive"}):
+                    yield f"no record: nothing tells how {job_id} ended"
+                continue
+            record = json.loads(stored)
+            if record.get("delivered") is True and not got:
+                yield f"false record: {job_id} is said to be delivered"
+            if record.get("delivered") is True and lettered:
+                yield f"two ends: {job_id} is delivered and a dead letter"
+            if record.get("delivered") is False and not lettered and not self._acted(job_id, {"cancel", "dismiss"}):
+                yield f"no letter: {job_id} is said to be undelivered"
+        counted = Counter(event.job_id for _, _, event in self.story.told_of if isinstance(event, events.JobDelivered))
+        for job_id, count in counted.items():
+            if count > 1 and not self._acted(job_id, {"redrive"}):
+                yield f"counted twice: {job_id} was told of as delivered {count} times"
+
+    # --- workers ---
+
+    def _after_stops(self) -> Iterator[str]:
+        for one in self.story.sent:
+            stopped_s = self.lives[one.worker].stopped_s
+            if stopped_s is not None and one.at_s > stopped_s + SLACK_S / 10:
+                yield f"sent after its stop: {one.job_id} by {one.worker} at {one.at_s:.2f} s"
+        for life in self.story.lives:
+            if life.stop_s is not None and life.stopped_s is not None and not life.frozen:
+                limit_s = self.plan.grace_s + 15.0
+                if life.stopped_s - life.stop_s > limit_s:
+                    yield f"slow stop: {life.name} took {life.stopped_s - life.stop_s:.1f} s"
+
+    def _disturbed(self, from_s: float, to_s: float) -> bool:
+        """Whether a worker or Redis was in trouble at some time between."""
+        for life in self.story.lives:
+            if life.died_s is not None and from_s - 30 <= life.died_s <= to_s:
+                return True
+            if life.stop_s is not None and from_s - 30 <= life.stop_s <= to_s:
+                return True
+            if any(a <= to_s and b >= from_s - 15 for a, b in (*life.frozen, *life.cut_off)):
+                return True
+        if any(a <= to_s and b >= from_s - 15 for a, b, _ in self.story.outages):
+            return True
+        if any(from_s - 15 <= at_s <= to_s for at_s, _ in self.story.steps):
+            return True
+        return any(event.what in {"lose reply", "break off"} and event.at_s <= to_s for event in self.plan.events)
+
+    def _polls(self) -> Iterator[str]:
+        by_job: dict[str, list[float]] = {}
+        for poll in self.story.polls:
+            by_job.setdefault(poll.job_id, []).append(poll.at_s)
+        shortest_s = POLICY["backoff_base_s"] * 0.8
+        for job_id, times in by_job.items():
+            pushed = any(what in {"poll now", "redrive"} and one == job_id for _, what, one, _ in self.story.acts)
+            # A poll that came late is followed by the next one in its turn, so two may be close, and not three.
+            for before_s, after_s in zip(times, times[2:], strict=False):
+                if after_s - before_s < shortest_s and not pushed and not self._disturbed(before_s, after_s):
+                    yield f"polled too soon: {job_id} at {before_s:.2f} s and {after_s:.2f} s"
+                    break
+            if len(times) > 45:
+                yield f"polled too often: {job_id} {len(times)} times"
+
+    def _ends_in_time(self) -> Iterator[str]:
+        """A job ends by its deadline, an interval and a request, whatever the API does; and is told soon after."""
+        for at_s, _, event in self.story.told_of:
+            if not isinstance(event, events.JobConcluded) or event.job_id not in self.story.accepted:
+                continue
+            if self._acted(event.job_id, {"redrive"}):
+                continue
+            accepted_s = self.story.accepted[event.job_id]
+            limit_s = accepted_s + self.plan.timeout_s + POLICY["interval_s"] + POLICY["request_timeout_s"] + 8.0
+            limit_s -= sum(step_s for _, step_s in self.story.steps if step_s < 0)
+            if at_s > limit_s and not self._disturbed(accepted_s + self.plan.timeout_s - 10.0, at_s):
+                yield f"ended late: {event.job_id} at {at_s:.1f} s instead of {limit_s:.1f} s"
+        # All that was still open when the last fault was over is told within a bound of that.
+        bound_s = self.plan.lease_s + self.renew_s + 45.0 + self.plan.slow_s
+        last_s = max([self.story.calm_s, *self._births()], default=0.0)
+        last_s -= sum(step_s for _, step_s in self.story.steps if step_s < 0)
+        for one in self.story.sent:
+            if one.at_s > last_s + bound_s + self.plan.timeout_s:
+                yield f"told late: {one.job_id} at {one.at_s:.1f} s, and all was calm from {last_s:.1f} s on"
+
+    def _births(self) -> list[float]:
+        return list(self.story.accepted.values())

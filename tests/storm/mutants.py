@@ -1,0 +1,346 @@
+"""The proof that the storm can fail: each mechanism taken out, one at a time, as a change of the source's text."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import inspect
+import types
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from storm.fleet import run
+from storm.model import judge
+from storm.plan import plan_of
+from storm.shrink import kinds_of
+from videopoll import _calls
+from videopoll._scripts import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+AT_MOST = 500
+"""Within so many storms each mutant has to be found."""
+
+
+@attrs.frozen
+class Mutant:
+    """One mechanism, and the change that takes it out.
+
+    `where` is the name of a Lua script, or of a module of videopoll.
+    """
+
+    name: str
+    promise: int
+    where: str
+    old: str
+    new: str
+    real_only: str = ""
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Take the mechanism out for a while."""
+        with self._script() if self.where.endswith(".lua") else self._module():
+            yield
+
+    @contextlib.contextmanager
+    def _script(self) -> Iterator[None]:
+        name = self.where.removesuffix(".lua")
+        place = name.upper()
+        script: Script = getattr(_calls, place)
+        source = self._changed(script.source)
+        changed = Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+        scripts = _calls.SCRIPTS
+        setattr(_calls, place, changed)
+        _calls.SCRIPTS = tuple(changed if one is script else one for one in scripts)
+        try:
+            yield
+        finally:
+            setattr(_calls, place, script)
+            _calls.SCRIPTS = scripts
+
+    @contextlib.contextmanager
+    def _module(self) -> Iterator[None]:
+        module = importlib.import_module(f"videopoll.{self.where}")
+        other = types.ModuleType(module.__name__)
+        other.__file__ = module.__file__
+        source = self._changed(inspect.getsource(module))
+        exec(compile(source, str(module.__file__), "exec"), vars(other))  # the very source, with one change
+        swapped = list(_swap(vars(module), vars(other), module.__name__))
+        if not swapped:
+            msg = f"{self.name}: the change of {self.where} changes nothing that can be swapped"
+            raise LookupError(msg)
+        try:
+            yield
+        finally:
+            for undo in swapped:
+                undo()
+
+    def _changed(self, source: str) -> str:
+        if source.count(self.old) != 1:
+            msg = f"{self.name}: its place in {self.where} is found {source.count(self.old)} times, not once"
+            raise LookupError(msg)
+        return source.replace(self.old, self.new)
+
+    def check(self) -> None:
+        """Whether it can still be applied.
+
+        Raises:
+            LookupError: The source has changed, and its place is not found.
+        """
+        with self.applied():
+            pass
+
+
+def _functions(value: object) -> Iterator[types.FunctionType]:
+    value = getattr(value, "__wrapped__", value)
+    if isinstance(value, staticmethod | classmethod):
+        value = value.__func__
+    if isinstance(value, property):
+        yield from _functions(value.fget)
+    elif isinstance(value, types.FunctionType):
+        yield value
+
+
+def _swap(old: dict[str, Any], new: dict[str, Any], module: str) -> Iterator[Any]:
+    """Put the code of changed functions into the old ones, so that whoever imported them gets it, too."""
+    for name, value in list(old.items()):
+        other = new.get(name)
+        if isinstance(value, type) and isinstance(other, type) and value.__module__ == module:
+            yield from _swap(dict(vars(value)), dict(vars(other)), module)
+            continue
+        if name.isupper() and isinstance(value, int | float) and other != value:
+            yield _set_constant(old, name, other)
+        for function, changed in zip(_functions(value), _functions(other), strict=False):
+            if function.__module__ == module and function.__code__ != changed.__code__:
+                before = function.__code__
+                function.__code__ = changed.__code__
+                yield lambda function=function, before=before: setattr(function, "__code__", before)
+
+
+def _set_constant(names: dict[str, Any], name: str, value: Any) -> Any:
+    before = names[name]
+    names[name] = value
+    return lambda: names.__setitem__(name, before)
+
+
+REMOVED = "if true then"
+
+MUTANTS = (
+    # --- fences: a write is made only by who holds the lease ---
+    Mutant("reschedule without its token", 2, "reschedule.lua", "if holders[n] == token then", REMOVED),
+    Mutant(
+        "give back without its token", 2, "give_back.lua", "if redis.call('HGET', leases, id) == token then", REMOVED
+    ),
+    Mutant(
+        "conclude without its token",
+        2,
+        "conclude.lua",
+        "if redis.call('HGET', leases, id) ~= token then",
+        "if false then",
+    ),
+    Mutant(
+        "begin a send without its token",
+        2,
+        "begin_send.lua",
+        "if redis.call('HGET', leases, id) == token then",
+        REMOVED,
+    ),
+    Mutant("redeliver without its token", 2, "redeliver.lua", "if holder == token then", REMOVED),
+    Mutant("settle without its token", 2, "settle.lua", "elseif holder == token then", "elseif true then"),
+    Mutant("renew without its token", 2, "renew.lua", "if holders[n] == token then", REMOVED),
+    Mutant("a cancel leaves the token", 2, "cancel.lua", "redis.call('HDEL', leases, id)", ""),
+    # --- taking up what is due ---
+    Mutant(
+        "no expired lease is taken over",
+        3,
+        "claim.lua",
+        "while (poll_room > 0 or send_room > 0) and looked_at < MOST_EXPIRED do",
+        "while false do",
+    ),
+    Mutant(
+        "a job in flight is leased again",
+        2,
+        "claim.lua",
+        "if job.source ~= 'expired' and lease_ends[n] then",
+        "if false then",
+    ),
+    Mutant("no lease is renewed", 3, "renew.lua", "if #ends > 0 then", "if false then"),
+    # --- order of writes: an abort at any line leaves every job findable ---
+    Mutant(
+        "a claim takes ids off the list before it leases them",
+        1,
+        "claim.lua",
+        "  variadic('ZADD', inflight, ends)",
+        "  if from_list > 0 then redis.call('LTRIM', queue, 0, -(from_list + 1)) from_list = 0 end\n"
+        "  variadic('ZADD', inflight, ends)",
+    ),
+    Mutant(
+        "a claim takes ids off the schedule before it leases them",
+        1,
+        "claim.lua",
+        "  variadic('ZADD', inflight, ends)",
+        "  if #leased_ids > 0 then variadic('ZREM', schedule, leased_ids) end\n  variadic('ZADD', inflight, ends)",
+    ),
+    Mutant(
+        "a reschedule lets go before it schedules",
+        1,
+        "reschedule.lua",
+        "  redis.call('ZADD', schedule, unpack(later))",
+        "  redis.call('HDEL', leases, unpack(held))\n  redis.call('ZREM', inflight, unpack(held))\n"
+        "  redis.call('ZADD', schedule, unpack(later))",
+    ),
+    Mutant(
+        "a redelivery lets go before it is stored",
+        1,
+        "redeliver.lua",
+        "    redis.call('ZADD', deliveries, due, id)",
+        "    redis.call('HDEL', leases, id)\n    redis.call('ZREM', inflight, id)\n"
+        "    redis.call('ZADD', deliveries, due, id)",
+    ),
+    Mutant(
+        "a settlement deletes before it tells",
+        1,
+        "settle.lua",
+        "    if ended ~= '' then redis.call('SET', completed, ended, 'EX', completed_s) end",
+        "    redis.call('DEL', record, outbox, attempts)\n    redis.call('HDEL', leases, id)\n"
+        "    redis.call('ZREM', inflight, id)\n"
+        "    if ended ~= '' then redis.call('SET', completed, ended, 'EX', completed_s) end",
+    ),
+    # --- a reply that was lost: the same write again gives the same answer ---
+    Mutant(
+        "an enqueue that was cut off is not mended",
+        1,
+        "enqueue.lua",
+        "and not redis.call('LPOS', queue, id, 'MAXLEN', LOOK_BACK) then",
+        "and false then",
+    ),
+    Mutant("a job that has ended is taken in again", 5, "enqueue.lua", "elseif found[3] then", "elseif false then"),
+    Mutant(
+        "a job whose outcome is on its way is taken in again",
+        5,
+        "enqueue.lua",
+        "  if found[2] then\n    answers[n] = 'delivering'",
+        "  if false then\n    answers[n] = 'delivering'",
+    ),
+    # --- sends: noted, confirmed, and asked about ---
+    Mutant("a send is not noted", 5, "_steps", "            if self._noted is not entry:", "            if False:"),
+    Mutant(
+        "a send begins whatever the answer to its note was",
+        2,
+        "_steps",
+        "                if verdict is not Verdict.APPLIED:\n                    self._tell_lost(verdict)\n"
+        "                    return False\n",
+        "                if verdict is not Verdict.APPLIED:\n                    self._tell_lost(verdict)\n",
+    ),
+    Mutant(
+        "an outcome that could not be stored is sent",
+        2,
+        "_steps",
+        "        if verdict is not Verdict.APPLIED:\n            self._tell_lost(verdict)\n            return None\n"
+        "        return step",
+        "        return step",
+    ),
+    Mutant(
+        "a send of unknown fate is made again without asking",
+        5,
+        "_decide",
+        "    if entry.sending_ms is not None:\n        return Find(entry)\n",
+        "",
+    ),
+    Mutant(
+        "at most once sends again",
+        5,
+        "_decide",
+        "            if policy.on_unknown is OnUnknown.AT_MOST_ONCE and entry.tries:",
+        "            if False:",
+    ),
+    Mutant(
+        "a message has no time to show up",
+        5,
+        "_decide",
+        "return _send_again(entry, policy.appear_within_s, now_ms, policy)",
+        "return _send_again(attrs.evolve(entry, sending_ms=0), 0, now_ms, policy)",
+    ),
+    Mutant(
+        "an unknown fate counts as not sent",
+        5,
+        "_parts",
+        '    return Unknown(f"the notifier raised {type(error).__name__}")',
+        '    return NotSent(f"the notifier raised {type(error).__name__}")',
+    ),
+    # --- budgets ---
+    Mutant("sends without end", 6, "_decide", "    if entry.tries >= policy.max_attempts:", "    if False:"),
+    Mutant(
+        "a failed video is never sent as text",
+        6,
+        "_decide",
+        "    return entry.form is Form.VIDEO and entry.form_failures > 0 and spent",
+        "    return False",
+    ),
+    Mutant(
+        "a refused video is not sent as text",
+        6,
+        "_decide",
+        "    if entry.form is Form.VIDEO and try_text:",
+        "    if False:",
+    ),
+    Mutant(
+        "a failed send is made again at once",
+        6,
+        "_decide",
+        "    wait_ms = _jittered(policy.backoff_s(max(0, entry.tries - 1)) * 1000, policy.jitter, draw)\n    if hint_s",
+        "    wait_ms = 0\n    if hint_s",
+    ),
+    Mutant(
+        "a fault is polled again at once",
+        7,
+        "_decide",
+        "            wait_ms = _jittered(strategy.backoff_s(work.faults) * 1000, strategy.jitter, draw)\n",
+        "            wait_ms = 0\n",
+    ),
+    Mutant("no deadline of the polling", 7, "_decide", "    if now_ms >= deadline_ms:", "    if False:"),
+    # --- renewals and time limits ---
+    Mutant(
+        "no worker renews", 3, "_engine", "            if fresh_s < now_s", "            if False and fresh_s < now_s"
+    ),
+    Mutant(
+        "what hangs is renewed for ever",
+        3,
+        "_engine",
+        "            if fresh_s < now_s - step.started_s < step.limit_s and not step.finished",
+        "            if fresh_s < now_s - step.started_s and not step.finished",
+    ),
+    # --- writes ---
+    Mutant(
+        "a write is dropped when Redis is away",
+        11,
+        "_settlers",
+        "        if left_s <= 0:\n            self.gave_up = error\n            return None\n",
+        "        return None\n",
+    ),
+)
+
+
+def judge_seed(seed: int) -> list[str]:
+    """Give what goes wrong in the storm of a seed."""
+    return judge(run(plan_of(seed)))
+
+
+def seeds_to_find(mutant: Mutant, seeds: range, sound: dict[int, set[str]]) -> tuple[int, int, list[str]] | None:
+    """Give how many storms it took, the seed and what went wrong; None if all seeds pass.
+
+    What goes wrong without the mutant as well does not count; `sound` remembers that.
+    """
+    with_it: list[str] = []
+    for count, seed in enumerate(seeds, 1):
+        with mutant.applied():
+            with_it = judge_seed(seed)
+        if with_it:
+            if seed not in sound:
+                sound[seed] = kinds_of(judge_seed(seed))
+            if new := [wrong for wrong in with_it if kinds_of([wrong]) - sound[seed]]:
+                return count, seed, new
+    return None

