@@ -628,6 +628,65 @@ def test_their_timeout_notice_can_double_ours_when_both_come_at_once(fleet):
     assert fleet.told() == {"job_0": 2}
 
 
+# --- the way back ------------------------------------------------------------------------------
+
+
+def test_jobs_that_we_leave_are_handed_back_and_leave_nothing_of_ours(fleet, twin, call):
+    """After a stop, jobs stand where they do not look; handed back, each is told once, and none makes a false dead letter."""
+    jobs = names(40)
+    for job_id in jobs:
+        fleet.world.api.job(job_id, ready_after_polls=3)
+    patient = attrs.evolve(FAST, interval_s=15.0)
+
+    with fleet.foreign(interval_s=0.5) as foreign:
+        assert foreign.recovered.wait(10)
+        ours = fleet.own(strategy=patient).start()
+        fleet.ours(*jobs)
+        until(lambda: fleet.queue.counts().scheduled >= 8, "some wait for our next poll")
+        ours.stop()
+        left = fleet.queue.counts().scheduled
+        assert left, "they do not find these"
+
+        until(lambda: call(twin.hand_back()).complete, "all are handed back")
+        fleet.all_told()
+
+    assert not fleet.keys("poll:schedule") + fleet.keys("poll:faults") + fleet.keys("poll:leases")
+    for key in fleet.keys("completed:*"):
+        fleet.client.delete(key)  # as two hours later
+    with fleet.own() as back:
+        fleet.ours("job_40")
+        until(lambda: back.recorder.of(events.JobDelivered, "job_40"), "a worker of ours is back")
+    assert not back.recorder.of(events.JobUndeliverable)
+    assert not ours.recorder.of(events.JobUndeliverable)
+
+
+@on_one_server
+def test_a_worker_that_takes_no_new_jobs_finishes_what_it_has(fleet):
+    """The other way back: theirs take what comes in, ours end what they have begun, and are not woken by the list."""
+    fleet.world.api.job("job_0", ready_after_polls=3)
+    fleet.ours("job_0")
+    first = fleet.own().start()
+    until(lambda: first.recorder.of(events.JobPolled), "we have begun it")
+    first.stop()
+    if fleet.client.lrem(fleet.list, 0, "job_0"):  # given back in the middle of a poll
+        fleet.client.zadd(f"{fleet.world.prefix}:poll:schedule", {"job_0": 1})
+
+    with fleet.own(take_new=False) as last:
+        fleet.ours("job_1")
+        fleet.producer.store("lost", **fleet.user("lost"))
+        fleet.client.config_resetstat()
+        until(lambda: last.recorder.of(events.JobDelivered, "job_0"), "it ends what is scheduled")
+    assert fleet.client.lrange(fleet.list, 0, -1) == ["job_1"]
+    stats = fleet.client.info("commandstats")
+    assert "cmdstat_blmove" not in stats
+    assert "cmdstat_scan" not in stats
+    fleet.client.delete(fleet.key("job", "lost"))
+    del fleet.users["lost"]
+
+    with fleet.foreign():
+        fleet.all_told()
+
+
 # --- the sweep ----------------------------------------------------------------------------------
 
 

@@ -111,7 +111,9 @@ class Runner:
         return Health(healthy=True)
 
 
-@pytest.mark.parametrize("command", ["watch", "jobs", "explain", "poll-now", "drain", "doctor", "status", "show"])
+@pytest.mark.parametrize(
+    "command", ["watch", "jobs", "explain", "poll-now", "drain", "hand-back", "doctor", "status", "show"]
+)
 def test_every_command_has_a_help_of_its_own_and_speaks_json(invoke, command):
     result = invoke(command, "--help")
 
@@ -205,6 +207,44 @@ def test_drain_sits_out_a_redis_that_is_away(invoke):
 
     assert result.exit_code == 1
     assert "cannot reach Redis" in result.stderr
+
+
+# --- hand-back ---
+
+
+def test_a_hand_back_says_what_it_did_and_what_it_could_not(cli, queue, world, client, keys):
+    enqueue(queue, "scheduled_1")
+    run_until_scheduled(world, queue, "scheduled_1")
+    enqueue(queue, "held_1")
+    queue.claim(polls=1, sends=0, worker_id="w_1", strategy=SLOW, lease=LeasePolicy())
+    client.zadd(keys.schedule, {f"gone_{number:02}": 1 for number in range(22)} | {"locked_1": 1, "ended_1": 1})
+    enqueue(queue, "locked_1")
+    client.set(keys.lock("locked_1"), "theirs", ex=60)
+    client.set(keys.completed("ended_1"), '{"success":true}', ex=60)
+    enqueue(queue, "cancelled_1")
+    queue.cancel("cancelled_1", notify=True)
+
+    told = cli("hand-back")
+
+    assert told.exit_code == 1
+    assert "handed back: 1\n" in told.stdout
+    assert "ended by them: 1\n" in told.stdout
+    assert "without a record: 22\n" in told.stdout
+    assert "gone_00 has no record any more" in told.stderr
+    assert "and 2 more" in told.stderr
+    assert "1 under the lock of another worker: hand back again in a minute" in told.stderr
+    assert "1 in the hands of videopoll's workers: stop them" in told.stderr
+    assert "1 to be delivered, which only videopoll's workers can" in told.stderr
+    again = cli("hand-back --json")
+    assert again.exit_code == 1
+    left = {"handed": 0, "gone": [], "locked": 1, "in_hand": 1, "sends": 1, "complete": False}
+    assert left.items() <= json.loads(again.stdout).items()
+
+
+def test_a_hand_back_that_leaves_nothing_is_exit_code_0(cli):
+    told = cli("hand-back")
+
+    assert (told.exit_code, told.stderr) == (0, "")
 
 
 # --- jobs ---
@@ -356,7 +396,7 @@ def test_no_command_uses_keys_or_needs_scan(invoke, world, queue, redis_url, pre
             assert "job_1" in result.stdout
             assert "jobs that have ended are left out" in result.stderr
             assert invoke("jobs", "--state", "settled", "--redis-url", url, "--prefix", prefix).exit_code == 1
-            for command in (["poll-now", "job_1"], ["drain", "--timeout", "0"], ["doctor"]):
+            for command in (["poll-now", "job_1"], ["drain", "--timeout", "0"], ["hand-back"], ["doctor"]):
                 result = invoke(*command, "--redis-url", url, "--prefix", prefix)
                 assert "NOPERM" not in result.output, command
                 assert "may not run" not in result.output, command

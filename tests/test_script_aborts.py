@@ -401,6 +401,15 @@ def adopt(stage: Stage):
     return _calls.adopt(stage.keys, ["job_1", "job_2"], idle_s=0, initial_delay_s=0, looked_at_ms=2**53, ttls=TTLS)
 
 
+def hand_back(stage: Stage):
+    """Jobs in every place, for workers of another kind; a worker of ours goes on after it."""
+    stage.everywhere()
+    stage.jobs.add("ended")
+    stage.db.zadd(stage.keys.schedule, {"ended": 1})
+    stage.db.set(stage.keys.completed("ended"), '{"success":true}', ex=600)
+    return next(_calls.hand_back(stage.keys, TTLS))
+
+
 def redriving(what: str):
     """Bring a dead letter back."""
 
@@ -434,6 +443,7 @@ SITUATIONS = [
     settle_delivered,
     settle_dead,
     renew,
+    hand_back,
     *(
         cancelling(state, notify=notify)
         for state in ("listed", "scheduled", "inflight", "waiting")

@@ -32,6 +32,7 @@ from videopoll.work import (
     EnqueueResult,
     GiveBack,
     Gone,
+    HandedBack,
     JobView,
     PollWork,
     QueueCounts,
@@ -44,7 +45,7 @@ from videopoll.work import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
     from videopoll.jobs import JsonValue
     from videopoll.policies import DeadLetterPolicy, KeyTtls, LeasePolicy, PollingStrategy
@@ -67,6 +68,7 @@ COUNT = Script.load("count")
 ADOPT = Script.load("adopt")
 REDRIVE = Script.load("redrive")
 POLL_NOW = Script.load("poll_now")
+HAND_BACK = Script.load("hand_back")
 BEAT = Script.load("beat")
 
 SCRIPTS = (
@@ -85,6 +87,7 @@ SCRIPTS = (
     ADOPT,
     REDRIVE,
     POLL_NOW,
+    HAND_BACK,
     BEAT,
 )
 """Every script there is."""
@@ -152,6 +155,7 @@ def claim(
     foreign_workers: bool = False,
     endings: int = 0,
     look_from: int = 0,
+    take_new: bool = True,
 ) -> ScriptCall[ClaimBatch]:
     """Lease what is due, at most so many polls and sends, and what is to be ended without a poll."""
 
@@ -187,6 +191,7 @@ def claim(
             look_from,
             ms(strategy.timeout_s + strategy.interval_s),
             ttls.job_s,
+            int(take_new),
         ),
         parse,
         repeatable=False,
@@ -295,6 +300,8 @@ _VERDICTS = {0: Verdict.LOST, 1: Verdict.APPLIED, 2: Verdict.FINISHED_ELSEWHERE,
 def _verdicts(reply: object) -> list[Verdict]:
     return [_VERDICTS[answer] for answer in cast("list[int]", reply)]
 
+
+_HandBackReply: TypeAlias = "tuple[int, int, int, int, int, int, int, int, list[bytes]]"
 
 ApplyCall: TypeAlias = "tuple[list[int], ScriptCall[list[Verdict]]]"
 """A call that carries out some transitions, with their places among all of them."""
@@ -587,6 +594,41 @@ def adopt(
         ),
         lambda reply: [answer == 1 for answer in cast("list[int]", reply)],
     )
+
+
+def hand_back(keys: Keys, ttls: KeyTtls) -> Generator[ScriptCall[_HandBackReply], _HandBackReply, HandedBack]:
+    """Hand jobs to workers of another kind, a bounded number a call; the whole result comes at the end."""
+    so_far, stay = HandedBack(), 0
+    leases = True
+    while True:
+        call: ScriptCall[_HandBackReply] = ScriptCall(
+            HAND_BACK,
+            keys.fixed,
+            (
+                keys.prefix,
+                stay,
+                MAX_BATCH,
+                ttls.job_s,
+                ttls.attempts_s,
+                ttls.lock_s,
+                ms(FOREIGN_IDLE_S),
+                int(leases),
+            ),
+            lambda reply: cast("_HandBackReply", reply),
+        )
+        looked_at, staying, handed, theirs, ended, locked, in_hand, sends, gone = yield call
+        stay, leases = stay + staying, False
+        so_far = HandedBack(
+            handed=so_far.handed + handed,
+            theirs=so_far.theirs + theirs,
+            ended=so_far.ended + ended,
+            gone=so_far.gone + tuple(map(text_of, gone)),
+            locked=so_far.locked + locked,
+            in_hand=in_hand,
+            sends=sends,
+        )
+        if looked_at < MAX_BATCH:
+            return so_far
 
 
 def redrive(

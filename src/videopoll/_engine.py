@@ -155,6 +155,7 @@ class Engine(abc.ABC):
         grace_s: float,
         foreign_workers: bool,
         recover: bool,
+        take_new: bool,
         clock: Clock | None,
         rng: random.Random | None,
     ) -> None:
@@ -180,6 +181,7 @@ class Engine(abc.ABC):
         self.grace_s = grace_s
         self.foreign_workers = foreign_workers
         self.recover = recover
+        self.take_new = take_new
         self.worker_id = f"video_worker_{os.getpid()}_{secrets.token_hex(3)}"
         self.clock = clock or Clock()
         # The system's generator has no state that two processes could share after a fork.
@@ -387,7 +389,7 @@ class Engine(abc.ABC):
         # Nothing is to be ended that has not been due for an interval, or waits where the due times are not told.
         late_ms = batch.now_ms - round(self.strategy.interval_s * 1000)
         self._late = bool(
-            batch.waiting
+            (batch.waiting and self.take_new)
             or (batch.next_poll_ms is not None and batch.next_poll_ms <= late_ms)
             or (batch.next_expiry_ms is not None and batch.next_expiry_ms <= batch.now_ms)
         )
@@ -405,9 +407,14 @@ class Engine(abc.ABC):
         """When the next look is wanted; never, while whatever is due finds a place."""
         return FOREVER_S if polls and not self._late else self._look_at_s
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether this worker looks for jobs that others lost."""
+        return self.take_new and (self.recover or self.foreign_workers)
+
     def worth_listening(self) -> bool:
         """Whether a new id could be polled here, and would wait for long before it is seen."""
-        return self.room()[0] > 0 and self.pace.next_s - self.clock.monotonic_s() > BELL_WORTH_S
+        return self.take_new and self.room()[0] > 0 and self.pace.next_s - self.clock.monotonic_s() > BELL_WORTH_S
 
     @property
     def _apart_s(self) -> float:

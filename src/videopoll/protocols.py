@@ -132,12 +132,14 @@ class VideoJobQueue(Protocol):
         foreign_workers: bool = False,
         endings: int = 0,
         look_from: int = 0,
+        take_new: bool = True,
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step, and at most so many jobs to be ended.
 
         With `endings`, a bounded number of jobs beyond the polls is looked at, from
         the rank `look_from` of those that are due: what should have ended an interval
-        ago is leased to be ended without a poll. Whatever is seen lives on.
+        ago is leased to be ended without a poll. Whatever is seen lives on. Without
+        `take_new`, ids in the list are left to others.
         """
         ...
 
@@ -204,12 +206,14 @@ class AsyncVideoJobQueue(Protocol):
         foreign_workers: bool = False,
         endings: int = 0,
         look_from: int = 0,
+        take_new: bool = True,
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step, and at most so many jobs to be ended.
 
         With `endings`, a bounded number of jobs beyond the polls is looked at, from
         the rank `look_from` of those that are due: what should have ended an interval
-        ago is leased to be ended without a poll. Whatever is seen lives on.
+        ago is leased to be ended without a poll. Whatever is seen lives on. Without
+        `take_new`, ids in the list are left to others.
         """
         ...
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from videopoll.events import Hook
     from videopoll.jobs import JsonValue
-    from videopoll.work import ClaimBatch, JobView, QueueCounts, Transition
+    from videopoll.work import ClaimBatch, HandedBack, JobView, QueueCounts, Transition
 
 __all__ = ["AsyncRedisVideoJobQueue", "NewJob", "RedisVideoJobQueue"]
 
@@ -405,6 +405,7 @@ class RedisVideoJobQueue(_Base):
         foreign_workers: bool = False,
         endings: int = 0,
         look_from: int = 0,
+        take_new: bool = True,
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         return run(
@@ -420,6 +421,7 @@ class RedisVideoJobQueue(_Base):
                 foreign_workers=foreign_workers,
                 endings=endings,
                 look_from=look_from,
+                take_new=take_new,
             ),
         )
 
@@ -538,6 +540,27 @@ class RedisVideoJobQueue(_Base):
             QueueError: Redis is away or says no.
         """
         return run(self._front, _calls.poll_now(self._keys, check_id(job_id, "job_id")))
+
+    def hand_back(self) -> HandedBack:
+        """Hand the jobs that our workers have scheduled to workers of another kind, by the list that they take ids from.
+
+        For the way back from a migration: stop our workers first, which gives what
+        is in their hands back to the list. What workers of another kind have, or
+        have ended, is forgotten here. It may be called again.
+
+        Returns:
+            What was handed back, and what was not, as only our workers can go on with it.
+
+        Raises:
+            QueueError: Redis is away or says no; the call may be made again.
+        """
+        work = _calls.hand_back(self._keys, self._ttls)
+        call = next(work)
+        while True:
+            try:
+                call = work.send(run(self._client, call))
+            except StopIteration as end:
+                return cast("HandedBack", end.value)
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -701,6 +724,7 @@ class AsyncRedisVideoJobQueue(_Base):
         foreign_workers: bool = False,
         endings: int = 0,
         look_from: int = 0,
+        take_new: bool = True,
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         return await arun(
@@ -716,6 +740,7 @@ class AsyncRedisVideoJobQueue(_Base):
                 foreign_workers=foreign_workers,
                 endings=endings,
                 look_from=look_from,
+                take_new=take_new,
             ),
         )
 
@@ -787,6 +812,16 @@ class AsyncRedisVideoJobQueue(_Base):
     async def poll_now(self, job_id: str) -> bool:
         """Make the next poll of a job due at once; see `RedisVideoJobQueue.poll_now`."""
         return await arun(self._front, _calls.poll_now(self._keys, check_id(job_id, "job_id")))
+
+    async def hand_back(self) -> HandedBack:
+        """Hand scheduled jobs to workers of another kind; see `RedisVideoJobQueue.hand_back`."""
+        work = _calls.hand_back(self._keys, self._ttls)
+        call = next(work)
+        while True:
+            try:
+                call = work.send(await arun(self._client, call))
+            except StopIteration as end:
+                return cast("HandedBack", end.value)
 
     @property
     def dead_letters(self) -> AsyncDeadLetters:

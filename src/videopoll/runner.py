@@ -93,6 +93,9 @@ class Runner(Engine):
         recover: Whether to look, with ``SCAN``, for jobs that have a record and
             are nowhere else: at the start, and every two minutes, as a producer
             of another kind may end between its record and its push.
+        take_new: Whether to take ids from the list, and to look for lost jobs. Without,
+            the runner finishes what is scheduled and delivers what waits: for a
+            retirement, or beside workers of another kind that go on alone.
         clock: What time it is; tests hand in one of their own. The waits themselves
             are those of the event loop, or of the threads.
         rng: Where the jitter is drawn from; the system's generator if there is none.
@@ -118,6 +121,7 @@ class Runner(Engine):
         grace_s: float = 10.0,
         foreign_workers: bool = False,
         recover: bool = True,
+        take_new: bool = True,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -136,6 +140,7 @@ class Runner(Engine):
             grace_s=grace_s,
             foreign_workers=foreign_workers,
             recover=recover,
+            take_new=take_new,
             clock=clock,
             rng=rng,
         )
@@ -289,6 +294,7 @@ class Runner(Engine):
             foreign_workers=self.foreign_workers,
             endings=room.endings,
             look_from=room.look_from,
+            take_new=self.take_new,
         )
 
     def wake_at(self, at_s: float) -> None:
@@ -461,7 +467,7 @@ class Runner(Engine):
 
     def _sweep(self) -> bool:
         """Look for jobs that nobody has: at the start, and then now and again."""
-        if self.stopping or not (self.recover or self.foreign_workers):
+        if self.stopping or not self.sweeps:
             return False
         wait_s = every_s = SWEEP_EVERY_S if self.foreign_workers else SWEEP_SLOWLY_EVERY_S
         try:

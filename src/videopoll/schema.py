@@ -45,7 +45,9 @@ class KeyRecord:
 
 KEYS: tuple[KeyRecord, ...] = (
     KeyRecord("job", "{prefix}:job:{jobId}", "string", "600 s (KeyTtls.job_s)", "enqueue", "the job's record, JSON"),
-    KeyRecord("queue", "{prefix}:poll:queue", "list", None, "enqueue, give back", "ids that wait to be taken"),
+    KeyRecord(
+        "queue", "{prefix}:poll:queue", "list", None, "enqueue, give back, hand back", "ids that wait to be taken"
+    ),
     KeyRecord(
         "lock",
         "{prefix}:lock:{jobId}",

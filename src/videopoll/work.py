@@ -26,6 +26,7 @@ __all__ = [
     "DeadLetter",
     "EnqueueResult",
     "GiveBack",
+    "HandedBack",
     "JobView",
     "PollWork",
     "QueueCounts",
@@ -282,6 +283,36 @@ class QueueCounts:
     dead: int
     oldest_due_ms: int | None
     now_ms: int
+
+
+@attrs.frozen(kw_only=True)
+class HandedBack:
+    """What was handed back to workers of another kind, and what was not.
+
+    Args:
+        handed: Jobs whose ids stand in the list now.
+        theirs: Jobs that such a worker has in its memory already; only our note of them went.
+        ended: Jobs that such a worker has ended meanwhile; only our note of them went.
+        gone: Ids that have no record any more, and nobody knows how they ended: their
+            record expired, or their end is longer ago than ``video:completed`` lives.
+        locked: Jobs under the lock of such a worker, which may have died. They stay
+            on the schedule: hand back again when the lock has ended, within a minute.
+        in_hand: Jobs in the hands of workers of ours, which have to stop first.
+        sends: Outcomes that wait to be delivered, or are being delivered. Only our workers can.
+    """
+
+    handed: int = 0
+    theirs: int = 0
+    ended: int = 0
+    gone: tuple[str, ...] = ()
+    locked: int = 0
+    in_hand: int = 0
+    sends: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of ours is left that a worker of another kind would miss."""
+        return not (self.locked or self.in_hand or self.sends)
 
 
 @attrs.frozen

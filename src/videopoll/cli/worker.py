@@ -88,6 +88,7 @@ class RunnerOptions(TypedDict, total=False):
     words: Words
     foreign_workers: bool
     recover: bool
+    take_new: bool
     concurrency: int
     hooks: list[Hook]
 
@@ -195,6 +196,15 @@ def worker(
             rich_help_panel=WORKER,
         ),
     ] = True,
+    new_jobs: Annotated[
+        bool,
+        typer.Option(
+            "--new-jobs/--no-new-jobs",
+            envvar="VIDEOPOLL_NEW_JOBS",
+            help="Take jobs from the list; without, finish what is scheduled and deliver what waits.",
+            rich_help_panel=WORKER,
+        ),
+    ] = True,
     history: Annotated[
         bool,
         typer.Option(
@@ -275,6 +285,7 @@ def worker(
         words=Words({"es": SPANISH, "en": ENGLISH}, default=language),
         foreign_workers=foreign_workers,
         recover=recover,
+        take_new=new_jobs,
     )
     if concurrency is not None:
         options["concurrency"] = concurrency

@@ -18,7 +18,7 @@
 --             attempts seconds, initial delay ms, interval ms,
 --             timeout ms where workers of another kind share the Redis, otherwise '',
 --             endings at most (0 for no look), the rank to look from, ms from its start after
---             which a job ends without a poll, record seconds
+--             which a job ends without a poll, record seconds, '1' to take ids from the list
 -- returns     now ms, next poll ms, next send ms, next expiry ms (each -1 for none), list length,
 --             then one array a job: id, source, due ms (the lease's end, if that has expired),
 --             attempts before, age of the last attempt ms (-1 for unknown), faults, record, outbox,
@@ -31,7 +31,7 @@ local lease_ms, token, lock_s = tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local attempts_s, initial_delay_ms, interval_ms = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local shared_timeout_ms = tonumber(ARGV[10])
 local endings, look_from = tonumber(ARGV[11]), tonumber(ARGV[12])
-local over_ms, record_s = tonumber(ARGV[13]), tonumber(ARGV[14])
+local over_ms, record_s, take_new = tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15] == '1'
 local NAMES = {':job:', ':poll:outbox:', ':lock:', ':attempts:', ':completed:'}
 local STARTS = {}
 for place, name in ipairs(NAMES) do STARTS[place] = prefix .. name end
@@ -98,7 +98,7 @@ end
 if polls > 0 then
   local ready = redis.call('ZRANGEBYSCORE', schedule, '-inf', now, 'WITHSCORES', 'LIMIT', 0, polls)
   for n = 1, #ready, 2 do candidate(ready[n], 'schedule', tonumber(ready[n + 1])) end
-  local waiting = redis.call('LRANGE', queue, -polls, -1)
+  local waiting = take_new and redis.call('LRANGE', queue, -polls, -1) or {}
   from_list = #waiting
   for n = from_list, 1, -1 do
     candidate(waiting[n], 'list', now)
@@ -122,7 +122,7 @@ end
 
 local next_look, looked_list = 0, false
 if endings > 0 then
-  local waiting = redis.call('LRANGE', queue, -(from_list + LOOK), -(from_list + 1))
+  local waiting = take_new and redis.call('LRANGE', queue, -(from_list + LOOK), -(from_list + 1)) or {}
   for n = #waiting, 1, -1 do to_look_at[#to_look_at + 1] = {waiting[n], 'list', now} end
   -- By rank: what an offset would have to skip costs nothing.
   local page = redis.call('ZRANGE', schedule, look_from, look_from + LOOK - 1, 'WITHSCORES')
