@@ -141,6 +141,7 @@ def world(kind, redis_url, prefix) -> Iterator[World]:
 # What these test is not the scripts, which run over both servers elsewhere, or it takes minutes on each.
 ONE_SERVER = {
     "test_cli",
+    "test_clock_steps",
     "test_end_to_end",
     "test_history",
     "test_kept",

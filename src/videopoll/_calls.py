@@ -231,17 +231,19 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
     counted = int(not taken_over and not ending)
     job: VideoJob | Poison
     work: PollWork | SendWork | Abandoned | Gone | Poison
-    if wrong:
+    if wrong == b"start":
+        work = Poison("startTime is in the future")
+    elif wrong:
         _, name, kind = text_of(wrong).rsplit(":", 2)
         work = Poison(f"the {name} key holds a {kind}" if kind != "not a number" else f"the {name} key holds no number")
     elif outbox is not None:
-        entry = OutboxEntry.from_json(job_id, outbox, now_ms)
+        entry = OutboxEntry.from_json(job_id, outbox)
         work = entry if isinstance(entry, Poison) else SendWork(entry)
     elif record is None:
         # Reached by an id that stands in the list, the schedule or a lease all the same.
         work = Gone(finished=completed is not None)
     else:
-        job = VideoJob.from_record(job_id, record, now_ms)
+        job = VideoJob.from_record(job_id, record)
         if isinstance(job, Poison):
             work = job
         elif completed is not None:
@@ -259,6 +261,7 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
         due_ms=due_ms,
         work=work,
         raw=outbox if outbox is not None else record,
+        raw_is_entry=outbox is not None,
         taken_over=taken_over,
         ending=bool(ending),
         attempts_before=attempts_before - (taken_over and not ending),
@@ -448,7 +451,7 @@ def write_letter(letter: DeadLetter) -> str:
             "reason": letter.reason,
             "at": letter.at_ms,
             "record": letter.record,
-            "entry": None if letter.entry is None else letter.entry.to_json(),
+            "entry": letter.raw_entry if letter.entry is None else letter.entry.to_json(),
         }
     )
 
@@ -460,15 +463,24 @@ def read_letter(job_id: str, stored: bytes) -> DeadLetter:
         return DeadLetter(job_id, f"the dead letter itself is {fields.reason}", 0)
     at_ms, record, written = fields.get("at"), _storable(fields.get("record")), _storable(fields.get("entry"))
     at_ms = at_ms if isinstance(at_ms, int) else 0
-    # An entry that was stored is never in the future of its own time.
-    entry = OutboxEntry.from_json(job_id, raw(written), at_ms) if written is not None else None
+    if written is None and record is not None and _is_entry(record):
+        # Earlier versions kept an outcome that they could not read as if it were a record.
+        record, written = None, record
+    entry = OutboxEntry.from_json(job_id, raw(written)) if written is not None else None
     return DeadLetter(
         job_id,
         str(fields.get("reason", "unknown")),
         at_ms,
         record,
         None if isinstance(entry, Poison) else entry,
+        written if isinstance(entry, Poison) else None,
     )
+
+
+def _is_entry(text: str) -> bool:
+    """Whether this is an outbox entry and no record: that names its job."""
+    fields = load_object(raw(text))
+    return not isinstance(fields, Poison) and "outcome" in fields and "record" in fields and "jobId" not in fields
 
 
 def _storable(value: object) -> str | None:
@@ -509,8 +521,8 @@ def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
         if not any((record, outbox, completed, due, lease, send_due, letter)):
             return None
         now_ms = int(cast("bytes", now))
-        job = VideoJob.from_record(job_id, record, now_ms) if record is not None else None
-        entry = OutboxEntry.from_json(job_id, outbox, now_ms) if outbox is not None else None
+        job = VideoJob.from_record(job_id, record) if record is not None else None
+        entry = OutboxEntry.from_json(job_id, outbox) if outbox is not None else None
         if entry is None and letter is not None:
             entry = read_letter(job_id, letter).entry
         ended = Outcome.from_completed(completed) if completed is not None else None

@@ -86,7 +86,8 @@ def before_poll(
         return _timed_out(now_ms, strategy)
     if now_ms >= deadline_ms:
         answered_ms = work.last_answer_ms
-        if answered_ms is not None and now_ms - answered_ms < strategy.interval_s * 1000:
+        # An answer from the future is one from before Redis's clock stepped back: who knows how old it is.
+        if answered_ms is not None and 0 <= now_ms - answered_ms < strategy.interval_s * 1000:
             return _timed_out(now_ms, strategy)
         first = due_ms <= deadline_ms
         left_s = (_over_ms(deadline_ms, now_ms if first else due_ms, strategy) - now_ms) / 1000
@@ -123,7 +124,7 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
             return _after_answer(work, due_ms + _interval_ms(strategy, draw), now_ms, strategy)
         case VideoWorking(error=str(error)):
             # An answer that is about to end the job is believed when it is given twice, an interval apart.
-            doubt_ms = work.doubt_ms if work.doubt_ms is not None else now_ms
+            doubt_ms = now_ms if work.doubt_ms is None else min(work.doubt_ms, now_ms)
             again_ms = doubt_ms + round(strategy.interval_s * 1000)
             if (work.doubt_ms is not None and now_ms >= again_ms) or now_ms >= _deadline_ms(work.job, strategy):
                 return Outcome(OutcomeKind.FAILED, now_ms, error=error)

@@ -101,6 +101,9 @@ class FindMessage:
     message: Message
 
 
+LARGEST_ENTRY_BYTES = 65_536
+"""An outbox entry of ours is smaller: larger ones are not kept whole in a dead letter."""
+
 SHORTEST_PRIVATE = 6
 """Metadata of at least so many characters are cut out of error texts."""
 
@@ -247,12 +250,14 @@ class JobStep:
             due_ms -= round(shop.lease.duration_s * 1000)
         judged = before_poll(work, now_ms, shop.strategy, due_ms=due_ms, place=not claim.ending)
         if isinstance(judged, Ask):
+            started_s = self._monotonic_s()
             observation = cast("Observation", (yield PollApi(work.job, judged.timeout_s)))
+            took_s = self._monotonic_s() - started_s
             self._probe("after_poll")
             asked_ms, now_ms = now_ms, self._now()
             due_ms = asked_ms if claim.taken_over else claim.due_ms
             after = decide(work, due_ms, observation, now_ms, shop.strategy, shop.draw())
-            self._tell_polled(work, observation, asked_ms, now_ms, after)
+            self._tell_polled(work, observation, asked_ms, took_s, after)
             if isinstance(after, NextPoll):
                 noted = work.attempts if shop.foreign_workers else None
                 yield Commit(
@@ -264,9 +269,9 @@ class JobStep:
         yield from self._conclude(work.job, judged, work.attempts)
 
     def _tell_polled(
-        self, work: PollWork, observation: Observation, asked_ms: int, now_ms: int, after: NextPoll | Outcome
+        self, work: PollWork, observation: Observation, asked_ms: int, took_s: float, after: NextPoll | Outcome
     ) -> None:
-        shop = self._shop
+        shop, now_ms = self._shop, self._now()
         fault = observation if isinstance(observation, Fault) else None
         next_s = max(0.0, (after.due_ms - now_ms) / 1000) if isinstance(after, NextPoll) else None
         if fault is not None and fault.kind is FaultKind.THROTTLED:
@@ -277,9 +282,10 @@ class JobStep:
                 worker_id=shop.worker_id,
                 job_id=self.claim.job_id,
                 attempt=work.attempts,
-                elapsed_s=(now_ms - work.job.start_ms) / 1000,
+                # Redis's clock may have stepped back since.
+                elapsed_s=max(0, now_ms - work.job.start_ms) / 1000,
                 lag_s=max(0, asked_ms - self.claim.due_ms) / 1000,
-                took_s=(now_ms - asked_ms) / 1000,
+                took_s=took_s,
                 status=_word(observation),
                 known=not isinstance(observation, VideoWorking) or observation.known,
                 fault=fault.kind if fault else None,
@@ -301,7 +307,7 @@ class JobStep:
                 job_id=job.job_id,
                 conversation_id=job.conversation_id,
                 outcome=outcome.kind,
-                elapsed_s=(outcome.at_ms - job.start_ms) / 1000,
+                elapsed_s=max(0, outcome.at_ms - job.start_ms) / 1000,
                 attempts=attempts,
                 error=_without_private(outcome.error, job),
             )
@@ -448,8 +454,12 @@ class JobStep:
 
     def _bury(self, reason: str) -> Steps:
         raw = self.claim.raw
-        record = None if raw is None else bounded_record(raw)
-        letter = DeadLetter(self.claim.job_id, reason, self._now(), record=record)
+        kept = None if raw is None else bounded_record(raw)
+        letter = DeadLetter(self.claim.job_id, reason, self._now(), record=kept)
+        if raw is not None and self.claim.raw_is_entry:
+            # It goes back to its delivery, not to the polling, if it can be read one day.
+            whole = raw.decode("utf-8", "surrogateescape") if len(raw) <= LARGEST_ENTRY_BYTES else kept
+            letter = attrs.evolve(letter, record=None, raw_entry=whole)
         verdict = yield from self._settle(Settle(self.claim, letter=letter))
         self._tell_dead(verdict, reason, None)
 

@@ -39,7 +39,7 @@ class _Base:
         """Build the call that redrives a letter.
 
         Raises:
-            InvalidJobError: The letter has neither an outcome nor a record.
+            InvalidJobError: The letter has neither an outcome that can be read nor a record.
         """
         letter = _calls.read_letter(job_id, stored)
         if letter.entry is not None:
@@ -54,6 +54,12 @@ class _Base:
             return _calls.redrive(
                 self._keys, job_id, stored, entry=entry.to_json(), entry_s=self._delivery.keep_s, ttls=self._ttls
             )
+        if letter.raw_entry is not None:
+            msg = (
+                "the outcome in this dead letter cannot be read: look at it in the hash"
+                f" {self._keys.letters}, tell its user, and dismiss it"
+            )
+            raise InvalidJobError(msg)
         if letter.record is not None:
             return _calls.redrive(self._keys, job_id, stored, record=letter.record, ttls=self._ttls)
         msg = "this dead letter is a bare id, its record had expired: enqueue the job again with its conversation id"

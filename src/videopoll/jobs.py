@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import attrs
 
 from videopoll._bounds import bounded_detail_or_none, bounded_id_or_none, time_or_none
-from videopoll._numbers import is_number
+from videopoll._numbers import LARGEST, is_number
 from videopoll.errors import InvalidJobError
 
 if TYPE_CHECKING:
@@ -208,8 +208,12 @@ class VideoJob:
         return f"vp-{digest.hexdigest()[:32]}"
 
     @classmethod
-    def from_record(cls, job_id: str, raw: bytes, now_ms: int) -> VideoJob | Poison:
-        """Read ``video:job:{job_id}``, trusting nothing in it."""
+    def from_record(cls, job_id: str, raw: bytes, now_ms: int | None = None) -> VideoJob | Poison:
+        """Read ``video:job:{job_id}``, trusting nothing in it.
+
+        With `now_ms`, a start in the future is refused: so for what a stranger wrote. What was
+        accepted once is never in the wrong because of a clock that stepped back since.
+        """
         fields = load_object(raw)
         if isinstance(fields, Poison):
             return Poison(f"record is {fields.reason}")
@@ -231,7 +235,7 @@ class VideoJob:
             return Poison("record has no startTime in milliseconds")
         if start_ms < EARLIEST_START_MS:
             return Poison("startTime is not in milliseconds")
-        if start_ms > now_ms + FUTURE_START_MS:
+        if start_ms > (LARGEST if now_ms is None else now_ms + FUTURE_START_MS):
             return Poison("startTime is in the future")
         metadata = {name: value for name, value in fields.items() if name not in RECORD_FIELDS}
         if len(raw) > MAX_METADATA_BYTES:
@@ -394,7 +398,7 @@ class Outcome:
             kind = told
         return cls(
             kind=kind,
-            at_ms=int(at_ms) if is_number(at_ms) else 0,
+            at_ms=max(0, int(at_ms)) if is_number(at_ms) else 0,
             video_url=url if isinstance(url, str) else None,
             file_id=file_id if isinstance(file_id, str) else None,
             error=error if isinstance(error, str) else None,
@@ -460,7 +464,7 @@ class OutboxEntry:
         )
 
     @classmethod
-    def from_json(cls, job_id: str, raw: bytes, now_ms: int) -> OutboxEntry | Poison:
+    def from_json(cls, job_id: str, raw: bytes, now_ms: int | None = None) -> OutboxEntry | Poison:
         """Read an outbox entry, trusting nothing in it."""
         fields = load_object(raw)
         if isinstance(fields, Poison):

@@ -120,7 +120,8 @@ class Claim:
         due_ms: When it was due, in Unix milliseconds of Redis's clock; for a job that
             was taken over, when the lease on it ended.
         work: What there is to do.
-        raw: The record or outbox entry as it was read, for a dead letter.
+        raw: The record or outbox entry as it was read, for a dead letter; and
+        raw_is_entry: which of the two it is.
         taken_over: Whether another worker's lease on it had expired.
         ending: Whether there was no place for its poll, and it is past its deadline: it ends without one.
         attempts_before: Polls begun before this claim, and
@@ -132,6 +133,7 @@ class Claim:
     due_ms: int
     work: PollWork | SendWork | Abandoned | Gone | Poison
     raw: bytes | None = attrs.field(default=None, repr=False)
+    raw_is_entry: bool = attrs.field(default=False, kw_only=True)
     taken_over: bool = False
     ending: bool = False
     attempts_before: int = 0
@@ -227,6 +229,7 @@ class DeadLetter:
         at_ms: When, in Unix milliseconds.
         record: The job's record as it was read, if there was one.
         entry: The outbox entry, if there is an outcome to deliver.
+        raw_entry: The outbox entry as it was read, if it is damaged.
     """
 
     job_id: str
@@ -234,6 +237,7 @@ class DeadLetter:
     at_ms: int
     record: str | None = attrs.field(default=None, repr=False)
     entry: OutboxEntry | None = attrs.field(default=None, repr=False)
+    raw_entry: str | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen

@@ -202,6 +202,8 @@ def _kept(letter: DeadLetter) -> str:
     """Say what a redrive would go on with."""
     if letter.entry is not None:
         return letter.entry.outcome.kind.value
+    if letter.raw_entry is not None:
+        return "outcome, unreadable"
     return "record" if letter.record is not None else "id only"
 
 

@@ -175,8 +175,8 @@ def _describe(client: redis.Redis, keys: Keys, place: Place, some: list[tuple[by
     for (_, at_ms), job_id, record, outbox, polls, token, letter in zip(
         some, ids, records, outboxes, attempts, tokens, letters, strict=True
     ):
-        job = _good(VideoJob.from_record(job_id, record, FAR_FUTURE_MS)) if record is not None else None
-        entry = _good(OutboxEntry.from_json(job_id, outbox, FAR_FUTURE_MS)) if outbox is not None else None
+        job = _good(VideoJob.from_record(job_id, record)) if record is not None else None
+        entry = _good(OutboxEntry.from_json(job_id, outbox)) if outbox is not None else None
         dead = read_letter(job_id, letter) if place is Place.DEAD and letter is not None else None
         if dead is not None:
             entry = entry or dead.entry

@@ -228,6 +228,10 @@ if #jobs > 0 then
             local start = start_of(job.record)
             if start <= now + FUTURE_MS then
               job.due = math.max(0, math.min(start, now) + initial_delay_ms)
+            elseif start > now and start < math.huge and not job.scheduled then
+              -- Either a producer's clock is wrong, or ours has stepped back since the job came in:
+              -- then its record lives on for longer than any record is given.
+              job.strange = redis.call('PTTL', keys[at + 1]) <= 2 * young_ms
             end
           end
           if job.scheduled then job.due = math.min(job.due, tonumber(job.scheduled)) end
@@ -291,7 +295,7 @@ if #jobs > 0 then
       room = polled < polls
       if room then
         polled = polled + 1
-      elseif job.over and job.record then
+      elseif job.record and (job.over or job.strange) then
         room, job.ending = true, true
       end
     end
@@ -334,6 +338,10 @@ if #jobs > 0 then
   end
   variadic('ZADD', inflight, ends)
   variadic('HSET', leases, tokens)
+
+  for _, job in ipairs(leased) do
+    if job.strange and not job.wrong then job.wrong = 'start' end
+  end
 
   local known_faults = {}
   for first = 1, #leased_ids, MANY do

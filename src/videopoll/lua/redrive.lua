@@ -7,7 +7,7 @@
 --             record JSON or '', seconds that it lives
 -- returns     1, or 0 if the letter is another one by now
 
-local queue, deliveries, dead, letters = KEYS[1], KEYS[6], KEYS[7], KEYS[8]
+local queue, schedule, deliveries, dead, letters = KEYS[1], KEYS[2], KEYS[6], KEYS[7], KEYS[8]
 local record, outbox, completed = KEYS[9], KEYS[10], KEYS[13]
 local id, letter, entry, entry_s, fields, fields_s = unpack(ARGV)
 
@@ -19,6 +19,13 @@ if entry ~= '' then
   redis.call('DEL', completed)
 elseif fields ~= '' then
   redis.call('SET', record, fields, 'EX', fields_s)
+  -- Redis's clock may have stepped back since the job began. Whoever redrives it has accepted it, and
+  -- what stands in the schedule is no stranger's.
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local fine, read = pcall(cjson.decode, fields)
+  local start = fine and type(read) == 'table' and read['startTime']
+  if type(start) == 'number' and start > now then redis.call('ZADD', schedule, string.format('%.0f', now), id) end
   redis.call('LPUSH', queue, id)
   redis.call('DEL', completed)
 end
