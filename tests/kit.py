@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
+import pytest
 
 from videopoll import (
     AsyncRedisVideoJobQueue,
@@ -24,7 +26,7 @@ from videopoll import (
 from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 API_KEY = "a-key-of-the-tests"
 TOKEN = "a-token-of-the-tests"
@@ -37,6 +39,67 @@ FAST = PollingStrategy(
 
 QUICK = DeliveryPolicy(backoff_base_s=0.1, backoff_cap_s=0.5, deadline_s=20.0, appear_within_s=0.5, retention_s=60.0)
 """A delivery policy whose waits a test can sit out."""
+
+
+EACH_COMBINATION = pytest.mark.parametrize(
+    ("kind", "parts"), [("sync", "sync"), ("sync", "both"), ("async", "sync"), ("async", "async")], indirect=["kind"]
+)
+"""Both runners with every kind of a host's own parts that they take: sync ones, asyncio ones, and those with both sides."""
+
+
+def part(parts: str, **methods: Any) -> Any:
+    """Build a host's own poller, channel or ``resolve`` of one kind from what its methods do.
+
+    A method is a function. One that has to wait is a generator that yields a
+    `threading.Event` each time: a sync part then blocks its thread, an asyncio
+    one lets the event loop go on.
+    """
+    made = {}
+    for name, method in methods.items():
+        if parts in {"sync", "both"}:
+            made[name] = _blocking(method)
+        if parts in {"async", "both"}:
+            made[name if parts == "async" else f"a{name}"] = _waiting(method)
+    return type("Part", (), made)()
+
+
+def function(parts: str, play: Any) -> Any:
+    """Build a host's own function of one kind; one of both kinds is a sync one."""
+    return getattr(part("async" if parts == "async" else "sync", play=play), "play")  # noqa: B009 - typed as Any
+
+
+def _blocking(method: Any) -> Any:
+    def call(_: Any, *args: Any, **options: Any) -> Any:
+        playing = method(*args, **options)
+        if not inspect.isgenerator(playing):
+            return playing
+        return _play(playing)
+
+    return call
+
+
+def _play(playing: Generator[threading.Event, None, Any]) -> Any:
+    try:
+        while True:
+            next(playing).wait(30)
+    except StopIteration as over:
+        return over.value
+
+
+def _waiting(method: Any) -> Any:
+    async def call(_: Any, *args: Any, **options: Any) -> Any:
+        playing = method(*args, **options)
+        if not inspect.isgenerator(playing):
+            return playing
+        try:
+            while True:
+                event = next(playing)
+                while not event.is_set():  # noqa: ASYNC110 - an event of threads cannot be awaited
+                    await asyncio.sleep(0.01)
+        except StopIteration as over:
+            return over.value
+
+    return call
 
 
 class Recorder:

@@ -14,7 +14,7 @@ from kit import API_KEY, FAST, INSTANCE, QUICK, TOKEN, phone, until
 from videopoll import LeasePolicy, OnUnknown, events
 from videopoll._steps import CRASH_POINTS
 from videopoll.testing import Reply
-from worker_process import end, spawn
+from worker_process import end, spawn, stands_still
 
 LEASE_S = 0.9
 
@@ -31,10 +31,10 @@ def process(world: kit.World, **settings):
         api_url=world.api.url,
         api_key=API_KEY,
         ultramsg_url=world.ultramsg.url,
-        factory_url=world.factory.url,
         instance=INSTANCE,
         token=TOKEN,
         **{
+            "factory_url": world.factory.url,
             "lease_s": LEASE_S,
             "strategy": attrs.asdict(FAST),
             "delivery": attrs.asdict(QUICK) | {"on_unknown": "at_least_once"},
@@ -109,6 +109,27 @@ def test_a_worker_that_was_frozen_past_its_lease_changes_nothing_and_sends_nothi
 
     assert snapshot(world) == before
     assert len(world.ultramsg.inbox(to)) == 1
+
+
+@pytest.mark.parametrize("point", ["resolve", "status", "video_check", "connect"])
+def test_a_worker_that_is_frozen_in_the_middle_of_a_send_does_not_send_when_it_thaws(world, point):
+    """Its lease was confirmed before; by now another worker has delivered, and nothing that posts may begin."""
+    channel, messenger = ("whatsapp_factory", world.factory) if point == "connect" else ("ultramsg", world.ultramsg)
+    to = enqueue(world, channel)
+    by_name = {"factory_url": world.factory.url.replace("127.0.0.1", "localhost")}
+    frozen = process(world, freeze_at=point, **by_name if point == "connect" else {})
+    try:
+        until(lambda: stands_still(frozen), "the worker stands still in its send")
+        with world.worker(lease=LeasePolicy.lasting(LEASE_S)) as worker:
+            until(lambda: worker.recorder.of(events.JobDelivered), "another worker delivers it")
+        frozen.send_signal(signal.SIGCONT)
+        with world.queue() as queue:
+            queue.enqueue("job_2", conversation_id="conversation-2", metadata={"channel": channel, "to": phone(2)})
+        until(lambda: messenger.inbox(phone(2)), "the worker goes on with other jobs")
+    finally:
+        end(frozen, signal.SIGTERM)
+
+    assert len(messenger.inbox(to)) == 1
 
 
 def test_a_long_upload_is_not_cut_short(world):

@@ -134,26 +134,32 @@ class World:
         self.name = name
         self.headers = headers
 
-    def run(self, *requests: HttpRequest, together: bool = False, **options: object) -> list[HttpReply | HttpFailure]:
+    def run(
+        self,
+        *requests: HttpRequest,
+        together: bool = False,
+        may_send: Callable[[], bool] | None = None,
+        **options: object,
+    ) -> list[HttpReply | HttpFailure]:
         if self.name.startswith("asyncio"):
-            return asyncio.run(self._arun(requests, together, options))
+            return asyncio.run(self._arun(requests, together, may_send, options))
         if "client" in self.name:
             with httpx.Client(headers=self.headers) as client:
-                return self._run(Http(client=client, **options), requests, together)
+                return self._run(Http(client=client, **options), requests, together, may_send)
         http = Http(**options)
         try:
-            return self._run(http, requests, together)
+            return self._run(http, requests, together, may_send)
         finally:
             http.close()
 
     @staticmethod
-    def _run(http, requests, together):
+    def _run(http, requests, together, may_send):
         if not together:
-            return [http.send(request) for request in requests]
+            return [http.send(request, may_send=may_send) for request in requests]
         with ThreadPoolExecutor(len(requests)) as pool:
             return list(pool.map(http.send, requests))
 
-    async def _arun(self, requests, together, options):
+    async def _arun(self, requests, together, may_send, options):
         if "aiohttp" in self.name:
             pytest.importorskip("aiohttp")
         client = None
@@ -168,7 +174,7 @@ class World:
         try:
             if together:
                 return await asyncio.gather(*map(http.asend, requests))
-            return [await http.asend(request) for request in requests]
+            return [await http.asend(request, may_send=may_send) for request in requests]
         finally:
             await http.aclose()
             if client:
@@ -293,6 +299,69 @@ def test_a_connection_that_is_dropped_after_the_request_proves_nothing(world, se
     assert failure(result).kind is FailureKind.BROKEN
     assert not failure(result).surely_not_sent
     assert len(server.requests) == 1
+
+
+def post(url: str) -> HttpRequest:
+    return HttpRequest(method="POST", url=url, json={"a": 1}, timeout_s=10)
+
+
+def test_a_request_that_may_go_out_goes_out_once_and_whole(world, serve):
+    """Whoever asks before each write changes nothing in what is written, on a new connection or a kept one."""
+    server = serve(answering(response()))
+
+    replies = world.run(post(server.url), post(server.url), may_send=lambda: True)
+
+    assert [reply.status for reply in replies] == [200, 200]
+    assert [request.rpartition(b"\r\n\r\n")[2] for request in server.requests] == [b'{"a": 1}'] * 2
+    assert all(b"chunked" not in request.lower() for request in server.requests)
+
+
+def test_a_request_that_becomes_too_late_while_it_connects_is_not_sent(world, serve, monkeypatch):
+    """A worker may stand still in the look-up of a name, or while it connects: the question comes after that."""
+    if world.name == "asyncio with an aiohttp client":
+        pytest.skip("httpx-aiohttp does not tell when it has connected")
+    late = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def slow(*where, **how):
+        late.set()
+        return look_up(*where, **how)
+
+    monkeypatch.setattr("socket.getaddrinfo", slow)
+    server = serve(answering(response()))
+
+    [result] = world.run(post(f"http://localhost:{server.port}"), may_send=lambda: not late.is_set())
+
+    assert failure(result).kind is FailureKind.TOO_LATE
+    assert failure(result).surely_not_sent
+    assert late.is_set()
+    assert not server.requests
+
+
+def test_a_request_that_is_too_late_is_not_sent_on_a_kept_connection_either(world, serve):
+    """There is nothing to connect, and the question comes all the same; the next request finds all in order."""
+    server = serve(answering(response()))
+    answers = iter([True] * WRITES[world.name] + [False] + [True] * 9)
+
+    replies = world.run(*[post(server.url)] * 3, may_send=lambda: next(answers))
+
+    assert failure(replies[1]).kind is FailureKind.TOO_LATE
+    assert [reply.status for reply in replies[::2]] == [200, 200]
+    assert len(server.requests) == 2
+
+
+WRITES = {
+    "threads": 2,
+    "asyncio over httpx": 2,
+    "asyncio over aiohttp": 2,
+    "threads with a client": 3,
+    "asyncio with a client": 3,
+    "asyncio with an aiohttp client": 1,
+}
+"""How often each executor asks about one request: before all, before the headers, before the body.
+
+httpx-aiohttp takes the body as it is and tells of nothing: there is no later moment to ask at.
+"""
 
 
 def test_a_server_that_never_answers_is_given_up_in_time(world, serve):

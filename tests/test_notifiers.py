@@ -416,6 +416,7 @@ def test_only_failures_before_the_request_promise_that_nothing_was_sent():
         FailureKind.CONNECT,
         FailureKind.CONNECT_TIMEOUT,
         FailureKind.POOL_TIMEOUT,
+        FailureKind.TOO_LATE,
     }
     assert {kind for kind, receipt in kinds.items() if receipt is Refused} == {FailureKind.INVALID}
 

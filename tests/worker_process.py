@@ -1,7 +1,10 @@
 """A worker in a process of its own, to be killed: `python worker_process.py '{"kind": "async", ...}'`.
 
 With `crash_at` it kills itself, once, when a job comes to that point. With
-`chaos` its waits are those of the chaos run.
+`freeze_at` it stops itself, once, in the middle of a send: when the host has
+said who gets the message ("resolve"), when UltraMsg has told the line's state
+("status"), when a video's size is known ("video_check"), or while the messenger's
+name is looked up ("connect").
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from videopoll import (
     AsyncRedisVideoJobQueue,
@@ -30,6 +34,13 @@ from videopoll import (
     VideoApiPoller,
     WhatsAppFactoryNotifier,
 )
+from videopoll._http import Http
+from videopoll.notifiers import VideoCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from videopoll._http import HttpRequest
 
 
 def spawn(**settings: Any) -> subprocess.Popen[bytes]:
@@ -47,10 +58,16 @@ def main(settings: dict[str, Any]) -> None:
     line = {"instance_id": settings["instance"], "token": settings["token"]}
     notifier = RoutingNotifier.from_metadata(
         {
-            "ultramsg": UltraMsgNotifier(base_url=settings["ultramsg_url"], **line),
+            "ultramsg": UltraMsgNotifier(
+                base_url=settings["ultramsg_url"],
+                video_check=VideoCheck({"127.0.0.1"}) if settings.get("freeze_at") == "video_check" else None,
+                **line,
+            ),
             "whatsapp_factory": WhatsAppFactoryNotifier(base_url=settings["factory_url"], **line),
         }
     )
+    if settings.get("freeze_at"):
+        stand_still(settings["freeze_at"], notifier)
     options: dict[str, Any] = {
         "strategy": PollingStrategy(**settings["strategy"]),
         "delivery": DeliveryPolicy(**settings["delivery"]),
@@ -76,6 +93,51 @@ def main(settings: dict[str, Any]) -> None:
                 await runner.run(handle_signals=True)
 
         asyncio.run(work())
+
+
+def stand_still(point: str, notifier: RoutingNotifier) -> None:
+    """Stop this process, as a debugger or a sleeping machine would, when a send comes to a point."""
+    stopped: list[str] = []
+
+    def stop() -> None:
+        if not stopped:
+            stopped.append(point)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    if point == "resolve":
+        notifier._recipient_of = _then(notifier._recipient_of, stop, lambda _: True)
+    elif point == "connect":
+        look_up = _then(socket.getaddrinfo, stop, lambda host, *_: host in {"localhost", b"localhost"})
+        socket.getaddrinfo = look_up  # type: ignore[assignment] - the rest of its signature does not matter here
+    else:
+        asend, in_url = Http.asend, "instance/status" if point == "status" else "/file/"
+
+        async def asend_and_stop(http: Http, request: HttpRequest, **options: Any) -> Any:
+            result = await asend(http, request, **options)
+            if request.method != "POST" and in_url in request.url:
+                stop()
+            return result
+
+        send = _then(Http.send, stop, lambda _, request: request.method != "POST" and in_url in request.url)
+        Http.send, Http.asend = send, asend_and_stop  # type: ignore[method-assign] - as above
+
+
+def _then(call: Callable[..., Any], act: Callable[[], None], when: Callable[..., bool]) -> Callable[..., Any]:
+    """Act after a call, if its arguments say so."""
+
+    def call_and_act(*args: Any, **options: Any) -> Any:
+        result = call(*args, **options)
+        if when(*args):
+            act()
+        return result
+
+    return call_and_act
+
+
+def stands_still(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a worker process has been stopped."""
+    pid, status = os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED)
+    return pid == process.pid and os.WIFSTOPPED(status)
 
 
 def end(process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None:

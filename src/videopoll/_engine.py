@@ -27,7 +27,7 @@ from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStra
 from videopoll.words import SPANISH_AND_ENGLISH, Words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from videopoll.events import Hook
     from videopoll.work import ClaimBatch
@@ -367,10 +367,10 @@ class Engine(abc.ABC):
         self.pace.want(until_s, 0.0)
         self.be_patient()
 
-    def take(self, batch: ClaimBatch) -> list[JobStep]:
-        """Note the jobs of a claim as in hand."""
+    def take(self, batch: ClaimBatch, asked_s: float) -> list[JobStep]:
+        """Note the jobs of a claim, which was asked for at `asked_s`, as in hand."""
         self.shop.clock.set(batch.now_ms)
-        taken = [JobStep(self.shop, claim) for claim in batch.claims]
+        taken = [JobStep(self.shop, claim, asked_s) for claim in batch.claims]
         with self._places:
             for step in taken:
                 self.steps[step.claim.job_id] = step
@@ -485,6 +485,17 @@ class Engine(abc.ABC):
         pause_s = self.pause_left_s()
         sleep_s = min(sleep_s, self._look_wanted_s(polls) - self.clock.monotonic_s())
         return max(0.0, min(sleep_s, pause_s) if pause_s else sleep_s)
+
+    def renewed(self, steps: Sequence[JobStep], held: Sequence[bool], asked_s: float) -> list[JobStep]:
+        """Note what became of a renewal of leases that was asked for at `asked_s`; give the steps that lost theirs."""
+        lost = []
+        for step, still in zip(steps, held, strict=False):
+            if still:
+                step.confirm(asked_s)
+            elif not (step.finished or step.parting):
+                step.lose()
+                lost.append(step)
+        return lost
 
     def to_renew(self) -> list[JobStep]:
         """Give the steps whose leases are to be renewed: not those that are stuck."""

@@ -33,6 +33,7 @@ from videopoll._decide import (
     open_outbox,
     resume_abandoned,
 )
+from videopoll._permits import Lease, SendPermit
 from videopoll.jobs import OutboxEntry, Outcome, Poison, VideoJob, bounded_record, dump
 from videopoll.messages import Delivered, Message, NotSent, Receipt, Refused, Sighting
 from videopoll.notifiers.base import redact
@@ -142,29 +143,36 @@ class JobStep:
     """
 
     __slots__ = (
-        "_confirmed_s",
-        "_let_go",
+        "_lost",
         "_noted",
         "_parting",
+        "_permit",
         "_shop",
         "claim",
         "entry",
         "finished",
         "gone",
+        "lease",
+        "let_go",
         "sending",
         "started_s",
     )
 
-    def __init__(self, shop: Workshop, claim: Claim) -> None:
+    def __init__(self, shop: Workshop, claim: Claim, asked_s: float | None = None) -> None:
         self._shop = shop
         self.claim = claim
+        # As it is confirmed: by the claim, which was asked for at `asked_s`, and then by each write and renewal.
+        self.lease = Lease(shop.clock.monotonic_s)
+        self.confirm(shop.clock.monotonic_s() if asked_s is None else asked_s)
         self.entry: OutboxEntry | None = claim.work.entry if isinstance(claim.work, SendWork) else None
         self.sending = self.entry is not None
         self._parting: Transition | None = None
-        self._let_go = False
-        # The entry whose send is noted in Redis, and when the lease was confirmed with it.
+        self.let_go = False
+        self._lost = False
+        # The entry whose send is noted in Redis.
         self._noted: OutboxEntry | None = None
-        self._confirmed_s = 0.0
+        # What the send under way may begin by.
+        self._permit: SendPermit | None = None
         self.finished = False
         self.gone = False
         self.started_s = shop.clock.monotonic_s()
@@ -190,17 +198,35 @@ class JobStep:
         shop = self._shop
         return 30 + (shop.strategy.request_timeout_s if self.polling else 4 * shop.delivery.send_timeout_s)
 
+    def confirm(self, asked_s: float) -> None:
+        """Note that Redis has confirmed the lease, which it was asked to do at this monotonic time."""
+        self.lease.confirm(asked_s, self._shop.lease.duration_s)
+
+    def lose(self) -> None:
+        """Note that the lease is somebody else's by now: nothing begins here any more. Told once."""
+        self.let_go = True
+        self.lease.forfeit()
+        if not self._lost:
+            self._lost = True
+            self._shop.emit(events.LeaseLost(worker_id=self._shop.worker_id, job_id=self.claim.job_id))
+
+    def give_up_send(self) -> None:
+        """Let the send under way not begin any more, if it has not: nobody waits for it."""
+        if self._permit is not None:
+            self._permit.withdraw()
+
     def relinquish(self, sends_go_on_s: float = 0.0) -> Transition | None:
         """Give what to write so that another worker goes on at once. From now on no send begins here.
 
         Under threads the step goes on meanwhile. This sets a flag and then reads the entry;
         a send stores its entry and then reads the flag. So either the send is seen here, or
-        it does not begin.
+        it does not begin. One that is noted and has not gone out yet does not go out any more.
 
         Args:
             sends_go_on_s: How long a send under way may still go on, in seconds.
         """
-        self._let_go = True
+        self.let_go = True
+        self.lease.forfeit()
         if self.finished:
             return None
         if self._parting is not None:
@@ -216,6 +242,9 @@ class JobStep:
 
     def steps(self) -> Steps:
         """Work on the job until it is out of this worker's hands."""
+        if self.let_go:
+            # It waited for a thread, and was given back meanwhile.
+            return
         self._probe("after_claim")
         work = self.claim.work
         if isinstance(work, PollWork):
@@ -353,7 +382,8 @@ class JobStep:
         asked_s = self._monotonic_s()
         verdict = yield Commit(writing)
         if verdict is Verdict.APPLIED:
-            self._noted, self._confirmed_s = writing.entry, asked_s
+            self._noted = writing.entry
+            self.confirm(asked_s)
         return verdict
 
     @property
@@ -364,10 +394,13 @@ class JobStep:
         while True:
             self.entry = step.entry
             if isinstance(step, Send):
-                if not (yield from self._begin_send(step.entry)) or self._let_go:
+                if not (yield from self._begin_send(step.entry)):
                     return
                 started_s = self._monotonic_s()
-                receipt = cast("Receipt", (yield SendMessage(self._message(step.entry))))
+                self._permit = SendPermit(self.lease)
+                receipt = cast("Receipt", (yield SendMessage(self._message(step.entry, self._permit))))
+                # It has come back, or nobody waits for it any more: then it may still stand before its first byte.
+                self.give_up_send()
                 self._probe("after_send")
                 self._tell_sent(step.entry, receipt, started_s)
                 step = after_send(step.entry, receipt, self._now(), self._shop.delivery, self._shop.draw())
@@ -395,8 +428,8 @@ class JobStep:
     def _begin_send(self, entry: OutboxEntry) -> Generator[Effect, Answer, bool]:
         """Note the send and confirm the lease; again if the confirmation has grown old meanwhile.
 
-        Without the second look, a worker that was frozen right here could wake up
-        long after its lease was given to another one, and send all the same.
+        The second look leaves the send half a lease to begin in. What stands still
+        after it is held back by `Message.may_still_send`.
         """
         shop = self._shop
         while True:
@@ -406,7 +439,9 @@ class JobStep:
                     self._tell_lost(verdict)
                     return False
             self._probe("before_send")
-            if self._monotonic_s() - self._confirmed_s < shop.lease.duration_s / 2:
+            if self.let_go:
+                return False
+            if self.lease.left_s() > shop.lease.duration_s / 2:
                 return True
             self._noted = None
 
@@ -495,7 +530,7 @@ class JobStep:
 
     def _tell_lost(self, verdict: Answer) -> None:
         if verdict is Verdict.LOST:
-            self._shop.emit(events.LeaseLost(worker_id=self._shop.worker_id, job_id=self.claim.job_id))
+            self.lose()
 
     def _tell_dead(self, verdict: Answer, reason: str, outcome: Outcome | None) -> None:
         if verdict is not Verdict.APPLIED:
@@ -510,7 +545,7 @@ class JobStep:
             )
         )
 
-    def _message(self, entry: OutboxEntry) -> Message:
+    def _message(self, entry: OutboxEntry, permit: SendPermit | None = None) -> Message:
         return Message(
             job=entry.job,
             outcome=entry.outcome,
@@ -518,6 +553,7 @@ class JobStep:
             reference=entry.job.reference,
             attempt=max(1, entry.tries),
             words=self._shop.words,
+            _permit=permit,
         )
 
     def _now(self) -> int:

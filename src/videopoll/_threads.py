@@ -7,9 +7,12 @@ threads at exit: a messenger that hangs would hold up both.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import queue
 import threading
+import weakref
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -19,11 +22,36 @@ __all__ = ["SYNC_PARTS", "DaemonThreads", "in_thread"]
 
 T = TypeVar("T")
 
-_Work = tuple["Callable[[], object]", asyncio.AbstractEventLoop, "asyncio.Future[object]"]
+
+class _Call:
+    """One call, which either begins in a thread or is given up before: never both."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
+        self.future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self.task = asyncio.current_task()
+        self._lock = threading.Lock()
+        self._over = False
+
+    def begin(self) -> bool:
+        """Return whether the call may begin, in the thread that is about to make it."""
+        with self._lock:
+            # The cancellation of whoever waits is seen here at once, before it has woken up.
+            self._over, over = True, self._over or self.future.cancelled()
+        return not over
+
+    def give_up(self) -> bool:
+        """Have the call not begin any more; False if it has begun."""
+        with self._lock:
+            self._over, over = True, self._over
+        return not over
 
 
 class DaemonThreads:
     """A bounded pool of daemon threads.
+
+    A call that is given up while it waits for a thread (its time is over, its task
+    was cancelled, the pool was closed) is never made.
 
     Args:
         most: Threads at most; further calls wait for one.
@@ -33,36 +61,69 @@ class DaemonThreads:
     def __init__(self, most: int, name: str) -> None:
         self._most = most
         self._name = name
-        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._started = 0
         self._busy = 0
+        self.closed = False
+        self._running: list[asyncio.Task[object] | None] = []
+        self._unbegun: weakref.WeakSet[asyncio.Task[object]] = weakref.WeakSet()
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Run `call` in a thread, with the context variables copied."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[object] = loop.create_future()
+        """Run `call` in a thread, with the context variables copied.
+
+        Raises:
+            asyncio.CancelledError: The pool was closed before the call could begin.
+        """
+        work = _Call(partial(contextvars.copy_context().run, call))
         self._busy += 1
         if self._busy > self._started < self._most:
             self._started += 1
             threading.Thread(target=self._serve, name=f"{self._name}-{self._started}", daemon=True).start()
-        context = contextvars.copy_context()
-        self._work.put((lambda: context.run(call), loop, future))
-        return cast("T", await future)
+        self._work.put(work)
+        try:
+            return cast("T", await work.future)
+        finally:
+            if work.give_up():
+                self._busy -= 1
+                if work.task is not None:
+                    self._unbegun.add(work.task)
+
+    def runs_for(self, task: asyncio.Task[None]) -> bool:
+        """Return whether a call that `task` made is going on in a thread, also one that was given up."""
+        return task in self._running
+
+    def never_began(self, task: asyncio.Task[object] | None) -> bool:
+        """Return, once, whether the last call of `task` was given up before it began: it surely did nothing."""
+        never = task in self._unbegun
+        if task is not None:
+            self._unbegun.discard(task)
+        return never
 
     def close(self) -> None:
-        """Let idle threads end; one that hangs is left to itself."""
+        """Begin no call any more, and let idle threads end; one that hangs is left to itself."""
+        self.closed = True
         for _ in range(self._started):
             self._work.put(None)
 
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
-            call, loop, future = work
-            try:
-                result, error = call(), None
-            except BaseException as raised:  # noqa: BLE001 - whatever a host's part raises is its answer
-                result, error = None, raised
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._answer, future, result, error)
+            if self.closed:
+                self._tell(work, work.future.cancel)
+            elif work.begin():
+                self._running.append(work.task)
+                try:
+                    result, error = work.call(), None
+                except BaseException as raised:  # noqa: BLE001 - whatever a host's part raises is its answer
+                    result, error = None, raised
+                finally:
+                    self._running.remove(work.task)
+                self._tell(work, partial(self._answer, work.future, result, error))
+
+    @staticmethod
+    def _tell(work: _Call, what: Callable[[], object]) -> None:
+        # The loop may be closed at any moment: then nobody waits.
+        with contextlib.suppress(RuntimeError):
+            work.future.get_loop().call_soon_threadsafe(what)
 
     def _answer(self, future: asyncio.Future[object], result: object, error: BaseException | None) -> None:
         # Here and not where the future is awaited: a call that was given up keeps its thread.
@@ -87,6 +148,9 @@ SYNC_PARTS: contextvars.ContextVar[DaemonThreads | None] = contextvars.ContextVa
 
 
 async def in_thread(call: Callable[[], T]) -> T:
-    """Run a sync call of a host in the runner's threads; outside of a runner, in the event loop's."""
+    """Run a sync call of a host in the runner's threads; outside of a runner, in the event loop's.
+
+    What is given up while it waits for one of the event loop's threads is not made either.
+    """
     threads = SYNC_PARTS.get()
-    return await (asyncio.to_thread(call) if threads is None else threads.run(call))
+    return await (asyncio.to_thread(call) if threads is None or threads.closed else threads.run(call))

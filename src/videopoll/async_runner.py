@@ -45,10 +45,11 @@ from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollA
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
 from videopoll._threads import SYNC_PARTS, DaemonThreads
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
-from videopoll.messages import Sighting, Unknown
+from videopoll.messages import NotSent, Sighting, Unknown
+from videopoll.notifiers.base import send_in_time
 from videopoll.observations import Fault, FaultKind
 from videopoll.poller import VideoApiPoller
-from videopoll.runner import STOP_SIGNALS
+from videopoll.runner import SEND_GOES_ON_S, STOP_SIGNALS
 from videopoll.work import Verdict
 
 if TYPE_CHECKING:
@@ -218,8 +219,9 @@ class AsyncRunner(Engine):
         """
         before = dict(self.counted)
         async with self._machinery():
+            asked_s = self.clock.monotonic_s()
             batch = await self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
-            for step in self.take(batch):
+            for step in self.take(batch, asked_s):
                 self._begin(step)
             self._settler.be_patient_for(self.lease.duration_s)
             await self._finish_work(FOREVER_S)
@@ -272,13 +274,14 @@ class AsyncRunner(Engine):
         """Claim what there is room for, begin to work on it, and sleep until the next claim is wanted."""
         room = self.begin_turn()
         if room.any:
+            asked_s = self.clock.monotonic_s()
             try:
                 batch = await self._claim(room)
             except QueueError as error:
                 self.claim_failed(error)
             else:
                 self.redis_fine("claim")
-                for step in self.take(batch):
+                for step in self.take(batch, asked_s):
                     self._begin(step)
                 self.plan_after(batch)
                 if self.worth_listening():
@@ -370,7 +373,11 @@ class AsyncRunner(Engine):
                 async with asyncio.timeout(self.delivery.send_timeout_s):
                     return as_receipt(await self._notify(effect.message))
             except TimeoutError:
-                return Unknown(f"the notifier did not come back within {self.delivery.send_timeout_s:g} s")
+                limit_s = self.delivery.send_timeout_s
+                if self._threads[1].never_began(asyncio.current_task()):
+                    reason = f"no thread was free for it within {limit_s:g} s: others hang in their sends"
+                    return NotSent(reason, counts=False, channel_fault=False)
+                return Unknown(f"the notifier did not come back within {limit_s:g} s")
             except (asyncio.CancelledError, Exception) as error:
                 if was_cancelled():
                     raise
@@ -393,7 +400,12 @@ class AsyncRunner(Engine):
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), None if grace_s == FOREVER_S else grace_s)
-        left = [(step, step.relinquish()) for step in self._tasks.values()]
+        # A channel that is a sync one goes on in its thread, as under `Runner`.
+        sends = self._threads[1]
+        left = [
+            (step, step.relinquish(SEND_GOES_ON_S if sends.runs_for(task) else 0.0))
+            for task, step in self._tasks.items()
+        ]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
         self._settler.be_patient_for(_engine.LONGEST_IDLE_S)
         await _end(self._tasks)
@@ -429,6 +441,7 @@ class AsyncRunner(Engine):
     async def _renew(self) -> bool:
         """Renew the leases of what is in hand, in one round trip for many; end the work on lost ones."""
         steps = self.to_renew()
+        asked_s = self.clock.monotonic_s()
         try:
             with self.loops.busy(RENEWER):
                 held = check_renewed(steps, await self._queue.renew([step.held for step in steps], self.lease))
@@ -436,14 +449,9 @@ class AsyncRunner(Engine):
             log.debug("Leases could not be renewed: %s", error)
         else:
             self.loop_fine(RENEWER)
-            lost = {
-                id(step)
-                for step, still in zip(steps, held, strict=True)
-                if not (still or step.finished or step.parting)
-            }
+            lost = self.renewed(steps, held, asked_s)
             for task, step in list(self._tasks.items()):
-                if id(step) in lost:
-                    self.emit(events.LeaseLost(worker_id=self.worker_id, job_id=step.claim.job_id))
+                if step in lost:
                     task.cancel()
         await asyncio.sleep(self.lease.renew_every_s)
         return True
@@ -529,6 +537,8 @@ class AsyncRunner(Engine):
             raise TypeError(msg)
         if inspect.iscoroutinefunction(call):
             return cast("Callable[[Message], Awaitable[object]]", call)
+        if method == "notify":
+            call = functools.partial(send_in_time, call)
 
         async def in_thread(message: Message) -> object:
             return await _resolve(await self._threads[1].run(functools.partial(call, message)))

@@ -19,6 +19,8 @@ from videopoll.words import SPANISH_AND_ENGLISH, Words
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from videopoll._permits import SendPermit
+
 __all__ = ["Delivered", "Message", "NotSent", "Receipt", "Recipient", "Refused", "Sighting", "Unknown"]
 
 
@@ -93,6 +95,22 @@ class Message:
     words: Words = attrs.field(default=SPANISH_AND_ENGLISH, repr=False)
     language: str | None = None
     recipient: Recipient | None = None
+    # Whose send it is. No part of what the message says.
+    _permit: SendPermit | None = attrs.field(default=None, repr=False, eq=False, alias="_permit")
+
+    def may_still_send(self) -> bool:
+        """Return whether the send may begin at this moment.
+
+        It may not once the worker's lease on the job is over: another worker may
+        be sending by then. A worker that stood still for longer than its lease, and
+        a send that was given up while it waited, find out here. Ask as late as you
+        can, after everything that takes time; if the answer is no, send nothing and
+        answer with ``NotSent("too late", counts=False)``. The channels that come
+        with videopoll ask when the first byte of their request is to go out.
+
+        A message that no worker made may always be sent.
+        """
+        return self._permit is None or self._permit.holds()
 
     @property
     def video_url(self) -> str | None:
@@ -190,6 +208,9 @@ class Unknown:
 
 Receipt: TypeAlias = Delivered | NotSent | Refused | Unknown
 """All that can become of one send."""
+
+TOO_LATE = NotSent("too late to begin: the lease on the job is over", counts=False, channel_fault=False)
+"""What became of a send that `Message.may_still_send` held back."""
 
 
 class Sighting(enum.Enum):

@@ -207,8 +207,9 @@ class Runner(Engine):
         """
         before = dict(self.counted)
         with self._machinery():
+            asked_s = self.clock.monotonic_s()
             batch = self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
-            for step in self.take(batch):
+            for step in self.take(batch, asked_s):
                 self._work.put(step)
             self._settler.be_patient_for(self.lease.duration_s)
             self._finish_work(FOREVER_S)
@@ -268,6 +269,7 @@ class Runner(Engine):
         with self._changed:
             room = self.begin_turn()
         if room.any:
+            asked_s = self.clock.monotonic_s()
             try:
                 batch = self._claim(room)
             except QueueError as error:
@@ -275,7 +277,7 @@ class Runner(Engine):
                     self.claim_failed(error)
             else:
                 self.redis_fine("claim")
-                for step in self.take(batch):
+                for step in self.take(batch, asked_s):
                     self._work.put(step)
                 self.plan_after(batch)
                 if self.worth_listening():
@@ -435,13 +437,16 @@ class Runner(Engine):
         if self._closed.is_set():
             return False
         steps = self.to_renew()
+        asked_s = self.clock.monotonic_s()
         try:
             with self.loops.busy(RENEWER):
-                check_renewed(steps, self._queue.renew([step.held for step in steps], self.lease))
+                held = check_renewed(steps, self._queue.renew([step.held for step in steps], self.lease))
         except QueueUnavailableError as error:
             log.debug("Leases could not be renewed: %s", error)
         else:
             self.loop_fine(RENEWER)
+            # A thread cannot be cut off, but it begins nothing any more.
+            self.renewed(steps, held, asked_s)
         return not self._closed.wait(self.lease.renew_every_s)
 
     def _listen(self) -> bool:

@@ -13,13 +13,13 @@ import yarl
 
 from videopoll._http.tls import tls_context
 from videopoll._http.values import FailureKind
-from videopoll._http.wire import KEEP_ALIVE_S, Reading
+from videopoll._http.wire import KEEP_ALIVE_S, Reading, TooLateError
 
 if TYPE_CHECKING:
     from videopoll._http.values import HttpFailure, HttpReply
     from videopoll._http.wire import Wire
 
-_FAULTS = (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError)
+_FAULTS = (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError, TooLateError)
 
 
 LONGEST_SEND_S = 30.0
@@ -32,19 +32,28 @@ class AiohttpSide:
     def __init__(self, max_connections: int) -> None:
         self._slots = asyncio.Semaphore(max_connections)
         self._max_connections = max_connections
-        self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+        self._connector = _Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
+        self._session = self._open()
+        # The same connections for requests that have to ask before each write, which takes aiohttp's tracing.
+        self._guarded = self._open(_asking())
+
+    def _open(self, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=self._connector,
+            connector_owner=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            trace_configs=list(traces),
         )
 
     async def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
         async with self._slots:
             wire.late = FailureKind.CONNECT_TIMEOUT
             _connecting.set(wire)
+            session = self._session if wire.may_send is None else self._guarded
             try:
-                async with self._session.request(
+                async with session.request(
                     wire.request.method,
                     # A URL that is parsed afresh would be normalised: "%2E%2E" would climb the path.
                     yarl.URL(wire.request.url, encoded=True),
@@ -69,7 +78,9 @@ class AiohttpSide:
             async with asyncio.timeout(LONGEST_SEND_S):
                 for _ in range(self._max_connections):
                     await self._slots.acquire()
-        await self._session.close()
+        for session in self._session, self._guarded:
+            await session.close()
+        await self._connector.close()
 
 
 _connecting: contextvars.ContextVar[Wire] = contextvars.ContextVar("videopoll_connecting")
@@ -80,6 +91,7 @@ class _Connector(aiohttp.TCPConnector):
     """Tells when a request has a connection: what fails from then on may have been sent.
 
     aiohttp's own tracing could tell, too, and takes a tenth of a poll's time.
+    A request that has to ask before it goes out uses it all the same.
     """
 
     async def connect(
@@ -89,5 +101,22 @@ class _Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the name is aiohttp's
     ) -> aiohttp.connector.Connection:
         connection = await super().connect(req, traces, timeout)
-        _connecting.get().late = FailureKind.TIMEOUT
+        wire = _connecting.get()
+        if wire.may_send is None:
+            wire.late = FailureKind.TIMEOUT
         return connection
+
+
+def _asking() -> aiohttp.TraceConfig:
+    """Have each piece of a request ask whether it may be written, right before it is."""
+
+    async def ask(*_: object) -> None:
+        # In the context of the request, or of the task that it starts for its body.
+        wire = _connecting.get()
+        wire.check()
+        wire.late = FailureKind.TIMEOUT
+
+    traces = aiohttp.TraceConfig()
+    traces.on_request_headers_sent.append(ask)
+    traces.on_request_chunk_sent.append(ask)
+    return traces

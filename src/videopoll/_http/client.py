@@ -15,6 +15,8 @@ from videopoll._http.wire import prepare
 from videopoll.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import httpx
 
     from videopoll._http.sides import AsyncSide, Side
@@ -107,9 +109,15 @@ class Http:
         """Name the object, and nothing that it holds."""
         return f"{type(self).__name__}(max_connections={self._max_connections})"
 
-    def send(self, request: HttpRequest) -> HttpReply | HttpFailure:
-        """Carry out `request` in this thread, within its `HttpRequest.timeout_s`."""
-        wire = prepare(request, self._max_reply_bytes)
+    def send(self, request: HttpRequest, *, may_send: Callable[[], bool] | None = None) -> HttpReply | HttpFailure:
+        """Carry out `request` in this thread, within its `HttpRequest.timeout_s`.
+
+        Args:
+            request: What to ask for.
+            may_send: Asked when the request's bytes are about to go out, after a
+                connection is there; if it says no, nothing is sent.
+        """
+        wire = prepare(request, self._max_reply_bytes, may_send)
         if isinstance(wire, HttpFailure):
             return wire
         if self._trouble is not None and self._given is None:
@@ -117,9 +125,11 @@ class Http:
         with quiet.Quiet():
             return self._side().exchange(wire)
 
-    async def asend(self, request: HttpRequest) -> HttpReply | HttpFailure:
-        """Carry out `request` under asyncio, within its `HttpRequest.timeout_s`."""
-        wire = prepare(request, self._max_reply_bytes)
+    async def asend(
+        self, request: HttpRequest, *, may_send: Callable[[], bool] | None = None
+    ) -> HttpReply | HttpFailure:
+        """Carry out `request` under asyncio, within its `HttpRequest.timeout_s`. The arguments are those of `send`."""
+        wire = prepare(request, self._max_reply_bytes, may_send)
         if isinstance(wire, HttpFailure):
             return wire
         if self._trouble is not None and self._async_given is None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, TypeGuard
 import httpx
 
 from videopoll._http.values import FailureKind, HttpFailure
-from videopoll._http.wire import Reading, describe, user_agent
+from videopoll._http.wire import Reading, TooLateError, describe, user_agent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from videopoll._http.values import HttpReply
     from videopoll._http.wire import Wire
@@ -19,7 +19,7 @@ CONNECT_SHARE = 0.9
 """The part of the time that an asyncio client may spend before the request goes out: its connect timeout must
 come before the end of the total time, or a request that surely was not sent looks like one that may have been."""
 
-_FAULTS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError)
+_FAULTS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, TooLateError)
 
 
 class ClientSide:
@@ -33,6 +33,7 @@ class ClientSide:
         extensions: dict[str, object] = {}
         if self._own:
             wire.late = FailureKind.CONNECT_TIMEOUT
+        if self._own or wire.may_send is not None:
             extensions["trace"] = lambda event, info: _note(wire, event, info)
         try:
             request = _request(self._client, wire, extensions)
@@ -43,7 +44,7 @@ class ClientSide:
             finally:
                 response.close()
         except Exception as error:
-            if self._own:
+            if self._own or wire.held_back:
                 return _own_fault(wire, error)
             if isinstance(error, _FAULTS):
                 return _fault(error)
@@ -64,6 +65,7 @@ class AsyncClientSide:
         extensions: dict[str, object] = {}
         if self._own:
             wire.late = FailureKind.CONNECT_TIMEOUT
+        if self._own or wire.may_send is not None:
 
             async def trace(event: str, info: Mapping[str, object]) -> None:
                 _note(wire, event, info)
@@ -80,7 +82,7 @@ class AsyncClientSide:
             finally:
                 await response.aclose()
         except Exception as error:
-            if self._own:
+            if self._own or wire.held_back:
                 return _own_fault(wire, error)
             if isinstance(error, _FAULTS) or _is_aiohttp(error):  # httpx-aiohttp lets some of them through.
                 return _fault(error)
@@ -92,13 +94,29 @@ class AsyncClientSide:
 
 def _note(wire: Wire, event: str, info: Mapping[str, object]) -> None:
     """Note that the request begins to go out; what is asked of the proxy itself before is no part of it."""
-    if event == "http11.send_request_headers.started" and getattr(info["request"], "method", b"") != b"CONNECT":
+    if event.endswith(".send_request_headers.started") and getattr(info["request"], "method", b"") != b"CONNECT":
+        wire.check()
         wire.late = FailureKind.TIMEOUT
+
+
+class _Guarded(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body that asks whether it may go out when it is about to: whatever the host's transport is, a connection is there."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._wire.check()
+        yield self._wire.body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._wire.check()
+        yield self._wire.body
 
 
 def _own_fault(wire: Wire, error: Exception) -> HttpFailure:
     """Say what an error of our own client means, which depends on whether the request had begun to go out."""
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
+    if not wire.held_back and isinstance(error, httpx.TimeoutException | TimeoutError):
         return wire.timed_out()
     return wire.broke(error)
 
@@ -115,7 +133,8 @@ def _request(
     if not client.headers.get("user-agent", "").startswith("python-httpx/"):
         # The host has chosen a name of its own.
         headers = tuple(header for header in headers if header != ("User-Agent", user_agent()))
-    return client.build_request(
+    wire.check()
+    request = client.build_request(
         wire.request.method,
         wire.request.url,
         headers=headers,
@@ -123,6 +142,9 @@ def _request(
         timeout=httpx.Timeout(total_s, connect=first_s, pool=first_s),
         extensions=extensions,
     )
+    if wire.may_send is not None:
+        request.stream = _Guarded(wire)
+    return request
 
 
 def _reading(wire: Wire, response: httpx.Response) -> Reading:

@@ -12,7 +12,7 @@ import httpcore  # No dependency of its own: httpx 0.27 and 0.28 stand on it and
 from videopoll._http.shelf import Shelf
 from videopoll._http.tls import tls_context
 from videopoll._http.values import FailureKind
-from videopoll._http.wire import KEEP_ALIVE_S, Reading
+from videopoll._http.wire import KEEP_ALIVE_S, Reading, TooLateError
 
 if TYPE_CHECKING:
     import ssl
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from videopoll._http.values import HttpFailure, HttpReply
     from videopoll._http.wire import Wire
 
-_FAULTS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, OSError)
+_FAULTS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, OSError, TooLateError)
 
 
 class CoreSide:
@@ -74,12 +74,13 @@ class AsyncCoreSide:
             opened: list[httpcore.AsyncNetworkStream] = []
             try:
                 connection, stale = self._shelf.take(wire.origin)
-                wire.late = FailureKind.TIMEOUT if connection else FailureKind.CONNECT_TIMEOUT
+                guarded = wire.may_send is not None
+                wire.late = FailureKind.TIMEOUT if connection and not guarded else FailureKind.CONNECT_TIMEOUT
                 for old in stale:
                     await old.aclose()
-                if connection is None:
-                    connection = httpcore.AsyncHTTPConnection(_origin(wire), _tls(wire), KEEP_ALIVE_S)
+                if connection is None or guarded:
                     request.extensions["trace"] = _noting(wire, opened)
+                connection = connection or httpcore.AsyncHTTPConnection(_origin(wire), _tls(wire), KEEP_ALIVE_S)
                 response = await connection.handle_async_request(request)
                 try:
                     reading = Reading(wire, response.status, response.headers)
@@ -129,7 +130,10 @@ def _noting(
         if event == "connection.connect_tcp.complete":
             opened.append(cast("httpcore.AsyncNetworkStream", info["return_value"]))
         elif event == "http11.send_request_headers.started":
+            wire.check()
             wire.late = FailureKind.TIMEOUT
+        elif event == "http11.send_request_body.started":
+            wire.check()
 
     return trace
 
@@ -188,6 +192,8 @@ class _Stream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
         left_s = self._network.left_s(httpcore.WriteTimeout)
+        if buffer:  # httpcore marks the end of a request, which has been written by then, with nothing.
+            self._network.wire.check()
         self._network.wire.late = FailureKind.TIMEOUT
         self._inner.write(buffer, left_s)
 

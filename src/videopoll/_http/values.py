@@ -29,6 +29,8 @@ class FailureKind(enum.StrEnum):
     """No connection within the time: the request was not sent."""
     POOL_TIMEOUT = "pool_timeout"
     """All connections were in use for the whole time: the request was not sent."""
+    TOO_LATE = "too_late"
+    """Whoever asked for it said, when it was about to go out, that it may not any more: the request was not sent."""
     TIMEOUT = "timeout"
     """No full reply within the time: the request may have arrived."""
     BROKEN = "broken"
@@ -41,7 +43,15 @@ class FailureKind(enum.StrEnum):
     """The request itself cannot be sent: its URL, a header or the body is unusable."""
 
 
-_NOT_SENT = frozenset({FailureKind.CONNECT, FailureKind.CONNECT_TIMEOUT, FailureKind.POOL_TIMEOUT, FailureKind.INVALID})
+_NOT_SENT = frozenset(
+    {
+        FailureKind.CONNECT,
+        FailureKind.CONNECT_TIMEOUT,
+        FailureKind.POOL_TIMEOUT,
+        FailureKind.TOO_LATE,
+        FailureKind.INVALID,
+    }
+)
 
 
 class NotJson(enum.Enum):

@@ -23,7 +23,7 @@ import attrs
 from videopoll._http.values import FailureKind, HttpFailure, HttpReply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable
+    from collections.abc import AsyncIterable, Callable, Iterable
 
     from videopoll._http.values import HttpRequest
 
@@ -44,6 +44,10 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 Headers: TypeAlias = "tuple[tuple[str, str], ...]"
 
 
+class TooLateError(Exception):
+    """The request may not go out any more. Never leaves this package."""
+
+
 @attrs.define(eq=False)
 class Wire:
     """A checked request on its way, and how far it has come."""
@@ -57,6 +61,18 @@ class Wire:
     deadline_s: float
     # What it means if the time is up, or an error comes, at this point.
     late: FailureKind = FailureKind.POOL_TIMEOUT
+    may_send: Callable[[], bool] | None = None
+    held_back: bool = False
+
+    def check(self) -> None:
+        """Ask whether the request may go out at this moment: before its headers are written, and before its body.
+
+        Raises:
+            TooLateError: It may not. Headers without their body are no request that a server acts on.
+        """
+        if self.may_send is not None and not self.may_send():
+            self.held_back = True
+            raise TooLateError
 
     def remaining_s(self) -> float:
         return self.deadline_s - time.monotonic()
@@ -66,11 +82,16 @@ class Wire:
 
     def broke(self, error: Exception) -> HttpFailure:
         """Say what an error of our own connections means, which depends on whether anything was written."""
+        if self.held_back:
+            return self.too_late()
         kind = FailureKind.BROKEN if self.late is FailureKind.TIMEOUT else FailureKind.CONNECT
         return HttpFailure(kind=kind, detail=describe(error))
 
+    def too_late(self) -> HttpFailure:
+        return HttpFailure(kind=FailureKind.TOO_LATE, detail="the request might not go out any more")
 
-def prepare(request: HttpRequest, max_bytes: int) -> Wire | HttpFailure:
+
+def prepare(request: HttpRequest, max_bytes: int, may_send: Callable[[], bool] | None = None) -> Wire | HttpFailure:
     """Check everything that can be wrong with a request before any of it is sent."""
     try:
         url = request.url
@@ -98,6 +119,7 @@ def prepare(request: HttpRequest, max_bytes: int) -> Wire | HttpFailure:
         body=body,
         max_bytes=max_bytes,
         deadline_s=time.monotonic() + min(request.timeout_s, MAX_TIMEOUT_S),
+        may_send=may_send,
     )
 
 

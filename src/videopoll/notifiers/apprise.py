@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, NotifierError, NotSentError, RefusedError
-from videopoll.messages import Delivered, Receipt, Unknown
+from videopoll.messages import TOO_LATE, Delivered, Receipt, Unknown
 
 if TYPE_CHECKING:
     from videopoll.messages import Message
@@ -56,12 +56,13 @@ class AppriseNotifier:
 
     def notify(self, message: Message) -> Receipt:
         """Send the text once."""
-        return _receipt(self._targets_of(message).notify(body=message.text))
+        targets = self._targets_of(message)
+        return _receipt(targets.notify(body=message.text)) if message.may_still_send() else TOO_LATE
 
     async def anotify(self, message: Message) -> Receipt:
         """Send the text once."""
         targets = await in_thread(partial(self._targets_of, message))
-        return _receipt(await targets.async_notify(body=message.text))
+        return _receipt(await targets.async_notify(body=message.text)) if message.may_still_send() else TOO_LATE
 
 
 def _load() -> Callable[[], _Apprise]:

@@ -30,7 +30,7 @@ from videopoll._http import FailureKind, Http, HttpFailure, HttpReply, HttpReque
 from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, NotSentError, RefusedError
 from videopoll.jobs import Form
-from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
+from videopoll.messages import TOO_LATE, Delivered, NotSent, Receipt, Refused, Sighting, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -190,6 +190,8 @@ def receipt_for_status(reply: HttpReply) -> Receipt | None:
 
 def receipt_for_failure(failure: HttpFailure) -> Receipt:
     """Tell what the lack of a reply says about the message."""
+    if failure.kind is FailureKind.TOO_LATE:
+        return TOO_LATE
     reason = f"{failure.kind.value}: {failure.detail}"
     if failure.kind is FailureKind.INVALID:
         return Refused(reason, try_text=False)
@@ -237,6 +239,18 @@ async def call_async(function: Callable[..., T | Awaitable[T]], argument: object
     """Call a host's function from asyncio: a sync one in a thread, with the context copied."""
     result: object = function(argument) if is_async(function) else await in_thread(partial(function, argument))
     return await cast("Awaitable[T]", result) if inspect.isawaitable(result) else cast("T", result)
+
+
+async def send_async(send: Callable[[Message], T | Awaitable[T]], message: Message) -> T | Receipt:
+    """Call what sends a message from asyncio: a sync one in a thread, unless it is too late when one is free."""
+    if is_async(send):
+        return await call_async(send, message)
+    return await call_async(partial(send_in_time, send), message)
+
+
+def send_in_time(send: Callable[[Message], T | Awaitable[T]], message: Message) -> T | Awaitable[T] | Receipt:
+    """Call what sends a message, unless it is too late."""
+    return send(message) if message.may_still_send() else TOO_LATE
 
 
 class HttpNotifier(abc.ABC):
@@ -333,10 +347,10 @@ class HttpNotifier(abc.ABC):
         await self._http.aclose()
 
     def _send(self, request: HttpRequest, message: Message) -> Receipt:
-        return self._receipt(self._http.send(request), message)
+        return self._receipt(self._http.send(request, may_send=message.may_still_send), message)
 
     async def _asend(self, request: HttpRequest, message: Message) -> Receipt:
-        return self._receipt(await self._http.asend(request), message)
+        return self._receipt(await self._http.asend(request, may_send=message.may_still_send), message)
 
     def _in_own_form(self, message: Message) -> Message:
         as_it_is = message.form in self.forms and (message.form is Form.TEXT or message.video_url)

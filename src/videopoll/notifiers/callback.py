@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from videopoll.notifiers.base import call_async, call_sync, check_callable, is_async
+from videopoll.notifiers.base import call_sync, check_callable, is_async, send_async
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -49,4 +49,4 @@ class CallbackNotifier:
 
     async def anotify(self, message: Message) -> Receipt | None:
         """Call the function: a sync one in a thread, with the context copied."""
-        return await call_async(self._function, message)
+        return await send_async(self._function, message)

@@ -11,8 +11,16 @@ import attrs
 
 from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, RefusedError
-from videopoll.messages import Delivered, NotSent, Receipt, Recipient, Sighting
-from videopoll.notifiers.base import call_async, call_sync, check_callable, is_async, receipt_for_error, redact
+from videopoll.messages import TOO_LATE, Delivered, NotSent, Receipt, Recipient, Sighting
+from videopoll.notifiers.base import (
+    call_async,
+    call_sync,
+    check_callable,
+    is_async,
+    receipt_for_error,
+    redact,
+    send_async,
+)
 
 if TYPE_CHECKING:
     from videopoll.messages import Message
@@ -85,6 +93,9 @@ class RoutingNotifier:
         routed = self._route(message)
         if not isinstance(routed, _Routed):
             return routed
+        # Asking the host may have taken any time.
+        if not message.may_still_send():
+            return TOO_LATE
         receipt = call_sync(routed.channel.notify, routed.message, f"the channel {routed.name!r}") or Delivered()
         return _named(receipt, routed)
 
@@ -97,8 +108,10 @@ class RoutingNotifier:
         routed = await self._aroute(message)
         if not isinstance(routed, _Routed):
             return routed
+        if not message.may_still_send():
+            return TOO_LATE
         send: _Notify = getattr(routed.channel, "anotify", routed.channel.notify)
-        receipt = await call_async(send, routed.message) or Delivered()
+        receipt = await send_async(send, routed.message) or Delivered()
         return _named(receipt, routed)
 
     def find(self, message: Message) -> Sighting:

@@ -140,12 +140,16 @@ class _Hasty(Http):
     """Gives a service little time to answer."""
 
     @override
-    def send(self, request: HttpRequest) -> HttpReply | HttpFailure:
-        return super().send(attrs.evolve(request, timeout_s=min(request.timeout_s, HURRY_S)))
+    def send(self, request: HttpRequest, *, may_send: Callable[[], bool] | None = None) -> HttpReply | HttpFailure:
+        request = attrs.evolve(request, timeout_s=min(request.timeout_s, HURRY_S))
+        return super().send(request, may_send=may_send)
 
     @override
-    async def asend(self, request: HttpRequest) -> HttpReply | HttpFailure:
-        return await super().asend(attrs.evolve(request, timeout_s=min(request.timeout_s, HURRY_S)))
+    async def asend(
+        self, request: HttpRequest, *, may_send: Callable[[], bool] | None = None
+    ) -> HttpReply | HttpFailure:
+        request = attrs.evolve(request, timeout_s=min(request.timeout_s, HURRY_S))
+        return await super().asend(request, may_send=may_send)
 
 
 @attrs.frozen
