@@ -59,8 +59,8 @@ class Server:
                 return
             self._sockets.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _serve(self, connection: socket.socket) -> None:
         try:
