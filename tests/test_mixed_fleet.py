@@ -30,7 +30,7 @@ from videopoll import (
 )
 from videopoll.jobs import JobState
 from videopoll.testing import Reply
-from videopoll.work import EnqueueResult
+from videopoll.work import CancelResult, EnqueueResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -568,6 +568,19 @@ def test_a_crash_of_theirs_after_the_send_is_told_apart_by_the_host_only(fleet, 
 
 
 @on_one_server
+def test_a_stop_of_theirs_in_the_middle_of_a_send_can_double_the_message_by_default(fleet, quick_sweeps):
+    """What cannot be kept: the message may have gone out, and they left nothing by which a channel could be asked. The docs say so."""
+    foreign = fleet.foreign(lock_s=1).crash_at("after_send")
+    fleet.theirs("job_0")
+    with foreign:
+        until(lambda: foreign.crashed, "they have sent, and stopped")
+
+    with fleet.own():
+        until(lambda: fleet.told() == {"job_0": 2}, "we have sent it again")
+        until(lambda: not fleet.keys("job:*") and not fleet.keys("poll:outbox:*"), "it has ended")
+
+
+@on_one_server
 def test_a_send_of_theirs_under_way_is_not_taken_for_a_crash(fleet, quick_sweeps):
     """While they hold the lock, record and completed record are both there for an honest reason."""
     go_on = threading.Event()
@@ -626,6 +639,63 @@ def test_their_timeout_notice_can_double_ours_when_both_come_at_once(fleet):
         until(lambda: "delivered" not in fleet.client.get(fleet.key("completed", "job_0")), "they write it down")
 
     assert fleet.told() == {"job_0": 2}
+
+
+# --- cancelling ---------------------------------------------------------------------------------
+
+
+@on_one_server
+@pytest.mark.parametrize("point", ["after_lock", "after_poll", "after_completed"])
+def test_a_job_that_they_have_in_hand_is_not_called_cancelled(fleet, twin, call, point):
+    """They would send its outcome all the same: who cancels has to know that."""
+    there, go_on = threading.Event(), threading.Event()
+    fleet.world.api.job("job_0", Reply.completed())
+
+    with fleet.foreign().at(point, lambda _: (there.set(), go_on.wait(20))) as foreign:
+        assert foreign.recovered.wait(10)
+        fleet.theirs("job_0")
+        assert there.wait(10)
+        results = [call(twin.cancel("job_0", notify=notify)) for notify in (False, True)]
+        go_on.set()
+        until(lambda: foreign.sent, "they have sent it")
+        fleet.all_told()
+
+    assert results == [CancelResult.SENDING] * 2
+    view = fleet.queue.get("job_0")
+    assert (view.state, view.outcome.kind) == (JobState.SETTLED, "completed")
+    assert view.outcome.video_url, "its URL is still known"
+
+
+@on_one_server
+def test_a_job_in_their_memory_is_cancelled_for_good(fleet, twin, call):
+    """Between two polls nothing can be on its way: they find no record, and skip the id."""
+    fleet.world.api.job("job_0", Reply.processing(), Reply.completed())
+
+    with fleet.foreign(interval_s=1.0) as foreign:
+        assert foreign.recovered.wait(10)
+        fleet.theirs("job_0")
+        until(lambda: foreign.polls("job_0") and not fleet.keys("lock:*"), "they have polled it")
+        until(lambda: call(twin.cancel("job_0")) is CancelResult.CANCELLED, "it is cancelled")
+        popped = len(foreign.popped)
+        until(lambda: len(foreign.popped) > popped, "their timer has brought it back")
+        fleet.theirs("job_1")
+        until(lambda: fleet.messages("job_1"), "they go on")
+
+    assert foreign.polls("job_0") == 1
+    assert not fleet.messages("job_0")
+
+
+@on_one_server
+def test_a_job_whose_send_their_crash_left_open_is_not_called_cancelled(fleet, twin, call):
+    """Its user may have the video. A worker of ours goes on with it, and its URL is not lost."""
+    _left_around_the_send(fleet)
+    fleet.producer.push("job_0")
+
+    assert call(twin.cancel("job_0", notify=True)) is CancelResult.SENDING
+
+    with fleet.own():
+        fleet.all_told()
+    assert fleet.messages("job_0")[0].video == "https://files.example/0.mp4"
 
 
 # --- the way back ------------------------------------------------------------------------------

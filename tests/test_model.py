@@ -129,8 +129,9 @@ class Histories(RuleBasedStateMachine):
         """A user has changed their mind."""
         result = self.queue.cancel(job_id, notify=notify)
         if result is not CancelResult.CANCELLED:
+            assert result is CancelResult.SENDING or job_id not in self.foreign & self.live
             return
-        assert job_id in self.live
+        assert job_id in self.live - self.foreign
         if job_id in self.held:
             self.stale.append(self.held.pop(job_id).claim)
         self.lost_by_foreign.discard(job_id)

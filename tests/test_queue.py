@@ -1100,12 +1100,24 @@ def test_a_cancel_in_a_long_list_needs_no_search(bench):
     assert bench.names() == {"completed:job_1"}
 
 
-def test_a_foreign_lock_survives_a_cancel(bench):
-    """Its holder will find the record gone."""
+@pytest.mark.parametrize("notify", [False, True])
+def test_a_job_under_a_foreign_lock_is_not_cancelled(bench, notify):
+    """Its holder may be sending: it looks at the record no more."""
     bench.enqueue()
     bench.db.set(bench.keys.lock("job_1"), "foreign", ex=60)
-    bench.call(bench.queue.cancel("job_1"))
-    assert bench.names() == {"completed:job_1", "lock:job_1"}
+    before = bench.everything()
+    assert bench.call(bench.queue.cancel("job_1", notify=notify)) is CancelResult.SENDING
+    assert bench.everything() == before
+    bench.db.delete(bench.keys.lock("job_1"))
+    assert bench.call(bench.queue.cancel("job_1", notify=notify)) is CancelResult.CANCELLED
+
+
+def test_a_foreign_lock_without_an_end_does_not_keep_a_job_from_being_cancelled_for_ever(bench):
+    """It gets the end that it should have."""
+    bench.enqueue()
+    bench.db.set(bench.keys.lock("job_1"), "foreign")
+    assert bench.call(bench.queue.cancel("job_1")) is CancelResult.SENDING
+    assert 50 < bench.db.ttl(bench.keys.lock("job_1")) <= 60
 
 
 # --- counts ---

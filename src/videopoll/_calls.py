@@ -507,7 +507,7 @@ def cancel(
     return ScriptCall(
         CANCEL,
         (*keys.fixed, *_raws(keys.of_job(job_id))),
-        (raw(job_id), completed, ttls.completed_s, notice, notice_s),
+        (raw(job_id), completed, ttls.completed_s, notice, notice_s, ttls.lock_s),
         lambda reply: CancelResult(text_of(reply)),
     )
 

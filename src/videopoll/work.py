@@ -58,7 +58,10 @@ class CancelResult(enum.StrEnum):
     CANCELLED = "cancelled"
     """The job will not be polled or delivered any more."""
     SENDING = "sending"
-    """Too late: a worker is sending its outcome at this moment."""
+    """Too late: a worker is sending its outcome at this moment, or one of another kind has the job in hand and may be.
+
+    Nothing was cancelled. The latter lasts for a poll, or for a minute if that worker died; then it can be tried again.
+    """
     FINISHED = "finished"
     """Too late: it has ended."""
     UNKNOWN = "unknown"

@@ -44,7 +44,10 @@ PRIVATE = ("to", "prompt", "reply_to")
 """Metadata that is hidden unless asked for."""
 
 TOO_LATE = {
-    CancelResult.SENDING: "too late: its outcome is being sent at this moment",
+    CancelResult.SENDING: (
+        "too late: its outcome is being sent at this moment, or a worker of another kind has it in hand;"
+        " try again in a minute"
+    ),
     CancelResult.FINISHED: "too late: it has ended",
     CancelResult.UNKNOWN: "there is no such job",
 }

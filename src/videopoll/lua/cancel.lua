@@ -1,14 +1,15 @@
--- Cancels a job, unless its outcome is being sent at this moment or it has ended.
+-- Cancels a job, unless its outcome is being sent at this moment, or may be by a worker of another
+-- kind that has it in hand, or it has ended.
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
 -- KEYS[7..11] record, outbox, lock, attempts, completed
 -- ARGV        id, completed JSON, seconds that it lives,
---             outbox JSON with the notice or '', seconds that it lives
+--             outbox JSON with the notice or '', seconds that it lives, lock seconds
 -- returns     "cancelled", "sending", "finished" or "unknown"
 
 local queue, schedule, inflight, leases, faults, deliveries = unpack(KEYS, 1, 6)
 local record, outbox, lock, attempts, completed = unpack(KEYS, 7, 11)
-local id, ended, ended_s, notice, notice_s = unpack(ARGV)
+local id, ended, ended_s, notice, notice_s, lock_s = unpack(ARGV)
 local SHORT = 1000 -- a list up to this length is searched for the id
 
 local found = redis.call('MGET', record, outbox, lock, completed)
@@ -16,6 +17,13 @@ if found[2] then
   if redis.call('ZSCORE', inflight, id) then return 'sending' end
 elseif not found[1] then
   return found[4] and 'finished' or 'unknown'
+elseif found[3] and string.sub(found[3], 1, 3) ~= 'vp:' then
+  -- It polls under its lock, and sends without a further look at the record.
+  if redis.call('PTTL', lock) < 0 then redis.call('EXPIRE', lock, lock_s) end
+  return 'sending'
+elseif found[4] then
+  -- It died around its send: nobody knows whether the user has the video, and whoever goes on with it sends it again.
+  return 'sending'
 end
 
 local time = redis.call('TIME')
