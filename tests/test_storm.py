@@ -18,7 +18,7 @@ from storm.mutants import MUTANTS
 from storm.plan import Event, JobPlan, Plan, WorkerPlan, plan_of
 from storm.shrink import as_code, kinds_of, shrink
 
-SEEDS = [seed for seed in range(1, 41) if seed not in {16, 22, 26, 27, 36}]
+SEEDS = [seed for seed in range(1, 65) if seed not in {3, 11, 22, 27, 38, 44, 54, 63}]
 CHUNKS = [SEEDS[first : first + 8] for first in range(0, len(SEEDS), 8)]
 
 

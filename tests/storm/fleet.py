@@ -122,6 +122,7 @@ class Story:
     planned: Counter[str] = attrs.field(factory=Counter)
     broken: list[str] = attrs.field(factory=list)
     redis_calls: int = 0
+    stolen: list[str] = attrs.field(factory=list)
 
 
 class Fleet:
@@ -158,6 +159,7 @@ class Fleet:
         finally:
             logger.setLevel(before[0])
             asyncio_logger.setLevel(asyncio_before)
+        self.story.stolen = self.server.stolen
         self.story.broken += [f"{type(error).__name__}: {error}" for error in self.kernel.loop.broken]
         return self.story
 
@@ -165,6 +167,7 @@ class Fleet:
         kernel, plan, story = self.kernel, self.plan, self.story
         self.server.on_served = self._served
         self.api = VideoApi(kernel, self.jobs)
+        self.api.answers_in_s = plan.api_s
         self.messenger = Messenger(kernel, plan, self.jobs)
         self.messenger.on_find = lambda reference, sighting: story.finds.append(
             (kernel.now_s, reference, sighting.value)

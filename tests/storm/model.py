@@ -46,6 +46,8 @@ class _Judge:
         story = self.story
         for error in story.broken:
             yield f"broken: {error}"
+        for one in story.stolen[:3]:
+            yield f"stolen: {one}"
         if not story.over:
             yield f"not over: {self._pending()}"
         for job_id in story.accepted:
@@ -76,6 +78,7 @@ class _Judge:
             yield f"told two things: {job_id}: {sorted(outcomes)}"
         yield from self._words(job_id, got)
         yield from self._budget(job_id, requests)
+        yield from self._after_a_cancel(job_id, requests)
         letter_s = next((at_s for at_s, one, _ in self.story.ended if one == job_id), float("inf"))
         for one in requests:
             if one.at_s > letter_s + SLACK_S and not self._acted(job_id, {"redrive"}):
@@ -98,6 +101,13 @@ class _Judge:
                         f" {second.at_s:.2f} s ({second.worker}): {excuse}"
                     )
                     break
+
+    def _after_a_cancel(self, job_id: str, requests: list[Sent]) -> Iterator[str]:
+        for at_s, what, one, result in self.story.acts:
+            if one == job_id and what == "cancel" and result is CancelResult.CANCELLED:
+                late = [sent for sent in requests if sent.at_s > at_s + SLACK_S]
+                if late and not self._acted(job_id, {"enqueue again"}):
+                    yield f"told after a cancel: {job_id} at {late[0].at_s:.2f} s"
 
     def _acted(self, job_id: str, acts: set[str]) -> bool:
         return any(what in acts and one == job_id and result for _, what, one, result in self.story.acts)
@@ -290,7 +300,7 @@ class _Judge:
         for at_s, _, event in self.story.told_of:
             if not isinstance(event, events.JobConcluded) or event.job_id not in self.story.accepted:
                 continue
-            if self._acted(event.job_id, {"redrive"}):
+            if self._acted(event.job_id, {"redrive"}) or any("hangs" in one.how for one in self.plan.events):
                 continue
             accepted_s = self.story.accepted[event.job_id]
             limit_s = accepted_s + self.plan.timeout_s + POLICY["interval_s"] + POLICY["request_timeout_s"] + 8.0

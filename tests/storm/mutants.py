@@ -157,7 +157,7 @@ MUTANTS = (
         "no expired lease is taken over",
         3,
         "claim.lua",
-        "while (poll_room > 0 or send_room > 0) and looked_at < MOST_EXPIRED do",
+        "while (poll_room > 0 or send_room > 0 or endings > #to_look_at) and looked_at < MOST_EXPIRED do",
         "while false do",
     ),
     Mutant(
@@ -298,10 +298,31 @@ MUTANTS = (
         "a fault is polled again at once",
         7,
         "_decide",
-        "            wait_ms = _jittered(strategy.backoff_s(work.faults) * 1000, strategy.jitter, draw)\n",
-        "            wait_ms = 0\n",
+        "    wait_ms = max(\n        _jittered(strategy.backoff_s(work.faults) * 1000, strategy.jitter, draw),\n"
+        "        _hint_ms(fault.retry_after_s, strategy),\n    )\n",
+        "    wait_ms = 0\n",
     ),
-    Mutant("no deadline of the polling", 7, "_decide", "    if now_ms >= deadline_ms:", "    if False:"),
+    Mutant(
+        "a deadline is kept twice as late",
+        7,
+        "_decide",
+        "return job.start_ms + round(strategy.timeout_s * 1000)",
+        "return job.start_ms + round(strategy.timeout_s * 2000)",
+    ),
+    Mutant(
+        "what is overdue waits for a place",
+        7,
+        "claim.lua",
+        "local next_look, looked_list = 0, false\nif endings > 0 then",
+        "local next_look, looked_list = 0, false\nif false then",
+    ),
+    Mutant(
+        "a record dies although somebody keeps it",
+        7,
+        "claim.lua",
+        "if left_ms >= 0 and left_ms < record_s * 500 then redis.call('EXPIRE', key, record_s) end",
+        "",
+    ),
     # --- renewals and time limits ---
     Mutant(
         "no worker renews", 3, "_engine", "            if fresh_s < now_s", "            if False and fresh_s < now_s"

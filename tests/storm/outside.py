@@ -119,6 +119,7 @@ class VideoApi:
         self.born_s: dict[str, float] = {}
         self.troubles: dict[str, float] = {}
         self.retry_after_s = 5.0
+        self.answers_in_s = 0.05
         self.polls: list[Polled] = []
         self.odd: list[str] = []
 
@@ -143,7 +144,7 @@ class VideoApi:
                 body=json.dumps(body or {"jobId": job_id, "error": "not found", "status": "not_found"}).encode(),
             )
         self.polls.append(Polled(self.kernel.now_s, job_id, worker, name or "?"))
-        return (0.05, reply)
+        return (self.answers_in_s, reply)
 
     def _answer(self, job_id: str) -> tuple[str, dict[str, Any] | None]:
         plan, age_s = self.jobs[job_id], self.kernel.now_s - self.born_s.get(job_id, 0.0)

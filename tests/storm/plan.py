@@ -72,6 +72,7 @@ class Plan:
     visible_after_s: float = 1.0
     jitter: float = 0.0
     yields: float = 0.0
+    api_s: float = 0.05
 
     def __str__(self) -> str:
         """The plan as a person reads it, and as a test can hold it."""
@@ -79,7 +80,8 @@ class Plan:
             (
                 f"seed {self.seed}: {self.channel} channel{', routed' if self.routed else ''}, {self.on_unknown},"
                 f" lease {self.lease_s:g} s, timeout {self.timeout_s:g} s, grace {self.grace_s:g} s,"
-                f" slow {self.slow_s:g} s, record {self.job_ttl_s} s, jitter {self.jitter:g}, yields {self.yields:g}"
+                f" slow {self.slow_s:g} s, record {self.job_ttl_s} s, jitter {self.jitter:g}, yields {self.yields:g},"
+                f" API answers in {self.api_s:g} s"
             )
         ]
         lines += [
@@ -122,7 +124,7 @@ TRAPS = (
 
 FROZEN_AT = (*TRAPS, (("posting",), "reached"), (("resolving",), "reached"), (("posting",), "reached"))
 
-THEMES = ("kill", "freeze", "redis", "api", "messenger", "operator", "stop", "crowd", "clock", "parts", "odd")
+THEMES = ("kill", "freeze", "redis", "api", "messenger", "operator", "stop", "crowd", "clock", "broken", "odd")
 ACTS = ("cancel", "cancel and tell", "poll now", "enqueue again", "redrive", "dismiss")
 REFUSALS = (
     "READONLY You can't write against a read only replica.",
@@ -132,13 +134,25 @@ REFUSALS = (
     "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
     "BUSY Redis is busy running a script.",
 )
+BROKEN_OFF = (
+    "claim",
+    "claim",
+    "claim",
+    "conclude",
+    "settle",
+    "settle",
+    "redeliver",
+    "reschedule",
+    "reschedule",
+    "enqueue",
+)
 SCRIPTS = ("claim", "conclude", "begin_send", "settle", "redeliver", "reschedule", "renew", "give_back", "enqueue")
 
 
 def plan_of(seed: int) -> Plan:
     """Give the storm of a seed."""
     rng = random.Random(seed)
-    themes = set(rng.sample(THEMES, rng.choice((1, 1, 2, 2, 3, 4))))
+    themes = set(rng.sample(THEMES, rng.choice((1, 2, 2, 3, 3, 4))))
     lease_s = rng.choice((6.0, 12.0))
     workers = tuple(
         WorkerPlan(
@@ -152,7 +166,7 @@ def plan_of(seed: int) -> Plan:
     jobs = tuple(_job(rng, themes) for _ in range(rng.choice((6, 10, 14)) if "crowd" in themes else rng.randint(1, 5)))
     events: list[Event] = []
     for theme in sorted(themes):
-        for _ in range(rng.choice((1, 1, 2, 3))):
+        for _ in range(rng.choice((1, 2, 3, 4))):
             events += _events(rng, theme, workers, jobs, lease_s)
     return Plan(
         seed=seed,
@@ -170,6 +184,7 @@ def plan_of(seed: int) -> Plan:
         visible_after_s=rng.choice((0.0, 1.5)),
         jitter=rng.choice((0.0, 0.1)),
         yields=rng.choice((0.0, 0.05)),
+        api_s=rng.choice((0.05, 0.05, 0.5, 3.0)),
     )
 
 
@@ -179,7 +194,7 @@ def _job(rng: random.Random, themes: set[str]) -> JobPlan:
         sends = [rng.choice(MANNERS) for _ in range(rng.choice((1, 1, 2, 3)))]
         if rng.random() < 0.1:
             sends = [rng.choice(("lost", "500", "throttled", "dropped"))] * 6
-    elif rng.random() < 0.25:
+    elif rng.random() < 0.4:
         sends = ["slow"]
     return JobPlan(
         at_s=round(rng.uniform(0.0, 20.0), 2),
@@ -221,6 +236,14 @@ def _events(
             )
         case "messenger":
             how = (rng.choice(("down", "mum")), round(rng.uniform(2.0, 40.0), 1))
+        case "broken":
+            return [
+                Event(
+                    round(rng.uniform(0.0, 40.0), 2),
+                    *rng.choice(((kind, (script, rng.randrange(8))), (kind, (script, 1)))),
+                )
+                for kind, script in (("break off", rng.choice(BROKEN_OFF)) for _ in range(3))
+            ]
         case _:
             return []
     return [Event(at_s, theme, how)]

@@ -87,7 +87,9 @@ class RedisServer:
         self.calls = 0
         self.on_served: Callable[[Process | None, list[str], Any], None] = lambda *_: None
         self.fired: list[str] = []
-        self._fake = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
+        self._memory = fakeredis.FakeServer(version=(7,))
+        self._fake = fakeredis.FakeRedis(server=self._memory)
+        self.stolen: list[str] = []
         self.away_now = self.stalled_now = False
 
     @property
@@ -130,8 +132,34 @@ class RedisServer:
 
         return lua_redis_call
 
-    def execute(self, words: tuple[Any, ...]) -> Any:
-        """Run one command; give its reply or the exception of the client."""
+    def _leases(self) -> dict[bytes, tuple[bytes, float]]:
+        """Who holds what, and until when."""
+        stored = self._memory.dbs[0]
+        tokens, ends = stored.get(b"video:poll:leases"), stored.get(b"video:poll:inflight")
+        if tokens is None:
+            return {}
+        until = {} if ends is None else ends.value._bylex
+        return {job_id: (token, until.get(job_id, 0.0)) for job_id, token in tokens.value._values.items()}
+
+    def execute(self, words: tuple[Any, ...], caller: str = "") -> Any:
+        """Run one command, and watch whether it touches a lease of somebody else; give its reply or exception."""
+        if words[0] not in {"EVALSHA", "EVAL"}:
+            return self._execute(words)
+        before = self._leases()
+        reply = self._execute(words)
+        if before:
+            after = self._leases()
+            name, now_ms = self.name_of(words), self.unix_s * 1000
+            for job_id, (token, end_ms) in before.items():
+                mine = f":{caller}:".encode() in b":" + token.rpartition(b"_")[2] + b":"
+                if after.get(job_id) == (token, end_ms) or mine or end_ms <= now_ms or name in {"cancel", "renew"}:
+                    continue
+                self.stolen.append(
+                    f"{name} of {caller} touched the lease on {job_id.decode()} at {self.kernel.now_s:.2f} s"
+                )
+        return reply
+
+    def _execute(self, words: tuple[Any, ...]) -> Any:
         self.calls += 1
         name = self.name_of(words)
         self._wrote, self._breaking = False, None
@@ -210,7 +238,8 @@ class Call:
         server = self.server
         if self.block_s is None:
             spring(self.process, self.names, "before it is served")
-        replies = [server.execute(words) for words in self.commands]
+        caller = self.process.name if self.process is not None else ""
+        replies = [server.execute(words, caller) for words in self.commands]
         self.served = True
         server.on_served(self.process, self.names, replies)
         if server.listeners and server.has_work(server.listeners[0].commands[0][1]):
