@@ -13,6 +13,7 @@ local queue, schedule, inflight, leases, faults, deliveries = unpack(KEYS, 1, 6)
 local prefix, pass, most, record_s = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local attempts_s, lock_s, idle_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local NAMES = {':job:', ':poll:outbox:', ':lock:', ':attempts:', ':completed:'}
+local THEIR_INTERVAL_MS = 10000 -- how often they poll a job
 local LOOK, MOST_EXPIRED = 5000, 1000 -- ids at each end of the list, and expired leases, that are looked at
 
 local time = redis.call('TIME')
@@ -46,6 +47,16 @@ local function in_their_memory(id, keys, found)
   return left_ms >= 0 and attempts_s * 1000 - left_ms < idle_ms
 end
 
+-- They poll 30 times in 300 s. A worker of ours that polls more often has used up what they need for the rest.
+local function leave_attempts(keys, found)
+  local fine, fields = pcall(cjson.decode, found[1])
+  local start = fine and type(fields) == 'table' and fields['startTime']
+  local used = tonumber(found[4])
+  if type(start) ~= 'number' or not used then return end
+  local most = math.max(0, math.floor((now - start) / THEIR_INTERVAL_MS))
+  if used > most then redis.call('SET', keys[4], string.format('%.0f', most), 'KEEPTTL') end
+end
+
 local function hand(id, is_lease)
   local keys = {}
   for place, name in ipairs(NAMES) do keys[place] = prefix .. name .. id end
@@ -68,6 +79,7 @@ local function hand(id, is_lease)
   else
     local left_ms = redis.call('PTTL', keys[1])
     if left_ms >= 0 and left_ms < record_s * 500 then redis.call('EXPIRE', keys[1], record_s) end
+    leave_attempts(keys, found)
     if found[3] then redis.call('DEL', keys[3]) end
     if not listed[id] then redis.call('LPUSH', queue, id) end
     handed = handed + 1
