@@ -415,6 +415,24 @@ def test_what_no_text_can_help_is_given_up_with_its_reason(outcome, receipt):
     assert step.reason == "refused by the channel: wrong number"
 
 
+def test_a_message_that_may_be_refused_for_its_quote_goes_without_it_once_and_in_its_form():
+    """A quoted message that is gone must cost neither the video nor the text."""
+    refused = Refused("no such message", try_unquoted=True)
+    step = after_send(entry(tries=1, sending_ms=at(0)), refused, at(1), POLICY)
+    assert isinstance(step, Send)
+    assert (step.entry.form, step.entry.unquoted, step.entry.tries) == (Form.VIDEO, True, 2)
+    as_text = after_send(step.entry, refused, at(2), POLICY)
+    assert isinstance(as_text, Send)
+    assert (as_text.entry.form, as_text.entry.unquoted) == (Form.TEXT, True)
+    assert isinstance(after_send(as_text.entry, refused, at(3), POLICY), GiveUp)
+
+
+def test_a_message_that_the_channel_took_with_its_quote_and_could_not_send_goes_without_it():
+    step = after_find(entry(tries=1, sending_ms=at(0)), Sighting.FAILED, at(1), POLICY)
+    assert isinstance(step, Send)
+    assert (step.entry.form, step.entry.unquoted) == (Form.TEXT, True)
+
+
 def test_a_channel_that_is_offline_costs_no_attempt():
     """A telephone without power for an hour must not use forty attempts up."""
     step = after_send(entry(tries=1, sending_ms=at(0)), NotSent("offline", counts=False), at(1), POLICY)

@@ -390,16 +390,119 @@ def test_what_is_refused_for_good_in_both_forms_is_a_dead_letter_with_the_reason
     assert len(posts(world.ultramsg)) == 2
 
 
-@pytest.mark.parametrize("reply", [Reply.fault(401), Reply.json({"error": "Wrong token. Please provide token."})])
-def test_a_bad_token_is_not_tried_as_text(world, reply):
-    """The text would be refused for the same reason."""
+HASTY = attrs.evolve(QUICK, backoff_base_s=0.02, backoff_cap_s=0.1, video_attempts=1)
+
+PASSING = {
+    "throttled": Reply.json({"sent": "false", "message": "throttled"}),
+    "no reason": Reply.json({"sent": False}),
+    "not ready": Reply.json({"error": "instance is not ready, try again later"}),
+    "wrong token": Reply.json({"error": "Wrong token. Please provide token."}),
+    "401": Reply.fault(401),
+    "no such instance": Reply.json({"error": "instance not found"}, status=404),
+    "404 of a proxy": Reply(status=404, body=b"404 page not found", headers={"content-type": "text/plain"}),
+    "403 of a firewall": Reply(status=403, body=b"<html>Access denied</html>", headers={"content-type": "text/html"}),
+    "not connected": Reply.json({"error": "Session not connected"}, status=400),
+}
+
+
+@pytest.mark.parametrize("channel", ["ultramsg", "whatsapp_factory"])
+@pytest.mark.parametrize("reply", PASSING.values(), ids=PASSING)
+def test_a_refusal_that_passes_costs_neither_the_message_nor_its_video(world, channel, reply):
+    enqueue(world, channel)
+    messenger = world.ultramsg if channel == "ultramsg" else world.factory
+    messenger.fail_next(*[reply] * 6, path="/messages/" if channel == "ultramsg" else "/send/")
+    delivery = attrs.evolve(HASTY, video_attempts=7)
+
+    with world.worker(delivery=delivery) as worker:
+        delivered = settled(worker)
+
+    assert delivered.attempts == 7
+    assert tried(worker) == ["not_sent", "delivered"]
+    (message,) = messenger.inbox(TO)
+    assert message.kind == ("video" if channel == "ultramsg" else "text")
+    assert len(posts(messenger)) == 7
+
+
+@pytest.mark.parametrize("reply", [PASSING["404 of a proxy"], PASSING["wrong token"], PASSING["throttled"]])
+def test_what_is_not_the_videos_fault_does_not_make_it_a_text(world, reply):
     enqueue(world)
-    world.ultramsg.fail_every(1, reply, path="/messages/")
+    world.ultramsg.fail_next(*[reply] * 6, path="/messages/")
 
-    with world.worker() as worker:
-        buried(worker)
+    with world.worker(delivery=HASTY) as worker:
+        settled(worker)
 
-    assert len(posts(world.ultramsg)) == 1
+    assert [message.kind for message in world.ultramsg.inbox(TO)] == ["video"]
+
+
+def test_a_token_that_is_rotated_costs_no_message(world):
+    """The host's database has the new one a moment later."""
+    tokens = iter(["old-token"] * 5)
+    enqueue(world)
+    with world.worker(
+        notifier=over(world, lambda _: Recipient(channel="ultramsg", to=TO, token=next(tokens, TOKEN))), delivery=HASTY
+    ) as worker:
+        settled(worker)
+
+    assert [message.kind for message in world.ultramsg.inbox(TO)] == ["video"]
+
+
+def test_a_404_during_a_look_up_is_no_second_message(world):
+    """The reply to a send is lost, and a proxy answers the question about it."""
+    enqueue(world)
+    world.ultramsg.fail_next(Reply.dropped(accept=True), path="/messages/video")
+    world.ultramsg.fail_next(*[PASSING["404 of a proxy"]] * 3, when=asks_for_messages)
+
+    with world.worker(delivery=HASTY) as worker:
+        settled(worker)
+
+    assert len(world.ultramsg.inbox(TO)) == 1
+    assert tried(worker) == ["unknown", "no_answer", "found"]
+
+
+@pytest.mark.parametrize("channel", ["ultramsg", "whatsapp_factory"])
+@pytest.mark.parametrize("succeeds", [True, False], ids=["video", "notice"])
+def test_a_quoted_message_that_is_gone_costs_the_quote_alone(world, channel, succeeds):
+    messenger = world.ultramsg if channel == "ultramsg" else world.factory
+    messenger.forget("false_gone")
+    enqueue(world, channel, reply=None if succeeds else Reply.failed(), reply_to="false_gone")
+
+    with world.worker(delivery=STEADY) as worker:
+        settled(worker)
+
+    (message,) = messenger.inbox(TO)
+    assert message.reply_to == ""
+    assert message.kind == ("video" if succeeds and channel == "ultramsg" else "text")
+    quote = "msgId" if channel == "ultramsg" else "quotedMessageId"
+    assert [request.body.get(quote) for request in posts(messenger)] == ["false_gone", None]
+
+
+def test_a_delivery_remembers_that_its_quote_was_refused(world, monkeypatch):
+    """Whoever takes the delivery over does not try the quote again."""
+    world.ultramsg.forget("false_gone")
+    enqueue(world, reply_to="false_gone")
+    world.ultramsg.fail_next(
+        *[Reply.json({"sent": "false", "message": "throttled"})] * 50,
+        when=lambda request: "msgId" not in request.body and request.method == "POST",
+    )
+    with world.worker(delivery=attrs.evolve(STEADY, backoff_base_s=0.5)) as worker:
+        until(lambda: len(posts(world.ultramsg)) >= 2, "it was tried without the quote")
+        worker.stop()
+    world.ultramsg.heal()
+    with world.worker(delivery=STEADY) as worker:
+        settled(worker)
+
+    assert [request.body.get("msgId") for request in posts(world.ultramsg)].count("false_gone") == 1
+    assert [message.kind for message in world.ultramsg.inbox(TO)] == ["video"]
+
+
+def test_a_message_that_quotes_what_is_there_keeps_its_quote_over_failures(world):
+    enqueue(world, reply_to="false_there")
+    world.ultramsg.fail_next(*[PASSING["throttled"]] * 2, PASSING["404 of a proxy"], path="/messages/")
+
+    with world.worker(delivery=HASTY) as worker:
+        settled(worker)
+
+    assert [message.reply_to for message in world.ultramsg.inbox(TO)] == ["false_there"]
 
 
 def test_long_words_are_cut_to_the_channels_limits_without_breaking_the_link(world):

@@ -68,6 +68,7 @@ entries = st.builds(
     sending_ms=st.none() | numbers,
     finds=numbers,
     reasons=st.lists(st.text(), max_size=10).map(tuple),
+    unquoted=st.booleans(),
 )
 
 

@@ -352,19 +352,181 @@ def test_ultramsg_says_yes_in_several_ways(side, server, ultramsg, body):
 @pytest.mark.parametrize(
     ("body", "reason", "try_text"),
     [
-        ({"error": "Wrong token. Please provide token."}, "Wrong token. Please provide token.", False),
         ({"error": [{"to": "is required"}, {"body": "is too long"}]}, "to: is required; body: is too long", False),
         ({"error": [{"video": "file extension not supported"}]}, "video: file extension not supported", True),
         ({"error": "video: file is too large", "sent": "true", "id": 1}, "video: file is too large", True),
         ({"error": ["odd"]}, "['odd']", True),
         ({"sent": "false", "message": "invalid video"}, "not sent: invalid video", True),
-        ({"sent": False}, "not sent: None", True),
     ],
 )
 def test_ultramsg_says_no_with_http_200(ultramsg, body, reason, try_text):
     assert ultramsg.read(HttpReply(status=200, body=json.dumps(body).encode()), message()) == Refused(
         reason, try_text=try_text
     )
+
+
+OF_THE_MOMENT = [
+    "throttled",
+    "Throttling: slow down",
+    "Too many requests",
+    "too_many_messages",
+    "Rate limit exceeded",
+    "rate-overlimit",
+    "RATE_LIMIT",
+    "please try again later",
+    "Try later",
+    "temporarily unavailable",
+    "server busy",
+    "The queue is full",
+    "under maintenance",
+    "Instance is not ready",
+    "instance not connected to whatsapp",
+    "Instance not authenticated",
+    "instance loading",
+    "loading",
+    "The session is still initializing",
+    "phone is offline",
+    "disconnected",
+    "Connection Closed",
+    "retry after 30 seconds",
+    "error 429",
+    "Wrong token. Please provide token.",
+    "invalid api key",
+    "instance not found",
+    "Your instance Stopped due to non-payment",
+    "subscription expired",
+    "Unauthorized",
+]
+
+
+@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("said", OF_THE_MOMENT)
+def test_what_passes_or_is_the_accounts_fault_is_tried_again_as_it_is(ultramsg, form, said):
+    bodies = [
+        {"sent": "false", "message": said},
+        {"sent": False, "message": said},
+        {"error": said},
+        {"error": [{"instance": said}]},
+        {"error": {"code": 1, "message": said}},
+    ]
+    quoting = message(form, recipient=attrs.evolve(RECIPIENT, reply_to="false_abc"))
+    for body in bodies:
+        for what in (message(form), quoting):
+            receipt = ultramsg.read(HttpReply(status=200, body=json.dumps(body).encode()), what)
+            assert isinstance(receipt, NotSent)
+            assert receipt.counts
+            assert not receipt.channel_fault
+    factory = WhatsAppFactoryNotifier(base_url="https://wf.example")
+    for status in (200, 400, 403, 409):
+        receipt = factory.read(HttpReply(status=status, body=json.dumps({"error": said}).encode()), quoting)
+        assert isinstance(receipt, NotSent), status
+
+
+FOR_GOOD = [
+    "invalid number",
+    "Invalid phone number, please check it and try again",
+    "number is not registered on WhatsApp",
+    "user has blocked you",
+    "not a valid WhatsApp user",
+    "the number doesn't exist",
+    "file extension not supported",
+    "file is too large",
+    "max length : 4096 char",
+    "body is required",
+    "link expired",
+]
+
+
+@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("said", FOR_GOOD)
+def test_what_is_final_stays_final(ultramsg, form, said):
+    for body in ({"sent": "false", "message": said}, {"error": said}, {"error": [{"body": said}]}):
+        receipt = ultramsg.read(HttpReply(status=200, body=json.dumps(body).encode()), message(form))
+        assert isinstance(receipt, Refused)
+        assert not receipt.try_unquoted
+    factory = WhatsAppFactoryNotifier(base_url="https://wf.example")
+    for status in (200, 400, 422):
+        reply = HttpReply(status=status, body=json.dumps({"error": said}).encode())
+        assert isinstance(factory.read(reply, message(Form.TEXT)), Refused)
+
+
+@pytest.mark.parametrize("body", [{"sent": "false"}, {"sent": False, "message": ""}, {"sent": "false", "error": None}])
+@pytest.mark.parametrize("form", Form)
+def test_a_refusal_without_a_reason_is_tried_again(ultramsg, form, body):
+    receipt = ultramsg.read(HttpReply(status=200, body=json.dumps(body).encode()), message(form))
+    assert receipt == NotSent("not sent: no reason is given")
+
+
+def test_a_refusal_in_unknown_words_sends_a_video_as_text_and_tries_a_text_again(ultramsg):
+    reply = HttpReply(status=200, body=b'{"error": "E_4711"}')
+    assert ultramsg.read(reply, message()) == Refused("E_4711", try_text=True)
+    assert ultramsg.read(reply, message(Form.TEXT)) == NotSent("E_4711")
+
+
+def test_the_wait_that_a_refusal_asks_for_is_kept(ultramsg):
+    reply = HttpReply(status=200, headers={"retry-after": "9"}, body=b'{"sent": "false", "message": "throttled"}')
+    assert ultramsg.read(reply, message()) == NotSent("not sent: throttled", 9, channel_fault=False)
+
+
+def test_a_reply_that_says_sent_and_an_error_of_the_moment_is_looked_up(ultramsg):
+    reply = HttpReply(status=200, body=b'{"sent": "true", "id": 7, "error": "throttled"}')
+    assert isinstance(ultramsg.read(reply, message()), Unknown)
+
+
+@pytest.mark.parametrize(
+    "body", [{"error": [{"msgId": "not found"}]}, {"error": "message not found"}, {"sent": "false"}]
+)
+@pytest.mark.parametrize("form", Form)
+def test_a_refusal_of_what_quotes_a_message_may_be_for_the_quote(ultramsg, form, body):
+    reply = HttpReply(status=200, body=json.dumps(body).encode())
+    quoting = message(form, recipient=attrs.evolve(RECIPIENT, reply_to="false_abc"))
+    receipt = ultramsg.read(reply, quoting)
+    assert isinstance(receipt, Refused)
+    assert receipt.try_unquoted
+    unquoted = attrs.evolve(quoting, unquoted=True)
+    assert "msgId" not in ultramsg.build(unquoted).json
+    assert not getattr(ultramsg.read(reply, unquoted), "try_unquoted", False)
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 409, 410, 422])
+def test_whatsapp_factory_may_refuse_for_the_quote_in_many_ways(status):
+    factory = WhatsAppFactoryNotifier(base_url="https://wf.example", instance_id="wf-1", token=TOKEN)
+    reply = HttpReply(status=status, body=b'{"error": "Not found"}')
+    quoting = message(Form.TEXT, recipient=attrs.evolve(RECIPIENT, reply_to="wamid.0"))
+    receipt = factory.read(reply, quoting)
+    assert isinstance(receipt, Refused)
+    assert receipt.try_unquoted
+    unquoted = attrs.evolve(quoting, unquoted=True)
+    assert "quotedMessageId" not in factory.build(unquoted).json
+    assert not getattr(factory.read(reply, unquoted), "try_unquoted", False)
+
+
+ANOTHERS_WORDS = [
+    (b"404 page not found", {"content-type": "text/plain"}),
+    (b"<html><body>403 Forbidden</body></html>", {"content-type": "text/html"}),
+    (b"error code: 1010", {"server": "cloudflare"}),
+    (b"", {"cf-mitigated": "challenge"}),
+]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize(("body", "headers"), ANOTHERS_WORDS)
+def test_a_proxy_in_front_of_a_messenger_refuses_no_message(side, server, *, status, body, headers):
+    """Nor does it as long as a message quotes another."""
+    ultramsg = UltraMsgNotifier(base_url=server.url, check_instance=False)
+    for notifier in (ultramsg, WhatsAppFactoryNotifier(base_url=server.url), Pager(server.url)):
+        server.answers.append((status, body, headers))
+        receipt = side.notify(notifier, message(recipient=attrs.evolve(RECIPIENT, reply_to="false_abc")))
+        assert isinstance(receipt, NotSent)
+        assert not receipt.channel_fault
+        assert f"HTTP {status}" in receipt.reason
+        assert_tells_no_secret(receipt)
+
+
+def test_a_messengers_own_403_is_about_the_message(side, server):
+    """A Telegram user who has blocked the bot, for one."""
+    server.answer({"ok": False, "description": "Forbidden: bot was blocked by the user"}, 403)
+    assert isinstance(side.notify(Pager(server.url), message()), Refused)
 
 
 @pytest.mark.parametrize(
@@ -380,11 +542,15 @@ def test_a_reply_that_says_neither_leaves_the_fate_of_the_message_open(side, ser
     [
         (302, NotSent("HTTP 302: it redirects elsewhere; check the channel's URL")),
         (400, Refused("HTTP 400", try_text=True)),
-        (401, Refused("HTTP 401", try_text=False)),
+        (401, NotSent("HTTP 401", channel_fault=False)),
+        (402, NotSent("HTTP 402", channel_fault=False)),
         (403, Refused("HTTP 403", try_text=False)),
-        (404, Refused("HTTP 404", try_text=False)),
+        (404, NotSent("HTTP 404", channel_fault=False)),
+        (405, Refused("HTTP 405", try_text=False)),
         (408, Unknown("HTTP 408")),
+        (410, Refused("HTTP 410", try_text=False)),
         (413, Refused("HTTP 413", try_text=True)),
+        (423, NotSent("HTTP 423", channel_fault=False)),
         (429, NotSent("HTTP 429", retry_after_s=7)),
         (500, Unknown("HTTP 500")),
         (502, Unknown("HTTP 502")),
@@ -500,10 +666,11 @@ def test_the_list_of_messages_tells_what_became_of_ours(side, server, ultramsg, 
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(401, Sighting.CANNOT_TELL), (404, Sighting.CANNOT_TELL), (429, Sighting.NO_ANSWER), (502, Sighting.NO_ANSWER)],
+    [(status, Sighting.NO_ANSWER) for status in (401, 403, 404, 429, 502)],
 )
 def test_a_list_that_is_not_given_tells_nothing(side, server, ultramsg, status, expected):
-    server.answer(b"", status)
+    """It is asked for again: to call it impossible would send the message a second time, blindly."""
+    server.answer(b"404 page not found", status)
     assert side.find(ultramsg, message()) is expected
 
 
@@ -636,10 +803,26 @@ def test_whatsapp_factory_sends_a_text_with_the_link_whatever_form_is_asked_for(
         ({"id": 7}, 201, Delivered("7")),
         ({"messageId": "", "id": "x"}, 200, Delivered("x")),
         ({"error": "number has no WhatsApp"}, 200, Refused("number has no WhatsApp", try_text=False)),
+        ({"success": False, "message": "Invalid number"}, 200, Refused("Invalid number", try_text=False)),
+        ({"status": "error", "message": "too many requests"}, 200, NotSent("too many requests", channel_fault=False)),
+        (
+            {"error": {"code": 429, "message": "slow"}},
+            200,
+            NotSent("slow 429", channel_fault=False),
+        ),
+        ({"success": False}, 200, NotSent("no reason is given")),
+        ({"error": "odd"}, 200, NotSent("odd")),
+        ({"success": True, "data": {"key": {"id": "3EB0"}}}, 200, Unknown("the reply has no message id")),
         ({"ok": True}, 200, Unknown("the reply has no message id")),
         ({"id": True}, 200, Unknown("the reply has no message id")),
         ([], 200, Unknown("HTTP 200, whose body is not a JSON object")),
-        ({"message": "bad key"}, 401, Refused("HTTP 401: {'message': 'bad key'}", try_text=False)),
+        ({"message": "bad key"}, 401, NotSent("HTTP 401: {'message': 'bad key'}", channel_fault=False)),
+        (
+            {"error": "Instance is not connected"},
+            400,
+            NotSent("HTTP 400: {'error': 'Instance is not connected'}", channel_fault=False),
+        ),
+        ({"error": "bad text"}, 400, Refused("HTTP 400: {'error': 'bad text'}", try_text=False)),
         (b"", 429, NotSent("HTTP 429")),
     ],
 )

@@ -294,10 +294,11 @@ def after_send(
                 form_failures=entry.form_failures + (counts and channel_fault),
             )
             return _try_again(entry, hint_s, now_ms, policy, draw)
-        case Refused(reason, try_text):
-            return _refused(
-                attrs.evolve(entry.noting(reason), sending_ms=None), reason, now_ms, policy, try_text=try_text
-            )
+        case Refused(reason, try_text, try_unquoted=try_unquoted):
+            entry = attrs.evolve(entry.noting(reason), sending_ms=None)
+            if try_unquoted and not entry.unquoted:
+                return next_delivery_step(attrs.evolve(entry, unquoted=True), now_ms, policy)
+            return _refused(entry, reason, now_ms, policy, try_text=try_text)
         case Unknown(reason):
             # From now on its fate is unknown: that is when the wait for it to show up begins.
             entry = attrs.evolve(entry.noting(reason), sending_ms=now_ms)
@@ -316,7 +317,9 @@ def after_find(
             return Done(attrs.evolve(entry, sending_ms=None), found)
         case Sighting.FAILED:
             reason = "the channel took the message and could not send it"
-            return _refused(attrs.evolve(entry.noting(reason), sending_ms=None), reason, now_ms, policy, try_text=True)
+            # It had taken the quote as well, and may have failed for that.
+            entry = attrs.evolve(entry.noting(reason), sending_ms=None, unquoted=True)
+            return _refused(entry, reason, now_ms, policy, try_text=True)
         case Sighting.ABSENT:
             return _send_again(entry, policy.appear_within_s, now_ms, policy)
         case Sighting.CANNOT_TELL:

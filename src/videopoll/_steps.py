@@ -554,6 +554,7 @@ class JobStep:
             attempt=max(1, entry.tries),
             words=self._shop.words,
             _permit=permit,
+            unquoted=entry.unquoted,
         )
 
     def _now(self) -> int:

@@ -421,6 +421,7 @@ class OutboxEntry:
         sending_ms: When a send began whose end is not known; None when there is none.
         finds: How often the channel was asked about that send without success.
         reasons: What went wrong, the newest last.
+        unquoted: Whether the channel has refused the message with its quote, so that it goes without.
     """
 
     job: VideoJob
@@ -432,6 +433,7 @@ class OutboxEntry:
     sending_ms: int | None = None
     finds: int = 0
     reasons: tuple[str, ...] = ()
+    unquoted: bool = False
 
     def noting(self, reason: str) -> OutboxEntry:
         """Give a copy that remembers one more reason, and forgets the oldest."""
@@ -460,6 +462,7 @@ class OutboxEntry:
                 "sending": self.sending_ms,
                 "finds": self.finds,
                 "reasons": list(self.reasons),
+                **({"unquoted": True} if self.unquoted else {}),
             }
         )
 
@@ -494,6 +497,7 @@ class OutboxEntry:
                 sending_ms=None if fields["sending"] is None else _whole(fields["sending"]),
                 finds=_whole(fields["finds"]),
                 reasons=tuple(str(reason) for reason in cast("list[object]", fields["reasons"])),
+                unquoted=fields.get("unquoted") is True,
             )
         except (KeyError, TypeError, ValueError) as error:
             return Poison(f"outbox entry is damaged ({type(error).__name__})")

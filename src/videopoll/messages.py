@@ -85,6 +85,8 @@ class Message:
         words: The texts to choose from.
         language: The language to speak; None for the default of `words`.
         recipient: Who gets it, once a `RoutingNotifier` has asked the host.
+        unquoted: Whether it quotes no other message any more, as the channel has
+            refused it with the quote.
     """
 
     job: VideoJob
@@ -95,6 +97,7 @@ class Message:
     words: Words = attrs.field(default=SPANISH_AND_ENGLISH, repr=False)
     language: str | None = None
     recipient: Recipient | None = None
+    unquoted: bool = False
     # Whose send it is. No part of what the message says.
     _permit: SendPermit | None = attrs.field(default=None, repr=False, eq=False, alias="_permit")
 
@@ -111,6 +114,11 @@ class Message:
         A message that no worker made may always be sent.
         """
         return self._permit is None or self._permit.holds()
+
+    @property
+    def reply_to(self) -> str | None:
+        """The id of the message that this one quotes; None for none."""
+        return None if self.unquoted or self.recipient is None else self.recipient.reply_to
 
     @property
     def video_url(self) -> str | None:
@@ -185,11 +193,14 @@ class Refused:
     Args:
         reason: What the channel said, for the operator. No secrets.
         try_text: Whether the same words as a text with a link may still go through.
+        try_unquoted: Whether the same message may still go through without the
+            quote (`Message.reply_to`). That is tried first, and once.
         channel: Which channel of a `RoutingNotifier` it was.
     """
 
     reason: str = attrs.field(converter=bounded_detail)
     try_text: bool = True
+    try_unquoted: bool = attrs.field(default=False, kw_only=True)
     channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
 
 

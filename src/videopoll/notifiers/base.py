@@ -27,6 +27,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from videopoll._http import FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http.answerer import refused_by_another, whose_words
 from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, NotSentError, RefusedError
 from videopoll.jobs import Form
@@ -168,10 +169,13 @@ def is_success(reply: HttpReply) -> bool:
 
 
 def receipt_for_status(reply: HttpReply) -> Receipt | None:
-    """Tell what an HTTP status says about the message; None for a 2xx, whose body decides.
+    """Return what an HTTP status says about the message; None for a 2xx, whose body decides.
 
-    Only 407 (of a proxy on the way), 425, 429 and 503 promise that nothing was sent. A 408 and the other 5xx
-    may come from a proxy in front of a server that took the message.
+    407 (of a proxy on the way), 425, 429 and 503 promise that nothing was sent. A
+    408 and the other 5xx may come from a proxy in front of a server that took the
+    message. 401, 402, 404, 421 and 423 speak of the account, the address or the
+    moment, and so does a 403 or 405 in the words of a firewall or a proxy: the
+    message is tried again as it is. The other 4xx refuse it.
     """
     if is_success(reply):
         return None
@@ -184,8 +188,15 @@ def receipt_for_status(reply: HttpReply) -> Receipt | None:
         return Unknown(reason)
     if status < 400:  # noqa: PLR2004 - the definition of a redirect
         return NotSent(f"HTTP {status}: it redirects elsewhere; check the channel's URL")
-    # A wrong credential or address is as wrong for a text; another file or size is not.
-    return Refused(reason, try_text=status not in {401, 403, 404, 405, 410})
+    if status in _NOT_OF_THE_MESSAGE or (status in {403, 405} and refused_by_another(reply)):
+        if reply.body.strip() and not isinstance(said, dict):
+            reason = f"HTTP {status}: {whose_words(reply)}"
+        return NotSent(reason, channel_fault=False)
+    # Who is not to get the video is not to get a text; another file or size may do.
+    return Refused(reason, try_text=status not in {403, 405, 410})
+
+
+_NOT_OF_THE_MESSAGE = frozenset({401, 402, 404, 421, 423})
 
 
 def receipt_for_failure(failure: HttpFailure) -> Receipt:

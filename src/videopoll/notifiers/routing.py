@@ -189,6 +189,8 @@ class RoutingNotifier:
             reason = redact(f"resolve named a channel that is not here; those that are: {have}")
             return NotSent(reason, channel_fault=False)
         language = recipient.language or message.language
+        if message.unquoted:
+            recipient = attrs.evolve(recipient, reply_to=None)
         return _Routed(recipient.channel, channel, attrs.evolve(message, recipient=recipient, language=language))
 
 

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import Form
-from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
+from videopoll.messages import Delivered, NotSent, Receipt, Sighting, Unknown
 from videopoll.notifiers.base import (
     Account,
     HttpNotifier,
@@ -29,10 +29,9 @@ from videopoll.notifiers.base import (
     check_url,
     is_success,
     message_id_in,
-    receipt_for_status,
     recipient_of,
 )
-from videopoll.notifiers.whatsapp import whatsapp_address
+from videopoll.notifiers.whatsapp import read_refusal, read_status, whatsapp_address, words_of
 from videopoll.words import cut
 
 if TYPE_CHECKING:
@@ -118,8 +117,8 @@ class UltraMsgNotifier(HttpNotifier):
             "priority": self._priority,
             "referenceId": message.reference,
         }
-        if recipient.reply_to:
-            fields["msgId"] = recipient.reply_to
+        if message.reply_to:
+            fields["msgId"] = message.reply_to
         if message.form is Form.VIDEO and message.video_url:
             fields |= {"video": message.video_url, "caption": cut(message.caption, CAPTION_LIMIT)}
             return self._post(account, "video", fields, VIDEO_TIMEOUT_S)
@@ -128,18 +127,17 @@ class UltraMsgNotifier(HttpNotifier):
     @override
     def read(self, reply: HttpReply, message: Message) -> Receipt:
         """Read the reply: most refusals come with HTTP 200."""
-        del message
-        fault = receipt_for_status(reply)
+        fault = read_status(reply, message)
         if fault is not None:
             return fault
         answer = reply.json()
         if not isinstance(answer, dict):
             return Unknown(f"HTTP {reply.status}, whose body is not a JSON object")
-        if answer.get("error"):
-            return _refused(answer["error"])
         sent = str(answer.get("sent")).strip().lower()
+        if answer.get("error"):
+            return _refused(answer["error"], sent, reply, message)
         if sent == "false":
-            return Refused(f"not sent: {answer.get('message')}")
+            return read_refusal(words_of(answer), reply, message, lead="not sent: ")
         message_id = message_id_in(answer.get("id"))
         if sent == "true" and message_id:
             return Delivered(message_id)
@@ -156,7 +154,8 @@ class UltraMsgNotifier(HttpNotifier):
     def read_find(self, reply: HttpReply, message: Message) -> Sighting:
         """Look for the reference in the list, whether or not the filter was honoured."""
         if not is_success(reply):
-            return Sighting.CANNOT_TELL if reply.status in {401, 403, 404} else Sighting.NO_ANSWER
+            # A 404 of a proxy, or a key that is being rotated, must not make it a blind second send.
+            return Sighting.NO_ANSWER
         listed, complete = _listed(reply)
         if listed is None:
             return Sighting.NO_ANSWER
@@ -260,15 +259,18 @@ def _body(message: Message) -> str:
     return cut(message.text, TEXT_LIMIT, keep=message.video_url or "")
 
 
-def _refused(error: JsonValue) -> Refused:
+def _refused(error: JsonValue, sent: str, reply: HttpReply, message: Message) -> Receipt:
     """Read the two shapes of an error: a sentence, or a list of ``{field: problem}``."""
+    said, fields = str(error) if isinstance(error, list) else words_of(error), set[str]()
     if isinstance(error, list):
         problems = [problem for problem in error if isinstance(problem, dict)]
         fields = {name for problem in problems for name in problem}
-        said = "; ".join(f"{name}: {what}" for problem in problems for name, what in problem.items())
-        return Refused(said or str(error), try_text=not fields & {"token", "to"})
-    # A token that is wrong for a video is as wrong for a text.
-    return Refused(str(error), try_text="token" not in str(error).lower())
+        said = "; ".join(f"{name}: {what}" for problem in problems for name, what in problem.items()) or said
+    receipt = read_refusal(said, reply, message, of_address="to" in fields)
+    if sent == "true" and isinstance(receipt, NotSent):
+        # What it says is no refusal for certain: a look-up by the reference tells.
+        return Unknown(f"the reply says that the message was sent, and: {said}")
+    return receipt
 
 
 def _listed(reply: HttpReply) -> tuple[list[dict[str, JsonValue]] | None, bool]:

@@ -109,9 +109,10 @@ class WebhookNotifier(HttpNotifier):
         """
         del message
         receipt = receipt_for_status(reply)
-        if isinstance(receipt, Refused):
-            gone = reply.status == GONE
-            return attrs.evolve(receipt, try_text=False) if gone else NotSent(receipt.reason)
+        if isinstance(receipt, Refused) and reply.status == GONE:
+            return attrs.evolve(receipt, try_text=False)
+        if isinstance(receipt, Refused | NotSent):
+            return NotSent(receipt.reason, receipt.retry_after_s if isinstance(receipt, NotSent) else None)
         return receipt or Delivered()
 
 

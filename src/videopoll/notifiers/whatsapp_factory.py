@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from videopoll.jobs import Form
-from videopoll.messages import Delivered, Receipt, Refused, Unknown
+from videopoll.messages import Delivered, Receipt, Unknown
 from videopoll.notifiers.base import (
     HttpNotifier,
     HttpReply,
@@ -15,13 +15,14 @@ from videopoll.notifiers.base import (
     account_of,
     check_url,
     message_id_in,
-    receipt_for_status,
     recipient_of,
 )
-from videopoll.notifiers.whatsapp import whatsapp_address
+from videopoll.notifiers.whatsapp import read_refusal, read_status, whatsapp_address, words_of
 from videopoll.words import cut
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import httpx
 
     from videopoll.jobs import JsonValue
@@ -86,8 +87,8 @@ class WhatsAppFactoryNotifier(HttpNotifier):
             "to": whatsapp_address(recipient.to),
             "text": cut(message.text, TEXT_LIMIT, keep=message.video_url or ""),
         }
-        if recipient.reply_to:
-            fields["quotedMessageId"] = recipient.reply_to
+        if message.reply_to:
+            fields["quotedMessageId"] = message.reply_to
         return HttpRequest(
             method="POST",
             url=text_url(self._base_url, account.instance_id),
@@ -99,8 +100,7 @@ class WhatsAppFactoryNotifier(HttpNotifier):
     @override
     def read(self, reply: HttpReply, message: Message) -> Receipt:
         """Read the reply: only one with a message id is a success."""
-        del message
-        fault = receipt_for_status(reply)
+        fault = read_status(reply, message)
         if fault is not None:
             return fault
         answer = reply.json()
@@ -109,6 +109,15 @@ class WhatsAppFactoryNotifier(HttpNotifier):
         message_id = message_id_in(answer.get("messageId"), answer.get("id"))
         if message_id:
             return Delivered(message_id)
-        if answer.get("error"):
-            return Refused(str(answer["error"]))
+        if _refuses(answer):
+            return read_refusal(words_of(answer), reply, message)
         return Unknown("the reply has no message id")
+
+
+def _refuses(answer: Mapping[str, JsonValue]) -> bool:
+    """Whether an answer without a message id says that nothing was sent."""
+    words = (str(answer.get(name)).strip().lower() for name in ("status", "success", "sent"))
+    return bool(answer.get("error") or answer.get("errors")) or not _NO.isdisjoint(words)
+
+
+_NO = frozenset({"false", "error", "failed", "failure", "fail", "rejected"})

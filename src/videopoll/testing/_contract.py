@@ -228,8 +228,8 @@ class NotifierContract:
     status_is_enough: ClassVar[bool] = False
     """Whether any 2xx means that the message was taken, whatever the body says."""
 
-    unauthorized: ClassVar[type[Receipt]] = Refused
-    """What a 401 means: `Refused`; or `NotSent` for a channel that tries again until the key is right."""
+    unauthorized: ClassVar[type[Receipt] | tuple[type[Receipt], ...]] = (NotSent, Refused)
+    """What a 401 means: `NotSent` for a channel that tries again until the key is right, or `Refused`."""
 
     def make_notifier(self, base_url: str) -> HttpNotifier:
         """Build the channel, pointed at a server. Called for each test."""
@@ -465,7 +465,7 @@ class NotifierContract:
                 return []
             return [(side, side.sighting(message)) for side in _sides(notifier)]
 
-    def _expect(self, reply: Reply, kind: type[Receipt]) -> list[Receipt]:
+    def _expect(self, reply: Reply, kind: type[Receipt] | tuple[type[Receipt], ...]) -> list[Receipt]:
         receipts = self._receipts(reply)
         what = "a connection that ends without a reply" if reply.drop else f"HTTP {reply.status}"
         for side, receipt in receipts:
@@ -473,8 +473,9 @@ class NotifierContract:
         return [receipt for _, receipt in receipts]
 
     @staticmethod
-    def _is(side: _Side, receipt: Receipt, kind: type[Receipt], what: str) -> None:
-        _check(isinstance(receipt, kind), f"{side.name}: {what} is {kind.__name__}, got {receipt!r}")
+    def _is(side: _Side, receipt: Receipt, kind: type[Receipt] | tuple[type[Receipt], ...], what: str) -> None:
+        names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        _check(isinstance(receipt, kind), f"{side.name}: {what} is {names}, got {receipt!r}")
 
     @staticmethod
     def _secrets(notifier: HttpNotifier, message: Message) -> list[str]:

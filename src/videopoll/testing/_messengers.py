@@ -65,6 +65,7 @@ class _Messenger(FakeServer):
     def __init__(self, *, port: int | None, latency_s: float) -> None:
         super().__init__(port=port, latency_s=latency_s)
         self._messages: list[FakeMessage] = []
+        self._forgotten: set[str] = set()
         self._serial = itertools.count(5225)
 
     @property
@@ -72,6 +73,11 @@ class _Messenger(FakeServer):
         """Every message that was taken, in order."""
         with self._lock:
             return list(self._messages)
+
+    def forget(self, message_id: str) -> None:
+        """Lose a message of a user: what quotes it is refused from now on."""
+        with self._lock:
+            self._forgotten.add(message_id)
 
     def inbox(self, to: str) -> list[FakeMessage]:
         """What one user got; numbers are compared by their digits."""
@@ -87,6 +93,7 @@ class FakeUltraMsg(_Messenger):
         with FakeUltraMsg(token="secret") as messenger:
             messenger.refuse_videos(to="5491155550000")
             messenger.fail_next(Reply.dropped(accept=True))  # took it, and never said so
+            messenger.fail_next(Reply.json({"sent": "false", "message": "throttled"}))  # no, for now
 
     It does not de-duplicate by ``referenceId``, and a comma in ``to`` sends to
     everybody in the list, as the real one does.
@@ -195,6 +202,8 @@ class FakeUltraMsg(_Messenger):
         self, kind: MessageKind, instance_id: str, body: Mapping[str, JsonValue], *, text: str, video: str | None
     ) -> Reply:
         number = 0
+        if _text(body, "msgId") in self._forgotten:
+            return _errors(msgId="message not found")
         priority = _text(body, "priority")
         for to in _text(body, "to").split(","):
             number = next(self._serial)
@@ -286,6 +295,8 @@ class FakeWhatsAppFactory(_Messenger):
         to, text = _text(request.body, "to"), _text(request.body, "text")
         if not to or not text:
             return Reply.json({"error": "to and text are required"}, status=HTTPStatus.BAD_REQUEST)
+        if _text(request.body, "quotedMessageId") in self._forgotten:
+            return Reply.json({"error": "Quoted message not found"}, status=HTTPStatus.NOT_FOUND)
         message_id = f"wamid.{next(self._serial)}"
         self._messages.append(
             FakeMessage(
