@@ -15,6 +15,8 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from kit import World, open_world
+from resp_proxy import RespProxy
+from trouble import Trouble
 from videopoll.embedded import EmbeddedRedis
 from videopoll.schema import KEYS
 
@@ -136,6 +138,28 @@ def call() -> Iterator[Call]:
 def world(kind, redis_url, prefix) -> Iterator[World]:
     """The outside world: a video API, two messengers, and workers on demand."""
     yield from open_world(kind, redis_url, prefix)
+
+
+@pytest.fixture(scope="module")
+def own_servers() -> Iterator[list[EmbeddedRedis]]:
+    """Servers of these tests' own; one that is still well after a test serves the next."""
+    servers: list[EmbeddedRedis] = []
+    yield servers
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def trouble(kind, own_servers) -> Iterator[Trouble]:
+    """A world of its own, whose server may be stopped."""
+    server = own_servers.pop() if own_servers else EmbeddedRedis(append_only=True)
+    server.start()
+    with RespProxy(server.port) as proxy:
+        for world in open_world(kind, proxy.url, f"trouble-{uuid.uuid4().hex[:12]}"):
+            yield Trouble(world, server, proxy)
+            proxy.heal()
+            proxy.accept()
+    own_servers.append(server)
 
 
 # What these test is not the scripts, which run over both servers elsewhere, or it takes minutes on each.

@@ -299,7 +299,7 @@ def test_writes_that_go_well_do_not_hide_a_stuck_loop(monkeypatch):
     runner = Runner(RedisVideoJobQueue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier())
     monkeypatch.setattr(runner, "_beat_s", time.monotonic() - 1000)
 
-    runner.redis_fine("apply")
+    runner.redis_fine("apply", time.monotonic())
 
     assert not runner.health().alive
 

@@ -37,7 +37,7 @@ from videopoll import (
     redis_queue,
 )
 from videopoll._decide import open_outbox
-from videopoll.embedded import unused_port
+from videopoll.embedded import EmbeddedRedis, unused_port
 from videopoll.jobs import Outcome, Poison, VideoJob, dump
 from videopoll.schema import Keys
 from videopoll.work import (
@@ -104,10 +104,10 @@ class Bench:
         """Take a job in."""
         return self.call(self.queue.enqueue(job_id, conversation_id="conversation", metadata=metadata))
 
-    def batch(self, polls: int = 100, sends: int = 100, strategy=AT_ONCE, lease=LEASE, worker_id: str = "w"):
+    def batch(self, polls: int = 100, sends: int = 100, strategy=AT_ONCE, lease=LEASE, worker_id: str = "w", **more):
         """Claim, and give the whole answer."""
         return self.call(
-            self.queue.claim(polls=polls, sends=sends, worker_id=worker_id, strategy=strategy, lease=lease)
+            self.queue.claim(polls=polls, sends=sends, worker_id=worker_id, strategy=strategy, lease=lease, **more)
         )
 
     def claim(self, *args, **options) -> tuple[Claim, ...]:
@@ -520,6 +520,66 @@ def test_an_expired_lease_is_taken_over_by_anybody_and_does_not_count(bench):
     assert claim.work.attempts == 1
     assert bench.db.get(bench.keys.attempts("job_1")) == b"1"
     assert bench.db.zscore(bench.keys.inflight, "job_1") > bench.now_ms() + 10_000
+
+
+def test_a_claim_that_may_not_take_over_leaves_expired_leases_and_takes_what_is_due(bench):
+    """Redis was away: the holders may live, and say so soon."""
+    bench.one("held")
+    bench.db.zadd(bench.keys.inflight, {"held": 1})
+    bench.enqueue("due")
+
+    assert [claim.job_id for claim in bench.claim(take_over=False)] == ["due"]
+    assert [claim.job_id for claim in bench.claim()] == ["held"]
+
+
+def test_a_worker_does_not_take_over_what_is_in_its_own_hands(bench):
+    """Its lease has ended all the same, and another worker takes it."""
+    for job_id in ("mine", "mine_too", "another's"):
+        bench.one(job_id)
+        bench.db.zadd(bench.keys.inflight, {job_id: 1})
+    mine = ["mine", "mine_too"]
+
+    assert [claim.job_id for claim in bench.claim(in_hand=mine)] == ["another's"]
+    assert {claim.job_id for claim in bench.claim(worker_id="other")} == set(mine)
+
+
+@pytest.mark.parametrize("drift_ms", [4100, -4100, 3_600_000])
+def test_a_claim_that_redis_carries_out_at_another_time_than_it_was_asked_takes_nothing_over(bench, drift_ms):
+    """It lay in the socket of a server that stood still, or the clock has stepped: its asker lives, and so may holders."""
+    bench.one("held")
+    bench.db.zadd(bench.keys.inflight, {"held": 1})
+    bench.enqueue("due")
+
+    assert [claim.job_id for claim in bench.claim(asked_ms=bench.now_ms() - drift_ms)] == ["due"]
+    assert [claim.job_id for claim in bench.claim(asked_ms=bench.now_ms() - 1000)] == ["held"]
+
+
+def test_a_claim_that_waited_in_a_server_that_stood_still_takes_nothing_over(bench, kind):
+    """Nobody hears its answer any more: a lease that it gave would be a living worker's, taken for nobody."""
+    lease = LeasePolicy.lasting(0.6)
+    with EmbeddedRedis() as server:
+        impatient = Bench(kind, server.url, bench.prefix, bench.call, redis.Redis.from_url(server.url))
+        queue = impatient.another(worker_timeout_s=0.3)
+        held = impatient.one(lease=lease)
+        asked_ms = impatient.now_ms()
+
+        def scripts_run():
+            return impatient.db.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+        before, ends_s = scripts_run(), time.monotonic() + lease.duration_s
+        server.pause()
+        try:
+            with pytest.raises(QueueUnavailableError):
+                impatient.batch(lease=lease, asked_ms=asked_ms)
+            until(lambda: time.monotonic() > ends_s, "the lease has ended")
+        finally:
+            server.resume()
+        until(lambda: scripts_run() > before, "the claim has been carried out")
+
+        assert impatient.call(queue.renew([(held.job_id, held.token, True)], lease)) == [True]
+        for one in impatient.queues:
+            bench.call(one.close())
+        impatient.db.close()
 
 
 def test_an_expired_delivery_resumes_with_the_delivery(bench):

@@ -7,18 +7,15 @@ note was lost would come twice: nothing but the order of the writes prevents it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-import uuid
-from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 import redis
 
-from kit import FAST, open_world, phone, until
-from resp_proxy import RespProxy
+from kit import FAST, until
+from trouble import at_least, is_lost, jobs
 from videopoll import (
     AsyncRedisVideoJobQueue,
     LeasePolicy,
@@ -31,113 +28,6 @@ from videopoll import (
 )
 from videopoll.embedded import EmbeddedRedis
 from videopoll.testing import Reply, unused_port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from kit import Worker, World
-
-BRISK = LeasePolicy.lasting(1.2)
-
-
-@attrs.define
-class Trouble:
-    """A world with a server that may fail, behind a proxy that makes it fail."""
-
-    world: World
-    server: EmbeddedRedis
-    proxy: RespProxy
-    users: dict[str, str] = attrs.field(factory=dict)
-
-    @property
-    def client(self) -> redis.Redis:
-        """A client that goes round the proxy."""
-        return redis.Redis.from_url(self.server.url, decode_responses=True)
-
-    def enqueue(self, *job_ids: str) -> None:
-        """Take jobs in, round the proxy."""
-        with RedisVideoJobQueue.from_url(self.server.url, prefix=self.world.prefix) as queue:
-            queue.enqueue_many([self.job(job_id) for job_id in job_ids])
-
-    def job(self, job_id: str) -> tuple[str, str, dict[str, Any]]:
-        """Give a job a user of its own."""
-        number = len(self.users) + 1
-        self.users[job_id] = phone(number)
-        return job_id, f"conversation-{number}", {"channel": "whatsapp_factory", "to": phone(number)}
-
-    def worker(self, **options: Any) -> Worker:
-        """Build a worker behind the proxy that tells a dead server soon."""
-        options.setdefault("lease", BRISK)
-        options.setdefault("queue_options", {"worker_timeout_s": 1.0})
-        return self.world.worker(**options)
-
-    def told(self) -> dict[str, int]:
-        """Count each user's messages."""
-        return {job_id: len(self.world.factory.inbox(to)) for job_id, to in self.users.items()}
-
-    def all_told_once(self, worker: Worker, timeout_s: float = 30.0) -> None:
-        """Wait until every job is settled, and check that each user has one message."""
-        until(lambda: all(self.told().values()), "every user has a message", timeout_s)
-        with self.client as client:
-            prefix = self.world.prefix
-            until(lambda: not client.zcard(f"{prefix}:poll:inflight"), "nothing is in flight", timeout_s)
-            left = {key.removeprefix(f"{prefix}:").split(":")[0] for key in client.scan_iter(match=f"{prefix}:*")}
-        assert left <= {"completed"}
-        assert self.told() == dict.fromkeys(self.users, 1)
-        assert not worker.recorder.of(events.JobUndeliverable)
-
-    def loss_is_told_once(self, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
-        """Wait until the worker is well again; the loss was one event and one line, and so was its end.
-
-        A second, short one may follow: a pooled connection that died in the outage shows that when it is used next.
-        """
-        until(lambda: worker.runner.health().healthy, "the worker is well again")
-        told = len(worker.recorder.of(events.RedisLost))
-        assert told == len(worker.recorder.of(events.RedisRegained)) <= 2
-        assert all(event.after_s < 1 for event in worker.recorder.of(events.RedisRegained)[1:])
-        lines = [record for record in caplog.records if "🔌 Redis" in record.message]
-        assert [record.levelname for record in lines] == ["ERROR", "WARNING"] * told, [one.message for one in lines]
-
-
-def is_lost(worker: Worker) -> None:
-    """Wait until the worker says that it cannot use Redis."""
-    until(lambda: worker.recorder.of(events.RedisLost), "the loss is told")
-    until(lambda: any("Redis" in problem for problem in worker.runner.health().problems), "it is unhealthy")
-
-
-@pytest.fixture(scope="module")
-def own_servers() -> Iterator[list[EmbeddedRedis]]:
-    """Servers of these tests' own; one that is still well after a test serves the next."""
-    servers: list[EmbeddedRedis] = []
-    yield servers
-    for server in servers:
-        server.close()
-
-
-@pytest.fixture
-def trouble(kind, own_servers) -> Iterator[Trouble]:
-    """A world of its own, whose server may be stopped."""
-    server = own_servers.pop() if own_servers else EmbeddedRedis(append_only=True)
-    server.start()
-    with RespProxy(server.port) as proxy:
-        for world in open_world(kind, proxy.url, f"trouble-{uuid.uuid4().hex[:12]}"):
-            yield Trouble(world, server, proxy)
-            proxy.heal()
-            proxy.accept()
-    own_servers.append(server)
-
-
-def jobs(count: int, start: str = "job") -> list[str]:
-    return [f"{start}_{number}" for number in range(count)]
-
-
-@contextlib.contextmanager
-def at_least(seconds: float) -> Iterator[None]:
-    """Take at least so long: the trouble has to last a while to be worth its name."""
-    until_s = time.monotonic() + seconds
-    yield
-    until(lambda: time.monotonic() >= until_s, "the time is over", seconds + 5)
-
 
 # --- Redis is away ------------------------------------------------------------------------------
 

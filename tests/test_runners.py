@@ -24,6 +24,7 @@ from videopoll import (
     VideoJob,
     VideoReady,
     VideoWorking,
+    _engine,
     events,
 )
 from videopoll.work import Claim, ClaimBatch, PollWork, Settle, Verdict
@@ -229,21 +230,26 @@ def test_a_message_that_was_delivered_is_not_sent_again_after_a_stop_in_an_outag
     assert len(sent) == 1
 
 
-def test_a_hosts_queue_that_answers_nonsense_keeps_no_stop_waiting(world):
-    """Whoever waits for a verdict gets one: the job is taken up again when its lease ends."""
+def test_a_hosts_queue_that_answers_nonsense_is_asked_again_and_keeps_no_stop_waiting(world, monkeypatch, caplog):
+    """A write without a verdict may not have been made. At a stop, what is unwritten is named, and its lease ends."""
+    monkeypatch.setattr(_engine, "LONGEST_IDLE_S", 0.5)
 
     class Nonsense(Stubborn):
+        calls = 0
+
         def apply(self, transitions):
-            self.away = True
+            self.calls += 1
 
     enqueue(world)
     with world.queue() as plain:
         queue = Nonsense(plain)
-        with Runner(queue, Ready(), SilentNotifier(), strategy=FAST, delivery=QUICK, grace_s=5) as made:
+        with Runner(queue, Ready(), SilentNotifier(), strategy=FAST, delivery=QUICK, grace_s=0.5) as made:
             made.start()
-            until(lambda: queue.away, "it was asked to write")
-            until(lambda: not made.steps, "the job is out of hand")
+            until(lambda: queue.calls > 2, "it was asked to write, again and again")
+            assert made.steps
             made.stop()
+
+    assert any("is not written" in record.message and "job_1" in record.message for record in caplog.records)
 
 
 class LosingQueue:

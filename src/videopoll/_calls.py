@@ -45,7 +45,7 @@ from videopoll.work import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 
     from videopoll.jobs import JsonValue
     from videopoll.policies import DeadLetterPolicy, KeyTtls, LeasePolicy, PollingStrategy
@@ -156,6 +156,9 @@ def claim(
     endings: int = 0,
     look_from: int = 0,
     take_new: bool = True,
+    take_over: bool = True,
+    in_hand: Collection[str] = (),
+    asked_ms: int | None = None,
 ) -> ScriptCall[ClaimBatch]:
     """Lease what is due, at most so many polls and sends, and what is to be ended without a poll."""
 
@@ -192,6 +195,10 @@ def claim(
             ms(strategy.timeout_s + strategy.interval_s),
             ttls.job_s,
             int(take_new),
+            int(take_over),
+            "" if asked_ms is None else asked_ms,
+            ms(lease.renew_every_s),
+            *_raws(in_hand),
         ),
         parse,
         repeatable=False,
@@ -300,8 +307,17 @@ def renew(
 _VERDICTS = {0: Verdict.LOST, 1: Verdict.APPLIED, 2: Verdict.FINISHED_ELSEWHERE, 3: Verdict.CONTENDED}
 
 
-def _verdicts(reply: object) -> list[Verdict]:
-    return [_VERDICTS[answer] for answer in cast("list[int]", reply)]
+def _verdicts_on(items: Sequence[Transition]) -> Callable[[object], list[Verdict]]:
+    """Return what reads one verdict for each transition; another number of them is a reply that cannot be read."""
+
+    def parse(reply: object) -> list[Verdict]:
+        verdicts = [_VERDICTS[answer] for answer in cast("list[int]", reply)]
+        if len(verdicts) != len(items):
+            msg = f"{len(verdicts)} verdicts on {len(items)} transitions"
+            raise ValueError(msg)
+        return verdicts
+
+    return parse
 
 
 _HandBackReply: TypeAlias = "tuple[int, int, int, int, int, int, int, int, list[bytes]]"
@@ -372,7 +388,7 @@ def _reschedule(keys: Keys, items: Sequence[Reschedule]) -> ScriptCall[list[Verd
             if item.doubt_ms is not None:
                 state += f":{item.doubt_ms}"
         args += (raw(item.claim.job_id), item.claim.token, item.due_ms, state)
-    return ScriptCall(RESCHEDULE, keys.fixed, tuple(args), _verdicts)
+    return ScriptCall(RESCHEDULE, keys.fixed, tuple(args), _verdicts_on(items))
 
 
 def _give_back(keys: Keys, items: Sequence[GiveBack], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
@@ -387,7 +403,7 @@ def _give_back(keys: Keys, items: Sequence[GiveBack], ttls: KeyTtls) -> ScriptCa
         if claim.attempts_age_ms is not None:
             left_ms = min(left_ms, ttls.attempts_s * 1000 - claim.attempts_age_ms)
         args += (raw(claim.job_id), claim.token, claim.attempts_before, max(1, left_ms))
-    return ScriptCall(GIVE_BACK, (*keys.fixed, *job_keys), tuple(args), _verdicts)
+    return ScriptCall(GIVE_BACK, (*keys.fixed, *job_keys), tuple(args), _verdicts_on(items))
 
 
 def _conclude(keys: Keys, items: Sequence[Conclude], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
@@ -396,7 +412,7 @@ def _conclude(keys: Keys, items: Sequence[Conclude], ttls: KeyTtls) -> ScriptCal
     for item in items:
         job_keys += _raws(keys.of_job(item.claim.job_id))
         args += (raw(item.claim.job_id), item.claim.token, item.entry.to_json(), item.keep_s, item.lease_ms)
-    return ScriptCall(CONCLUDE, (*keys.fixed, *job_keys), tuple(args), _verdicts)
+    return ScriptCall(CONCLUDE, (*keys.fixed, *job_keys), tuple(args), _verdicts_on(items))
 
 
 def _begin_send(keys: Keys, items: Sequence[BeginSend]) -> ScriptCall[list[Verdict]]:
@@ -414,7 +430,7 @@ def _begin_send(keys: Keys, items: Sequence[BeginSend]) -> ScriptCall[list[Verdi
                 item.lease_ms,
             )
         ),
-        _verdicts,
+        _verdicts_on(items),
     )
 
 
@@ -427,7 +443,7 @@ def _redeliver(keys: Keys, items: Sequence[Redeliver]) -> ScriptCall[list[Verdic
             for item in items
             for word in (raw(item.claim.job_id), item.claim.token, item.entry.to_json(), item.keep_s, item.due_ms)
         ),
-        _verdicts,
+        _verdicts_on(items),
     )
 
 
@@ -439,7 +455,7 @@ def _settle(keys: Keys, items: Sequence[Settle], ttls: KeyTtls, dead: DeadLetter
         letter = "" if item.letter is None else write_letter(item.letter)
         bare = int(isinstance(item.claim.work, Gone))
         args += [raw(item.claim.job_id), item.claim.token, item.completed or "", letter, bare]
-    return ScriptCall(SETTLE, (*keys.fixed, keys.dead, keys.letters, *job_keys), tuple(args), _verdicts)
+    return ScriptCall(SETTLE, (*keys.fixed, keys.dead, keys.letters, *job_keys), tuple(args), _verdicts_on(items))
 
 
 def write_letter(letter: DeadLetter) -> str:

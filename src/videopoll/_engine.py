@@ -21,13 +21,14 @@ from videopoll._log import LogHook
 from videopoll._pace import FOREVER_S, Pace
 from videopoll._steps import JobStep, Workshop
 from videopoll._supervise import RENEWER, Loops
-from videopoll.errors import ConfigurationError, QueueError
+from videopoll._takeovers import Asked, Takeovers
+from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
 from videopoll.observations import FaultKind
 from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
 from videopoll.words import SPANISH_AND_ENGLISH, Words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from videopoll.events import Hook
     from videopoll.work import ClaimBatch
@@ -63,6 +64,14 @@ LOOK_ON_S = 0.1
 
 MOST_ENDINGS = 100
 """Jobs at a time that are ended without a place."""
+RENEW_EARLIER = 0.8
+"""Leases are renewed a little sooner than others wait for it (`videopoll._takeovers`)."""
+
+RETRIES_A_PERIOD = 4
+"""How often a renewal that fails is tried at least in the time that others wait for it."""
+
+WRITES = frozenset({"apply", "renew"})
+"""What a worker writes about jobs in its hands. While it cannot, it takes no more into them."""
 
 TROUBLE_BASE_S = 0.1
 TROUBLE_CAP_S = 5.0
@@ -227,6 +236,9 @@ class Engine(abc.ABC):
             # A renewer that pauses for longer than that would lose leases by the pause alone.
             pause_cap_s=min(TROUBLE_CAP_S, self.lease.renew_every_s),
         )
+        self.takeovers = Takeovers(self.lease)
+        self._renew_first = False
+        self._renewed_s = self.clock.monotonic_s()
 
     # --- events and health ---
 
@@ -275,17 +287,28 @@ class Engine(abc.ABC):
 
     def redis_lost(self, error: QueueError, doing: str) -> float:
         """Note that Redis failed at `doing`; give the seconds to wait. Told once, not at every try."""
+        self.takeovers.failed(answered=not isinstance(error, QueueUnavailableError) or error.answered)
         losses = self._lost.get(doing, 0)
         self._lost[doing] = losses + 1
         if self._lost_since_s is None:
             self._lost_since_s = self.clock.monotonic_s()
             self.emit(events.RedisLost(worker_id=self.worker_id, reason=str(error)))
-        wait_s = min(TROUBLE_BASE_S * 2.0 ** min(losses, 10), TROUBLE_CAP_S)
-        return wait_s * self.rng.uniform(0.5, 1.0)
+        return self.trouble_s(losses)
 
-    def redis_fine(self, doing: str) -> None:
-        """Note that Redis did what it was asked; a full one still answers claims while it refuses to write."""
-        self._lost.pop(doing, None)
+    def trouble_s(self, failures_before: int) -> float:
+        """Return the seconds to wait after a failure that followed `failures_before` others."""
+        return min(TROUBLE_BASE_S * 2.0 ** min(failures_before, 10), TROUBLE_CAP_S) * self.rng.uniform(0.5, 1.0)
+
+    def redis_fine(self, doing: str, asked_s: float) -> None:
+        """Note that Redis did what it was asked at `asked_s`; a full one still answers claims while it refuses to write."""
+        if self.takeovers.answered(asked_s, self.clock.monotonic_s()):
+            self.renew_first()
+        self._no_longer_lost(doing)
+
+    def _no_longer_lost(self, doing: str) -> None:
+        if self._lost.pop(doing, None) and doing in WRITES:
+            self.pace.hold(-FOREVER_S)
+            self._claim_again()
         if self._lost:
             return
         # Taken at once: the settler and the loop may be here together.
@@ -323,9 +346,23 @@ class Engine(abc.ABC):
         """Seconds until polling may go on after a 429; 0 when it may."""
         return max(0.0, self._paused_until_s - self.clock.monotonic_s())
 
+    @property
+    def writes_first(self) -> bool:
+        """Whether no job may be claimed now: a write about those in hand has failed, or their leases may have ended.
+
+        The claim might find them among the expired ones; and whoever cannot write what became of a job, sends no more.
+        """
+        unwritten = self.loops.failing(RENEWER) or not WRITES.isdisjoint(self._lost)
+        return unwritten or (bool(self.steps) and (self._renew_first or self._overslept))
+
+    @property
+    def _overslept(self) -> bool:
+        """Whether leases may have ended that are held here: none was renewed for too long."""
+        return self.clock.monotonic_s() - self._renewed_s > self.lease.duration_s - self.lease.renew_every_s
+
     def room(self) -> tuple[int, int]:
-        """How many more polls and sends this worker can take; none while it cannot keep the leases that it has."""
-        if self.loops.failing(RENEWER):
+        """How many more polls and sends this worker can take; none while it cannot keep, or write down, what it has."""
+        if self.writes_first:
             return 0, 0
         polls = 0 if self.pause_left_s() else self.concurrency - self.polls_in_hand
         return max(0, polls), max(0, self.delivery_concurrency - self.sends_in_hand)
@@ -347,6 +384,8 @@ class Engine(abc.ABC):
             endings = max(0, MOST_ENDINGS - self.endings_in_hand)
             # Those that are being ended make room for the next.
             self._look_at_s = now_s + LOOK_ON_S
+        if self.writes_first:
+            endings = 0
         self._looked = endings > 0
         room = Room(polls, sends, endings, self._look_from)
         if not room.any:
@@ -366,11 +405,24 @@ class Engine(abc.ABC):
         self.pace.hold(until_s)
         self.pace.want(until_s, 0.0)
         self.be_patient()
+        self.renew_first()
 
-    def take(self, batch: ClaimBatch, asked_s: float) -> list[JobStep]:
-        """Note the jobs of a claim, which was asked for at `asked_s`, as in hand."""
+    def _claim_again(self) -> None:
+        """Have the claim that waited for writes."""
+        if not self.writes_first:
+            self.wake_at(self.clock.monotonic_s())
+
+    def ask(self) -> Asked:
+        """Return how to ask for a claim that begins now."""
+        return self.takeovers.ask(self.clock.monotonic_s(), self.shop.clock.now_ms())
+
+    def take(self, batch: ClaimBatch, asked: Asked) -> list[JobStep]:
+        """Note the answer to a claim, and its jobs as in hand."""
+        if self.takeovers.claimed(asked, batch, self.clock.monotonic_s()):
+            self.renew_first()
+        self._no_longer_lost("claim")
         self.shop.clock.set(batch.now_ms)
-        taken = [JobStep(self.shop, claim, asked_s) for claim in batch.claims]
+        taken = [JobStep(self.shop, claim, asked.at_s) for claim in batch.claims]
         with self._places:
             for step in taken:
                 self.steps[step.claim.job_id] = step
@@ -477,6 +529,10 @@ class Engine(abc.ABC):
         ]
         now_ms = self.shop.clock.now_ms()
         sleep_s = LONGEST_IDLE_S
+        held_s = self.takeovers.held_until_s - self.clock.monotonic_s()
+        if held_s > 0:
+            # What has ended meanwhile is looked at when takeovers have waited long enough.
+            sleep_s, dues_ms[0] = min(sleep_s, held_s), None
         for due_ms in dues_ms:
             if due_ms is not None:
                 left_s = (due_ms - now_ms + 1) / 1000
@@ -486,8 +542,49 @@ class Engine(abc.ABC):
         sleep_s = min(sleep_s, self._look_wanted_s(polls) - self.clock.monotonic_s())
         return max(0.0, min(sleep_s, pause_s) if pause_s else sleep_s)
 
+    # --- leases ---
+
+    def open_run(self) -> None:
+        """Forget what an earlier run has seen of Redis: it says nothing about the leases of this one."""
+        self.takeovers.open()
+        self._renewed_s, self._renew_first = self.clock.monotonic_s(), False
+        for doing in WRITES:
+            self._lost.pop(doing, None)
+
+    def renew_first(self) -> None:
+        """Have the leases in hand renewed at once, and claim nothing before: others may be about to take them over."""
+        if self.steps:
+            self._renew_first = True
+            self.hurry_renewal()
+
+    @abc.abstractmethod
+    def hurry_renewal(self) -> None:
+        """Wake what renews leases; each runner has its own way."""
+
+    def renew_in_s(self) -> float:
+        """Return the seconds to wait for the next renewal."""
+        period_s = self.lease.renew_every_s
+        if "renew" not in self._lost:
+            return period_s * RENEW_EARLIER
+        return min(period_s / RETRIES_A_PERIOD, TROUBLE_BASE_S * 2.0 ** min(self._lost["renew"], 10))
+
+    def renewal_failed(self, error: QueueError) -> None:
+        """Note that leases could not be renewed."""
+        log.debug("Leases could not be renewed: %s", error)
+        self.redis_lost(error, "renew")
+
     def renewed(self, steps: Sequence[JobStep], held: Sequence[bool], asked_s: float) -> list[JobStep]:
         """Note what became of a renewal of leases that was asked for at `asked_s`; give the steps that lost theirs."""
+        waited_for = self._renew_first or self.writes_first
+        self._renewed_s, self._renew_first = asked_s, False
+        if steps:
+            self.takeovers.answered(asked_s, self.clock.monotonic_s())
+            self._no_longer_lost("renew")
+        elif self._lost.pop("renew", None):
+            # What could not be renewed is out of hand: that says nothing about Redis.
+            waited_for = True
+        if waited_for:
+            self._claim_again()
         lost = []
         for step, still in zip(steps, held, strict=False):
             if still:
@@ -496,6 +593,18 @@ class Engine(abc.ABC):
                 step.lose()
                 lost.append(step)
         return lost
+
+    def in_hand(self, unwritten: Callable[[], Iterable[str]]) -> list[str]:
+        """Return the ids of jobs that are worked on here though their leases may have ended.
+
+        Args:
+            unwritten: Returns the ids of those of which something is yet to be written.
+        """
+        if not self._overslept:
+            return []
+        now_s = self.clock.monotonic_s()
+        here = {step.claim.job_id for step in list(self.steps.values()) if now_s - step.started_s < step.limit_s}
+        return [*here.union(unwritten())]
 
     def to_renew(self) -> list[JobStep]:
         """Give the steps whose leases are to be renewed: not those that are stuck."""

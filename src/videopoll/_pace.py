@@ -26,6 +26,11 @@ class Pace:
         """When the next one is to begin; infinity while nobody wants one."""
         return max(self._next_s, self._held_until_s)
 
+    @property
+    def held_until_s(self) -> float:
+        """Until when none is made."""
+        return self._held_until_s
+
     def want(self, at_s: float, apart_s: float) -> bool:
         """Ask for one at `at_s`, but not within `apart_s` of the last; say whether that is sooner than planned."""
         planned_s = self.next_s

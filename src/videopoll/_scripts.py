@@ -112,8 +112,9 @@ def to_queue_error(error: Exception, doing: str) -> QueueError:
         | redis_errors.ClusterDownError
         | redis_errors.AskError,
     ):
-        return QueueUnavailableError(f"{doing}: Redis is not ready ({_first_words(text)}). Try again.")
-    return QueueRefusedError(f"{doing}: Redis answered with an error: {_first_words(text)}")
+        return QueueUnavailableError(f"{doing}: Redis is not ready ({_first_words(text)}). Try again.", answered=True)
+    about_data = isinstance(error, redis_errors.DataError) or text.startswith("WRONGTYPE")
+    return QueueRefusedError(f"{doing}: Redis answered with an error: {_first_words(text)}", about_data=about_data)
 
 
 def _first_words(text: str) -> str:

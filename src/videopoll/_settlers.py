@@ -1,28 +1,48 @@
-"""Writes what was decided about jobs, many transitions in a round trip, and keeps at it while Redis is away.
+"""Writes what was decided about jobs, many transitions in a round trip, and keeps at it until they are written.
 
 `Settler` serves the threaded runner, `AsyncSettler` the asyncio one; what they
 share keeps no clock of its own and does no I/O.
+
+Whatever the queue answers, a write is kept and tried again until it is carried
+out, or until its lease is somebody else's. What is wrong with one job's data
+becomes a dead letter, so that it does not hold up the others. Only a stop, and
+the end of a `run_once`, end the patience: then what is unwritten is logged.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
-import time
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
+import attrs
+
+from videopoll import events
+from videopoll._log import shown
 from videopoll._pace import FOREVER_S, Pace
 from videopoll._parts import trace_of, was_cancelled
 from videopoll._supervise import SETTLER
-from videopoll.errors import QueueError, QueueUnavailableError
-from videopoll.work import Redeliver, Reschedule, Transition, Verdict
+from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
+from videopoll.work import (
+    BeginSend,
+    Conclude,
+    DeadLetter,
+    GiveBack,
+    Redeliver,
+    Reschedule,
+    SendWork,
+    Settle,
+    Transition,
+    Verdict,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from videopoll._engine import Engine
+    from videopoll.jobs import OutboxEntry
     from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
 
 __all__ = ["AsyncSettler", "Settler"]
@@ -38,7 +58,50 @@ AWAITED_APART_S = 0.005
 LARGEST_COMMIT = 250
 """Transitions that are written together at most."""
 
+MOST_REFUSALS = 8
+"""After so many, whatever is refused is not for the sake of single jobs: the others wait untried."""
+
+MOST_NAMED = 100
+"""Ids in a log line at most."""
+
 F = TypeVar("F", "Future[Verdict]", "asyncio.Future[Verdict]")
+
+
+@attrs.define(eq=False)
+class _Write(Generic[F]):
+    """One transition on its way to the queue.
+
+    Args:
+        transition: What to write.
+        future: What its verdict will come in, if somebody waits for it.
+        tries: How often it was refused.
+        again_s: When to try it again, in monotonic seconds.
+        refused: Whether the queue would not do it when it was tried last; not so if the fault is in the job's own data.
+        instead: The dead letter that is written in its place, while that is tried.
+        answered: Whether it is over.
+    """
+
+    transition: Transition
+    future: F | None
+    tries: int = 0
+    again_s: float = -FOREVER_S
+    refused: bool = False
+    instead: Settle | None = None
+    answered: bool = False
+
+    @property
+    def job_id(self) -> str:
+        """Whose it is."""
+        return self.transition.claim.job_id
+
+    @property
+    def to_apply(self) -> Transition:
+        """What to hand to the queue."""
+        return self.instead or self.transition
+
+
+Attempt: TypeAlias = "Sequence[object] | BaseException"
+"""What the queue gave: verdicts, or what it raised."""
 
 
 class _Pending(Generic[F]):
@@ -47,7 +110,10 @@ class _Pending(Generic[F]):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._pace = Pace()
-        self._pending: list[tuple[Transition, F | None]] = []
+        self._pending: list[_Write[F]] = []
+        # Touched only by whoever writes: what is being written, and what was refused.
+        self._writing: list[_Write[F]] = []
+        self._kept: list[_Write[F]] = []
         self._closing = False
         self.open()
 
@@ -56,58 +122,215 @@ class _Pending(Generic[F]):
         self._closing = False
         self._patience_s, self._patience_from_s = FOREVER_S, 0.0
         self._failing_since_s: float | None = None
+        self._pace.hold(-FOREVER_S)
         self.gave_up: QueueError | None = None
 
     def be_patient_for(self, seconds: float) -> None:
-        """Give up when Redis is away for so long: the leases will bring the jobs back."""
+        """Give up on what cannot be written for so long: the leases will bring the jobs back."""
         self._patience_s, self._patience_from_s = seconds, self._engine.clock.monotonic_s()
+
+    def job_ids(self) -> list[str]:
+        """Return the ids of the jobs of which something is yet to be written."""
+        return [write.job_id for some in (self._writing, self._kept, self._pending) for write in list(some)]
 
     def _add(self, transition: Transition, future: F | None) -> bool:
         """Take something in; say whether it is to be written sooner than planned."""
-        self._pending.append((transition, future))
+        self._pending.append(_Write(transition, future))
         return self._pace.want(self._engine.clock.monotonic_s(), WRITES_APART_S if future is None else AWAITED_APART_S)
 
-    def _left_s(self) -> float:
-        """Seconds until the next write, 0 when it is due."""
-        return max(0.0, self._pace.next_s - self._engine.clock.monotonic_s())
+    def _hurried(self) -> bool:
+        """Try at once what was refused; say whether there is such a thing."""
+        for write in list(self._kept):
+            write.again_s = -FOREVER_S
+        self._pace.hold(-FOREVER_S)
+        return bool(self._kept)
 
-    def _take(self) -> list[tuple[Transition, F | None]]:
-        """Give what is to be written now."""
+    @property
+    def _empty(self) -> bool:
+        return not (self._pending or self._kept)
+
+    def _left_s(self) -> float | None:
+        """Seconds until the next write, 0 when it is due, None while there is nothing to write."""
+        now_s = self._engine.clock.monotonic_s()
+        at_s = self._pace.next_s if self._pending else FOREVER_S
+        if self._kept:
+            at_s = min(at_s, max(self._pace.held_until_s, min(write.again_s for write in self._kept)))
+        return None if at_s == FOREVER_S else max(0.0, at_s - now_s)
+
+    def _take(self) -> list[_Write[F]]:
+        """Give what is to be written now, what was refused before first: what is written of one job keeps its order."""
         now_s = self._engine.clock.monotonic_s()
         self._pace.begin(now_s)
-        batch, self._pending = self._pending[:LARGEST_COMMIT], self._pending[LARGEST_COMMIT:]
+        waiting = self._kept + self._pending
+        due = [write for write in waiting if write.again_s <= now_s][:LARGEST_COMMIT]
+        taken = set(map(id, due))
+        self._writing = due
+        self._kept = [write for write in self._kept if id(write) not in taken]
+        self._pending = [write for write in self._pending if id(write) not in taken]
         if self._pending:
             self._pace.want(now_s, 0.0)
-        return batch
+        return due
 
-    def _failed(self, error: QueueUnavailableError) -> float | None:
-        """Note that Redis is away: give the seconds to wait, None when the patience is over."""
-        now_s = self._engine.clock.monotonic_s()
-        self._failing_since_s = self._failing_since_s or now_s
-        left_s = max(self._failing_since_s, self._patience_from_s) + self._patience_s - now_s
-        if left_s <= 0:
-            self.gave_up = error
-            return None
-        return min(self._engine.redis_lost(error, "apply"), left_s)
+    # --- writing ---
 
-    def _written(self) -> None:
-        self._engine.redis_fine("apply")
-        self._failing_since_s = None
+    @contextlib.contextmanager
+    def _safe(self) -> Iterator[None]:
+        """Lose nothing of what is being written, whatever is raised on the way."""
+        try:
+            yield
+        except BaseException:
+            kept = set(map(id, self._kept))
+            self._kept += [write for write in self._writing if id(write) not in kept and not write.answered]
+            raise
+        finally:
+            self._writing = []
 
-    def _answer(self, batch: Sequence[tuple[Transition, F | None]], verdicts: Sequence[Verdict]) -> None:
-        """Tell whoever waits, and have a claim when the first of what was scheduled falls due."""
-        due_ms = [one.due_ms for one, _ in batch if isinstance(one, Reschedule | Redeliver)]
+    def _attempts(self, batch: list[_Write[F]]) -> Generator[list[Transition], Attempt, None]:
+        """Write a batch: yields what to hand to the queue, and is sent what came of it."""
+        left: list[list[_Write[F]]] = [batch]
+        refusals, asked_s, done = 0, 0.0, False
+        while left:
+            some = left.pop()
+            asked_s = self._engine.clock.monotonic_s()
+            found = yield [write.to_apply for write in some]
+            if not isinstance(found, BaseException):
+                done = self._answer(some, found, asked_s) or done
+            elif isinstance(found, QueueUnavailableError):
+                # It is the same for all.
+                for others in reversed(left):
+                    some += others
+                self._all_wait(some, found)
+                return
+            elif len(some) > 1 and refusals < MOST_REFUSALS:
+                # One that cannot be written, or cannot even be put into words, must not take others along.
+                half = len(some) // 2
+                left += [some[half:], some[:half]]
+            elif len(some) == 1 and (simpler := self._letter_for(some[0], found)) is not None:
+                some[0].instead = simpler
+                left.append(some)
+            else:
+                refusals += 1
+                for write in some:
+                    self._refused(write, found)
+        if done and not any(write.refused for write in self._kept):
+            self._failing_since_s = None
+            self._engine.redis_fine("apply", asked_s)
+
+    def _answer(self, batch: list[_Write[F]], verdicts: Sequence[object], asked_s: float) -> bool:
+        """Tell whoever waits, and have a claim when the first of what was scheduled falls due; say if all is answered."""
+        self._engine.takeovers.answered(asked_s, self._engine.clock.monotonic_s())
+        due_ms = [one.due_ms for one in (write.to_apply for write in batch) if isinstance(one, Reschedule | Redeliver)]
         if due_ms:
             self._engine.wake_at(self._engine.at_of(min(due_ms)))
-        for place, (_, future) in enumerate(batch):
-            if future is not None and not future.done():
-                # A host's queue may give fewer verdicts than it should.
-                future.set_result(verdicts[place] if place < len(verdicts) else Verdict.LOST)
+        known, all_known = list(verdicts) if isinstance(verdicts, Sequence) else [], True
+        for place, write in enumerate(batch):
+            verdict = known[place] if len(known) == len(batch) else None
+            if not isinstance(verdict, Verdict):
+                msg = f"the queue gave no verdict on a {type(write.to_apply).__name__}: it has to give one for each"
+                self._refused(write, QueueRefusedError(msg))
+                all_known = False
+            elif write.instead is None:
+                self._tell(write, verdict)
+            else:
+                self._buried(write, verdict)
+        return all_known
 
-    def _give_up_on(self, batch: Sequence[tuple[Transition, F | None]], error: BaseException) -> None:
+    def _tell(self, write: _Write[F], verdict: Verdict) -> None:
+        write.answered = True
+        if write.future is not None and not write.future.done():
+            write.future.set_result(verdict)
+
+    def _all_wait(self, batch: list[_Write[F]], error: QueueUnavailableError) -> None:
+        """Keep what could not be written as Redis is away, and everything else with it for a while."""
+        now_s = self._engine.clock.monotonic_s()
+        wait_s = self._engine.redis_lost(error, "apply")
+        for write in batch:
+            write.refused = True
+        self._kept = batch + self._kept
+        left_s = self._patience_left_s(now_s)
+        if left_s <= 0:
+            self._give_up(error)
+        else:
+            self._pace.hold(now_s + min(wait_s, left_s))
+
+    def _refused(self, write: _Write[F], error: BaseException) -> None:
+        """Keep what would not be written, while others are."""
+        now_s = self._engine.clock.monotonic_s()
+        write.instead, write.refused = None, not _is_about_data(error)
+        if not write.tries and not (write.refused and isinstance(error, QueueError)):
+            log.error("What was decided about the job %s cannot be written\n%s", shown(write.job_id), trace_of(error))
+        if write.refused:
+            reason = error if isinstance(error, QueueError) else QueueRefusedError("the queue failed at a write")
+            self._engine.redis_lost(reason, "apply")
+        self._kept.append(write)
+        left_s = self._patience_left_s(now_s)
+        if left_s <= 0:
+            self._give_up(error)
+        else:
+            write.again_s = now_s + min(self._engine.trouble_s(write.tries), left_s)
+            write.tries += 1
+
+    def _patience_left_s(self, now_s: float) -> float:
+        if self._failing_since_s is None:
+            self._failing_since_s = now_s
+        return max(self._failing_since_s, self._patience_from_s) + self._patience_s - now_s
+
+    def _give_up(self, error: BaseException) -> None:
         """Answer for what cannot be written: whoever waits must not wait for ever. The leases bring the jobs back."""
-        log.error("A job's step could not be written, it will be taken up again\n%s", trace_of(error))
-        self._answer(batch, [Verdict.LOST] * len(batch))
+        self.gave_up = error if isinstance(error, QueueError) else QueueRefusedError("the queue failed at a write")
+        given_up, self._kept, self._pending = self._kept + self._pending, [], []
+        ids = [shown(job_id) for job_id in dict.fromkeys(write.job_id for write in given_up)]
+        log.error(
+            "What was decided about %d jobs is not written, and their fate stays unknown until their leases end: %s%s",
+            len(ids),
+            ", ".join(ids[:MOST_NAMED]),
+            " …" if len(ids) > MOST_NAMED else "",
+        )
+        for write in given_up:
+            self._tell(write, Verdict.LOST)
+
+    # --- what is wrong with one job's data ---
+
+    def _letter_for(self, write: _Write[F], error: BaseException) -> Settle | None:
+        """Give the dead letter to write in place of what cannot be, with as much in it as can be written."""
+        transition = write.transition
+        if not _is_about_data(error) or isinstance(transition, GiveBack):
+            return None
+        if write.instead is None:
+            entry: OutboxEntry | None = None
+            if isinstance(transition, Conclude | BeginSend | Redeliver):
+                entry = transition.entry
+            elif isinstance(transition, Settle) and transition.letter is not None:
+                entry = transition.letter.entry
+        elif write.instead.letter is not None and write.instead.letter.entry is not None:
+            # It is the entry itself: what was stored of it before can be.
+            entry = None
+        else:
+            return None
+        claim = transition.claim
+        if entry is None and isinstance(claim.work, SendWork):
+            entry = claim.work.entry if write.instead is None else None
+        record = None if claim.raw is None or entry is not None else claim.raw.decode("utf-8", "surrogateescape")
+        reason = f"what was decided about it cannot be written: {type(transition).__name__}, {type(error).__name__}"
+        letter = DeadLetter(claim.job_id, reason, self._engine.shop.clock.now_ms(), record=record, entry=entry)
+        return Settle(claim, letter=letter)
+
+    def _buried(self, write: _Write[F], verdict: Verdict) -> None:
+        """Tell of a dead letter that was written in place of something else."""
+        if verdict is Verdict.APPLIED and write.instead is not None and write.instead.letter is not None:
+            worker_id, reason = self._engine.worker_id, write.instead.letter.reason
+            self._engine.emit(
+                events.JobUndeliverable(worker_id=worker_id, job_id=write.job_id, reason=reason, outcome=None)
+            )
+            verdict = Verdict.FINISHED_ELSEWHERE
+        self._tell(write, verdict)
+
+
+def _is_about_data(error: BaseException) -> bool:
+    """Whether an error is about the words of one write: they cannot be encoded, or Redis cannot take them."""
+    if isinstance(error, QueueRefusedError):
+        return error.about_data
+    return isinstance(error, ValueError | TypeError | OverflowError | RecursionError)
 
 
 class Settler(_Pending["Future[Verdict]"]):
@@ -126,6 +349,12 @@ class Settler(_Pending["Future[Verdict]"]):
                 self._changed.notify_all()
         return future
 
+    def hurry(self) -> None:
+        """Try at once what was refused: Redis answers again."""
+        with self._changed:
+            if self._hurried():
+                self._changed.notify_all()
+
     def close(self) -> None:
         """Let `run` end when all is written."""
         with self._changed:
@@ -135,40 +364,28 @@ class Settler(_Pending["Future[Verdict]"]):
     def run(self) -> None:
         """Write until it is closed."""
         while batch := self._next():
-            try:
-                with self._engine.loops.busy(SETTLER):
-                    self._write(batch)
-            except BaseException as error:  # noqa: BLE001 - a host's queue may raise anything; the worker goes on
-                self._give_up_on(batch, error)
+            attempts = self._attempts(batch)
+            with self._safe(), contextlib.suppress(StopIteration):
+                transitions = next(attempts)
+                while True:
+                    with self._engine.loops.busy(SETTLER):
+                        found = self._apply(transitions)
+                    transitions = attempts.send(found)
 
-    def _next(self) -> list[tuple[Transition, Future[Verdict] | None]]:
+    def _next(self) -> list[_Write[Future[Verdict]]]:
         with self._changed:
-            while not (self._closing or (self._pending and self._left_s() <= 0)):
-                self._changed.wait(self._left_s() if self._pending else None)
-            return self._take()
+            while not (self._closing and self._empty):
+                left_s = self._left_s()
+                if left_s == 0 or (self._closing and self._pending and not self._kept):
+                    return self._take()
+                self._changed.wait(left_s)
+            return []
 
-    def _write(self, batch: Sequence[tuple[Transition, Future[Verdict] | None]]) -> None:
-        while True:
-            try:
-                verdicts = self._queue.apply([transition for transition, _ in batch])
-            except QueueUnavailableError as error:
-                wait_s = self._failed(error)
-                if wait_s is None:
-                    self._answer(batch, [Verdict.LOST] * len(batch))
-                    return
-                time.sleep(wait_s)
-            except Exception as error:  # noqa: BLE001 - a host's queue may raise anything; the worker goes on
-                if len(batch) == 1:
-                    self._give_up_on(batch, error)
-                else:
-                    # One that cannot be written, or cannot even be put into words, must not take others along.
-                    for one in batch:
-                        self._write([one])
-                return
-            else:
-                self._written()
-                self._answer(batch, verdicts)
-                return
+    def _apply(self, transitions: list[Transition]) -> Attempt:
+        try:
+            return self._queue.apply(transitions)
+        except BaseException as error:  # noqa: BLE001 - a host's queue may raise anything; the worker goes on
+            return error
 
 
 class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
@@ -186,6 +403,11 @@ class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
             self._changed.set()
         return future
 
+    def hurry(self) -> None:
+        """Try at once what was refused: Redis answers again."""
+        if self._hurried():
+            self._changed.set()
+
     def close(self) -> None:
         """Let `run` end when all is written."""
         self._closing = True
@@ -194,42 +416,31 @@ class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
     async def run(self) -> None:
         """Write until it is closed."""
         while batch := await self._next():
-            try:
-                with self._engine.loops.busy(SETTLER):
-                    await self._write(batch)
-            except (asyncio.CancelledError, Exception) as error:
-                self._give_up_on(batch, error)
-                if was_cancelled():
-                    raise
+            attempts = self._attempts(batch)
+            with self._safe(), contextlib.suppress(StopIteration):
+                transitions = next(attempts)
+                while True:
+                    with self._engine.loops.busy(SETTLER):
+                        found = await self._apply(transitions)
+                    transitions = attempts.send(found)
 
-    async def _next(self) -> list[tuple[Transition, asyncio.Future[Verdict] | None]]:
+    async def _next(self) -> list[_Write[asyncio.Future[Verdict]]]:
         loop = asyncio.get_running_loop()
-        while not (self._closing or (self._pending and self._left_s() <= 0)):
+        while not (self._closing and self._empty):
+            left_s = self._left_s()
+            if left_s == 0 or (self._closing and self._pending and not self._kept):
+                return self._take()
             self._changed.clear()
-            timer = loop.call_later(self._left_s(), self._changed.set) if self._pending else None
+            timer = None if left_s is None else loop.call_later(left_s, self._changed.set)
             await self._changed.wait()
             if timer is not None:
                 timer.cancel()
-        return self._take()
+        return []
 
-    async def _write(self, batch: Sequence[tuple[Transition, asyncio.Future[Verdict] | None]]) -> None:
-        while True:
-            try:
-                verdicts = await self._queue.apply([transition for transition, _ in batch])
-            except QueueUnavailableError as error:
-                wait_s = self._failed(error)
-                if wait_s is None:
-                    self._answer(batch, [Verdict.LOST] * len(batch))
-                    return
-                await asyncio.sleep(wait_s)
-            except Exception as error:  # noqa: BLE001 - a host's queue may raise anything; the worker goes on
-                if len(batch) == 1:
-                    self._give_up_on(batch, error)
-                else:
-                    for one in batch:
-                        await self._write([one])
-                return
-            else:
-                self._written()
-                self._answer(batch, verdicts)
-                return
+    async def _apply(self, transitions: list[Transition]) -> Attempt:
+        try:
+            return await self._queue.apply(transitions)
+        except (asyncio.CancelledError, Exception) as error:
+            if was_cancelled():
+                raise
+            return error

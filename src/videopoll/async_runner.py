@@ -44,7 +44,7 @@ from videopoll._settlers import AsyncSettler
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
 from videopoll._threads import SYNC_PARTS, DaemonThreads
-from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
+from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.messages import NotSent, Sighting, Unknown
 from videopoll.notifiers.base import send_in_time
 from videopoll.observations import Fault, FaultKind
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, AsyncVideoPoller, Notifier, VideoPoller
     from videopoll.words import Words
-    from videopoll.work import ClaimBatch
 
 __all__ = ["AsyncRunner"]
 
@@ -168,6 +167,7 @@ class AsyncRunner(Engine):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._listening = asyncio.Event()
+        self._renewal = asyncio.Event()
         self._idle = asyncio.Event()
         self._over = asyncio.Event()
         self._over.set()
@@ -219,15 +219,14 @@ class AsyncRunner(Engine):
         """
         before = dict(self.counted)
         async with self._machinery():
-            asked_s = self.clock.monotonic_s()
-            batch = await self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
-            for step in self.take(batch, asked_s):
-                self._begin(step)
+            claimed = await self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
+            if self.takeovers.learnt:
+                claimed += await self._claim(Room(*self.room(), 0))
             self._settler.be_patient_for(self.lease.duration_s)
             await self._finish_work(FOREVER_S)
         if self._settler.gave_up is not None:
             raise self._settler.gave_up
-        return self.summary(before, len(batch.claims))
+        return self.summary(before, claimed)
 
     async def __aenter__(self) -> Self:
         """Give the runner itself."""
@@ -274,16 +273,11 @@ class AsyncRunner(Engine):
         """Claim what there is room for, begin to work on it, and sleep until the next claim is wanted."""
         room = self.begin_turn()
         if room.any:
-            asked_s = self.clock.monotonic_s()
             try:
-                batch = await self._claim(room)
+                await self._claim(room)
             except QueueError as error:
                 self.claim_failed(error)
             else:
-                self.redis_fine("claim")
-                for step in self.take(batch, asked_s):
-                    self._begin(step)
-                self.plan_after(batch)
                 if self.worth_listening():
                     self._listening.set()
         loop = asyncio.get_running_loop()
@@ -293,8 +287,10 @@ class AsyncRunner(Engine):
             await self._changed.wait()
             timer.cancel()
 
-    async def _claim(self, room: Room) -> ClaimBatch:
-        return await self._queue.claim(
+    async def _claim(self, room: Room) -> int:
+        """Claim, begin to work on what was found, and plan the next claim; return how many jobs that were."""
+        asked = self.ask()
+        batch = await self._queue.claim(
             polls=room.polls,
             sends=room.sends,
             worker_id=self.worker_id,
@@ -304,7 +300,14 @@ class AsyncRunner(Engine):
             endings=room.endings,
             look_from=room.look_from,
             take_new=self.take_new,
+            take_over=asked.take_over,
+            in_hand=self.in_hand(self._settler.job_ids),
+            asked_ms=asked.clock_ms,
         )
+        for step in self.take(batch, asked):
+            self._begin(step)
+        self.plan_after(batch)
+        return len(batch.claims)
 
     def wake_at(self, at_s: float) -> None:
         """Have a claim at this time."""
@@ -324,6 +327,8 @@ class AsyncRunner(Engine):
         # The tasks that are started from here on inherit it.
         parts = SYNC_PARTS.set(self._threads[1])
         self._settler.open()
+        self._renewal.clear()
+        self.open_run()
         self.loops.open()
         settler, renewer = self._task(SETTLER, self._write), self._task(RENEWER, self._renew)
         try:
@@ -440,21 +445,27 @@ class AsyncRunner(Engine):
 
     async def _renew(self) -> bool:
         """Renew the leases of what is in hand, in one round trip for many; end the work on lost ones."""
-        steps = self.to_renew()
-        asked_s = self.clock.monotonic_s()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._renewal.wait(), self.renew_in_s())
+        self._renewal.clear()
+        asked_s, steps = self.clock.monotonic_s(), self.to_renew()
         try:
             with self.loops.busy(RENEWER):
                 held = check_renewed(steps, await self._queue.renew([step.held for step in steps], self.lease))
-        except QueueUnavailableError as error:
-            log.debug("Leases could not be renewed: %s", error)
+        except QueueError as error:
+            self.renewal_failed(error)
         else:
             self.loop_fine(RENEWER)
             lost = self.renewed(steps, held, asked_s)
+            self._settler.hurry()
             for task, step in list(self._tasks.items()):
                 if step in lost:
                     task.cancel()
-        await asyncio.sleep(self.lease.renew_every_s)
         return True
+
+    def hurry_renewal(self) -> None:
+        """Renew at once."""
+        self._renewal.set()
 
     async def _listen(self) -> bool:
         """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""

@@ -63,11 +63,29 @@ class QueueUnavailableError(QueueError):
     """Redis cannot be reached, did not answer in time, or is loading or failing over.
 
     The same call may be made again: enqueueing is idempotent by job id.
+
+    Args:
+        text: What happened.
+        answered: Whether Redis answered, and said that it cannot do it now: it is
+            full, a replica, loading, busy.
     """
+
+    def __init__(self, text: str = "", *, answered: bool = False) -> None:
+        super().__init__(text)
+        self.answered = answered
 
 
 class QueueRefusedError(QueueError):
-    """Redis answered with an error that waiting does not cure (permissions, wrong type, version)."""
+    """Redis answered with an error that waiting does not cure (permissions, wrong type, version).
+
+    Args:
+        text: What happened.
+        about_data: Whether it is about the data of the jobs in question, and not about Redis.
+    """
+
+    def __init__(self, text: str = "", *, about_data: bool = False) -> None:
+        super().__init__(text)
+        self.about_data = about_data
 
 
 class NotifierError(VideopollError):

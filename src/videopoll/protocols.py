@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from videopoll.jobs import JsonValue, VideoJob
     from videopoll.messages import Message, Receipt, Sighting
@@ -133,6 +133,9 @@ class VideoJobQueue(Protocol):
         endings: int = 0,
         look_from: int = 0,
         take_new: bool = True,
+        take_over: bool = True,
+        in_hand: Collection[str] = (),
+        asked_ms: int | None = None,
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step, and at most so many jobs to be ended.
 
@@ -140,6 +143,13 @@ class VideoJobQueue(Protocol):
         the rank `look_from` of those that are due: what should have ended an interval
         ago is leased to be ended without a poll. Whatever is seen lives on. Without
         `take_new`, ids in the list are left to others.
+
+        With `take_over` off, jobs whose lease has ended are left to others: their
+        holders may live. Those that are `in_hand`, as this worker still works on
+        them, it never takes over from itself. `asked_ms` is what the queue's clock
+        should say, in Unix milliseconds: a claim that is carried out more than
+        `lease.renew_every_s` sooner or later by that clock takes nothing over, as
+        the queue stood still, or its clock has stepped.
         """
         ...
 
@@ -207,14 +217,11 @@ class AsyncVideoJobQueue(Protocol):
         endings: int = 0,
         look_from: int = 0,
         take_new: bool = True,
+        take_over: bool = True,
+        in_hand: Collection[str] = (),
+        asked_ms: int | None = None,
     ) -> ClaimBatch:
-        """Lease at most so many polls and sends that are due, in one step, and at most so many jobs to be ended.
-
-        With `endings`, a bounded number of jobs beyond the polls is looked at, from
-        the rank `look_from` of those that are due: what should have ended an interval
-        ago is leased to be ended without a poll. Whatever is seen lives on. Without
-        `take_new`, ids in the list are left to others.
-        """
+        """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         ...
 
     async def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:

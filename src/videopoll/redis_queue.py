@@ -36,7 +36,7 @@ from videopoll.schema import DEFAULT_PREFIX, Keys
 from videopoll.work import CancelResult, EnqueueResult, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from typing import Self
 
     from videopoll.events import Hook
@@ -406,6 +406,9 @@ class RedisVideoJobQueue(_Base):
         endings: int = 0,
         look_from: int = 0,
         take_new: bool = True,
+        take_over: bool = True,
+        in_hand: Collection[str] = (),
+        asked_ms: int | None = None,
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         return run(
@@ -422,6 +425,9 @@ class RedisVideoJobQueue(_Base):
                 endings=endings,
                 look_from=look_from,
                 take_new=take_new,
+                take_over=take_over,
+                in_hand=in_hand,
+                asked_ms=asked_ms,
             ),
         )
 
@@ -725,6 +731,9 @@ class AsyncRedisVideoJobQueue(_Base):
         endings: int = 0,
         look_from: int = 0,
         take_new: bool = True,
+        take_over: bool = True,
+        in_hand: Collection[str] = (),
+        asked_ms: int | None = None,
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         return await arun(
@@ -741,6 +750,9 @@ class AsyncRedisVideoJobQueue(_Base):
                 endings=endings,
                 look_from=look_from,
                 take_new=take_new,
+                take_over=take_over,
+                in_hand=in_hand,
+                asked_ms=asked_ms,
             ),
         )
 

@@ -35,7 +35,7 @@ from videopoll._parts import as_observation, as_receipt, notifier_failed, poller
 from videopoll._settlers import Settler
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
-from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
+from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.messages import Sighting
 from videopoll.work import Verdict
 
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.protocols import Notifier, VideoJobQueue, VideoPoller
     from videopoll.words import Words
-    from videopoll.work import ClaimBatch
 
 __all__ = ["Runner"]
 
@@ -155,6 +154,7 @@ class Runner(Engine):
         self._listening = threading.Event()
         self._stopped = threading.Event()
         self._closed = threading.Event()
+        self._renewal = threading.Event()
         self._work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
         self._ended = threading.Event()
         self._ended.set()
@@ -207,15 +207,14 @@ class Runner(Engine):
         """
         before = dict(self.counted)
         with self._machinery():
-            asked_s = self.clock.monotonic_s()
-            batch = self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
-            for step in self.take(batch, asked_s):
-                self._work.put(step)
+            claimed = self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
+            if self.takeovers.learnt:
+                claimed += self._claim(Room(*self.room(), 0))
             self._settler.be_patient_for(self.lease.duration_s)
             self._finish_work(FOREVER_S)
         if self._settler.gave_up is not None:
             raise self._settler.gave_up
-        return self.summary(before, len(batch.claims))
+        return self.summary(before, claimed)
 
     def __enter__(self) -> Self:
         """Give the runner itself."""
@@ -269,25 +268,22 @@ class Runner(Engine):
         with self._changed:
             room = self.begin_turn()
         if room.any:
-            asked_s = self.clock.monotonic_s()
             try:
-                batch = self._claim(room)
+                self._claim(room)
             except QueueError as error:
                 with self._changed:
                     self.claim_failed(error)
             else:
-                self.redis_fine("claim")
-                for step in self.take(batch, asked_s):
-                    self._work.put(step)
-                self.plan_after(batch)
                 if self.worth_listening():
                     self._listening.set()
         with self._changed:
             while not self.stopping and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
                 self._changed.wait(left_s)
 
-    def _claim(self, room: Room) -> ClaimBatch:
-        return self._queue.claim(
+    def _claim(self, room: Room) -> int:
+        """Claim, hand out what was found, and plan the next claim; return how many jobs that were."""
+        asked = self.ask()
+        batch = self._queue.claim(
             polls=room.polls,
             sends=room.sends,
             worker_id=self.worker_id,
@@ -297,7 +293,14 @@ class Runner(Engine):
             endings=room.endings,
             look_from=room.look_from,
             take_new=self.take_new,
+            take_over=asked.take_over,
+            in_hand=self.in_hand(self._settler.job_ids),
+            asked_ms=asked.clock_ms,
         )
+        for step in self.take(batch, asked):
+            self._work.put(step)
+        self.plan_after(batch)
+        return len(batch.claims)
 
     def wake_at(self, at_s: float) -> None:
         """Have a claim at this time."""
@@ -317,6 +320,8 @@ class Runner(Engine):
             self._ended.clear()
             self._stopped.clear()
             self._closed.clear()
+            self._renewal.clear()
+            self.open_run()
             # A queue of its own for each run: a thread that hung in the last one finds its end there.
             work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
             self._work = work
@@ -334,6 +339,7 @@ class Runner(Engine):
                 for _ in range(workers):
                     work.put(None)
                 self._closed.set()
+                self._renewal.set()
                 self._settler.close()
                 settler.join()
                 renewer.join()
@@ -434,20 +440,26 @@ class Runner(Engine):
 
     def _renew(self) -> bool:
         """Renew the leases of what is in hand, in one round trip for many."""
+        self._renewal.wait(self.renew_in_s())
         if self._closed.is_set():
             return False
-        steps = self.to_renew()
-        asked_s = self.clock.monotonic_s()
+        self._renewal.clear()
+        asked_s, steps = self.clock.monotonic_s(), self.to_renew()
         try:
             with self.loops.busy(RENEWER):
                 held = check_renewed(steps, self._queue.renew([step.held for step in steps], self.lease))
-        except QueueUnavailableError as error:
-            log.debug("Leases could not be renewed: %s", error)
+        except QueueError as error:
+            self.renewal_failed(error)
         else:
             self.loop_fine(RENEWER)
             # A thread cannot be cut off, but it begins nothing any more.
             self.renewed(steps, held, asked_s)
-        return not self._closed.wait(self.lease.renew_every_s)
+            self._settler.hurry()
+        return True
+
+    def hurry_renewal(self) -> None:
+        """Renew at once."""
+        self._renewal.set()
 
     def _listen(self) -> bool:
         """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""

@@ -339,8 +339,8 @@ MUTANTS = (
         "a write is dropped when Redis is away",
         11,
         "_settlers",
-        "        if left_s <= 0:\n            self.gave_up = error\n            return None\n",
-        "        return None\n",
+        "        if left_s <= 0:\n            self._give_up(error)\n        else:\n            self._pace.hold(",
+        "        self._give_up(error)\n        if left_s < 0:\n            self._pace.hold(",
     ),
 )
 

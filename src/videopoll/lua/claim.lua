@@ -18,7 +18,10 @@
 --             attempts seconds, initial delay ms, interval ms,
 --             timeout ms where workers of another kind share the Redis, otherwise '',
 --             endings at most (0 for no look), the rank to look from, ms from its start after
---             which a job ends without a poll, record seconds, '1' to take ids from the list
+--             which a job ends without a poll, record seconds, '1' to take ids from the list,
+--             '1' if expired leases may be taken over,
+--             now ms as the worker expects it or '', by how much it may differ,
+--             then ids that the worker still has in its hands
 -- returns     now ms, next poll ms, next send ms, next expiry ms (each -1 for none), list length,
 --             then one array a job: id, source, due ms (the lease's end, if that has expired),
 --             attempts before, age of the last attempt ms (-1 for unknown), faults, record, outbox,
@@ -32,6 +35,7 @@ local attempts_s, initial_delay_ms, interval_ms = ARGV[7], tonumber(ARGV[8]), to
 local shared_timeout_ms = tonumber(ARGV[10])
 local endings, look_from = tonumber(ARGV[11]), tonumber(ARGV[12])
 local over_ms, record_s, take_new = tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15] == '1'
+local take_over, asked_ms, late_ms = ARGV[16] == '1', tonumber(ARGV[17]), tonumber(ARGV[18])
 local NAMES = {':job:', ':poll:outbox:', ':lock:', ':attempts:', ':completed:'}
 local STARTS = {}
 for place, name in ipairs(NAMES) do STARTS[place] = prefix .. name end
@@ -42,6 +46,12 @@ local FUTURE_MS = 60000 -- how far ahead of ours a producer's clock may be
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- A claim that waited in the socket of a server that stood still, or that meets with a clock that has
+-- stepped, finds the leases of workers that live expired: it takes nothing over.
+if asked_ms and math.abs(now - asked_ms) > late_ms then take_over = false end
+local in_hand = {}
+for n = 19, #ARGV do in_hand[ARGV[n]] = true end
 
 -- Scores and times that others wrote may be infinite, or have fractions. Redis gives numbers of a
 -- reply as integers, and takes them as arguments without rounding: up to 2^53 they are exact.
@@ -69,7 +79,7 @@ end
 -- Expired leases of one kind must not hide those of the other, for which there is room.
 local poll_room, send_room, looked_at = polls, sends, 0
 local to_look_at = {} -- {id, source, due}
-while (poll_room > 0 or send_room > 0 or endings > #to_look_at) and looked_at < MOST_EXPIRED do
+while take_over and (poll_room > 0 or send_room > 0 or endings > #to_look_at) and looked_at < MOST_EXPIRED do
   local found = redis.call('ZRANGEBYSCORE', inflight, '-inf', now, 'WITHSCORES', 'LIMIT', looked_at, PAGE)
   if #found == 0 then break end
   local outboxes = {}
@@ -77,7 +87,9 @@ while (poll_room > 0 or send_room > 0 or endings > #to_look_at) and looked_at < 
   local entries = redis.call('MGET', unpack(outboxes))
   for n, entry in ipairs(entries) do
     local id, ended = found[2 * n - 1], tonumber(found[2 * n])
-    if entry and send_room > 0 then
+    if in_hand[id] then
+      -- Its holder is the one that asks.
+    elseif entry and send_room > 0 then
       send_room = send_room - 1
       candidate(id, 'expired', ended)
     elseif not entry and poll_room > 0 then
