@@ -1577,6 +1577,19 @@ def test_what_they_have_ended_is_forgotten_and_makes_no_dead_letter(bench):
     assert bench.claim() == ()
 
 
+def test_what_is_remembered_of_faults_goes_when_nobody_keeps_the_jobs(bench):
+    """A job that was given back may be ended by a worker of another kind, which does not know of this key."""
+    schedule(bench, "job_1", faults=1)
+    assert 500 < bench.db.ttl(bench.keys.faults) <= 600
+
+
+def test_a_job_that_they_have_and_that_we_doubt_is_only_forgotten(bench):
+    """What else is remembered of it hides not whose its last poll was."""
+    schedule(bench, "job_1", attempts=1, doubt_ms=7)
+    bench.db.set(bench.keys.attempts("job_1"), 3, ex=595)
+    assert hand_back(bench) == HandedBack(theirs=1)
+
+
 def test_a_record_that_is_about_to_expire_lives_on_for_them(bench):
     """They need it until they have ended the job."""
     schedule(bench, "job_1", "job_2")

@@ -365,7 +365,7 @@ def _call_for(
     kind: type, keys: Keys, items: Sequence[Transition], ttls: KeyTtls, dead: DeadLetterPolicy
 ) -> ScriptCall[list[Verdict]]:
     if kind is Reschedule:
-        return _reschedule(keys, cast("Sequence[Reschedule]", items))
+        return _reschedule(keys, cast("Sequence[Reschedule]", items), ttls)
     if kind is GiveBack:
         return _give_back(keys, cast("Sequence[GiveBack]", items), ttls)
     if kind is Conclude:
@@ -377,8 +377,8 @@ def _call_for(
     return _settle(keys, cast("Sequence[Settle]", items), ttls, dead)
 
 
-def _reschedule(keys: Keys, items: Sequence[Reschedule]) -> ScriptCall[list[Verdict]]:
-    args: list[str | bytes | int] = [keys.prefix]
+def _reschedule(keys: Keys, items: Sequence[Reschedule], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
+    args: list[str | bytes | int] = [keys.prefix, ttls.job_s]
     for item in items:
         state = ""
         if item.faults or item.attempts is not None or item.doubt_ms is not None:

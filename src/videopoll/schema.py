@@ -82,7 +82,14 @@ KEYS: tuple[KeyRecord, ...] = (
     ),
     KeyRecord("inflight", "{prefix}:poll:inflight", "sorted set", None, "claim, renew", "id → when its lease ends, ms"),
     KeyRecord("leases", "{prefix}:poll:leases", "hash", None, "claim", "id → fencing token of its holder"),
-    KeyRecord("faults", "{prefix}:poll:faults", "hash", None, "reschedule", "id → faults in a row and last answer ms"),
+    KeyRecord(
+        "faults",
+        "{prefix}:poll:faults",
+        "hash",
+        "600 s (KeyTtls.job_s)",
+        "reschedule",
+        "id → faults in a row and last answer ms",
+    ),
     KeyRecord(
         "outbox",
         "{prefix}:poll:outbox:{jobId}",

@@ -41,7 +41,7 @@ end
 
 -- Whether the counter has moved on since our last poll: then a worker of another kind has the job.
 local function in_their_memory(id, keys, found)
-  local noted = string.match(redis.call('HGET', faults, id) or '', '^%d+:%d*:(%d+)$')
+  local noted = string.match(redis.call('HGET', faults, id) or '', '^%d+:%d*:(%d+)')
   if not noted or (tonumber(found[4]) or 0) <= tonumber(noted) then return false end
   local left_ms = redis.call('PTTL', keys[4])
   return left_ms >= 0 and attempts_s * 1000 - left_ms < idle_ms

@@ -1,17 +1,17 @@
 -- Puts polled jobs back on the schedule, each only if its lease is still held.
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
--- ARGV[1]     prefix
--- ARGV[2..]   four a job: id, token, due ms, faults to remember or ''
+-- ARGV[1..2]  prefix, seconds that a record lives
+-- ARGV[3..]   four a job: id, token, due ms, faults to remember or ''
 -- returns     1 or 0 (lease lost) a job
 
 local schedule, inflight, leases, faults = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local prefix = ARGV[1]
-local count = (#ARGV - 1) / 4
+local prefix, record_s = ARGV[1], ARGV[2]
+local count = (#ARGV - 2) / 4
 
 local ids, locks = {}, {}
 for n = 1, count do
-  ids[n] = ARGV[4 * n - 2]
+  ids[n] = ARGV[4 * n - 1]
   locks[n] = prefix .. ':lock:' .. ids[n]
 end
 local holders = redis.call('HMGET', leases, unpack(ids))
@@ -19,7 +19,7 @@ local locked = redis.call('MGET', unpack(locks))
 
 local answers, later, remember, forget, held, ours = {}, {}, {}, {}, {}, {}
 for n = 1, count do
-  local id, token, due, state = unpack(ARGV, 4 * n - 2, 4 * n + 1)
+  local id, token, due, state = unpack(ARGV, 4 * n - 1, 4 * n + 2)
   if holders[n] == token then
     answers[n] = 1
     held[#held + 1] = id
@@ -38,7 +38,11 @@ for n = 1, count do
 end
 
 if #held > 0 then
-  if #remember > 0 then redis.call('HSET', faults, unpack(remember)) end
+  if #remember > 0 then
+    redis.call('HSET', faults, unpack(remember))
+    -- What is remembered of jobs that workers of another kind have ended since must not stay for ever.
+    redis.call('EXPIRE', faults, record_s)
+  end
   redis.call('ZADD', schedule, unpack(later))
   -- Here as everywhere the token goes first: an entry in inflight finds its way back, a token without one would stay.
   redis.call('HDEL', leases, unpack(held))
