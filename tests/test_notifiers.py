@@ -1112,16 +1112,33 @@ class FakeApprise:
     def __init__(self):
         self.urls = []
 
-    def add(self, urls):
-        self.urls += urls
-        return all("://" in url for url in urls)
+    def add(self, services):
+        for one in services:
+            many = isinstance(one, str) and one.startswith("many://")
+            self.urls.append(ManyTargets(one.split("/")[3:]) if many else one)
+        return all(not isinstance(one, str) or "://" in one for one in services)
+
+    def __iter__(self):
+        return iter(self.urls)
 
     def notify(self, *, body):
-        self.sent.append((self.urls, body))
-        return "fail" not in self.urls[0]
+        (one,) = self.urls
+        targets = getattr(one, "targets", one)
+        self.sent.append(([targets], body))
+        if "boom" in targets:
+            msg = "boom"
+            raise OSError(msg)
+        return "fail" not in targets
 
     async def async_notify(self, *, body):
         return self.notify(body=body)
+
+
+class ManyTargets:
+    """A service of Apprise that one URL gives several targets."""
+
+    def __init__(self, targets):
+        self.targets = targets
 
 
 @pytest.fixture
@@ -1140,6 +1157,38 @@ def test_apprise_sends_the_text_with_the_link(side, apprise):
 
 def test_a_failure_of_apprise_leaves_the_fate_of_the_message_open(side, apprise):
     assert isinstance(side.notify(AppriseNotifier("fail://x"), message()), Unknown)
+
+
+@pytest.mark.parametrize("trouble", ["fail", "boom"])
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_an_apprise_service_that_took_the_message_never_gets_it_again(side, apprise, caplog, trouble, where):
+    """One of three is down: the message counts as delivered, and the log says who has none."""
+    urls = [f"ok://{number}" for number in range(3)]
+    urls[where] = f"{trouble}://{where}"
+    receipt = side.notify(AppriseNotifier(urls), message())
+    assert receipt == Delivered(detail="1 of 3 services did not take it")
+    assert sorted(sent for (sent,), _ in apprise.sent) == sorted(urls)
+    assert "1 of 3 services did not take the message" in caplog.text
+    assert_tells_no_secret(receipt, caplog.text)
+
+
+def test_an_apprise_url_with_several_targets_is_sent_to_each_by_itself(side, apprise):
+    """As Apprise itself sends to all of them again when one has failed."""
+    receipt = side.notify(AppriseNotifier("many://token/1/fail/3"), message())
+    assert receipt == Delivered(detail="1 of 3 services did not take it")
+    assert [targets for (targets,), _ in apprise.sent] == [["1"], ["fail"], ["3"]]
+
+
+def test_when_no_apprise_service_takes_it_the_fate_of_the_message_is_open(side, apprise):
+    receipt = side.notify(AppriseNotifier(["fail://1", "fail://2"]), message())
+    assert receipt == Unknown("Apprise could not send to any of 2 services")
+    with pytest.raises(OSError, match="boom"):
+        side.notify(AppriseNotifier("boom://1"), message())
+
+
+def test_one_bad_apprise_url_of_several_is_refused_as_a_whole(apprise):
+    with pytest.raises(ConfigurationError):
+        AppriseNotifier(["ok://1", "nothing"])
 
 
 def test_apprise_urls_that_cannot_work_are_refused_without_quoting_them(side, apprise):
