@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from redis.exceptions import RedisError
 
 from storm.kernel import PROCESS, Kernel, Process, StuckError, Thread
 from storm.outside import (
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 400.0
 """How long after the last fault everything must be over."""
 
-ACTS = {"cancel", "cancel and tell", "poll now", "enqueue again", "redrive", "dismiss"}
+ACTS = {"cancel", "cancel and tell", "poll now", "enqueue again", "redrive", "dismiss", "push"}
 """What operators and producers do in between."""
 
 FALL_BACK_S = 12.0
@@ -193,9 +194,9 @@ class Fleet:
         story.calm_s = kernel.now_s
         # After a step back of Redis's clock all is late by that much, and no worse.
         patience_s = PATIENCE_S - sum(step_s for _, step_s in story.steps if step_s < 0)
-        while not self._empty() and kernel.now_s < story.calm_s + patience_s:
+        while not self.server.empty and kernel.now_s < story.calm_s + patience_s:
             await asyncio.sleep(0.5)
-        story.over, story.over_s = self._empty(), kernel.now_s
+        story.over, story.over_s = self.server.empty, kernel.now_s
         await self._stop_all()
         self._look_around()
 
@@ -219,9 +220,9 @@ class Fleet:
 
     def _look_at_ends(self) -> None:
         for job_id in self.jobs:
-            letter = self.server.look("HEXISTS", "video:poll:letters", job_id)
-            known = [one for _, one, what in self.story.ended if one == job_id and what == "letter"]
-            if letter and not known:
+            letters = self.server.stored("video:poll:letters")
+            known = any(one == job_id for _, one, _ in self.story.ended)
+            if letters is not None and not known and job_id.encode() in letters._values:
                 self.story.ended.append((self.kernel.now_s, job_id, "letter"))
 
     # --- workers ---
@@ -352,11 +353,16 @@ class Fleet:
                         case "enqueue again":
                             result = await queue.enqueue(job_id, conversation_id=f"user-{job_id}")
                             self.story.accepted.setdefault(job_id, self.kernel.now_s)
+                        case "push":
+                            # As a worker of another kind puts an id back that it has in its memory.
+                            result = job_id in self.story.accepted and await queue._client.lpush(
+                                "video:poll:queue", job_id
+                            )
                         case "redrive":
                             result = await queue.dead_letters.redrive(job_id)
                         case _:
                             result = await queue.dead_letters.dismiss(job_id)
-                except QueueError:
+                except (QueueError, RedisError):
                     await asyncio.sleep(0.5)
                 except VideopollError as error:
                     result = type(error).__name__
@@ -543,15 +549,6 @@ class Fleet:
             self.story.broken.append(f"{process.name} did not stop within 100 s")
 
     # --- the end ---
-
-    def _empty(self) -> bool:
-        look = self.server.look
-        return not (
-            look("LLEN", "video:poll:queue")
-            + look("ZCARD", "video:poll:schedule")
-            + look("ZCARD", "video:poll:inflight")
-            + look("ZCARD", "video:poll:deliveries")
-        )
 
     async def _stop_all(self) -> None:
         for slot in self.slots:

@@ -213,6 +213,11 @@ class _Judge:
             return "no message, no dead letter" if self.story.over else "still pending"
         if job.refused == "all":
             return None
+        if (
+            self._stepped() + sum(b - a for a, b, _ in self.story.outages)
+            >= self.plan.job_ttl_s / 2 - self.plan.lease_s
+        ):
+            return None  # By Redis's clock nobody has kept the record for as long as it lives.
         around = [life for life in self.story.lives if life.died_s or life.frozen or life.cut_off or life.stop_s]
         blind = [one for one in requests if one.told not in KNOWN]
         if self.plan.channel == "mute" and self.at_most_once and (blind or around):

@@ -125,7 +125,7 @@ TRAPS = (
 FROZEN_AT = (*TRAPS, (("posting",), "reached"), (("resolving",), "reached"), (("posting",), "reached"))
 
 THEMES = ("kill", "freeze", "redis", "api", "messenger", "operator", "stop", "crowd", "clock", "broken", "odd")
-ACTS = ("cancel", "cancel and tell", "poll now", "enqueue again", "redrive", "dismiss")
+ACTS = ("cancel", "cancel", "cancel and tell", "poll now", "enqueue again", "push", "push", "redrive", "dismiss")
 REFUSALS = (
     "READONLY You can't write against a read only replica.",
     "NOPERM this user has no permissions to run the 'evalsha' command",
@@ -226,7 +226,10 @@ def _events(
         case "odd":
             return [Event(at_s, "odd polls", tuple(rng.choice(ODD_POLLS) for _ in range(rng.randint(1, 3))))]
         case "operator":
-            return [Event(at_s, rng.choice(ACTS), (job,))]
+            # Most of them around the time when the job ends.
+            one = jobs[job]
+            around_s = one.at_s + one.takes_s + rng.uniform(-6.0, 8.0)
+            return [Event(round(max(one.at_s, rng.choice((at_s, around_s, around_s))), 2), rng.choice(ACTS), (job,))]
         case "api":
             for_s = round(rng.choice((3.0, 15.0, 80.0)) * rng.uniform(0.8, 1.2), 1)
             how = (

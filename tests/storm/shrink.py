@@ -13,7 +13,7 @@ from storm.plan import Event, JobPlan, Plan, WorkerPlan
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-OF_A_JOB = {"cancel", "cancel and tell", "poll now", "enqueue again", "redrive", "dismiss"}
+OF_A_JOB = {"cancel", "cancel and tell", "poll now", "enqueue again", "redrive", "dismiss", "push"}
 OF_A_WORKER = {"kill", "freeze", "stop", "cut off"}
 
 
