@@ -119,9 +119,9 @@ class _Base:
             for job_id, conversation_id, metadata in jobs
         ]
 
-    def _cancel(self, job_id: str, view: JobView | None, *, notify: bool) -> ScriptCall[CancelResult]:
+    def _cancel(self, job_id: str, view: JobView, *, notify: bool) -> ScriptCall[CancelResult]:
         completed, notice = dump({"success": False, "error": "Cancelled", "jobId": job_id}), ""
-        if view is not None and view.job is not None:
+        if view.job is not None:
             outcome = Outcome(OutcomeKind.CANCELLED, view.now_ms, error="Cancelled")
             completed = dump(outcome.to_completed(view.job, delivered=False))
             notice = open_outbox(view.job, outcome, self._delivery).to_json() if notify else ""
@@ -352,7 +352,11 @@ class RedisVideoJobQueue(_Base):
         Raises:
             QueueError: Redis is away or says no.
         """
-        result = run(self._front, self._cancel(job_id, self.get(job_id), notify=notify))
+        view = self.get(job_id)
+        # One that comes in from now on is another job: cancelled unseen, its user would not be told.
+        result = CancelResult.UNKNOWN
+        if view is not None:
+            result = run(self._front, self._cancel(job_id, view, notify=notify))
         return self._told_cancelled(job_id, result)
 
     def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
@@ -694,7 +698,10 @@ class AsyncRedisVideoJobQueue(_Base):
 
     async def cancel(self, job_id: str, *, notify: bool = False) -> CancelResult:
         """Stop a job; see `RedisVideoJobQueue.cancel`."""
-        result = await arun(self._front, self._cancel(job_id, await self.get(job_id), notify=notify))
+        view = await self.get(job_id)
+        result = CancelResult.UNKNOWN
+        if view is not None:
+            result = await arun(self._front, self._cancel(job_id, view, notify=notify))
         return self._told_cancelled(job_id, result)
 
     async def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:

@@ -37,12 +37,17 @@ class Mutant:
     where: str
     old: str
     new: str
+    # Where two mechanisms cover each other, both are taken out.
+    and_also: Mutant | None = None
     real_only: str = ""
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Take the mechanism out for a while."""
-        with self._script() if self.where.endswith(".lua") else self._module():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._script() if self.where.endswith(".lua") else self._module())
+            if self.and_also is not None:
+                stack.enter_context(self.and_also.applied())
             yield
 
     @contextlib.contextmanager
@@ -334,6 +339,39 @@ MUTANTS = (
         "            if fresh_s < now_s - step.started_s < step.limit_s and not step.finished",
         "            if fresh_s < now_s - step.started_s and not step.finished",
     ),
+    # --- the lease travels with the message ---
+    Mutant(
+        "a send may begin after its lease",
+        2,
+        "_permits",
+        "        return not self._withdrawn and self._lease.left_s() > 0",
+        "        return True",
+    ),
+    Mutant(
+        "a renewal that failed confirms a lease",
+        2,
+        "_permits",
+        "        return -math.inf if self._over else self._until_s - self._monotonic_s()",
+        "        return 1000.0",
+    ),
+    Mutant(
+        "a stop leaves sends that wait for a thread",
+        5,
+        "_threads",
+        "            elif work.begin():",
+        "            elif work.begin() or True:",
+        and_also=Mutant(
+            "", 5, "_permits", "        return not self._withdrawn and self._lease.left_s() > 0", "        return True"
+        ),
+    ),
+    Mutant(
+        "a job is let go of without a word",
+        3,
+        "_steps",
+        "        self.let_go = True\n        self.lease.forfeit()\n        if self.finished:\n            return None",
+        "        if True:\n            return None",
+    ),
+    # --- clocks ---
     # --- writes ---
     Mutant(
         "a write is dropped when Redis is away",

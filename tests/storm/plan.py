@@ -134,18 +134,7 @@ REFUSALS = (
     "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
     "BUSY Redis is busy running a script.",
 )
-BROKEN_OFF = (
-    "claim",
-    "claim",
-    "claim",
-    "conclude",
-    "settle",
-    "settle",
-    "redeliver",
-    "reschedule",
-    "reschedule",
-    "enqueue",
-)
+BROKEN_OFF = ("claim", "claim", "claim", "conclude", "settle", "redeliver", "redeliver", "reschedule", "enqueue")
 SCRIPTS = ("claim", "conclude", "begin_send", "settle", "redeliver", "reschedule", "renew", "give_back", "enqueue")
 
 
@@ -194,6 +183,8 @@ def _job(rng: random.Random, themes: set[str]) -> JobPlan:
         sends = [rng.choice(MANNERS) for _ in range(rng.choice((1, 1, 2, 3)))]
         if rng.random() < 0.1:
             sends = [rng.choice(("lost", "500", "throttled", "dropped"))] * 6
+    elif "broken" in themes and rng.random() < 0.5:
+        sends = [rng.choice(("unreachable", "throttled", "lost"))] * rng.choice((1, 2))
     elif rng.random() < 0.4:
         sends = ["slow"]
     return JobPlan(
