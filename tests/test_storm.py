@@ -18,7 +18,7 @@ from storm.mutants import MUTANTS
 from storm.plan import Event, JobPlan, Plan, WorkerPlan, plan_of
 from storm.shrink import as_code, kinds_of, shrink
 
-SEEDS = [seed for seed in range(1, 65) if seed not in {3, 11, 22, 27, 38, 44, 54, 63}]
+SEEDS = [seed for seed in range(1, 65) if seed not in {22, 27, 44, 54, 58, 63}]
 CHUNKS = [SEEDS[first : first + 8] for first in range(0, len(SEEDS), 8)]
 
 
@@ -27,6 +27,23 @@ def test_a_storm_does_nothing_that_is_not_allowed(seeds):
     failed = {seed: wrongs for seed in seeds if (wrongs := judge(run(plan_of(seed))))}
 
     assert not failed, "\n".join(f"{plan_of(seed)}\n  {'; '.join(wrongs)}" for seed, wrongs in failed.items())
+
+
+ONCE_FAILED = {
+    "an id that was taken in while it was being cancelled was cancelled without a word to its user": Plan(
+        seed=156,
+        jobs=(JobPlan(at_s=0.28, takes_s=2.1),),
+        events=(Event(0.28, "cancel and tell", (0,)), Event(21.6, "stop", (0, 5.7))),
+        grace_s=4.0,
+        api_s=3.0,
+    ),
+}
+"""Storms that once went wrong, made small."""
+
+
+@pytest.mark.parametrize("plan", ONCE_FAILED.values(), ids=ONCE_FAILED)
+def test_a_storm_that_once_failed_passes(plan):
+    assert judge(run(plan)) == []
 
 
 @pytest.mark.parametrize("seed", [10, 43])
