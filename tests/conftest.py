@@ -168,6 +168,7 @@ ONE_SERVER = {
     "test_clock_steps",
     "test_end_to_end",
     "test_history",
+    "test_hosts_values",
     "test_kept",
     "test_logs",
     "test_loops",

@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import attrs
 
+from videopoll._urls import readied_url
 from videopoll.jobs import Form, OutboxEntry, Outcome, OutcomeKind
 from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
-from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
+from videopoll.observations import (
+    Fault,
+    FaultKind,
+    Observation,
+    VideoFailed,
+    VideoMissing,
+    VideoReady,
+    VideoWorking,
+    checked_video,
+)
 from videopoll.policies import OnUnknown
 
 if TYPE_CHECKING:
@@ -34,6 +44,7 @@ __all__ = [
     "after_send",
     "before_poll",
     "decide",
+    "deliverable",
     "next_delivery_step",
     "open_outbox",
     "resume_abandoned",
@@ -256,13 +267,28 @@ def open_outbox(job: VideoJob, outcome: Outcome, policy: DeliveryPolicy) -> Outb
     )
 
 
+def deliverable(outcome: Outcome) -> Outcome:
+    """Return the outcome if it may be sent: a video whose link must not go out is one that failed.
+
+    Ours are checked before they are stored. Other kinds of workers and earlier versions store what they
+    like, and not every channel looks at a link.
+    """
+    if not outcome.success or readied_url(outcome.video_url) == outcome.video_url:
+        return outcome
+    video = checked_video(outcome.video_url, file_id=outcome.file_id, timestamp=outcome.timestamp)
+    if isinstance(video, VideoReady):
+        return attrs.evolve(outcome, video_url=video.video_url)
+    kept = video.undeliverable_url if isinstance(video, VideoFailed) else None
+    return attrs.evolve(outcome, kind=OutcomeKind.FAILED, video_url=None, error=video.error, undeliverable_url=kept)
+
+
 def resume_abandoned(work: Abandoned, now_ms: int, policy: DeliveryPolicy) -> OutboxEntry | GiveUp:
     """Judge a job that another kind of worker completed and left around the send.
 
     That worker sent without a reference, so no channel can be asked: the host's choice decides.
     """
     entry = attrs.evolve(
-        open_outbox(work.job, work.outcome, policy), deadline_ms=now_ms + round(policy.deadline_s * 1000)
+        open_outbox(work.job, deliverable(work.outcome), policy), deadline_ms=now_ms + round(policy.deadline_s * 1000)
     )
     if policy.on_unknown is OnUnknown.AT_MOST_ONCE:
         return GiveUp(entry, "another worker died around the send, and the policy is at most once")

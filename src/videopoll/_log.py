@@ -20,6 +20,9 @@ log = logging.getLogger("videopoll.jobs")
 
 LONGEST_SHOWN = 120
 
+MOST_REMEMBERED = 10_000
+"""Jobs whose unknown status word is remembered as told."""
+
 
 def shown(text: str) -> str:
     """Give hostile text in a printable form of one line."""
@@ -30,12 +33,39 @@ def shown(text: str) -> str:
 class LogHook:
     """The hook that logs. Runners bring it along."""
 
+    def __init__(self) -> None:
+        # Jobs whose unknown status word was told, the newest last. A dictionary: hooks are called on any thread.
+        self._told: dict[str, None] = {}
+
     def __call__(self, event: events.Event) -> None:
         """Log one event."""
-        level, text, *args = _line(event)
+        if isinstance(event, events.JobPolled) and not event.known and event.fault is None:
+            level, text, *args = _line(event) if self._is_news(event.job_id) else _polled(event)
+        else:
+            level, text, *args = _line(event)
         if log.isEnabledFor(level):
             fields = {f"vp_{name}": value for name, value in attrs.asdict(event, recurse=False).items()}
             log.log(level, text, *args, extra={"vp_event": type(event).__name__, **fields})
+
+    def _is_news(self, job_id: str) -> bool:
+        """Whether no unknown word of this job was told so far, as far as this worker remembers."""
+        if job_id in self._told:
+            return False
+        self._told[job_id] = None
+        if len(self._told) > MOST_REMEMBERED:
+            self._told.pop(next(iter(list(self._told))), None)
+        return True
+
+
+def _polled(event: events.JobPolled) -> tuple[int, str, *tuple[object, ...]]:
+    return (
+        logging.INFO,
+        "🔍 [%s] Polling video status (attempt %d, elapsed: %.0fs): %s",
+        shown(event.job_id),
+        event.attempt,
+        event.elapsed_s,
+        shown(event.status),
+    )
 
 
 def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa: C901, PLR0912 - one case an event
@@ -51,14 +81,7 @@ def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa:
                 event.elapsed_s,
             )
         case events.JobPolled(fault=None):
-            return (
-                logging.INFO,
-                "🔍 [%s] Polling video status (attempt %d, elapsed: %.0fs): %s",
-                shown(event.job_id),
-                event.attempt,
-                event.elapsed_s,
-                event.status,
-            )
+            return _polled(event)
         case events.JobPolled(fault=FaultKind.CREDENTIALS):
             return (
                 logging.WARNING,

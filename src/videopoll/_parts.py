@@ -58,6 +58,9 @@ def as_observation(value: object) -> Observation:
         return checked_video(value.video_url, file_id=value.file_id, timestamp=value.timestamp)
     if isinstance(value, Observation):
         return value
+    if inspect.iscoroutine(value):
+        value.close()
+        return Fault(FaultKind.INTERNAL, "the poller returned a coroutine: use AsyncRunner for asyncio pollers")
     return Fault(FaultKind.INTERNAL, f"the poller returned {type(value).__name__}, which is no Observation")
 
 

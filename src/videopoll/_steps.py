@@ -8,6 +8,8 @@ own way. The judgements in between are those of `videopoll._decide`.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import random
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -29,13 +31,15 @@ from videopoll._decide import (
     after_send,
     before_poll,
     decide,
+    deliverable,
     next_delivery_step,
     open_outbox,
     resume_abandoned,
 )
+from videopoll._parts import trace_of
 from videopoll._permits import Lease, SendPermit
-from videopoll.jobs import OutboxEntry, Outcome, Poison, VideoJob, bounded_record, dump
-from videopoll.messages import Delivered, Message, NotSent, Receipt, Refused, Sighting
+from videopoll.jobs import Form, OutboxEntry, Outcome, Poison, VideoJob, bounded_record, dump
+from videopoll.messages import Delivered, Message, NotSent, Receipt, Refused, Sighting, Unknown
 from videopoll.notifiers.base import redact
 from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.work import (
@@ -58,6 +62,8 @@ from videopoll.work import (
 if TYPE_CHECKING:
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.words import Words
+
+log = logging.getLogger(__name__)
 
 CRASH_POINTS = (
     "after_claim",
@@ -241,16 +247,54 @@ class JobStep:
         return GiveBack(self.claim) if isinstance(self.claim.work, PollWork) else None
 
     def steps(self) -> Steps:
-        """Work on the job until it is out of this worker's hands."""
+        """Work on the job until it is out of this worker's hands, whatever is raised on the way.
+
+        What is raised where an effect is carried out is to be thrown in here: a step that
+        fails counts as a fault, so that it backs off, and the deadline ends it.
+        """
         if self.let_go:
             # It waited for a thread, and was given back meanwhile.
             return
+        try:
+            yield from self._work()
+        except Exception as error:  # noqa: BLE001 - a host's values, hooks and logging may raise anything
+            yield from self._account_for(error)
+        self.finished = True
+
+    def _account_for(self, error: Exception) -> Steps:
+        """Go on after an exception: as after a fault of the poll, or of the send."""
+        shop, work, now_ms = self._shop, self.claim.work, self._now()
+        with contextlib.suppress(Exception):
+            log.error("A job's step failed; it counts as a fault, and is tried again\n%s", trace_of(error))
+        reason = f"a step of the worker raised {type(error).__name__}"
+        if self._parting is not None:
+            # What was being written tells more than what was raised while somebody waited for it.
+            yield Commit(self._parting)
+        elif self.entry is not None:
+            sent = self.entry.sending_ms is not None
+            step = after_send(self.entry, Unknown(reason) if sent else NotSent(reason), now_ms, shop.delivery)
+            yield from self._deliver(step)
+        elif isinstance(work, PollWork):
+            fault = Fault(FaultKind.INTERNAL, reason)
+            after = decide(work, self.claim.due_ms, fault, now_ms, shop.strategy, shop.draw())
+            self._tell_polled(work, fault, now_ms, 0.0, after)
+            if isinstance(after, NextPoll):
+                yield self._reschedule(work, after)
+            else:
+                yield from self._conclude(work.job, after, work.attempts)
+        else:
+            raise error
+
+    def _work(self) -> Steps:
         self._probe("after_claim")
         work = self.claim.work
         if isinstance(work, PollWork):
             yield from self._poll(work)
         elif isinstance(work, SendWork):
             entry = work.entry
+            outcome = deliverable(entry.outcome)
+            if outcome.success is not entry.outcome.success:
+                entry = attrs.evolve(entry, outcome=outcome, form=Form.TEXT)
             if self.claim.taken_over and entry.sending_ms is not None:
                 # It was alive at its last renewal: only since then may the message be on its way.
                 lease = self._shop.lease
@@ -264,7 +308,6 @@ class JobStep:
             yield from self._bury(work.reason)
         else:
             yield from self._drop(work)
-        self.finished = True
 
     # --- polling ---
 
@@ -288,14 +331,17 @@ class JobStep:
             after = decide(work, due_ms, observation, now_ms, shop.strategy, shop.draw())
             self._tell_polled(work, observation, asked_ms, took_s, after)
             if isinstance(after, NextPoll):
-                noted = work.attempts if shop.foreign_workers else None
-                yield Commit(
-                    Reschedule(claim, after.due_ms, after.faults, after.last_answer_ms, noted, after.doubt_ms),
-                    wait=False,
-                )
+                yield self._reschedule(work, after)
                 return
             judged = after
         yield from self._conclude(work.job, judged, work.attempts)
+
+    def _reschedule(self, work: PollWork, after: NextPoll) -> Commit:
+        noted = work.attempts if self._shop.foreign_workers else None
+        return Commit(
+            Reschedule(self.claim, after.due_ms, after.faults, after.last_answer_ms, noted, after.doubt_ms),
+            wait=False,
+        )
 
     def _tell_polled(
         self, work: PollWork, observation: Observation, asked_ms: int, took_s: float, after: NextPoll | Outcome

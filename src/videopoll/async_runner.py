@@ -360,12 +360,15 @@ class AsyncRunner(Engine):
 
     async def _carry_out(self, step: JobStep) -> None:
         steps = step.steps()
-        answer: Answer = None
-        try:
+        with contextlib.suppress(StopIteration):
+            effect = next(steps)
             while True:
-                answer = await self._perform(steps.send(answer))
-        except StopIteration:
-            return
+                try:
+                    answer = await self._perform(effect)
+                except Exception as error:
+                    effect = steps.throw(error)
+                else:
+                    effect = steps.send(answer)
 
     async def _perform(self, effect: Effect) -> Answer:
         if isinstance(effect, PollApi):

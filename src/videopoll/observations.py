@@ -7,12 +7,14 @@ the network are values here, not exceptions: the judgement about them
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 from typing import TypeAlias
 
 import attrs
 
 from videopoll._bounds import bounded, bounded_detail, bounded_detail_or_none, bounded_id_or_none, time_or_none
+from videopoll._numbers import is_number
 from videopoll._urls import MAX_URL_CHARS, readied_url
 from videopoll.jobs import JsonValue
 
@@ -26,8 +28,49 @@ MAX_KEPT_URL_CHARS = 2 * MAX_URL_CHARS
 """How much of a video URL that cannot be handed on is kept for the operator."""
 
 
+# A host's own poller hands on what its HTTP client or its models gave it: a URL that is an object, a
+# time that is one, "60" as seconds. Whoever made an observation, its values are what they say.
+
+
 def _word(value: str) -> str:
     return bounded(value, MAX_WORD_CHARS)
+
+
+def _seconds_or_none(value: float | None) -> float | None:
+    if isinstance(value, str):
+        value = _number_or_none(value)
+    elif isinstance(value, dt.timedelta):
+        value = value.total_seconds()
+    # A wait is never below zero, and NaN and infinity are none.
+    return max(0.0, value) if is_number(value) else None
+
+
+def _number_or_none(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _url(value: str) -> str:
+    """Return a URL as a text, whatever object it is; what is no text at all is found out when it is checked."""
+    if isinstance(value, str):
+        # Exactly a string: an enum's member or another kind of string may say something else of itself.
+        return str.__str__(value)
+    if value is None or isinstance(value, bytes | bytearray | bool | int | float):
+        return value
+    return bounded(value, MAX_KEPT_URL_CHARS)
+
+
+def _url_or_none(value: str | None) -> str | None:
+    return None if value is None else bounded(value, MAX_KEPT_URL_CHARS)
+
+
+def _kind(value: FaultKind) -> FaultKind:
+    try:
+        return FaultKind(value)
+    except ValueError:
+        return FaultKind.INTERNAL
 
 
 @attrs.frozen
@@ -45,8 +88,8 @@ class VideoWorking:
     """
 
     word: str = attrs.field(default="processing", converter=_word)
-    known: bool = True
-    retry_after_s: float | None = None
+    known: bool = attrs.field(default=True, converter=bool)
+    retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
     error: str | None = attrs.field(default=None, converter=bounded_detail_or_none)
 
 
@@ -60,7 +103,7 @@ class VideoReady:
         timestamp: The API's own time of the completion, as it wrote it.
     """
 
-    video_url: str = attrs.field(repr=False)
+    video_url: str = attrs.field(converter=_url, repr=False)
     file_id: str | None = attrs.field(default=None, converter=bounded_id_or_none)
     timestamp: JsonValue = attrs.field(default=None, converter=time_or_none)
 
@@ -76,7 +119,7 @@ class VideoFailed:
     """
 
     error: str = attrs.field(converter=bounded_detail)
-    undeliverable_url: str | None = attrs.field(default=None, repr=False)
+    undeliverable_url: str | None = attrs.field(default=None, converter=_url_or_none, repr=False)
 
 
 @attrs.frozen
@@ -115,9 +158,9 @@ class Fault:
         retry_after_s: How long the API asked to wait, in seconds.
     """
 
-    kind: FaultKind
+    kind: FaultKind = attrs.field(converter=_kind)
     detail: str = attrs.field(converter=bounded_detail)
-    retry_after_s: float | None = None
+    retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
 
 
 Observation: TypeAlias = VideoWorking | VideoReady | VideoFailed | VideoMissing | Fault

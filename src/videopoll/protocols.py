@@ -38,7 +38,9 @@ class VideoPoller(Protocol):
     def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask once, and answer within `timeout_s` seconds.
 
-        An exception counts as a passing fault (`FaultKind.INTERNAL`).
+        An exception counts as a passing fault (`FaultKind.INTERNAL`), and so does whatever is no
+        observation. The values of one are converted where it is built: a URL may be an object that says
+        it, a hint the string "60"; NaN is no hint. A link that must not go out ends the job as failed.
         """
         ...
 

@@ -363,10 +363,15 @@ class Runner(Engine):
 
     def _carry_out(self, step: JobStep) -> None:
         steps = step.steps()
-        answer: Answer = None
         with contextlib.suppress(StopIteration):
+            effect = next(steps)
             while True:
-                answer = self._perform(steps.send(answer))
+                try:
+                    answer = self._perform(effect)
+                except Exception as error:
+                    effect = steps.throw(error)
+                else:
+                    effect = steps.send(answer)
 
     def _perform(self, effect: Effect) -> Answer:
         if isinstance(effect, PollApi):
