@@ -703,7 +703,7 @@ def test_at_least_once_sends_again_with_longer_and_longer_waits(world):
     """A service that takes every message and loses every reply must not send the user one every few seconds."""
     enqueue(world, "whatsapp_factory")
     world.factory.fail_every(1, Reply.dropped(accept=True))
-    policy = attrs.evolve(STEADY, max_attempts=4, backoff_base_s=0.2, backoff_cap_s=5.0)
+    policy = attrs.evolve(STEADY, unknown_attempts=4, backoff_base_s=0.2, backoff_cap_s=5.0)
 
     with world.worker(delivery=policy) as worker:
         buried(worker)

@@ -50,6 +50,9 @@ __all__ = [
     "resume_abandoned",
 ]
 
+BELIEVED = 4
+"""How many times the budget of unknown fates a channel has that is known to show its messages, and does not show this one."""
+
 SHORTEST_REQUEST_S = 1.0
 """A poll that starts just before the deadline still gets this long."""
 
@@ -292,7 +295,9 @@ def resume_abandoned(work: Abandoned, now_ms: int, policy: DeliveryPolicy) -> Ou
     )
     if policy.on_unknown is OnUnknown.AT_MOST_ONCE:
         return GiveUp(entry, "another worker died around the send, and the policy is at most once")
-    return entry
+    # That was one send of unknown fate.
+    entry = attrs.evolve(entry, unknowns=1)
+    return GiveUp(entry, _unknown(entry)) if policy.unknown_attempts == 1 else entry
 
 
 def next_delivery_step(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> Send | Find | GiveUp:
@@ -334,9 +339,19 @@ def after_send(
 
 
 def after_find(
-    entry: OutboxEntry, sighting: Sighting, now_ms: int, policy: DeliveryPolicy, draw: float = 0.5
+    entry: OutboxEntry,
+    sighting: Sighting,
+    now_ms: int,
+    policy: DeliveryPolicy,
+    draw: float = 0.5,
+    *,
+    shows: bool = False,
 ) -> DeliveryStep:
-    """Judge what the channel said about a send whose fate was unknown."""
+    """Judge what the channel said about a send whose fate was unknown.
+
+    `shows` tells whether it has shown a message to this worker before: then it is
+    believed more often that it does not have one.
+    """
     match sighting:
         case Sighting.FOUND:
             found = Delivered(detail="found at the channel")
@@ -347,12 +362,13 @@ def after_find(
             entry = attrs.evolve(entry.noting(reason), sending_ms=None, unquoted=True)
             return _refused(entry, reason, now_ms, policy, try_text=True)
         case Sighting.ABSENT:
-            return _send_again(entry, policy.appear_within_s, now_ms, policy)
+            limit = policy.unknown_attempts * (BELIEVED if shows else 1)
+            return _send_again(entry, policy.appear_within_s, now_ms, policy, limit)
         case Sighting.CANNOT_TELL:
             # Without a try of its own it was redriven: a person has seen that it may have gone out.
             if policy.on_unknown is OnUnknown.AT_MOST_ONCE and entry.tries:
                 return GiveUp(entry, "nobody can say whether the message went out, and the policy is at most once")
-            return _send_again(entry, 0, now_ms, policy)
+            return _send_again(entry, 0, now_ms, policy, policy.unknown_attempts)
         case Sighting.NO_ANSWER:
             if now_ms >= entry.deadline_ms:
                 return GiveUp(entry, "nobody can say whether the message went out: the channel does not answer")
@@ -362,19 +378,28 @@ def after_find(
             assert_never(sighting)
 
 
-def _send_again(entry: OutboxEntry, patience_s: float, now_ms: int, policy: DeliveryPolicy) -> DeliveryStep:
+def _send_again(entry: OutboxEntry, patience_s: float, now_ms: int, policy: DeliveryPolicy, limit: int) -> DeliveryStep:
     """Send what the channel does not show, once it has had `patience_s` since the send.
 
     A channel whose replies are lost every time must not get a message every few
     seconds, so the wait grows here too; and its video is turned into a text in the end.
+    Such sends have a budget of their own, also where the channel shows none of them:
+    it may be its list that is wrong.
     """
     patience_s = max(patience_s, policy.backoff_s(max(0, entry.tries - 1)))
     left_ms = (entry.sending_ms or now_ms) + round(patience_s * 1000) - now_ms
     if left_ms > 0 and now_ms < entry.deadline_ms:
         wait_ms = min(left_ms, round(policy.backoff_s(entry.finds) * 1000))
         return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
-    entry = attrs.evolve(entry, sending_ms=None, form_failures=entry.form_failures + 1)
-    return next_delivery_step(_as_text(entry) if _no_more_videos(entry, policy) else entry, now_ms, policy)
+    # Without a try of its own it was redriven: that send was counted before.
+    unknowns = entry.unknowns + (entry.tries > 0)
+    if unknowns >= limit:
+        # With its mark: a redrive has to know that its fate is unknown.
+        entry = attrs.evolve(entry, unknowns=unknowns)
+        return GiveUp(entry, _unknown(entry))
+    entry = attrs.evolve(entry, sending_ms=None, form_failures=entry.form_failures + 1, unknowns=unknowns)
+    as_text = _no_more_videos(entry, policy) or (entry.form is Form.VIDEO and unknowns == limit - 1)
+    return next_delivery_step(_as_text(entry) if as_text else entry, now_ms, policy)
 
 
 def _no_more_videos(entry: OutboxEntry, policy: DeliveryPolicy) -> bool:
@@ -409,6 +434,13 @@ def _refused(entry: OutboxEntry, reason: str, now_ms: int, policy: DeliveryPolic
 
 def _as_text(entry: OutboxEntry) -> OutboxEntry:
     return attrs.evolve(entry, form=Form.TEXT, form_failures=0)
+
+
+def _unknown(entry: OutboxEntry) -> str:
+    """Say why a message whose fate nobody can learn is not sent again."""
+    sends = "1 send" if entry.unknowns == 1 else f"{entry.unknowns} sends"
+    last = f"; the last reason: {entry.reasons[-1]}" if entry.reasons else ""
+    return f"nobody can say whether the message went out, after {sends}: the user may have it already{last}"
 
 
 def _spent(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> str | None:

@@ -17,7 +17,7 @@ import attrs
 
 from videopoll import events
 from videopoll._clock import Clock, RedisClock
-from videopoll._log import LogHook
+from videopoll._log import LogHook, shown
 from videopoll._pace import FOREVER_S, Pace
 from videopoll._steps import JobStep, Workshop
 from videopoll._supervise import RENEWER, Loops
@@ -279,6 +279,13 @@ class Engine(abc.ABC):
         stuck = sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
         if stuck:
             problems.append(f"{stuck} polls or sends do not come back: the poller or a notifier hangs")
+        held = self.shop.accounts.held()
+        if held:
+            names = ", ".join(sorted({"the channel" if name is None else shown(name) for name in held}))
+            problems.append(
+                f"{names}: {len(held)} account{'s' if len(held) > 1 else ''} held back, as nobody knows what became of"
+                " the last messages: look at what the channel answers"
+            )
         return Health(not problems, tuple(problems), alive and loops_alive)
 
     def beat(self) -> None:

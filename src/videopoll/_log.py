@@ -171,6 +171,14 @@ def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa:
             )
         case events.JobUndeliverable():
             return logging.ERROR, "💀 [%s] Dead letter: %s", shown(event.job_id), shown(event.reason)
+        case events.ChannelHeldBack():
+            return (
+                logging.ERROR,
+                "⛔ Nobody knows what became of the last %d messages of one account of %s: held back for %.0fs",
+                event.messages,
+                "the channel" if event.channel is None else shown(event.channel),
+                event.pause_s,
+            )
         case events.LeaseLost():
             return logging.WARNING, "🔓 [%s] Lease lost: another worker has the job", shown(event.job_id)
         case _:

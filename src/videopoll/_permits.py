@@ -11,10 +11,17 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from videopoll._accounts import account_key
+from videopoll.messages import NotSent
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from videopoll._accounts import Accounts
+
 __all__ = ["Lease", "SendPermit"]
+
+HELD_BACK = "held back: nobody knows what became of the last messages over this account of the channel"
 
 
 class Lease:
@@ -49,13 +56,24 @@ class SendPermit:
 
     Args:
         lease: The lease of the worker that sends.
+        accounts: Which accounts that worker holds back.
+        reference: The name of the message.
     """
 
-    __slots__ = ("_lease", "_withdrawn")
+    __slots__ = ("_accounts", "_lease", "_reference", "_withdrawn", "account", "channel")
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease, accounts: Accounts | None = None, reference: str = "") -> None:
         self._lease = lease
+        self._accounts = accounts
+        self._reference = reference
         self._withdrawn = False
+        # Those of a channel that stands alone.
+        self.account = ""
+        self.channel: str | None = None
+
+    def __reduce__(self) -> tuple[Callable[[Lease, bool], SendPermit], tuple[Lease, bool]]:
+        """Copy the right alone: a message may be handed to another process."""
+        return _copied, (self._lease, self._withdrawn)
 
     def withdraw(self) -> None:
         """Let this send not begin any more, wherever it waits."""
@@ -64,3 +82,19 @@ class SendPermit:
     def holds(self) -> bool:
         """Return whether the send may begin at this moment."""
         return not self._withdrawn and self._lease.left_s() > 0
+
+    def goes_over(self, channel: str, *credentials: str | None) -> None:
+        """Note over which account of which channel the message goes."""
+        self.account, self.channel = account_key(channel, *credentials), channel
+
+    def held_back(self) -> NotSent | None:
+        """Return what becomes of the send while its account is held back in this worker; None if it is not."""
+        left_s = 0.0 if self._accounts is None else self._accounts.held_s(self.account, self._reference)
+        return NotSent(HELD_BACK, left_s, counts=False, channel_fault=False, channel=self.channel) if left_s else None
+
+
+def _copied(lease: Lease, withdrawn: bool) -> SendPermit:  # noqa: FBT001 - pickle calls it by position
+    permit = SendPermit(lease)
+    if withdrawn:
+        permit.withdraw()
+    return permit

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import attrs
 
 from videopoll import events
+from videopoll._accounts import IN_A_ROW, Accounts
 from videopoll._clock import RedisClock
 from videopoll._decide import (
     Ask,
@@ -139,6 +140,11 @@ class Workshop:
     clock: RedisClock = attrs.field(factory=RedisClock)
     draw: Callable[[], float] = random.random
     probe: Callable[[str, str], None] = _no_probe
+    accounts: Accounts = attrs.field(
+        default=attrs.Factory(
+            lambda shop: Accounts(shop.clock.monotonic_s, shop.delivery.backoff_base_s), takes_self=True
+        )
+    )
 
 
 class JobStep:
@@ -443,21 +449,27 @@ class JobStep:
                 if not (yield from self._begin_send(step.entry)):
                     return
                 started_s = self._monotonic_s()
-                self._permit = SendPermit(self.lease)
-                receipt = cast("Receipt", (yield SendMessage(self._message(step.entry, self._permit))))
+                message, permit = self._message(step.entry)
+                self._permit = permit
+                # A channel that stands alone has one account.
+                receipt = permit.held_back() or cast("Receipt", (yield SendMessage(message)))
                 # It has come back, or nobody waits for it any more: then it may still stand before its first byte.
                 self.give_up_send()
                 self._probe("after_send")
                 self._tell_sent(step.entry, receipt, started_s)
+                self._judge_account(permit, receipt, message.reference)
                 step = after_send(step.entry, receipt, self._now(), self._shop.delivery, self._shop.draw())
             elif isinstance(step, Find):
                 started_s = self._monotonic_s()
-                entry, sighting = step.entry, (yield FindMessage(self._message(step.entry)))
+                message, permit = self._message(step.entry)
+                entry, sighting = step.entry, (yield FindMessage(message))
                 if not isinstance(sighting, Sighting):
                     entry = entry.noting(f"the notifier's find gave {type(sighting).__name__}, which is no Sighting")
                     sighting = Sighting.NO_ANSWER
                 self._tell_sent(entry, sighting, started_s)
-                step = after_find(entry, sighting, self._now(), self._shop.delivery, self._shop.draw())
+                self._judge_account(permit, sighting, message.reference)
+                shows = self._shop.accounts.shows(permit.account)
+                step = after_find(entry, sighting, self._now(), self._shop.delivery, self._shop.draw(), shows=shows)
             elif isinstance(step, Later):
                 self._parting = Redeliver(self.claim, step.entry, self._shop.delivery.keep_s, step.due_ms)
                 verdict = yield Commit(self._parting)
@@ -591,8 +603,26 @@ class JobStep:
             )
         )
 
-    def _message(self, entry: OutboxEntry, permit: SendPermit | None = None) -> Message:
-        return Message(
+    def _judge_account(self, permit: SendPermit, result: Receipt | Sighting, reference: str) -> None:
+        """Note what an account told of a message; tell once if it is held back from now on."""
+        accounts = self._shop.accounts
+        if isinstance(result, Delivered | Refused) or result is Sighting.FOUND or result is Sighting.FAILED:
+            accounts.ended_well(permit.account)
+            if isinstance(result, Sighting):
+                accounts.showed(permit.account)
+        elif isinstance(result, Unknown):
+            pause_s = accounts.ended_unknown(permit.account, permit.channel, reference)
+            if pause_s is not None:
+                self._shop.emit(
+                    events.ChannelHeldBack(
+                        worker_id=self._shop.worker_id, channel=permit.channel, messages=IN_A_ROW, pause_s=pause_s
+                    )
+                )
+
+    def _message(self, entry: OutboxEntry) -> tuple[Message, SendPermit]:
+        """Build the message, and what tells it whether it may still be sent."""
+        permit = SendPermit(self.lease, self._shop.accounts, entry.job.reference)
+        message = Message(
             job=entry.job,
             outcome=entry.outcome,
             form=entry.form,
@@ -602,6 +632,7 @@ class JobStep:
             _permit=permit,
             unquoted=entry.unquoted,
         )
+        return message, permit
 
     def _now(self) -> int:
         return self._shop.clock.now_ms()

@@ -49,6 +49,7 @@ class _Base:
                 tries=0,
                 form_failures=0,
                 finds=0,
+                unknowns=0,
                 deadline_ms=round((now_s + self._delivery.deadline_s) * 1000),
             )
             return _calls.redrive(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from videopoll.observations import FaultKind
 
 __all__ = [
+    "ChannelHeldBack",
     "Event",
     "Hook",
     "JobCancelled",
@@ -207,6 +208,23 @@ class JobUndeliverable(Event):
     job_id: str
     reason: str
     outcome: OutcomeKind | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ChannelHeldBack(Event):
+    """The fate of message after message of one account is unknown: it is held back for a while. Told once.
+
+    Users may have got these messages, and get them again: look at what the channel answers.
+
+    Args:
+        channel: Which channel of a `RoutingNotifier`; None for one that stands alone.
+        messages: So many of them, in a row.
+        pause_s: Seconds of the first pause. It doubles while the message after it ends the same.
+    """
+
+    channel: str | None
+    messages: int
+    pause_s: float
 
 
 @attrs.frozen(kw_only=True)

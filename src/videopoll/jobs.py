@@ -422,6 +422,7 @@ class OutboxEntry:
         finds: How often the channel was asked about that send without success.
         reasons: What went wrong, the newest last.
         unquoted: Whether the channel has refused the message with its quote, so that it goes without.
+        unknowns: Sends whose fate nobody could learn, all forms together.
     """
 
     job: VideoJob
@@ -434,6 +435,7 @@ class OutboxEntry:
     finds: int = 0
     reasons: tuple[str, ...] = ()
     unquoted: bool = False
+    unknowns: int = 0
 
     def noting(self, reason: str) -> OutboxEntry:
         """Give a copy that remembers one more reason, and forgets the oldest."""
@@ -463,6 +465,7 @@ class OutboxEntry:
                 "finds": self.finds,
                 "reasons": list(self.reasons),
                 **({"unquoted": True} if self.unquoted else {}),
+                "unknowns": self.unknowns,
             }
         )
 
@@ -498,6 +501,8 @@ class OutboxEntry:
                 finds=_whole(fields["finds"]),
                 reasons=tuple(str(reason) for reason in cast("list[object]", fields["reasons"])),
                 unquoted=fields.get("unquoted") is True,
+                # Earlier versions did not count them.
+                unknowns=_whole(fields.get("unknowns", 0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             return Poison(f"outbox entry is damaged ({type(error).__name__})")

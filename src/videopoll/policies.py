@@ -241,6 +241,9 @@ class DeliveryPolicy:
         max_attempts: Sends at most, all forms of the message together.
         video_attempts: Sends of the native video that may fail for a passing
             reason before the text with the link is tried instead.
+        unknown_attempts: Sends of one message whose fate nobody can learn, all forms
+            together, before it becomes a dead letter that says so: a user may have
+            as many copies. With at most once, a channel that cannot be asked gets one.
         backoff_base_s: Seconds to wait after the first failed send; doubles each time.
         backoff_cap_s: The longest such wait, in seconds.
         jitter: A fraction of each wait, from 0 to 1, that is drawn at random.
@@ -260,6 +263,7 @@ class DeliveryPolicy:
 
     max_attempts: int = attrs.field(default=40, validator=_count)
     video_attempts: int = attrs.field(default=5, validator=_count)
+    unknown_attempts: int = attrs.field(default=3, validator=_count)
     backoff_base_s: float = attrs.field(default=2.0, validator=_positive)
     backoff_cap_s: float = attrs.field(default=120.0, validator=_positive)
     jitter: float = attrs.field(default=0.1, validator=_at_least(0))

@@ -266,8 +266,8 @@ MUTANTS = (
         "a message has no time to show up",
         5,
         "_decide",
-        "return _send_again(entry, policy.appear_within_s, now_ms, policy)",
-        "return _send_again(attrs.evolve(entry, sending_ms=0), 0, now_ms, policy)",
+        "return _send_again(entry, policy.appear_within_s, now_ms, policy, limit)",
+        "return _send_again(attrs.evolve(entry, sending_ms=0), 0, now_ms, policy, limit)",
     ),
     Mutant(
         "an unknown fate counts as not sent",

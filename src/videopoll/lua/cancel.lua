@@ -1,5 +1,5 @@
--- Cancels a job, unless its outcome is being sent at this moment, or may be by a worker of another
--- kind that has it in hand, or it has ended.
+-- Cancels a job, unless its outcome is being sent at this moment, or may have been sent (nobody
+-- knows yet), or may be by a worker of another kind that has it in hand, or it has ended.
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
 -- KEYS[7..11] record, outbox, lock, attempts, completed
@@ -15,6 +15,9 @@ local SHORT = 1000 -- a list up to this length is searched for the id
 local found = redis.call('MGET', record, outbox, lock, completed)
 if found[2] then
   if redis.call('ZSCORE', inflight, id) then return 'sending' end
+  -- A send began whose end nobody knows: the user may have the video, and its URL is nowhere else.
+  local fine, entry = pcall(cjson.decode, found[2])
+  if fine and type(entry) == 'table' and type(entry['sending']) == 'number' then return 'sending' end
 elseif not found[1] then
   return found[4] and 'finished' or 'unknown'
 elseif found[3] and string.sub(found[3], 1, 3) ~= 'vp:' then

@@ -23,6 +23,7 @@ from videopoll.notifiers.base import (
 )
 
 if TYPE_CHECKING:
+    from videopoll._permits import SendPermit
     from videopoll.messages import Message
     from videopoll.protocols import AsyncNotifier, Notifier
 
@@ -94,8 +95,9 @@ class RoutingNotifier:
         if not isinstance(routed, _Routed):
             return routed
         # Asking the host may have taken any time.
-        if not message.may_still_send():
-            return TOO_LATE
+        stopped = _stopped(message)
+        if stopped is not None:
+            return _named(stopped, routed)
         receipt = call_sync(routed.channel.notify, routed.message, f"the channel {routed.name!r}") or Delivered()
         return _named(receipt, routed)
 
@@ -108,8 +110,9 @@ class RoutingNotifier:
         routed = await self._aroute(message)
         if not isinstance(routed, _Routed):
             return routed
-        if not message.may_still_send():
-            return TOO_LATE
+        stopped = _stopped(message)
+        if stopped is not None:
+            return _named(stopped, routed)
         send: _Notify = getattr(routed.channel, "anotify", routed.channel.notify)
         receipt = await send_async(send, routed.message) or Delivered()
         return _named(receipt, routed)
@@ -188,6 +191,8 @@ class RoutingNotifier:
             have = ", ".join(sorted(self._channels))
             reason = redact(f"resolve named a channel that is not here; those that are: {have}")
             return NotSent(reason, channel_fault=False)
+        if (permit := _permit(message)) is not None:
+            permit.goes_over(recipient.channel, recipient.instance_id, recipient.token)
         language = recipient.language or message.language
         if message.unquoted:
             recipient = attrs.evolve(recipient, reply_to=None)
@@ -203,6 +208,18 @@ class _Routed:
     name: str
     channel: Channel
     message: Message
+
+
+def _stopped(message: Message) -> Receipt | None:
+    """Return why the message does not go out now, though its recipient is known; None if it does."""
+    if not message.may_still_send():
+        return TOO_LATE
+    permit = _permit(message)
+    return None if permit is None else permit.held_back()
+
+
+def _permit(message: Message) -> SendPermit | None:
+    return message._permit  # noqa: SLF001 - between the worker and the router, and nothing for hosts
 
 
 def _named(receipt: Receipt, routed: _Routed) -> Receipt:

@@ -1,0 +1,119 @@
+"""Which accounts of which channels a worker holds back, because message after message ended with unknown fate.
+
+A gateway that delivers and answers 500 each time would get every message as often
+as its budget allows, and so would all its users. After a few of them in a row the
+account is held back for a while, and then one message finds out whether it is well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Accounts", "account_key"]
+
+IN_A_ROW = 3
+"""So many different messages whose fate nobody knows, with no other between them, and the account is held back."""
+
+LONGEST_PAUSE_S = 300.0
+
+MOST_ACCOUNTS = 10_000
+"""Accounts that are remembered; the longest forgotten ones go."""
+
+
+def account_key(channel: str, *credentials: str | None) -> str:
+    """Return what an account is known by here: no credential can be read from it."""
+    parts = "\0".join((channel, *(part or "" for part in credentials)))
+    return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@attrs.define
+class _Account:
+    channel: str | None
+    references: set[str] = attrs.field(factory=set)
+    pause_s: float = 0.0
+    until_s: float = 0.0
+    probe: str | None = None
+
+    @property
+    def held(self) -> bool:
+        return self.pause_s > 0
+
+
+class Accounts:
+    """What became of the last messages of each account. Safe in threads.
+
+    Args:
+        monotonic_s: The clock.
+        first_pause_s: How long an account is held back at first; it doubles each time.
+    """
+
+    def __init__(self, monotonic_s: Callable[[], float], first_pause_s: float) -> None:
+        self._monotonic_s = monotonic_s
+        self._first_pause_s = min(first_pause_s, LONGEST_PAUSE_S)
+        self._lock = threading.Lock()
+        self._suspects: dict[str, _Account] = {}
+        self._showing: dict[str, None] = {}
+
+    def held_s(self, key: str, reference: str) -> float:
+        """Return how long the account is held back; 0 if this message may go out. When the time is over, one may."""
+        with self._lock:
+            account = self._suspects.get(key)
+            if account is None or not account.held:
+                return 0.0
+            now_s = self._monotonic_s()
+            left_s = account.until_s - now_s
+            if left_s <= 0:
+                # This one finds out; the others wait for what becomes of it.
+                account.until_s = now_s + account.pause_s
+                account.probe = reference
+            return max(0.0, left_s)
+
+    def ended_well(self, key: str) -> None:
+        """Note that the account has told what became of a message."""
+        with self._lock:
+            self._suspects.pop(key, None)
+
+    def showed(self, key: str) -> None:
+        """Note that the account has shown a message that it was asked for: its look-ups can be believed."""
+        with self._lock:
+            self._showing.pop(key, None)
+            self._showing[key] = None
+            if len(self._showing) > MOST_ACCOUNTS:
+                del self._showing[next(iter(self._showing))]
+
+    def shows(self, key: str) -> bool:
+        """Return whether the account has shown a message."""
+        return key in self._showing
+
+    def ended_unknown(self, key: str, channel: str | None, reference: str) -> float | None:
+        """Note a message of unknown fate; return the seconds of the pause if the account is held back from now on."""
+        with self._lock:
+            account = self._suspects.pop(key, None) or _Account(channel)
+            self._suspects[key] = account
+            if len(self._suspects) > MOST_ACCOUNTS:
+                del self._suspects[next(iter(self._suspects))]
+            now_s = self._monotonic_s()
+            if account.held:
+                # What went out before the pause says nothing new.
+                if account.probe == reference:
+                    account.pause_s = min(account.pause_s * 2, LONGEST_PAUSE_S)
+                    account.until_s, account.probe = now_s + account.pause_s, None
+                return None
+            account.references.add(reference)
+            if len(account.references) < IN_A_ROW:
+                return None
+            account.pause_s = self._first_pause_s
+            account.until_s = now_s + account.pause_s
+            return account.pause_s
+
+    def held(self) -> list[str | None]:
+        """Return the names of the channels whose accounts are held back, one for each account."""
+        with self._lock:
+            return [account.channel for account in self._suspects.values() if account.held]
