@@ -641,6 +641,26 @@ def test_their_timeout_notice_can_double_ours_when_both_come_at_once(fleet):
     assert fleet.told() == {"job_0": 2}
 
 
+@pytest.mark.parametrize("pushed", [True, False], ids=["pushed", "not pushed"])
+@on_one_server
+def test_a_record_that_their_producer_writes_late_is_told_once(fleet, quick_sweeps, pushed):
+    """Two web servers took the same job in: the one's worker has told the user before the other has stored its record."""
+    user = fleet.user("job_0")
+    with fleet.own() as worker:
+        fleet.queue.enqueue("job_0", **user)
+        until(lambda: worker.recorder.of(events.JobDelivered), "we have told the user")
+        fleet.producer.store("job_0", **user, age_s=100.0)
+        if pushed:
+            fleet.producer.push("job_0")
+        else:
+            fleet.client.expire(fleet.key("job", "job_0"), 500)
+        until(lambda: not fleet.keys("job:*"), "it is cleared away")
+        fleet.all_told()
+
+    assert not worker.recorder.of(events.JobUndeliverable)
+    assert json.loads(fleet.client.get(fleet.key("completed", "job_0")))["delivered"] is True
+
+
 # --- cancelling ---------------------------------------------------------------------------------
 
 

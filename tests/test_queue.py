@@ -1497,6 +1497,49 @@ def test_many_lost_jobs_among_others_are_all_found(bench):
     bench.db.delete(bench.keys.job("").encode() + BINARY)
 
 
+# --- records that are written again ---
+
+
+TOLD = '{"success":true,"videoUrl":"https://v/1.mp4","outcome":"completed","delivered":true}'
+CANCELLED = '{"success":false,"error":"Cancelled","outcome":"cancelled","delivered":false}'
+
+
+@pytest.mark.parametrize("completed", [TOLD, CANCELLED], ids=["told", "cancelled"])
+def test_a_record_that_is_written_again_after_the_end_is_cleared_away(bench, completed):
+    """A producer or worker of another kind wrote it late: its user knows already, or wants to hear nothing."""
+    bench.enqueue()
+    bench.db.set(bench.keys.completed("job_1"), completed, ex=60)
+    (claim,) = bench.claim()
+    assert claim.work == Gone(finished=True, left_over=True)
+    assert bench.apply(Settle(claim)) == [Verdict.APPLIED]
+    assert bench.names() == {"completed:job_1"}
+    assert bench.db.get(bench.keys.completed("job_1")) == completed.encode()
+
+
+@pytest.mark.parametrize(("completed", "said"), [(TOLD, "finished"), (CANCELLED, "cancelled")])
+def test_a_cancel_of_such_a_job_says_how_it_is(bench, completed, said):
+    """Told is told. A cancel that was cut off before the record went is carried out by the next."""
+    bench.enqueue()
+    bench.db.set(bench.keys.completed("job_1"), completed, ex=60)
+    assert bench.call(bench.queue.cancel("job_1")) == said
+
+
+def test_such_a_record_is_not_handed_back(bench):
+    """They would poll it, and tell the user again."""
+    schedule(bench, "job_1")
+    bench.db.set(bench.keys.completed("job_1"), TOLD, ex=60)
+    assert hand_back(bench) == HandedBack(ended=1)
+    assert bench.names() == {"completed:job_1"}
+
+
+def test_a_letter_that_was_cut_off_is_not_taken_for_told(bench):
+    """Not delivered is not the end: whoever comes next goes on."""
+    bench.enqueue()
+    bench.db.set(bench.keys.completed("job_1"), TOLD.replace("true}", "false}"), ex=60)
+    (claim,) = bench.claim()
+    assert isinstance(claim.work, Abandoned)
+
+
 # --- hand back ---
 
 
@@ -1620,6 +1663,7 @@ def test_a_dead_workers_jobs_are_handed_back_and_a_living_ones_are_not(bench):
     for job_id in ("dead", "living"):
         bench.one(job_id)
     bench.expire_lease("dead")
+    bench.db.set(bench.keys.lock("dead"), "vp:w:1", ex=60)
     assert hand_back(bench) == HandedBack(handed=1, in_hand=1)
     assert bench.db.lrange(bench.keys.queue, 0, -1) == [b"dead"]
     assert not bench.db.exists(bench.keys.lock("dead"))

@@ -15,6 +15,7 @@ from videopoll.jobs import (
     JobState,
     OutboxEntry,
     Outcome,
+    OutcomeKind,
     Poison,
     VideoJob,
     dump,
@@ -254,8 +255,7 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
         if isinstance(job, Poison):
             work = job
         elif completed is not None:
-            outcome = Outcome.from_completed(completed)
-            work = Poison("the completed key is not JSON") if isinstance(outcome, Poison) else Abandoned(job, outcome)
+            work = _read_ended(job, completed)
         else:
             faults_in_row, answered_ms, doubt_ms = _read_faults(faults)
             if answered_ms is None and not faults_in_row and not taken_over and age_ms >= 0:
@@ -274,6 +274,17 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
         attempts_before=attempts_before - (taken_over and not ending),
         attempts_age_ms=age_ms if age_ms >= 0 else None,
     )
+
+
+def _read_ended(job: VideoJob, completed: bytes) -> Abandoned | Gone | Poison:
+    """Judge a record beside a completed record: both kinds of workers leave the two, each at another moment."""
+    outcome, fields = Outcome.from_completed(completed), load_object(completed)
+    if isinstance(outcome, Poison) or isinstance(fields, Poison):
+        return Poison("the completed key is not JSON")
+    if fields.get("delivered") is True or outcome.kind is OutcomeKind.CANCELLED:
+        # Ours, and the last that was to be done: a producer or worker of another kind has written the record again.
+        return Gone(finished=True, left_over=True)
+    return Abandoned(job, outcome)
 
 
 def _read_faults(state: bytes) -> tuple[int, int | None, int | None]:
@@ -453,7 +464,8 @@ def _settle(keys: Keys, items: Sequence[Settle], ttls: KeyTtls, dead: DeadLetter
     for item in items:
         job_keys += _raws(keys.of_job(item.claim.job_id))
         letter = "" if item.letter is None else write_letter(item.letter)
-        bare = int(isinstance(item.claim.work, Gone))
+        work = item.claim.work
+        bare = int(isinstance(work, Gone) and not work.left_over)
         args += [raw(item.claim.job_id), item.claim.token, item.completed or "", letter, bare]
     return ScriptCall(SETTLE, (*keys.fixed, keys.dead, keys.letters, *job_keys), tuple(args), _verdicts_on(items))
 

@@ -108,9 +108,15 @@ class Abandoned:
 
 @attrs.frozen
 class Gone:
-    """An id without a record: `finished` tells whether somebody else completed it."""
+    """An id without a job to work on.
+
+    Args:
+        finished: Whether its job has ended, or nobody knows.
+        left_over: Whether it has a record all the same, which somebody wrote again after the end.
+    """
 
     finished: bool
+    left_over: bool = False
 
 
 @attrs.frozen

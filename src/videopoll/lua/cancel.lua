@@ -25,8 +25,12 @@ elseif found[3] and string.sub(found[3], 1, 3) ~= 'vp:' then
   if redis.call('PTTL', lock) < 0 then redis.call('EXPIRE', lock, lock_s) end
   return 'sending'
 elseif found[4] then
-  -- It died around its send: nobody knows whether the user has the video, and whoever goes on with it sends it again.
-  return 'sending'
+  local fine, fields = pcall(cjson.decode, found[4])
+  fields = fine and type(fields) == 'table' and fields or {}
+  if fields['delivered'] == true then return 'finished' end
+  -- It died around its send: nobody knows whether the user has the video, and whoever goes on with it sends it
+  -- again. (An earlier call of this script may have been cut off before the record went.)
+  if fields['outcome'] ~= 'cancelled' then return 'sending' end
 end
 
 local time = redis.call('TIME')

@@ -57,6 +57,12 @@ local function leave_attempts(keys, found)
   if used > most then redis.call('SET', keys[4], string.format('%.0f', most), 'KEEPTTL') end
 end
 
+-- Whether a worker of ours has told the user, or a cancel has ended it: then a record was written again after that.
+local function is_left_over(completed)
+  local fine, fields = pcall(cjson.decode, completed)
+  return fine and type(fields) == 'table' and (fields['delivered'] == true or fields['outcome'] == 'cancelled')
+end
+
 local function hand(id, is_lease)
   local keys = {}
   for place, name in ipairs(NAMES) do keys[place] = prefix .. name .. id end
@@ -73,6 +79,10 @@ local function hand(id, is_lease)
     -- They drop an id whose lock is held: it would be lost if its holder has died.
     if redis.call('PTTL', keys[3]) < 0 then redis.call('EXPIRE', keys[3], lock_s) end
     locked = locked + 1
+  elseif found[5] and is_left_over(found[5]) then
+    redis.call('DEL', keys[1], keys[4])
+    ended = ended + 1
+    forget(id, keys, found)
   elseif in_their_memory(id, keys, found) then
     theirs = theirs + 1
     forget(id, keys, found)
