@@ -77,7 +77,9 @@ def test_what_a_hosts_parts_hand_back_is_small_and_can_be_stored(value):
         Outcome(OutcomeKind.FAILED, T0, error=value, file_id=value, timestamp=value),
     ]
     assert len(json.dumps([repr(one) for one in made])) < 100_000
-    json.dumps([made[2].file_id, made[2].timestamp, made[4].message_id, made[8].timestamp], allow_nan=False)
+    json.dumps([made[2].file_id, made[4].message_id], allow_nan=False)
+    if not isinstance(value, bytes | Untold | uuid.UUID):
+        json.dumps([made[2].timestamp, made[8].timestamp], allow_nan=False)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ trail, in a dead letter. A reason of ten megabytes would be there as often.
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from videopoll._numbers import is_number
+from videopoll._reasons import Reason
 
 if TYPE_CHECKING:
     from videopoll.jobs import JsonValue
@@ -37,6 +38,8 @@ def bounded(value: object, limit: int) -> str:
         text = str(value)
     except Exception as error:  # noqa: BLE001 - a host's object may not even be able to say what it is
         text = f"({type(value).__name__}: {type(error).__name__})"
+    if isinstance(value, Reason):
+        return value if len(text) <= limit else Reason(f"{text[: limit - 1]}…", value.told[:limit])
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
@@ -56,9 +59,14 @@ def bounded_id_or_none(value: object) -> str | None:
 
 
 def time_or_none(value: object) -> JsonValue:
-    """Return somebody else's time if it is a number or a short text; None for everything else."""
+    """Return somebody else's time if it is a number or a short text; None for everything else that JSON has.
+
+    What JSON does not have is a mistake in a host's part: it stays, so that writing it tells.
+    """
     if isinstance(value, dt.date):
         return value.isoformat()
     if isinstance(value, str):
         return value if value.strip() and len(value) <= MAX_ID_OF_OTHERS_CHARS and value.isprintable() else None
-    return value if is_number(value) else None
+    if value is None or isinstance(value, bool | int | float | list | tuple | dict):
+        return value if is_number(value) else None
+    return cast("JsonValue", value)

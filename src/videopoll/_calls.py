@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
+from videopoll._reasons import Reason, own
 from videopoll._scripts import Script, ScriptCall
 from videopoll.jobs import (
     JobState,
@@ -477,6 +478,7 @@ def write_letter(letter: DeadLetter) -> str:
             "v": 1,
             "jobId": letter.job_id,
             "reason": letter.reason,
+            "told": letter.reason.told if isinstance(letter.reason, Reason) else "",
             "at": letter.at_ms,
             "record": letter.record,
             "entry": letter.raw_entry if letter.entry is None else letter.entry.to_json(),
@@ -488,16 +490,16 @@ def read_letter(job_id: str, stored: bytes) -> DeadLetter:
     """Read a dead letter, whatever state it is in."""
     fields = load_object(stored)
     if isinstance(fields, Poison):
-        return DeadLetter(job_id, f"the dead letter itself is {fields.reason}", 0)
+        return DeadLetter(job_id, own(f"the dead letter itself is {fields.reason}"), 0)
     at_ms, record, written = fields.get("at"), _storable(fields.get("record")), _storable(fields.get("entry"))
-    at_ms = at_ms if isinstance(at_ms, int) else 0
+    at_ms, told = at_ms if isinstance(at_ms, int) else 0, fields.get("told")
     if written is None and record is not None and _is_entry(record):
         # Earlier versions kept an outcome that they could not read as if it were a record.
         record, written = None, record
     entry = OutboxEntry.from_json(job_id, raw(written)) if written is not None else None
     return DeadLetter(
         job_id,
-        str(fields.get("reason", "unknown")),
+        Reason(str(fields.get("reason", "unknown")), told if isinstance(told, str) else ""),
         at_ms,
         record,
         None if isinstance(entry, Poison) else entry,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import attrs
 
+from videopoll._reasons import joined, own
 from videopoll._urls import readied_url
 from videopoll.jobs import Form, OutboxEntry, Outcome, OutcomeKind
 from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
@@ -110,7 +111,7 @@ def before_poll(
         return Ask(min(strategy.request_timeout_s, max(left_s, SHORTEST_REQUEST_S)))
     left_s = (deadline_ms - now_ms) / 1000
     if work.attempts > strategy.max_attempts:
-        return Outcome(OutcomeKind.ATTEMPTS_EXHAUSTED, now_ms, error="Max polling attempts exceeded")
+        return Outcome(OutcomeKind.ATTEMPTS_EXHAUSTED, now_ms, error=own("Max polling attempts exceeded"))
     return Ask(min(strategy.request_timeout_s, max(left_s, SHORTEST_REQUEST_S)))
 
 
@@ -134,7 +135,7 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
             return Outcome(OutcomeKind.FAILED, now_ms, error=error, undeliverable_url=undeliverable_url)
         case VideoMissing():
             if now_ms - work.job.start_ms >= strategy.not_found_grace_s * 1000:
-                return Outcome(OutcomeKind.NOT_FOUND, now_ms, error="Job not found on video API")
+                return Outcome(OutcomeKind.NOT_FOUND, now_ms, error=own("Job not found on video API"))
             return _after_answer(work, due_ms + _interval_ms(strategy, draw), now_ms, strategy)
         case VideoWorking(error=str(error)):
             # An answer that is about to end the job is believed when it is given twice, an interval apart.
@@ -212,7 +213,7 @@ def _timed_out(now_ms: int, strategy: PollingStrategy) -> Outcome:
     minutes = strategy.timeout_s / 60
     count, unit = (minutes, "minute") if minutes >= 1 else (strategy.timeout_s, "second")
     span = f"{count:g} {unit}" + ("" if count == 1 else "s")
-    return Outcome(OutcomeKind.TIMED_OUT, now_ms, error=f"Video generation timeout: Process exceeded {span}")
+    return Outcome(OutcomeKind.TIMED_OUT, now_ms, error=own(f"Video generation timeout: Process exceeded {span}"))
 
 
 # --- delivering -----------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ def resume_abandoned(work: Abandoned, now_ms: int, policy: DeliveryPolicy) -> Ou
         open_outbox(work.job, deliverable(work.outcome), policy), deadline_ms=now_ms + round(policy.deadline_s * 1000)
     )
     if policy.on_unknown is OnUnknown.AT_MOST_ONCE:
-        return GiveUp(entry, "another worker died around the send, and the policy is at most once")
+        return GiveUp(entry, own("another worker died around the send, and the policy is at most once"))
     # That was one send of unknown fate.
     entry = attrs.evolve(entry, unknowns=1)
     return GiveUp(entry, _unknown(entry)) if policy.unknown_attempts == 1 else entry
@@ -354,10 +355,10 @@ def after_find(
     """
     match sighting:
         case Sighting.FOUND:
-            found = Delivered(detail="found at the channel")
+            found = Delivered(detail=own("found at the channel"))
             return Done(attrs.evolve(entry, sending_ms=None), found)
         case Sighting.FAILED:
-            reason = "the channel took the message and could not send it"
+            reason = own("the channel took the message and could not send it")
             # It had taken the quote as well, and may have failed for that.
             entry = attrs.evolve(entry.noting(reason), sending_ms=None, unquoted=True)
             return _refused(entry, reason, now_ms, policy, try_text=True)
@@ -367,11 +368,11 @@ def after_find(
         case Sighting.CANNOT_TELL:
             # Without a try of its own it was redriven: a person has seen that it may have gone out.
             if policy.on_unknown is OnUnknown.AT_MOST_ONCE and entry.tries:
-                return GiveUp(entry, "nobody can say whether the message went out, and the policy is at most once")
+                return GiveUp(entry, own("nobody can say whether the message went out, and the policy is at most once"))
             return _send_again(entry, 0, now_ms, policy, policy.unknown_attempts)
         case Sighting.NO_ANSWER:
             if now_ms >= entry.deadline_ms:
-                return GiveUp(entry, "nobody can say whether the message went out: the channel does not answer")
+                return GiveUp(entry, own("nobody can say whether the message went out: the channel does not answer"))
             wait_ms = _jittered(policy.backoff_s(entry.finds) * 1000, policy.jitter, draw)
             return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
         case _:
@@ -429,7 +430,7 @@ def _try_again(
 def _refused(entry: OutboxEntry, reason: str, now_ms: int, policy: DeliveryPolicy, *, try_text: bool) -> DeliveryStep:
     if entry.form is Form.VIDEO and try_text:
         return next_delivery_step(_as_text(entry), now_ms, policy)
-    return GiveUp(entry, f"refused by the channel: {reason}")
+    return GiveUp(entry, joined("refused by the channel", reason))
 
 
 def _as_text(entry: OutboxEntry) -> OutboxEntry:
@@ -439,14 +440,15 @@ def _as_text(entry: OutboxEntry) -> OutboxEntry:
 def _unknown(entry: OutboxEntry) -> str:
     """Say why a message whose fate nobody can learn is not sent again."""
     sends = "1 send" if entry.unknowns == 1 else f"{entry.unknowns} sends"
-    last = f"; the last reason: {entry.reasons[-1]}" if entry.reasons else ""
-    return f"nobody can say whether the message went out, after {sends}: the user may have it already{last}"
+    said = f"nobody can say whether the message went out, after {sends}: the user may have it already"
+    return joined(f"{said}; the last reason", entry.reasons[-1]) if entry.reasons else own(said)
 
 
 def _spent(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> str | None:
-    last = f": {entry.reasons[-1]}" if entry.reasons else ""
     if entry.tries >= policy.max_attempts:
-        return f"{entry.tries} sends failed{last}"
-    if now_ms >= entry.deadline_ms:
-        return f"not delivered within {policy.deadline_s:g} s{last}"
-    return None
+        spent = f"{entry.tries} sends failed"
+    elif now_ms >= entry.deadline_ms:
+        spent = f"not delivered within {policy.deadline_s:g} s"
+    else:
+        return None
+    return joined(spent, entry.reasons[-1]) if entry.reasons else own(spent)

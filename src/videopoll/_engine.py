@@ -19,6 +19,7 @@ from videopoll import events
 from videopoll._clock import Clock, RedisClock
 from videopoll._log import LogHook, shown
 from videopoll._pace import FOREVER_S, Pace
+from videopoll._reasons import told_of
 from videopoll._steps import JobStep, Workshop
 from videopoll._supervise import RENEWER, Loops
 from videopoll._takeovers import Asked, Takeovers
@@ -203,6 +204,7 @@ class Engine(abc.ABC):
             delivery=self.delivery,
             words=words or SPANISH_AND_ENGLISH,
             emit=self.emit,
+            confide=self.emit,
             throttled=self._throttled,
             start_sending=self._start_sending,
             clock=RedisClock(self.clock),
@@ -242,12 +244,12 @@ class Engine(abc.ABC):
 
     # --- events and health ---
 
-    def emit(self, event: events.Event) -> None:
-        """Count an event and give it to the hooks."""
+    def emit(self, event: events.Event, text: str | None = None) -> None:
+        """Count an event and give it to the hooks; `text` is the whole of its reason, for who asks for it."""
         self.counted[type(event)] = self.counted.get(type(event), 0) + 1
         if isinstance(event, events.JobPolled):
             self._judge_key(event)
-        self._emitter.emit(event)
+        self._emitter.emit(event, text)
 
     def _judge_key(self, polled: events.JobPolled) -> None:
         if polled.fault in _REFUSALS:
@@ -299,7 +301,7 @@ class Engine(abc.ABC):
         self._lost[doing] = losses + 1
         if self._lost_since_s is None:
             self._lost_since_s = self.clock.monotonic_s()
-            self.emit(events.RedisLost(worker_id=self.worker_id, reason=str(error)))
+            self.emit(events.RedisLost(worker_id=self.worker_id, reason=told_of(error)), str(error))
         return self.trouble_s(losses)
 
     def trouble_s(self, failures_before: int) -> float:
@@ -577,7 +579,7 @@ class Engine(abc.ABC):
 
     def renewal_failed(self, error: QueueError) -> None:
         """Note that leases could not be renewed."""
-        log.debug("Leases could not be renewed: %s", error)
+        log.debug("Leases could not be renewed: %s", told_of(error))
         self.redis_lost(error, "renew")
 
     def renewed(self, steps: Sequence[JobStep], held: Sequence[bool], asked_s: float) -> list[JobStep]:

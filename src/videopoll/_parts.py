@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import traceback
 
+from videopoll._bounds import bounded_detail
+from videopoll._reasons import Reason, own, quoting, trace_of
 from videopoll._urls import readied_url
 from videopoll.messages import Delivered, NotSent, Receipt, Unknown
 from videopoll.notifiers.base import receipt_for_error, redact
@@ -60,14 +61,14 @@ def as_observation(value: object) -> Observation:
         return value
     if inspect.iscoroutine(value):
         value.close()
-        return Fault(FaultKind.INTERNAL, "the poller returned a coroutine: use AsyncRunner for asyncio pollers")
-    return Fault(FaultKind.INTERNAL, f"the poller returned {type(value).__name__}, which is no Observation")
+        return Fault(FaultKind.INTERNAL, own("the poller returned a coroutine: use AsyncRunner for asyncio pollers"))
+    return Fault(FaultKind.INTERNAL, own(f"the poller returned {type(value).__name__}, which is no Observation"))
 
 
 def poller_failed(error: BaseException) -> Fault:
     """Make a fault of an exception out of a poller."""
     log.error("The poller raised an exception; it counts as a passing fault\n%s", trace_of(error))
-    return Fault(FaultKind.INTERNAL, f"the poller raised {type(error).__name__}")
+    return Fault(FaultKind.INTERNAL, _quoting(f"the poller raised {type(error).__name__}", error))
 
 
 def as_receipt(value: object) -> Receipt:
@@ -79,8 +80,8 @@ def as_receipt(value: object) -> Receipt:
     if inspect.isawaitable(value):
         if inspect.iscoroutine(value):
             value.close()
-        return NotSent("the notifier returned an awaitable: use AsyncRunner for asyncio notifiers")
-    return Unknown(f"the notifier returned {type(value).__name__}, which is no Receipt")
+        return NotSent(own("the notifier returned an awaitable: use AsyncRunner for asyncio notifiers"))
+    return Unknown(own(f"the notifier returned {type(value).__name__}, which is no Receipt"))
 
 
 def notifier_failed(error: BaseException) -> Receipt:
@@ -89,20 +90,14 @@ def notifier_failed(error: BaseException) -> Receipt:
     if receipt is not None:
         return receipt
     log.error("The notifier raised an exception; the message may have gone out\n%s", trace_of(error))
-    return Unknown(f"the notifier raised {type(error).__name__}")
+    return Unknown(_quoting(f"the notifier raised {type(error).__name__}", error))
+
+
+def _quoting(told: str, error: BaseException) -> Reason:
+    return quoting(told, redact(bounded_detail(error)))
 
 
 def was_cancelled() -> bool:
     """Whether our own task is being cancelled; otherwise the cancellation came out of a host's part."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def trace_of(error: BaseException) -> str:
-    """Give an exception's trace for the log, its text without what looks like a secret."""
-    lines = "".join(traceback.format_tb(error.__traceback__))
-    try:
-        text = redact(str(error))
-    except Exception as untold:  # noqa: BLE001 - an exception of a host's may not even be able to say what it is
-        text = f"its text cannot be had ({type(untold).__name__})"
-    return f"{lines}{type(error).__name__}: {text}"

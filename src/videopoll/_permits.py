@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from videopoll._accounts import account_key
+from videopoll._reasons import own
 from videopoll.messages import NotSent
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ class SendPermit:
     def held_back(self) -> NotSent | None:
         """Return what becomes of the send while its account is held back in this worker; None if it is not."""
         left_s = 0.0 if self._accounts is None else self._accounts.held_s(self.account, self._reference)
-        return NotSent(HELD_BACK, left_s, counts=False, channel_fault=False, channel=self.channel) if left_s else None
+        return (
+            NotSent(own(HELD_BACK), left_s, counts=False, channel_fault=False, channel=self.channel) if left_s else None
+        )
 
 
 def _copied(lease: Lease, withdrawn: bool) -> SendPermit:  # noqa: FBT001 - pickle calls it by position

@@ -8,12 +8,15 @@ into videopoll's. What each script is given and what its reply means is in
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from importlib import resources
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import attrs
 from redis import exceptions as redis_errors
 
+from videopoll._reasons import own
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 
 if TYPE_CHECKING:
@@ -41,6 +44,9 @@ TRANSIENT_PREFIXES = (
     "MOVED",
 )
 """Error replies that pass: a restart, a failover, a full memory, a slot on the move."""
+
+_CODES = frozenset({*TRANSIENT_PREFIXES, "CROSSSLOT", "ERR", "EXECABORT", "NOAUTH", "NOPERM", "WRONGPASS", "WRONGTYPE"})
+"""The codes of errors that are shown."""
 
 
 @attrs.frozen
@@ -91,18 +97,27 @@ class ScriptCall(Generic[T_co]):
 
 def to_queue_error(error: Exception, doing: str) -> QueueError:
     """Translate an exception of the Redis client, saying what to do next."""
-    text = str(error)
+    return _queue_error(error, doing, str(error))
+
+
+def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
     if isinstance(error, redis_errors.AuthenticationError | redis_errors.AuthorizationError):
-        return QueueRefusedError(f"{doing}: Redis refused the credentials. Check the user and password of the URL.")
-    if isinstance(error, redis_errors.NoPermissionError):
         return QueueRefusedError(
-            f"{doing}: this Redis user may not run a command or use a key that videopoll needs"
-            f" ({_first_words(text)}). Grant it access to the keys of the prefix."
+            own(f"{doing}: Redis refused the credentials. Check the user and password of the URL.")
+        )
+    if isinstance(error, redis_errors.NoPermissionError):
+        command = _COMMAND.search(text)
+        which = f", {command[1]}" if command else ""
+        return QueueRefusedError(
+            own(
+                f"{doing}: this Redis user may not run a command or use a key that videopoll needs"
+                f" ({_codes(error, text)}{which}). Grant it access to the keys of the prefix."
+            )
         )
     if isinstance(error, redis_errors.TimeoutError):
-        return QueueUnavailableError(f"{doing}: Redis did not answer in time. Try again.")
+        return QueueUnavailableError(own(f"{doing}: Redis did not answer in time. Try again."))
     if isinstance(error, redis_errors.ConnectionError | OSError):
-        return QueueUnavailableError(f"{doing}: cannot reach Redis ({_first_words(text)}). Try again.")
+        return QueueUnavailableError(own(f"{doing}: cannot reach Redis ({_why(error)}). Try again."))
     if text.lstrip("-").startswith(TRANSIENT_PREFIXES) or isinstance(
         error,
         # The client cuts the first word off these. MASTERDOWN is a ClusterDownError there, and MOVED an AskError.
@@ -112,15 +127,40 @@ def to_queue_error(error: Exception, doing: str) -> QueueError:
         | redis_errors.ClusterDownError
         | redis_errors.AskError,
     ):
-        return QueueUnavailableError(f"{doing}: Redis is not ready ({_first_words(text)}). Try again.", answered=True)
+        return QueueUnavailableError(
+            own(f"{doing}: Redis is not ready ({_codes(error, text)}). Try again."), answered=True
+        )
     about_data = isinstance(error, redis_errors.DataError) or text.startswith("WRONGTYPE")
-    return QueueRefusedError(f"{doing}: Redis answered with an error: {_first_words(text)}", about_data=about_data)
+    return QueueRefusedError(
+        own(f"{doing}: Redis answered with an error: {_codes(error, text)}"), about_data=about_data
+    )
 
 
-def _first_words(text: str) -> str:
-    """Cut an error text of Redis: it may quote the arguments, and so a prompt."""
-    line = text.splitlines()[0] if text else "no reason given"
-    return line[:160]
+def cause_of(error: Exception) -> Exception | None:
+    """Return what a host may see behind a `QueueError`: not an answer of Redis, which may quote a prompt."""
+    return None if isinstance(error, redis_errors.ResponseError) else error
+
+
+def _codes(error: Exception, text: str) -> str:
+    """Name an error of Redis by its type and the codes in its text, which may quote the arguments."""
+    found = dict.fromkeys(code for code in _CODE.findall(text[:LOOKED_AT]) if code in _CODES)
+    return ", ".join([type(error).__name__, *found])
+
+
+def _why(error: Exception) -> str:
+    """Say why there is no connection, without an address."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno) if cause.errno > 0 else "its name cannot be looked up"
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
+
+
+LOOKED_AT = 300
+
+_CODE = re.compile(r"[A-Z]{3,20}")
+_COMMAND = re.compile(r"the '([a-z|]{1,30})' command")
 
 
 def run(client: redis.Redis, call: ScriptCall[T]) -> T:
@@ -142,7 +182,7 @@ def run(client: redis.Redis, call: ScriptCall[T]) -> T:
         except (redis_errors.RedisError, OSError) as error:
             # A pooled connection may have died unnoticed: one fresh try, where that is safe.
             if last or not _is_broken(error):
-                raise to_queue_error(error, call.script.name) from error
+                raise to_queue_error(error, call.script.name) from cause_of(error)
     raise AssertionError
 
 
@@ -158,7 +198,7 @@ async def arun(client: redis.asyncio.Redis, call: ScriptCall[T]) -> T:
             return _parse(call, reply)
         except (redis_errors.RedisError, OSError) as error:
             if last or not _is_broken(error):
-                raise to_queue_error(error, call.script.name) from error
+                raise to_queue_error(error, call.script.name) from cause_of(error)
     raise AssertionError
 
 
@@ -180,7 +220,7 @@ def run_all(client: redis.Redis, calls: Sequence[ScriptCall[T]]) -> list[T]:
             replies = pipe.execute(raise_on_error=False)
     except (redis_errors.RedisError, OSError) as error:
         if not _is_broken(error):
-            raise to_queue_error(error, calls[0].script.name) from error
+            raise to_queue_error(error, calls[0].script.name) from cause_of(error)
         # One after the other: the first one finds out whether there is a connection to be had.
         return [run(client, call) for call in calls]
     return [
@@ -202,7 +242,7 @@ async def arun_all(client: redis.asyncio.Redis, calls: Sequence[ScriptCall[T]]) 
             replies = await pipe.execute(raise_on_error=False)
     except (redis_errors.RedisError, OSError) as error:
         if not _is_broken(error):
-            raise to_queue_error(error, calls[0].script.name) from error
+            raise to_queue_error(error, calls[0].script.name) from cause_of(error)
         return [await arun(client, call) for call in calls]
     return [
         await arun(client, call) if isinstance(reply, redis_errors.NoScriptError) else _read(call, reply)
@@ -212,7 +252,7 @@ async def arun_all(client: redis.asyncio.Redis, calls: Sequence[ScriptCall[T]]) 
 
 def _read(call: ScriptCall[T], reply: object) -> T:
     if isinstance(reply, redis_errors.RedisError):
-        raise to_queue_error(reply, call.script.name) from reply
+        raise to_queue_error(reply, call.script.name) from cause_of(reply)
     return _parse(call, reply)
 
 

@@ -25,6 +25,7 @@ from videopoll import events
 from videopoll._log import shown
 from videopoll._pace import FOREVER_S, Pace
 from videopoll._parts import trace_of, was_cancelled
+from videopoll._reasons import WITHHELD, own, told_or_withheld
 from videopoll._supervise import SETTLER
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 from videopoll.work import (
@@ -260,7 +261,7 @@ class _Pending(Generic[F]):
         if not write.tries and not (write.refused and isinstance(error, QueueError)):
             log.error("What was decided about the job %s cannot be written\n%s", shown(write.job_id), trace_of(error))
         if write.refused:
-            reason = error if isinstance(error, QueueError) else QueueRefusedError("the queue failed at a write")
+            reason = error if isinstance(error, QueueError) else QueueRefusedError(own("the queue failed at a write"))
             self._engine.redis_lost(reason, "apply")
         self._kept.append(write)
         left_s = self._patience_left_s(now_s)
@@ -277,7 +278,7 @@ class _Pending(Generic[F]):
 
     def _give_up(self, error: BaseException) -> None:
         """Answer for what cannot be written: whoever waits must not wait for ever. The leases bring the jobs back."""
-        self.gave_up = error if isinstance(error, QueueError) else QueueRefusedError("the queue failed at a write")
+        self.gave_up = error if isinstance(error, QueueError) else QueueRefusedError(own("the queue failed at a write"))
         given_up, self._kept, self._pending = self._kept + self._pending, [], []
         ids = [shown(job_id) for job_id in dict.fromkeys(write.job_id for write in given_up)]
         log.error(
@@ -312,13 +313,13 @@ class _Pending(Generic[F]):
             entry = claim.work.entry if write.instead is None else None
         record = None if claim.raw is None or entry is not None else claim.raw.decode("utf-8", "surrogateescape")
         reason = f"what was decided about it cannot be written: {type(transition).__name__}, {type(error).__name__}"
-        letter = DeadLetter(claim.job_id, reason, self._engine.shop.clock.now_ms(), record=record, entry=entry)
+        letter = DeadLetter(claim.job_id, own(reason), self._engine.shop.clock.now_ms(), record=record, entry=entry)
         return Settle(claim, letter=letter)
 
     def _buried(self, write: _Write[F], verdict: Verdict) -> None:
         """Tell of a dead letter that was written in place of something else."""
         if verdict is Verdict.APPLIED and write.instead is not None and write.instead.letter is not None:
-            worker_id, reason = self._engine.worker_id, write.instead.letter.reason
+            worker_id, reason = self._engine.worker_id, told_or_withheld(write.instead.letter.reason) or WITHHELD
             self._engine.emit(
                 events.JobUndeliverable(worker_id=worker_id, job_id=write.job_id, reason=reason, outcome=None)
             )

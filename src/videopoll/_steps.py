@@ -39,9 +39,9 @@ from videopoll._decide import (
 )
 from videopoll._parts import trace_of
 from videopoll._permits import Lease, SendPermit
+from videopoll._reasons import WITHHELD, own, shown_name, shown_word, told, told_or_withheld
 from videopoll.jobs import Form, OutboxEntry, Outcome, Poison, VideoJob, bounded_record, dump
 from videopoll.messages import Delivered, Message, NotSent, Receipt, Refused, Sighting, Unknown
-from videopoll.notifiers.base import redact
 from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.work import (
     Abandoned,
@@ -112,9 +112,6 @@ class FindMessage:
 LARGEST_ENTRY_BYTES = 65_536
 """An outbox entry of ours is smaller: larger ones are not kept whole in a dead letter."""
 
-SHORTEST_PRIVATE = 6
-"""Metadata of at least so many characters are cut out of error texts."""
-
 Effect: TypeAlias = PollApi | Commit | SendMessage | FindMessage
 Answer: TypeAlias = "Observation | Verdict | Receipt | Sighting | None"
 Steps: TypeAlias = Generator[Effect, Answer, None]
@@ -145,6 +142,15 @@ class Workshop:
             lambda shop: Accounts(shop.clock.monotonic_s, shop.delivery.backoff_base_s), takes_self=True
         )
     )
+    # The same as `emit`, with the whole text of the event's reason, for who asks for it.
+    confide: Callable[[events.Event, str | None], None] | None = None
+
+    def tell(self, event: events.Event, text: str | None) -> None:
+        """Emit an event whose reason is more than it shows."""
+        if self.confide is None:
+            self.emit(event)
+        else:
+            self.confide(event, text)
 
 
 class JobStep:
@@ -281,7 +287,7 @@ class JobStep:
             step = after_send(self.entry, Unknown(reason) if sent else NotSent(reason), now_ms, shop.delivery)
             yield from self._deliver(step)
         elif isinstance(work, PollWork):
-            fault = Fault(FaultKind.INTERNAL, reason)
+            fault = Fault(FaultKind.INTERNAL, own(reason))
             after = decide(work, self.claim.due_ms, fault, now_ms, shop.strategy, shop.draw())
             self._tell_polled(work, fault, now_ms, 0.0, after)
             if isinstance(after, NextPoll):
@@ -306,12 +312,12 @@ class JobStep:
                 lease = self._shop.lease
                 alive_ms = self._now() - round((lease.duration_s - lease.renew_every_s) * 1000)
                 entry = attrs.evolve(entry, sending_ms=max(entry.sending_ms, alive_ms))
-                entry = entry.noting("a worker died around this send")
+                entry = entry.noting(own("a worker died around this send"))
             yield from self._deliver(next_delivery_step(entry, self._now(), self._shop.delivery))
         elif isinstance(work, Abandoned):
             yield from self._resume(work)
         elif isinstance(work, Poison):
-            yield from self._bury(work.reason)
+            yield from self._bury(own(work.reason))
         else:
             yield from self._drop(work)
 
@@ -358,7 +364,7 @@ class JobStep:
         if fault is not None and fault.kind is FaultKind.THROTTLED:
             wait_s = fault.retry_after_s if fault.retry_after_s is not None else shop.strategy.backoff_s(work.faults)
             shop.throttled(min(wait_s, shop.strategy.max_retry_after_s))
-        shop.emit(
+        shop.tell(
             events.JobPolled(
                 worker_id=shop.worker_id,
                 job_id=self.claim.job_id,
@@ -367,12 +373,13 @@ class JobStep:
                 elapsed_s=max(0, now_ms - work.job.start_ms) / 1000,
                 lag_s=max(0, asked_ms - self.claim.due_ms) / 1000,
                 took_s=took_s,
-                status=_word(observation),
+                status=shown_word(_word(observation)),
                 known=not isinstance(observation, VideoWorking) or observation.known,
                 fault=fault.kind if fault else None,
-                detail=fault.detail if fault else None,
+                detail=told_or_withheld(fault.detail) if fault else None,
                 next_s=next_s,
-            )
+            ),
+            fault.detail if fault else _word(observation),
         )
 
     def _conclude(self, job: VideoJob, outcome: Outcome, attempts: int) -> Steps:
@@ -382,7 +389,7 @@ class JobStep:
         if step is None:
             return
         self._probe("after_conclude")
-        shop.emit(
+        shop.tell(
             events.JobConcluded(
                 worker_id=shop.worker_id,
                 job_id=job.job_id,
@@ -390,8 +397,9 @@ class JobStep:
                 outcome=outcome.kind,
                 elapsed_s=max(0, outcome.at_ms - job.start_ms) / 1000,
                 attempts=attempts,
-                error=_without_private(outcome.error, job),
-            )
+                error=told_or_withheld(outcome.error),
+            ),
+            outcome.error,
         )
         yield from self._deliver(step)
 
@@ -464,7 +472,9 @@ class JobStep:
                 message, permit = self._message(step.entry)
                 entry, sighting = step.entry, (yield FindMessage(message))
                 if not isinstance(sighting, Sighting):
-                    entry = entry.noting(f"the notifier's find gave {type(sighting).__name__}, which is no Sighting")
+                    entry = entry.noting(
+                        own(f"the notifier's find gave {type(sighting).__name__}, which is no Sighting")
+                    )
                     sighting = Sighting.NO_ANSWER
                 self._tell_sent(entry, sighting, started_s)
                 self._judge_account(permit, sighting, message.reference)
@@ -528,7 +538,7 @@ class JobStep:
                 form=done.receipt.form or entry.form,
                 attempts=entry.tries,
                 after_s=max(0, now_ms - entry.outcome.at_ms) / 1000,
-                channel=done.receipt.channel,
+                channel=shown_name(done.receipt.channel),
             )
         )
 
@@ -561,18 +571,19 @@ class JobStep:
             # Another kind of worker, or a cancel, ended it: there is nothing left to do.
             yield Commit(Settle(self.claim), wait=False)
         else:
-            yield from self._bury("no record: it expired before its poll, or there never was a job with this id")
+            yield from self._bury(own("no record: it expired before its poll, or there never was a job with this id"))
 
     # --- telling ---
 
     def _tell_sent(self, entry: OutboxEntry, result: Receipt | Sighting, started_s: float) -> None:
         shop = self._shop
+        reason: str | None
         if isinstance(result, Sighting):
-            word, reason = result.value, "asked the channel for the message of an earlier send"
+            word, reason = result.value, own("asked the channel for the message of an earlier send")
         else:
             word = _RESULTS.get(type(result), "unknown")
-            reason = (result.detail if isinstance(result, Delivered) else result.reason) or ""
-        shop.emit(
+            reason = result.detail if isinstance(result, Delivered) else result.reason
+        shop.tell(
             events.SendTried(
                 worker_id=shop.worker_id,
                 job_id=entry.job.job_id,
@@ -581,9 +592,11 @@ class JobStep:
                 attempt=entry.tries,
                 result=word,
                 took_s=self._monotonic_s() - started_s,
-                reason=reason or None,
-                channel=None if isinstance(result, Sighting) else result.channel,
-            )
+                # What a channel says beside its success is nothing that the log lacks.
+                reason=told(reason) if isinstance(result, Delivered) else told_or_withheld(reason),
+                channel=None if isinstance(result, Sighting) else shown_name(result.channel),
+            ),
+            reason,
         )
 
     def _tell_lost(self, verdict: Answer) -> None:
@@ -594,13 +607,14 @@ class JobStep:
         if verdict is not Verdict.APPLIED:
             self._tell_lost(verdict)
             return
-        self._shop.emit(
+        self._shop.tell(
             events.JobUndeliverable(
                 worker_id=self._shop.worker_id,
                 job_id=self.claim.job_id,
-                reason=reason,
+                reason=told_or_withheld(reason) or WITHHELD,
                 outcome=outcome.kind if outcome else None,
-            )
+            ),
+            reason,
         )
 
     def _judge_account(self, permit: SendPermit, result: Receipt | Sighting, reference: str) -> None:
@@ -615,7 +629,10 @@ class JobStep:
             if pause_s is not None:
                 self._shop.emit(
                     events.ChannelHeldBack(
-                        worker_id=self._shop.worker_id, channel=permit.channel, messages=IN_A_ROW, pause_s=pause_s
+                        worker_id=self._shop.worker_id,
+                        channel=shown_name(permit.channel),
+                        messages=IN_A_ROW,
+                        pause_s=pause_s,
                     )
                 )
 
@@ -645,16 +662,6 @@ class JobStep:
 
 
 _RESULTS: dict[type, str] = {Delivered: "delivered", NotSent: "not_sent", Refused: "refused"}
-
-
-def _without_private(text: str | None, job: VideoJob) -> str | None:
-    """Give the API's words for the log; it may quote the prompt, or whatever else came with the job."""
-    if text is None:
-        return None
-    for value in job.metadata.values():
-        if isinstance(value, str) and len(value) >= SHORTEST_PRIVATE:
-            text = text.replace(value, "[redacted]")
-    return redact(text)
 
 
 def _word(observation: Observation) -> str:

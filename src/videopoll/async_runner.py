@@ -40,6 +40,7 @@ from videopoll._parts import (
     trace_of,
     was_cancelled,
 )
+from videopoll._reasons import own, told_of
 from videopoll._settlers import AsyncSettler
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
@@ -384,8 +385,8 @@ class AsyncRunner(Engine):
                 limit_s = self.delivery.send_timeout_s
                 if self._threads[1].never_began(asyncio.current_task()):
                     reason = f"no thread was free for it within {limit_s:g} s: others hang in their sends"
-                    return NotSent(reason, counts=False, channel_fault=False)
-                return Unknown(f"the notifier did not come back within {limit_s:g} s")
+                    return NotSent(own(reason), counts=False, channel_fault=False)
+                return Unknown(own(f"the notifier did not come back within {limit_s:g} s"))
             except (asyncio.CancelledError, Exception) as error:
                 if was_cancelled():
                     raise
@@ -503,7 +504,7 @@ class AsyncRunner(Engine):
             )
         except QueueRefusedError as error:
             if not self._sweep_refused:
-                log.warning("Lost jobs are not looked for: %s", error)
+                log.warning("Lost jobs are not looked for: %s", told_of(error))
             self._sweep_refused = True
         except QueueError:
             wait_s = 1.0
@@ -586,7 +587,7 @@ async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard
         async with asyncio.timeout(effect.timeout_s + GUARD_S):
             return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
     except TimeoutError:
-        return Fault(FaultKind.TIMEOUT, f"the poller did not come back within {effect.timeout_s:g} s")
+        return Fault(FaultKind.TIMEOUT, own(f"the poller did not come back within {effect.timeout_s:g} s"))
     except (asyncio.CancelledError, Exception) as error:
         if was_cancelled():
             raise

@@ -12,7 +12,7 @@ import attrs
 from redis import exceptions as redis_errors
 
 from videopoll import _calls
-from videopoll._scripts import ScriptCall, arun, run, to_queue_error
+from videopoll._scripts import ScriptCall, arun, cause_of, run, to_queue_error
 from videopoll.errors import InvalidJobError
 
 if TYPE_CHECKING:
@@ -207,4 +207,4 @@ class _queue_errors:  # noqa: N801 - reads as a verb where it is used
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Raise `QueueError` for what the client raised."""
         if isinstance(error, redis_errors.RedisError | OSError):
-            raise to_queue_error(error, self._doing) from error
+            raise to_queue_error(error, self._doing) from cause_of(error)

@@ -4,17 +4,22 @@ A hook is any callable that takes an event. It is called on the thread or event
 loop where the event happened, so it should be quick. A hook that raises is
 logged and harms nothing.
 
-Events carry no prompt, no phone number, no token and no URL.
+Events carry codes and our own words only: what APIs, channels and a host's parts say
+in words of their own may hold a prompt, a phone number, a token or a URL. ``videopoll
+explain`` and ``videopoll dead show`` have those texts; `show_texts` has events carry them too.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
+
+from videopoll._reasons import show_texts, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,6 +45,7 @@ __all__ = [
     "SendTried",
     "WorkerStarted",
     "WorkerStopped",
+    "show_texts",
 ]
 
 log = logging.getLogger(__name__)
@@ -122,10 +128,10 @@ class JobPolled(Event):
         elapsed_s: Seconds since the job started.
         lag_s: Seconds between the time when the poll was due and its start.
         took_s: Seconds that the poll took.
-        status: The API's word, or the kind of fault.
+        status: The API's word, if it looks like one (letters, ``_`` and ``-``, at most 30), or the kind of fault.
         known: Whether the API's word is one that we know.
         fault: The kind of fault, if it was one.
-        detail: What happened, if it was a fault.
+        detail: What happened, if it was a fault, in our words.
         next_s: Seconds until the next poll; None if this was the last.
     """
 
@@ -165,7 +171,7 @@ class SendTried(Event):
         result: ``delivered``, ``not_sent``, ``refused``, ``unknown``, or what a look-up found.
         channel: Over which channel of a `RoutingNotifier`.
         took_s: Seconds that it took.
-        reason: What the channel said, if it was no success.
+        reason: What happened, if it was no success, in our words.
     """
 
     job_id: str
@@ -238,22 +244,35 @@ Hook: TypeAlias = Callable[[Event], None]
 """What a host passes to a runner to hear of events."""
 
 
+class TextKeeper(abc.ABC):
+    """A hook of our own that keeps, beside an event, what others said about it, for who asks for it."""
+
+    @abc.abstractmethod
+    def keep(self, event: Event, text: str | None) -> None:
+        """Take an event, and the whole text of its reason."""
+
+
 class Emitter:
     """Gives each event to each hook."""
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
         self._hooks = tuple(hooks)
 
-    def emit(self, event: Event) -> None:
-        """Call every hook, whatever the others did."""
+    def emit(self, event: Event, text: str | None = None) -> None:
+        """Call every hook, whatever the others did; `text` is for what an operator asks for, and no hook gets it."""
         for hook in self._hooks:
             try:
-                hook(event)
+                if isinstance(hook, TextKeeper):
+                    hook.keep(event, text)
+                else:
+                    hook(event)
             except KeyboardInterrupt:
                 # Ctrl-C came while the hook ran: it is meant for the process.
                 raise
-            except BaseException:
+            except BaseException as error:  # noqa: BLE001
                 # Not only an Exception: a hook that raises SystemExit must not end the thread that it was called on.
                 # Nor must a host's logging: what raises here after a send would have the message sent again.
                 with contextlib.suppress(Exception):
-                    log.exception("An event hook failed on %s; the worker goes on", type(event).__name__)
+                    log.error(  # noqa: TRY400 - the error's text is not ours
+                        "An event hook failed on %s; the worker goes on\n%s", type(event).__name__, trace_of(error)
+                    )

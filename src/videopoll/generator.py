@@ -21,10 +21,11 @@ import attrs
 from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
 from videopoll._http.answerer import refused_by_another, whose_words
 from videopoll._numbers import is_number
+from videopoll._reasons import Reason, own, repr_told
 from videopoll._urls import BadUrl, readied_url
 from videopoll.errors import ConfigurationError, InvalidGenerationError, InvalidJobError
 from videopoll.jobs import check_id
-from videopoll.notifiers.base import redact
+from videopoll.notifiers.base import redacted
 from videopoll.poller import DEFAULT_BASE_URL, VideoApiPoller
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def read_aspect_ratio(prompt: str) -> Literal["16:9", "9:16"] | None:
 
 
 def _refuse(field: str, problem: str) -> InvalidGenerationError:
-    return InvalidGenerationError(f"{field} {problem}")
+    return InvalidGenerationError(own(f"{field} {problem}"))
 
 
 def _text(longest: int) -> Callable[[object, attrs.Attribute[str], object], None]:
@@ -288,7 +289,7 @@ class GenerationFailed:
     """
 
     code: GenerationErrorCode
-    detail: str
+    detail: str = attrs.field(repr=repr_told)
     passing: bool = False
     retry_after_s: float | None = None
     retries: int = 0
@@ -305,7 +306,7 @@ class GenerationUnknown:
     """
 
     code: GenerationErrorCode
-    detail: str
+    detail: str = attrs.field(repr=repr_told)
     retries: int = 0
 
 
@@ -392,7 +393,7 @@ def read_reply(reply: HttpReply | HttpFailure, now_s: float) -> Generation:
         now_s: The time in Unix seconds, for a ``Retry-After`` that is a date.
     """
     if isinstance(reply, HttpFailure):
-        detail = f"{reply.kind.value}: {reply.detail}"
+        detail = own(f"{reply.kind.value}: {reply.detail}")
         if reply.surely_not_sent:
             passing = reply.kind is not FailureKind.INVALID
             return GenerationFailed(code=_FAILURES[reply.kind], detail=detail, passing=passing)
@@ -403,9 +404,9 @@ def read_reply(reply: HttpReply | HttpFailure, now_s: float) -> Generation:
     if status in {429, 503}:
         code = _Code.RATE_LIMITED if status == 429 else _Code.SERVICE_UNAVAILABLE  # noqa: PLR2004
         wait_s = retry_after_s(reply.headers, now_s)
-        return GenerationFailed(code=code, detail=name, passing=True, retry_after_s=wait_s)
+        return GenerationFailed(code=code, detail=own(name), passing=True, retry_after_s=wait_s)
     if status in {401, 403} and refused_by_another(reply):
-        detail = f"{name} from something in front of the video API: {whose_words(reply)}; the key may be right"
+        detail = own(f"{name} from something in front of the video API: {whose_words(reply)}; the key may be right")
         return GenerationFailed(code=_Code.API_ERROR, detail=detail)
     if status in _REFUSALS:
         code, meaning = _REFUSALS[status]
@@ -415,7 +416,7 @@ def read_reply(reply: HttpReply | HttpFailure, now_s: float) -> Generation:
 
 def _read_body(body: object, name: str) -> Generation:
     if body is NOT_JSON or not isinstance(body, dict):
-        return GenerationUnknown(code=_Code.API_ERROR, detail=f"{name}: not a JSON object")
+        return GenerationUnknown(code=_Code.API_ERROR, detail=own(f"{name}: not a JSON object"))
     fields = cast("dict[str, JsonValue]", body)
     status, job_id, url = fields.get("status"), fields.get("jobId"), fields.get("videoUrl")
     if isinstance(status, str) and status.strip().lower() == "failed":
@@ -429,7 +430,7 @@ def _read_body(body: object, name: str) -> Generation:
     except InvalidJobError:
         problem = "neither a job id" if job_id is None else "a job id that cannot be used, and neither a new one"
         return GenerationUnknown(
-            code=_Code.API_ERROR, detail=f"{name}: {problem} nor a video URL that can be handed on"
+            code=_Code.API_ERROR, detail=own(f"{name}: {problem} nor a video URL that can be handed on")
         )
 
 
@@ -437,12 +438,12 @@ def _file_id(value: JsonValue) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= MAX_FILE_ID_CHARS and value.isprintable() else None
 
 
-def _with_reason(text: str, body: object) -> str:
+def _with_reason(text: str, body: object) -> Reason:
     """Add the API's own words; secrets are taken out by the flow, which knows them."""
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, dict):
         error = error.get("message")
-    return f"{text} ({error})" if isinstance(error, str) and error.strip() else text
+    return Reason(f"{text} ({error})", text) if isinstance(error, str) and error.strip() else own(text)
 
 
 def generation_flow(
@@ -621,7 +622,7 @@ class VideoApiGenerator:
             # The API's words may quote what it was sent.
             quoted = (request.prompt, request.negative_prompt, request.image_url)
             secrets = [text for text in quoted if text and len(text) >= SHORTEST_QUOTE]
-            return attrs.evolve(result, detail=redact(result.detail, self._api_key, *secrets))
+            return attrs.evolve(result, detail=redacted(result.detail, self._api_key, *secrets))
         return result
 
 

@@ -5,8 +5,9 @@ writes them about twice a second, in one round trip, into one bounded stream.
 The same thread tells that its worker is alive, and how busy it is. Workers never
 read any of it: losing it harms no job.
 
-No prompt, phone number, token or URL goes into it, and no conversation id, as
-some hosts use phone numbers for them.
+No conversation id goes into it, as some hosts use phone numbers for them. What
+others said stands in a field of its own, without what looks like a URL, a
+credential or a phone number: ``videopoll explain`` shows it, and nothing else does.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ import attrs
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from typing_extensions import override
 
 from videopoll import events
 from videopoll._calls import beat, raw, text_of
 from videopoll._clock import Clock
 from videopoll._numbers import is_number
 from videopoll._pace import FOREVER_S
-from videopoll._scripts import run, to_queue_error
+from videopoll._reasons import shown_word, told_of
+from videopoll._scripts import cause_of, run, to_queue_error
 from videopoll._supervise import HISTORY, Loops
 from videopoll.errors import ConfigurationError, QueueError
 from videopoll.jobs import Poison, dump, load_object
@@ -116,6 +119,8 @@ class HistoryEntry:
         job_id: To which job.
         worker_id: In which worker; empty for a producer.
         details: The figures of it, e.g. ``attempt``, ``status``, ``next_s``, ``reason``.
+        text: The whole reason, or the API's word, where that is more than `details`
+            may show: in the words of others. Out of ``repr``.
     """
 
     at_ms: int
@@ -123,6 +128,7 @@ class HistoryEntry:
     job_id: str
     worker_id: str
     details: Mapping[str, JsonValue]
+    text: str | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen
@@ -180,7 +186,7 @@ class _Noted:
     fields: dict[str, str | bytes]
 
 
-class RedisHistory:
+class RedisHistory(events.TextKeeper):
     """A hook that keeps the stories of jobs in Redis, and tells that its worker is alive.
 
     Give it to a runner's (or a producer's queue's) ``hooks``, then `follow` the
@@ -211,7 +217,9 @@ class RedisHistory:
         except ValueError:
             msg = "the Redis URL cannot be read; it looks like redis://127.0.0.1:6379/0, rediss://… or unix://…"
             raise ConfigurationError(msg) from None
-        self._heard: collections.deque[tuple[float, events.Event]] = collections.deque()
+        self._heard: collections.deque[tuple[float, events.Event] | tuple[float, events.Event, str]] = (
+            collections.deque()
+        )
         self._waiting: collections.deque[_Noted] = collections.deque()
         self._statuses: collections.OrderedDict[str, str] = collections.OrderedDict()
         self._origin = secrets.token_hex(4)  # With the process's id: a fork hands it on.
@@ -241,12 +249,17 @@ class RedisHistory:
 
     def __call__(self, event: events.Event) -> None:
         """Take an event; it is written within about half a second."""
+        self.keep(event, None)
+
+    @override
+    def keep(self, event: events.Event, text: str | None) -> None:
+        """Take an event, and the whole text of its reason."""
         if not self._is_news(event):
             return
         if len(self._heard) >= BUFFERED:
             self._dropped += 1
             return
-        self._heard.append((time.monotonic(), event))
+        self._heard.append((time.monotonic(), event) if text is None else (time.monotonic(), event, text))
         self._stir()
 
     def _is_news(self, event: events.Event) -> bool:
@@ -335,7 +348,7 @@ class RedisHistory:
             if not self._away:
                 self._away = True
                 told = error if isinstance(error, QueueError) else to_queue_error(error, "history")
-                log.warning("The history is not written while Redis refuses it: %s", told)
+                log.warning("The history is not written while Redis refuses it: %s", told_of(told))
         else:
             # Between two beats there may be nothing to write, and so nothing to learn.
             if self._away and written:
@@ -345,7 +358,7 @@ class RedisHistory:
     def _note_all(self) -> None:
         """Turn events into entries; the oldest go when there are too many."""
         while self._heard:
-            at_s, event = self._heard.popleft()
+            at_s, event, *texts = self._heard.popleft()
             told = _tell(event)
             if told is None:
                 continue
@@ -355,6 +368,9 @@ class RedisHistory:
             kept = {name: value for name, value in details.items() if value is not None}
             if kept:
                 fields["details"] = dump(kept)
+            cleaned = redact(texts[0]) if texts else None
+            if cleaned and cleaned not in {kept.get("reason"), kept.get("status")}:
+                fields["text"] = cleaned.encode("utf-8", "backslashreplace")
             self._waiting.append(_Noted(f"{self._origin}:{os.getpid()}:{self._count}", at_s, fields))
         while len(self._waiting) > BUFFERED:
             self._waiting.popleft()
@@ -467,10 +483,11 @@ def _tell_polled(event: events.JobPolled) -> tuple[str, Step, dict[str, JsonValu
     if event.fault is not None:
         return event.job_id, Step.FAULT, {**details, "fault": event.fault.value, "reason": _clean(event.detail)}
     known = None if event.known else False
-    return event.job_id, Step.STATUS, {**details, "status": _clean(event.status), "known": known}
+    return event.job_id, Step.STATUS, {**details, "status": shown_word(event.status), "known": known}
 
 
 def _clean(text: str | None) -> str | None:
+    # Ours by construction; a host may have texts shown, or emit events of its own.
     return None if text is None else redact(text)
 
 
@@ -534,7 +551,7 @@ def read_workers(client: redis.Redis, keys: Keys) -> tuple[WorkerInfo, ...]:
         loads = cast("list[bytes | None]", client.hmget(keys.loads, ids)) if ids else []
         seconds, micros = client.time()
     except (redis.RedisError, OSError) as error:
-        raise to_queue_error(error, "reading the workers") from error
+        raise to_queue_error(error, "reading the workers") from cause_of(error)
     now_ms = seconds * 1000 + micros // 1000
     return tuple(_read_worker(one, round(beat), now_ms, load) for (one, beat), load in zip(beats, loads, strict=True))
 
@@ -578,7 +595,7 @@ def _entries(client: redis.Redis, keys: Keys, page: int) -> Iterator[tuple[dict[
                 "list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(keys.history, max=last, min="-", count=page)
             )
         except (redis.RedisError, OSError) as error:
-            raise to_queue_error(error, "reading the history") from error
+            raise to_queue_error(error, "reading the history") from cause_of(error)
         for stream_id, fields in found:
             number = fields.get(b"n", stream_id)
             entry = _read_entry(stream_id, fields)
@@ -593,6 +610,7 @@ def _entries(client: redis.Redis, keys: Keys, page: int) -> Iterator[tuple[dict[
 
 def _read_entry(stream_id: bytes, fields: dict[bytes, bytes]) -> HistoryEntry | None:
     details: object = {}
+    text = fields.get(b"text")
     try:
         at_ms = int(stream_id.partition(b"-")[0]) - int(fields.get(b"ago", b"0"))
         step = Step(text_of(fields[b"step"]))
@@ -601,7 +619,14 @@ def _read_entry(stream_id: bytes, fields: dict[bytes, bytes]) -> HistoryEntry | 
         return None
     if not isinstance(details, dict):
         return None
-    return HistoryEntry(at_ms, step, text_of(fields.get(b"job", b"")), text_of(fields.get(b"by", b"")), details)
+    return HistoryEntry(
+        at_ms,
+        step,
+        text_of(fields.get(b"job", b"")),
+        text_of(fields.get(b"by", b"")),
+        details,
+        text_of(text) if text else None,
+    )
 
 
 def _in_order(entries: Iterable[HistoryEntry]) -> tuple[HistoryEntry, ...]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import attrs
 
-from videopoll._bounds import bounded_detail_or_none, bounded_id_or_none, time_or_none
+from videopoll._bounds import bounded, bounded_detail_or_none, bounded_id_or_none, time_or_none
 from videopoll._numbers import LARGEST, is_number
+from videopoll._reasons import Reason, own, repr_told
 from videopoll.errors import InvalidJobError
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ EARLIEST_START_MS = 1_000_000_000_000
 """September 2001 in milliseconds. Anything below is a time in seconds."""
 
 MAX_REASONS = 10
-"""How many reasons of failed sends an outbox entry keeps, the newest."""
+MAX_REASON_CHARS = 300
+"""How many reasons of failed sends an outbox entry keeps, the newest, and how much of each."""
 
 
 class JobState(enum.StrEnum):
@@ -132,7 +134,7 @@ def check_id(value: object, name: str) -> str:
     problem = _id_problem(value)
     if problem:
         msg = f"{name} {problem}"
-        raise InvalidJobError(msg)
+        raise InvalidJobError(own(msg))
     return cast("str", value)
 
 
@@ -264,16 +266,16 @@ def check_metadata(metadata: Mapping[str, JsonValue] | None) -> dict[str, JsonVa
         return {}
     if not isinstance(metadata, Mapping):
         msg = f"metadata must be a mapping, got {type(metadata).__name__}"
-        raise InvalidJobError(msg)
+        raise InvalidJobError(own(msg))
     checked = dict(metadata)
     for name in checked:
         if not isinstance(name, str):
             msg = "metadata must have strings as names"
-            raise InvalidJobError(msg)
+            raise InvalidJobError(own(msg))
     taken = sorted(checked.keys() & set(RECORD_FIELDS))
     if taken:
         msg = f"metadata may not use the names of the job's own fields: {', '.join(taken)}"
-        raise InvalidJobError(msg)
+        raise InvalidJobError(own(msg))
     prompt = checked.get("prompt")
     if isinstance(prompt, str):
         checked["prompt"] = prompt[:PROMPT_CHARS]
@@ -281,10 +283,10 @@ def check_metadata(metadata: Mapping[str, JsonValue] | None) -> dict[str, JsonVa
         size = len(dump(checked))
     except (TypeError, ValueError, RecursionError) as error:
         msg = "metadata must be JSON: strings, finite numbers, booleans, None, lists and mappings"
-        raise InvalidJobError(msg) from error
+        raise InvalidJobError(own(msg)) from error
     if size > MAX_METADATA_BYTES:
         msg = f"metadata must be at most {MAX_METADATA_BYTES} bytes as JSON, got {size}"
-        raise InvalidJobError(msg)
+        raise InvalidJobError(own(msg))
     return checked
 
 
@@ -344,9 +346,9 @@ class Outcome:
     kind: OutcomeKind
     at_ms: int
     video_url: str | None = attrs.field(default=None, repr=False)
-    file_id: str | None = attrs.field(default=None, converter=bounded_id_or_none)
-    error: str | None = attrs.field(default=None, converter=bounded_detail_or_none)
-    timestamp: JsonValue = attrs.field(default=None, converter=time_or_none)
+    file_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
+    error: str | None = attrs.field(default=None, converter=bounded_detail_or_none, repr=repr_told)
+    timestamp: JsonValue = attrs.field(default=None, converter=time_or_none, repr=False)
     undeliverable_url: str | None = attrs.field(default=None, repr=False)
 
     @property
@@ -407,6 +409,10 @@ class Outcome:
         )
 
 
+def _repr_reasons(reasons: tuple[str, ...]) -> str:
+    return f"({', '.join(map(repr_told, reasons))})"
+
+
 @attrs.frozen
 class OutboxEntry:
     """An outcome that its user has not got yet, and what was tried.
@@ -433,13 +439,13 @@ class OutboxEntry:
     form_failures: int = 0
     sending_ms: int | None = None
     finds: int = 0
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = attrs.field(default=(), repr=_repr_reasons)
     unquoted: bool = False
     unknowns: int = 0
 
     def noting(self, reason: str) -> OutboxEntry:
         """Give a copy that remembers one more reason, and forgets the oldest."""
-        return attrs.evolve(self, reasons=(*self.reasons, reason[:300])[-MAX_REASONS:])
+        return attrs.evolve(self, reasons=(*self.reasons, bounded(reason, MAX_REASON_CHARS))[-MAX_REASONS:])
 
     def to_json(self) -> str:
         """Write ``video:poll:outbox:{jobId}``; version 1 of its form."""
@@ -466,6 +472,8 @@ class OutboxEntry:
                 "reasons": list(self.reasons),
                 **({"unquoted": True} if self.unquoted else {}),
                 "unknowns": self.unknowns,
+                # What of each is ours: it may be shown anywhere.
+                "told": [reason.told if isinstance(reason, Reason) else "" for reason in self.reasons],
             }
         )
 
@@ -499,13 +507,22 @@ class OutboxEntry:
                 form_failures=_whole(fields["formFailures"]),
                 sending_ms=None if fields["sending"] is None else _whole(fields["sending"]),
                 finds=_whole(fields["finds"]),
-                reasons=tuple(str(reason) for reason in cast("list[object]", fields["reasons"])),
+                reasons=_read_reasons(fields["reasons"], fields.get("told")),
                 unquoted=fields.get("unquoted") is True,
                 # Earlier versions did not count them.
                 unknowns=_whole(fields.get("unknowns", 0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             return Poison(f"outbox entry is damaged ({type(error).__name__})")
+
+
+def _read_reasons(reasons: JsonValue, told: JsonValue) -> tuple[Reason, ...]:
+    """Read the reasons of sends, and what of them is ours; an older worker did not note that."""
+    listed = cast("list[object]", reasons)
+    ours = told if isinstance(told, list) and len(told) == len(listed) else [""] * len(listed)
+    return tuple(
+        Reason(str(reason), said if isinstance(said, str) else "") for reason, said in zip(listed, ours, strict=True)
+    )
 
 
 def _whole(value: JsonValue) -> int:

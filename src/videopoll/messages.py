@@ -12,6 +12,7 @@ import attrs
 
 from videopoll._bounds import bounded_detail, bounded_detail_or_none, bounded_id_or_none
 from videopoll._numbers import is_number
+from videopoll._reasons import own, repr_told, shown_name
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import Form, JsonValue, Outcome, VideoJob
 from videopoll.words import SPANISH_AND_ENGLISH, Words
@@ -42,6 +43,10 @@ def _text_or_none(value: str | None) -> str | None:
 
 def _seconds_or_none(value: float | None) -> float | None:
     return max(0, value) if is_number(value) else None
+
+
+def _repr_channel(value: str | None) -> str:
+    return repr(shown_name(value))
 
 
 @attrs.frozen(kw_only=True)
@@ -158,10 +163,10 @@ class Delivered:
         channel: Which channel of a `RoutingNotifier` it was.
     """
 
-    message_id: str | None = attrs.field(default=None, converter=bounded_id_or_none)
-    detail: str | None = attrs.field(default=None, converter=bounded_detail_or_none)
+    message_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
+    detail: str | None = attrs.field(default=None, converter=bounded_detail_or_none, repr=repr_told)
     form: Form | None = attrs.field(default=None, eq=False)
-    channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
+    channel: str | None = attrs.field(default=None, eq=False, kw_only=True, repr=_repr_channel)
 
 
 @attrs.frozen
@@ -179,11 +184,11 @@ class NotSent:
         channel: Which channel of a `RoutingNotifier` it was.
     """
 
-    reason: str = attrs.field(converter=bounded_detail)
+    reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
     retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
     counts: bool = True
     channel_fault: bool = True
-    channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
+    channel: str | None = attrs.field(default=None, eq=False, kw_only=True, repr=_repr_channel)
 
 
 @attrs.frozen
@@ -198,10 +203,10 @@ class Refused:
         channel: Which channel of a `RoutingNotifier` it was.
     """
 
-    reason: str = attrs.field(converter=bounded_detail)
+    reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
     try_text: bool = True
     try_unquoted: bool = attrs.field(default=False, kw_only=True)
-    channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
+    channel: str | None = attrs.field(default=None, eq=False, kw_only=True, repr=_repr_channel)
 
 
 @attrs.frozen
@@ -213,14 +218,14 @@ class Unknown:
         channel: Which channel of a `RoutingNotifier` it was.
     """
 
-    reason: str = attrs.field(converter=bounded_detail)
-    channel: str | None = attrs.field(default=None, eq=False, kw_only=True)
+    reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
+    channel: str | None = attrs.field(default=None, eq=False, kw_only=True, repr=_repr_channel)
 
 
 Receipt: TypeAlias = Delivered | NotSent | Refused | Unknown
 """All that can become of one send."""
 
-TOO_LATE = NotSent("too late to begin: the lease on the job is over", counts=False, channel_fault=False)
+TOO_LATE = NotSent(own("too late to begin: the lease on the job is over"), counts=False, channel_fault=False)
 """What became of a send that `Message.may_still_send` held back."""
 
 

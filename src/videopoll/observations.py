@@ -15,6 +15,7 @@ import attrs
 
 from videopoll._bounds import bounded, bounded_detail, bounded_detail_or_none, bounded_id_or_none, time_or_none
 from videopoll._numbers import is_number
+from videopoll._reasons import own, repr_told, shown_word
 from videopoll._urls import MAX_URL_CHARS, readied_url
 from videopoll.jobs import JsonValue
 
@@ -73,6 +74,10 @@ def _kind(value: FaultKind) -> FaultKind:
         return FaultKind.INTERNAL
 
 
+def _repr_word(value: str) -> str:
+    return repr(shown_word(value))
+
+
 @attrs.frozen
 class VideoWorking:
     """The video is not finished yet.
@@ -87,10 +92,10 @@ class VideoWorking:
             moment before it gives the URL.
     """
 
-    word: str = attrs.field(default="processing", converter=_word)
+    word: str = attrs.field(default="processing", converter=_word, repr=_repr_word)
     known: bool = attrs.field(default=True, converter=bool)
     retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
-    error: str | None = attrs.field(default=None, converter=bounded_detail_or_none)
+    error: str | None = attrs.field(default=None, converter=bounded_detail_or_none, repr=repr_told)
 
 
 @attrs.frozen
@@ -104,8 +109,8 @@ class VideoReady:
     """
 
     video_url: str = attrs.field(converter=_url, repr=False)
-    file_id: str | None = attrs.field(default=None, converter=bounded_id_or_none)
-    timestamp: JsonValue = attrs.field(default=None, converter=time_or_none)
+    file_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
+    timestamp: JsonValue = attrs.field(default=None, converter=time_or_none, repr=False)
 
 
 @attrs.frozen
@@ -118,7 +123,7 @@ class VideoFailed:
             for the operator, and out of ``repr``.
     """
 
-    error: str = attrs.field(converter=bounded_detail)
+    error: str = attrs.field(converter=bounded_detail, repr=repr_told)
     undeliverable_url: str | None = attrs.field(default=None, converter=_url_or_none, repr=False)
 
 
@@ -159,7 +164,7 @@ class Fault:
     """
 
     kind: FaultKind = attrs.field(converter=_kind)
-    detail: str = attrs.field(converter=bounded_detail)
+    detail: str = attrs.field(converter=bounded_detail, repr=repr_told)
     retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
 
 
@@ -187,7 +192,7 @@ def checked_video(
     if not url or (isinstance(url, str) and not url.strip()):
         return VideoWorking(word, known=True, error=error or NO_URL)
     problem = f"the video was made, but its video URL cannot be delivered: it {readied.problem}"
-    return VideoFailed(problem, url[:MAX_KEPT_URL_CHARS] if isinstance(url, str) else None)
+    return VideoFailed(own(problem), url[:MAX_KEPT_URL_CHARS] if isinstance(url, str) else None)
 
 
-NO_URL = "the video API says completed, but gives no video URL"
+NO_URL = own("the video API says completed, but gives no video URL")

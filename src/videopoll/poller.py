@@ -18,11 +18,12 @@ import attrs
 from videopoll._bounds import MAX_ID_OF_OTHERS_CHARS, time_or_none
 from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
 from videopoll._http.answerer import refused_by_another, whose_words
-from videopoll._privacy import shown_word
+from videopoll._reasons import Reason, own, repr_told, shown_word
 from videopoll._urls import readied_url, url_problem
 from videopoll.errors import ConfigurationError
 from videopoll.observations import (
     MAX_WORD_CHARS,
+    NO_URL,
     Fault,
     FaultKind,
     Observation,
@@ -82,7 +83,7 @@ class ApiHealth:
     """
 
     up: bool
-    detail: str
+    detail: str = attrs.field(repr=repr_told)
 
     def __bool__(self) -> bool:
         """Tell whether the API is up."""
@@ -96,11 +97,11 @@ def build_request(base_url: str, api_key: str, job_id: str, timeout_s: float) ->
     An id that no URL can carry gives `VideoFailed`: it could never be asked for.
     """
     if not job_id.strip("."):
-        return VideoFailed("the job id cannot be asked for: it is empty or consists of dots")
+        return VideoFailed(own("the job id cannot be asked for: it is empty or consists of dots"))
     try:
         name = job_id if _NEEDS_NO_QUOTING.fullmatch(job_id) else quote(job_id, safe="")
     except UnicodeEncodeError:
-        return VideoFailed("the job id cannot be asked for: it is not valid Unicode")
+        return VideoFailed(own("the job id cannot be asked for: it is not valid Unicode"))
     return HttpRequest(
         method="GET",
         url=f"{base_url}/job/{name}",
@@ -118,31 +119,31 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
         now_s: The time in Unix seconds, for a ``Retry-After`` that is a date.
     """
     if isinstance(reply, HttpFailure):
-        return Fault(_FAULTS[reply.kind], reply.detail)
+        return Fault(_FAULTS[reply.kind], own(reply.detail))
     wait_s = retry_after_s(reply.headers, now_s)
     status, name = reply.status, f"HTTP {reply.status}"
     match status:
         case 404:
             return VideoMissing()
         case 400 | 410:
-            return VideoFailed(_error_text(reply.json()) or f"the video API refused the job ({name})")
+            return VideoFailed(_error_text(reply.json(), name) or own(f"the video API refused the job ({name})"))
         case 401 | 403 if refused_by_another(reply):
             detail = f"{name} from something in front of the video API: {whose_words(reply)}; the key may be right"
-            return Fault(FaultKind.BLOCKED, detail, wait_s)
+            return Fault(FaultKind.BLOCKED, own(detail), wait_s)
         case 401 | 403:
-            return Fault(FaultKind.CREDENTIALS, f"{name}: the video API refuses the API key", wait_s)
+            return Fault(FaultKind.CREDENTIALS, own(f"{name}: the video API refuses the API key"), wait_s)
         case 407:
-            return Fault(FaultKind.SERVER, f"{name}: a proxy on the way wants credentials", wait_s)
+            return Fault(FaultKind.SERVER, own(f"{name}: a proxy on the way wants credentials"), wait_s)
         case 429:
-            return Fault(FaultKind.THROTTLED, f"{name}: too many requests", wait_s)
+            return Fault(FaultKind.THROTTLED, own(f"{name}: too many requests"), wait_s)
         case _ if 200 <= status <= 299:  # noqa: PLR2004
             return _read_body(job_id, reply, name, wait_s)
         case _ if 300 <= status <= 399:  # noqa: PLR2004
-            return Fault(FaultKind.SERVER, f"{name}: the video API redirects, which is not followed", wait_s)
+            return Fault(FaultKind.SERVER, own(f"{name}: the video API redirects, which is not followed"), wait_s)
         case _:
             # An unforeseen 4xx may come from a proxy or a deployment in progress. Taking it for a passing fault costs
             # some polls until the deadline; taking it for the end could cost a video that was paid for.
-            return Fault(FaultKind.SERVER, name, wait_s)
+            return Fault(FaultKind.SERVER, own(name), wait_s)
 
 
 def _read_body(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -> Observation:
@@ -151,17 +152,17 @@ def _read_body(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -
         return VideoWorking(retry_after_s=wait_s)
     body = reply.json()
     if body is NOT_JSON:
-        return Fault(FaultKind.MALFORMED, f"{name}: not JSON, {whose_words(reply)}", wait_s)
+        return Fault(FaultKind.MALFORMED, own(f"{name}: not JSON, {whose_words(reply)}"), wait_s)
     if not isinstance(body, dict):
-        return Fault(FaultKind.MALFORMED, f"{name}: not a JSON object", wait_s)
+        return Fault(FaultKind.MALFORMED, own(f"{name}: not a JSON object"), wait_s)
     if _names_another(body.get("jobId"), job_id):
-        return Fault(FaultKind.MALFORMED, f"{name}: the answer names another job", wait_s)
+        return Fault(FaultKind.MALFORMED, own(f"{name}: the answer names another job"), wait_s)
     status = body.get("status")
     word = _printable(status, MAX_WORD_CHARS) if isinstance(status, str) else ""
     if not word:
         if reply.status == HTTPStatus.ACCEPTED:
             return VideoWorking(retry_after_s=wait_s)
-        return Fault(FaultKind.MALFORMED, f"{name}: the answer has no status", wait_s)
+        return Fault(FaultKind.MALFORMED, own(f"{name}: the answer has no status"), wait_s)
     return _read_status(body, word, wait_s)
 
 
@@ -170,7 +171,7 @@ def _read_status(body: dict[str, JsonValue], word: str, wait_s: float | None) ->
         case "completed":
             return _read_video(body, word, wait_s)
         case "failed":
-            return VideoFailed(_error_text(body) or NO_REASON)
+            return VideoFailed(_error_text(body) or own(NO_REASON))
         case "not_found":
             return VideoMissing()
         case lowered if lowered in _WORKING:
@@ -201,7 +202,8 @@ def _read_end(body: dict[str, JsonValue], word: str) -> Observation:
     """Read how a job ended whose last word we do not know."""
     if not _has_error(body.get("error")) and isinstance(readied_url(body.get("videoUrl")), str):
         return _read_video(body, word, None)
-    return VideoFailed(_error_text(body) or f"it ended with a status word that we do not know: {shown_word(word)}")
+    said = f"it ended with a status word that we do not know: {shown_word(word)}"
+    return VideoFailed(_error_text(body, said) or own(said))
 
 
 def _read_video(body: dict[str, JsonValue], word: str, wait_s: float | None) -> Observation:
@@ -210,14 +212,15 @@ def _read_video(body: dict[str, JsonValue], word: str, wait_s: float | None) -> 
     video = checked_video(
         body.get("videoUrl"),
         word=word,
-        error=_error_text(body),
+        error=_error_text(body, NO_URL),
         file_id=_printable(file_id, MAX_ID_OF_OTHERS_CHARS) or None if isinstance(file_id, str) else None,
         timestamp=next((time for time in times if time is not None), None),
     )
     return attrs.evolve(video, retry_after_s=wait_s) if isinstance(video, VideoWorking) else video
 
 
-def _error_text(body: object) -> str | None:
+def _error_text(body: object, told: str = "") -> Reason | None:
+    """Return the API's own reason, of which nothing but `told` may be shown where nobody asked for it."""
     if not isinstance(body, dict):
         return None
     error = body.get("error")
@@ -228,7 +231,7 @@ def _error_text(body: object) -> str | None:
             # A URL in it may be signed.
             cleaned = _printable(re.sub(r"\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://\S+", "<url>", text), MAX_ERROR_CHARS)
             if cleaned:
-                return cleaned
+                return Reason(cleaned, told)
     return None
 
 
@@ -325,10 +328,10 @@ def _health_request(base_url: str, timeout_s: float) -> HttpRequest:
 
 def _read_health(reply: HttpReply | HttpFailure) -> ApiHealth:
     if isinstance(reply, HttpFailure):
-        return ApiHealth(up=False, detail=f"{reply.kind}: {reply.detail}")
+        return ApiHealth(up=False, detail=own(f"{reply.kind}: {reply.detail}"))
     if reply.status == 200 and reply.json() is NOT_JSON:  # noqa: PLR2004
-        return ApiHealth(up=False, detail="HTTP 200: not JSON")
-    return ApiHealth(up=reply.status == 200, detail=f"HTTP {reply.status}")  # noqa: PLR2004
+        return ApiHealth(up=False, detail=own("HTTP 200: not JSON"))
+    return ApiHealth(up=reply.status == 200, detail=own(f"HTTP {reply.status}"))  # noqa: PLR2004
 
 
 def _checked_base_url(base_url: object) -> str:

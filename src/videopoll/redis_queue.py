@@ -27,7 +27,8 @@ from redis.retry import Retry
 from videopoll import _calls, events
 from videopoll._decide import open_outbox
 from videopoll._log import LogHook, shown
-from videopoll._scripts import ScriptCall, arun, arun_all, run, run_all, to_queue_error
+from videopoll._reasons import own
+from videopoll._scripts import ScriptCall, arun, arun_all, cause_of, run, run_all, to_queue_error
 from videopoll.dead_letters import AsyncDeadLetters, DeadLetters
 from videopoll.errors import ConfigurationError, JobNotFoundError
 from videopoll.jobs import Outcome, OutcomeKind, check_id, check_metadata, dump
@@ -122,7 +123,7 @@ class _Base:
     def _cancel(self, job_id: str, view: JobView, *, notify: bool) -> ScriptCall[CancelResult]:
         completed, notice = dump({"success": False, "error": "Cancelled", "jobId": job_id}), ""
         if view.job is not None:
-            outcome = Outcome(OutcomeKind.CANCELLED, view.now_ms, error="Cancelled")
+            outcome = Outcome(OutcomeKind.CANCELLED, view.now_ms, error=own("Cancelled"))
             completed = dump(outcome.to_completed(view.job, delivered=False))
             notice = open_outbox(view.job, outcome, self._delivery).to_json() if notify else ""
         return _calls.cancel(
@@ -472,7 +473,7 @@ class RedisVideoJobQueue(_Base):
                 # Its connection was closed while it was being read: the client has no one error for that.
                 return False
             if isinstance(error, redis_errors.RedisError | OSError):
-                raise to_queue_error(error, "waiting for work") from error
+                raise to_queue_error(error, "waiting for work") from cause_of(error)
             raise
 
     def interrupt(self) -> None:
@@ -523,7 +524,7 @@ class RedisVideoJobQueue(_Base):
             if exclusive and rest_s:
                 self._client.pexpire(self._keys.sweeper, _calls.ms(rest_s))
         except (redis_errors.RedisError, OSError) as error:
-            raise to_queue_error(error, "looking for lost jobs") from error
+            raise to_queue_error(error, "looking for lost jobs") from cause_of(error)
         return adopted
 
     # --- for operators ---
@@ -795,7 +796,7 @@ class AsyncRedisVideoJobQueue(_Base):
             block = cast("Callable[..., Awaitable[object]]", self._blocking.execute_command)
             return await block(*_calls.doorbell(self._keys, timeout_s)) is not None
         except (redis_errors.RedisError, OSError) as error:
-            raise to_queue_error(error, "waiting for work") from error
+            raise to_queue_error(error, "waiting for work") from cause_of(error)
 
     async def adopt(
         self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
@@ -819,7 +820,7 @@ class AsyncRedisVideoJobQueue(_Base):
             if exclusive and rest_s:
                 await self._client.pexpire(self._keys.sweeper, _calls.ms(rest_s))
         except (redis_errors.RedisError, OSError) as error:
-            raise to_queue_error(error, "looking for lost jobs") from error
+            raise to_queue_error(error, "looking for lost jobs") from cause_of(error)
         return adopted
 
     # --- for operators ---

@@ -32,6 +32,7 @@ from videopoll._engine import (
 )
 from videopoll._pace import FOREVER_S
 from videopoll._parts import as_observation, as_receipt, notifier_failed, poller_failed, refuse_async, trace_of
+from videopoll._reasons import told_of
 from videopoll._settlers import Settler
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
@@ -502,7 +503,7 @@ class Runner(Engine):
             )
         except QueueRefusedError as error:
             if not self._sweep_refused:
-                log.warning("Lost jobs are not looked for: %s", error)
+                log.warning("Lost jobs are not looked for: %s", told_of(error))
             self._sweep_refused = True
         except QueueError:
             wait_s = 1.0

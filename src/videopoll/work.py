@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from videopoll._bounds import bounded_detail
+from videopoll._reasons import repr_told
 from videopoll.jobs import JobState
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ class DeadLetter:
     """
 
     job_id: str
-    reason: str = attrs.field(converter=bounded_detail)
+    reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
     at_ms: int
     record: str | None = attrs.field(default=None, repr=False)
     entry: OutboxEntry | None = attrs.field(default=None, repr=False)

@@ -38,6 +38,7 @@ MOST_ENCODINGS = 2
 MAX_TIMEOUT_S = 86_400.0
 """The longest time for a request; sockets do not take any float."""
 
+_QUOTED = re.compile(r"'[^']*'?")
 _AFTER_HOST = re.compile(r"[/?#]")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -277,6 +278,7 @@ def describe(error: BaseException) -> str:
         elif isinstance(cause, OSError) and cause.errno:
             why = os.strerror(cause.errno)
         if why:
-            return f"{type(error).__name__}: {why}"
+            # OpenSSL quotes the host, of a URL that may be a secret.
+            return f"{type(error).__name__}: {_QUOTED.sub('…', why)}"
         cause = cause.__cause__ or cause.__context__
     return type(error).__name__

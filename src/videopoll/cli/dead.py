@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from videopoll._log import shown
+from videopoll._reasons import WITHHELD, told_or_withheld
 from videopoll.cli.options import (
     DEFAULT_JOB_TTL_S,
     DEFAULT_PREFIX,
@@ -62,10 +63,11 @@ def list_letters(
             letters += page
         dead = queue.counts().dead
     if as_json:
-        print_json([_describe(letter) for letter in letters])
+        print_json([_listed(letter) for letter in letters])
         return
     rows: list[list[Cell]] = [
-        [letter.job_id, when(letter.at_ms), _kept(letter), shown(letter.reason)] for letter in letters
+        [letter.job_id, when(letter.at_ms), _kept(letter), shown(told_or_withheld(letter.reason) or WITHHELD)]
+        for letter in letters
     ]
     if rows or not sys.stdout.isatty():
         print_rows(["job", "since", "kept", "reason"], rows, title="Dead letters")
@@ -205,6 +207,17 @@ def _kept(letter: DeadLetter) -> str:
     if letter.raw_entry is not None:
         return "outcome, unreadable"
     return "record" if letter.record is not None else "id only"
+
+
+def _listed(letter: DeadLetter) -> dict[str, JsonValue]:
+    """Describe a letter among others: what others said is shown by ``dead show`` only."""
+    reasons = letter.entry.reasons if letter.entry else ()
+    return {
+        **_describe(letter),
+        "reason": told_or_withheld(letter.reason) or WITHHELD,
+        "error": told_or_withheld(letter.entry.outcome.error) if letter.entry else None,
+        "send_reasons": [told_or_withheld(reason) for reason in reasons] if letter.entry else None,
+    }
 
 
 def _describe(letter: DeadLetter) -> dict[str, JsonValue]:

@@ -85,7 +85,13 @@ def explain(
                 "explanation": now,
                 "live": told,
                 "story": [
-                    {"at_ms": one.at_ms, "step": one.step.value, "worker": one.worker_id, **one.details}
+                    {
+                        "at_ms": one.at_ms,
+                        "step": one.step.value,
+                        "worker": one.worker_id,
+                        **one.details,
+                        **({} if one.text is None else {"text": one.text}),
+                    }
                     for one in known.story
                 ],
             }
@@ -117,7 +123,9 @@ def _now(known: _Known) -> list[str]:
     view = known.view
     if view is None:
         told = known.story[-1].step
-        return [f"Redis has forgotten the job; the last that is known is: {tell(known.story[-1])[0]} ({told.value})."]
+        return [
+            f"Redis has forgotten the job; the last that is known is: {tell(known.story[-1], texts=True)[0]} ({told.value})."
+        ]
     said = [_place(known, view)]
     if view.state is JobState.SCHEDULED:
         said.append(_why(known, view))
@@ -171,7 +179,7 @@ def _why(known: _Known, view: JobView) -> str:
         return "That is so because a first poll waits for the initial delay."
     if view.faults:
         last = next((entry for entry in reversed(known.story) if entry.step is Step.FAULT), None)
-        reason = f" The last: {shown(str(last.details.get('reason')))}." if last else ""
+        reason = f" The last: {shown(str(last.text or last.details.get('reason')))}." if last else ""
         row = "one fault" if view.faults == 1 else f"{view.faults} faults in a row"
         return f"That is so because of the backoff after {row}.{reason}"
     return "That is so because a job that is still working is polled once an interval."
@@ -221,7 +229,12 @@ def _print(known: _Known, now: list[str]) -> None:
     start_ms = known.story[0].at_ms if known.story else 0
     if not sys.stdout.isatty():
         for entry in known.story:
-            line = (when(entry.at_ms) or "-", _offset(entry, start_ms), tell(entry)[0], entry.worker_id or "-")
+            line = (
+                when(entry.at_ms) or "-",
+                _offset(entry, start_ms),
+                tell(entry, texts=True)[0],
+                entry.worker_id or "-",
+            )
             typer.echo("\t".join(line))
         for sentence in now:
             typer.echo(sentence)
@@ -238,7 +251,7 @@ def _print(known: _Known, now: list[str]) -> None:
         table.add_column("worker", overflow="fold", style="dim")
         last = ""
         for entry in known.story:
-            said, style = tell(entry)
+            said, style = tell(entry, texts=True)
             worker = shown(entry.worker_id)
             # A worker is named where it changes.
             table.add_row(

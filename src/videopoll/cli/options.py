@@ -17,7 +17,7 @@ import typer
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from videopoll._scripts import to_queue_error
+from videopoll._scripts import cause_of, to_queue_error
 from videopoll.errors import ConfigurationError
 from videopoll.policies import KeyTtls
 from videopoll.poller import DEFAULT_BASE_URL
@@ -174,4 +174,4 @@ def asking(doing: str) -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:
-        raise to_queue_error(error, doing) from error
+        raise to_queue_error(error, doing) from cause_of(error)

@@ -42,9 +42,11 @@ RESULTS = {
 }
 
 
-def tell(entry: HistoryEntry) -> tuple[str, str]:  # noqa: C901 - one case a step
-    """Give a sentence for an entry, and its style."""
+def tell(entry: HistoryEntry, *, texts: bool = False) -> tuple[str, str]:  # noqa: C901 - one case a step
+    """Return a sentence for an entry, and its style; `texts` has it say what others said in words of their own."""
     told = entry.details
+    if texts and entry.text is not None:
+        told = {**told, "status" if entry.step is Step.STATUS else "reason": entry.text}
     match entry.step:
         case Step.ENQUEUED:
             return "enqueued by a producer", ""

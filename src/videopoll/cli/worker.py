@@ -15,6 +15,7 @@ from typing import Annotated, TypedDict, cast
 
 import typer
 
+from videopoll._reasons import own
 from videopoll.async_runner import AsyncRunner
 from videopoll.cli.logs import LogFormat, LogLevel, set_up_logging
 from videopoll.cli.options import (
@@ -99,7 +100,7 @@ class NoChannelNotifier:
     def notify(self, message: Message) -> NotSent:
         """Send nothing."""
         del message
-        return NotSent(NO_CHANNEL)
+        return NotSent(own(NO_CHANNEL))
 
     async def anotify(self, message: Message) -> NotSent:
         """Send nothing."""

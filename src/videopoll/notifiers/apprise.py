@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from videopoll._log import shown
+from videopoll._reasons import own
 from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, NotifierError, NotSentError, RefusedError
 from videopoll.messages import TOO_LATE, Delivered, Receipt, Unknown
@@ -146,11 +147,11 @@ def _targets_for(urls_of: Callable[[Message], Urls], message: Message) -> list[_
     except Exception as error:
         # Its text may quote a credential, and nothing was sent yet.
         msg = f"the function of AppriseNotifier raised {type(error).__name__}"
-        raise NotSentError(msg) from error
+        raise NotSentError(own(msg)) from error
     try:
         return _targets(urls)
     except ConfigurationError as error:
-        raise RefusedError(str(error), try_text=False) from error
+        raise RefusedError(own(str(error)), try_text=False) from error
 
 
 def _receipt(results: Sequence[object], targets: int, message: Message) -> Receipt:
@@ -161,8 +162,10 @@ def _receipt(results: Sequence[object], targets: int, message: Message) -> Recei
     if failed < targets:
         job_id = shown(message.job.job_id)
         log.warning("📨 [%s] %d of %d services did not take the message; the others have it", job_id, failed, targets)
-        return Delivered(detail=f"{failed} of {targets} services did not take it")
+        return Delivered(detail=own(f"{failed} of {targets} services did not take it"))
     if errors:
         # Nobody knows what became of it.
         raise errors[0]
-    return Unknown("Apprise could not send to " + ("the service" if targets == 1 else f"any of {targets} services"))
+    return Unknown(
+        own("Apprise could not send to " + ("the service" if targets == 1 else f"any of {targets} services"))
+    )

@@ -26,8 +26,10 @@ from urllib.parse import quote, urlsplit
 
 import attrs
 
+from videopoll._bounds import bounded_detail
 from videopoll._http import FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
 from videopoll._http.answerer import refused_by_another, whose_words
+from videopoll._reasons import Reason, own, quoting
 from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, NotSentError, RefusedError
 from videopoll.jobs import Form
@@ -77,6 +79,12 @@ def redact(text: str, *secrets: str | None) -> str:
     return _one_line(text)
 
 
+def redacted(reason: str, *secrets: str | None) -> str:
+    """Redact a reason; what of it is ours stays as it is."""
+    cleaned = redact(reason, *secrets)
+    return Reason(cleaned, reason.told) if isinstance(reason, Reason) else cleaned
+
+
 def _without(text: str, secrets: Iterable[str | None]) -> str:
     for secret in sorted({secret for secret in secrets if secret}, key=len, reverse=True):
         for form in (secret, quote(secret, safe="", errors="replace")):
@@ -115,7 +123,7 @@ def account_of(recipient: Recipient, instance_id: str | None, token: str | None)
         problem = "the token has characters that no token has"
     else:
         return Account(instance_id, token)
-    raise RefusedError(problem, try_text=False)
+    raise RefusedError(own(problem), try_text=False)
 
 
 def recipient_of(message: Message) -> Recipient:
@@ -126,7 +134,7 @@ def recipient_of(message: Message) -> Recipient:
     """
     if message.recipient is None:
         msg = "the message has no recipient: put this channel into a RoutingNotifier, which asks the host for it"
-        raise RefusedError(msg, try_text=False)
+        raise RefusedError(own(msg), try_text=False)
     return message.recipient
 
 
@@ -181,16 +189,16 @@ def receipt_for_status(reply: HttpReply) -> Receipt | None:
         return None
     status = reply.status
     said = reply.json()
-    reason = f"HTTP {status}: {said}" if isinstance(said, dict) else f"HTTP {status}"
+    reason = quoting(f"HTTP {status}", said) if isinstance(said, dict) else own(f"HTTP {status}")
     if status in {407, 425, 429, 503}:
         return NotSent(reason, retry_after_s=retry_after_s(reply.headers, time.time()))
     if status == 408 or status >= 500:  # noqa: PLR2004 - the definition of a server's fault
         return Unknown(reason)
     if status < 400:  # noqa: PLR2004 - the definition of a redirect
-        return NotSent(f"HTTP {status}: it redirects elsewhere; check the channel's URL")
+        return NotSent(own(f"HTTP {status}: it redirects elsewhere; check the channel's URL"))
     if status in _NOT_OF_THE_MESSAGE or (status in {403, 405} and refused_by_another(reply)):
         if reply.body.strip() and not isinstance(said, dict):
-            reason = f"HTTP {status}: {whose_words(reply)}"
+            reason = own(f"HTTP {status}: {whose_words(reply)}")
         return NotSent(reason, channel_fault=False)
     # Who is not to get the video is not to get a text; another file or size may do.
     return Refused(reason, try_text=status not in {403, 405, 410})
@@ -203,7 +211,7 @@ def receipt_for_failure(failure: HttpFailure) -> Receipt:
     """Tell what the lack of a reply says about the message."""
     if failure.kind is FailureKind.TOO_LATE:
         return TOO_LATE
-    reason = f"{failure.kind.value}: {failure.detail}"
+    reason = own(f"{failure.kind.value}: {failure.detail}")
     if failure.kind is FailureKind.INVALID:
         return Refused(reason, try_text=False)
     return NotSent(reason) if failure.surely_not_sent else Unknown(reason)
@@ -369,11 +377,13 @@ class HttpNotifier(abc.ABC):
 
     def _request(self, message: Message) -> HttpRequest | Receipt:
         if message.outcome.success and not is_web_url(message.video_url or ""):
-            return Refused("the finished video has no http or https URL", try_text=False)
+            return Refused(own("the finished video has no http or https URL"), try_text=False)
         try:
             return self.build(message)
         except Exception as error:  # noqa: BLE001 - a host's subclass may raise anything; nothing was sent yet
-            refused = receipt_for_error(error) or Refused(f"{type(error).__name__}: {error}", try_text=False)
+            refused = receipt_for_error(error) or Refused(
+                quoting(type(error).__name__, bounded_detail(error)), try_text=False
+            )
             return self._cleaned(refused, message)
 
     def _receipt(self, reply: HttpReply | HttpFailure, message: Message) -> Receipt:
@@ -383,7 +393,7 @@ class HttpNotifier(abc.ABC):
             try:
                 receipt = self.read(reply, message)
             except Exception as error:  # noqa: BLE001 - the request went out: only `read` could have told its fate
-                fallback = Unknown(f"HTTP {reply.status}, whose body could not be read: {type(error).__name__}")
+                fallback = Unknown(own(f"HTTP {reply.status}, whose body could not be read: {type(error).__name__}"))
                 receipt = receipt_for_error(error) or fallback
         return self._cleaned(receipt, message)
 
@@ -410,8 +420,8 @@ class HttpNotifier(abc.ABC):
             # There is no other form to try.
             receipt = attrs.evolve(receipt, try_text=False)
         if not isinstance(receipt, Delivered):
-            return attrs.evolve(receipt, reason=redact(receipt.reason, *secrets))
+            return attrs.evolve(receipt, reason=redacted(receipt.reason, *secrets))
         # An id may be a long number, so it only loses what is known to be secret.
         message_id = None if receipt.message_id is None else _one_line(_without(receipt.message_id, secrets))
-        detail = None if receipt.detail is None else redact(receipt.detail, *secrets)
+        detail = None if receipt.detail is None else redacted(receipt.detail, *secrets)
         return Delivered(message_id, detail, receipt.form or message.form)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from videopoll._bounds import bounded_detail
+from videopoll._reasons import own, quoting
 from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, RefusedError
 from videopoll.messages import TOO_LATE, Delivered, NotSent, Receipt, Recipient, Sighting
@@ -19,6 +21,7 @@ from videopoll.notifiers.base import (
     is_async,
     receipt_for_error,
     redact,
+    redacted,
     send_async,
 )
 
@@ -185,12 +188,12 @@ class RoutingNotifier:
     def _routed(self, message: Message, recipient: object) -> _Routed | Receipt:
         if not isinstance(recipient, Recipient):
             reason = f"resolve gave {type(recipient).__name__} instead of a Recipient"
-            return NotSent(reason, channel_fault=False)
+            return NotSent(own(reason), channel_fault=False)
         channel = self._channels.get(recipient.channel)
         if channel is None:
             have = ", ".join(sorted(self._channels))
             reason = redact(f"resolve named a channel that is not here; those that are: {have}")
-            return NotSent(reason, channel_fault=False)
+            return NotSent(own(reason), channel_fault=False)
         if (permit := _permit(message)) is not None:
             permit.goes_over(recipient.channel, recipient.instance_id, recipient.token)
         language = recipient.language or message.language
@@ -229,11 +232,11 @@ def _named(receipt: Receipt, routed: _Routed) -> Receipt:
 def _unresolved(error: Exception) -> Receipt:
     receipt = receipt_for_error(error)
     if receipt is None:
-        receipt = NotSent(f"resolve raised {type(error).__name__}: {error}")
+        receipt = NotSent(quoting(f"resolve raised {type(error).__name__}", bounded_detail(error)))
     if isinstance(receipt, NotSent):
         # The channel is not to blame: the video is not turned into a text for this.
-        return attrs.evolve(receipt, reason=redact(receipt.reason), channel_fault=False)
-    return attrs.evolve(receipt, reason=redact(receipt.reason))
+        return attrs.evolve(receipt, reason=redacted(receipt.reason), channel_fault=False)
+    return attrs.evolve(receipt, reason=redacted(receipt.reason))
 
 
 def _recipient_in_metadata(message: Message) -> Recipient:
@@ -241,7 +244,7 @@ def _recipient_in_metadata(message: Message) -> Recipient:
     texts = {name: value for name, value in values.items() if isinstance(value, str) and value}
     if "channel" not in texts or "to" not in texts:
         msg = "the job's metadata must have a 'channel' and an address 'to', as there is no resolve function to ask"
-        raise RefusedError(msg, try_text=False)
+        raise RefusedError(own(msg), try_text=False)
     return Recipient(**texts)
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 from typing_extensions import override
 
+from videopoll._reasons import own, quoting
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import Form
 from videopoll.messages import Delivered, NotSent, Receipt, Sighting, Unknown
@@ -132,7 +133,7 @@ class UltraMsgNotifier(HttpNotifier):
             return fault
         answer = reply.json()
         if not isinstance(answer, dict):
-            return Unknown(f"HTTP {reply.status}, whose body is not a JSON object")
+            return Unknown(own(f"HTTP {reply.status}, whose body is not a JSON object"))
         sent = str(answer.get("sent")).strip().lower()
         if answer.get("error"):
             return _refused(answer["error"], sent, reply, message)
@@ -142,7 +143,7 @@ class UltraMsgNotifier(HttpNotifier):
         if sent == "true" and message_id:
             return Delivered(message_id)
         # It may have been queued all the same: a look-up by the reference tells.
-        return Unknown("the reply says neither that the message was sent nor that it was refused")
+        return Unknown(own("the reply says neither that the message was sent nor that it was refused"))
 
     @override
     def build_find(self, message: Message) -> HttpRequest:
@@ -212,7 +213,9 @@ class UltraMsgNotifier(HttpNotifier):
         return HttpRequest(method="GET", url=url, timeout_s=timeout_s)
 
 
-_HELD_BACK = NotSent("the instance is offline: the message is held back", retry_after_s=STATUS_EVERY_S, counts=False)
+_HELD_BACK = NotSent(
+    own("the instance is offline: the message is held back"), retry_after_s=STATUS_EVERY_S, counts=False
+)
 
 _ONLINE: Future[bool] = Future()
 _ONLINE.set_result(False)
@@ -269,7 +272,7 @@ def _refused(error: JsonValue, sent: str, reply: HttpReply, message: Message) ->
     receipt = read_refusal(said, reply, message, of_address="to" in fields)
     if sent == "true" and isinstance(receipt, NotSent):
         # What it says is no refusal for certain: a look-up by the reference tells.
-        return Unknown(f"the reply says that the message was sent, and: {said}")
+        return Unknown(quoting("the reply says that the message was sent, and an error", said))
     return receipt
 
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from videopoll._http import HttpFailure, HttpReply, HttpRequest
+from videopoll._reasons import Reason, own
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import Form
 from videopoll.messages import Refused
@@ -25,6 +26,8 @@ __all__ = ["VideoCheck"]
 HEAD_TIMEOUT_S = 2.0
 WHATSAPP_MAX_BYTES = 16 * 1024 * 1024
 WHATSAPP_TYPES = frozenset({"video/mp4", "video/3gpp", "video/quicktime"})
+
+OTHER_TYPE = "the file is of a type that the channel does not take as a video"
 
 # Storages give this to files whose type they do not know.
 _SAYS_NOTHING = frozenset({"application/octet-stream", "binary/octet-stream", ""})
@@ -76,8 +79,8 @@ class VideoCheck:
             return None
         length = reply.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length[:20]) > self.max_bytes:
-            return Refused(f"the video has {int(length[:20])} bytes, the channel takes {self.max_bytes}")
+            return Refused(own(f"the video has {int(length[:20])} bytes, the channel takes {self.max_bytes}"))
         kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in self.types and kind not in _SAYS_NOTHING:
-            return Refused(f"the file is {kind[:50]!r}, which the channel does not take as a video")
+            return Refused(Reason(f"the file is {kind[:50]!r}, which the channel does not take as a video", OTHER_TYPE))
         return None

@@ -8,6 +8,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from videopoll._http import retry_after_s
+from videopoll._reasons import Reason, own
 from videopoll.errors import RefusedError
 from videopoll.jobs import Form
 from videopoll.messages import NotSent, Receipt, Refused
@@ -63,7 +64,7 @@ def whatsapp_address(to: str, *, hidden_ids: bool = False) -> str:
         return digits
     # No example with digits: it would be taken out of the receipt as somebody's number.
     msg = f"the recipient's address {problem}"
-    raise RefusedError(msg, try_text=False)
+    raise RefusedError(own(msg), try_text=False)
 
 
 def _ascii(character: str) -> str:
@@ -164,12 +165,13 @@ def read_refusal(
         lead: What stands before its words in the receipt.
     """
     words, wait_s = said[:LOOKED_AT], retry_after_s(reply.headers, time.time())
-    reason = lead + (said or "no reason is given")
+    whole = lead + (said or "no reason is given")
     if of_address:
-        return Refused(reason, try_text=False)
+        return Refused(Reason(whole, f"{lead}an error about the recipient's address"), try_text=False)
     if _OF_THE_MOMENT.search(words):
-        return NotSent(reason, wait_s, channel_fault=False)
+        return NotSent(Reason(whole, f"{lead}an error of the line, or of the moment"), wait_s, channel_fault=False)
     final = _FOR_GOOD.search(words) is not None
+    reason = Reason(whole, f"{lead}an error")
     if not final and _PERHAPS_OF_THE_MOMENT.search(words):
         return NotSent(reason, wait_s)
     if message.reply_to:

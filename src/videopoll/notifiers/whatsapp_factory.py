@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from videopoll._reasons import own
 from videopoll.jobs import Form
 from videopoll.messages import Delivered, Receipt, Unknown
 from videopoll.notifiers.base import (
@@ -105,13 +106,13 @@ class WhatsAppFactoryNotifier(HttpNotifier):
             return fault
         answer = reply.json()
         if not isinstance(answer, dict):
-            return Unknown(f"HTTP {reply.status}, whose body is not a JSON object")
+            return Unknown(own(f"HTTP {reply.status}, whose body is not a JSON object"))
         message_id = message_id_in(answer.get("messageId"), answer.get("id"))
         if message_id:
             return Delivered(message_id)
         if _refuses(answer):
             return read_refusal(words_of(answer), reply, message)
-        return Unknown("the reply has no message id")
+        return Unknown(own("the reply has no message id"))
 
 
 def _refuses(answer: Mapping[str, JsonValue]) -> bool:

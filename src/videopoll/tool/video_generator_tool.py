@@ -24,6 +24,7 @@ import attrs
 
 from videopoll._log import shown
 from videopoll._numbers import is_number
+from videopoll._reasons import told_of, told_or_withheld
 from videopoll.errors import ConfigurationError, InvalidGenerationError
 from videopoll.generator import (
     DEFAULT_VERSION,
@@ -41,7 +42,7 @@ from videopoll.generator import (
 )
 from videopoll.jobs import PROMPT_CHARS, Form, JsonValue, Outcome, OutcomeKind, VideoJob, check_id, check_metadata
 from videopoll.messages import Delivered, Message
-from videopoll.notifiers.base import call_async, check_callable, check_url, is_async, redact
+from videopoll.notifiers.base import call_async, check_callable, check_url, is_async
 from videopoll.tool.answers import IN_PROGRESS, Answer, error_answer, finished_answer, started_answer
 from videopoll.tool.arguments import DESCRIPTION, PROPERTIES, TOOL_NAME, ToolArguments, read_arguments
 from videopoll.tool.call_store import CallStore, read_kept, store_of
@@ -577,7 +578,7 @@ class VideoGeneratorTool:
         try:
             result = yield from do(parts.generate, plan.request)
         except Exception as error:  # noqa: BLE001 - a host's generator may raise anything
-            log.error("🎬 The generator failed: %s", _shown(error, plan.request.prompt))  # noqa: TRY400
+            log.error("🎬 The generator failed: %s", _shown(error))  # noqa: TRY400
             return error_answer(_Code.TOOL_ERROR, may_have_started=True)
         match result:
             case GenerationStarted():
@@ -586,10 +587,12 @@ class VideoGeneratorTool:
             case GenerationFinished():
                 return finished_answer(result, plan.choice)
             case GenerationFailed(code=code, detail=detail, retries=retries):
-                log.warning("🎬 No video was started: %s: %s", code, detail)
+                log.warning("🎬 No video was started: %s: %s", code, told_or_withheld(detail))
                 return error_answer(code, retries=retries)
             case GenerationUnknown(code=code, detail=detail, retries=retries):
-                log.error("🎬 A video may have been started, and cannot be followed: %s: %s", code, detail)
+                log.error(
+                    "🎬 A video may have been started, and cannot be followed: %s: %s", code, told_or_withheld(detail)
+                )
                 return error_answer(code, may_have_started=True, retries=retries)
             case _:
                 log.error("🎬 The generator gave %s instead of a Generation", type(result).__name__)
@@ -603,9 +606,9 @@ class VideoGeneratorTool:
             reference = f"vp-told-{(plan.call_name or uuid.uuid4().hex)[:32]}"
             receipt = yield from do(tell, _early_message(call.conversation_id, plan.metadata, text, reference))
             if receipt is not None and not isinstance(receipt, Delivered):
-                log.warning("🎬 The user could not be told at once: %s", redact(repr(receipt), text))
+                log.warning("🎬 The user could not be told at once: %s", _told_of_receipt(receipt))
         except Exception as error:  # noqa: BLE001 - whatever happened, the video matters more
-            problem = _shown(error, text)
+            problem = _shown(error)
             log.warning("🎬 The user of %s could not be told at once: %s", shown(call.conversation_id), problem)
 
     def _enqueue(self, parts: _Parts, call: _Call, plan: _Plan, job_id: str) -> Flow[bool]:
@@ -617,7 +620,7 @@ class VideoGeneratorTool:
                 # It says nothing about Redis, and an enqueue may be made again.
                 reason = _shown(error)
             except Exception as error:  # noqa: BLE001 - a host's queue may raise anything
-                reason = _shown(error, plan.request.prompt)
+                reason = _shown(error)
                 break
             else:
                 log.info("🎬 Video job enqueued for background polling: %s", shown(job_id))
@@ -634,5 +637,12 @@ class VideoGeneratorTool:
         return False
 
 
-def _shown(error: Exception, *secrets: str) -> str:
-    return redact(f"{type(error).__name__}: {error}", *secrets)
+def _told_of_receipt(receipt: object) -> str:
+    """Return what may be shown of a receipt that is no success."""
+    return f"{type(receipt).__name__}, {told_or_withheld(getattr(receipt, 'reason', None)) or 'without a reason'}"
+
+
+def _shown(error: Exception) -> str:
+    """Return what may be shown of an exception: its type, and the words of it that are ours."""
+    name, said = type(error).__name__, told_of(error)
+    return name if said == name else f"{name}: {said}"
