@@ -278,7 +278,7 @@ class JobStep:
         shop, work, now_ms = self._shop, self.claim.work, self._now()
         with contextlib.suppress(Exception):
             log.error("A job's step failed; it counts as a fault, and is tried again\n%s", trace_of(error))
-        reason = f"a step of the worker raised {type(error).__name__}"
+        reason = own(f"a step of the worker raised {type(error).__name__}")
         if self._parting is not None:
             # What was being written tells more than what was raised while somebody waited for it.
             yield Commit(self._parting)
@@ -287,7 +287,7 @@ class JobStep:
             step = after_send(self.entry, Unknown(reason) if sent else NotSent(reason), now_ms, shop.delivery)
             yield from self._deliver(step)
         elif isinstance(work, PollWork):
-            fault = Fault(FaultKind.INTERNAL, own(reason))
+            fault = Fault(FaultKind.INTERNAL, reason)
             after = decide(work, self.claim.due_ms, fault, now_ms, shop.strategy, shop.draw())
             self._tell_polled(work, fault, now_ms, 0.0, after)
             if isinstance(after, NextPoll):
