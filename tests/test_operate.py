@@ -400,6 +400,7 @@ def test_no_command_uses_keys_or_needs_scan(invoke, world, queue, redis_url, pre
                 result = invoke(*command, "--redis-url", url, "--prefix", prefix)
                 assert "NOPERM" not in result.output, command
                 assert "may not run" not in result.output, command
+            assert "lost jobs\tare not looked for: this user may not SCAN" in result.stdout
         finally:
             admin.acl_deluser(prefix)
 

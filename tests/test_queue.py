@@ -534,12 +534,12 @@ def test_a_claim_that_may_not_take_over_leaves_expired_leases_and_takes_what_is_
 
 def test_a_worker_does_not_take_over_what_is_in_its_own_hands(bench):
     """Its lease has ended all the same, and another worker takes it."""
-    for job_id in ("mine", "mine_too", "another's"):
+    mine, others = ["mine", "mine_too"], ["another's"]
+    for job_id in mine + others:
         bench.one(job_id)
-        bench.db.zadd(bench.keys.inflight, {job_id: 1})
-    mine = ["mine", "mine_too"]
+    bench.db.zadd(bench.keys.inflight, dict.fromkeys(mine + others, 1))
 
-    assert [claim.job_id for claim in bench.claim(in_hand=mine)] == ["another's"]
+    assert [claim.job_id for claim in bench.claim(in_hand=mine)] == others
     assert {claim.job_id for claim in bench.claim(worker_id="other")} == set(mine)
 
 
@@ -1591,6 +1591,14 @@ def test_many_jobs_are_handed_back_in_small_steps(bench):
     assert not bench.db.exists(bench.keys.schedule)
 
 
+def test_a_job_under_a_lock_without_an_end_can_be_handed_back_soon(bench):
+    """They drop an id whose lock is held, and nobody would ever take it."""
+    schedule(bench, "job_1")
+    bench.db.set(bench.keys.lock("job_1"), "foreign")
+    assert hand_back(bench) == HandedBack(locked=1)
+    assert 50 < bench.db.ttl(bench.keys.lock("job_1")) <= 60
+
+
 def test_an_id_that_stands_in_the_list_already_is_not_pushed_twice(bench):
     """Their workers would poll it twice as often."""
     schedule(bench, "job_1")
@@ -1936,6 +1944,7 @@ def test_a_user_without_scan_and_keys_can_do_everything_but_adopt(restricted):
     assert bench.get("job_2").state is JobState.OUTBOX
     assert bench.counts().deliveries == 2
     assert bench.call(bench.queue.wait_for_work(0.01)) is False
+    assert hand_back(bench).sends == 2
     with pytest.raises(QueueRefusedError, match="may not run a command"):
         adopt(bench)
 
