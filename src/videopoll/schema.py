@@ -155,6 +155,10 @@ KEYS: tuple[KeyRecord, ...] = (
 )
 """Every key that videopoll writes."""
 
+WORDS = frozenset(record.pattern.split(":")[1] for record in KEYS)
+"""What stands behind the prefix. In a prefix, such a word would make its keys those of a shorter one: a queue
+``video:job`` would keep its job 7 where ``video`` keeps one called ``job:7``."""
+
 
 class Keys:
     """Builds the keys of one prefix.
@@ -163,8 +167,9 @@ class Keys:
         prefix: What every key starts with, e.g. ``video`` or ``{video}``.
 
     Raises:
-        ConfigurationError: The prefix is empty, too long, or has characters that
-            cannot be typed into ``redis-cli`` as they are.
+        ConfigurationError: The prefix is empty, too long, has characters that
+            cannot be typed into ``redis-cli`` as they are, or has a word of our keys
+            behind a colon.
     """
 
     __slots__ = (
@@ -194,6 +199,13 @@ class Keys:
             msg = (
                 f"the key prefix must be 1 to {MAX_PREFIX_CHARS} printable ASCII characters without spaces,"
                 f" quotes or the pattern characters *?[]\\, got {prefix!r}"
+            )
+            raise ConfigurationError(msg)
+        taken = [word for word in prefix.split(":")[1:] if word in WORDS]
+        if taken:
+            msg = (
+                f"the key prefix {prefix!r} has the word {taken[0]!r} of our own keys behind a colon: its keys would be"
+                f" those of the prefix before it. Choose another word, e.g. {prefix.replace(f':{taken[0]}', '-' + taken[0])!r}"
             )
             raise ConfigurationError(msg)
         self.prefix = prefix

@@ -18,6 +18,19 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 idle_ms = math.max(idle_ms, now - looked_at_ms)
 
+-- Below the name of a record of ours may stand any key of a queue with another prefix (of an earlier
+-- version, which let it be built): then the id has a word of our keys in it. Such a record is ours
+-- only if it names the job.
+local WORDS = {':job:', ':lock:', ':attempts:', ':completed:', ':poll:', ':tool:'}
+local function is_strangers(id, record)
+  local place = ':' .. id
+  local inside = false
+  for _, word in ipairs(WORDS) do inside = inside or string.find(place, word, 1, true) end
+  if not inside or not record then return false end
+  local fine, fields = pcall(cjson.decode, record)
+  return not (fine and type(fields) == 'table' and fields['jobId'] == id)
+end
+
 local ids, scores = {}, {}
 for n = 1, #ARGV - 6 do ids[n] = ARGV[6 + n] end
 -- Most jobs are somewhere: one command for all of them tells so.
@@ -33,7 +46,7 @@ for n, id in ipairs(ids) do
   if not scores[1][n] and not scores[2][n] and not scores[3][n] then
     found = redis.call('MGET', record, attempts, lock)
   end
-  if found[1] and redis.call('EXISTS', outbox) == 0 then
+  if found[1] and not is_strangers(id, found[1]) and redis.call('EXISTS', outbox) == 0 then
     -- How long has nobody polled it? Its counter is set to its full life by every poll; before the
     -- first one it has waited since its start. (Whoever keeps a record renews it: its life tells the
     -- least that it can be, and matters where a producer's clock is wrong.)

@@ -12,7 +12,21 @@ local record, outbox, lock, attempts, completed = unpack(KEYS, 7, 11)
 local id, ended, ended_s, notice, notice_s, lock_s = unpack(ARGV)
 local SHORT = 1000 -- a list up to this length is searched for the id
 
+-- Below the name of a record of ours may stand any key of a queue with another prefix (of an earlier
+-- version, which let it be built): then the id has a word of our keys in it. Such a record is ours
+-- only if it names the job.
+local WORDS = {':job:', ':lock:', ':attempts:', ':completed:', ':poll:', ':tool:'}
+local function is_strangers(id, record)
+  local place = ':' .. id
+  local inside = false
+  for _, word in ipairs(WORDS) do inside = inside or string.find(place, word, 1, true) end
+  if not inside or not record then return false end
+  local fine, fields = pcall(cjson.decode, record)
+  return not (fine and type(fields) == 'table' and fields['jobId'] == id)
+end
+
 local found = redis.call('MGET', record, outbox, lock, completed)
+if is_strangers(id, found[1]) then found[1] = false end
 if found[2] then
   if redis.call('ZSCORE', inflight, id) then return 'sending' end
   -- A send began whose end nobody knows: the user may have the video, and its URL is nowhere else.
@@ -42,7 +56,7 @@ else
   redis.call('DEL', outbox)
   redis.call('ZREM', deliveries, id)
 end
-redis.call('DEL', record, attempts)
+redis.call('DEL', attempts, unpack(found[1] and {record} or {}))
 if found[3] and string.sub(found[3], 1, 3) == 'vp:' then redis.call('DEL', lock) end
 redis.call('HDEL', faults, id)
 redis.call('ZREM', schedule, id)

@@ -22,11 +22,25 @@ local function forget(ids)
   redis.call('ZREM', dead, unpack(ids))
 end
 
+-- Below the name of a record of ours may stand any key of a queue with another prefix (of an earlier
+-- version, which let it be built): then the id has a word of our keys in it. Such a record is ours
+-- only if it names the job.
+local WORDS = {':job:', ':lock:', ':attempts:', ':completed:', ':poll:', ':tool:'}
+local function is_strangers(id, record)
+  local place = ':' .. id
+  local inside = false
+  for _, word in ipairs(WORDS) do inside = inside or string.find(place, word, 1, true) end
+  if not inside or not record then return false end
+  local fine, fields = pcall(cjson.decode, record)
+  return not (fine and type(fields) == 'table' and fields['jobId'] == id)
+end
+
 local answers, died = {}, false
 for n = 1, (#ARGV - 3) / 5 do
   local id, token, ended, letter, bare = unpack(ARGV, 5 * n - 1, 5 * n + 3)
   local record, outbox, lock, attempts, completed = unpack(KEYS, 4 + 5 * n, 8 + 5 * n)
   local holder = redis.call('HGET', leases, id)
+  local strangers = letter ~= '' and is_strangers(id, redis.call('MGET', record)[1])
   if holder == token and bare == '1' and redis.call('EXISTS', record, outbox) > 0 then
     -- The id was enqueued again while its old self was on the way to the dead letters.
     redis.call('ZADD', schedule, string.format('%.0f', now), id)
@@ -46,7 +60,7 @@ for n = 1, (#ARGV - 3) / 5 do
     end
     local locked = redis.call('MGET', lock)[1]
     if not locked or string.sub(locked, 1, 3) == 'vp:' then redis.call('DEL', lock) end
-    redis.call('DEL', record, outbox, attempts)
+    redis.call('DEL', outbox, attempts, unpack(strangers and {} or {record}))
     redis.call('HDEL', faults, id)
     redis.call('ZREM', schedule, id)
     redis.call('ZREM', deliveries, id)
@@ -54,7 +68,7 @@ for n = 1, (#ARGV - 3) / 5 do
     redis.call('ZREM', inflight, id)
     if letter ~= '' then redis.pcall('PUBLISH', outbox, id) end
     answers[n] = 1
-  elseif not holder and redis.call('EXISTS', record, outbox) == 0
+  elseif not holder and redis.call('EXISTS', outbox, unpack(strangers and {} or {record})) == 0
     and ((ended ~= '' and redis.call('MGET', completed)[1] == ended) or redis.call('HGET', letters, id) == letter) then
     -- This very settlement has been carried out: its reply was lost.
     answers[n] = 1
