@@ -9,18 +9,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import types
+from typing import cast
 
 from videopoll._bounds import bounded_detail
 from videopoll._reasons import Reason, own, quoting, trace_of
 from videopoll._urls import readied_url
-from videopoll.messages import Delivered, NotSent, Receipt, Unknown
+from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
 from videopoll.notifiers.base import receipt_for_error, redact
 from videopoll.observations import Fault, FaultKind, Observation, VideoReady, checked_video
 
 __all__ = [
     "as_observation",
     "as_receipt",
+    "as_sighting",
     "is_async",
+    "kind_of",
+    "look_up_failed",
     "notifier_failed",
     "poller_failed",
     "refuse_async",
@@ -29,6 +34,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+MAX_NAME_CHARS = 100
+"""How much of the name of a host's class gets into a reason."""
 
 
 def is_async(part: object, method: str) -> bool:
@@ -72,25 +80,88 @@ def poller_failed(error: BaseException) -> Fault:
 
 
 def as_receipt(value: object) -> Receipt:
-    """Check what a notifier gave back; None counts as delivered."""
+    """Check what a notifier gave back; None counts as delivered.
+
+    The message may have gone out: whatever cannot be read is of unknown fate, and nothing
+    raises here or later on. So a receipt is made anew from its fields, which are converted.
+    """
     if value is None:
         return Delivered()
-    if isinstance(value, Receipt):
+    try:
+        receipt = _made_anew(value)
+    except BaseException as error:  # noqa: BLE001 - a host's class may do anything when it is looked at
+        return Unknown(own(f"the notifier returned {kind_of(value)}, which cannot be read: {kind_of(error)}"))
+    if receipt is not None:
+        return receipt
+    if close_if_coroutine(value):
+        return Unknown(own("the notifier returned a coroutine: use AsyncRunner for asyncio notifiers"))
+    return Unknown(own(f"the notifier returned {kind_of(value)}, which is no Receipt"))
+
+
+def _made_anew(value: object) -> Receipt | None:
+    # By its true type: a host's object may say that it is of another class.
+    kind = type(value)
+    if issubclass(kind, Delivered):
+        done = cast("Delivered", value)
+        return Delivered(done.message_id, done.detail, done.form, channel=done.channel)
+    if issubclass(kind, NotSent):
+        held = cast("NotSent", value)
+        return NotSent(
+            held.reason,
+            held.retry_after_s,
+            counts=held.counts,
+            channel_fault=held.channel_fault,
+            channel=held.channel,
+        )
+    if issubclass(kind, Refused):
+        no = cast("Refused", value)
+        return Refused(no.reason, no.try_text, try_unquoted=no.try_unquoted, channel=no.channel)
+    if issubclass(kind, Unknown):
+        lost = cast("Unknown", value)
+        return Unknown(lost.reason, channel=lost.channel)
+    return None
+
+
+def as_sighting(value: object) -> Sighting | str:
+    """Check what a notifier's look-up gave back; the name of its type for what is no `Sighting`."""
+    if type(value) is Sighting:
         return value
-    if inspect.isawaitable(value):
-        if inspect.iscoroutine(value):
-            value.close()
-        return NotSent(own("the notifier returned an awaitable: use AsyncRunner for asyncio notifiers"))
-    return Unknown(own(f"the notifier returned {type(value).__name__}, which is no Receipt"))
+    close_if_coroutine(value)
+    return kind_of(value)
+
+
+def close_if_coroutine(value: object) -> bool:
+    """Close a coroutine that nobody will await; whether it was one."""
+    if not isinstance(value, types.CoroutineType):
+        return False
+    value.close()
+    return True
+
+
+def kind_of(value: object) -> str:
+    """Name the type of a host's object."""
+    try:
+        return str(type(value).__name__)[:MAX_NAME_CHARS]
+    except Exception:  # noqa: BLE001 - a metaclass of a host's may do anything
+        return "something"
 
 
 def notifier_failed(error: BaseException) -> Receipt:
     """Make a receipt of an exception out of a notifier."""
-    receipt = receipt_for_error(error) if isinstance(error, Exception) else None
+    try:
+        receipt = receipt_for_error(error) if isinstance(error, Exception) else None
+    except Exception as unread:  # noqa: BLE001 - as above: the exception may be a host's subclass of ours
+        return Unknown(own(f"the notifier raised {kind_of(error)}, which cannot be read: {kind_of(unread)}"))
     if receipt is not None:
         return receipt
     log.error("The notifier raised an exception; the message may have gone out\n%s", trace_of(error))
-    return Unknown(_quoting(f"the notifier raised {type(error).__name__}", error))
+    return Unknown(_quoting(f"the notifier raised {kind_of(error)}", error))
+
+
+def look_up_failed(error: BaseException) -> Sighting:
+    """Make a sighting of an exception out of a notifier's look-up."""
+    log.error("The notifier could not look a message up\n%s", trace_of(error))
+    return Sighting.NO_ANSWER
 
 
 def _quoting(told: str, error: BaseException) -> Reason:

@@ -104,7 +104,7 @@ class SendMessage:
 
 @attrs.frozen
 class FindMessage:
-    """Ask the channel for a message; answered with a `Sighting`."""
+    """Ask the channel for a message; answered with a `Sighting`, or the name of what came back instead."""
 
     message: Message
 
@@ -113,7 +113,7 @@ LARGEST_ENTRY_BYTES = 65_536
 """An outbox entry of ours is smaller: larger ones are not kept whole in a dead letter."""
 
 Effect: TypeAlias = PollApi | Commit | SendMessage | FindMessage
-Answer: TypeAlias = "Observation | Verdict | Receipt | Sighting | None"
+Answer: TypeAlias = "Observation | Verdict | Receipt | Sighting | str | None"
 Steps: TypeAlias = Generator[Effect, Answer, None]
 
 
@@ -472,9 +472,7 @@ class JobStep:
                 message, permit = self._message(step.entry)
                 entry, sighting = step.entry, (yield FindMessage(message))
                 if not isinstance(sighting, Sighting):
-                    entry = entry.noting(
-                        own(f"the notifier's find gave {type(sighting).__name__}, which is no Sighting")
-                    )
+                    entry = entry.noting(own(f"the notifier's find gave {sighting}, which is no Sighting"))
                     sighting = Sighting.NO_ANSWER
                 self._tell_sent(entry, sighting, started_s)
                 self._judge_account(permit, sighting, message.reference)

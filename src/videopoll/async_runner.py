@@ -34,7 +34,9 @@ from videopoll._pace import FOREVER_S
 from videopoll._parts import (
     as_observation,
     as_receipt,
+    as_sighting,
     is_async,
+    look_up_failed,
     notifier_failed,
     poller_failed,
     trace_of,
@@ -378,30 +380,32 @@ class AsyncRunner(Engine):
             future = self._settler.put(effect.transition, wait=effect.wait)
             return await future if future else None
         if isinstance(effect, SendMessage):
+            limit_s = self.delivery.send_timeout_s
+            limit = asyncio.timeout(limit_s)
             try:
-                async with asyncio.timeout(self.delivery.send_timeout_s):
+                async with limit:
                     return as_receipt(await self._notify(effect.message))
-            except TimeoutError:
-                limit_s = self.delivery.send_timeout_s
+            except (asyncio.CancelledError, Exception, SystemExit) as error:
+                if was_cancelled():
+                    raise
+                if not (isinstance(error, TimeoutError) and limit.expired()):
+                    return notifier_failed(error)
                 if self._threads[1].never_began(asyncio.current_task()):
                     reason = f"no thread was free for it within {limit_s:g} s: others hang in their sends"
                     return NotSent(own(reason), counts=False, channel_fault=False)
                 return Unknown(own(f"the notifier did not come back within {limit_s:g} s"))
-            except (asyncio.CancelledError, Exception) as error:
-                if was_cancelled():
-                    raise
-                return notifier_failed(error)
-        return await self._look_up(effect)
+        return as_sighting(await self._look_up(effect))
 
-    async def _look_up(self, effect: FindMessage) -> Sighting:
+    async def _look_up(self, effect: FindMessage) -> object:
         if self._find is None:
             return Sighting.CANNOT_TELL
         try:
             async with asyncio.timeout(self.delivery.send_timeout_s):
-                return cast("Sighting", await self._find(effect.message))
-        except Exception as error:
-            log.error("The notifier could not look a message up\n%s", trace_of(error))  # noqa: TRY400 - redacted
-            return Sighting.NO_ANSWER
+                return await self._find(effect.message)
+        except (asyncio.CancelledError, Exception, SystemExit) as error:
+            if was_cancelled():
+                raise
+            return look_up_failed(error)
 
     async def _finish_work(self, grace_s: float) -> int:
         """Wait for what is in hand, give back what is not done in time; tell how many that were."""

@@ -41,6 +41,14 @@ def _text_or_none(value: str | None) -> str | None:
     return None if value is None else str(value)
 
 
+def _form_or_none(value: Form | None) -> Form | None:
+    # Whatever is no form says nothing about the form that the message went in.
+    try:
+        return None if value is None else Form(value)
+    except (ValueError, TypeError):
+        return None
+
+
 def _seconds_or_none(value: float | None) -> float | None:
     return max(0, value) if is_number(value) else None
 
@@ -165,8 +173,10 @@ class Delivered:
 
     message_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
     detail: str | None = attrs.field(default=None, converter=bounded_detail_or_none, repr=repr_told)
-    form: Form | None = attrs.field(default=None, eq=False)
-    channel: str | None = attrs.field(default=None, eq=False, kw_only=True, repr=_repr_channel)
+    form: Form | None = attrs.field(default=None, eq=False, converter=_form_or_none)
+    channel: str | None = attrs.field(
+        default=None, eq=False, kw_only=True, converter=bounded_id_or_none, repr=_repr_channel
+    )
 
 
 @attrs.frozen
@@ -186,9 +196,11 @@ class NotSent:
 
     reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
     retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
-    counts: bool = True
-    channel_fault: bool = True
-    channel: str | None = attrs.field(default=None, eq=False, kw_only=True, repr=_repr_channel)
+    counts: bool = attrs.field(default=True, converter=bool)
+    channel_fault: bool = attrs.field(default=True, converter=bool)
+    channel: str | None = attrs.field(
+        default=None, eq=False, kw_only=True, converter=bounded_id_or_none, repr=_repr_channel
+    )
 
 
 @attrs.frozen
@@ -204,9 +216,11 @@ class Refused:
     """
 
     reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
-    try_text: bool = True
-    try_unquoted: bool = attrs.field(default=False, kw_only=True)
-    channel: str | None = attrs.field(default=None, eq=False, kw_only=True, repr=_repr_channel)
+    try_text: bool = attrs.field(default=True, converter=bool)
+    try_unquoted: bool = attrs.field(default=False, kw_only=True, converter=bool)
+    channel: str | None = attrs.field(
+        default=None, eq=False, kw_only=True, converter=bounded_id_or_none, repr=_repr_channel
+    )
 
 
 @attrs.frozen
@@ -219,7 +233,9 @@ class Unknown:
     """
 
     reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
-    channel: str | None = attrs.field(default=None, eq=False, kw_only=True, repr=_repr_channel)
+    channel: str | None = attrs.field(
+        default=None, eq=False, kw_only=True, converter=bounded_id_or_none, repr=_repr_channel
+    )
 
 
 Receipt: TypeAlias = Delivered | NotSent | Refused | Unknown

@@ -16,7 +16,7 @@ import os
 import queue as stdlib_queue
 import signal
 import threading
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from videopoll import _engine, events
 from videopoll._calls import FOREIGN_IDLE_S
@@ -31,7 +31,16 @@ from videopoll._engine import (
     RunSummary,
 )
 from videopoll._pace import FOREVER_S
-from videopoll._parts import as_observation, as_receipt, notifier_failed, poller_failed, refuse_async, trace_of
+from videopoll._parts import (
+    as_observation,
+    as_receipt,
+    as_sighting,
+    look_up_failed,
+    notifier_failed,
+    poller_failed,
+    refuse_async,
+    trace_of,
+)
 from videopoll._reasons import told_of
 from videopoll._settlers import Settler
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
@@ -388,17 +397,16 @@ class Runner(Engine):
                 return as_receipt(self._notifier.notify(effect.message))
             except BaseException as error:
                 return notifier_failed(error)
-        return self._find(effect)
+        return as_sighting(self._find(effect))
 
-    def _find(self, effect: FindMessage) -> Sighting:
+    def _find(self, effect: FindMessage) -> object:
         find = getattr(self._notifier, "find", None)
         if find is None:
             return Sighting.CANNOT_TELL
         try:
-            return cast("Sighting", find(effect.message))
+            return find(effect.message)
         except BaseException as error:
-            log.error("The notifier could not look a message up\n%s", trace_of(error))  # noqa: TRY400 - redacted
-            return Sighting.NO_ANSWER
+            return look_up_failed(error)
 
     def place_freed(self) -> None:
         """Wake the loop if it waits for a place, or for the last job to be done."""

@@ -101,7 +101,7 @@ class RoutingNotifier:
         stopped = _stopped(message)
         if stopped is not None:
             return _named(stopped, routed)
-        receipt = call_sync(routed.channel.notify, routed.message, f"the channel {routed.name!r}") or Delivered()
+        receipt = call_sync(routed.channel.notify, routed.message, f"the channel {routed.name!r}")
         return _named(receipt, routed)
 
     async def anotify(self, message: Message) -> Receipt:
@@ -117,7 +117,7 @@ class RoutingNotifier:
         if stopped is not None:
             return _named(stopped, routed)
         send: _Notify = getattr(routed.channel, "anotify", routed.channel.notify)
-        receipt = await send_async(send, routed.message) or Delivered()
+        receipt = await send_async(send, routed.message)
         return _named(receipt, routed)
 
     def find(self, message: Message) -> Sighting:
@@ -225,7 +225,10 @@ def _permit(message: Message) -> SendPermit | None:
     return message._permit  # noqa: SLF001 - between the worker and the router, and nothing for hosts
 
 
-def _named(receipt: Receipt, routed: _Routed) -> Receipt:
+def _named(receipt: Receipt | None, routed: _Routed) -> Receipt:
+    # Only None is "delivered": a channel that answers False or "" has said something else.
+    if receipt is None:
+        return Delivered(channel=routed.name)
     return attrs.evolve(receipt, channel=routed.name) if isinstance(receipt, Receipt) else receipt
 
 
