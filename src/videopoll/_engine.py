@@ -537,7 +537,7 @@ class Engine(abc.ABC):
             batch.next_send_ms if sends else None,
         ]
         now_ms = self.shop.clock.now_ms()
-        sleep_s = LONGEST_IDLE_S
+        sleep_s = min(LONGEST_IDLE_S, self.takeovers.gap_s)
         held_s = self.takeovers.held_until_s - self.clock.monotonic_s()
         if held_s > 0:
             # What has ended meanwhile is looked at when takeovers have waited long enough.

@@ -43,13 +43,14 @@ class Takeovers:
         lease: How long leases last, and how often they are renewed.
     """
 
-    __slots__ = ("_drift_ms", "_failed", "_fine_s", "_gap_s", "_hold_s", "_known", "_proving", "held_until_s", "learnt")
+    __slots__ = ("_drift_ms", "_failed", "_fine_s", "_hold_s", "_known", "_proving", "gap_s", "held_until_s", "learnt")
 
     def __init__(self, lease: LeasePolicy) -> None:
         self._hold_s = lease.renew_every_s
         self._drift_ms = lease.renew_every_s * 1000
         # Whoever lives had renewed at most one period before Redis went, and will within one after it is back.
-        self._gap_s = max(lease.duration_s - 2 * lease.renew_every_s, lease.renew_every_s / 2)
+        # Who looks less often than that would not notice.
+        self.gap_s = max(lease.duration_s - 2 * lease.renew_every_s, lease.renew_every_s / 2)
         self.held_until_s = -FOREVER_S
         self._known = False
         self.learnt = False
@@ -89,7 +90,7 @@ class Takeovers:
         """
         away_s = max(now_s - asked_s, now_s - self._fine_s if self._failed else 0.0)
         failed, self._failed, self._fine_s = self._failed, False, now_s
-        return away_s >= self._gap_s and self._wait(now_s, again=failed)
+        return away_s >= self.gap_s and self._wait(now_s, again=failed)
 
     def claimed(self, asked: Asked, batch: ClaimBatch, now_s: float) -> bool:
         """Note a claim that was answered; return whether takeovers wait from now on."""
