@@ -95,9 +95,15 @@ class ScriptCall(Generic[T_co]):
         return [len(self.keys), *self.keys, *self.args]
 
 
+_IN_SCRIPT = re.compile(r"Error running script \(.*?\): (?:@user_script: ?\d+: )+-?")
+"""What Redis 6.2 puts in front of the error of a command in a script. From 7.0 on the error comes as it is."""
+
+_NO_RIGHTS = ("NOPERM", "The user executing the script can't")
+
+
 def to_queue_error(error: Exception, doing: str) -> QueueError:
     """Translate an exception of the Redis client, saying what to do next."""
-    return _queue_error(error, doing, str(error))
+    return _queue_error(error, doing, _IN_SCRIPT.sub("", str(error), count=1))
 
 
 def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
@@ -105,7 +111,7 @@ def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
         return QueueRefusedError(
             own(f"{doing}: Redis refused the credentials. Check the user and password of the URL.")
         )
-    if isinstance(error, redis_errors.NoPermissionError):
+    if isinstance(error, redis_errors.NoPermissionError) or text.startswith(_NO_RIGHTS):
         command = _COMMAND.search(text)
         which = f", {command[1]}" if command else ""
         return QueueRefusedError(

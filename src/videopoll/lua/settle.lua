@@ -1,5 +1,5 @@
 -- Ends jobs: writes what is left of them (video:completed, a dead letter), then clears all
--- their keys, each only if its lease is still held. Run twice, it gives the same answer.
+-- their keys, each only if its lease is still held, or at least nobody else's. Run twice, it gives the same answer.
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
 -- KEYS[7..8]  dead, letters
@@ -40,6 +40,11 @@ for n = 1, (#ARGV - 3) / 5 do
   local id, token, ended, letter, bare = unpack(ARGV, 5 * n - 1, 5 * n + 3)
   local record, outbox, lock, attempts, completed = unpack(KEYS, 4 + 5 * n, 8 + 5 * n)
   local holder = redis.call('HGET', leases, id)
+  if not holder and redis.call('ZSCORE', inflight, id) and redis.call('EXISTS', record, outbox) > 0 then
+    -- The leases are gone (somebody renamed or deleted their key), and nobody has taken the job over since:
+    -- it is not known to be somebody else's, and what became of it is.
+    holder = token
+  end
   local strangers = letter ~= '' and is_strangers(id, redis.call('MGET', record)[1])
   if holder == token and bare == '1' and redis.call('EXISTS', record, outbox) > 0 then
     -- The id was enqueued again while its old self was on the way to the dead letters.
