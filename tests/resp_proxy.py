@@ -130,6 +130,7 @@ class RespProxy:
         self._rules: list[_Rule] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._forgotten: set[socket.socket] = set()
         self._listener: socket.socket | None = None
         self._hanging_up = False
         self._mute = False
@@ -198,6 +199,11 @@ class RespProxy:
         self._hanging_up = True
         self.cut()
 
+    def forget(self) -> None:
+        """Answer nothing any more on connections that are open now, as a firewall does that has forgotten them."""
+        with self._lock:
+            self._forgotten |= self._open
+
     def mute(self) -> None:
         """Take connections and commands, and answer nothing any more; until `heal`."""
         self._unmuted.clear()
@@ -242,12 +248,15 @@ class RespProxy:
         finally:
             with self._lock:
                 self._open -= {client, server}
+                self._forgotten -= {client, server}
             client.close()
             server.close()
 
     def _relay(self, client: _Stream, server: _Stream) -> None:
         while True:
             words, raw = client.words()
+            if client.socket in self._forgotten:
+                continue
             self._stay_mute()
             name = _name_of(words)
             self.commands.append(name)

@@ -227,6 +227,7 @@ class Engine(abc.ABC):
         self.be_patient()
         self._lost: dict[str, int] = {}
         self._lost_since_s: float | None = None
+        self._lost_reason = ""
         self._refused: FaultKind | None = None
         self._beat_s = self.clock.monotonic_s()
         longest_silence_s = 3 * LONGEST_IDLE_S + self.lease.duration_s
@@ -266,7 +267,9 @@ class Engine(abc.ABC):
         lost_since_s = self._lost_since_s
         if lost_since_s is not None:
             away_s = self.clock.monotonic_s() - lost_since_s
-            problems.append(f"Redis cannot be used for {away_s:.0f} s: check that it runs and can be reached")
+            problems.append(
+                f"Redis cannot be used for {away_s:.0f} s: check that it runs and can be reached ({self._lost_reason})"
+            )
         # Read once, as above.
         refused = self._refused
         if refused is not None:
@@ -297,6 +300,7 @@ class Engine(abc.ABC):
     def redis_lost(self, error: QueueError, doing: str) -> float:
         """Note that Redis failed at `doing`; give the seconds to wait. Told once, not at every try."""
         self.takeovers.failed(answered=not isinstance(error, QueueUnavailableError) or error.answered)
+        self._lost_reason = str(error)
         losses = self._lost.get(doing, 0)
         self._lost[doing] = losses + 1
         if self._lost_since_s is None:

@@ -98,6 +98,8 @@ class ScriptCall(Generic[T_co]):
 _IN_SCRIPT = re.compile(r"Error running script \(.*?\): (?:@user_script: ?\d+: )+-?")
 """What Redis 6.2 puts in front of the error of a command in a script. From 7.0 on the error comes as it is."""
 
+_MOVED = ("READONLY", "MASTERDOWN", "UNBLOCKED")
+
 _NO_RIGHTS = ("NOPERM", "The user executing the script can't")
 
 
@@ -133,8 +135,9 @@ def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
         | redis_errors.ClusterDownError
         | redis_errors.AskError,
     ):
+        role = ", it is a replica" if has_moved(error) else ""
         return QueueUnavailableError(
-            own(f"{doing}: Redis is not ready ({_codes(error, text)}). Try again."), answered=True
+            own(f"{doing}: Redis is not ready{role} ({_codes(error, text)}). Try again."), answered=True
         )
     about_data = isinstance(error, redis_errors.DataError) or text.startswith("WRONGTYPE")
     return QueueRefusedError(
@@ -169,6 +172,28 @@ _CODE = re.compile(r"[A-Z]{3,20}")
 _COMMAND = re.compile(r"the '([a-z|]{1,30})' command")
 
 
+def has_moved(error: Exception) -> bool:
+    """Whether the server at the other end is no primary any more: its name may lead to another one by now."""
+    text = _IN_SCRIPT.sub("", str(error), count=1)
+    return isinstance(error, redis_errors.ReadOnlyError | redis_errors.MasterDownError) or text.startswith(_MOVED)
+
+
+def let_go_if_moved(client: redis.Redis, error: Exception) -> bool:
+    """Keep no idle connection to a server that is no primary any more; return whether it is that."""
+    if not has_moved(error):
+        return False
+    client.connection_pool.disconnect(inuse_connections=False)
+    return True
+
+
+async def alet_go_if_moved(client: redis.asyncio.Redis, error: Exception) -> bool:
+    """Keep no idle connection to a server that is no primary any more; the async side of `let_go_if_moved`."""
+    if not has_moved(error):
+        return False
+    await client.connection_pool.disconnect(inuse_connections=False)
+    return True
+
+
 def run(client: redis.Redis, call: ScriptCall[T]) -> T:
     """Run a script over a sync client.
 
@@ -177,7 +202,7 @@ def run(client: redis.Redis, call: ScriptCall[T]) -> T:
         QueueRefusedError: Redis says no.
     """
     execute = cast("Callable[..., object]", client.execute_command)
-    for last in (not call.repeatable, True):
+    for last in (False, True):
         try:
             try:
                 reply = execute("EVALSHA", call.script.sha, *call.words())
@@ -186,8 +211,10 @@ def run(client: redis.Redis, call: ScriptCall[T]) -> T:
                 reply = execute("EVAL", call.script.source, *call.words())
             return _parse(call, reply)
         except (redis_errors.RedisError, OSError) as error:
-            # A pooled connection may have died unnoticed: one fresh try, where that is safe.
-            if last or not _is_broken(error):
+            # A pooled connection may have died unnoticed, or lead to a server that is a replica by now, and so
+            # has written nothing: one fresh try, where that is safe.
+            moved = let_go_if_moved(client, error)
+            if last or not (moved or (call.repeatable and _is_broken(error))):
                 raise to_queue_error(error, call.script.name) from cause_of(error)
     raise AssertionError
 
@@ -195,7 +222,7 @@ def run(client: redis.Redis, call: ScriptCall[T]) -> T:
 async def arun(client: redis.asyncio.Redis, call: ScriptCall[T]) -> T:
     """Run a script over an asyncio client; the async side of `run`."""
     execute = cast("Callable[..., Awaitable[object]]", client.execute_command)
-    for last in (not call.repeatable, True):
+    for last in (False, True):
         try:
             try:
                 reply = await execute("EVALSHA", call.script.sha, *call.words())
@@ -203,7 +230,8 @@ async def arun(client: redis.asyncio.Redis, call: ScriptCall[T]) -> T:
                 reply = await execute("EVAL", call.script.source, *call.words())
             return _parse(call, reply)
         except (redis_errors.RedisError, OSError) as error:
-            if last or not _is_broken(error):
+            moved = await alet_go_if_moved(client, error)
+            if last or not (moved or (call.repeatable and _is_broken(error))):
                 raise to_queue_error(error, call.script.name) from cause_of(error)
     raise AssertionError
 
@@ -230,7 +258,7 @@ def run_all(client: redis.Redis, calls: Sequence[ScriptCall[T]]) -> list[T]:
         # One after the other: the first one finds out whether there is a connection to be had.
         return [run(client, call) for call in calls]
     return [
-        run(client, call) if isinstance(reply, redis_errors.NoScriptError) else _read(call, reply)
+        run(client, call) if _is_undone(reply) else _read(call, reply)
         for call, reply in zip(calls, replies, strict=True)
     ]
 
@@ -251,9 +279,14 @@ async def arun_all(client: redis.asyncio.Redis, calls: Sequence[ScriptCall[T]]) 
             raise to_queue_error(error, calls[0].script.name) from cause_of(error)
         return [await arun(client, call) for call in calls]
     return [
-        await arun(client, call) if isinstance(reply, redis_errors.NoScriptError) else _read(call, reply)
+        await arun(client, call) if _is_undone(reply) else _read(call, reply)
         for call, reply in zip(calls, replies, strict=True)
     ]
+
+
+def _is_undone(reply: object) -> bool:
+    """Whether a script has surely not run, and may where it is sent next."""
+    return isinstance(reply, redis_errors.NoScriptError) or (isinstance(reply, Exception) and has_moved(reply))
 
 
 def _read(call: ScriptCall[T], reply: object) -> T:

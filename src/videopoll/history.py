@@ -36,7 +36,7 @@ from videopoll._clock import Clock
 from videopoll._numbers import is_number
 from videopoll._pace import FOREVER_S
 from videopoll._reasons import shown_word, told_of
-from videopoll._scripts import cause_of, run, to_queue_error
+from videopoll._scripts import cause_of, let_go_if_moved, run, to_queue_error
 from videopoll._supervise import HISTORY, Loops
 from videopoll.errors import ConfigurationError, QueueError
 from videopoll.jobs import Poison, dump, load_object
@@ -345,6 +345,8 @@ class RedisHistory(events.TextKeeper):
                     self._waiting.popleft()
                 written = True
         except (redis.RedisError, OSError, QueueError) as error:
+            if not isinstance(error, QueueError):
+                let_go_if_moved(self._client, error)
             if not self._away:
                 self._away = True
                 told = error if isinstance(error, QueueError) else to_queue_error(error, "history")

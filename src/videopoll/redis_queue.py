@@ -25,10 +25,21 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from videopoll import _calls, events
+from videopoll._connections import AsyncFreshPool, FreshPool
 from videopoll._decide import open_outbox
 from videopoll._log import LogHook, shown
 from videopoll._reasons import own
-from videopoll._scripts import ScriptCall, arun, arun_all, cause_of, run, run_all, to_queue_error
+from videopoll._scripts import (
+    ScriptCall,
+    alet_go_if_moved,
+    arun,
+    arun_all,
+    cause_of,
+    let_go_if_moved,
+    run,
+    run_all,
+    to_queue_error,
+)
 from videopoll.dead_letters import AsyncDeadLetters, DeadLetters
 from videopoll.errors import ConfigurationError, JobNotFoundError
 from videopoll.jobs import Outcome, OutcomeKind, check_id, check_metadata, dump
@@ -195,7 +206,8 @@ class RedisVideoJobQueue(_Base):
 
     Args:
         client: A client for the workers' calls. It must not retry and not decode.
-        front: A client for producers' calls, with short timeouts; `client` if there is none.
+        front: A client for producers' calls, with short timeouts; `client` if there is none. Where
+            a firewall forgets idle connections, build it with ``health_check_interval``.
         blocking: A client whose socket timeout is longer than a block of an idle
             worker; without one, idle workers look again every second instead.
         prefix: What every key starts with.
@@ -261,13 +273,14 @@ class RedisVideoJobQueue(_Base):
         """
 
         def client(timeout_s: float) -> redis.Redis:
-            return redis.Redis.from_url(
+            pool = FreshPool.from_url(
                 url,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=min(timeout_s, 5.0),
                 retry=Retry(NoBackoff(), 0),
                 health_check_interval=0,
             )
+            return redis.Redis.from_pool(pool)
 
         limits_s = (worker_timeout_s, front_timeout_s, _calls.LONGEST_BLOCK_S + 10)
         try:
@@ -473,6 +486,7 @@ class RedisVideoJobQueue(_Base):
                 # Its connection was closed while it was being read: the client has no one error for that.
                 return False
             if isinstance(error, redis_errors.RedisError | OSError):
+                let_go_if_moved(self._blocking, error)
                 raise to_queue_error(error, "waiting for work") from cause_of(error)
             raise
 
@@ -524,6 +538,7 @@ class RedisVideoJobQueue(_Base):
             if exclusive and rest_s:
                 self._client.pexpire(self._keys.sweeper, _calls.ms(rest_s))
         except (redis_errors.RedisError, OSError) as error:
+            let_go_if_moved(self._client, error)
             raise to_queue_error(error, "looking for lost jobs") from cause_of(error)
         return adopted
 
@@ -584,7 +599,8 @@ class AsyncRedisVideoJobQueue(_Base):
 
     Args:
         client: A client for the workers' calls. It must not retry and not decode.
-        front: A client for producers' calls, with short timeouts; `client` if there is none.
+        front: A client for producers' calls, with short timeouts; `client` if there is none. Where
+            a firewall forgets idle connections, build it with ``health_check_interval``.
         blocking: A client whose socket timeout is longer than a block of an idle
             worker; without one, idle workers look again every second instead.
         prefix: What every key starts with.
@@ -638,12 +654,13 @@ class AsyncRedisVideoJobQueue(_Base):
         """
 
         def client(timeout_s: float) -> redis.asyncio.Redis:
-            return redis.asyncio.Redis.from_url(
+            pool = AsyncFreshPool.from_url(
                 url,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=min(timeout_s, 5.0),
                 retry=AsyncRetry(NoBackoff(), 0),
             )
+            return redis.asyncio.Redis.from_pool(pool)
 
         limits_s = (worker_timeout_s, front_timeout_s, _calls.LONGEST_BLOCK_S + 10)
         try:
@@ -796,6 +813,7 @@ class AsyncRedisVideoJobQueue(_Base):
             block = cast("Callable[..., Awaitable[object]]", self._blocking.execute_command)
             return await block(*_calls.doorbell(self._keys, timeout_s)) is not None
         except (redis_errors.RedisError, OSError) as error:
+            await alet_go_if_moved(self._blocking, error)
             raise to_queue_error(error, "waiting for work") from cause_of(error)
 
     async def adopt(
@@ -820,6 +838,7 @@ class AsyncRedisVideoJobQueue(_Base):
             if exclusive and rest_s:
                 await self._client.pexpire(self._keys.sweeper, _calls.ms(rest_s))
         except (redis_errors.RedisError, OSError) as error:
+            await alet_go_if_moved(self._client, error)
             raise to_queue_error(error, "looking for lost jobs") from cause_of(error)
         return adopted
 
