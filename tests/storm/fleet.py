@@ -91,7 +91,7 @@ class Slot:
 
     number: int
     process: Process | None = None
-    runner: Any = None
+    runners: list[Any] = attrs.field(factory=list)
     life: Any = None
     pending: list[Trap] = attrs.field(factory=list)
     count: int = 0
@@ -258,7 +258,13 @@ class Fleet:
             on_unknown=self.plan.on_unknown,  # type: ignore[arg-type]
         )
 
-    def _runner(self, slot: Slot, queue: Any) -> Any:
+    def _runners(self, slot: Slot, kind: str) -> list[Any]:
+        """Give the runners of one process; they share nothing but that."""
+        return [
+            self._runner(slot, self._queue(kind), number) for number in range(self.plan.workers[slot.number].runners)
+        ]
+
+    def _runner(self, slot: Slot, queue: Any, number: int) -> Any:
         plan, one = self.plan, self.plan.workers[slot.number]
         poller = OwnPoller(self.kernel, self.api) if one.parts == "sync" else OwnAsyncPoller(self.kernel, self.api)
         notifier: Any = CHANNELS[one.parts, plan.channel](self.kernel, self.messenger, self._sent)
@@ -284,13 +290,13 @@ class Fleet:
             clock=self.kernel.clock,
             rng=random.Random(self.rng.getrandbits(32)),
         )
-        runner.worker_id = runner.shop.worker_id = f"video_worker_{slot.process.name}"  # type: ignore[union-attr]
+        runner.worker_id = runner.shop.worker_id = f"video_worker_{slot.process.name}{':b' * number}"  # type: ignore[union-attr]
         return runner
 
     def _spawn(self, slot: Slot) -> None:
         slot.count += 1
         process = Process(self.kernel, f"w{slot.number}.{slot.count}")
-        slot.process, slot.runner = process, None
+        slot.process, slot.runners = process, []
         slot.life = Life(process.name, self.kernel.now_s)
         self.story.lives.append(slot.life)
         process.traps = slot.pending
@@ -303,12 +309,14 @@ class Fleet:
             self.kernel.loop.create_task(self._run_tasks(slot), context=context)
 
     def _run_threads(self, slot: Slot) -> None:
-        slot.runner = self._runner(slot, self._queue("sync"))
-        slot.runner.run()
+        slot.runners = self._runners(slot, "sync")
+        for other in slot.runners[1:]:
+            Thread(target=other.run, name="main").start()
+        slot.runners[0].run()
 
     async def _run_tasks(self, slot: Slot) -> None:
-        slot.runner = self._runner(slot, self._queue("async"))
-        await slot.runner.run()
+        slot.runners = self._runners(slot, "async")
+        await asyncio.gather(*(runner.run() for runner in slot.runners))
 
     def _heard(self, event: events.Event) -> None:
         process = PROCESS.get()
@@ -502,7 +510,7 @@ class Fleet:
     async def _stop(self, number: int, back_s: float) -> None:
         slot = self.slots[number]
         for _ in range(200):
-            if slot.runner is not None and slot.process is not None and slot.process.awake:
+            if slot.runners and slot.process is not None and slot.process.awake:
                 break
             await asyncio.sleep(0.2)
         await self._stop_slot(slot)
@@ -518,26 +526,13 @@ class Fleet:
             self.kernel.at(self.kernel.now_s + 60.0, stopped.kill)
 
     async def _stop_slot(self, slot: Slot) -> None:
-        process, runner, life = slot.process, slot.runner, slot.life
-        if process is None or process.dead or runner is None or life.stop_s is not None:
+        process, runners, life = slot.process, slot.runners, slot.life
+        if process is None or process.dead or not runners or life.stop_s is not None:
             return
         life.stop_s = self.kernel.now_s
         self.note(f"{process.name} is asked to stop")
         done: list[bool] = []
-        if self.plan.workers[slot.number].runner == "sync":
-
-            def stop() -> None:
-                runner.stop()
-                done.append(True)
-
-            process.context.run(Thread, target=stop, name="stopper").start()
-        else:
-
-            async def astop() -> None:
-                await runner.stop()
-                done.append(True)
-
-            self.kernel.loop.create_task(astop(), context=process.new_context())
+        self._ask_to_stop(slot, process, runners, done)
         for _ in range(1000):
             if done or process.dead:
                 break
@@ -547,6 +542,25 @@ class Fleet:
             self.note(f"{process.name} has stopped")
         elif not process.dead:
             self.story.broken.append(f"{process.name} did not stop within 100 s")
+
+    def _ask_to_stop(self, slot: Slot, process: Process, runners: list[Any], done: list[bool]) -> None:
+        if self.plan.workers[slot.number].runner == "sync":
+
+            def stop() -> None:
+                for runner in runners:
+                    runner.request_stop()
+                for runner in runners:
+                    runner.stop()
+                done.append(True)
+
+            process.context.run(Thread, target=stop, name="stopper").start()
+        else:
+
+            async def astop() -> None:
+                await asyncio.gather(*(runner.stop() for runner in runners))
+                done.append(True)
+
+            self.kernel.loop.create_task(astop(), context=process.new_context())
 
     # --- the end ---
 

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from storm.outside import DELIVERS, KNOWN, SEND_LIMIT_S
+from storm.outside import DELIVERS, KNOWN
 from storm.plan import POLICY
 from videopoll import events
 from videopoll.work import CancelResult
@@ -147,7 +147,7 @@ class _Judge:
         told_s = one.told_s if one.told_s is not None else float("inf")
         if told_s <= at_s and one.told not in KNOWN:
             return True
-        if told_s > at_s and at_s - one.at_s >= min(SEND_LIMIT_S, SEND_TIMEOUT_S) - SLACK_S:
+        if told_s > at_s and at_s - one.at_s >= SEND_TIMEOUT_S - SLACK_S:
             return True
         return self._worker_was_gone(life, one.at_s, at_s)
 

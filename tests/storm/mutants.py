@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import inspect
+import re
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ from videopoll._scripts import Script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+PATTERN = "pattern: "
+"""What stands before a text that is a regular expression."""
 
 AT_MOST = 500
 """Within so many storms each mutant has to be found."""
@@ -84,10 +88,14 @@ class Mutant:
                 undo()
 
     def _changed(self, source: str) -> str:
-        if source.count(self.old) != 1:
-            msg = f"{self.name}: its place in {self.where} is found {source.count(self.old)} times, not once"
+        if self.old.startswith(PATTERN):
+            changed, count = re.subn(self.old.removeprefix(PATTERN), self.new, source)
+        else:
+            changed, count = source.replace(self.old, self.new), source.count(self.old)
+        if count != 1:
+            msg = f"{self.name}: its place in {self.where} is found {count} times, not once"
             raise LookupError(msg)
-        return source.replace(self.old, self.new)
+        return changed
 
     def check(self) -> None:
         """Whether it can still be applied.
@@ -162,7 +170,7 @@ MUTANTS = (
         "no expired lease is taken over",
         3,
         "claim.lua",
-        "while (poll_room > 0 or send_room > 0 or endings > #to_look_at) and looked_at < MOST_EXPIRED do",
+        r"pattern: while .* and looked_at < MOST_EXPIRED do",
         "while false do",
     ),
     Mutant(

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from storm.kernel import Kernel, Process
     from storm.plan import JobPlan, Plan
 
-SEND_LIMIT_S = 30.0
-"""How long the storm's own channels wait for a reply."""
-
 
 class Trip:
     """One request to the outside, on its way there and back.
@@ -378,7 +375,9 @@ class _Channel:
             "?",
         )
         late = "no reply"
-        return Trip(self.kernel, "send", lambda: self.messenger.serve(message, name, one), SEND_LIMIT_S, late), one
+        return Trip(
+            self.kernel, "send", lambda: self.messenger.serve(message, name, one), self.messenger.plan.channel_s, late
+        ), one
 
     def _told(self, one: Sent, manner: str) -> Any:
         one.told, one.told_s = manner, self.kernel.now_s
@@ -387,7 +386,11 @@ class _Channel:
 
     def _asked(self, message: Any) -> Trip:
         return Trip(
-            self.kernel, "find", lambda: self.messenger.look_up(message.reference), SEND_LIMIT_S, Sighting.NO_ANSWER
+            self.kernel,
+            "find",
+            lambda: self.messenger.look_up(message.reference),
+            self.messenger.plan.channel_s,
+            Sighting.NO_ANSWER,
         )
 
 

@@ -28,6 +28,7 @@ class WorkerPlan:
     parts: str = "async"
     polls: int = 4
     sends: int = 2
+    runners: int = 1
 
 
 @attrs.frozen(kw_only=True)
@@ -73,6 +74,7 @@ class Plan:
     jitter: float = 0.0
     yields: float = 0.0
     api_s: float = 0.05
+    channel_s: float = 30.0
 
     def __str__(self) -> str:
         """The plan as a person reads it, and as a test can hold it."""
@@ -81,11 +83,12 @@ class Plan:
                 f"seed {self.seed}: {self.channel} channel{', routed' if self.routed else ''}, {self.on_unknown},"
                 f" lease {self.lease_s:g} s, timeout {self.timeout_s:g} s, grace {self.grace_s:g} s,"
                 f" slow {self.slow_s:g} s, record {self.job_ttl_s} s, jitter {self.jitter:g}, yields {self.yields:g},"
-                f" API answers in {self.api_s:g} s"
+                f" API answers in {self.api_s:g} s, channel waits {self.channel_s:g} s"
             )
         ]
         lines += [
             f"  worker {number}: {one.runner} runner, {one.parts} parts, {one.polls} polls, {one.sends} sends"
+            + (f", {one.runners} runners" if one.runners > 1 else "")
             for number, one in enumerate(self.workers)
         ]
         lines += [
@@ -149,6 +152,7 @@ def plan_of(seed: int) -> Plan:
             parts="sync" if runner == "sync" else rng.choice(("async", "async", "sync")),
             polls=rng.choice((1, 2)) if "crowd" in themes else rng.choice((2, 4, 8)),
             sends=rng.choice((1, 1, 2, 4)),
+            runners=rng.choice((1, 1, 1, 1, 2)),
         )
         for _ in range(rng.choice((1, 2, 2, 3)))
     )
@@ -174,6 +178,7 @@ def plan_of(seed: int) -> Plan:
         jitter=rng.choice((0.0, 0.1)),
         yields=rng.choice((0.0, 0.05)),
         api_s=rng.choice((0.05, 0.05, 0.5, 3.0)),
+        channel_s=rng.choice((30.0, 30.0, 70.0)),
     )
 
 
