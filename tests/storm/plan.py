@@ -125,7 +125,12 @@ TRAPS = (
 )
 """Where workers are killed and frozen: at which round trip, and when on its way."""
 
-FROZEN_AT = (*TRAPS, (("posting",), "reached"), (("resolving",), "reached"), (("posting",), "reached"))
+FROZEN_AT = (
+    *TRAPS,
+    *((("posting",), "reached"),) * 3,
+    (("resolving",), "reached"),
+    *(((name,), "before it is served") for name in ("conclude", "begin_send", "settle", "redeliver", "reschedule") * 2),
+)
 
 THEMES = ("kill", "freeze", "redis", "api", "messenger", "operator", "stop", "crowd", "clock", "broken", "odd")
 ACTS = ("cancel", "cancel", "cancel and tell", "poll now", "enqueue again", "push", "push", "redrive", "dismiss")
@@ -206,7 +211,9 @@ def _events(
 ) -> list[Event]:
     at_s = round(rng.uniform(0.0, 40.0), 2)
     worker, job = rng.randrange(len(workers)), rng.randrange(len(jobs))
-    long_s = round(rng.choice((0.5, 2.0, lease_s * 0.6, lease_s * 1.5, lease_s * 2.5)) * rng.uniform(0.8, 1.2), 1)
+    long_s = round(
+        rng.choice((0.5, 2.0, lease_s * 0.6, lease_s * 1.5, lease_s * 1.5, lease_s * 2.5)) * rng.uniform(0.8, 1.2), 1
+    )
     short_s = round(rng.uniform(0.1, 10.0), 1)
     how: tuple[Any, ...]
     match theme:
