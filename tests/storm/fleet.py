@@ -124,6 +124,7 @@ class Story:
     broken: list[str] = attrs.field(factory=list)
     redis_calls: int = 0
     stolen: list[str] = attrs.field(factory=list)
+    held: list[tuple[str, str]] = attrs.field(factory=list)
 
 
 class Fleet:
@@ -539,9 +540,20 @@ class Fleet:
             await asyncio.sleep(0.1)
         if done:
             life.stopped_s = self.kernel.now_s
+            if not life.frozen and not self._troubled_since(life.stop_s):
+                self.story.held += [
+                    (process.name, job_id.decode())
+                    for job_id, (token, _) in self.server.leases().items()
+                    if f"_{process.name}:".encode() in token
+                ]
             self.note(f"{process.name} has stopped")
         elif not process.dead:
             self.story.broken.append(f"{process.name} did not stop within 100 s")
+
+    def _troubled_since(self, at_s: float) -> bool:
+        ends = [end_s for _, end_s, _ in self.story.outages] + [b for life in self.story.lives for _, b in life.cut_off]
+        lost = self.server.lose_replies or self.server.break_off or self.server.fired
+        return bool(lost) or any(end_s >= at_s - 15.0 for end_s in ends)
 
     def _ask_to_stop(self, slot: Slot, process: Process, runners: list[Any], done: list[bool]) -> None:
         if self.plan.workers[slot.number].runner == "sync":

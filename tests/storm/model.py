@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from storm.outside import DELIVERS, KNOWN
 from storm.plan import POLICY
 from videopoll import events
+from videopoll.observations import FaultKind
 from videopoll.work import CancelResult
 
 if TYPE_CHECKING:
@@ -218,6 +219,8 @@ class _Judge:
             >= self.plan.job_ttl_s / 2 - self.plan.lease_s
         ):
             return None  # By Redis's clock nobody has kept the record for as long as it lives.
+        if self._alone_for_long():
+            return None
         around = [life for life in self.story.lives if life.died_s or life.frozen or life.cut_off or life.stop_s]
         blind = [one for one in requests if one.told not in KNOWN]
         if self.plan.channel == "mute" and self.at_most_once and (blind or around):
@@ -232,6 +235,10 @@ class _Judge:
         if self.plan.channel == "askable" and len(blind) >= UNKNOWN_AT_MOST:
             return None
         return "a dead letter, though it could have been delivered"
+
+    def _alone_for_long(self) -> bool:
+        """Whether there was no worker for so long that records may have died."""
+        return any(event.what == "kill" and event.how[-1] > self.plan.job_ttl_s / 3 for event in self.plan.events)
 
     # --- our own records ---
 
@@ -264,6 +271,8 @@ class _Judge:
             stopped_s = self.lives[one.worker].stopped_s
             if stopped_s is not None and one.at_s > stopped_s + SLACK_S / 10:
                 yield f"sent after its stop: {one.job_id} by {one.worker} at {one.at_s:.2f} s"
+        for worker, job_id in self.story.held:
+            yield f"held after its stop: {job_id} by {worker}"
         for life in self.story.lives:
             if life.stop_s is not None and life.stopped_s is not None and not life.frozen:
                 limit_s = self.plan.grace_s + 15.0
@@ -299,6 +308,23 @@ class _Judge:
                     break
             if len(times) > 45:
                 yield f"polled too often: {job_id} {len(times)} times"
+        yield from self._pauses()
+
+    def _pauses(self) -> Iterator[str]:
+        """After a 429 a worker polls nothing until its pause is over."""
+        for told_s, worker, event in self.story.told_of:
+            if not isinstance(event, events.JobPolled) or event.fault is not FaultKind.THROTTLED:
+                continue
+            number = int(worker.partition(".")[0].removeprefix("w"))
+            asked = [one for one in self.story.polls if one.worker == worker and one.at_s < told_s]
+            if self.plan.workers[number].runners > 1 or not asked:
+                continue
+            hint_s = min([one.hint_s for one in asked if one.job_id == event.job_id][-1:] or [0.0])
+            until_s = told_s + min(hint_s, POLICY["max_retry_after_s"]) - SLACK_S / 10
+            for one in self.story.polls:
+                if one.worker == worker and told_s + SLACK_S / 10 < one.at_s < until_s:
+                    yield f"polled in a pause: {one.job_id} by {worker} at {one.at_s:.2f} s"
+                    return
 
     def _ends_in_time(self) -> Iterator[str]:
         """A job ends by its deadline, an interval and a request, whatever the API does; and is told soon after."""

@@ -379,14 +379,64 @@ MUTANTS = (
         "        self.let_go = True\n        self.lease.forfeit()\n        if self.finished:\n            return None",
         "        if True:\n            return None",
     ),
-    # --- clocks ---
-    # --- writes ---
+    # --- an absent Redis is no dead holder ---
     Mutant(
-        "a write is dropped when Redis is away",
+        "a worker claims while its writes fail",
+        11,
+        "_engine",
+        "        return unwritten or (bool(self.steps) and (self._renew_first or self._overslept))",
+        "        return False",
+    ),
+    Mutant(
+        "takeovers do not wait after an outage",
+        11,
+        "_takeovers",
+        "        take_over = now_s >= self.held_until_s and not self._failed",
+        "        take_over = True",
+        and_also=Mutant(
+            "",
+            11,
+            "claim.lua",
+            "if asked_ms and math.abs(now - asked_ms) > late_ms then take_over = false end",
+            "",
+        ),
+    ),
+    Mutant(
+        "a write that fails is given up",
         11,
         "_settlers",
-        "        if left_s <= 0:\n            self._give_up(error)\n        else:\n            self._pace.hold(",
-        "        self._give_up(error)\n        if left_s < 0:\n            self._pace.hold(",
+        "        return max(self._failing_since_s, self._patience_from_s) + self._patience_s - now_s",
+        "        return 0.0",
+    ),
+    # --- what a host or an operator does ---
+    Mutant(
+        "a host's video is believed unseen",
+        8,
+        "_parts",
+        "        if readied_url(value.video_url) == value.video_url:",
+        "        if True:",
+    ),
+    Mutant(
+        "what a sync part raises ends its worker's step",
+        8,
+        "_parts",
+        '    return Fault(FaultKind.INTERNAL, f"the poller returned {type(value).__name__}, which is no Observation")',
+        "    return value",
+    ),
+    Mutant(
+        "a cancel does not see that a message may be on its way",
+        5,
+        "cancel.lua",
+        "if fine and type(entry) == 'table' and type(entry['sending']) == 'number' then return 'sending' end",
+        "",
+    ),
+    Mutant("sends of unknown fate without end", 5, "_decide", "    if unknowns >= limit:", "    if False:"),
+    Mutant(
+        "a 429 stops nothing",
+        7,
+        "_engine",
+        "        self._paused_until_s = max(self._paused_until_s, self.clock.monotonic_s() + wait_s)",
+        "        pass",
     ),
 )
 

@@ -105,7 +105,7 @@ class Polled:
     job_id: str
     worker: str
     reply: str
-    alive: bool = True
+    hint_s: float = 0.0
 
 
 class VideoApi:
@@ -140,7 +140,7 @@ class VideoApi:
                 headers={"content-type": "application/json"},
                 body=json.dumps(body or {"jobId": job_id, "error": "not found", "status": "not_found"}).encode(),
             )
-        self.polls.append(Polled(self.kernel.now_s, job_id, worker, name or "?"))
+        self.polls.append(Polled(self.kernel.now_s, job_id, worker, name or "?", self.retry_after_s))
         return (self.answers_in_s, reply)
 
     def _answer(self, job_id: str) -> tuple[str, dict[str, Any] | None]:

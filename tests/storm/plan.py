@@ -219,6 +219,8 @@ def _events(
     match theme:
         case "kill" | "freeze":
             names, phase = rng.choice(TRAPS if theme == "kill" else FROZEN_AT)
+            if theme == "kill" and rng.random() < 0.08:
+                short_s = 110.0  # longer than a delivery's deadline
             how = (worker, "/".join(names), phase, short_s if theme == "kill" else long_s)
         case "stop":
             how = (worker, short_s)

@@ -133,7 +133,7 @@ class RedisServer:
 
         return lua_redis_call
 
-    def _leases(self) -> dict[bytes, tuple[bytes, float]]:
+    def leases(self) -> dict[bytes, tuple[bytes, float]]:
         """Who holds what, and until when."""
         stored = self._memory.dbs[0]
         tokens, ends = stored.get(b"video:poll:leases"), stored.get(b"video:poll:inflight")
@@ -146,10 +146,10 @@ class RedisServer:
         """Run one command, and watch whether it touches a lease of somebody else; give its reply or exception."""
         if words[0] not in {"EVALSHA", "EVAL"}:
             return self._execute(words)
-        before = self._leases()
+        before = self.leases()
         reply = self._execute(words)
         if before:
-            after = self._leases()
+            after = self.leases()
             name, now_ms = self.name_of(words), self.unix_s * 1000
             for job_id, (token, end_ms) in before.items():
                 mine = f":{caller}:".encode() in b":" + token.rpartition(b"_")[2] + b":"
