@@ -18,7 +18,7 @@ from storm.mutants import MUTANTS
 from storm.plan import Event, JobPlan, Plan, WorkerPlan, plan_of
 from storm.shrink import as_code, kinds_of, shrink
 
-SEEDS = [seed for seed in range(1, 65) if seed not in {22, 27, 44, 54, 58, 63}]
+SEEDS = [seed for seed in range(1, 97) if seed not in {27, 88}]
 CHUNKS = [SEEDS[first : first + 8] for first in range(0, len(SEEDS), 8)]
 
 

@@ -212,29 +212,31 @@ class _Judge:
         lettered = any(one == job_id for _, one, _ in self.story.ended)
         if not lettered:
             return "no message, no dead letter" if self.story.over else "still pending"
-        if job.refused == "all":
+        if job.refused == "all" or self._spent(requests):
             return None
+        return "a dead letter, though it could have been delivered"
+
+    def _spent(self, requests: list[Sent]) -> bool:
+        """Whether what may be tried for a user was tried, or nobody lived to keep the job."""
         if (
             self._stepped() + sum(b - a for a, b, _ in self.story.outages)
             >= self.plan.job_ttl_s / 2 - self.plan.lease_s
         ):
-            return None  # By Redis's clock nobody has kept the record for as long as it lives.
+            return True  # By Redis's clock nobody has kept the record for as long as it lives.
         if self._alone_for_long():
-            return None
+            return True
         around = [life for life in self.story.lives if life.died_s or life.frozen or life.cut_off or life.stop_s]
         blind = [one for one in requests if one.told not in KNOWN]
         if self.plan.channel == "mute" and self.at_most_once and (blind or around):
-            return None
+            return True
         if self.plan.channel == "mute" and len(blind) + len(around) >= UNKNOWN_AT_MOST:
-            return None
+            return True
         if len(requests) >= MAX_SENDS:
-            return None
+            return True
         failing = [one for one in requests if one.manner not in DELIVERS]
         if failing and failing[-1].at_s - failing[0].at_s >= DELIVERY_S - 20.0:
-            return None
-        if self.plan.channel == "askable" and len(blind) >= UNKNOWN_AT_MOST:
-            return None
-        return "a dead letter, though it could have been delivered"
+            return True
+        return bool(self.plan.channel == "askable" and len(blind) >= UNKNOWN_AT_MOST)
 
     def _alone_for_long(self) -> bool:
         """Whether there was no worker for so long that records may have died."""

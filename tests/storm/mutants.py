@@ -281,8 +281,8 @@ MUTANTS = (
         "an unknown fate counts as not sent",
         5,
         "_parts",
-        '    return Unknown(f"the notifier raised {type(error).__name__}")',
-        '    return NotSent(f"the notifier raised {type(error).__name__}")',
+        '    return Unknown(_quoting(f"the notifier raised {type(error).__name__}", error))',
+        '    return NotSent("the notifier raised")',
     ),
     # --- budgets ---
     Mutant("sends without end", 6, "_decide", "    if entry.tries >= policy.max_attempts:", "    if False:"),
@@ -415,13 +415,6 @@ MUTANTS = (
         "_parts",
         "        if readied_url(value.video_url) == value.video_url:",
         "        if True:",
-    ),
-    Mutant(
-        "what a sync part raises ends its worker's step",
-        8,
-        "_parts",
-        '    return Fault(FaultKind.INTERNAL, f"the poller returned {type(value).__name__}, which is no Observation")',
-        "    return value",
     ),
     Mutant(
         "a cancel does not see that a message may be on its way",

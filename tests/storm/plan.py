@@ -218,10 +218,7 @@ def _events(
     how: tuple[Any, ...]
     match theme:
         case "kill" | "freeze":
-            names, phase = rng.choice(TRAPS if theme == "kill" else FROZEN_AT)
-            if theme == "kill" and rng.random() < 0.08:
-                short_s = 110.0  # longer than a delivery's deadline
-            how = (worker, "/".join(names), phase, short_s if theme == "kill" else long_s)
+            return [_worker_event(rng, theme, at_s, worker, long_s)]
         case "stop":
             how = (worker, short_s)
         case "clock":
@@ -255,6 +252,15 @@ def _events(
         case _:
             return []
     return [Event(at_s, theme, how)]
+
+
+def _worker_event(rng: random.Random, theme: str, at_s: float, worker: int, long_s: float) -> Event:
+    names, phase = rng.choice(TRAPS if theme == "kill" else FROZEN_AT)
+    seconds = long_s
+    if theme == "kill":
+        # Sometimes nobody comes back for longer than the deadline of a delivery.
+        seconds = 110.0 if rng.random() < 0.08 else round(rng.uniform(0.1, 10.0), 1)
+    return Event(at_s, theme, (worker, "/".join(names), phase, seconds))
 
 
 def _redis_event(rng: random.Random, at_s: float, worker: int, long_s: float) -> Event:
