@@ -164,6 +164,8 @@ def trouble(kind, own_servers) -> Iterator[Trouble]:
 
 # What these test is not the scripts, which run over both servers elsewhere, or it takes minutes on each.
 ONE_SERVER = {
+    "test_answers",
+    "test_bounds",
     "test_cli",
     "test_clock_steps",
     "test_end_to_end",
@@ -176,6 +178,7 @@ ONE_SERVER = {
     "test_operate",
     "test_poison",
     "test_script_aborts",
+    "test_secrets",
     "test_tool",
 }
 
