@@ -228,7 +228,7 @@ class _Pending(Generic[F]):
             verdict = known[place] if len(known) == len(batch) else None
             if not isinstance(verdict, Verdict):
                 msg = f"the queue gave no verdict on a {type(write.to_apply).__name__}: it has to give one for each"
-                self._refused(write, QueueRefusedError(msg))
+                self._refused(write, QueueRefusedError(own(msg)))
                 all_known = False
             elif write.instead is None:
                 self._tell(write, verdict)
