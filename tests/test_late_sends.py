@@ -24,6 +24,7 @@ from videopoll import (
     Recipient,
     RoutingNotifier,
     Sighting,
+    Unknown,
     VideoReady,
     events,
 )
@@ -257,3 +258,78 @@ def test_a_send_that_stands_before_its_request_when_the_worker_stops_is_not_made
     # A thread may have been past that point: the next worker gives it time. A task was cut off.
     assert (goes_on > 20_000) == (parts != "async")
     assert gate.sent == []
+
+
+# --- what does not come back ----------------------------------------------------------------------
+
+
+@EACH_COMBINATION
+def test_a_send_that_does_not_come_back_in_its_time_is_of_unknown_fate(world, parts):
+    """The job goes on without it, under threads too, and what still stands before its request does not go out."""
+    gate = Gate()
+    own = part(parts, notify=gate.notify)
+    enqueue(world, "job_1")
+    weary = attrs.evolve(QUICK, send_timeout_s=0.3)
+    with world.worker(notifier=own, delivery=weary, lease=BRIEF) as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered by another try")
+        hangs = any("do not come back" in problem for problem in worker.runner.health().problems)
+        gate.open.set()
+        until(
+            lambda: not any("do not come back" in problem for problem in worker.runner.health().problems),
+            "the first try has come back",
+        )
+
+    assert results(worker) == ["unknown", "cannot_tell", "delivered"]
+    assert gate.sent == ["job_1"]
+    # A task was cut off; a thread cannot be, and is told of.
+    assert hangs == (parts != "async")
+
+
+@EACH_COMBINATION
+def test_a_poll_that_does_not_come_back_in_its_time_is_a_fault(world, parts, monkeypatch):
+    """A worker that is the only one must not wait for a poller that hangs."""
+    monkeypatch.setattr("videopoll.runner.GUARD_S", 0.1)
+    monkeypatch.setattr("videopoll.async_runner.GUARD_S", 0.1)
+    waits, free = threading.Event(), threading.Event()
+
+    def poll(job, **_):
+        if not waits.is_set():
+            waits.set()
+            yield free
+        return VideoReady("https://files.example/1.mp4")
+
+    sent: list[str] = []
+    enqueue(world, "job_1")
+    quick = attrs.evolve(FAST, request_timeout_s=0.2)
+    own = part(parts, notify=lambda message: sent.append(message.job.job_id))
+    with world.worker(poller=part(parts, poll=poll), notifier=own, strategy=quick, lease=BRIEF) as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
+        free.set()
+
+    assert [event.fault for event in worker.recorder.of(events.JobPolled)] == ["timeout", None]
+    assert sent == ["job_1"]
+
+
+@EACH_COMBINATION
+def test_a_look_up_that_does_not_come_back_in_its_time_is_no_answer(world, parts):
+    """It is made again, and nothing is sent before it has answered."""
+    waits, free, sent = threading.Event(), threading.Event(), []
+
+    def notify(message):
+        sent.append(message.job.job_id)
+        return Unknown("lost")
+
+    def find(_):
+        if not waits.is_set():
+            waits.set()
+            yield free
+        return Sighting.FOUND
+
+    enqueue(world, "job_1")
+    own = part(parts, notify=notify, find=find)
+    with world.worker(notifier=own, delivery=attrs.evolve(QUICK, send_timeout_s=0.3), lease=BRIEF) as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is found")
+        free.set()
+
+    assert results(worker) == ["unknown", "no_answer", "found"]
+    assert sent == ["job_1"]

@@ -281,7 +281,7 @@ class Engine(abc.ABC):
         loops_problems, loops_alive = self.loops.judge(redis_away=lost_since_s is not None)
         problems += loops_problems
         now_s = self.clock.monotonic_s()
-        stuck = sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
+        stuck = self.hung() + sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
         if stuck:
             problems.append(f"{stuck} polls or sends do not come back: the poller or a notifier hangs")
         held = self.shop.accounts.held()
@@ -292,6 +292,10 @@ class Engine(abc.ABC):
                 " the last messages: look at what the channel answers"
             )
         return Health(not problems, tuple(problems), alive and loops_alive)
+
+    @abc.abstractmethod
+    def hung(self) -> int:
+        """Return how many calls of a host's parts were left to themselves in their threads."""
 
     def beat(self) -> None:
         """Note that the loop moves."""

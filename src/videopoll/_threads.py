@@ -65,7 +65,7 @@ class DaemonThreads:
         self._started = 0
         self._busy = 0
         self.closed = False
-        self._running: list[asyncio.Task[object] | None] = []
+        self._running: list[_Call] = []
         self._unbegun: weakref.WeakSet[asyncio.Task[object]] = weakref.WeakSet()
 
     async def run(self, call: Callable[[], T]) -> T:
@@ -88,9 +88,14 @@ class DaemonThreads:
                 if work.task is not None:
                     self._unbegun.add(work.task)
 
+    @property
+    def hung(self) -> int:
+        """How many calls go on for which nobody waits any more."""
+        return sum(work.future.cancelled() for work in list(self._running))
+
     def runs_for(self, task: asyncio.Task[None]) -> bool:
         """Return whether a call that `task` made is going on in a thread, also one that was given up."""
-        return task in self._running
+        return any(work.task is task for work in list(self._running))
 
     def never_began(self, task: asyncio.Task[object] | None) -> bool:
         """Return, once, whether the last call of `task` was given up before it began: it surely did nothing."""
@@ -110,13 +115,13 @@ class DaemonThreads:
             if self.closed:
                 self._tell(work, work.future.cancel)
             elif work.begin():
-                self._running.append(work.task)
+                self._running.append(work)
                 try:
                     result, error = work.call(), None
                 except BaseException as raised:  # noqa: BLE001 - whatever a host's part raises is its answer
                     result, error = None, raised
                 finally:
-                    self._running.remove(work.task)
+                    self._running.remove(work)
                 self._tell(work, partial(self._answer, work.future, result, error))
 
     @staticmethod

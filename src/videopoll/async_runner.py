@@ -30,6 +30,7 @@ from videopoll._engine import (
     Room,
     RunSummary,
 )
+from videopoll._hung import GUARD_S, not_back, poller_not_back
 from videopoll._pace import FOREVER_S
 from videopoll._parts import (
     as_observation,
@@ -48,9 +49,8 @@ from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollA
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
 from videopoll._threads import SYNC_PARTS, DaemonThreads
 from videopoll.errors import QueueError, QueueRefusedError
-from videopoll.messages import NotSent, Sighting, Unknown
+from videopoll.messages import NotSent, Sighting
 from videopoll.notifiers.base import send_in_time
-from videopoll.observations import Fault, FaultKind
 from videopoll.poller import VideoApiPoller
 from videopoll.runner import SEND_GOES_ON_S, STOP_SIGNALS
 from videopoll.work import Verdict
@@ -74,9 +74,6 @@ __all__ = ["AsyncRunner"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-GUARD_S = 5.0
-"""How much longer than its own limit a host's poller may take before it is cut off."""
 
 
 class AsyncRunner(Engine):
@@ -393,7 +390,7 @@ class AsyncRunner(Engine):
                 if self._threads[1].never_began(asyncio.current_task()):
                     reason = f"no thread was free for it within {limit_s:g} s: others hang in their sends"
                     return NotSent(own(reason), counts=False, channel_fault=False)
-                return Unknown(own(f"the notifier did not come back within {limit_s:g} s"))
+                return not_back(effect, limit_s)
         return as_sighting(await self._look_up(effect))
 
     async def _look_up(self, effect: FindMessage) -> object:
@@ -522,6 +519,10 @@ class AsyncRunner(Engine):
 
     # --- the host's parts, sync or asyncio ---
 
+    def hung(self) -> int:
+        """Return how many calls of sync parts go on in their threads though they were given up."""
+        return sum(threads.hung for threads in self._threads)
+
     def _new_threads(self) -> tuple[DaemonThreads, DaemonThreads]:
         """Give the threads for sync polls, and those for sync sends."""
         return (
@@ -585,16 +586,17 @@ class AsyncRunner(Engine):
 
 async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard: bool = True) -> Observation:
     """Ask a poller, and cut it off if it does not keep to its time."""
+    limit = asyncio.timeout(effect.timeout_s + GUARD_S)
     try:
         if not guard:
             return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
-        async with asyncio.timeout(effect.timeout_s + GUARD_S):
+        async with limit:
             return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
-    except TimeoutError:
-        return Fault(FaultKind.TIMEOUT, own(f"the poller did not come back within {effect.timeout_s:g} s"))
-    except (asyncio.CancelledError, Exception) as error:
+    except (asyncio.CancelledError, Exception, SystemExit) as error:
         if was_cancelled():
             raise
+        if isinstance(error, TimeoutError) and limit.expired():
+            return poller_not_back(effect)
         return poller_failed(error)
 
 

@@ -30,6 +30,7 @@ from videopoll._engine import (
     Room,
     RunSummary,
 )
+from videopoll._hung import GUARD_S, HungCalls, PartCall, not_back
 from videopoll._pace import FOREVER_S
 from videopoll._parts import (
     as_observation,
@@ -43,7 +44,7 @@ from videopoll._parts import (
 )
 from videopoll._reasons import told_of
 from videopoll._settlers import Settler
-from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
+from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage, Steps
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.messages import Sighting
@@ -171,6 +172,7 @@ class Runner(Engine):
         self._swept = False
         self._sweep_refused = False
         self._settler = Settler(self, queue)
+        self._hung = HungCalls(self.concurrency + self.delivery_concurrency)
 
     # --- for the host ---
 
@@ -348,6 +350,7 @@ class Runner(Engine):
             finally:
                 for _ in range(workers):
                     work.put(None)
+                self._hung.leave_all()
                 self._closed.set()
                 self._renewal.set()
                 self._settler.close()
@@ -361,27 +364,65 @@ class Runner(Engine):
     def _serve(self, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
         """Work on jobs, one after the other, whatever a host's parts raise."""
         while (step := work.get()) is not None:
-            try:
-                try:
-                    self._carry_out(step)
-                finally:
-                    self.let_go(step)
-            except BaseException as error:
-                # A host's logging may raise, too: the place that this thread serves must stay.
-                with contextlib.suppress(Exception):
-                    log.error("A job's step failed; its lease will run out\n%s", trace_of(error))  # noqa: TRY400 - redacted
+            if not self._work_on(step, self._begun(step)):
+                # A part did not come back in time: another thread has this one's place.
+                return
 
-    def _carry_out(self, step: JobStep) -> None:
+    def _serve_instead(self, call: PartCall, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
+        """Go on with a job whose part does not come back, and then in the place of the thread that waits for it."""
+        answer = not_back(call.effect, self.delivery.send_timeout_s)
+        if self._work_on(call.step, lambda: self._carry_out(call.step, call.steps, lambda: call.steps.send(answer))):
+            self._serve(work)
+
+    def _begun(self, step: JobStep) -> Callable[[], bool]:
         steps = step.steps()
-        with contextlib.suppress(StopIteration):
-            effect = next(steps)
+        return lambda: self._carry_out(step, steps, lambda: next(steps))
+
+    def _work_on(self, step: JobStep, work: Callable[[], bool]) -> bool:
+        """Work on a job until it is out of hand; False if another thread goes on with it."""
+        ours = True
+        try:
+            try:
+                ours = work()
+            finally:
+                if ours:
+                    self.let_go(step)
+        except BaseException as error:
+            # A host's logging may raise, too: the place that this thread serves must stay.
+            with contextlib.suppress(Exception):
+                log.error("A job's step failed; its lease will run out\n%s", trace_of(error))  # noqa: TRY400 - redacted
+        return ours
+
+    def _carry_out(self, step: JobStep, steps: Steps, proceed: Callable[[], Effect]) -> bool:
+        """Carry out effects from the one on that `proceed` gives; False if another thread goes on."""
+        try:
             while True:
+                effect = proceed()
+                call = None if isinstance(effect, Commit) else self._timed(step, steps, effect)
                 try:
-                    answer = self._perform(effect)
+                    proceed = functools.partial(steps.send, self._perform(effect))
                 except Exception as error:
-                    effect = steps.throw(error)
-                else:
-                    effect = steps.send(answer)
+                    proceed = functools.partial(steps.throw, error)
+                if call is not None and not self._hung.end(call):
+                    return False
+        except StopIteration:
+            return True
+
+    def _timed(self, step: JobStep, steps: Steps, effect: Effect) -> PartCall:
+        limit_s = effect.timeout_s + GUARD_S if isinstance(effect, PollApi) else self.delivery.send_timeout_s
+        call = PartCall(step, steps, effect, self.clock.monotonic_s() + limit_s)
+        self._hung.begin(call)
+        return call
+
+    def _leave_hung(self) -> None:
+        """Go on without the parts that have not come back in their time."""
+        work = self._work
+        for call in self._hung.overdue(self.clock.monotonic_s()):
+            _thread(functools.partial(self._serve_instead, call, work), "worker-instead")
+
+    def hung(self) -> int:
+        """Return how many calls of parts were left to themselves and have not come back."""
+        return self._hung.count
 
     def _perform(self, effect: Effect) -> Answer:
         if isinstance(effect, PollApi):
@@ -458,6 +499,7 @@ class Runner(Engine):
         if self._closed.is_set():
             return False
         self._renewal.clear()
+        self._leave_hung()
         asked_s, steps = self.clock.monotonic_s(), self.to_renew()
         try:
             with self.loops.busy(RENEWER):
