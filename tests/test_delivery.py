@@ -536,6 +536,23 @@ def test_long_words_are_cut_to_the_channels_limits_without_breaking_the_link(wor
 # --- who gets it ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("channel", ["ultramsg", "whatsapp_factory"])
+@pytest.mark.parametrize(
+    "to", ["5491155550001:12@s.whatsapp.net", "+44 (0)7911 123456", "0049171123456", "US.134912086"]
+)
+def test_an_address_with_extra_digits_reaches_nobody_and_the_letter_says_what_is_expected(world, channel, to):
+    messenger = world.ultramsg if channel == "ultramsg" else world.factory
+    world.api.job("job_1", Reply.completed())
+    with world.queue() as queue:
+        queue.enqueue("job_1", conversation_id="conversation-1", metadata={"channel": channel, "to": to})
+
+    with world.worker() as worker:
+        event = buried(worker)
+
+    assert "the recipient's address" in event.reason
+    assert not posts(messenger)
+
+
 def test_the_host_is_asked_again_for_each_send_so_a_rotated_token_is_right_at_the_next(world):
     """Recipients are never stored in Redis."""
     asked: list[str] = []

@@ -523,6 +523,20 @@ def test_a_proxy_in_front_of_a_messenger_refuses_no_message(side, server, *, sta
         assert_tells_no_secret(receipt)
 
 
+@pytest.mark.parametrize("status", [400, 405, 409, 410, 422, 451])
+def test_a_messenger_of_whatsapp_that_speaks_no_json_is_somebody_else(side, server, status):
+    for notifier in (
+        UltraMsgNotifier(base_url=server.url, check_instance=False),
+        WhatsAppFactoryNotifier(base_url=server.url),
+    ):
+        server.answer(b"<html><title>Bad Request</title></html>", status)
+        receipt = side.notify(notifier, message())
+        assert isinstance(receipt, NotSent)
+        assert "HTML" in receipt.reason
+    server.answer(b"<html>413 Request Entity Too Large</html>", 413)
+    assert side.notify(UltraMsgNotifier(base_url=server.url, check_instance=False), message()) == Refused("HTTP 413")
+
+
 def test_a_messengers_own_403_is_about_the_message(side, server):
     """A Telegram user who has blocked the bot, for one."""
     server.answer({"ok": False, "description": "Forbidden: bot was blocked by the user"}, 403)

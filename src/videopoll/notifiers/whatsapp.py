@@ -7,7 +7,8 @@ import time
 import unicodedata
 from typing import TYPE_CHECKING
 
-from videopoll._http import retry_after_s
+from videopoll._http import NOT_JSON, retry_after_s
+from videopoll._http.answerer import whose_words
 from videopoll._reasons import Reason, own
 from videopoll.errors import RefusedError
 from videopoll.jobs import Form
@@ -131,6 +132,8 @@ _PERHAPS_OF_THE_MOMENT = re.compile(
 _OWN_REFUSALS = frozenset({400, 403, 404, 409, 410, 422})
 """Statuses with which a messenger may speak of the message, of the quote or of its line: its words tell."""
 
+_TOO_LARGE = 413
+
 _SAID_IN = ("error", "errors", "message", "reason", "detail", "description", "code", "errorCode", "statusCode")
 
 
@@ -183,6 +186,9 @@ def read_refusal(
 def read_status(reply: HttpReply, message: Message) -> Receipt | None:
     """Return what the status of a reply comes to, with the words of the messenger; None for a 2xx."""
     receipt, answer = receipt_for_status(reply), reply.json()
+    if isinstance(receipt, Refused) and reply.status != _TOO_LARGE and reply.body.strip() and answer is NOT_JSON:
+        # These messengers speak JSON: somebody else says it, of whatever.
+        return NotSent(own(f"HTTP {reply.status}: {whose_words(reply)}"))
     if not isinstance(receipt, NotSent | Refused) or reply.status not in _OWN_REFUSALS or not isinstance(answer, dict):
         return receipt
     if _OF_THE_MOMENT.search(words_of(answer)):
