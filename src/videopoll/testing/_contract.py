@@ -359,7 +359,9 @@ class NotifierContract:
             for side in _sides(notifier):
                 for reply in [*replies, Reply.garbage(quoted.encode()), Reply.dropped()]:
                     service.always(reply)
-                    told.append(side.receipt(message))
+                    receipt = side.receipt(message)
+                    # The whole reason too, which an operator may ask for.
+                    told += [receipt, str(getattr(receipt, "reason", ""))]
             for thing in told:
                 for secret in secrets:
                     _check(
