@@ -304,7 +304,7 @@ def _parse(call: ScriptCall[T], reply: object) -> T:
             f"{call.script.name}: the reply cannot be read ({type(error).__name__}): check that Redis or Valkey itself"
             " answers at this address, and that nothing in between changes its replies. Try again."
         )
-        raise QueueUnavailableError(own(msg)) from error
+        raise QueueUnavailableError(own(msg)) from None
 
 
 def _is_broken(error: Exception) -> bool:
