@@ -262,7 +262,8 @@ class VideoApiPoller:
             extra ``fast``), ``"httpx"``, or ``"auto"``: aiohttp if it is installed.
 
     Raises:
-        ConfigurationError: A value cannot work; the text says what to change.
+        ConfigurationError: A value cannot work, or the environment names a proxy or
+            certificates that cannot be used; the text says what to change.
     """
 
     def __init__(
