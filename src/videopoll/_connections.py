@@ -34,7 +34,8 @@ class FreshPool(redis.ConnectionPool):
 
     def get_connection(self, *args: object, **options: object) -> redis.Connection:
         """Get a connection that is fit to be used."""
-        connection = super().get_connection(*args, **options)
+        get: Callable[..., redis.Connection] = super().get_connection
+        connection = get(*args, **options)
         if time.monotonic() - self._released_s.pop(connection, float("inf")) > RESTED_S:
             try:
                 cast("Callable[[], None]", connection.disconnect)()

@@ -253,12 +253,12 @@ class Engine(abc.ABC):
         self._emitter.emit(event, text)
 
     def _judge_key(self, polled: events.JobPolled) -> None:
-        if polled.fault in _REFUSALS:
-            if self._refused is not polled.fault:
-                self._refused = polled.fault
-                log.error(_REFUSALS[polled.fault][1], polled.detail)
-        elif polled.fault is None:
+        fault = polled.fault
+        if fault is None:
             self._refused = None
+        elif fault in _REFUSALS and self._refused is not fault:
+            self._refused = fault
+            log.error(_REFUSALS[fault][1], polled.detail)
 
     def health(self) -> Health:
         """Say whether this worker is fit, from what it has seen so far."""

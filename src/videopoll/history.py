@@ -371,7 +371,7 @@ class RedisHistory(events.TextKeeper):
             if kept:
                 fields["details"] = dump(kept)
             cleaned = redact(texts[0]) if texts else None
-            if cleaned and cleaned not in {kept.get("reason"), kept.get("status")}:
+            if cleaned and cleaned not in (kept.get("reason"), kept.get("status")):
                 fields["text"] = cleaned.encode("utf-8", "backslashreplace")
             self._waiting.append(_Noted(f"{self._origin}:{os.getpid()}:{self._count}", at_s, fields))
         while len(self._waiting) > BUFFERED:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import attrs
 import redis
 import typer
+from redis import exceptions as redis_errors
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -248,7 +249,7 @@ def _check_scan(client: redis.Redis) -> list[Finding]:
     """Look whether workers may look for jobs that others lost."""
     try:
         client.scan(count=1)
-    except redis.exceptions.NoPermissionError:
+    except redis_errors.NoPermissionError:
         fix = "grant the workers' user SCAN; you need not if no program but videopoll writes records"
         return [Finding("lost jobs", Mark.NOTE, "are not looked for: this user may not SCAN", fix)]
     return [Finding("lost jobs", Mark.OK, "may be looked for")]
