@@ -73,24 +73,30 @@ def main(settings: dict[str, Any]) -> None:
         "delivery": DeliveryPolicy(**settings["delivery"]),
         "lease": LeasePolicy.lasting(settings["lease_s"]),
         "foreign_workers": settings.get("foreign_workers", False),
+        "grace_s": settings.get("grace_s", 10.0),
     }
+    runners: list[Any] = []
 
     def crash(point: str, _job_id: str) -> None:
         if point == settings.get("crash_at"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if point == settings.get("stop_at"):
+            runners[0].request_stop()
 
     if settings["kind"] == "sync":
         queue = RedisVideoJobQueue.from_url(settings["url"], prefix=settings["prefix"])
         with queue, Runner(queue, poller, notifier, **options) as runner:
+            runners.append(runner)
             runner.shop.probe = crash
-            runner.run(handle_signals=True)
+            runner.run(handle_signals=settings.get("handle_signals", True))
     else:
 
         async def work() -> None:
             queue = AsyncRedisVideoJobQueue.from_url(settings["url"], prefix=settings["prefix"])
             async with queue, AsyncRunner(queue, poller, notifier, **options) as runner:
+                runners.append(runner)
                 runner.shop.probe = crash
-                await runner.run(handle_signals=True)
+                await runner.run(handle_signals=settings.get("handle_signals", True))
 
         asyncio.run(work())
 

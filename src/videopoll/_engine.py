@@ -17,7 +17,7 @@ import attrs
 
 from videopoll import events
 from videopoll._clock import Clock, RedisClock
-from videopoll._log import LogHook, shown
+from videopoll._log import LogHook, shown, shown_ids
 from videopoll._pace import FOREVER_S, Pace
 from videopoll._reasons import told_of
 from videopoll._steps import JobStep, Workshop
@@ -507,6 +507,29 @@ class Engine(abc.ABC):
                 step.gone = True
                 self._move(step, -1)
         self.place_freed()
+
+    def forget_steps(self) -> None:
+        """Begin a run with empty hands: what an earlier one has left behind takes no place in this one."""
+        with self._places:
+            for step in self.steps.values():
+                step.gone = True
+            self.steps = {}
+            self.polls_in_hand = self.sends_in_hand = self.endings_in_hand = 0
+
+    def hangs_in_s(self) -> float:
+        """Return the seconds until everything in hand has taken longer than it may."""
+        now_s = self.clock.monotonic_s()
+        return max((step.started_s + step.limit_s - now_s for step in list(self.steps.values())), default=0.0)
+
+    def tell_unfinished(self, left: Sequence[JobStep], given_back: int) -> None:
+        """Log what a stop did not wait for; what could not even be given back is taken up when its lease ends."""
+        if left:
+            log.warning(
+                "%d polls or sends were not done in time; %d of them are given back, the leases of the others run out: %s",
+                len(left),
+                given_back,
+                shown_ids(step.claim.job_id for step in left),
+            )
 
     def _start_sending(self, step: JobStep) -> bool:
         """Move a job whose polling is over to a place for sends; False if there is none."""

@@ -7,6 +7,7 @@ cannot break a line, whatever stands in Redis.
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -14,11 +15,15 @@ from videopoll import events
 from videopoll.jobs import OutcomeKind
 from videopoll.observations import FaultKind
 
-__all__ = ["LogHook", "shown"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["LogHook", "shown", "shown_ids"]
 
 log = logging.getLogger("videopoll.jobs")
 
 LONGEST_SHOWN = 120
+MOST_SHOWN = 100
 
 MOST_REMEMBERED = 10_000
 """Jobs whose unknown status word is remembered as told."""
@@ -28,6 +33,13 @@ def shown(text: str) -> str:
     """Give hostile text in a printable form of one line."""
     safe = text if text.isprintable() else ascii(text)[1:-1]
     return safe if len(safe) <= LONGEST_SHOWN else safe[:LONGEST_SHOWN] + "…"
+
+
+def shown_ids(job_ids: Iterable[str]) -> str:
+    """Return ids for one line of the log, a hundred at most."""
+    ids = list(job_ids)
+    more = f" and {len(ids) - MOST_SHOWN} more" if len(ids) > MOST_SHOWN else ""
+    return (", ".join(map(shown, ids[:MOST_SHOWN])) or "nothing") + more
 
 
 class LogHook:

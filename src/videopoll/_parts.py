@@ -29,6 +29,7 @@ __all__ = [
     "notifier_failed",
     "poller_failed",
     "refuse_async",
+    "resume",
     "trace_of",
     "was_cancelled",
 ]
@@ -172,3 +173,10 @@ def was_cancelled() -> bool:
     """Whether our own task is being cancelled; otherwise the cancellation came out of a host's part."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def resume() -> None:
+    """Take back the cancellations of our own task: it goes on, and the next one counts anew."""
+    task = asyncio.current_task()
+    while task is not None and task.uncancel():
+        pass

@@ -24,7 +24,7 @@ import attrs
 from videopoll import events
 from videopoll._log import shown
 from videopoll._pace import FOREVER_S, Pace
-from videopoll._parts import trace_of, was_cancelled
+from videopoll._parts import resume, trace_of, was_cancelled
 from videopoll._reasons import WITHHELD, own, told_or_withheld
 from videopoll._supervise import SETTLER
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
@@ -115,12 +115,11 @@ class _Pending(Generic[F]):
         # Touched only by whoever writes: what is being written, and what was refused.
         self._writing: list[_Write[F]] = []
         self._kept: list[_Write[F]] = []
-        self._closing = False
         self.open()
 
     def open(self) -> None:
         """Begin afresh, with patience without end."""
-        self._closing = False
+        self._closing = self.over = False
         self._patience_s, self._patience_from_s = FOREVER_S, 0.0
         self._failing_since_s: float | None = None
         self._pace.hold(-FOREVER_S)
@@ -129,6 +128,14 @@ class _Pending(Generic[F]):
     def be_patient_for(self, seconds: float) -> None:
         """Give up on what cannot be written for so long: the leases will bring the jobs back."""
         self._patience_s, self._patience_from_s = seconds, self._engine.clock.monotonic_s()
+
+    def abandon(self) -> None:
+        """Write no more: whatever waits is lost, and so is what comes later. The leases bring the jobs back."""
+        self.over = True
+        left = self._writing + self._kept + self._pending
+        self._kept, self._pending = [], []
+        for write in left:
+            self._tell(write, Verdict.LOST)
 
     def job_ids(self) -> list[str]:
         """Return the ids of the jobs of which something is yet to be written."""
@@ -343,10 +350,12 @@ class Settler(_Pending["Future[Verdict]"]):
         super().__init__(engine)
 
     def put(self, transition: Transition, *, wait: bool = True) -> Future[Verdict] | None:
-        """Have a transition written; with `wait`, give what its verdict will come in."""
+        """Have a transition written; with `wait`, give what its verdict will come in. When nobody writes any more, it is lost."""
         future: Future[Verdict] | None = Future() if wait else None
         with self._changed:
-            if self._add(transition, future):
+            if self.over:
+                self._tell(_Write(transition, future), Verdict.LOST)
+            elif self._add(transition, future):
                 self._changed.notify_all()
         return future
 
@@ -380,6 +389,7 @@ class Settler(_Pending["Future[Verdict]"]):
                 if left_s == 0 or (self._closing and self._pending and not self._kept):
                     return self._take()
                 self._changed.wait(left_s)
+            self.over = True
             return []
 
     def _apply(self, transitions: list[Transition]) -> Attempt:
@@ -393,14 +403,20 @@ class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
     """For asyncio; all of it on one event loop."""
 
     def __init__(self, engine: Engine, queue: AsyncVideoJobQueue) -> None:
-        self._changed = asyncio.Event()
         self._queue = queue
         super().__init__(engine)
 
+    def open(self) -> None:
+        """Begin afresh, maybe on another event loop."""
+        self._changed = asyncio.Event()
+        super().open()
+
     def put(self, transition: Transition, *, wait: bool = True) -> asyncio.Future[Verdict] | None:
-        """Have a transition written; with `wait`, give what its verdict will come in."""
+        """Have a transition written; with `wait`, give what its verdict will come in. When nobody writes any more, it is lost."""
         future: asyncio.Future[Verdict] | None = asyncio.get_running_loop().create_future() if wait else None
-        if self._add(transition, future):
+        if self.over:
+            self._tell(_Write(transition, future), Verdict.LOST)
+        elif self._add(transition, future):
             self._changed.set()
         return future
 
@@ -427,7 +443,7 @@ class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
 
     async def _next(self) -> list[_Write[asyncio.Future[Verdict]]]:
         loop = asyncio.get_running_loop()
-        while not (self._closing and self._empty):
+        while not (self.over or (self._closing and self._empty)):
             left_s = self._left_s()
             if left_s == 0 or (self._closing and self._pending and not self._kept):
                 return self._take()
@@ -436,12 +452,17 @@ class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
             await self._changed.wait()
             if timer is not None:
                 timer.cancel()
+        self.over = True
         return []
 
     async def _apply(self, transitions: list[Transition]) -> Attempt:
         try:
             return await self._queue.apply(transitions)
         except (asyncio.CancelledError, Exception) as error:
-            if was_cancelled():
+            if not was_cancelled():
+                return error
+            if self.over:
                 raise
-            return error
+            # The event loop is being closed, and everything was cancelled: what was decided has to be written all the same.
+            resume()
+            return QueueUnavailableError("apply: the write was interrupted. Try again.")

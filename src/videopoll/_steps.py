@@ -598,7 +598,8 @@ class JobStep:
         )
 
     def _tell_lost(self, verdict: Answer) -> None:
-        if verdict is Verdict.LOST:
+        # What this worker has handed on itself is nobody's loss.
+        if verdict is Verdict.LOST and not self.let_go:
             self.lose()
 
     def _tell_dead(self, verdict: Answer, reason: str, outcome: Outcome | None) -> None:

@@ -54,12 +54,15 @@ class DaemonThreads:
     was cancelled, the pool was closed) is never made.
 
     Args:
-        most: Threads at most; further calls wait for one.
+        most: Threads at most; further calls wait for one. With those that hang in the
+            pools before there are never more than twice as many.
         name: What they are called.
+        before: The pool that this one goes on for.
     """
 
-    def __init__(self, most: int, name: str) -> None:
+    def __init__(self, most: int, name: str, before: DaemonThreads | None = None) -> None:
         self._most = most
+        self._before = before
         self._name = name
         self._work: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._started = 0
@@ -76,7 +79,7 @@ class DaemonThreads:
         """
         work = _Call(partial(contextvars.copy_context().run, call))
         self._busy += 1
-        if self._busy > self._started < self._most:
+        if self._busy > self._started < min(self._most, 2 * self._most - self._hanging_before):
             self._started += 1
             threading.Thread(target=self._serve, name=f"{self._name}-{self._started}", daemon=True).start()
         self._work.put(work)
@@ -91,7 +94,21 @@ class DaemonThreads:
     @property
     def hung(self) -> int:
         """How many calls go on for which nobody waits any more."""
-        return sum(work.future.cancelled() for work in list(self._running))
+        here = sum(work.future.cancelled() for work in list(self._running))
+        return here + (self._before.hung if self._before is not None else 0)
+
+    @property
+    def hanging(self) -> int:
+        """How many threads are busy here, also with what was given up, and in the pools before this one."""
+        return len(self._running) + self._hanging_before
+
+    @property
+    def _hanging_before(self) -> int:
+        return self._before.hanging if self._before is not None else 0
+
+    def renewed(self) -> DaemonThreads:
+        """Return a pool to go on with after `close`; threads that still hang in this one leave fewer for that one."""
+        return DaemonThreads(self._most, self._name, self if self.hanging else None)
 
     def runs_for(self, task: asyncio.Task[None]) -> bool:
         """Return whether a call that `task` made is going on in a thread, also one that was given up."""

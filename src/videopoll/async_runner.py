@@ -10,13 +10,13 @@ sync one.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import inspect
 import logging
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from videopoll import _engine, events
 from videopoll._calls import FOREIGN_IDLE_S
@@ -31,7 +31,7 @@ from videopoll._engine import (
     RunSummary,
 )
 from videopoll._hung import GUARD_S, not_back, poller_not_back
-from videopoll._pace import FOREVER_S
+from videopoll._log import shown_ids
 from videopoll._parts import (
     as_observation,
     as_receipt,
@@ -40,24 +40,27 @@ from videopoll._parts import (
     look_up_failed,
     notifier_failed,
     poller_failed,
+    resume,
     trace_of,
     was_cancelled,
 )
 from videopoll._reasons import own, told_of
 from videopoll._settlers import AsyncSettler
+from videopoll._shield import to_the_end, wait_on
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
+from videopoll._stopping import ENDING_S, Stopping, StopSignals, calm_ctrl_c
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
 from videopoll._threads import SYNC_PARTS, DaemonThreads
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.messages import NotSent, Sighting
 from videopoll.notifiers.base import send_in_time
 from videopoll.poller import VideoApiPoller
-from videopoll.runner import SEND_GOES_ON_S, STOP_SIGNALS
+from videopoll.runner import RUNNING, SEND_GOES_ON_S
 from videopoll.work import Verdict
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from typing import Self
 
     from videopoll._clock import Clock
@@ -73,7 +76,46 @@ __all__ = ["AsyncRunner"]
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+R = TypeVar("R")
+
+LAST_CALL_S = 3.0
+"""How long a task that is ended may take for it, in seconds; one that swallows its cancellation is left to itself."""
+
+
+class _Run(Generic[R]):
+    """One run, in a task of its own: no cancellation of whoever waits for it cuts its end short.
+
+    Args:
+        stopping: Its way to the end.
+        background: Whether nobody waits for it.
+    """
+
+    task: asyncio.Task[R]
+
+    def __init__(self, stopping: Stopping, *, background: bool) -> None:
+        self.stopping = stopping
+        self.background = background
+        self.loop = asyncio.get_running_loop()
+        # No future of a loop: another one, in another thread, may wait for it.
+        self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._late: asyncio.TimerHandle | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended; so has one whose event loop runs no more."""
+        return self.ended.done() or not self.loop.is_running()
+
+    def end(self, _task: object = None) -> None:
+        """Note that it has ended."""
+        if self._late is not None:
+            self._late.cancel()
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def call_when_late(self, late: Callable[[], None]) -> None:
+        """Have `late` called, once, when nobody is to wait for the end any longer."""
+        if self._late is None and not self.ended.done():
+            self._late = self.loop.call_later(max(0.0, self.stopping.left_s()), late)
 
 
 class AsyncRunner(Engine):
@@ -164,69 +206,96 @@ class AsyncRunner(Engine):
         self._poll = self._poller_call()
         self._notify = self._notifier_call("notify")
         self._find = self._notifier_call("find") if hasattr(notifier, "find") or hasattr(notifier, "afind") else None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._current: _Run[object] | None = None
+        self._asked_before = False
+        self._tasks: dict[asyncio.Task[None], JobStep] = {}
+        self._swept = False
+        self._settler = AsyncSettler(self, queue)
+        self._new_events()
+
+    def _new_events(self) -> None:
+        """Make what is bound to an event loop at its first use anew: each run may have another one."""
         self._changed = asyncio.Event()
         self._listening = asyncio.Event()
-        self._renewal = asyncio.Event()
         self._idle = asyncio.Event()
-        self._over = asyncio.Event()
-        self._over.set()
-        self._background: asyncio.Task[None] | None = None
-        self._tasks: dict[asyncio.Task[None], JobStep] = {}
-        self._running = False
-        self._swept = False
+        self._renewal = asyncio.Event()
         self._sweep_refused = False
-        self._settler = AsyncSettler(self, queue)
 
     # --- for the host ---
 
     async def run(self, *, handle_signals: bool = False) -> None:
         """Work until `stop` is called.
 
+        A cancellation stops the runner, and goes on when what is in hand is finished
+        or given back, within `grace_s` and a few seconds, however often it comes.
+
         Args:
-            handle_signals: Whether SIGTERM and SIGINT stop the runner (a second
-                one ends the process at once). Only for whoever owns the process,
-                on its main thread.
+            handle_signals: Whether SIGTERM and SIGINT stop the runner; another one
+                that comes a second or more later ends the process at once. Only
+                for whoever owns the process, on its main thread.
         """
-        with self._signals() if handle_signals else contextlib.nullcontext():
-            await self._run()
+        with self._signals() if handle_signals else calm_ctrl_c(self._way_to_the_end, self.request_stop):
+            await self._attend(self._launch(self._work_until_stopped))
 
     def start(self) -> None:
-        """Work in a background task until `stop` is called."""
-        if self._background is None or self._background.done():
-            self.stopping = False
-            self._background = asyncio.get_running_loop().create_task(self._run(), name="videopoll-runner")
+        """Work in a background task until `stop` is called.
+
+        Raises:
+            RuntimeError: It is running in `run` or `run_once`.
+        """
+        current, before = self._current, None
+        if current is not None and not current.over:
+            if not current.background:
+                raise RuntimeError(RUNNING)
+            if not current.stopping.asked:
+                return
+            before = current
+        self._asked_before = False
+        self._launch(self._work_until_stopped, background=True, before=before)
 
     async def stop(self) -> None:
-        """Claim no more, finish or give back what is in hand, and wait until that is done."""
-        self.request_stop()
-        await self._over.wait()
-        if self._background is not None:
-            await asyncio.wait([self._background])
+        """Claim no more, finish or give back what is in hand, and wait until that is done.
+
+        That takes `grace_s` and a few seconds at most: then it returns all the
+        same, and says in the log what hangs. It is not cut short by a cancellation,
+        which goes on afterwards. In one of the runner's own tasks (in a notifier) it
+        does not wait. It does nothing if nothing runs.
+        """
+        self._asked_before = False
+        current = self._current
+        if current is None or current.over:
+            return
+        self._ask(current)
+        here = asyncio.current_task()
+        if here is current.task or here in self._tasks:
+            return
+        cancelled = await wait_on([asyncio.wrap_future(current.ended)], current.stopping.left_s() + 1.0)
+        if cancelled is not None:
+            raise cancelled
 
     def request_stop(self) -> None:
-        """Ask the runner to stop, without waiting; may be called from another thread."""
-        self.stopping = True
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._changed.set)
+        """Ask the runner to stop, without waiting; may be called from another thread, and in a signal handler.
+
+        If nothing runs, it counts for a `run` that is about to begin.
+        """
+        current = self._current
+        if current is None or current.over:
+            self._asked_before = True
+        else:
+            self._ask(current)
 
     async def run_once(self) -> RunSummary:
         """Do one batch: claim what is due, work on it to its end, and return.
 
+        What hangs in the poller or in a notifier is given back when it is late
+        beyond doubt, about a minute or two.
+
         Raises:
             QueueError: Redis is away or says no.
+            RuntimeError: It is running already.
         """
-        before = dict(self.counted)
-        async with self._machinery():
-            claimed = await self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
-            if self.takeovers.learnt:
-                claimed += await self._claim(Room(*self.room(), 0))
-            self._settler.be_patient_for(self.lease.duration_s)
-            await self._finish_work(FOREVER_S)
-        if self._settler.gave_up is not None:
-            raise self._settler.gave_up
-        return self.summary(before, claimed)
+        self._asked_before = False
+        return await self._attend(self._launch(self._do_batch))
 
     async def __aenter__(self) -> Self:
         """Give the runner itself."""
@@ -234,42 +303,175 @@ class AsyncRunner(Engine):
 
     async def __aexit__(self, *_: object) -> None:
         """Stop, and close what the poller and the notifier opened."""
-        await self.stop()
-        for part in (self._poller, self._notifier):
-            close = getattr(part, "aclose", None) or getattr(part, "close", None)
-            if callable(close):
-                closing = close()
-                if inspect.isawaitable(closing):
-                    await closing
+        try:
+            await self.stop()
+        finally:
+            await to_the_end(self._close_parts(), "closing of the poller and the notifier", within_s=ENDING_S)
+
+    async def _close_parts(self) -> None:
+        async with contextlib.AsyncExitStack() as closing:
+            for part in (self._notifier, self._poller):
+                close = getattr(part, "aclose", None) or getattr(part, "close", None)
+                if callable(close):
+                    closing.push_async_callback(_resolve_call, close)
+
+    # --- a run and its end ---
+
+    def _way_to_the_end(self) -> Stopping | None:
+        current = self._current
+        return None if current is None or current.over else current.stopping
+
+    def _signals(self) -> StopSignals:
+        soon = asyncio.get_running_loop().call_soon_threadsafe
+        return StopSignals(self.clock, self.request_stop, self.grace_s, soon=soon)
+
+    def _launch(
+        self,
+        work: Callable[[_Run[R]], Coroutine[object, object, R]],
+        *,
+        background: bool = False,
+        before: _Run[object] | None = None,
+    ) -> _Run[R]:
+        """Begin a run in a task of its own; `before` is one that has to end first.
+
+        Raises:
+            RuntimeError: There is one already.
+        """
+        current = self._current
+        if current is not None and current is not before:
+            if not current.over:
+                raise RuntimeError(RUNNING)
+            # If it is over because its loop stands still, and that goes on one day, it ends.
+            current.stopping.hurry()
+        run: _Run[R] = _Run(Stopping(self.clock, self.grace_s), background=background)
+
+        async def do() -> R:
+            if before is not None:
+                await wait_on([asyncio.wrap_future(before.ended)], before.stopping.left_s())
+            return await work(run)
+
+        run.task = run.loop.create_task(do(), name="videopoll-runner")
+        run.task.add_done_callback(run.end)
+        if background:
+            run.task.add_done_callback(_tell_failure)
+        self._current = cast("_Run[object]", run)
+        if self._asked_before:
+            self._asked_before = False
+            self._ask(run)
+        return run
+
+    def _ask(self, run: _Run[R]) -> None:
+        """Ask a run to stop. Takes no lock: this may be a signal handler, or another thread."""
+        run.stopping.ask()
+        self.stopping = True
+        with contextlib.suppress(RuntimeError):
+            # Its loop may be closed just now.
+            run.loop.call_soon_threadsafe(self._asked, run)
+
+    def _asked(self, run: _Run[R]) -> None:
+        if run is self._current:
+            self._changed.set()
+            self._idle.set()
+        run.call_when_late(functools.partial(self._give_up, run))
+
+    def _give_up(self, run: _Run[R]) -> None:
+        log.error(
+            "The worker has not ended within its grace of %g s and %g s more; something hangs in the queue, in a hook or"
+            " in its loop. Left as they are: %s",
+            self.grace_s,
+            ENDING_S,
+            shown_ids(self.steps),
+        )
+        run.task.cancel()
+        run.end()
+
+    async def _attend(self, run: _Run[R]) -> R:
+        """Wait for a run's end, whatever comes up meanwhile; return what it gave."""
+
+        def interrupted() -> None:
+            if not run.stopping.asked:
+                self._ask(run)
+
+        cancelled = await wait_on([asyncio.wrap_future(run.ended)], None, interrupted)
+        if cancelled is not None:
+            if run.task.done():
+                _tell_failure(run.task)
+            raise cancelled
+        if not run.task.done():
+            msg = "the worker has not ended in time, see the log: build another runner"
+            raise RuntimeError(msg)
+        return run.task.result()
 
     # --- the loop ---
 
-    async def _run(self) -> None:
-        async with self._machinery():
+    async def _work_until_stopped(self, run: _Run[None]) -> None:
+        async with self._machinery(run):
             self.be_patient()
             self.emit(events.WorkerStarted(worker_id=self.worker_id))
             self._swept = not self.recover
             helpers = [self._task(BELL, self._listen), self._task(SWEEPER, self._sweep)]
             self.loops.begin(LOOP)
+            given_back = 0
             try:
-                while not self.stopping:
+                while not run.stopping.asked:
                     try:
-                        await self._turn()
+                        await self._turn(run)
                     except (asyncio.CancelledError, Exception) as error:
                         if was_cancelled():
-                            raise
-                        await asyncio.sleep(self.loops.failed(LOOP, error))
+                            self._hurry(run)
+                        else:
+                            await self._nap(run, self._changed, self.loops.failed(LOOP, error))
                     else:
                         self.loop_fine(LOOP)
+                self.loops.end(LOOP)
+                given_back = await self._finish_work(run)
             finally:
-                self.stopping = True
-                await _end(helpers)
-                given_back = await self._finish_work(self.grace_s)
-                # The next `run` is a new one.
-                self.stopping = False
-                self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
+                if run.loop.is_running():
+                    self.stopping = True
+                    await self._end(run, helpers)
+        self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
 
-    async def _turn(self) -> None:
+    async def _do_batch(self, run: _Run[RunSummary]) -> RunSummary:
+        before = dict(self.counted)
+        async with self._machinery(run):
+            claimed = await self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
+            if self.takeovers.learnt:
+                claimed += await self._claim(Room(*self.room(), 0))
+            self._settler.be_patient_for(self.lease.duration_s)
+            await self._finish_work(run)
+        if self._settler.gave_up is not None:
+            raise self._settler.gave_up
+        return self.summary(before, claimed)
+
+    def _hurry(self, run: _Run[R]) -> None:
+        """Take the cancellation of the run's own task as the wish to end at once: its event loop is about to close."""
+        run.stopping.hurry()
+        self._ask(run)
+
+    async def _nap(self, run: _Run[R], event: asyncio.Event, seconds: float) -> None:
+        """Wait for an event, at most so long."""
+        event.clear()
+        try:
+            async with asyncio.timeout(min(seconds, _engine.LONGEST_IDLE_S)):
+                await event.wait()
+        except TimeoutError:
+            return
+        except asyncio.CancelledError:
+            self._hurry(run)
+
+    async def _end(self, run: _Run[R], tasks: Iterable[asyncio.Task[None]]) -> None:
+        """Cancel tasks, and wait until they have ended, for as long as that may take."""
+        left = set(tasks)
+        until_s = run.loop.time() + LAST_CALL_S
+        while left and run.loop.time() < until_s:
+            # Again and again: the Redis client swallows a cancellation that comes while it connects.
+            for task in left:
+                task.cancel()
+            if await wait_on(left, 0.05) is not None:
+                self._hurry(run)
+            left = {task for task in left if not task.done()}
+
+    async def _turn(self, run: _Run[None]) -> None:
         """Claim what there is room for, begin to work on it, and sleep until the next claim is wanted."""
         room = self.begin_turn()
         if room.any:
@@ -280,10 +482,9 @@ class AsyncRunner(Engine):
             else:
                 if self.worth_listening():
                     self._listening.set()
-        loop = asyncio.get_running_loop()
-        while not self.stopping and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
+        while not run.stopping.asked and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
             self._changed.clear()
-            timer = loop.call_later(left_s, self._changed.set)
+            timer = run.loop.call_later(left_s, self._changed.set)
             await self._changed.wait()
             timer.cancel()
 
@@ -317,41 +518,45 @@ class AsyncRunner(Engine):
     # --- tasks ---
 
     @contextlib.asynccontextmanager
-    async def _machinery(self) -> AsyncIterator[None]:
+    async def _machinery(self, run: _Run[R]) -> AsyncIterator[None]:
         """Keep the tasks that write and renew."""
-        if self._running:
-            msg = "this runner is running already: build another one to run beside it"
-            raise RuntimeError(msg)
-        self._running, self._loop = True, asyncio.get_running_loop()
-        self._over.clear()
+        self.forget_steps()
+        self._tasks = {}
+        self._new_events()
         # The tasks that are started from here on inherit it.
-        parts = SYNC_PARTS.set(self._threads[1])
-        self._settler.open()
-        self._renewal.clear()
+        SYNC_PARTS.set(self._threads[1])
+        # Of its own, as a run whose event loop was closed under it may still have the last one in its hands.
+        self._settler = writer = AsyncSettler(self, self._queue)
         self.open_run()
         self.loops.open()
         settler, renewer = self._task(SETTLER, self._write), self._task(RENEWER, self._renew)
+        # Whoever waits for a verdict must get one, however the settler ends.
+        settler.add_done_callback(lambda _: writer.abandon())
         try:
             yield
         finally:
-            await _end([renewer])
-            self._settler.close()
-            await settler
-            self.loops.open()
-            for threads in self._threads:
-                threads.close()
-            self._threads = self._new_threads()
-            SYNC_PARTS.reset(parts)
-            self._running = False
-            self._over.set()
+            if run.loop.is_running():
+                self.stopping = True
+                await self._end(run, [renewer])
+                writer.close()
+                await wait_on([settler], ENDING_S)
+                writer.abandon()
+                await self._end(run, [settler])
+                self.loops.open()
+                for threads in self._threads:
+                    threads.close()
+                polls, sends = self._threads
+                self._threads = polls.renewed(), sends.renewed()
+                # The next run is a new one.
+                self.stopping = False
 
     def _begin(self, step: JobStep) -> None:
         task = asyncio.get_running_loop().create_task(self._carry_out(step))
         self._tasks[task] = step
-        task.add_done_callback(self._ended)
+        task.add_done_callback(functools.partial(self._ended, self._tasks, step))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        step = self._tasks.pop(task)
+    def _ended(self, tasks: dict[asyncio.Task[None], JobStep], step: JobStep, task: asyncio.Task[None]) -> None:
+        tasks.pop(task, None)
         if not self._tasks:
             self._idle.set()
         self.let_go(step)
@@ -360,7 +565,7 @@ class AsyncRunner(Engine):
 
     async def _carry_out(self, step: JobStep) -> None:
         steps = step.steps()
-        with contextlib.suppress(StopIteration):
+        try:
             effect = next(steps)
             while True:
                 try:
@@ -369,6 +574,13 @@ class AsyncRunner(Engine):
                     effect = steps.throw(error)
                 else:
                     effect = steps.send(answer)
+        except StopIteration:
+            return
+        except asyncio.CancelledError:
+            if not step.let_go and (transition := step.relinquish()) is not None:
+                # Whoever closes the event loop has cancelled everything: another worker goes on at once.
+                self._settler.put(transition, wait=False)
+            raise
 
     async def _perform(self, effect: Effect) -> Answer:
         if isinstance(effect, PollApi):
@@ -404,12 +616,13 @@ class AsyncRunner(Engine):
                 raise
             return look_up_failed(error)
 
-    async def _finish_work(self, grace_s: float) -> int:
-        """Wait for what is in hand, give back what is not done in time; tell how many that were."""
-        if self._tasks:
-            self._idle.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), None if grace_s == FOREVER_S else grace_s)
+    async def _finish_work(self, run: _Run[R]) -> int:
+        """Wait for what is in hand, give back what is not done in time; return how many that were."""
+        stopping = run.stopping
+        while self._tasks and (left_s := min(stopping.grace_left_s(), self.hangs_in_s())) > 0:
+            await self._nap(run, self._idle, left_s)
+        # Whatever this finds takes its time in the bounds of the end.
+        self._ask(run)
         # A channel that is a sync one goes on in its thread, as under `Runner`.
         sends = self._threads[1]
         left = [
@@ -418,12 +631,25 @@ class AsyncRunner(Engine):
         ]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
         self._settler.be_patient_for(_engine.LONGEST_IDLE_S)
-        await _end(self._tasks)
-        verdicts = await asyncio.gather(*filter(None, futures))
-        return verdicts.count(Verdict.APPLIED)
+        await self._end(run, list(self._tasks))
+        waited_for = [future for future in futures if future is not None]
+        if await wait_on(waited_for, ENDING_S) is not None:
+            self._hurry(run)
+        given_back = sum(future.done() and future.result() is Verdict.APPLIED for future in waited_for)
+        self.tell_unfinished([step for step, _ in left], given_back)
+        for step, _ in left:
+            # One that swallows its cancellation is still there, and can neither write nor begin a send.
+            self.let_go(step)
+        return given_back
 
     def _task(self, name: str, work: Callable[[], Coroutine[object, object, bool]]) -> asyncio.Task[None]:
         """Do a loop's rounds in a task of their own until one says that it was the last, whatever they raise."""
+        current = self._current
+
+        def torn_down() -> None:
+            # The run's own task is cancelled, too; but the Redis client swallows a cancellation that comes while it connects.
+            if current is not None and not self.stopping:
+                self._hurry(current)
 
         async def keep() -> None:
             goes_on = True
@@ -431,6 +657,11 @@ class AsyncRunner(Engine):
                 try:
                     goes_on = await work()
                 except (asyncio.CancelledError, Exception) as error:
+                    if was_cancelled() and name == SETTLER and not self._settler.over:
+                        # Whoever closes the event loop has cancelled everything; what was decided has to be written.
+                        resume()
+                        torn_down()
+                        continue
                     if was_cancelled():
                         # We are being ended. Any other cancellation came out of the queue, and is a failure.
                         self.loops.end(name)
@@ -441,6 +672,7 @@ class AsyncRunner(Engine):
             self.loops.end(name)
 
         task = asyncio.get_running_loop().create_task(keep(), name=f"videopoll-{name}")
+        task.add_done_callback(lambda task: torn_down() if task.cancelled() else None)
         self.loops.begin(name, lambda: not task.done())
         return task
 
@@ -565,24 +797,6 @@ class AsyncRunner(Engine):
 
         return in_thread
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let the first SIGTERM or SIGINT ask for a stop, and the second end the process."""
-        loop = asyncio.get_running_loop()
-
-        def handle(number: int) -> None:
-            if self.stopping:
-                os._exit(128 + number)
-            self.request_stop()
-
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, handle, number)
-        try:
-            yield
-        finally:
-            for number in STOP_SIGNALS:
-                loop.remove_signal_handler(number)
-
 
 async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard: bool = True) -> Observation:
     """Ask a poller, and cut it off if it does not keep to its time."""
@@ -605,11 +819,11 @@ async def _resolve(result: object) -> object:
     return await result if inspect.isawaitable(result) else result
 
 
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks, and wait until they have ended."""
-    left = set(tasks)
-    while left:
-        # Again and again: the Redis client swallows a cancellation that comes while it connects.
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=0.05)
+async def _resolve_call(call: Callable[[], object]) -> None:
+    await _resolve(call())
+
+
+def _tell_failure(task: asyncio.Task[R]) -> None:
+    """Log what a run ended with, where nobody else gets it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("The worker ended with an exception\n%s", trace_of(error))

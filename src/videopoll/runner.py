@@ -8,15 +8,14 @@ listens for new ids, one looks for jobs that were lost.
 
 from __future__ import annotations
 
-import asyncio
+import concurrent.futures
 import contextlib
+import contextvars
 import functools
 import logging
-import os
 import queue as stdlib_queue
-import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from videopoll import _engine, events
 from videopoll._calls import FOREIGN_IDLE_S
@@ -31,7 +30,7 @@ from videopoll._engine import (
     RunSummary,
 )
 from videopoll._hung import GUARD_S, HungCalls, PartCall, not_back
-from videopoll._pace import FOREVER_S
+from videopoll._log import shown_ids
 from videopoll._parts import (
     as_observation,
     as_receipt,
@@ -45,6 +44,7 @@ from videopoll._parts import (
 from videopoll._reasons import told_of
 from videopoll._settlers import Settler
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage, Steps
+from videopoll._stopping import ENDING_S, Stopping, StopSignals
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.messages import Sighting
@@ -53,7 +53,6 @@ from videopoll.work import Verdict
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable, Iterator
-    from types import FrameType
     from typing import Self
 
     from videopoll._clock import Clock
@@ -75,7 +74,58 @@ SEND_GOES_ON_S = 30.0
 ENDING_THREADS = 2
 """Threads that are free for what ends without a place, while polls and sends hang in all the others."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+IDLE_THREADS_END_S = 1.0
+"""How long a run waits for threads that have nothing to do any more, in seconds."""
+
+LOOK_S = 1.0
+"""How often whoever waits for a run's end looks whether it has waited long enough, in seconds."""
+
+RUNNING = "this runner is running already: build another one to run beside it"
+
+R = TypeVar("R")
+
+
+class _Run(Generic[R]):
+    """One run, in a thread of its own: what Ctrl-C interrupts is only whoever waits for it, in whatever it does.
+
+    Args:
+        work: What to do; may be called once.
+        stopping: Its way to the end.
+        background: Whether nobody waits for it.
+    """
+
+    def __init__(self, work: Callable[[_Run[R]], R], stopping: Stopping, *, background: bool) -> None:
+        self._work = work
+        self.stopping = stopping
+        self.background = background
+        self.over = False
+        self.result: R | None = None
+        self.error: BaseException | None = None
+        # Of all locks this one is safe where an exception may come up between any two instructions.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def do(self) -> None:
+        """Do the work, in its thread."""
+        try:
+            self.result = self._work(self)
+        except BaseException as error:
+            self.error = error
+            if self.background:
+                log.error("The worker ended with an exception\n%s", trace_of(error))  # noqa: TRY400 - redacted
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Note that it is over, and let go whoever waits."""
+        self.over = True
+        with contextlib.suppress(RuntimeError):
+            self._gate.release()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is over, at most so long."""
+        if self._gate.acquire(timeout=seconds):
+            self._gate.release()
 
 
 class Runner(Engine):
@@ -157,18 +207,21 @@ class Runner(Engine):
         self._queue = queue
         self._poller = poller
         self._notifier = notifier
-        # Re-entrant, because a signal handler may ask us to stop while we hold it.
-        self._changed = threading.Condition(threading.RLock())
-        self._background: threading.Thread | None = None
-        self._machine = threading.Lock()
-        self._loop_thread: threading.Thread | None = None
+        self._planning = threading.RLock()
+        # A queue, because a signal handler may put something in while the same thread does.
+        self._wakes: stdlib_queue.SimpleQueue[None] = stdlib_queue.SimpleQueue()
+        self._beginning = threading.Lock()
+        self._current: _Run[object] | None = None
+        self._asked_before = False
+        self._own = threading.local()
+        self._threads = self._places_of_threads
+        self._workers: list[threading.Thread] = []
+        self._busy: set[int] = set()
         self._listening = threading.Event()
         self._stopped = threading.Event()
         self._closed = threading.Event()
         self._renewal = threading.Event()
         self._work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
-        self._ended = threading.Event()
-        self._ended.set()
         self._swept = False
         self._sweep_refused = False
         self._settler = Settler(self, queue)
@@ -179,54 +232,72 @@ class Runner(Engine):
     def run(self, *, handle_signals: bool = False) -> None:
         """Work until `stop` is called.
 
+        Ctrl-C, or whatever else a signal handler of yours raises here, stops the
+        runner, and is raised again when what is in hand is finished or given back;
+        a second one gives back at once, and a third one waits for nothing.
+
         Args:
-            handle_signals: Whether SIGTERM and SIGINT stop the runner (a second
-                one ends the process at once). Only for whoever owns the process,
-                on its main thread.
+            handle_signals: Whether SIGTERM and SIGINT stop the runner; another one
+                that comes a second or more later ends the process at once. Only
+                for whoever owns the process, on its main thread.
         """
-        with _signals(self.request_stop) if handle_signals else contextlib.nullcontext():
-            self._run()
+        with self._signals() if handle_signals else contextlib.nullcontext():
+            self._attend(self._launch(self._work_until_stopped))
 
     def start(self) -> None:
-        """Work in a background thread until `stop` is called."""
-        if self._background is None or not self._background.is_alive():
-            self.stopping = False
-            self._background = _thread(self._run, "runner")
+        """Work in a background thread until `stop` is called.
+
+        Raises:
+            RuntimeError: It is running in `run` or `run_once`.
+        """
+        current = self._current
+        if current is not None and not current.over:
+            if not current.background:
+                raise RuntimeError(RUNNING)
+            if not current.stopping.asked:
+                return
+            self.stop()
+        self._asked_before = False
+        self._launch(self._work_until_stopped, background=True)
 
     def stop(self) -> None:
         """Claim no more, finish or give back what is in hand, and wait until that is done.
 
-        On one of the runner's own threads (in a hook) it does not wait.
+        That takes `grace_s` and a few seconds at most: then it returns all the
+        same, and says in the log what hangs. On one of the runner's own threads (in
+        a hook, in a notifier) it does not wait. It does nothing if nothing runs.
         """
-        self.request_stop()
-        here = threading.current_thread()
-        if here is not self._loop_thread and not here.name.startswith(THREADS):
-            self._ended.wait()
-            if self._background is not None:
-                self._background.join()
+        self._asked_before = False
+        current = self._current
+        if current is None or current.over:
+            return
+        self._ask(current)
+        if not getattr(self._own, "here", False):
+            self._attend(current, tell=False)
 
     def request_stop(self) -> None:
-        """Ask the runner to stop, without waiting; safe in a signal handler."""
-        self.stopping = True
-        with self._changed:
-            self._changed.notify_all()
+        """Ask the runner to stop, without waiting; safe in a signal handler.
+
+        If nothing runs, it counts for a `run` that is about to begin.
+        """
+        current = self._current
+        if current is None or current.over:
+            self._asked_before = True
+        else:
+            self._ask(current)
 
     def run_once(self) -> RunSummary:
         """Do one batch: claim what is due, work on it to its end, and return.
 
+        What hangs in the poller or in a notifier is given back when it is late
+        beyond doubt, about a minute or two.
+
         Raises:
             QueueError: Redis is away or says no.
+            RuntimeError: It is running already.
         """
-        before = dict(self.counted)
-        with self._machinery():
-            claimed = self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
-            if self.takeovers.learnt:
-                claimed += self._claim(Room(*self.room(), 0))
-            self._settler.be_patient_for(self.lease.duration_s)
-            self._finish_work(FOREVER_S)
-        if self._settler.gave_up is not None:
-            raise self._settler.gave_up
-        return self.summary(before, claimed)
+        self._asked_before = False
+        return cast("RunSummary", self._attend(self._launch(self._do_batch)))
 
     def __enter__(self) -> Self:
         """Give the runner itself."""
@@ -234,63 +305,145 @@ class Runner(Engine):
 
     def __exit__(self, *_: object) -> None:
         """Stop, and close what the poller and the notifier opened."""
-        self.stop()
-        for part in (self._poller, self._notifier):
-            close = getattr(part, "close", None)
-            if callable(close):
-                close()
+        with contextlib.ExitStack() as closing:
+            for part in (self._notifier, self._poller):
+                close = getattr(part, "close", None)
+                if callable(close):
+                    closing.callback(close)
+            self.stop()
+
+    # --- a run and its end ---
+
+    def _signals(self) -> StopSignals:
+        return StopSignals(self.clock, self.request_stop, self.grace_s, soon=lambda tell: tell())
+
+    def _launch(self, work: Callable[[_Run[R]], R], *, background: bool = False) -> _Run[R]:
+        """Begin a run in a thread of its own.
+
+        Raises:
+            RuntimeError: There is one already.
+        """
+        run = _Run(work, Stopping(self.clock, self.grace_s), background=background)
+        context = contextvars.copy_context()
+        with self._beginning:
+            if self._current is not None and not self._current.over:
+                raise RuntimeError(RUNNING)
+            self._current = cast("_Run[object]", run)
+        try:
+            thread = self._thread(lambda: context.run(run.do), "runner")
+        except BaseException:
+            # Ctrl-C, or no thread to be had.
+            run.stopping.hurry()
+            run.end()
+            raise
+        del thread
+        if self._asked_before:
+            self._asked_before = False
+            self._ask(run)
+        return run
+
+    def _ask(self, run: _Run[R]) -> None:
+        """Ask a run to stop. Takes no lock: this may be a signal handler."""
+        run.stopping.ask()
+        self.stopping = True
+        self._wakes.put(None)
+
+    def _attend(self, run: _Run[R], *, tell: bool = True) -> R | None:
+        """Wait for a run's end, whatever comes up meanwhile, for as long as an end may take; return what it gave."""
+        raised: BaseException | None = None
+        while not run.over and run.stopping.left_s() > 0:
+            try:
+                run.wait(LOOK_S)
+            except BaseException as error:
+                # Ctrl-C, or what a host's signal handler raises. The third one has no patience left.
+                if raised is not None and run.stopping.grace_left_s() <= 0:
+                    raise
+                run.stopping.ask_again()
+                self._ask(run)
+                raised = error
+        if not run.over:
+            log.error(
+                "The worker has not ended within its grace of %g s and %g s more; something hangs in the queue, in a hook"
+                " or in its loop. Left as they are: %s",
+                self.grace_s,
+                ENDING_S,
+                shown_ids(self.steps),
+            )
+        if raised is not None:
+            raise raised
+        if tell and run.error is not None:
+            raise run.error
+        return run.result
 
     # --- the loop ---
 
-    def _run(self) -> None:
-        self._loop_thread = threading.current_thread()
+    def _work_until_stopped(self, run: _Run[None]) -> None:
         with self._machinery():
             self.be_patient()
             self.emit(events.WorkerStarted(worker_id=self.worker_id))
             self._swept = not self.recover
-            helpers = [self._loop(BELL, self._listen), self._loop(SWEEPER, self._sweep)]
+            bell = self._loop(BELL, self._listen, self._stopped)
+            sweeper = self._loop(SWEEPER, self._sweep, self._stopped)
             self.loops.begin(LOOP)
+            given_back = 0
             try:
-                while not self.stopping:
+                while not run.stopping.asked:
                     try:
-                        self._turn()
-                    except (asyncio.CancelledError, Exception) as error:
-                        self._stopped.wait(self.loops.failed(LOOP, error))
+                        self._turn(run)
+                    except BaseException as error:
+                        self._wait_for_wake(self.loops.failed(LOOP, error))
                     else:
                         self.loop_fine(LOOP)
+                self.loops.end(LOOP)
+                given_back = self._finish_work(run)
             finally:
                 self.stopping = True
                 self._stopped.set()
                 self._listening.set()
-                bell, sweeper = helpers
-                given_back = self._finish_work(self.grace_s)
-                while bell.is_alive():
+                until_s = self.clock.monotonic_s() + ENDING_S
+                while bell.is_alive() and self.clock.monotonic_s() < until_s:
                     # Again and again: it may be just about to block.
                     self._queue.interrupt()
                     bell.join(0.02)
                 self._queue.resume()
                 sweeper.join(1.0)
-                self._loop_thread = None
-                # The next `run` is a new one.
-                self.stopping = False
-                self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
+        self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
 
-    def _turn(self) -> None:
+    def _do_batch(self, run: _Run[RunSummary]) -> RunSummary:
+        before = dict(self.counted)
+        with self._machinery():
+            claimed = self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
+            if self.takeovers.learnt:
+                claimed += self._claim(Room(*self.room(), 0))
+            self._settler.be_patient_for(self.lease.duration_s)
+            self._finish_work(run)
+        if self._settler.gave_up is not None:
+            raise self._settler.gave_up
+        return self.summary(before, claimed)
+
+    def _turn(self, run: _Run[None]) -> None:
         """Claim what there is room for, hand it out, and sleep until the next claim is wanted."""
-        with self._changed:
+        with self._planning:
             room = self.begin_turn()
         if room.any:
             try:
                 self._claim(room)
             except QueueError as error:
-                with self._changed:
+                with self._planning:
                     self.claim_failed(error)
             else:
                 if self.worth_listening():
                     self._listening.set()
-        with self._changed:
-            while not self.stopping and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
-                self._changed.wait(left_s)
+        while not run.stopping.asked and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
+            self._wait_for_wake(left_s)
+
+    def _wait_for_wake(self, seconds: float) -> None:
+        """Wait until something has changed, at most so long."""
+        with contextlib.suppress(stdlib_queue.Empty):
+            self._wakes.get(timeout=min(seconds, _engine.LONGEST_IDLE_S))
+            while True:
+                # All that has changed by now is looked at together.
+                self._wakes.get_nowait()
 
     def _claim(self, room: Room) -> int:
         """Claim, hand out what was found, and plan the next claim; return how many jobs that were."""
@@ -316,57 +469,102 @@ class Runner(Engine):
 
     def wake_at(self, at_s: float) -> None:
         """Have a claim at this time."""
-        with self._changed:
-            if self.claim_by(at_s):
-                self._changed.notify_all()
+        with self._planning:
+            sooner = self.claim_by(at_s)
+        if sooner:
+            self._wakes.put(None)
 
     # --- threads ---
+
+    def _thread(self, target: Callable[[], object], name: str) -> threading.Thread:
+        """Start a thread of this runner's. A daemon: one that hangs in a host's own part cannot keep the process."""
+
+        def own() -> None:
+            self._own.here = True
+            target()
+
+        thread = threading.Thread(target=own, name=f"{THREADS}{name}", daemon=True)
+        thread.start()
+        return thread
 
     @contextlib.contextmanager
     def _machinery(self) -> Iterator[None]:
         """Keep the threads that work on jobs, write and renew."""
-        if not self._machine.acquire(blocking=False):
-            msg = "this runner is running already: build another one to run beside it"
-            raise RuntimeError(msg)
+        self.forget_steps()
+        self._stopped.clear()
+        self._listening.clear()
+        self._closed.clear()
+        self._renewal.clear()
+        self.open_run()
+        # A queue of its own for each run: a thread that hung in the last one finds its end there.
+        work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
+        self._work = work
+        self._settler.open()
+        self.loops.open()
+        settler = self._loop(SETTLER, self._write, self._closed)
+        renewer = self._loop(RENEWER, self._renew, self._closed)
+        self._threads, self._workers = 0, []
+        self._fill_up(work)
         try:
-            self._ended.clear()
-            self._stopped.clear()
-            self._closed.clear()
-            self._renewal.clear()
-            self.open_run()
-            # A queue of its own for each run: a thread that hung in the last one finds its end there.
-            work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
-            self._work = work
-            self._settler.open()
-            self.loops.open()
-            settler = self._loop(SETTLER, self._write)
-            renewer = self._loop(RENEWER, self._renew)
-            # Daemon threads: one that hangs in a host's own part cannot keep the process.
-            workers = self.concurrency + self.delivery_concurrency + ENDING_THREADS
-            for number in range(workers):
-                _thread(functools.partial(self._serve, work), f"worker-{number}")
-            try:
-                yield
-            finally:
-                for _ in range(workers):
-                    work.put(None)
-                self._hung.leave_all()
-                self._closed.set()
-                self._renewal.set()
-                self._settler.close()
-                settler.join()
-                renewer.join()
-                self.loops.open()
+            yield
         finally:
-            self._machine.release()
-            self._ended.set()
+            self.stopping = True
+            for _ in range(self._places_of_threads):
+                work.put(None)
+            self._hung.leave_all()
+            self._closed.set()
+            self._renewal.set()
+            self._settler.close()
+            for thread in (settler, renewer):
+                thread.join(ENDING_S)
+            self._wait_for_idle_threads()
+            self.loops.open()
+            # The next run is a new one.
+            self.stopping = False
+
+    def _wait_for_idle_threads(self) -> None:
+        """Wait until those threads have ended that do not hang in a host's part."""
+        until_s = self.clock.monotonic_s() + IDLE_THREADS_END_S
+        for thread in self._workers:
+            while thread.is_alive() and thread.ident not in self._busy and self.clock.monotonic_s() < until_s:
+                thread.join(0.01)
+
+    @property
+    def _places_of_threads(self) -> int:
+        return self.concurrency + self.delivery_concurrency + ENDING_THREADS
+
+    def _fill_up(self, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
+        """Start the threads that work on jobs: one for each place, but never more than two for each that there ever are.
+
+        Those that hang in a host's part since an earlier run are still there.
+        """
+        places = self._places_of_threads
+        with self._places:
+            if work is not self._work:
+                return
+            more = max(0, min(places - self._threads, 2 * places - self._hung.count))
+            numbers = range(self._threads, self._threads + more)
+            self._threads += more
+        for number in numbers:
+            self._workers.append(self._thread(lambda: self._serve(work), f"worker-{number}"))
+
+    def room(self) -> tuple[int, int]:
+        """How many more polls and sends this worker can take: as many as there are threads for."""
+        polls, sends = super().room()
+        free = self._threads - ENDING_THREADS - self.polls_in_hand - self.sends_in_hand
+        polls = max(0, min(polls, free))
+        return polls, max(0, min(sends, free - polls))
 
     def _serve(self, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
         """Work on jobs, one after the other, whatever a host's parts raise."""
         while (step := work.get()) is not None:
             if not self._work_on(step, self._begun(step)):
                 # A part did not come back in time: another thread has this one's place.
-                return
+                break
+        if work is not self._work and not self._closed.is_set():
+            # It hung since an earlier run, and the one of today may have had to begin with fewer.
+            self._fill_up(self._work)
+            self.place_freed()
 
     def _serve_instead(self, call: PartCall, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
         """Go on with a job whose part does not come back, and then in the place of the thread that waits for it."""
@@ -380,11 +578,13 @@ class Runner(Engine):
 
     def _work_on(self, step: JobStep, work: Callable[[], bool]) -> bool:
         """Work on a job until it is out of hand; False if another thread goes on with it."""
-        ours = True
+        ours, here = True, threading.get_ident()
+        self._busy.add(here)
         try:
             try:
                 ours = work()
             finally:
+                self._busy.discard(here)
                 if ours:
                     self.let_go(step)
         except BaseException as error:
@@ -418,7 +618,7 @@ class Runner(Engine):
         """Go on without the parts that have not come back in their time."""
         work = self._work
         for call in self._hung.overdue(self.clock.monotonic_s()):
-            _thread(functools.partial(self._serve_instead, call, work), "worker-instead")
+            self._thread(functools.partial(self._serve_instead, call, work), "worker-instead")
 
     def hung(self) -> int:
         """Return how many calls of parts were left to themselves and have not come back."""
@@ -453,40 +653,44 @@ class Runner(Engine):
         """Wake the loop if it waits for a place, or for the last job to be done."""
         super().place_freed()
         if not self.steps:
-            with self._changed:
-                self._changed.notify_all()
+            self._wakes.put(None)
 
-    def _finish_work(self, grace_s: float) -> int:
-        """Wait for what is in hand, give back what is not done in time; tell how many that were."""
-        until_s = self.clock.monotonic_s() + grace_s
-        with self._changed:
-            while self.steps and (left_s := until_s - self.clock.monotonic_s()) > 0:
-                self._changed.wait(min(left_s, _engine.LONGEST_IDLE_S))
+    def _finish_work(self, run: _Run[R]) -> int:
+        """Wait for what is in hand, give back what is not done in time; return how many that were."""
+        stopping = run.stopping
+        while self.steps and (left_s := min(stopping.grace_left_s(), self.hangs_in_s())) > 0:
+            self._wait_for_wake(left_s)
+        # Whatever this finds takes its time in the bounds of the end.
+        stopping.ask()
         left = [(step, step.relinquish(SEND_GOES_ON_S)) for step in list(self.steps.values())]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
         self._settler.be_patient_for(_engine.LONGEST_IDLE_S)
-        given_back = sum(future.result() is Verdict.APPLIED for future in futures if future)
+        done, _ = concurrent.futures.wait([future for future in futures if future], ENDING_S)
+        given_back = sum(future.result() is Verdict.APPLIED for future in done)
+        self.tell_unfinished([step for step, _ in left], given_back)
         for step, _ in left:
             self.let_go(step)
         return given_back
 
-    def _loop(self, name: str, work: Callable[[], bool]) -> threading.Thread:
+    def _loop(self, name: str, work: Callable[[], bool], ended: threading.Event) -> threading.Thread:
         """Do a loop's rounds in a thread of their own until one says that it was the last, whatever they raise."""
+        began = threading.Event()
 
         def keep() -> None:
+            began.wait()
             goes_on = True
             while goes_on:
                 try:
                     goes_on = work()
                 except BaseException as error:
-                    self._stopped.wait(self.loops.failed(name, error))
+                    ended.wait(self.loops.failed(name, error))
                 else:
                     self.loop_fine(name)
             self.loops.end(name)
 
-        thread = threading.Thread(target=keep, name=f"{THREADS}{name}", daemon=True)
-        self.loops.begin(name, lambda: thread.ident is None or thread.is_alive())
-        thread.start()
+        thread = self._thread(keep, name)
+        self.loops.begin(name, thread.is_alive)
+        began.set()
         return thread
 
     def _write(self) -> bool:
@@ -564,29 +768,3 @@ class Runner(Engine):
                 self.wake_at(self.clock.monotonic_s())
         self._stopped.wait(wait_s)
         return True
-
-
-def _thread(target: Callable[[], None], name: str) -> threading.Thread:
-    thread = threading.Thread(target=target, name=f"{THREADS}{name}", daemon=True)
-    thread.start()
-    return thread
-
-
-@contextlib.contextmanager
-def _signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first SIGTERM or SIGINT ask for a stop, and the second end the process."""
-    asked = False
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(128 + number)
-        asked = True
-        request_stop()
-
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -258,7 +258,7 @@ def worker(
         ),
     ] = LogFormat.TEXT,
 ) -> None:
-    """Run a worker until SIGTERM or Ctrl-C, which drain it; a second one ends it at once.
+    """Run a worker until SIGTERM or Ctrl-C, which drain it; another one, a second or more later, ends it at once.
 
     Secrets come from the environment only: VIDEOPOLL_API_KEY (needed),
     VIDEOPOLL_ULTRAMSG_TOKEN, VIDEOPOLL_WHATSAPP_FACTORY_TOKEN.
