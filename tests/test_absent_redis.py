@@ -7,13 +7,23 @@ before anybody takes anything over, also from themselves.
 
 from __future__ import annotations
 
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+
 import attrs
 import pytest
 
 from kit import QUICK, until
-from trouble import at_least, jobs
+from test_crash_points import process
+from trouble import BRISK, at_least, is_lost, jobs
 from videopoll import LeasePolicy, OnUnknown, events
+from videopoll.embedded import EmbeddedRedis
 from videopoll.testing import Reply
+from worker_process import end
 
 SENDS = 8
 AWAY_S = 2.5
@@ -80,3 +90,111 @@ def test_others_give_the_holders_time_to_renew_when_redis_is_back(trouble, how):
     for one in [worker, *others]:
         assert not one.recorder.of(events.JobUndeliverable)
         assert not one.recorder.of(events.LeaseLost)
+
+
+def test_a_worker_whose_renewals_fail_while_its_claims_work_sends_nothing_twice(trouble):
+    """Its leases end while its message is on its way. It takes nothing more, and not its own job either."""
+    trouble.proxy.answer(
+        "renew", "NOPERM this user has no permissions to run the 'evalsha' command", times=float("inf")
+    )
+    worker = sends_on_their_way(trouble, takes_s=3 * BRISK.duration_s)
+    with at_least(2 * BRISK.duration_s):
+        is_lost(worker)
+    trouble.proxy.heal()
+    trouble.all_told_once(worker)
+
+
+def test_a_worker_that_was_frozen_itself_goes_on_with_what_is_in_its_hands(trouble):
+    """SIGSTOP, a laptop's lid, a paused VM: Redis was there all the time, and nobody else took the jobs over."""
+    trouble.world.factory.fail_every(1, Reply.slow(1.0))
+    trouble.enqueue(*jobs(SENDS))
+    frozen = process(trouble.world, lease_s=BRISK.duration_s)
+    try:
+        until(lambda: len(trouble.world.factory.requests) == SENDS, "all sends are on their way")
+        frozen.send_signal(signal.SIGSTOP)
+        with at_least(AWAY_S):
+            pass
+        frozen.send_signal(signal.SIGCONT)
+        with trouble.client as client:
+            prefix = trouble.world.prefix
+            until(lambda: len(list(client.scan_iter(f"{prefix}:completed:*"))) == SENDS, "all are settled", 30)
+    finally:
+        end(frozen)
+
+    assert trouble.told() == dict.fromkeys(trouble.users, 1)
+
+
+MOVED_CLOCK = """
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+static volatile long long *ahead_s;
+__attribute__((constructor)) static void begin(void) {
+  int file = open(getenv("MOVED_CLOCK"), O_RDONLY);
+  ahead_s = mmap(0, 8, PROT_READ, MAP_SHARED, file, 0);
+}
+int gettimeofday(struct timeval *now, void *zone) {
+  int answer = syscall(SYS_gettimeofday, now, zone);
+  now->tv_sec += *ahead_s;
+  return answer;
+}
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  int answer = syscall(SYS_clock_gettime, clock, now);
+  if (clock == CLOCK_REALTIME) now->tv_sec += *ahead_s;
+  return answer;
+}
+time_t time(time_t *now) {
+  struct timeval found;
+  gettimeofday(&found, 0);
+  if (now) *now = found.tv_sec;
+  return found.tv_sec;
+}
+"""
+"""Put in front of the C library, it moves the wall clock of one process."""
+
+
+@pytest.fixture
+def clock(tmp_path, monkeypatch, own_servers):
+    """Return what moves the clock of the server that this test gets."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("there is no C compiler, or the library is put in front in another way here")
+    source, library, ahead = tmp_path / "clock.c", tmp_path / "clock.so", tmp_path / "ahead"
+    source.write_text(MOVED_CLOCK)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    ahead.write_bytes(bytes(8))
+    with monkeypatch.context() as patch:
+        patch.setenv("LD_PRELOAD", str(library))
+        patch.setenv("MOVED_CLOCK", str(ahead))
+        server = EmbeddedRedis(append_only=True)
+        server.start()
+    kept, own_servers[:] = list(own_servers), [server]
+    yield lambda seconds: ahead.write_bytes(struct.pack("q", seconds))
+    server.close()
+    own_servers[:] = kept
+
+
+@pytest.mark.parametrize("step_s", [60, -60])
+def test_a_step_of_redis_clock_takes_no_job_from_a_worker_that_lives(clock, trouble, step_s):
+    """All leases look ended at once, to the holder and to others: each claim tells how far the clock has moved."""
+    lease = LeasePolicy.lasting(3.0)
+    worker = sends_on_their_way(trouble, takes_s=3.0, lease=lease)
+    others = [trouble.worker(delivery_concurrency=SENDS, lease=lease).start() for _ in range(2)]
+    until(lambda: all(one.recorder.of(events.WorkerStarted) for one in others), "they are there")
+    claims = trouble.proxy.commands.count("claim")
+    until(lambda: trouble.proxy.commands.count("claim") > claims + 3, "they know Redis's clock")
+
+    clock(step_s)
+    with trouble.client as client:
+        assert client.time()[0] - time.time() == pytest.approx(step_s, abs=10)
+    trouble.enqueue("one_more")  # whoever hears the bell claims at once, before anybody renews
+    trouble.all_told_once(worker)
+
+    for one in [worker, *others]:
+        assert not one.recorder.of(events.LeaseLost)
+        assert not one.recorder.of(events.JobUndeliverable)
