@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from typing import Any
 
@@ -309,3 +310,38 @@ def test_a_message_that_surely_was_not_sent_can_be_cancelled_still(world):
             until(lambda: worker.recorder.of(events.SendTried), "it was tried")
             until(lambda: queue.get("job_1").state is JobState.OUTBOX, "it waits for its next try")
             assert queue.cancel("job_1") is CancelResult.CANCELLED
+
+
+def test_a_letter_whose_job_is_being_sent_again_cannot_be_redriven(world):
+    """What is noted about that send would be overwritten, and the message doubled after a crash."""
+    waits, free = threading.Event(), threading.Event()
+
+    def notify(message):
+        if message.attempt > 1 or redriven:
+            waits.set()
+            free.wait(30)
+            return None
+        return Unknown("lost")
+
+    redriven: list[bool] = []
+    enqueue(world, "job_1")
+    once = attrs.evolve(STEADY, on_unknown=OnUnknown.AT_MOST_ONCE)
+    with (
+        world.worker(notifier=part("sync", notify=notify), delivery=once) as worker,
+        world.queue() as queue,
+        redis.Redis.from_url(world.url) as client,
+    ):
+        buried(worker)
+        letters, dead = f"{world.prefix}:poll:letters", f"{world.prefix}:poll:dead"
+        letter = client.hget(letters, "job_1")
+        assert letter, client.keys(f"{world.prefix}:*")
+        redriven.append(queue.dead_letters.redrive("job_1"))
+        until(waits.is_set, "it is being sent again")
+        # As after a redrive that was cut off before its end.
+        client.hset(letters, "job_1", letter)
+        client.zadd(dead, {"job_1": 1})
+        assert not queue.dead_letters.redrive("job_1")
+        assert queue.get("job_1").entry.tries == 1
+        free.set()
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
+        assert queue.dead_letters.dismiss("job_1")

@@ -95,7 +95,7 @@ class DeadLetters(_Base):
         return None if stored is None else _calls.read_letter(job_id, stored)
 
     def redrive(self, job_id: str) -> bool:
-        """Bring one letter back to life; False if there is none.
+        """Bring one letter back to life; False if there is none, or a worker has its job in hand again by now.
 
         Raises:
             InvalidJobError: It is a bare id: there is nothing to go on with.

@@ -5,13 +5,15 @@
 -- KEYS[9..13] record, outbox, lock, attempts, completed
 -- ARGV        id, the letter as it was read, outbox JSON or '', seconds that it lives,
 --             record JSON or '', seconds that it lives
--- returns     1, or 0 if the letter is another one by now
+-- returns     1, or 0 if the letter is another one by now, or a worker has the job in hand
 
-local queue, schedule, deliveries, dead, letters = KEYS[1], KEYS[2], KEYS[6], KEYS[7], KEYS[8]
+local queue, schedule, inflight, deliveries, dead, letters = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[7], KEYS[8]
 local record, outbox, completed = KEYS[9], KEYS[10], KEYS[13]
 local id, letter, entry, entry_s, fields, fields_s = unpack(ARGV)
 
 if redis.call('HGET', letters, id) ~= letter then return 0 end
+-- The id lives again, and may be being sent: what is noted about that send must not be overwritten.
+if (entry ~= '' or fields ~= '') and redis.call('ZSCORE', inflight, id) then return 0 end
 if entry ~= '' then
   local time = redis.call('TIME')
   redis.call('SET', outbox, entry, 'EX', entry_s)
