@@ -359,6 +359,7 @@ _FAILURES = {
     FailureKind.TOO_LARGE: _Code.API_ERROR,
     FailureKind.UNREADABLE: _Code.API_ERROR,
     FailureKind.INVALID: _Code.TOOL_ERROR,
+    FailureKind.TOO_LATE: _Code.TOOL_ERROR,
 }
 
 

@@ -70,6 +70,7 @@ _FAULTS = {
     FailureKind.TOO_LARGE: FaultKind.MALFORMED,
     FailureKind.UNREADABLE: FaultKind.MALFORMED,
     FailureKind.INVALID: FaultKind.INTERNAL,
+    FailureKind.TOO_LATE: FaultKind.INTERNAL,
 }
 
 
