@@ -122,6 +122,7 @@ ENDS = {
     "a datetime": (lambda: VideoReady(URL, timestamp=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)), "completed"),
     "a timestamp that is not a number": (lambda: VideoReady(URL, timestamp=math.nan), "completed"),
     "a file id that is an object": (lambda: VideoReady(URL, file_id=object()), "completed"),
+    "a timestamp that JSON does not have": (lambda: VideoReady(URL, timestamp={1, 2}), "completed"),
     "a nested timestamp": (lambda: VideoReady(URL, timestamp={"a": {1, 2}}), "completed"),
     "no URL": (lambda: VideoReady(None), "failed"),
     "a file": (lambda: VideoReady("file:///etc/passwd"), "failed"),

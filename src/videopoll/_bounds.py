@@ -7,7 +7,7 @@ trail, in a dead letter. A reason of ten megabytes would be there as often.
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from videopoll._numbers import is_number
 from videopoll._reasons import Reason
@@ -59,14 +59,9 @@ def bounded_id_or_none(value: object) -> str | None:
 
 
 def time_or_none(value: object) -> JsonValue:
-    """Return somebody else's time if it is a number or a short text; None for everything else that JSON has.
-
-    What JSON does not have is a mistake in a host's part: it stays, so that writing it tells.
-    """
+    """Return somebody else's time if it is a number, a date or a short text; None for everything else."""
     if isinstance(value, dt.date):
         return value.isoformat()
     if isinstance(value, str):
         return value if value.strip() and len(value) <= MAX_ID_OF_OTHERS_CHARS and value.isprintable() else None
-    if value is None or isinstance(value, bool | int | float | list | tuple | dict):
-        return value if is_number(value) else None
-    return cast("JsonValue", value)
+    return value if is_number(value) else None
