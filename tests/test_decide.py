@@ -345,7 +345,77 @@ def test_a_delivery_with_a_noted_send_asks_the_channel_first():
 def test_a_noted_send_is_asked_for_even_when_all_is_spent(changes):
     """The user may have the video: that decides between "delivered" and a dead letter."""
     assert isinstance(next_delivery_step(entry(sending_ms=at(0), **changes), at(1), POLICY), Find)
-    assert isinstance(next_delivery_step(entry(**changes), at(1), POLICY), GiveUp)
+
+
+def test_no_send_is_made_when_the_budget_is_used_up():
+    """Whatever the deadline says."""
+    assert isinstance(next_delivery_step(entry(tries=40), at(1), POLICY), GiveUp)
+    assert isinstance(after_send(entry(tries=40, sending_ms=at(0)), NotSent("busy"), at(1), POLICY), GiveUp)
+
+
+@pytest.mark.parametrize("late_s", [3600, 3601, 80_000])
+@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("tries", [0, 1, 39])
+def test_the_last_send_is_made_however_late_it_is(late_s, form, tries):
+    """No worker lived for longer than the deadline of the delivery: what was kept for a day is not kept in vain."""
+    last = next_delivery_step(entry(form=form, tries=tries), at(late_s), POLICY)
+    assert isinstance(last, Send)
+    assert isinstance(after_send(last.entry, Delivered(), at(late_s), POLICY), Done)
+
+
+def test_after_the_last_send_there_is_no_other_one():
+    """Then it is a dead letter that says so."""
+    last = next_delivery_step(entry(tries=3), at(4000), POLICY)
+    ended = after_send(last.entry, NotSent("busy"), at(4001), POLICY)
+    assert isinstance(ended, GiveUp)
+    assert ended.reason.startswith("not delivered within 3600 s")
+
+
+def test_the_last_send_of_a_video_that_the_channel_refuses_is_a_text():
+    """The deadline is no reason to keep the link back."""
+    last = next_delivery_step(entry(), at(4000), POLICY)
+    text = after_send(last.entry, Refused("too large"), at(4001), POLICY)
+    assert isinstance(text, Send)
+    assert text.entry.form is Form.TEXT
+    for sighting in (Sighting.FAILED, Sighting.ABSENT):
+        again = after_find(entry(sending_ms=at(0), tries=1), sighting, at(4001), POLICY)
+        assert isinstance(again, Send), sighting
+
+
+def test_a_text_at_the_deadline_waits_as_the_channel_asked():
+    """It is the last send, and 429 is about the channel."""
+    last = next_delivery_step(entry(tries=4, form_failures=4), at(4000), POLICY)
+    wait = after_send(last.entry, NotSent("busy", 90), at(4001), POLICY)
+    assert (wait.entry.form, wait.due_ms) == (Form.TEXT, at(4091))
+    text = next_delivery_step(wait.entry, wait.due_ms, POLICY)
+    assert isinstance(text, Send)
+    assert isinstance(after_send(text.entry, NotSent("busy", 90), at(4092), POLICY), GiveUp)
+
+
+def test_what_is_held_back_at_the_deadline_may_still_become_a_send_for_a_while():
+    """The instance is offline, or this worker holds the account back: nothing was sent, so that was no last send."""
+    held = NotSent("held back", 300, counts=False)
+    wait = after_send(next_delivery_step(entry(), at(3600), POLICY).entry, held, at(3600), POLICY)
+    assert isinstance(wait, Later)
+    assert wait.due_ms == at(3900)
+    assert isinstance(next_delivery_step(wait.entry, wait.due_ms, POLICY), Send)
+    step = next_delivery_step(wait.entry, at(4200), POLICY)
+    assert isinstance(after_send(step.entry, held, at(4200), POLICY), GiveUp)
+
+
+def test_no_last_send_is_made_while_a_fate_is_unknown():
+    """A channel that cannot be asked may have brought it; one that has it not yet may show it in a moment."""
+    noted = entry(sending_ms=at(3995), tries=1)
+    assert isinstance(after_find(noted, Sighting.CANNOT_TELL, at(4001), POLICY), GiveUp)
+    wait = after_find(noted, Sighting.ABSENT, at(4001), POLICY)
+    assert isinstance(wait, Later)
+    assert isinstance(after_find(wait.entry, Sighting.ABSENT, at(4006), POLICY), Send)
+
+
+def test_a_redriven_letter_whose_fate_was_unknown_is_sent_at_once():
+    """A person has seen it, and it has a deadline of its own."""
+    redriven = entry(sending_ms=at(0), tries=0, deadline_ms=at(8000))
+    assert isinstance(after_find(redriven, Sighting.CANNOT_TELL, at(5000), POLICY), Send)
 
 
 def test_a_delivered_message_is_done():

@@ -22,6 +22,7 @@ from videopoll import (
     CallbackNotifier,
     Delivered,
     Form,
+    LeasePolicy,
     NotSent,
     OnUnknown,
     Recipient,
@@ -32,10 +33,11 @@ from videopoll import (
     Words,
     events,
 )
-from videopoll.jobs import JobState
+from videopoll._decide import open_outbox
+from videopoll.jobs import JobState, Outcome, OutcomeKind
 from videopoll.testing import Reply
 from videopoll.words import SPANISH_AND_ENGLISH
-from videopoll.work import CancelResult, EnqueueResult
+from videopoll.work import CancelResult, Conclude, EnqueueResult, Redeliver
 
 # The server's kind makes no difference here; the scripts are tested on both elsewhere.
 pytestmark = [pytest.mark.parametrize("redis_server", ["valkey"], indirect=True), pytest.mark.usefixtures("eager")]
@@ -830,3 +832,25 @@ def test_the_provider_speaks_to_the_operator_and_we_to_the_user(world):
     told = completed(world)
     assert (told["success"], told["error"]) == (False, "RAI_FILTERED: /var/task/veo.py line 12")
     assert (told["delivered"], told["form"], told["sends"]) == (True, "text", 1)
+
+
+@pytest.mark.parametrize("where", ["outbox", "a dead worker's hands"])
+def test_a_video_that_no_worker_was_there_for_is_sent_however_late(world, where):
+    """It was kept for a day, and the deadline of its delivery was an hour."""
+    enqueue(world)
+    strategy, lease = attrs.evolve(FAST, initial_delay_s=0), LeasePolicy()
+    with world.queue() as queue, redis.Redis.from_url(world.url) as client:
+        (claim,) = queue.claim(polls=1, sends=0, worker_id="w", strategy=strategy, lease=lease).claims
+        outcome = Outcome(OutcomeKind.COMPLETED, claim.work.job.start_ms, video_url=world.api.video_url("job_1"))
+        entry = attrs.evolve(open_outbox(claim.work.job, outcome, STEADY), deadline_ms=1, tries=3)
+        queue.apply([Conclude(claim, entry, 60, 12_000)])
+        if where == "outbox":
+            queue.apply([Redeliver(claim, entry, 60, 1)])
+        else:
+            client.zadd(queue.keys.inflight, {"job_1": 1})
+
+        with world.worker(delivery=STEADY) as worker:
+            assert settled(worker).attempts == 4
+        assert queue.counts().dead == 0
+
+    assert [message.kind for message in world.ultramsg.inbox(TO)] == ["video"]

@@ -302,12 +302,15 @@ def resume_abandoned(work: Abandoned, now_ms: int, policy: DeliveryPolicy) -> Ou
 
 
 def next_delivery_step(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> Send | Find | GiveUp:
-    """Judge a delivery that is due."""
+    """Judge a delivery that is due.
+
+    The deadline does not act here, but after a send that failed: whatever happened until now (no worker
+    lived, all places hung), the last send is made before a video becomes a dead letter.
+    """
     if entry.sending_ms is not None:
         return Find(entry)
-    spent = _spent(entry, now_ms, policy)
-    if spent:
-        return GiveUp(entry, spent)
+    if entry.tries >= policy.max_attempts:
+        return _used_up(entry)
     return Send(attrs.evolve(entry, tries=entry.tries + 1, sending_ms=now_ms, finds=0))
 
 
@@ -325,7 +328,9 @@ def after_send(
                 tries=entry.tries if counts else entry.tries - 1,
                 form_failures=entry.form_failures + (counts and channel_fault),
             )
-            return _try_again(entry, hint_s, now_ms, policy, draw)
+            # What the channel or this worker held back was no send: it may still become one for a while.
+            grace_s = 0 if counts else policy.max_retry_after_s
+            return _try_again(entry, hint_s, now_ms, policy, draw, grace_ms=round(grace_s * 1000))
         case Refused(reason, try_text, try_unquoted=try_unquoted):
             entry = attrs.evolve(entry.noting(reason), sending_ms=None)
             if try_unquoted and not entry.unquoted:
@@ -369,6 +374,10 @@ def after_find(
             # Without a try of its own it was redriven: a person has seen that it may have gone out.
             if policy.on_unknown is OnUnknown.AT_MOST_ONCE and entry.tries:
                 return GiveUp(entry, own("nobody can say whether the message went out, and the policy is at most once"))
+            if now_ms >= entry.deadline_ms and entry.tries:
+                # The last send is made for what surely did not go out.
+                entry = attrs.evolve(entry, unknowns=entry.unknowns + 1)
+                return GiveUp(entry, _unknown(entry))
             return _send_again(entry, 0, now_ms, policy, policy.unknown_attempts)
         case Sighting.NO_ANSWER:
             if now_ms >= entry.deadline_ms:
@@ -389,7 +398,7 @@ def _send_again(entry: OutboxEntry, patience_s: float, now_ms: int, policy: Deli
     """
     patience_s = max(patience_s, policy.backoff_s(max(0, entry.tries - 1)))
     left_ms = (entry.sending_ms or now_ms) + round(patience_s * 1000) - now_ms
-    if left_ms > 0 and now_ms < entry.deadline_ms:
+    if left_ms > 0:
         wait_ms = min(left_ms, round(policy.backoff_s(entry.finds) * 1000))
         return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
     # Without a try of its own it was redriven: that send was counted before.
@@ -410,21 +419,25 @@ def _no_more_videos(entry: OutboxEntry, policy: DeliveryPolicy) -> bool:
 
 
 def _try_again(
-    entry: OutboxEntry, hint_s: float | None, now_ms: int, policy: DeliveryPolicy, draw: float
+    entry: OutboxEntry, hint_s: float | None, now_ms: int, policy: DeliveryPolicy, draw: float, *, grace_ms: int
 ) -> DeliveryStep:
+    last_ms = entry.deadline_ms + grace_ms
     if _no_more_videos(entry, policy):
         entry = _as_text(entry)
         if hint_s is None:
             return next_delivery_step(entry, now_ms, policy)
-    spent = _spent(entry, now_ms, policy)
-    if spent:
-        return GiveUp(entry, spent)
+        # The text is the last send, if the video was due at the deadline; and the channel asked for a wait.
+        last_ms = max(last_ms, now_ms + round(policy.max_retry_after_s * 1000))
+    if entry.tries >= policy.max_attempts:
+        return _used_up(entry)
+    if now_ms >= last_ms:
+        return GiveUp(entry, _with_last_reason(f"not delivered within {policy.deadline_s:g} s", entry))
     wait_ms = _jittered(policy.backoff_s(max(0, entry.tries - 1)) * 1000, policy.jitter, draw)
     if hint_s is not None:
         # Never shorter, but not all of those at once that were told the same.
         hint_ms = min(hint_s, policy.max_retry_after_s) * 1000
         wait_ms = max(wait_ms, round(hint_ms * (1 + policy.jitter * draw)))
-    return Later(entry, min(now_ms + wait_ms, max(entry.deadline_ms, now_ms)))
+    return Later(entry, min(now_ms + wait_ms, last_ms))
 
 
 def _refused(entry: OutboxEntry, reason: str, now_ms: int, policy: DeliveryPolicy, *, try_text: bool) -> DeliveryStep:
@@ -444,11 +457,9 @@ def _unknown(entry: OutboxEntry) -> str:
     return joined(f"{said}; the last reason", entry.reasons[-1]) if entry.reasons else own(said)
 
 
-def _spent(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> str | None:
-    if entry.tries >= policy.max_attempts:
-        spent = f"{entry.tries} sends failed"
-    elif now_ms >= entry.deadline_ms:
-        spent = f"not delivered within {policy.deadline_s:g} s"
-    else:
-        return None
-    return joined(spent, entry.reasons[-1]) if entry.reasons else own(spent)
+def _used_up(entry: OutboxEntry) -> GiveUp:
+    return GiveUp(entry, _with_last_reason(f"{entry.tries} sends failed", entry))
+
+
+def _with_last_reason(said: str, entry: OutboxEntry) -> str:
+    return joined(said, entry.reasons[-1]) if entry.reasons else own(said)
