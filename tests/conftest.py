@@ -180,6 +180,7 @@ ONE_SERVER = {
     "test_script_aborts",
     "test_secrets",
     "test_stops",
+    "test_stray_404",
     "test_tool",
 }
 

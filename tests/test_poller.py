@@ -150,7 +150,7 @@ def test_a_finished_video_is_ready_with_what_the_api_says_of_it(asker, api):
     ("status", "headers", "body", "expected"),
     [
         (200, {}, {"status": "processing"}, VideoWorking("processing")),
-        (404, {}, b"gone", VideoMissing()),
+        (404, {}, {"error": "Job not found"}, VideoMissing()),
         (400, {}, {"error": "bad prompt"}, VideoFailed("bad prompt")),
         (401, {}, b"", Fault(FaultKind.CREDENTIALS, "HTTP 401: the video API refuses the API key")),
         (429, {"Retry-After": "7"}, b"", Fault(FaultKind.THROTTLED, "HTTP 429: too many requests", 7.0)),
@@ -363,7 +363,7 @@ def test_a_status_that_may_pass_is_a_fault(status, kind):
 @pytest.mark.parametrize("status", [400, 410])
 def test_a_status_that_ends_the_job_is_a_failure(status):
     """Asking again cannot help."""
-    assert reading(b"<html>", status) == VideoFailed(f"the video API refused the job (HTTP {status})")
+    assert reading({}, status) == VideoFailed(f"the video API refused the job (HTTP {status})")
 
 
 def test_not_found_is_said_by_status_and_by_word():

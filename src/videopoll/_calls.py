@@ -258,11 +258,16 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
         elif completed is not None:
             work = _read_ended(job, completed)
         else:
-            faults_in_row, answered_ms, doubt_ms = _read_faults(faults)
+            faults_in_row, answered_ms, doubt_ms, missing_ms = _read_faults(faults)
+            known = answered_ms is not None and missing_ms is None
+            if not faults:
+                # Nothing to remember: the polls before were answered (the one that a dead worker was at, perhaps not).
+                known = attempts_before > taken_over
             if answered_ms is None and not faults_in_row and not taken_over and age_ms >= 0:
                 # The last poll was answered, so its time is that of the counter.
                 answered_ms = now_ms - age_ms
-            work = PollWork(job, attempts_before + counted, faults_in_row, answered_ms, doubt_ms)
+            attempts = attempts_before + counted
+            work = PollWork(job, attempts, faults_in_row, answered_ms, doubt_ms, known=known, missing_ms=missing_ms)
     return Claim(
         job_id=job_id,
         token=token,
@@ -288,15 +293,16 @@ def _read_ended(job: VideoJob, completed: bytes) -> Abandoned | Gone | Poison:
     return Abandoned(job, outcome)
 
 
-def _read_faults(state: bytes) -> tuple[int, int | None, int | None]:
-    """Read "faults:last answer ms[:attempts[:doubt ms]]", trusting nothing in it."""
+def _read_faults(state: bytes) -> tuple[int, int | None, int | None, int | None]:
+    """Read "faults:last answer ms[:attempts[:doubt ms[:missing ms]]]", trusting nothing in it."""
     if not state:
-        return 0, None, None
-    count, answered, _, doubt = (*state.split(b":"), b"", b"", b"")[:4]
+        return 0, None, None, None
+    count, answered, _, doubt, missing = (*state.split(b":"), b"", b"", b"", b"")[:5]
     try:
-        return max(0, int(count)), int(answered) if answered else None, int(doubt) if doubt else None
+        times = [int(one) if one else None for one in (answered, doubt, missing)]
+        return max(0, int(count)), times[0], times[1], times[2]
     except ValueError:
-        return 0, None, None
+        return 0, None, None, None
 
 
 def renew(
@@ -392,13 +398,17 @@ def _call_for(
 def _reschedule(keys: Keys, items: Sequence[Reschedule], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
     args: list[str | bytes | int] = [keys.prefix, ttls.job_s]
     for item in items:
+        optional = (item.attempts, item.doubt_ms, item.missing_ms)
         state = ""
-        if item.faults or item.attempts is not None or item.doubt_ms is not None:
-            state = f"{item.faults}:{item.last_answer_ms or ''}"
-            if item.attempts is not None or item.doubt_ms is not None:
-                state += f":{'' if item.attempts is None else item.attempts}"
-            if item.doubt_ms is not None:
-                state += f":{item.doubt_ms}"
+        if item.faults or any(one is not None for one in optional):
+            words = [
+                str(item.faults),
+                str(item.last_answer_ms or ""),
+                *("" if one is None else str(one) for one in optional),
+            ]
+            while words[2:] and not words[-1]:
+                words.pop()
+            state = ":".join(words)
         args += (raw(item.claim.job_id), item.claim.token, item.due_ms, state)
     return ScriptCall(RESCHEDULE, keys.fixed, tuple(args), _verdicts_on(items))
 

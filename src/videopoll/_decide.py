@@ -70,12 +70,13 @@ class Ask:
 
 @attrs.frozen
 class NextPoll:
-    """Poll again at `due_ms`; remember the faults in a row, the last answer, and since when it is in doubt."""
+    """Poll again at `due_ms`; remember the faults in a row, the last answer, and since when it is in doubt or missing."""
 
     due_ms: int
     faults: int = 0
     last_answer_ms: int | None = None
     doubt_ms: int | None = None
+    missing_ms: int | None = None
 
 
 def before_poll(
@@ -134,9 +135,7 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
         case VideoFailed(error, undeliverable_url):
             return Outcome(OutcomeKind.FAILED, now_ms, error=error, undeliverable_url=undeliverable_url)
         case VideoMissing():
-            if now_ms - work.job.start_ms >= strategy.not_found_grace_s * 1000:
-                return Outcome(OutcomeKind.NOT_FOUND, now_ms, error=own("Job not found on video API"))
-            return _after_answer(work, due_ms + _interval_ms(strategy, draw), now_ms, strategy)
+            return _after_missing(work, due_ms, now_ms, strategy, draw)
         case VideoWorking(error=str(error)):
             # An answer that is about to end the job is believed when it is given twice, an interval apart.
             doubt_ms = now_ms if work.doubt_ms is None else min(work.doubt_ms, now_ms)
@@ -153,13 +152,40 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
             assert_never(observation)
 
 
+def _after_missing(
+    work: PollWork, due_ms: int, now_ms: int, strategy: PollingStrategy, draw: float
+) -> NextPoll | Outcome:
+    """Judge a job that the API does not know: not there yet, forgotten for a moment, or gone.
+
+    An API that has known a job is believed at the second time in a row, an interval after the
+    first: it may be in the middle of a deployment. One that never did, when the grace is over.
+    """
+    missing_ms = now_ms if work.missing_ms is None else min(work.missing_ms, now_ms)
+    again_ms = missing_ms + round(strategy.interval_s * 1000)
+    said_again = work.missing_ms is not None and now_ms >= again_ms
+    never_known = work.missing_ms is None and not work.known
+    if (said_again or never_known) and now_ms - work.job.start_ms >= strategy.not_found_grace_s * 1000:
+        return Outcome(OutcomeKind.NOT_FOUND, now_ms, error=own("Job not found on video API"))
+    next_ms = due_ms + _interval_ms(strategy, draw)
+    if now_ms < again_ms:
+        next_ms = max(next_ms, again_ms)
+    return _after_answer(work, next_ms, now_ms, strategy, missing_ms=missing_ms)
+
+
 def _after_answer(
-    work: PollWork, next_ms: int, now_ms: int, strategy: PollingStrategy, *, doubt_ms: int | None = None
+    work: PollWork,
+    next_ms: int,
+    now_ms: int,
+    strategy: PollingStrategy,
+    *,
+    doubt_ms: int | None = None,
+    missing_ms: int | None = None,
 ) -> NextPoll | Outcome:
     deadline_ms = _deadline_ms(work.job, strategy)
     if now_ms >= deadline_ms:
         return _timed_out(now_ms, strategy)
-    return NextPoll(min(max(next_ms, now_ms), deadline_ms), last_answer_ms=now_ms, doubt_ms=doubt_ms)
+    next_ms = min(max(next_ms, now_ms), deadline_ms)
+    return NextPoll(next_ms, last_answer_ms=now_ms, doubt_ms=doubt_ms, missing_ms=missing_ms)
 
 
 def _after_fault(  # noqa: PLR0917 - what a judgement depends on
@@ -180,7 +206,7 @@ def _after_fault(  # noqa: PLR0917 - what a judgement depends on
         # Half of the time that is left for the wait, half for the answer.
         left_ms = _over_ms(deadline_ms, now_ms, strategy) - now_ms
         next_ms = max(now_ms + min(wait_ms, left_ms // 2), deadline_ms + 1)
-    return NextPoll(next_ms, work.faults + 1, work.last_answer_ms, work.doubt_ms)
+    return NextPoll(next_ms, work.faults + 1, work.last_answer_ms, work.doubt_ms, work.missing_ms)
 
 
 def _over_ms(deadline_ms: int, met_ms: int, strategy: PollingStrategy) -> int:

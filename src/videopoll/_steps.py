@@ -351,7 +351,9 @@ class JobStep:
     def _reschedule(self, work: PollWork, after: NextPoll) -> Commit:
         noted = work.attempts if self._shop.foreign_workers else None
         return Commit(
-            Reschedule(self.claim, after.due_ms, after.faults, after.last_answer_ms, noted, after.doubt_ms),
+            Reschedule(
+                self.claim, after.due_ms, after.faults, after.last_answer_ms, noted, after.doubt_ms, after.missing_ms
+            ),
             wait=False,
         )
 

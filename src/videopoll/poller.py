@@ -124,10 +124,8 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
     wait_s = retry_after_s(reply.headers, now_s)
     status, name = reply.status, f"HTTP {reply.status}"
     match status:
-        case 404:
-            return VideoMissing()
-        case 400 | 410:
-            return VideoFailed(_error_text(reply.json(), name) or own(f"the video API refused the job ({name})"))
+        case 404 | 400 | 410:
+            return _read_refusal(job_id, reply, name, wait_s)
         case 401 | 403 if refused_by_another(reply):
             detail = f"{name} from something in front of the video API: {whose_words(reply)}; the key may be right"
             return Fault(FaultKind.BLOCKED, own(detail), wait_s)
@@ -145,6 +143,41 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
             # An unforeseen 4xx may come from a proxy or a deployment in progress. Taking it for a passing fault costs
             # some polls until the deadline; taking it for the end could cost a video that was paid for.
             return Fault(FaultKind.SERVER, own(name), wait_s)
+
+
+_ROUTERS_WORDS = re.compile(
+    r"(404)?[\s:.-]*(the )?(requested )?(page|resource|route|path|url|endpoint|service|entity|application)?"
+    r"[\s:.-]*(was |could )?(not (be )?found|no route matched.*|cannot \w+ /.*)?( on th(e|is) server.*)?[\s:.!-]*(404)?",
+    re.IGNORECASE,
+)
+"""What routers and gateways say of an address that they do not know. None of them speaks of a job."""
+
+
+def _read_refusal(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -> Observation:
+    if not _is_of_the_api(job_id, reply):
+        # A proxy's, or a router's in front of an API that is being deployed: it knows nothing of the job.
+        return Fault(FaultKind.SERVER, f"{name} in other words than the video API's: {whose_words(reply)}", wait_s)
+    if reply.status == HTTPStatus.NOT_FOUND:
+        return VideoMissing()
+    return VideoFailed(_error_text(reply.json()) or f"the video API refused the job ({name})")
+
+
+def _is_of_the_api(job_id: str, reply: HttpReply) -> bool:
+    """Whether a refusal is the API's own: a JSON object that says more than a router in front of it would.
+
+    One without a body is taken for its own, unless something else says that it is there.
+    """
+    if refused_by_another(reply):
+        return False
+    body = reply.json()
+    if not isinstance(body, dict) or reply.status != HTTPStatus.NOT_FOUND:
+        return True
+    if str(body.get("jobId", "")).strip() == job_id or isinstance(body.get("status"), str):
+        return True
+    texts = [body.get(name) for name in ("error", "message", "detail", "title", "msg")]
+    texts += [text.get("message") for text in texts if isinstance(text, dict)]
+    words = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    return any(not _ROUTERS_WORDS.fullmatch(text[:MAX_ERROR_CHARS]) for text in words)
 
 
 def _read_body(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -> Observation:

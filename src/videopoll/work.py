@@ -80,6 +80,9 @@ class PollWork:
         last_answer_ms: When the API last answered, in Unix milliseconds; None if never or unknown.
         doubt_ms: Since when the API gives an answer that ends the job, if it says so
             again: it is asked once more. None if its last answer is in no doubt.
+        known: Whether the API has known the job at its last answer.
+        missing_ms: Since when the API says that it does not know the job; None if
+            its last answer was another one.
     """
 
     job: VideoJob
@@ -87,6 +90,8 @@ class PollWork:
     faults: int
     last_answer_ms: int | None
     doubt_ms: int | None = None
+    known: bool = attrs.field(default=False, kw_only=True)
+    missing_ms: int | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
@@ -187,6 +192,7 @@ class Reschedule:
     last_answer_ms: int | None = None
     attempts: int | None = None
     doubt_ms: int | None = None
+    missing_ms: int | None = None
 
 
 @attrs.frozen
