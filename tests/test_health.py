@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -20,6 +22,7 @@ from videopoll import (
     VideoApiPoller,
     VideoWorking,
     events,
+    health,
 )
 from videopoll._engine import Health
 from videopoll.embedded import EmbeddedRedis
@@ -192,3 +195,113 @@ def test_it_does_not_need_the_event_loop():
             return await asyncio.to_thread(get, server, "/live")
 
     assert asyncio.run(main()).status_code == 200
+
+
+def test_three_hundred_slow_connections_cost_the_worker_nothing_and_hold_up_no_probe():
+    """They used up its file descriptors, and with them its polls and sends."""
+    with HealthServer(Probed(), 0) as server, contextlib.ExitStack() as stack:
+        before = descriptors()
+        slow = []
+        for _ in range(300):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            one.sendall(b"GET /live HTTP/1.1\r\n")
+            slow.append(one)
+        assert get(server, "/live").status_code == 200
+        # Each has an end here, and one there while it is open.
+        assert descriptors() - before - len(slow) <= health.MOST_OPEN + 4
+        until(lambda: all(ended(one) for one in slow), "each of them is hung up on", 60)
+        assert get(server, "/ready").status_code == 200
+
+
+def descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def ended(connection):
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_a_request_that_trickles_in_has_a_time_limit_as_a_whole(monkeypatch):
+    """Each byte came within the limit of a read, and the request never ended."""
+    monkeypatch.setattr(health, "PROBE_S", 0.5)
+    with HealthServer(Probed(), 0) as server, socket.create_connection(("127.0.0.1", server.port)) as slow:
+        slow.sendall(b"GET /live HTTP/1.1\r\n")
+
+        def trickle():
+            with contextlib.suppress(OSError):
+                slow.sendall(b"x")
+            return ended(slow)
+
+        until(trickle, "it is hung up on", 30)
+
+
+def test_a_request_without_an_end_is_read_up_to_a_bound():
+    with (
+        HealthServer(Probed(), 0) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as greedy,
+    ):
+        greedy.sendall(b"GET /live HTTP/1.1\r\nx: " + b"x" * health.MOST_BYTES)
+        assert b" 431 " in greedy.recv(1000)
+
+
+@pytest.mark.parametrize(
+    "request_", [b"\r\n\r\n", b"GET\r\n\r\n", b"\xff\xfe\x00\r\n\r\n", b"\x16\x03\x01\x02\x00\n\n"]
+)
+def test_what_is_no_request_is_refused_and_the_next_one_is_answered(request_):
+    with HealthServer(Probed(), 0) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as strange:
+            strange.sendall(request_)
+            assert b" 400 " in strange.recv(1000)
+        assert get(server, "/live").status_code == 200
+
+
+def test_metrics_that_wait_for_redis_hold_up_no_probe():
+    prometheus = pytest.importorskip("prometheus_client")
+    release, collecting = threading.Event(), []
+
+    class Waiting:
+        def describe(self):
+            return []
+
+        def collect(self):
+            collecting.append(1)
+            release.wait(60)
+            return []
+
+    registry = prometheus.CollectorRegistry()
+    registry.register(Waiting())
+    with HealthServer(Probed(), 0, registry=registry) as server:
+        scrapes = [threading.Thread(target=get, args=(server, "/metrics")) for _ in range(health.MOST_METRICS)]
+        for one in scrapes:
+            one.start()
+        try:
+            until(lambda: len(collecting) == health.MOST_METRICS, "they are being made", 30)
+            assert get(server, "/metrics").status_code == 503
+            assert get(server, "/live").status_code == 200
+        finally:
+            release.set()
+        for one in scrapes:
+            one.join(30)
+        until(lambda: get(server, "/metrics").status_code == 200, "there is a place again")
+
+
+def test_a_runner_whose_health_raises_ends_no_endpoint():
+    class Broken(Probed):
+        broken = True
+
+        def health(self):
+            if self.broken:
+                raise ZeroDivisionError
+            return super().health()
+
+    runner = Broken()
+    with HealthServer(runner, 0) as server:
+        assert get(server, "/live").status_code == 500
+        runner.broken = False
+        assert get(server, "/live").status_code == 200
