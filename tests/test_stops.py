@@ -474,6 +474,22 @@ def test_a_cancelled_run_once_finishes_what_it_has_in_hand(world, channel):
     assert delivered(world)
 
 
+@pytest.mark.parametrize("kind", ["async"], indirect=True)
+def test_a_queue_that_is_left_in_a_cancelled_scope_closes_its_connections(world):
+    """An open one is told of as a leak."""
+
+    async def work():
+        with anyio.CancelScope() as scope:
+            async with AsyncRedisVideoJobQueue.from_url(world.url, prefix=world.prefix) as queue:
+                await queue.counts()
+                pool = queue._client.connection_pool
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+        assert not [one for one in pool._available_connections if one.is_connected]
+
+    drive(work())
+
+
 # --- whatever hangs ---
 
 

@@ -40,6 +40,8 @@ from videopoll._scripts import (
     run_all,
     to_queue_error,
 )
+from videopoll._shield import to_the_end
+from videopoll._stopping import ENDING_S
 from videopoll.dead_letters import AsyncDeadLetters, DeadLetters
 from videopoll.errors import ConfigurationError, JobNotFoundError
 from videopoll.jobs import Outcome, OutcomeKind, check_id, check_metadata, dump
@@ -690,7 +692,10 @@ class AsyncRedisVideoJobQueue(_Base):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections that `from_url` opened."""
+        """Close the connections that `from_url` opened; a cancellation does not cut that short."""
+        await to_the_end(self._close_owned(), "closing of the queue", within_s=ENDING_S)
+
+    async def _close_owned(self) -> None:
         for client in self._owned:
             await client.aclose()
 
