@@ -556,15 +556,15 @@ def test_a_reply_that_says_neither_leaves_the_fate_of_the_message_open(side, ser
     [
         (302, NotSent("HTTP 302: it redirects elsewhere; check the channel's URL")),
         (400, Refused("HTTP 400", try_text=True)),
-        (401, NotSent("HTTP 401", channel_fault=False)),
-        (402, NotSent("HTTP 402", channel_fault=False)),
+        (401, NotSent("HTTP 401", channel_fault=False, account_fault=True)),
+        (402, NotSent("HTTP 402", channel_fault=False, account_fault=True)),
         (403, Refused("HTTP 403", try_text=False)),
-        (404, NotSent("HTTP 404", channel_fault=False)),
+        (404, NotSent("HTTP 404", channel_fault=False, account_fault=True)),
         (405, Refused("HTTP 405", try_text=False)),
         (408, Unknown("HTTP 408")),
         (410, Refused("HTTP 410", try_text=False)),
         (413, Refused("HTTP 413", try_text=True)),
-        (423, NotSent("HTTP 423", channel_fault=False)),
+        (423, NotSent("HTTP 423", channel_fault=False, account_fault=True)),
         (429, NotSent("HTTP 429", retry_after_s=7)),
         (500, Unknown("HTTP 500")),
         (502, Unknown("HTTP 502")),
@@ -830,7 +830,11 @@ def test_whatsapp_factory_sends_a_text_with_the_link_whatever_form_is_asked_for(
         ({"ok": True}, 200, Unknown("the reply has no message id")),
         ({"id": True}, 200, Unknown("the reply has no message id")),
         ([], 200, Unknown("HTTP 200, whose body is not a JSON object")),
-        ({"message": "bad key"}, 401, NotSent("HTTP 401: {'message': 'bad key'}", channel_fault=False)),
+        (
+            {"message": "bad key"},
+            401,
+            NotSent("HTTP 401: {'message': 'bad key'}", channel_fault=False, account_fault=True),
+        ),
         (
             {"error": "Instance is not connected"},
             400,
@@ -1488,3 +1492,20 @@ def test_redaction_of_a_large_reply_takes_no_time():
     for text in ("1" * 200_000, "token=" * 40_000, "http://" * 40_000, "a" * 300_000, "1 - " * 60_000):
         redact(text)
     assert time.perf_counter() - began_s < 5
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "refused"),
+    [
+        (401, b"", True),
+        (404, b'{"error": "instance not found"}', True),
+        (404, b"404 page not found", True),
+        (429, b"", False),
+        (200, b'{"error": "Wrong token, please provide token as a GET parameter"}', True),
+        (200, b'{"sent": "false", "message": "throttled"}', False),
+    ],
+)
+def test_a_refusal_of_the_account_is_told_from_one_of_the_moment(status, body, refused):
+    receipt = UltraMsgNotifier().read(HttpReply(status=status, headers={}, body=body), message())
+    assert isinstance(receipt, NotSent)
+    assert receipt.account_fault is refused

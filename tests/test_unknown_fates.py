@@ -276,6 +276,26 @@ def test_another_account_of_the_same_channel_goes_on(world):
     assert "bad-token" not in repr(worker.recorder.of(events.ChannelHeldBack))
 
 
+@EACH_COMBINATION
+def test_an_account_that_is_refused_is_held_back_at_its_first_refusal(world, parts):
+    """A wrong token, an instance that is gone: each message would fail, and none uses up a try while it is held."""
+    channel = Gateway(lambda: NotSent("HTTP 401", channel_fault=False, account_fault=True))
+    enqueue(world, *JOBS)
+    with (
+        world.worker(notifier=routed(parts, channel), delivery=SLOW, delivery_concurrency=1) as worker,
+        world.queue() as queue,
+    ):
+        until(lambda: len({e.job_id for e in worker.recorder.of(events.SendTried)}) == len(JOBS), "all were tried")
+        health = worker.runner.health()
+        tries = [view.entry.tries for job_id in JOBS if (view := queue.get(job_id)) and view.entry]
+
+    assert len(channel.sent) == 1
+    assert sorted(tries) == [0] * 11 + [1]
+    (alarm,) = worker.recorder.of(events.ChannelHeldBack)
+    assert (alarm.channel, alarm.messages, alarm.refused) == ("own", 1, True)
+    assert any("held back, as the channel refuses the credentials" in problem for problem in health.problems)
+
+
 # --- what is done to such a job -------------------------------------------------------------------
 
 

@@ -1,8 +1,9 @@
-"""Which accounts of which channels a worker holds back, because message after message ended with unknown fate.
+"""Which accounts of which channels a worker holds back.
 
 A gateway that delivers and answers 500 each time would get every message as often
-as its budget allows, and so would all its users. After a few of them in a row the
-account is held back for a while, and then one message finds out whether it is well.
+as its budget allows, and so would all its users: after a few unknown fates in a row
+its account is held back. One whose credentials are refused is held back at once, as
+every message would fail. After a while one message finds out whether it is well.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def account_key(channel: str, *credentials: str | None) -> str:
 class _Account:
     channel: str | None
     references: set[str] = attrs.field(factory=set)
+    refused: bool = False
     pause_s: float = 0.0
     until_s: float = 0.0
     probe: str | None = None
@@ -60,6 +62,11 @@ class Accounts:
         self._lock = threading.Lock()
         self._suspects: dict[str, _Account] = {}
         self._showing: dict[str, None] = {}
+
+    def refused(self, key: str) -> bool:
+        """Return whether the channel refused the account the last time."""
+        account = self._suspects.get(key)
+        return account is not None and account.refused
 
     def held_s(self, key: str, reference: str) -> float:
         """Return how long the account is held back; 0 if this message may go out. When the time is over, one may."""
@@ -92,10 +99,18 @@ class Accounts:
         """Return whether the account has shown a message."""
         return key in self._showing
 
-    def ended_unknown(self, key: str, channel: str | None, reference: str) -> float | None:
-        """Note a message of unknown fate; return the seconds of the pause if the account is held back from now on."""
+    def ended_badly(self, key: str, channel: str | None, reference: str, *, refused: bool) -> float | None:
+        """Note a message that ended badly; return the seconds of the pause if the account is held back from now on.
+
+        Args:
+            key: What the account is known by.
+            channel: Its channel.
+            reference: The message.
+            refused: Whether the channel refused the account; otherwise nobody knows what became of the message.
+        """
         with self._lock:
             account = self._suspects.pop(key, None) or _Account(channel)
+            account.refused = refused
             self._suspects[key] = account
             if len(self._suspects) > MOST_ACCOUNTS:
                 del self._suspects[next(iter(self._suspects))]
@@ -107,13 +122,13 @@ class Accounts:
                     account.until_s, account.probe = now_s + account.pause_s, None
                 return None
             account.references.add(reference)
-            if len(account.references) < IN_A_ROW:
+            if not refused and len(account.references) < IN_A_ROW:
                 return None
             account.pause_s = self._first_pause_s
             account.until_s = now_s + account.pause_s
             return account.pause_s
 
-    def held(self) -> list[str | None]:
-        """Return the names of the channels whose accounts are held back, one for each account."""
+    def held(self) -> list[tuple[str | None, bool]]:
+        """Return the accounts that are held back: the channel's name, and whether it refused the account."""
         with self._lock:
-            return [account.channel for account in self._suspects.values() if account.held]
+            return [(account.channel, account.refused) for account in self._suspects.values() if account.held]

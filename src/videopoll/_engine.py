@@ -99,6 +99,12 @@ _REFUSALS = {
 }
 
 
+_HELD_BACK = {
+    True: "as the channel refuses the credentials or the instance: check them",
+    False: "as nobody knows what became of the last messages: look at what the channel answers",
+}
+
+
 @attrs.frozen
 class Health:
     """Whether a worker is fit.
@@ -285,12 +291,12 @@ class Engine(abc.ABC):
         if stuck:
             problems.append(f"{stuck} polls or sends do not come back: the poller or a notifier hangs")
         held = self.shop.accounts.held()
-        if held:
-            names = ", ".join(sorted({"the channel" if name is None else shown(name) for name in held}))
-            problems.append(
-                f"{names}: {len(held)} account{'s' if len(held) > 1 else ''} held back, as nobody knows what became of"
-                " the last messages: look at what the channel answers"
-            )
+        for of_account, why in _HELD_BACK.items():
+            channels = [name for name, was_refused in held if was_refused is of_account]
+            if channels:
+                names = ", ".join(sorted({"the channel" if name is None else shown(name) for name in channels}))
+                count = f"{len(channels)} account{'s' if len(channels) > 1 else ''}"
+                problems.append(f"{names}: {count} held back, {why}")
         return Health(not problems, tuple(problems), alive and loops_alive)
 
     @abc.abstractmethod

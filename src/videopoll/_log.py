@@ -183,6 +183,13 @@ def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa:
             )
         case events.JobUndeliverable():
             return logging.ERROR, "💀 [%s] Dead letter: %s", shown(event.job_id), shown(event.reason)
+        case events.ChannelHeldBack(refused=True):
+            return (
+                logging.ERROR,
+                "⛔ An account of %s is refused: check its instance, token and plan. Held back for %.0fs",
+                "the channel" if event.channel is None else shown(event.channel),
+                event.pause_s,
+            )
         case events.ChannelHeldBack():
             return (
                 logging.ERROR,

@@ -112,6 +112,7 @@ def _made_anew(value: object) -> Receipt | None:
             held.retry_after_s,
             counts=held.counts,
             channel_fault=held.channel_fault,
+            account_fault=held.account_fault,
             channel=held.channel,
         )
     if issubclass(kind, Refused):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Lease", "SendPermit"]
 
 HELD_BACK = "held back: nobody knows what became of the last messages over this account of the channel"
+REFUSED = "held back: the channel refuses this account"
 
 
 class Lease:
@@ -90,10 +91,10 @@ class SendPermit:
 
     def held_back(self) -> NotSent | None:
         """Return what becomes of the send while its account is held back in this worker; None if it is not."""
-        left_s = 0.0 if self._accounts is None else self._accounts.held_s(self.account, self._reference)
-        return (
-            NotSent(own(HELD_BACK), left_s, counts=False, channel_fault=False, channel=self.channel) if left_s else None
-        )
+        if self._accounts is None or not (left_s := self._accounts.held_s(self.account, self._reference)):
+            return None
+        reason = own(REFUSED if self._accounts.refused(self.account) else HELD_BACK)
+        return NotSent(reason, left_s, counts=False, channel_fault=False, channel=self.channel)
 
 
 def _copied(lease: Lease, withdrawn: bool) -> SendPermit:  # noqa: FBT001 - pickle calls it by position

@@ -625,17 +625,21 @@ class JobStep:
             accounts.ended_well(permit.account)
             if isinstance(result, Sighting):
                 accounts.showed(permit.account)
-        elif isinstance(result, Unknown):
-            pause_s = accounts.ended_unknown(permit.account, permit.channel, reference)
-            if pause_s is not None:
-                self._shop.emit(
-                    events.ChannelHeldBack(
-                        worker_id=self._shop.worker_id,
-                        channel=shown_name(permit.channel),
-                        messages=IN_A_ROW,
-                        pause_s=pause_s,
-                    )
+            return
+        refused = isinstance(result, NotSent) and result.account_fault
+        if not refused and not isinstance(result, Unknown):
+            return
+        pause_s = accounts.ended_badly(permit.account, permit.channel, reference, refused=refused)
+        if pause_s is not None:
+            self._shop.emit(
+                events.ChannelHeldBack(
+                    worker_id=self._shop.worker_id,
+                    channel=shown_name(permit.channel),
+                    messages=1 if refused else IN_A_ROW,
+                    pause_s=pause_s,
+                    refused=refused,
                 )
+            )
 
     def _message(self, entry: OutboxEntry) -> tuple[Message, SendPermit]:
         """Build the message, and what tells it whether it may still be sent."""

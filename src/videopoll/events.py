@@ -218,19 +218,22 @@ class JobUndeliverable(Event):
 
 @attrs.frozen(kw_only=True)
 class ChannelHeldBack(Event):
-    """The fate of message after message of one account is unknown: it is held back for a while. Told once.
+    """An account of a channel is held back for a while. Told once.
 
-    Users may have got these messages, and get them again: look at what the channel answers.
+    The channel refused the account, or the fate of message after message is unknown: users may
+    have got these, and get them again. Look at what the channel answers.
 
     Args:
         channel: Which channel of a `RoutingNotifier`; None for one that stands alone.
         messages: So many of them, in a row.
         pause_s: Seconds of the first pause. It doubles while the message after it ends the same.
+        refused: Whether the channel refused the account: its credentials, its plan, its instance.
     """
 
     channel: str | None
     messages: int
     pause_s: float
+    refused: bool = False
 
 
 @attrs.frozen(kw_only=True)

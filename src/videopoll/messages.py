@@ -191,6 +191,9 @@ class NotSent:
         channel_fault: Whether the channel is to blame. After some of these, a
             text is tried instead of a video; a recipient that could not be
             looked up is no reason for that.
+        account_fault: Whether the account that sends is to blame: its credentials,
+            its plan, an instance that is not there. Then the worker holds back
+            what goes over it, instead of trying each message in vain.
         channel: Which channel of a `RoutingNotifier` it was.
     """
 
@@ -198,6 +201,7 @@ class NotSent:
     retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
     counts: bool = attrs.field(default=True, converter=bool)
     channel_fault: bool = attrs.field(default=True, converter=bool)
+    account_fault: bool = attrs.field(default=False, converter=bool, kw_only=True)
     channel: str | None = attrs.field(
         default=None, eq=False, kw_only=True, converter=bounded_id_or_none, repr=_repr_channel
     )

@@ -199,7 +199,7 @@ def receipt_for_status(reply: HttpReply) -> Receipt | None:
     if status in _NOT_OF_THE_MESSAGE or (status in {403, 405} and refused_by_another(reply)):
         if reply.body.strip() and not isinstance(said, dict):
             reason = own(f"HTTP {status}: {whose_words(reply)}")
-        return NotSent(reason, channel_fault=False)
+        return NotSent(reason, channel_fault=False, account_fault=True)
     # Who is not to get the video is not to get a text; another file or size may do.
     return Refused(reason, try_text=status not in {403, 405, 410})
 

@@ -109,9 +109,12 @@ _OF_THE_MOMENT = re.compile(
     # A line that is not there yet, or not at the moment.
     r"|not (?:yet |currently )?(?:ready|connected|initiali[sz]ed|loaded|started|online|authenticated|logged|synced)"
     rf"|disconnect|reconnect|offline|standby|^\W*{_COMING_UP}[\W\d]*$|\b(?:is|still|currently|instance|session)\W{{1,4}}{_COMING_UP}"
-    r"|connection (?:is |was )?(?:closed|lost|failure)"
-    # An account or a key that somebody has to put right.
-    r"|token|api[\s_-]?key|unauthori[sz]ed|authentication|credential|\b401\b|payment|unpaid"
+    r"|connection (?:is |was )?(?:closed|lost|failure)",
+    re.IGNORECASE,
+)
+_OF_THE_ACCOUNT = re.compile(
+    # Somebody has to put it right.
+    r"token|api[\s_-]?key|unauthori[sz]ed|authentication|credential|\b401\b|payment|unpaid"
     r"|\b(?:instance|session|account|subscription|trial|plan)\b.{0,40}\b"
     r"(?:not|unknown|invalid|stop|expir|suspend|paus|disabled|ended|blocked|banned|limit)"
     r"|\b(?:no such|unknown|invalid|wrong) (?:instance|session|account)",
@@ -171,8 +174,10 @@ def read_refusal(
     whole = lead + (said or "no reason is given")
     if of_address:
         return Refused(Reason(whole, f"{lead}an error about the recipient's address"), try_text=False)
-    if _OF_THE_MOMENT.search(words):
-        return NotSent(Reason(whole, f"{lead}an error of the line, or of the moment"), wait_s, channel_fault=False)
+    of_moment, of_account = _OF_THE_MOMENT.search(words), _OF_THE_ACCOUNT.search(words)
+    if of_moment or of_account:
+        told = Reason(whole, f"{lead}an error of the line, or of the moment")
+        return NotSent(told, wait_s, channel_fault=False, account_fault=not of_moment)
     final = _FOR_GOOD.search(words) is not None
     reason = Reason(whole, f"{lead}an error")
     if not final and _PERHAPS_OF_THE_MOMENT.search(words):
@@ -191,8 +196,10 @@ def read_status(reply: HttpReply, message: Message) -> Receipt | None:
         return NotSent(own(f"HTTP {reply.status}: {whose_words(reply)}"))
     if not isinstance(receipt, NotSent | Refused) or reply.status not in _OWN_REFUSALS or not isinstance(answer, dict):
         return receipt
-    if _OF_THE_MOMENT.search(words_of(answer)):
-        return NotSent(receipt.reason, retry_after_s(reply.headers, time.time()), channel_fault=False)
+    words, wait_s = words_of(answer), retry_after_s(reply.headers, time.time())
+    of_moment, of_account = _OF_THE_MOMENT.search(words), _OF_THE_ACCOUNT.search(words)
+    if of_moment or of_account:
+        return NotSent(receipt.reason, wait_s, channel_fault=False, account_fault=not of_moment)
     if message.reply_to:
         return Refused(receipt.reason, try_text=getattr(receipt, "try_text", True), try_unquoted=True)
     return receipt
