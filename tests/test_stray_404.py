@@ -12,6 +12,7 @@ from videopoll import events
 from videopoll._calls import _read_faults
 from videopoll._decide import NextPoll, decide
 from videopoll._http import HttpReply
+from videopoll._reasons import told_or_withheld
 from videopoll.jobs import Outcome, OutcomeKind, VideoJob
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoWorking
 from videopoll.policies import PollingStrategy
@@ -56,6 +57,7 @@ OTHERS = {
     },
     "Vercel": {"error": {"code": "404", "message": "The page could not be found"}},
     "Spring": {"timestamp": "2026-01-01T00:00:00Z", "status": 404, "error": "Not Found", "path": "/job/job_1"},
+    "Railway": {"status": "error", "code": 404, "message": "Application not found", "request_id": "x"},
     "Cloudflare": {"cloudflare_error": True, "error": "no such job"},
 }
 
@@ -77,7 +79,7 @@ def test_a_404_in_the_words_of_another_is_a_fault(body):
     seen = read(body)
     assert isinstance(seen, Fault)
     assert seen.kind is FaultKind.SERVER
-    assert "other words" in seen.detail
+    assert "other words" in told_or_withheld(seen.detail)
 
 
 @pytest.mark.parametrize("body", OWN.values(), ids=OWN)
@@ -91,7 +93,8 @@ def test_a_refusal_in_the_words_of_another_ends_no_job(status):
     assert isinstance(read(b"<html>Request Header Or Cookie Too Large</html>", status), Fault)
     assert isinstance(read(b"Gone", status), Fault)
     assert read({"error": "bad prompt"}, status) == VideoFailed("bad prompt")
-    assert isinstance(read(b"", status), VideoFailed)
+    assert told_or_withheld(read({"error": "bad prompt"}, status).error) == f"HTTP {status}"
+    assert str(status) in told_or_withheld(read(b"", status).error)
 
 
 # --- what it comes to ---

@@ -156,10 +156,11 @@ _ROUTERS_WORDS = re.compile(
 def _read_refusal(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -> Observation:
     if not _is_of_the_api(job_id, reply):
         # A proxy's, or a router's in front of an API that is being deployed: it knows nothing of the job.
-        return Fault(FaultKind.SERVER, f"{name} in other words than the video API's: {whose_words(reply)}", wait_s)
+        detail = f"{name} in other words than the video API's: {whose_words(reply)}"
+        return Fault(FaultKind.SERVER, own(detail), wait_s)
     if reply.status == HTTPStatus.NOT_FOUND:
         return VideoMissing()
-    return VideoFailed(_error_text(reply.json()) or f"the video API refused the job ({name})")
+    return VideoFailed(_error_text(reply.json(), name) or own(f"the video API refused the job ({name})"))
 
 
 def _is_of_the_api(job_id: str, reply: HttpReply) -> bool:
@@ -172,7 +173,9 @@ def _is_of_the_api(job_id: str, reply: HttpReply) -> bool:
     body = reply.json()
     if not isinstance(body, dict) or reply.status != HTTPStatus.NOT_FOUND:
         return True
-    if str(body.get("jobId", "")).strip() == job_id or isinstance(body.get("status"), str):
+    # Routers have a status, too: a number, or "error".
+    word = _BETWEEN_WORDS.sub("_", str(body.get("status", "")).strip().lower())
+    if str(body.get("jobId", "")).strip() == job_id or word == "not_found":
         return True
     texts = [body.get(name) for name in ("error", "message", "detail", "title", "msg")]
     texts += [text.get("message") for text in texts if isinstance(text, dict)]
