@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,8 @@ def stand_still(point: str, notifier: RoutingNotifier) -> None:
     def stop() -> None:
         if not stopped:
             stopped.append(point)
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread: another one may be the first to take what is sent to the process, and this one goes on meanwhile.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
     if point == "resolve":
         notifier._recipient_of = _then(notifier._recipient_of, stop, lambda _: True)
