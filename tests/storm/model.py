@@ -218,13 +218,8 @@ class _Judge:
 
     def _spent(self, requests: list[Sent]) -> bool:
         """Whether what may be tried for a user was tried, or nobody lived to keep the job."""
-        if (
-            self._stepped() + sum(b - a for a, b, _ in self.story.outages)
-            >= self.plan.job_ttl_s / 2 - self.plan.lease_s
-        ):
+        if self._alone_s() >= self.plan.job_ttl_s / 2 - self.plan.lease_s:
             return True  # By Redis's clock nobody has kept the record for as long as it lives.
-        if self._alone_for_long():
-            return True
         around = [life for life in self.story.lives if life.died_s or life.frozen or life.cut_off or life.stop_s]
         blind = [one for one in requests if one.told not in KNOWN]
         if self.plan.channel == "mute" and self.at_most_once and (blind or around):
@@ -238,9 +233,12 @@ class _Judge:
             return True
         return bool(self.plan.channel == "askable" and len(blind) >= UNKNOWN_AT_MOST)
 
-    def _alone_for_long(self) -> bool:
-        """Whether there was no worker for so long that records may have died."""
-        return any(event.what == "kill" and event.how[-1] > self.plan.job_ttl_s / 3 for event in self.plan.events)
+    def _alone_s(self) -> float:
+        """For how long, at most, there was nobody to keep records, by Redis's clock."""
+        gone = [b - a for a, b, _ in self.story.outages]
+        gone += [b - a for life in self.story.lives for a, b in (*life.frozen, *life.cut_off)]
+        gone += [event.how[-1] for event in self.plan.events if event.what in {"kill", "stop"}]
+        return self._stepped() + sum(gone)
 
     # --- our own records ---
 
@@ -340,13 +338,18 @@ class _Judge:
             limit_s -= sum(step_s for _, step_s in self.story.steps if step_s < 0)
             if at_s > limit_s and not self._disturbed(accepted_s + self.plan.timeout_s - 10.0, at_s):
                 yield f"ended late: {event.job_id} at {at_s:.1f} s instead of {limit_s:.1f} s"
-        # All that was still open when the last fault was over is told within a bound of that.
-        bound_s = self.plan.lease_s + self.renew_s + 45.0 + self.plan.slow_s
-        last_s = max([self.story.calm_s, *self._births()], default=0.0)
-        last_s -= sum(step_s for _, step_s in self.story.steps if step_s < 0)
-        for one in self.story.sent:
-            if one.at_s > last_s + bound_s + self.plan.timeout_s:
-                yield f"told late: {one.job_id} at {one.at_s:.1f} s, and all was calm from {last_s:.1f} s on"
+        yield from self._told_in_time()
 
-    def _births(self) -> list[float]:
-        return list(self.story.accepted.values())
+    def _told_in_time(self) -> Iterator[str]:
+        """What was still open when the last fault was over is told within a bound of that."""
+        if any(one.told not in KNOWN for one in self.story.sent) or any("hangs" in one.how for one in self.plan.events):
+            return  # An account may be held back for minutes, and what hangs holds its places.
+        bound_s = 2 * self.plan.lease_s + 45.0 + self.plan.slow_s
+        bound_s -= sum(step_s for _, step_s in self.story.steps if step_s < 0)
+        for job_id, accepted_s in self.story.accepted.items():
+            first_s = min([one.at_s for one in self.story.sent if one.job_id == job_id], default=0.0)
+            over_s = accepted_s + self.plan.timeout_s + POLICY["interval_s"] + POLICY["request_timeout_s"]
+            if first_s > max(self.story.calm_s, over_s) + bound_s and not self._acted(
+                job_id, {"redrive", "cancel and tell"}
+            ):
+                yield f"told late: {job_id} at {first_s:.1f} s, and all was calm from {self.story.calm_s:.1f} s on"

@@ -164,7 +164,16 @@ MUTANTS = (
     Mutant("redeliver without its token", 2, "redeliver.lua", "if holder == token then", REMOVED),
     Mutant("settle without its token", 2, "settle.lua", "elseif holder == token then", "elseif true then"),
     Mutant("renew without its token", 2, "renew.lua", "if holders[n] == token then", REMOVED),
-    Mutant("a cancel leaves the token", 2, "cancel.lua", "redis.call('HDEL', leases, id)", ""),
+    Mutant(
+        "a cancel leaves the token",
+        2,
+        "cancel.lua",
+        "redis.call('HDEL', leases, id)",
+        "",
+        and_also=Mutant(
+            "", 2, "conclude.lua", "elseif not found[1] and not found[2] and found[4] then", "elseif false then"
+        ),
+    ),
     # --- taking up what is due ---
     Mutant(
         "no expired lease is taken over",

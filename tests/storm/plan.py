@@ -164,7 +164,7 @@ def plan_of(seed: int) -> Plan:
     jobs = tuple(_job(rng, themes) for _ in range(rng.choice((6, 10, 14)) if "crowd" in themes else rng.randint(1, 5)))
     events: list[Event] = []
     for theme in sorted(themes):
-        for _ in range(rng.choice((1, 2, 3, 4))):
+        for _ in range(rng.choice((3, 4, 5)) if theme == "freeze" else rng.choice((1, 2, 3, 4))):
             events += _events(rng, theme, workers, jobs, lease_s)
     return Plan(
         seed=seed,
@@ -218,7 +218,7 @@ def _events(
     how: tuple[Any, ...]
     match theme:
         case "kill" | "freeze":
-            return [_worker_event(rng, theme, at_s, worker, long_s)]
+            return _worker_events(rng, theme, at_s, worker, long_s)
         case "stop":
             how = (worker, short_s)
         case "clock":
@@ -254,13 +254,16 @@ def _events(
     return [Event(at_s, theme, how)]
 
 
-def _worker_event(rng: random.Random, theme: str, at_s: float, worker: int, long_s: float) -> Event:
+def _worker_events(rng: random.Random, theme: str, at_s: float, worker: int, long_s: float) -> list[Event]:
     names, phase = rng.choice(TRAPS if theme == "kill" else FROZEN_AT)
-    seconds = long_s
+    seconds, more = long_s, []
     if theme == "kill":
         # Sometimes nobody comes back for longer than the deadline of a delivery.
         seconds = 110.0 if rng.random() < 0.08 else round(rng.uniform(0.1, 10.0), 1)
-    return Event(at_s, theme, (worker, "/".join(names), phase, seconds))
+    elif rng.random() < 0.3:
+        # It is to stop when it wakes up, and what it has in hand is somebody else's by then.
+        more = [Event(round(at_s + 1.0, 2), "stop", (worker, 5.0))]
+    return [Event(at_s, theme, (worker, "/".join(names), phase, seconds)), *more]
 
 
 def _redis_event(rng: random.Random, at_s: float, worker: int, long_s: float) -> Event:
