@@ -84,3 +84,13 @@ def test_a_storm_that_fails_is_shrunk_to_what_makes_it_fail():
     assert judge(run(plan)) == []
     assert small == attrs.evolve(Plan(seed=1), on_unknown="at_most_once", jobs=(JobPlan(at_s=1.0, sends=("lost",)),))
     assert eval(as_code(small)) == small
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_can_be_applied_and_is_in_the_docs(mutant):
+    """When a line that a mutant changes has changed itself, its place has to be named anew."""
+    docs = Path(__file__).parents[1] / "docs" / "explanation"
+
+    mutant.check()
+    assert f"| {mutant.name} | [{mutant.promise}](guarantees.md#" in (docs / "storms.md").read_text()
+    assert mutant.name in (docs / "guarantees.md").read_text()

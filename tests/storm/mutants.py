@@ -259,7 +259,7 @@ MUTANTS = (
     ),
     Mutant(
         "an outcome that could not be stored is sent",
-        2,
+        4,
         "_steps",
         "        if verdict is not Verdict.APPLIED:\n            self._tell_lost(verdict)\n            return None\n"
         "        return step",
@@ -290,7 +290,7 @@ MUTANTS = (
         "an unknown fate counts as not sent",
         5,
         "_parts",
-        r"pattern: return Unknown\(.*the notifier raised.*",
+        r"pattern: return Unknown\(_quoting\(.*the notifier raised.*",
         'return NotSent("the notifier raised")',
     ),
     # --- budgets ---
@@ -416,6 +416,21 @@ MUTANTS = (
         "_settlers",
         "        return max(self._failing_since_s, self._patience_from_s) + self._patience_s - now_s",
         "        return 0.0",
+    ),
+    # --- clocks ---
+    Mutant(
+        "our own start is judged as a stranger's",
+        10,
+        "_calls",
+        r"pattern: job = VideoJob\.from_record\(job_id, record\)\n",
+        "job = VideoJob.from_record(job_id, record, now_ms)\n",
+    ),
+    Mutant(
+        "a worker goes by its own clock",
+        10,
+        "_clock",
+        "        self._offset_ms = now_ms - self._clock.monotonic_s() * 1000",
+        "        pass",
     ),
     # --- what a host or an operator does ---
     Mutant(
