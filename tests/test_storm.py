@@ -18,7 +18,7 @@ from storm.mutants import MUTANTS
 from storm.plan import Event, JobPlan, Plan, WorkerPlan, plan_of
 from storm.shrink import as_code, kinds_of, shrink
 
-SEEDS = [seed for seed in range(1, 97) if seed not in {27, 88}]
+SEEDS = range(1, 161)
 CHUNKS = [SEEDS[first : first + 8] for first in range(0, len(SEEDS), 8)]
 
 
@@ -36,6 +36,31 @@ ONCE_FAILED = {
         events=(Event(0.28, "cancel and tell", (0,)), Event(21.6, "stop", (0, 5.7))),
         grace_s=4.0,
         api_s=3.0,
+    ),
+    "a worker took its own send over when Redis's clock stepped forward": Plan(
+        seed=11,
+        jobs=(JobPlan(at_s=1.7, takes_s=15.6, sends=("slow",)),),
+        events=(Event(28.28, "clock", (9.0,)),),
+        grace_s=1.0,
+        slow_s=22.0,
+    ),
+    "a worker that was frozen before it posted sent after another had sent": Plan(
+        seed=192,
+        workers=(WorkerPlan(runner="sync", parts="sync", sends=4), WorkerPlan()),
+        jobs=(JobPlan(at_s=4.71, takes_s=14.6),),
+        events=(Event(15.68, "messenger", ("down", 11.7)), Event(27.76, "freeze", (0, "posting", "reached", 32.4))),
+        lease_s=12.0,
+        jitter=0.1,
+        api_s=0.5,
+    ),
+    "a receipt of a wrong form made the message go out again": Plan(
+        seed=25, jobs=(JobPlan(at_s=0.81, takes_s=1.2, sends=("wrong form",)),), channel="askable", lease_s=12.0
+    ),
+    "a gateway that answers 500 each time got a message each time": Plan(
+        seed=84, jobs=(JobPlan(at_s=18.08, takes_s=1.6, sends=("500",) * 6),), lease_s=12.0, api_s=3.0
+    ),
+    "a proxy's 404 while the API was deployed ended a job": Plan(
+        seed=88, jobs=(JobPlan(at_s=2.45, takes_s=2.2),), events=(Event(6.11, "api", ("stray 404", 3.6, 5.0)),)
     ),
 }
 """Storms that once went wrong, made small."""
@@ -87,10 +112,6 @@ def test_a_storm_that_fails_is_shrunk_to_what_makes_it_fail():
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_can_be_applied_and_is_in_the_docs(mutant):
+def test_a_mutant_can_be_applied(mutant):
     """When a line that a mutant changes has changed itself, its place has to be named anew."""
-    docs = Path(__file__).parents[1] / "docs" / "explanation"
-
     mutant.check()
-    assert f"| {mutant.name} | [{mutant.promise}](guarantees.md#" in (docs / "storms.md").read_text()
-    assert mutant.name in (docs / "guarantees.md").read_text()

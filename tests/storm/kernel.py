@@ -9,6 +9,7 @@ or frozen; what it had in hand is then never run again, or not before it is thaw
 from __future__ import annotations
 
 import asyncio
+import concurrent
 import contextlib
 import contextvars
 import queue as real_queue
@@ -17,7 +18,7 @@ import threading as real_threading
 import time as real_time
 from collections import deque
 from concurrent.futures import Future as RealFuture
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from videopoll._clock import Clock
 
@@ -249,7 +250,7 @@ class Thread:
     def park(self, until_s: float | None) -> bool:
         """Wait until somebody unparks this thread (True), or until the time has come (False)."""
         if self.poisoned:
-            raise Killed
+            self.die()
         self._epoch += 1
         self._parked = True
         timer = None
@@ -258,10 +259,15 @@ class Thread:
         self.kernel.baton.release()
         self._gate.acquire()
         if self.poisoned:
-            raise Killed
+            self.die()
         if timer is not None:
             timer.cancel()
         return self._woken
+
+    def die(self) -> NoReturn:
+        """End this thread, after the storm; whoever goes on for a while whatever is raised finds that time over."""
+        self.kernel.loop.now_s += 10.0
+        raise Killed
 
     def unpark(self, epoch: int) -> None:
         self.kernel.loop.call_soon(self._resume, epoch, True, context=self._wake_context)
@@ -269,6 +275,10 @@ class Thread:
     @property
     def epoch(self) -> int:
         return self._epoch
+
+    @property
+    def ident(self) -> int | None:
+        return self._real.ident
 
     def is_alive(self) -> bool:
         return not self.finished
@@ -340,7 +350,7 @@ class Kernel:
         thread = self.running
         if isinstance(thread, Thread):
             if thread.poisoned:
-                raise Killed
+                thread.die()
             if self.yields and self.rng.random() < self.yields:
                 waiting = Waiting(self)
                 self.loop.call_soon(waiting.wake, context=self._nobody)
@@ -415,6 +425,8 @@ class _Lock:
             waiting = Waiting(kernel)
             self._waiting.append(waiting)
             if not waiting.wait(None if timeout < 0 else timeout):
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(waiting)
                 return False
         self._owner = me
         self._depth += 1
@@ -632,7 +644,24 @@ class _Time:
         return getattr(real_time, name)
 
 
+def _wait_for_futures(futures: Any, timeout: float | None = None) -> tuple[list[Any], list[Any]]:
+    until_s = None if timeout is None else Kernel.now.now_s + timeout
+    for future in futures:
+        future._done.wait(None if until_s is None else max(0.0, until_s - Kernel.now.now_s))
+    return [one for one in futures if one.done()], [one for one in futures if not one.done()]
+
+
+class _Futures:
+    Future = _Future
+    wait = staticmethod(_wait_for_futures)
+
+
+class _Concurrent:
+    futures = _Futures
+
+
 STAND_INS = (
+    (concurrent, _Concurrent),
     (real_threading, _Threading()),
     (real_queue, _Queue()),
     (real_time, _Time()),
@@ -652,7 +681,7 @@ def substituted(kernel: Kernel) -> Iterator[None]:
             continue
         for attribute, value in list(vars(module).items()):
             for real, stand_in in STAND_INS:
-                if value is real:
+                if value is real and not (real is concurrent and name.endswith("async_runner")):
                     before.append((module, attribute, value))
                     setattr(module, attribute, stand_in)
     Kernel.now = kernel

@@ -294,7 +294,9 @@ MUTANTS = (
         'return NotSent("the notifier raised")',
     ),
     # --- budgets ---
-    Mutant("sends without end", 6, "_decide", "    if entry.tries >= policy.max_attempts:", "    if False:"),
+    Mutant(
+        "sends without end", 6, "_decide", "attrs.evolve(entry, tries=entry.tries + 1,", "attrs.evolve(entry, tries=1,"
+    ),
     Mutant(
         "a failed video is never sent as text",
         6,
@@ -431,6 +433,13 @@ MUTANTS = (
         "_clock",
         "        self._offset_ms = now_ms - self._clock.monotonic_s() * 1000",
         "        pass",
+    ),
+    Mutant(
+        "a proxy's 404 is believed",
+        7,
+        "poller",
+        "    if not _is_of_the_api(job_id, reply):",
+        "    if False:",
     ),
     # --- what a host or an operator does ---
     Mutant(
