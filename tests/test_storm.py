@@ -62,6 +62,28 @@ ONCE_FAILED = {
     "a proxy's 404 while the API was deployed ended a job": Plan(
         seed=88, jobs=(JobPlan(at_s=2.45, takes_s=2.2),), events=(Event(6.11, "api", ("stray 404", 3.6, 5.0)),)
     ),
+    "a claim that hung in a second stall took over what was in its own hands": Plan(
+        seed=50261,
+        workers=(WorkerPlan(), WorkerPlan()),
+        jobs=(
+            JobPlan(at_s=4.69, takes_s=8.5, sends=("slow",)),
+            JobPlan(at_s=15.42, takes_s=4.8),
+            JobPlan(at_s=3.05, takes_s=3.0),
+        ),
+        events=(Event(19.24, "stall", (8.1,)), Event(28.68, "stall", (10.3,))),
+        grace_s=1.0,
+        slow_s=22.0,
+    ),
+    "a second step of Redis's clock, at the end of the wait for the first, had a living worker's send taken over": Plan(
+        seed=56,
+        workers=(WorkerPlan(), WorkerPlan()),
+        jobs=(JobPlan(at_s=4.93, takes_s=2.2, sends=("slow",)),),
+        events=(Event(7.23, "clock", (18.0,)), Event(10.06, "clock", (18.0,))),
+        lease_s=12.0,
+        grace_s=1.0,
+        slow_s=9.0,
+        channel_s=70.0,
+    ),
 }
 """Storms that once went wrong, made small."""
 

@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videopoll import LeasePolicy
-from videopoll._takeovers import Takeovers
+from videopoll import (
+    AsyncRedisVideoJobQueue,
+    AsyncRunner,
+    LeasePolicy,
+    RedisVideoJobQueue,
+    Runner,
+    SilentNotifier,
+    VideoApiPoller,
+)
+from videopoll._takeovers import Asked, Takeovers
 from videopoll.work import ClaimBatch
 
 LEASE = LeasePolicy()  # 12 s, renewed every 4 s
@@ -131,6 +139,26 @@ def test_a_second_outage_is_a_new_one(worker):
         assert not worker.claim()
         worker.now_s += LEASE.renew_every_s - 1
         assert not worker.claim()
+
+
+def test_an_outage_that_begins_when_the_wait_for_the_last_one_ends_is_a_new_one(worker):
+    """The claim that hung in it is not believed: who lives has not renewed since."""
+    worker.claim(took_s=8)
+    worker.now_s += LEASE.renew_every_s
+    assert not worker.claim(took_s=10)
+    assert worker.claims_for(60) >= LEASE.renew_every_s - 0.5
+
+
+@pytest.mark.parametrize("kind", [Runner, AsyncRunner])
+def test_a_claim_that_is_not_judged_by_the_clock_names_what_is_in_hand(kind):
+    """It may hang for longer than the leases of its own worker last."""
+    queue = RedisVideoJobQueue if kind is Runner else AsyncRedisVideoJobQueue
+    notifier = SilentNotifier()
+    poller = VideoApiPoller(base_url="http://localhost:9", api_key="key")
+    runner = kind(queue.from_url("redis://localhost:9"), poller, notifier)
+
+    assert runner.in_hand(Asked(1.0, CLOCK_MS, take_over=True), lambda: ["job_1"]) == []
+    assert runner.in_hand(Asked(1.0, None, take_over=True), lambda: ["job_1"]) == ["job_1"]
 
 
 def test_a_redis_that_refused_to_write_has_refused_the_others_too(worker):

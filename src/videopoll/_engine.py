@@ -640,13 +640,14 @@ class Engine(abc.ABC):
                 lost.append(step)
         return lost
 
-    def in_hand(self, unwritten: Callable[[], Iterable[str]]) -> list[str]:
-        """Return the ids of jobs that are worked on here though their leases may have ended.
+    def in_hand(self, asked: Asked, unwritten: Callable[[], Iterable[str]]) -> list[str]:
+        """Return the ids of jobs that are worked on here, if their leases may have ended when the claim runs.
 
         Args:
+            asked: How the claim is asked for; one that is not judged by the clock may run at any time.
             unwritten: Returns the ids of those of which something is yet to be written.
         """
-        if not self._overslept:
+        if asked.clock_ms is not None and not self._overslept:
             return []
         now_s = self.clock.monotonic_s()
         here = {step.claim.job_id for step in list(self.steps.values()) if now_s - step.started_s < step.limit_s}

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Asked", "Takeovers"]
 
 
+MOST_WAITS = 2
+"""So many times in a row takeovers wait because answers are late; then they are always that late."""
+
+
 @attrs.frozen
 class Asked:
     """What a worker knew when it asked for a claim.
@@ -43,7 +47,7 @@ class Takeovers:
         lease: How long leases last, and how often they are renewed.
     """
 
-    __slots__ = ("_drift_ms", "_failed", "_fine_s", "_hold_s", "_known", "_proving", "gap_s", "held_until_s", "learnt")
+    __slots__ = ("_drift_ms", "_failed", "_fine_s", "_hold_s", "_known", "_waits", "gap_s", "held_until_s", "learnt")
 
     def __init__(self, lease: LeasePolicy) -> None:
         self._hold_s = lease.renew_every_s
@@ -60,17 +64,17 @@ class Takeovers:
     def open(self) -> None:
         """Begin afresh: what was seen in an earlier run delays nothing in this one."""
         self.held_until_s = self._fine_s = -FOREVER_S
-        self._failed = self._proving = False
+        self._failed, self._waits = False, 0
 
     def ask(self, now_s: float, clock_ms: int) -> Asked:
         """Return how to ask for a claim that begins now, when Redis's clock should say `clock_ms`.
 
-        The first claim after a wait is not judged by the clock: where every answer is
-        as late as that, nobody is away, and takeovers do not wait twice.
+        The first claim after two waits in a row is not judged by the clock: where every answer
+        is as late as that, nobody is away, and takeovers do not wait for ever.
         """
         # While Redis is away, the next claim that it answers is the first sign of it.
         take_over = now_s >= self.held_until_s and not self._failed
-        return Asked(now_s, None if self._proving else clock_ms, take_over)
+        return Asked(now_s, None if self._waits >= MOST_WAITS else clock_ms, take_over)
 
     def failed(self, *, answered: bool = False) -> None:
         """Note that a round trip failed: Redis was away, or (`answered`) it would not do what it was asked.
@@ -98,14 +102,16 @@ class Takeovers:
         drifted = asked.clock_ms is not None and abs(batch.now_ms - asked.clock_ms) > self._drift_ms
         if self.answered(asked.at_s, now_s):
             return True
-        if asked.take_over:
-            self._proving = False
+        if asked.take_over and not drifted:
+            self._waits = 0
         # Before its first claim a worker has only its own wall clock to compare with.
         self.learnt = drifted and not known
         return drifted and known and self._wait(now_s, again=False)
 
     def _wait(self, now_s: float, *, again: bool) -> bool:
-        if self._proving and not again:
+        # What is late during a wait tells of the same absence; after it, Redis may have gone once more.
+        if not again and (now_s < self.held_until_s or self._waits >= MOST_WAITS):
             return False
-        self.held_until_s, self._proving = now_s + self._hold_s, True
+        self.held_until_s = now_s + self._hold_s
+        self._waits += 1
         return True

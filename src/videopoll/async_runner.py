@@ -502,7 +502,7 @@ class AsyncRunner(Engine):
             look_from=room.look_from,
             take_new=self.take_new,
             take_over=asked.take_over,
-            in_hand=self.in_hand(self._settler.job_ids),
+            in_hand=self.in_hand(asked, self._settler.job_ids),
             asked_ms=asked.clock_ms,
         )
         for step in self.take(batch, asked):
