@@ -14,7 +14,7 @@ from storm.outside import DELIVERS, KNOWN
 from storm.plan import POLICY
 from videopoll import events
 from videopoll.observations import FaultKind
-from videopoll.work import CancelResult
+from videopoll.work import CancelResult, EnqueueResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +80,7 @@ class _Judge:
         yield from self._words(job_id, got)
         yield from self._budget(job_id, requests)
         yield from self._after_a_cancel(job_id, requests)
+        yield from self._taken_in(job_id)
         letter_s = next((at_s for at_s, one, _ in self.story.ended if one == job_id), float("inf"))
         for one in requests:
             if one.at_s > letter_s + SLACK_S and not self._acted(job_id, {"redrive"}):
@@ -102,6 +103,14 @@ class _Judge:
                         f" {second.at_s:.2f} s ({second.worker}): {excuse}"
                     )
                     break
+
+    def _taken_in(self, job_id: str) -> Iterator[str]:
+        """The same id twice is one job, however far it has come."""
+        for at_s, what, one, result in self.story.acts:
+            if one == job_id and what == "enqueue again" and result is EnqueueResult.CREATED:
+                lost = self._alone_s() >= self.plan.job_ttl_s / 2 - self.plan.lease_s
+                if at_s > self.story.accepted[job_id] + SLACK_S and not lost:
+                    yield f"taken in twice: {job_id} at {at_s:.2f} s"
 
     def _after_a_cancel(self, job_id: str, requests: list[Sent]) -> Iterator[str]:
         for at_s, what, one, result in self.story.acts:
