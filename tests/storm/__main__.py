@@ -73,8 +73,10 @@ def mutants(names: list[str], processes: int) -> int:
     print("| taken out | promise | storms to find it | as |\n| --- | --- | --- | --- |")
     with ProcessPoolExecutor(processes) as pool:
         for mutant, found in pool.map(look_for, chosen):
-            missed += found is None and not mutant.real_only
-            count = str(found[0]) if found else mutant.real_only or f"NOT in {AT_MOST}"
+            missed += found is None and not mutant.covered
+            count = (
+                str(found[0]) if found else ("covered: " + mutant.covered if mutant.covered else f"NOT in {AT_MOST}")
+            )
             kind = found[2][0].partition(":")[0] if found else ""
             print(f"| {mutant.name} | {mutant.promise} | {count} | {kind} |", flush=True)
     return missed

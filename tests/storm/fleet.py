@@ -246,7 +246,7 @@ class Fleet:
 
     def _delivery(self) -> DeliveryPolicy:
         return DeliveryPolicy(
-            max_attempts=12,
+            max_attempts=6,
             video_attempts=3,
             backoff_base_s=1.0,
             backoff_cap_s=8.0,

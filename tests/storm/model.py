@@ -6,6 +6,7 @@ fault that the storm made around that very send, never something that our record
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -26,8 +27,11 @@ UNKNOWN_AT_MOST = 3
 SEND_TIMEOUT_S = 25.0
 APPEAR_WITHIN_S = 4.0
 DELIVERY_S = 90.0
-MAX_SENDS = 12
+MAX_SENDS = 6
 SLACK_S = 1.0
+SHORTEST_WAIT_S = 0.7
+FAILING = {"throttled", "unreachable", "down"}
+"""What is surely not sent, and tried again after a while."""
 KEPT = ("video:completed:", "video:poll:dead", "video:poll:letters", "video:poll:sweeper")
 
 
@@ -205,12 +209,17 @@ class _Judge:
         limit = 1 if self.at_most_once and self.plan.channel == "mute" else UNKNOWN_AT_MOST
         if self.plan.channel == "mute" and len(blind) > limit * (1 + redrives):
             yield f"flooded: {job_id} got {len(blind)} sends of unknown fate"
-        uncounted = sum(one.manner == "down" for one in requests)
-        if len(requests) - uncounted > MAX_SENDS * (1 + redrives):
+        if len(requests) > MAX_SENDS * (1 + redrives):
             yield f"too many sends: {job_id} got {len(requests)}"
-        videos = [one for one in requests if one.form == "video" and one.manner in {"throttled", "unreachable"}]
+        videos = [one for one in requests if one.form == "video" and one.manner in FAILING]
         if len(videos) > 3 * (1 + redrives) + 1:
             yield f"too many videos: {job_id} got {len(videos)} failed videos and no text"
+
+        for first, second in itertools.pairwise(requests):
+            if first.told in FAILING and first.form == second.form and second.at_s - first.at_s < SHORTEST_WAIT_S:
+                if not redrives:
+                    yield f"sent too soon: {job_id} at {first.at_s:.2f} s and {second.at_s:.2f} s"
+                break
 
     def _untold(self, job_id: str, requests: list[Sent]) -> str | None:
         """Say why a user had to hear something; None if silence is allowed."""

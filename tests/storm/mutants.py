@@ -43,7 +43,8 @@ class Mutant:
     new: str
     # Where two mechanisms cover each other, both are taken out.
     and_also: Mutant | None = None
-    real_only: str = ""
+    # Which other mechanism does the same: without this one alone nothing goes wrong.
+    covered: str = ""
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -256,6 +257,7 @@ MUTANTS = (
         "                if verdict is not Verdict.APPLIED:\n                    self._tell_lost(verdict)\n"
         "                    return False\n",
         "                if verdict is not Verdict.APPLIED:\n                    self._tell_lost(verdict)\n",
+        covered="a lease that is lost ends the permit of its send",
     ),
     Mutant(
         "an outcome that could not be stored is sent",
@@ -264,6 +266,7 @@ MUTANTS = (
         "        if verdict is not Verdict.APPLIED:\n            self._tell_lost(verdict)\n            return None\n"
         "        return step",
         "        return step",
+        covered="each send is noted on its own then, and that is refused",
     ),
     Mutant(
         "a send of unknown fate is made again without asking",
