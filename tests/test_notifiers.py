@@ -1509,3 +1509,12 @@ def test_a_refusal_of_the_account_is_told_from_one_of_the_moment(status, body, r
     receipt = UltraMsgNotifier().read(HttpReply(status=status, headers={}, body=body), message())
     assert isinstance(receipt, NotSent)
     assert receipt.account_fault is refused
+
+
+@pytest.mark.parametrize("said", ["timeout", "Internal error", "upstream answered 502"])
+def test_what_a_gateway_says_of_itself_inside_a_200_leaves_the_fate_of_the_message_open(said):
+    """As an HTTP 500 does: it may have taken the message before, and must not get it forty times."""
+    body = json.dumps({"error": said}).encode()
+    assert isinstance(UltraMsgNotifier().read(HttpReply(status=200, headers={}, body=body), message()), Unknown)
+    refused = json.dumps({"sent": "false", "message": said}).encode()
+    assert isinstance(UltraMsgNotifier().read(HttpReply(status=200, headers={}, body=refused), message()), NotSent)

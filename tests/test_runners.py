@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from kit import FAST, QUICK, Recorder, phone, until
+from kit import EACH_COMBINATION, FAST, QUICK, Recorder, part, phone, until
 from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
@@ -27,6 +27,7 @@ from videopoll import (
     _engine,
     events,
 )
+from videopoll.observations import FaultKind
 from videopoll.work import Claim, ClaimBatch, PollWork, Settle, Verdict
 
 
@@ -350,6 +351,31 @@ def test_a_full_worker_sleeps_until_a_place_is_free(world, runner):
         release.set()
 
     assert counted < 50
+
+
+class OddError(BaseException):
+    """Neither an Exception nor anything that Python knows."""
+
+
+@EACH_COMBINATION
+@pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError, GeneratorExit, OddError])
+def test_whatever_type_an_exception_of_a_poller_has_it_counts(world, parts, error):
+    """Under both runners, from sync and asyncio parts: the job goes on with its next poll, and not when its lease ends."""
+    polled: list[str] = []
+
+    def poll(job, *, timeout_s):
+        polled.append(job.job_id)
+        if len(polled) == 1:
+            raise error
+        return VideoReady("https://files.example/1.mp4")
+
+    enqueue(world)
+    with world.worker(poller=part(parts, poll=poll), notifier=SilentNotifier()) as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
+        first, *_ = worker.recorder.of(events.JobPolled)
+
+    assert first.fault is FaultKind.INTERNAL
+    assert not worker.recorder.of(events.LeaseLost)
 
 
 @pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError])

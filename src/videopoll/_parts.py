@@ -24,6 +24,7 @@ __all__ = [
     "as_receipt",
     "as_sighting",
     "is_async",
+    "is_for_us",
     "kind_of",
     "look_up_failed",
     "notifier_failed",
@@ -174,6 +175,20 @@ def was_cancelled() -> bool:
     """Whether our own task is being cancelled; otherwise the cancellation came out of a host's part."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def is_for_us(error: BaseException) -> bool:
+    """Whether what comes out of a host's part is meant for its worker: Ctrl-C, our task's own end or cancellation.
+
+    Anything else is an answer of that part's, whatever its type.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    try:
+        # A coroutine that is closed from outside runs in no task.
+        return was_cancelled() or (isinstance(error, GeneratorExit) and asyncio.current_task() is None)
+    except RuntimeError:
+        return True
 
 
 def resume() -> None:

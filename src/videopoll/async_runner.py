@@ -37,6 +37,7 @@ from videopoll._parts import (
     as_receipt,
     as_sighting,
     is_async,
+    is_for_us,
     look_up_failed,
     notifier_failed,
     poller_failed,
@@ -594,8 +595,8 @@ class AsyncRunner(Engine):
             try:
                 async with limit:
                     return as_receipt(await self._notify(effect.message))
-            except (asyncio.CancelledError, Exception, SystemExit) as error:
-                if was_cancelled():
+            except BaseException as error:
+                if is_for_us(error):
                     raise
                 if not (isinstance(error, TimeoutError) and limit.expired()):
                     return notifier_failed(error)
@@ -611,8 +612,8 @@ class AsyncRunner(Engine):
         try:
             async with asyncio.timeout(self.delivery.send_timeout_s):
                 return await self._find(effect.message)
-        except (asyncio.CancelledError, Exception, SystemExit) as error:
-            if was_cancelled():
+        except BaseException as error:
+            if is_for_us(error):
                 raise
             return look_up_failed(error)
 
@@ -806,8 +807,8 @@ async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard
             return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
         async with limit:
             return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
-    except (asyncio.CancelledError, Exception, SystemExit) as error:
-        if was_cancelled():
+    except BaseException as error:
+        if is_for_us(error):
             raise
         if isinstance(error, TimeoutError) and limit.expired():
             return poller_not_back(effect)

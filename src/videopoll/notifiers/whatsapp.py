@@ -12,7 +12,7 @@ from videopoll._http.answerer import whose_words
 from videopoll._reasons import Reason, own
 from videopoll.errors import RefusedError
 from videopoll.jobs import Form
-from videopoll.messages import NotSent, Receipt, Refused
+from videopoll.messages import NotSent, Receipt, Refused, Unknown
 from videopoll.notifiers.base import receipt_for_status
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ _PERHAPS_OF_THE_MOMENT = re.compile(
     r"again|retry|time[\s_]?d?[\s_-]?out|unavailable|limit|quota|exceeded|internal|server error|\b5\d\d\b",
     re.IGNORECASE,
 )
+_MAY_HAVE_GONE_OUT = re.compile(r"time[\s_]?d?[\s_-]?out|internal|server error|\b5\d\d\b", re.IGNORECASE)
+"""What a gateway says of itself, as with a 5xx: it may have taken the message before."""
 
 _OWN_REFUSALS = frozenset({400, 403, 404, 409, 410, 422})
 """Statuses with which a messenger may speak of the message, of the quote or of its line: its words tell."""
@@ -156,10 +158,10 @@ def words_of(answer: JsonValue, *, depth: int = 3) -> str:
 
 def read_refusal(
     said: str, reply: HttpReply, message: Message, *, of_address: bool = False, lead: str = ""
-) -> NotSent | Refused:
+) -> NotSent | Refused | Unknown:
     """Return what a refusal inside a 2xx comes to, in the words of the messenger.
 
-    Nothing was sent, so what may pass is tried again, and so is a text that is
+    Where nothing was sent, what may pass is tried again, and so is a text that is
     refused in words that nobody knows. A video that is refused in such words goes
     as a text at once.
 
@@ -168,7 +170,7 @@ def read_refusal(
         reply: The reply, for its ``Retry-After``.
         message: What it refuses.
         of_address: Whether it is known to refuse the recipient.
-        lead: What stands before its words in the receipt.
+        lead: What stands before its words in the receipt: that it says it sent nothing.
     """
     words, wait_s = said[:LOOKED_AT], retry_after_s(reply.headers, time.time())
     whole = lead + (said or "no reason is given")
@@ -180,6 +182,8 @@ def read_refusal(
         return NotSent(told, wait_s, channel_fault=False, account_fault=not of_moment)
     final = _FOR_GOOD.search(words) is not None
     reason = Reason(whole, f"{lead}an error")
+    if not final and not lead and _MAY_HAVE_GONE_OUT.search(words):
+        return Unknown(reason)
     if not final and _PERHAPS_OF_THE_MOMENT.search(words):
         return NotSent(reason, wait_s)
     if message.reply_to:
