@@ -164,7 +164,10 @@ def test_a_slow_look_at_the_lines_state_holds_the_message_back_too(world):
 
 # --- what was given up does not begin -------------------------------------------------------------
 
-WEARY = attrs.evolve(QUICK, send_timeout_s=0.3, on_unknown=OnUnknown.AT_MOST_ONCE, deadline_s=2.0)
+WEARY = attrs.evolve(
+    QUICK, send_timeout_s=0.3, on_unknown=OnUnknown.AT_MOST_ONCE, deadline_s=2.0, max_retry_after_s=0.5
+)
+# What was held back may still go out for `max_retry_after_s` past the deadline.
 
 
 @pytest.mark.parametrize("kind", ["async"], indirect=True)
