@@ -377,14 +377,12 @@ MUTANTS = (
         "        return 1000.0",
     ),
     Mutant(
-        "a stop leaves sends that wait for a thread",
+        "what was given up while it waited for a thread is made",
         5,
         "_threads",
         "            elif work.begin():",
         "            elif work.begin() or True:",
-        and_also=Mutant(
-            "", 5, "_permits", "        return not self._withdrawn and self._lease.left_s() > 0", "        return True"
-        ),
+        covered="the permit of a send that was given up is withdrawn",
     ),
     Mutant(
         "a job is let go of without a word",
