@@ -134,6 +134,9 @@ def test_a_storm_that_fails_is_shrunk_to_what_makes_it_fail():
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_can_be_applied(mutant):
+def test_a_mutant_can_be_applied_and_is_in_the_docs(mutant):
     """When a line that a mutant changes has changed itself, its place has to be named anew."""
+    page = Path(__file__).parents[1] / "docs" / "explanation" / "storms.md"
+
     mutant.check()
+    assert f"| {mutant.name} | [{mutant.promise}](guarantees.md#" in page.read_text()
