@@ -801,16 +801,16 @@ class AsyncRunner(Engine):
 
 async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard: bool = True) -> Observation:
     """Ask a poller, and cut it off if it does not keep to its time."""
-    limit = asyncio.timeout(effect.timeout_s + GUARD_S)
+    limit = None
     try:
         if not guard:
             return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
-        async with limit:
+        async with asyncio.timeout(effect.timeout_s + GUARD_S) as limit:
             return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
     except BaseException as error:
         if is_for_us(error):
             raise
-        if isinstance(error, TimeoutError) and limit.expired():
+        if isinstance(error, TimeoutError) and limit is not None and limit.expired():
             return poller_not_back(effect)
         return poller_failed(error)
 

@@ -111,8 +111,9 @@ class HttpReply:
         not fit become U+FFFD. ``NaN`` and the infinities are read as null.
         """
         body = self.body
-        # As `json.loads` and so httpx reads it.
-        value = _read(body, jsonlib.detect_encoding(body), "surrogatepass")
+        # As `json.loads` and so httpx reads it. Nearly all begin in this way, and no UTF-16 or UTF-32 does.
+        encoding = "utf-8" if body.startswith(b'{"') else jsonlib.detect_encoding(body)
+        value = _read(body, encoding, "surrogatepass")
         if value is NOT_JSON:
             # As requests does.
             value = _read(body, _declared_encoding(self.headers.get("content-type", "")), "replace")
