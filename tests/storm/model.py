@@ -172,7 +172,13 @@ class _Judge:
         if life.stop_s is not None and life.stop_s <= to_s:
             return True
         gone_s = self.plan.lease_s - self.renew_s - SLACK_S
-        for began_s, ended_s in (*life.frozen, *life.cut_off):
+        gone: list[tuple[float, float]] = []
+        for began_s, ended_s in sorted((*life.frozen, *life.cut_off)):
+            if gone and began_s <= gone[-1][1] + SLACK_S:
+                gone[-1] = (gone[-1][0], max(gone[-1][1], ended_s))
+            else:
+                gone.append((began_s, ended_s))
+        for began_s, ended_s in gone:
             if began_s <= to_s and ended_s >= from_s - self.plan.lease_s and min(ended_s, to_s) - began_s >= gone_s:
                 return True
         return False
@@ -244,8 +250,8 @@ class _Judge:
             return True
         if self.plan.channel == "mute" and len(blind) + len(around) >= UNKNOWN_AT_MOST:
             return True
-        if len(requests) >= MAX_SENDS:
-            return True
+        if len(requests) + len(around) >= MAX_SENDS:
+            return True  # A send that its worker's death cut off before it left counts, too.
         failing = [one for one in requests if one.manner not in DELIVERS]
         if failing and failing[-1].at_s - failing[0].at_s >= DELIVERY_S - 20.0:
             return True
