@@ -279,8 +279,9 @@ def test_a_messenger_that_fails_all_the_time_ends_as_a_dead_letter_after_the_all
     at = [request.at for request in posts(world.ultramsg)]
     assert len(at) == 4
     waits = [after - before for before, after in itertools.pairwise(at)]
-    assert waits[0] >= 0.1
-    assert waits[1] >= 0.2
+    # Redis's clock counts whole milliseconds, the messenger's does not.
+    assert waits[0] >= 0.1 - 0.002
+    assert waits[1] >= 0.2 - 0.002
     told = completed(world)
     assert (told["success"], told["delivered"], told["undeliverable"]) == (True, False, letter.reason)
 
