@@ -477,7 +477,7 @@ def _as_text(entry: OutboxEntry) -> OutboxEntry:
 
 
 def _unknown(entry: OutboxEntry) -> str:
-    """Say why a message whose fate nobody can learn is not sent again."""
+    """Return why a message whose fate nobody can learn is not sent again."""
     sends = "1 send" if entry.unknowns == 1 else f"{entry.unknowns} sends"
     said = f"nobody can say whether the message went out, after {sends}: the user may have it already"
     return joined(f"{said}; the last reason", entry.reasons[-1]) if entry.reasons else own(said)

@@ -436,7 +436,7 @@ class Engine(abc.ABC):
         self.renew_first()
 
     def _claim_again(self) -> None:
-        """Have the claim that waited for writes."""
+        """Plan the claim that waited for writes, if none of them is open any more."""
         if not self.writes_first:
             self.wake_at(self.clock.monotonic_s())
 
@@ -603,7 +603,7 @@ class Engine(abc.ABC):
             self._lost.pop(doing, None)
 
     def renew_first(self) -> None:
-        """Have the leases in hand renewed at once, and claim nothing before: others may be about to take them over."""
+        """Ask for the leases in hand to be renewed at once, before the next claim: others may be about to take them over."""
         if self.steps:
             self._renew_first = True
             self.hurry_renewal()

@@ -45,7 +45,7 @@ class Lease:
         self._until_s = max(self._until_s, asked_s + duration_s)
 
     def forfeit(self) -> None:
-        """Let go of it for good: it is lost, or handed on. A confirmation that comes later changes nothing."""
+        """Give the lease up for good: it is lost, or handed on. A confirmation that comes later changes nothing."""
         self._over = True
 
     def left_s(self) -> float:
@@ -78,7 +78,7 @@ class SendPermit:
         return _copied, (self._lease, self._withdrawn)
 
     def withdraw(self) -> None:
-        """Let this send not begin any more, wherever it waits."""
+        """Forbid this send to begin, wherever it waits."""
         self._withdrawn = True
 
     def holds(self) -> bool:

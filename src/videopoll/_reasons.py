@@ -68,7 +68,7 @@ class Reason(str):
         return reason
 
     def __reduce__(self) -> tuple[type[Reason], tuple[str, str]]:
-        """Let it be copied and pickled."""
+        """Support copying and pickling."""
         return Reason, (str(self), self.told)
 
 
@@ -158,7 +158,7 @@ MOST_FRAMES = 30
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Give an exception, those in it if it is a group, and those that it came of."""
+    """Yield an exception, those in it if it is a group, and those that it came of."""
     waiting, met = [error], set[int]()
     while waiting and len(met) < MOST_EXCEPTIONS:
         one = waiting.pop(0)

@@ -108,7 +108,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _asking() -> aiohttp.TraceConfig:
-    """Have each piece of a request ask whether it may be written, right before it is."""
+    """Return a trace that asks, before each piece of a request is written, whether it may be."""
 
     async def ask(*_: object) -> None:
         # In the context of the request, or of the task that it starts for its body.

@@ -115,7 +115,7 @@ class _Guarded(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def _own_fault(wire: Wire, error: Exception) -> HttpFailure:
-    """Say what an error of our own client means, which depends on whether the request had begun to go out."""
+    """Return what an error of our own client means, which depends on whether the request had begun to go out."""
     if not wire.held_back and isinstance(error, httpx.TimeoutException | TimeoutError):
         return wire.timed_out()
     return wire.broke(error)
