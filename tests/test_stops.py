@@ -26,6 +26,7 @@ from videopoll import (
     VideoReady,
     events,
 )
+from videopoll._stopping import LOOK_S, REPEATED_S, STOP_SIGNALS, calm_ctrl_c
 from videopoll.testing import Reply
 from worker_process import end, spawn
 
@@ -797,7 +798,7 @@ def sending(world):
 def test_a_signal_that_is_forwarded_once_more_cuts_no_send(world, run, number):
     """Init programs, process managers and `uv run` make two of one."""
     slow_send(world)
-    worker = run()
+    worker = run(repeated_s=TOO_LONG_S)
     until(lambda: sending(world), "it is being sent", TOO_LONG_S)
 
     worker.send(number)
@@ -812,6 +813,44 @@ def test_a_signal_that_is_forwarded_once_more_cuts_no_send(world, run, number):
     assert number.name in line
     assert "a later one ends the process at once" in line
     assert "Traceback" not in worker.text()
+
+
+@pytest.fixture
+def own_signals():
+    """Let a test take signals over in this process."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("kind", ["async"], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, "Ctrl-C"])
+def test_a_signal_that_another_thread_gets_wakes_the_event_loop(world, own_signals, number):
+    """It was heard when a reply came: one that was forwarded once more then came late, and ended the process."""
+    made = build(world)
+
+    def give_it_to_this_thread():
+        time.sleep(0.1)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT if number == "Ctrl-C" else number)
+
+    async def work():
+        loop, heard = asyncio.get_running_loop(), asyncio.Event()
+        made.request_stop = lambda: loop.call_soon_threadsafe(heard.set)
+        begun_s = time.monotonic()
+        with calm_ctrl_c(lambda: None, made.request_stop) if number == "Ctrl-C" else made._signals():
+            threading.Thread(target=give_it_to_this_thread).start()
+            # The loop has nothing else to wake for.
+            with contextlib.suppress(asyncio.CancelledError, asyncio.TimeoutError):
+                await asyncio.wait_for(heard.wait(), 2 * TOO_LONG_S)
+        await made._queue.close()
+        bounded(begun_s)
+
+    asyncio.run(work())
+
+
+def test_a_thread_that_waits_for_a_run_wakes_often_enough_to_tell_a_repeated_signal():
+    assert LOOK_S <= REPEATED_S / 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

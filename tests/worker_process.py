@@ -1,6 +1,7 @@
 """A worker in a process of its own, to be killed: `python worker_process.py '{"kind": "async", ...}'`.
 
 With `crash_at` it kills itself, once, when a job comes to that point. With
+`repeated_s` it takes signals for the same wish to stop for so many seconds. With
 `freeze_at` it stops itself, once, in the middle of a send: when the host has
 said who gets the message ("resolve"), when UltraMsg has told the line's state
 ("status"), when a video's size is known ("video_check"), or while the messenger's
@@ -36,6 +37,7 @@ from videopoll import (
     WhatsAppFactoryNotifier,
 )
 from videopoll._http import Http
+from videopoll._stopping import StopSignals
 from videopoll.notifiers import VideoCheck
 
 if TYPE_CHECKING:
@@ -78,6 +80,15 @@ def main(settings: dict[str, Any]) -> None:
     }
     runners: list[Any] = []
 
+    def prepare(runner: Any) -> None:
+        runners.append(runner)
+        runner.shop.probe = crash
+        if "repeated_s" in settings:
+            loop = None if settings["kind"] == "sync" else asyncio.get_running_loop()
+            runner._signals = lambda: StopSignals(
+                runner.clock, runner.request_stop, runner.grace_s, loop, repeated_s=settings["repeated_s"]
+            )
+
     def crash(point: str, _job_id: str) -> None:
         if point == settings.get("crash_at"):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -87,16 +98,14 @@ def main(settings: dict[str, Any]) -> None:
     if settings["kind"] == "sync":
         queue = RedisVideoJobQueue.from_url(settings["url"], prefix=settings["prefix"])
         with queue, Runner(queue, poller, notifier, **options) as runner:
-            runners.append(runner)
-            runner.shop.probe = crash
+            prepare(runner)
             runner.run(handle_signals=settings.get("handle_signals", True))
     else:
 
         async def work() -> None:
             queue = AsyncRedisVideoJobQueue.from_url(settings["url"], prefix=settings["prefix"])
             async with queue, AsyncRunner(queue, poller, notifier, **options) as runner:
-                runners.append(runner)
-                runner.shop.probe = crash
+                prepare(runner)
                 await runner.run(handle_signals=settings.get("handle_signals", True))
 
         asyncio.run(work())

@@ -7,6 +7,7 @@ then is given back, and after a bound beyond that nobody waits any longer.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import functools
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, cast
 from videopoll._pace import FOREVER_S
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, TimerHandle
     from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import Self
 
     from videopoll._clock import Clock
 
-__all__ = ["ENDING_S", "REPEATED_S", "STOP_SIGNALS", "StopSignals", "Stopping", "calm_ctrl_c"]
+__all__ = ["ENDING_S", "LOOK_S", "REPEATED_S", "STOP_SIGNALS", "StopSignals", "Stopping", "calm_ctrl_c"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,15 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 REPEATED_S = 1.0
 """A signal that comes within so many seconds of the first is the same wish: process managers forward one more."""
+
+LOOK_S = 0.2
+"""How often the main thread wakes while a run goes on, in seconds: it takes a signal only when it is awake.
+
+The system may give a signal to any thread of the process, and does so while the
+main one has yet to take another. Python calls the handler on the main thread, but
+does not wake it for that. A repeated signal that was seen late would count as a
+later one, and end the process in the middle of a send.
+"""
 
 ENDING_S = 10.0
 """Seconds beyond `grace_s` that an end may take: what was given back has to be written, and threads have to end."""
@@ -84,6 +95,21 @@ class Stopping:
         return self.grace_left_s() + ENDING_S
 
 
+def _look_for_signals(loop: AbstractEventLoop) -> Callable[[], None]:
+    """Wake an event loop every `LOOK_S` seconds; return what ends that."""
+    timer: TimerHandle
+
+    def look() -> None:
+        nonlocal timer
+        timer = loop.call_later(LOOK_S, look)
+
+    def stop() -> None:
+        timer.cancel()
+
+    look()
+    return stop
+
+
 @contextlib.contextmanager
 def calm_ctrl_c(stopping: Callable[[], Stopping | None], ask: Callable[[], None]) -> Iterator[None]:
     """Keep a second Ctrl-C from tearing an event loop while a runner drains.
@@ -120,9 +146,11 @@ def calm_ctrl_c(stopping: Callable[[], Stopping | None], ask: Callable[[], None]
             ask()
 
     signal.signal(signal.SIGINT, handle)
+    stop_looking = _look_for_signals(asyncio.get_running_loop())
     try:
         yield
     finally:
+        stop_looking()
         if signal.getsignal(signal.SIGINT) is handle:
             signal.signal(signal.SIGINT, before)
 
@@ -131,14 +159,15 @@ class StopSignals:
     """Lets SIGTERM and SIGINT stop a runner while it is entered; for the main thread.
 
     One wish to stop arrives as two signals where an init program or a process
-    manager forwards one more, so what comes within a second of the first is
+    manager forwards one more, so what comes within `repeated_s` of the first is
     ignored, also when the run is over by then. Later ones end the process at once.
 
     Args:
         clock: What time it is.
         request_stop: Asks for the end, without waiting.
         grace_s: Seconds that what is in hand may go on; for the log.
-        soon: Calls what may not be called in a signal handler.
+        loop: The event loop of the run, on this thread; None if the run has a thread of its own.
+        repeated_s: Seconds after the first signal in which another one is the same wish.
     """
 
     def __init__(
@@ -146,12 +175,16 @@ class StopSignals:
         clock: Clock,
         request_stop: Callable[[], None],
         grace_s: float,
-        soon: Callable[[Callable[[], None]], object],
+        loop: AbstractEventLoop | None = None,
+        *,
+        repeated_s: float = REPEATED_S,
     ) -> None:
         self._clock = clock
         self._request_stop = request_stop
         self._grace_s = grace_s
-        self._soon = soon
+        self._loop = loop
+        self._repeated_s = repeated_s
+        self._stop_looking: Callable[[], None] = lambda: None
         self._first_s: float | None = None
         self._before: dict[signal.Signals, signal._HANDLER] = {}
         self._over = False
@@ -160,10 +193,13 @@ class StopSignals:
         """Take the signals over."""
         for number in STOP_SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
+        if self._loop is not None:
+            self._stop_looking = _look_for_signals(self._loop)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back; those of the wish that has ended the run are still ignored for what is left of its second."""
+        """Give the signals back; those of the wish that has ended the run are still ignored for what is left of its time."""
+        self._stop_looking()
         self._over = True
         if self._repeats():
             # Python lets go of its handlers before the process has ended, and the default is to be killed.
@@ -184,7 +220,7 @@ class StopSignals:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _repeats(self) -> bool:
-        return self._first_s is not None and self._clock.monotonic_s() - self._first_s < REPEATED_S
+        return self._first_s is not None and self._clock.monotonic_s() - self._first_s < self._repeated_s
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._repeats():
@@ -206,9 +242,12 @@ class StopSignals:
                 " the same wish; a later one ends the process at once, in the middle of what it does.",
                 name,
                 self._grace_s,
-                REPEATED_S,
+                self._repeated_s,
             )
 
         with contextlib.suppress(RuntimeError):
             # The log may be just what was interrupted, and the loop may be closed.
-            self._soon(tell)
+            if self._loop is None:
+                tell()
+            else:
+                self._loop.call_soon_threadsafe(tell)

@@ -323,8 +323,7 @@ class AsyncRunner(Engine):
         return None if current is None or current.over else current.stopping
 
     def _signals(self) -> StopSignals:
-        soon = asyncio.get_running_loop().call_soon_threadsafe
-        return StopSignals(self.clock, self.request_stop, self.grace_s, soon=soon)
+        return StopSignals(self.clock, self.request_stop, self.grace_s, asyncio.get_running_loop())
 
     def _launch(
         self,

@@ -44,7 +44,7 @@ from videopoll._parts import (
 from videopoll._reasons import told_of
 from videopoll._settlers import Settler
 from videopoll._steps import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage, Steps
-from videopoll._stopping import ENDING_S, Stopping, StopSignals
+from videopoll._stopping import ENDING_S, LOOK_S, Stopping, StopSignals
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.messages import Sighting
@@ -76,9 +76,6 @@ ENDING_THREADS = 2
 
 IDLE_THREADS_END_S = 1.0
 """How long a run waits for threads that have nothing to do any more, in seconds."""
-
-LOOK_S = 1.0
-"""How often whoever waits for a run's end looks whether it has waited long enough, in seconds."""
 
 RUNNING = "this runner is running already: build another one to run beside it"
 
@@ -315,7 +312,7 @@ class Runner(Engine):
     # --- a run and its end ---
 
     def _signals(self) -> StopSignals:
-        return StopSignals(self.clock, self.request_stop, self.grace_s, soon=lambda tell: tell())
+        return StopSignals(self.clock, self.request_stop, self.grace_s)
 
     def _launch(self, work: Callable[[_Run[R]], R], *, background: bool = False) -> _Run[R]:
         """Begin a run in a thread of its own.
