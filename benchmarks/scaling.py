@@ -9,7 +9,7 @@ import redis
 from harness import job_id, open_redis
 
 from videopoll import LeasePolicy, PollingStrategy, RedisVideoJobQueue
-from videopoll.work import Reschedule
+from videopoll.jobs.transition import Reschedule
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,7 +1,7 @@
 """The parts of the docs that are drawn from the code; MkDocs calls this while it builds.
 
 In a page, ``<!-- generated: states -->`` becomes the diagram and the table of
-`videopoll.jobs.TRANSITIONS`, ``keys`` the table of `videopoll.schema.KEYS`,
+`videopoll.job.TRANSITIONS`, ``keys`` the table of `videopoll.queue.schema.KEYS`,
 ``cli`` the help of every command, and ``fast`` and the like a table of
 `benchmarks/results.json`. Nothing of it is written to a file of the
 sources, so it cannot be out of date.
@@ -100,10 +100,10 @@ BENDS = {
 
 def states() -> str:
     """Draw every move that a job can make, and list them."""
-    from videopoll import jobs  # noqa: PLC0415 - the package is on the path once the configuration is read
+    from videopoll.jobs import job  # noqa: PLC0415 - the package is on the path once the configuration is read
 
-    usual = {(jobs.JobState(one), jobs.JobState(other)) for one, other in USUAL}
-    moves = [(one, other) for one, others in jobs.TRANSITIONS.items() for other in sorted(others)]
+    usual = {(job.JobState(one), job.JobState(other)) for one, other in USUAL}
+    moves = [(one, other) for one, others in job.TRANSITIONS.items() for other in sorted(others)]
     missing = usual - set(moves)
     if missing:
         msg = f"the diagram's usual way has moves that the code does not know: {missing}"
@@ -112,23 +112,23 @@ def states() -> str:
         _arrow(one.value, other.value, "usual" if (one, other) in usual else "other", both=(other, one) in moves)
         for one, other in sorted(moves, key=lambda move: move in usual)
     )
-    boxes = "".join(_box(state.value, end=not jobs.TRANSITIONS[state]) for state in jobs.JobState)
+    boxes = "".join(_box(state.value, end=not job.TRANSITIONS[state]) for state in job.JobState)
     heads = "".join(
         f'<marker id="{kind}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="9" markerHeight="9"'
         f' markerUnits="userSpaceOnUse" orient="auto"><path class="{kind}-head" d="M0 0 L10 5 L0 10 z"/></marker>'
         for kind in ("usual", "other")
     )
     said = "; ".join(
-        f"{one.value} to {', '.join(sorted(others)) or 'nothing'}" for one, others in jobs.TRANSITIONS.items()
+        f"{one.value} to {', '.join(sorted(others)) or 'nothing'}" for one, others in job.TRANSITIONS.items()
     )
     svg = (
         f'<svg viewBox="0 {TOP} {WIDTH} {HEIGHT - TOP}" role="img" aria-label="The moves of a job: {said}">'
         f"<defs>{heads}</defs>{arrows}{boxes}</svg>"
     )
-    meanings = _members(jobs.JobState)
+    meanings = _members(job.JobState)
     rows = "\n".join(
         f"| `{state.value}` | {meanings[state.name]} | {', '.join(f'`{other}`' for other in sorted(others)) or 'nothing: it is the end'} |"
-        for state, others in jobs.TRANSITIONS.items()
+        for state, others in job.TRANSITIONS.items()
     )
     return f'<div class="states">{svg}</div>\n\n| state | meaning | can become |\n| --- | --- | --- |\n{rows}\n'
 
@@ -186,7 +186,7 @@ def _members(kind: type) -> dict[str, str]:
 
 def keys() -> str:
     """List every key in Redis."""
-    from videopoll.schema import KEYS  # noqa: PLC0415 - see `states`
+    from videopoll.queue.schema import KEYS  # noqa: PLC0415 - see `states`
 
     rows = "\n".join(
         f"| `{record.pattern.replace('{prefix}', 'video')}`<br>{record.type} | {record.ttl or 'none'} |"

@@ -19,10 +19,10 @@ from videopoll import (
     UltraMsgNotifier,
     VideoApiPoller,
 )
-from videopoll.embedded import EmbeddedRedis
-from videopoll.generator import VideoApiGenerator
 from videopoll.testing import FakeOpenAI, FakeUltraMsg, FakeVideoApi, wait_until
+from videopoll.testing.embedded import EmbeddedRedis
 from videopoll.tool import VideoGeneratorTool
+from videopoll.video_api.generator import VideoApiGenerator
 
 USER, CONVERSATION = "5491155550001", "68bb3c3585425ee98e9f4f12"
 PEOPLE = {CONVERSATION: USER}

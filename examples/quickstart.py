@@ -15,8 +15,8 @@ from videopoll import (
     UltraMsgNotifier,
     VideoApiPoller,
 )
-from videopoll.embedded import EmbeddedRedis
 from videopoll.testing import FakeUltraMsg, FakeVideoApi, wait_until
+from videopoll.testing.embedded import EmbeddedRedis
 
 PEOPLE = {"conversation-1": "5491155550001"}
 

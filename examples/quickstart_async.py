@@ -19,8 +19,8 @@ from videopoll import (
     UltraMsgNotifier,
     VideoApiPoller,
 )
-from videopoll.embedded import EmbeddedRedis
 from videopoll.testing import FakeUltraMsg, FakeVideoApi, async_wait_until
+from videopoll.testing.embedded import EmbeddedRedis
 
 PEOPLE = {"conversation-1": "5491155550001"}
 

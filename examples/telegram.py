@@ -23,10 +23,10 @@ from videopoll import (
     Unknown,
     VideoApiPoller,
 )
-from videopoll.embedded import EmbeddedRedis
 from videopoll.notifiers import HttpReply, HttpRequest, receipt_for_status, recipient_of
 from videopoll.testing import FakeServer, FakeVideoApi, Reply, wait_until
-from videopoll.words import cut
+from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.texts import cut
 
 
 class TelegramNotifier(HttpNotifier):

@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, settings
 from kit import World, open_world
 from resp_proxy import RespProxy
 from trouble import Trouble
-from videopoll.embedded import EmbeddedRedis
-from videopoll.schema import KEYS
+from videopoll.queue.schema import KEYS
+from videopoll.testing.embedded import EmbeddedRedis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from videopoll.embedded import ServerChoice
+    from videopoll.testing.embedded import ServerChoice
 
 # Keys that stay while their prefix is in use; all others need a time to live.
 PERMANENT = frozenset(record.pattern.removeprefix("{prefix}:") for record in KEYS if record.ttl is None)

@@ -22,9 +22,9 @@ import attrs
 
 from kit import API_KEY, INSTANCE, TOKEN, phone
 from videopoll import RedisVideoJobQueue
-from videopoll._steps import CRASH_POINTS
-from videopoll.embedded import EmbeddedRedis
+from videopoll.core.step import CRASH_POINTS
 from videopoll.testing import FakeUltraMsg, FakeVideoApi, Reply
+from videopoll.testing.embedded import EmbeddedRedis
 from worker_process import end, spawn
 
 STRATEGY = {"interval_s": 1.0, "timeout_s": 300.0, "max_attempts": 300, "initial_delay_s": 0.1}

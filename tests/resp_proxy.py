@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from videopoll import _calls
+from videopoll.queue import calls
 from videopoll.testing import unused_port
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 
-_NAMES = {script.sha.encode(): script.name for script in _calls.SCRIPTS} | {
-    script.source.encode(): script.name for script in _calls.SCRIPTS
+_NAMES = {script.sha.encode(): script.name for script in calls.SCRIPTS} | {
+    script.source.encode(): script.name for script in calls.SCRIPTS
 }
 
 

@@ -21,8 +21,8 @@ from kit import QUICK, until
 from test_crash_points import process
 from trouble import BRISK, at_least, is_lost, jobs
 from videopoll import LeasePolicy, OnUnknown, events
-from videopoll.embedded import EmbeddedRedis
 from videopoll.testing import Reply
+from videopoll.testing.embedded import EmbeddedRedis
 from worker_process import end
 
 SENDS = 8

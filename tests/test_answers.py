@@ -18,15 +18,15 @@ from videopoll import (
     VideoWorking,
     events,
 )
-from videopoll._decide import NextPoll, decide
 from videopoll._http import NOT_JSON, HttpReply
-from videopoll._urls import MAX_URL_CHARS, BadUrl, readied_url
-from videopoll.generator import GenerationFailed
-from videopoll.generator import read_reply as read_generation
+from videopoll.core.decide import NextPoll, decide
 from videopoll.jobs import Outcome, OutcomeKind
-from videopoll.poller import read_reply
+from videopoll.jobs.transition import PollWork
+from videopoll.jobs.urls import MAX_URL_CHARS, BadUrl, readied_url
 from videopoll.testing import Reply
-from videopoll.work import PollWork
+from videopoll.video_api.generator import GenerationFailed
+from videopoll.video_api.generator import read_reply as read_generation
+from videopoll.video_api.poller import read_reply
 
 JOB = "job_1757157518747_grhexcfhk"
 URL = "https://files.example/abc.mp4?sig=signed"

@@ -28,10 +28,11 @@ from videopoll import (
     VideoWorking,
     events,
 )
-from videopoll._parts import as_observation
-from videopoll.jobs import MAX_METADATA_BYTES, Poison
-from videopoll.schema import Keys
+from videopoll.jobs.codec import Poison
+from videopoll.jobs.job import MAX_METADATA_BYTES
+from videopoll.queue.schema import Keys
 from videopoll.testing import Reply
+from videopoll.worker.host_parts import as_observation
 
 HUGE = "ñ" * 10_000_000
 URL = "https://files.example/x.mp4"

@@ -15,14 +15,11 @@ import redis
 
 from kit import FAST, QUICK, Recorder, until
 from videopoll import DeadLetter, DeliveryPolicy, InvalidJobError, JobState, LeasePolicy, PollingStrategy, events
-from videopoll._decide import open_outbox
-from videopoll.jobs import Outcome, OutcomeKind, VideoJob, dump
-from videopoll.messages import Delivered, NotSent
-from videopoll.observations import Fault, FaultKind, VideoReady, VideoWorking
-from videopoll.schema import Keys
-from videopoll.work import (
+from videopoll.core.decide import open_outbox
+from videopoll.jobs import Outcome, OutcomeKind, VideoJob
+from videopoll.jobs.codec import dump
+from videopoll.jobs.transition import (
     BeginSend,
-    CancelResult,
     Conclude,
     GiveBack,
     PollWork,
@@ -32,6 +29,10 @@ from videopoll.work import (
     Settle,
     Verdict,
 )
+from videopoll.jobs.views import CancelResult
+from videopoll.messages import Delivered, NotSent
+from videopoll.observations import Fault, FaultKind, VideoReady, VideoWorking
+from videopoll.queue.schema import Keys
 
 AT_ONCE = PollingStrategy(initial_delay_s=0)
 LEASE, POLICY = LeasePolicy(), DeliveryPolicy()

@@ -12,7 +12,7 @@ import redis
 import kit
 from kit import API_KEY, FAST, INSTANCE, QUICK, TOKEN, phone, until
 from videopoll import LeasePolicy, OnUnknown, events
-from videopoll._steps import CRASH_POINTS
+from videopoll.core.step import CRASH_POINTS
 from videopoll.testing import Reply
 from worker_process import end, spawn, stands_still
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videopoll._decide import (
+from videopoll.core.decide import (
     SHORTEST_REQUEST_S,
     Ask,
     Done,
@@ -25,10 +25,10 @@ from videopoll._decide import (
     resume_abandoned,
 )
 from videopoll.jobs import Form, OutboxEntry, Outcome, OutcomeKind, VideoJob
+from videopoll.jobs.transition import Abandoned, PollWork
 from videopoll.messages import Delivered, NotSent, Refused, Sighting, Unknown
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.policies import DeliveryPolicy, OnUnknown, PollingStrategy
-from videopoll.work import Abandoned, PollWork
 
 T0 = 1_757_157_518_000
 JOB = VideoJob("job_1", "conversation-1", T0)

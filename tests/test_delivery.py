@@ -33,11 +33,12 @@ from videopoll import (
     Words,
     events,
 )
-from videopoll._decide import open_outbox
+from videopoll.core.decide import open_outbox
 from videopoll.jobs import JobState, Outcome, OutcomeKind
+from videopoll.jobs.transition import Conclude, Redeliver
+from videopoll.jobs.views import CancelResult, EnqueueResult
 from videopoll.testing import Reply
-from videopoll.words import SPANISH_AND_ENGLISH
-from videopoll.work import CancelResult, Conclude, EnqueueResult, Redeliver
+from videopoll.texts import SPANISH_AND_ENGLISH
 
 # The server's kind makes no difference here; the scripts are tested on both elsewhere.
 pytestmark = [pytest.mark.parametrize("redis_server", ["valkey"], indirect=True), pytest.mark.usefixtures("eager")]
@@ -49,7 +50,7 @@ STEADY = attrs.evolve(QUICK, jitter=0.0)
 @pytest.fixture
 def eager(monkeypatch):
     """Let idle workers look again soon: what a producer or an operator does to a delivery wakes nobody."""
-    monkeypatch.setattr("videopoll._engine.LONGEST_IDLE_S", 0.1)
+    monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 0.1)
 
 
 def enqueue(world: World, channel: str = "ultramsg", *, reply: Reply | None = None, **metadata: str) -> None:
@@ -221,7 +222,7 @@ def test_whatever_becomes_of_a_send_the_user_gets_one_message(world, monkeypatch
 
 def test_a_worker_comes_back_to_a_delivery_when_it_is_due(world, monkeypatch):
     """A user whose message needs a second try waits for the back-off, and not until the worker happens to look."""
-    monkeypatch.setattr("videopoll._engine.LONGEST_IDLE_S", 4.0)
+    monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 4.0)
     enqueue(world)
     world.ultramsg.fail_next(*[Reply.fault(503)] * 2, path="/messages/")
 

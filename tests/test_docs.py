@@ -20,8 +20,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from videopoll.embedded import EmbeddedRedis, unused_port
 from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
+from videopoll.testing.embedded import EmbeddedRedis, unused_port
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -210,7 +210,7 @@ def test_the_troubleshooting_names_the_commands_of_the_specification():
 
 def test_the_docs_name_no_key_that_is_not_there():
     """`video:…` in a page is a key of the schema."""
-    from videopoll.schema import KEYS
+    from videopoll.queue.schema import KEYS
 
     known = {re.sub(r"\{\w+\}$", "", record.pattern.replace("{prefix}", "video")) for record in KEYS}
     for path in TEXTS:

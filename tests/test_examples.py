@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kit import until
-from videopoll.embedded import EmbeddedRedis
-from videopoll.schema import KEYS
+from videopoll.queue.schema import KEYS
 from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
+from videopoll.testing.embedded import EmbeddedRedis
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

@@ -1,4 +1,4 @@
-"""`videopoll.generator` against a real HTTP server: what is asked for, what is sent again, and what never is."""
+"""`videopoll.video_api.generator` against a real HTTP server: what is asked for, what is sent again, and what never is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from videopoll._http import FailureKind, HttpFailure, HttpReply, HttpRequest
 from videopoll.errors import ConfigurationError, InvalidGenerationError
-from videopoll.generator import (
+from videopoll.testing import FakeVideoApi, Reply
+from videopoll.video_api.generator import (
     Generation,
     GenerationErrorCode,
     GenerationFailed,
@@ -26,7 +27,6 @@ from videopoll.generator import (
     generation_flow,
     read_reply,
 )
-from videopoll.testing import FakeVideoApi, Reply
 
 KEY = "s3cr3t-key"
 PROMPT = "A red fox walks through fresh snow at dawn"

@@ -22,11 +22,11 @@ from videopoll import (
     VideoApiPoller,
     VideoWorking,
     events,
-    health,
 )
-from videopoll._engine import Health
-from videopoll.embedded import EmbeddedRedis
-from videopoll.health import HealthServer
+from videopoll.jobs.views import Health
+from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.worker import health_server
+from videopoll.worker.health_server import HealthServer
 
 STUCK_LOOP = "the worker's loop has not moved"
 
@@ -89,7 +89,7 @@ def test_a_wrong_key_is_not_ready(world):
 
 def test_a_stuck_event_loop_is_neither(world, monkeypatch):
     """The endpoint answers from a thread of its own, also when the worker's loop does not."""
-    monkeypatch.setattr("videopoll._engine.LONGEST_IDLE_S", 0.0)
+    monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 0.0)
     release = threading.Event()
 
     class Stuck:
@@ -146,7 +146,7 @@ def test_other_paths_are_not_found_and_say_what_there_is():
 
 def test_metrics():
     prometheus = pytest.importorskip("prometheus_client")
-    from videopoll.metrics import PrometheusHook
+    from videopoll.observe.metrics import PrometheusHook
 
     hook = PrometheusHook(prometheus.CollectorRegistry())
     hook(events.LeaseLost(job_id="job_1"))
@@ -208,7 +208,7 @@ def test_three_hundred_slow_connections_cost_the_worker_nothing_and_hold_up_no_p
             slow.append(one)
         assert get(server, "/live").status_code == 200
         # Each has an end here, and one there while it is open.
-        assert descriptors() - before - len(slow) <= health.MOST_OPEN + 4
+        assert descriptors() - before - len(slow) <= health_server.MOST_OPEN + 4
         until(lambda: all(ended(one) for one in slow), "each of them is hung up on", 60)
         assert get(server, "/ready").status_code == 200
 
@@ -229,7 +229,7 @@ def ended(connection):
 
 def test_a_request_that_trickles_in_has_a_time_limit_as_a_whole(monkeypatch):
     """Each byte came within the limit of a read, and the request never ended."""
-    monkeypatch.setattr(health, "PROBE_S", 0.5)
+    monkeypatch.setattr(health_server, "PROBE_S", 0.5)
     with HealthServer(Probed(), 0) as server, socket.create_connection(("127.0.0.1", server.port)) as slow:
         slow.sendall(b"GET /live HTTP/1.1\r\n")
 
@@ -246,7 +246,7 @@ def test_a_request_without_an_end_is_read_up_to_a_bound():
         HealthServer(Probed(), 0) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=30) as greedy,
     ):
-        greedy.sendall(b"GET /live HTTP/1.1\r\nx: " + b"x" * health.MOST_BYTES)
+        greedy.sendall(b"GET /live HTTP/1.1\r\nx: " + b"x" * health_server.MOST_BYTES)
         assert b" 431 " in greedy.recv(1000)
 
 
@@ -277,11 +277,11 @@ def test_metrics_that_wait_for_redis_hold_up_no_probe():
     registry = prometheus.CollectorRegistry()
     registry.register(Waiting())
     with HealthServer(Probed(), 0, registry=registry) as server:
-        scrapes = [threading.Thread(target=get, args=(server, "/metrics")) for _ in range(health.MOST_METRICS)]
+        scrapes = [threading.Thread(target=get, args=(server, "/metrics")) for _ in range(health_server.MOST_METRICS)]
         for one in scrapes:
             one.start()
         try:
-            until(lambda: len(collecting) == health.MOST_METRICS, "they are being made", 30)
+            until(lambda: len(collecting) == health_server.MOST_METRICS, "they are being made", 30)
             assert get(server, "/metrics").status_code == 503
             assert get(server, "/live").status_code == 200
         finally:

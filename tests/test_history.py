@@ -10,11 +10,12 @@ import pytest
 import redis
 
 from kit import API_KEY, TOKEN, phone, until
-from videopoll import ConfigurationError, Health, QueueError, events, history
-from videopoll.history import RedisHistory, Step, read_history, read_recent, read_workers
+from videopoll import ConfigurationError, Health, QueueError, events
 from videopoll.jobs import Form, OutcomeKind
 from videopoll.observations import FaultKind
-from videopoll.schema import Keys
+from videopoll.queue import history
+from videopoll.queue.history import RedisHistory, Step, read_history, read_recent, read_workers
+from videopoll.queue.schema import Keys
 from videopoll.testing import Reply, unused_port
 
 SIGNED = "https://files.example/1.mp4?signature=very-secret"

@@ -17,11 +17,11 @@ import redis
 
 from kit import FAST, phone, until
 from videopoll import CallbackNotifier, events
-from videopoll._decide import decide, deliverable, open_outbox
+from videopoll.core.decide import decide, deliverable, open_outbox
 from videopoll.jobs import Outcome, OutcomeKind, VideoJob
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoReady, VideoWorking
 from videopoll.policies import DeliveryPolicy
-from videopoll.schema import Keys
+from videopoll.queue.schema import Keys
 
 URL = "https://files.example/1.mp4"
 QUICK_END = attrs.evolve(FAST, interval_s=0.2, timeout_s=1.2, request_timeout_s=0.3)
@@ -223,7 +223,7 @@ def test_a_step_that_raises_counts_as_a_fault_and_the_deadline_ends_it(world, mo
             raise ZeroDivisionError(msg)
         return decide(work, due_ms, observation, *rest)
 
-    monkeypatch.setattr("videopoll._steps.decide", failing)
+    monkeypatch.setattr("videopoll.core.step.decide", failing)
     told = []
     with world.queue() as queue:
         queue.enqueue("job_1", conversation_id="user")
@@ -247,7 +247,7 @@ class Spiteful(logging.Filter):
 def test_a_hosts_logging_that_raises_costs_no_poll_its_count(world):
     """The exception of a poller is logged, and what raises there is one of the worker's own."""
     told, spite = [], Spiteful()
-    parts = logging.getLogger("videopoll._parts")
+    parts = logging.getLogger("videopoll.worker.host_parts")
     parts.addFilter(spite)
     try:
         with world.queue() as queue:
@@ -260,7 +260,7 @@ def test_a_hosts_logging_that_raises_costs_no_poll_its_count(world):
     assert told[0].outcome.kind is OutcomeKind.TIMED_OUT
 
 
-@pytest.mark.parametrize("at", ["videopoll._steps.open_outbox", "videopoll._steps.next_delivery_step"])
+@pytest.mark.parametrize("at", ["videopoll.core.step.open_outbox", "videopoll.core.step.next_delivery_step"])
 def test_a_step_that_fails_once_around_the_outcome_is_tried_again(world, monkeypatch, at):
     """The video arrives all the same, once."""
     module, name = at.rsplit(".", 1)

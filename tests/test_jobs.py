@@ -10,22 +10,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from videopoll.errors import InvalidJobError
-from videopoll.jobs import (
+from videopoll.jobs import Form, JobState, OutboxEntry, Outcome, OutcomeKind, VideoJob
+from videopoll.jobs.codec import Poison, dump
+from videopoll.jobs.job import (
     EARLIEST_START_MS,
     FUTURE_START_MS,
     MAX_METADATA_BYTES,
     RECORD_FIELDS,
     TRANSITIONS,
-    Form,
-    JobState,
-    OutboxEntry,
-    Outcome,
-    OutcomeKind,
-    Poison,
-    VideoJob,
     check_id,
     check_metadata,
-    dump,
     split_record,
 )
 

@@ -13,7 +13,7 @@ from kit import QUICK, until
 from videopoll import KeyTtls, LeasePolicy, PollingStrategy, events
 from videopoll.messages import Delivered
 from videopoll.observations import Fault, FaultKind, VideoReady, VideoWorking
-from videopoll.schema import Keys
+from videopoll.queue.schema import Keys
 
 # The defaults, eighty times as fast; a record lives twice as long as a job may take.
 STRATEGY = PollingStrategy(
@@ -115,7 +115,7 @@ def test_everybody_hears_though_the_api_hangs_and_places_are_few(world):
 
 def test_everybody_hears_though_every_poll_hangs_for_ever(world, monkeypatch):
     """A host's sync poller that does not come back: its job ends when the lease runs out, the others without a place."""
-    monkeypatch.setattr("videopoll._steps.JobStep.limit_s", 0.5)
+    monkeypatch.setattr("videopoll.core.step.JobStep.limit_s", 0.5)
     told, ended = Told(), threading.Event()
     users = enqueue(world, 40)
 

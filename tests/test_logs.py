@@ -17,7 +17,7 @@ import redis
 from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
 from videopoll import LeasePolicy, PollingStrategy, events
 from videopoll.cli.logs import JsonFormatter
-from videopoll.history import RedisHistory
+from videopoll.queue.history import RedisHistory
 from videopoll.testing import Reply
 
 PROMPT = "a private wish of the user"

@@ -14,11 +14,11 @@ import redis
 
 from kit import FAST, phone, until
 from videopoll import LeasePolicy, Runner, SilentNotifier, VideoApiPoller, VideoReady, VideoWorking, events
-from videopoll._clock import Clock
 from videopoll._supervise import BELL, RENEWER, SETTLER, Loops
-from videopoll.history import RedisHistory, read_history
-from videopoll.redis_queue import RedisVideoJobQueue
-from videopoll.schema import Keys
+from videopoll.clock import Clock
+from videopoll.queue.history import RedisHistory, read_history
+from videopoll.queue.redis_queue import RedisVideoJobQueue
+from videopoll.queue.schema import Keys
 
 BRIEF = LeasePolicy.lasting(1.0)
 
@@ -214,16 +214,16 @@ def test_an_exception_that_cannot_say_what_it_is_costs_no_place(world):
 
 def test_a_claim_that_cannot_be_read_takes_no_other_along(world, monkeypatch):
     """Those that were leased with it would wait for their leases to end, again and again."""
-    from videopoll import _calls
+    from videopoll.queue import calls
 
-    whole = _calls._read_claim
+    whole = calls._read_claim
 
     def read(fields, token, now_ms):
         if fields[0] == b"bad":
             raise TypeError
         return whole(fields, token, now_ms)
 
-    monkeypatch.setattr(_calls, "_read_claim", read)
+    monkeypatch.setattr(calls, "_read_claim", read)
     enqueue(world, "good_1", "bad", "good_2")
 
     with world.worker(poller=Ready(), notifier=SilentNotifier()) as worker:

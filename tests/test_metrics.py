@@ -9,8 +9,8 @@ import pytest
 
 from kit import phone, until
 from videopoll import QueueCounts, QueueUnavailableError, events
-from videopoll.metrics import INSTRUMENTS, OpenTelemetryHook, PrometheusHook, measure
 from videopoll.observations import FaultKind
+from videopoll.observe.metrics import INSTRUMENTS, OpenTelemetryHook, PrometheusHook, measure
 from videopoll.testing import Reply
 
 prometheus = pytest.importorskip("prometheus_client", reason="the extra prometheus is not installed")
@@ -184,7 +184,7 @@ def test_the_gauge_is_missing_while_redis_is_away(registry, reader):
 def test_without_the_extra_it_says_what_to_install(hook, module, extra):
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
-        f"from videopoll.metrics import {hook}\n"
+        f"from videopoll.observe.metrics import {hook}\n"
         f"try: {hook}()\n"
         f"except ImportError as error: print(error)"
     )
@@ -195,6 +195,6 @@ def test_without_the_extra_it_says_what_to_install(hook, module, extra):
 
 
 def test_importing_the_module_needs_neither():
-    code = "import sys; sys.modules |= dict.fromkeys(['prometheus_client', 'opentelemetry']); import videopoll.metrics"
+    code = "import sys; sys.modules |= dict.fromkeys(['prometheus_client', 'opentelemetry']); import videopoll.observe.metrics"
 
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

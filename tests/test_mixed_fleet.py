@@ -23,14 +23,13 @@ from videopoll import (
     AsyncRedisVideoJobQueue,
     LeasePolicy,
     RedisVideoJobQueue,
-    async_runner,
     events,
-    redis_queue,
-    runner,
 )
 from videopoll.jobs import JobState
+from videopoll.jobs.views import CancelResult, EnqueueResult
+from videopoll.queue import redis_queue
 from videopoll.testing import Reply
-from videopoll.work import CancelResult, EnqueueResult
+from videopoll.worker import async_runner, runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

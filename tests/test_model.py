@@ -24,18 +24,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from videopoll._decide import open_outbox
-from videopoll.jobs import Outcome, OutcomeKind, Poison, dump
-from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
-from videopoll.redis_queue import RedisVideoJobQueue
-from videopoll.work import (
+from videopoll.core.decide import open_outbox
+from videopoll.jobs import Outcome, OutcomeKind
+from videopoll.jobs.codec import Poison, dump
+from videopoll.jobs.outcome import DeadLetter
+from videopoll.jobs.transition import (
     Abandoned,
     BeginSend,
-    CancelResult,
     Claim,
     Conclude,
-    DeadLetter,
-    EnqueueResult,
     GiveBack,
     Gone,
     PollWork,
@@ -45,6 +42,9 @@ from videopoll.work import (
     Settle,
     Verdict,
 )
+from videopoll.jobs.views import CancelResult, EnqueueResult
+from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
+from videopoll.queue.redis_queue import RedisVideoJobQueue
 
 IDS = tuple(f"job_{number}" for number in range(5))
 job_ids = st.sampled_from(IDS)

@@ -10,8 +10,9 @@ import redis
 
 from kit import until
 from trouble import is_lost, jobs
-from videopoll import AsyncRedisVideoJobQueue, QueueUnavailableError, RedisVideoJobQueue, _connections, events
-from videopoll.embedded import EmbeddedRedis
+from videopoll import AsyncRedisVideoJobQueue, QueueUnavailableError, RedisVideoJobQueue, events
+from videopoll.queue import connect
+from videopoll.testing.embedded import EmbeddedRedis
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_the_first_enqueue_of_the_morning_does_not_meet_a_connection_that_was_fo
     trouble, queue, call, monkeypatch
 ):
     """A firewall forgets idle connections and says nothing: whoever uses one waits for an answer in vain."""
-    monkeypatch.setattr(_connections, "RESTED_S", 0.2)
+    monkeypatch.setattr(connect, "RESTED_S", 0.2)
     enqueue(trouble, queue, call, "job_0")
     trouble.proxy.forget()
     slept_s = time.monotonic() + 0.3

@@ -11,9 +11,9 @@ import pytest
 
 from kit import API_KEY, phone
 from videopoll import AsyncRedisVideoJobQueue, RedisVideoJobQueue
-from videopoll.generator import VideoApiGenerator
 from videopoll.testing import FakeOpenAI, wait_until
 from videopoll.tool import VideoGeneratorTool
+from videopoll.video_api.generator import VideoApiGenerator
 
 # In CI nothing may be skipped.
 need = importlib.import_module if os.environ.get("CI", "").lower() in {"1", "true"} else pytest.importorskip

@@ -21,11 +21,11 @@ from videopoll.cli import doctor, figures, places
 from videopoll.cli.app import app
 from videopoll.cli.output import duration
 from videopoll.cli.story import tell
-from videopoll.history import HistoryEntry, RedisHistory, Step, read_history, read_workers
 from videopoll.jobs import JobState
 from videopoll.observations import FaultKind
 from videopoll.policies import LeasePolicy
-from videopoll.schema import KEYS, Keys
+from videopoll.queue.history import HistoryEntry, RedisHistory, Step, read_history, read_workers
+from videopoll.queue.schema import KEYS, Keys
 from videopoll.testing import Reply, unused_port
 
 SIGNED = "https://files.example/1.mp4?signature=very-secret"

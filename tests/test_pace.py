@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videopoll import QueueUnavailableError, RedisVideoJobQueue, Runner, SilentNotifier, VideoApiPoller
-from videopoll._pace import Pace
+from videopoll.worker.timing import Pace
 
 MOMENTS = st.floats(0, 1000, allow_nan=False)
 APART = st.floats(0, 1, allow_nan=False)

@@ -11,8 +11,8 @@ import time
 import attrs
 
 from videopoll import Form, Message, Outcome, OutcomeKind, VideoJob
-from videopoll._permits import Lease, SendPermit
-from videopoll._threads import DaemonThreads
+from videopoll._calling import DaemonThreads
+from videopoll.core.permits import Lease, SendPermit
 
 
 def message(permit: SendPermit | None = None) -> Message:

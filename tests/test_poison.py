@@ -18,7 +18,7 @@ import redis
 from kit import phone, until
 from videopoll import LeasePolicy, events
 from videopoll.jobs import JobState
-from videopoll.schema import Keys
+from videopoll.queue.schema import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

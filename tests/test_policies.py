@@ -15,7 +15,7 @@ from videopoll import (
     OnUnknown,
     PollingStrategy,
 )
-from videopoll.schema import Keys
+from videopoll.queue.schema import Keys
 
 NO_NUMBERS = (None, "10", math.nan, math.inf, -math.inf, True, 10**300)
 

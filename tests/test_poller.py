@@ -1,4 +1,4 @@
-"""`videopoll.poller` against a real HTTP server: what each answer of the video API means for a job."""
+"""`videopoll.video_api.poller` against a real HTTP server: what each answer of the video API means for a job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from videopoll._http import FailureKind, HttpFailure, HttpReply
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import VideoJob
 from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
-from videopoll.poller import ApiHealth, VideoApiPoller, read_reply
+from videopoll.video_api.poller import ApiHealth, VideoApiPoller, read_reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

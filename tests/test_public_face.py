@@ -22,7 +22,7 @@ from videopoll import (
     VideoPoller,
     protocols,
 )
-from videopoll.dead_letters import AsyncDeadLetters, DeadLetters
+from videopoll.queue.dead_letters import AsyncDeadLetters, DeadLetters
 
 TWINS = [
     (RedisVideoJobQueue, AsyncRedisVideoJobQueue),
@@ -78,7 +78,7 @@ def test_every_public_name_is_listed_once_and_is_there():
 def test_only_the_core_and_the_scripts_branch_on_a_state():
     """Judgements about a job have one home: a runner that compares states would be a second one."""
     source = Path(videopoll.__file__).parent
-    for name in ("runner.py", "async_runner.py", "_engine.py", "redis_queue.py"):
+    for name in ("worker/runner.py", "worker/async_runner.py", "worker/state.py", "queue/redis_queue.py"):
         tree = ast.parse((source / name).read_text(encoding="utf-8"))
         compared = [
             node

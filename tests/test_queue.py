@@ -34,22 +34,17 @@ from videopoll import (
     QueueRefusedError,
     QueueUnavailableError,
     RedisVideoJobQueue,
-    redis_queue,
 )
-from videopoll._decide import open_outbox
-from videopoll.embedded import EmbeddedRedis, unused_port
-from videopoll.jobs import Outcome, Poison, VideoJob, dump
-from videopoll.schema import Keys
-from videopoll.work import (
+from videopoll.core.decide import open_outbox
+from videopoll.jobs import Outcome, VideoJob
+from videopoll.jobs.codec import Poison, dump
+from videopoll.jobs.transition import (
     Abandoned,
     BeginSend,
-    CancelResult,
     Claim,
     Conclude,
-    EnqueueResult,
     GiveBack,
     Gone,
-    HandedBack,
     PollWork,
     Redeliver,
     Reschedule,
@@ -57,6 +52,10 @@ from videopoll.work import (
     Settle,
     Verdict,
 )
+from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
+from videopoll.queue import redis_queue
+from videopoll.queue.schema import Keys
+from videopoll.testing.embedded import EmbeddedRedis, unused_port
 
 SPEC = PollingStrategy()
 AT_ONCE = PollingStrategy(initial_delay_s=0)

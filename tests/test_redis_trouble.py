@@ -23,11 +23,11 @@ from videopoll import (
     QueueRefusedError,
     QueueUnavailableError,
     RedisVideoJobQueue,
-    _engine,
     events,
 )
-from videopoll.embedded import EmbeddedRedis
 from videopoll.testing import Reply, unused_port
+from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.worker import state
 
 # --- Redis is away ------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ def test_a_worker_with_work_in_hand_keeps_it_through_an_outage(trouble, caplog):
 
 def test_a_worker_can_be_stopped_while_redis_is_away(trouble, monkeypatch):
     """A deployment goes on during an outage; the leases bring the jobs back."""
-    monkeypatch.setattr(_engine, "LONGEST_IDLE_S", 1.0)
+    monkeypatch.setattr(state, "LONGEST_IDLE_S", 1.0)
     trouble.world.api.job("job_0", attrs.evolve(Reply.completed(), delay_s=0.3))
     trouble.enqueue("job_0")
     worker = trouble.worker(grace_s=0.5).start()
@@ -171,7 +171,7 @@ def test_a_full_memory_is_waited_out(trouble, caplog, monkeypatch):
 
     A claim that finds nothing only reads, and so works: that is no sign that all is well.
     """
-    monkeypatch.setattr(_engine, "LONGEST_IDLE_S", 0.2)
+    monkeypatch.setattr(state, "LONGEST_IDLE_S", 0.2)
     trouble.world.api.job("job_0", attrs.evolve(Reply.completed(), delay_s=0.6))
     trouble.enqueue("job_0")
 
@@ -303,7 +303,7 @@ def test_a_lost_reply_costs_neither_a_job_nor_a_second_message(trouble, script, 
     """The server has done it and the worker does not know: the same thing again must be the same thing."""
     trouble.world.api.job("job_0", Reply.processing(), attrs.evolve(Reply.completed(), delay_s=0.9))
     trouble.world.factory.fail_next(Reply.fault(503))
-    monkeypatch.setattr(_engine, "LONGEST_IDLE_S", 1.0)
+    monkeypatch.setattr(state, "LONGEST_IDLE_S", 1.0)
     trouble.enqueue("job_0")
     if script == "adopt":
         with trouble.client as client:

@@ -24,11 +24,11 @@ from videopoll import (
     VideoJob,
     VideoReady,
     VideoWorking,
-    _engine,
     events,
 )
+from videopoll.jobs.transition import Claim, ClaimBatch, PollWork, Settle, Verdict
 from videopoll.observations import FaultKind
-from videopoll.work import Claim, ClaimBatch, PollWork, Settle, Verdict
+from videopoll.worker import state
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_a_message_that_was_delivered_is_not_sent_again_after_a_stop_in_an_outag
 
 def test_a_hosts_queue_that_answers_nonsense_is_asked_again_and_keeps_no_stop_waiting(world, monkeypatch, caplog):
     """A write without a verdict may not have been made. At a stop, what is unwritten is named, and its lease ends."""
-    monkeypatch.setattr(_engine, "LONGEST_IDLE_S", 0.5)
+    monkeypatch.setattr(state, "LONGEST_IDLE_S", 0.5)
 
     class Nonsense(Stubborn):
         calls = 0

@@ -15,18 +15,15 @@ import attrs
 import pytest
 import redis
 
-from videopoll import _calls
-from videopoll._decide import open_outbox
-from videopoll.jobs import Form, Outcome, OutcomeKind, Poison, dump
-from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
-from videopoll.redis_queue import RedisVideoJobQueue
-from videopoll.schema import Keys
-from videopoll.work import (
+from videopoll.core.decide import open_outbox
+from videopoll.jobs import Form, Outcome, OutcomeKind
+from videopoll.jobs.codec import Poison, dump
+from videopoll.jobs.outcome import DeadLetter
+from videopoll.jobs.transition import (
     Abandoned,
     BeginSend,
     Claim,
     Conclude,
-    DeadLetter,
     GiveBack,
     Gone,
     PollWork,
@@ -36,6 +33,10 @@ from videopoll.work import (
     Settle,
     Verdict,
 )
+from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
+from videopoll.queue import calls
+from videopoll.queue.redis_queue import RedisVideoJobQueue
+from videopoll.queue.schema import Keys
 
 AT_ONCE = PollingStrategy(initial_delay_s=0)
 TTLS, LEASE, POLICY, DEAD = KeyTtls(), LeasePolicy(), DeliveryPolicy(), DeadLetterPolicy()
@@ -138,7 +139,7 @@ class Stage:
 
     # --- running a script that is cut off ---
 
-    def cut_off(self, call: _calls.ScriptCall, at: int) -> bool:
+    def cut_off(self, call: calls.ScriptCall, at: int) -> bool:
         """Run a script whose `at`-th command fails; say whether it got that far."""
         try:
             self.db.execute_command("EVAL", SABOTAGE % at + call.script.source, *call.words())
@@ -235,29 +236,27 @@ def stage(redis_url, prefix):
 def claim_everything(stage: Stage):
     """All places at once; the reply is lost with the script."""
     stage.everywhere()
-    return _calls.claim(stage.keys, polls=100, sends=100, token="w:cut", strategy=AT_ONCE, lease=LEASE, ttls=TTLS)
+    return calls.claim(stage.keys, polls=100, sends=100, token="w:cut", strategy=AT_ONCE, lease=LEASE, ttls=TTLS)
 
 
 def claim_with_little_room(stage: Stage):
     """Most of what it looks at is put elsewhere."""
     stage.everywhere()
-    return _calls.claim(stage.keys, polls=3, sends=1, token="w:cut", strategy=AT_ONCE, lease=LEASE, ttls=TTLS)
+    return calls.claim(stage.keys, polls=3, sends=1, token="w:cut", strategy=AT_ONCE, lease=LEASE, ttls=TTLS)
 
 
 def claim_without_a_place(stage: Stage):
     """Everything is past its deadline: it is leased to be ended, from wherever it stands."""
     stage.everywhere()
     hasty = attrs.evolve(AT_ONCE, timeout_s=0.001, interval_s=0.001)
-    return _calls.claim(
-        stage.keys, polls=1, sends=0, token="w:cut", strategy=hasty, lease=LEASE, ttls=TTLS, endings=100
-    )
+    return calls.claim(stage.keys, polls=1, sends=0, token="w:cut", strategy=hasty, lease=LEASE, ttls=TTLS, endings=100)
 
 
 def claim_too_early(stage: Stage):
     """Ids that are too young move to the schedule."""
     stage.enqueue("job_1", "job_2", "job_3")
     stage.poison("poison")
-    return _calls.claim(
+    return calls.claim(
         stage.keys, polls=100, sends=100, token="w:cut", strategy=PollingStrategy(), lease=LEASE, ttls=TTLS
     )
 
@@ -268,7 +267,7 @@ def claim_expired_beside_a_foreign_lock(stage: Stage):
     stage.claim()
     stage.db.zadd(stage.keys.inflight, {"job_1": 1, "locked": 1})
     stage.db.set(stage.keys.lock("locked"), "somebody else", px=60_000)
-    return _calls.claim(stage.keys, polls=9, sends=9, token="w:cut", strategy=AT_ONCE, lease=LEASE, ttls=TTLS)
+    return calls.claim(stage.keys, polls=9, sends=9, token="w:cut", strategy=AT_ONCE, lease=LEASE, ttls=TTLS)
 
 
 def claim_wrong_types(stage: Stage):
@@ -279,12 +278,12 @@ def claim_wrong_types(stage: Stage):
     stage.db.rpush(stage.keys.attempts("job_2"), "x")
     stage.db.delete(stage.keys.job("job_3"))
     stage.db.rpush(stage.keys.job("job_3"), "x")
-    return _calls.claim(stage.keys, polls=9, sends=9, token="w:cut", strategy=AT_ONCE, lease=LEASE, ttls=TTLS)
+    return calls.claim(stage.keys, polls=9, sends=9, token="w:cut", strategy=AT_ONCE, lease=LEASE, ttls=TTLS)
 
 
 def the_call(stage: Stage, *transitions):
     """Give the one script call of some transitions."""
-    (((_, call),),) = _calls.apply(stage.keys, transitions, TTLS, DEAD)
+    (((_, call),),) = calls.apply(stage.keys, transitions, TTLS, DEAD)
     return call
 
 
@@ -365,7 +364,7 @@ def renew(stage: Stage):
     one, two, other = three(stage)
     stage.queue.apply([Conclude(two, stage.entry(two), 600, 12_000)])
     held = [(claim.job_id, claim.token, claim is not two) for claim in (one, two, other)]
-    return _calls.renew(stage.keys, held, LEASE, TTLS)
+    return calls.renew(stage.keys, held, LEASE, TTLS)
 
 
 def cancelling(state: str, *, notify: bool):
@@ -380,7 +379,7 @@ def cancelling(state: str, *, notify: bool):
         outcome = Outcome(OutcomeKind.CANCELLED, view.now_ms, error="Cancelled")
         notice = open_outbox(view.job, outcome, POLICY)
         assert notice.form is Form.TEXT
-        return _calls.cancel(
+        return calls.cancel(
             stage.keys,
             job_id,
             completed='{"success":false,"error":"Cancelled"}',
@@ -398,7 +397,7 @@ def adopt(stage: Stage):
     stage.enqueue("job_1", "job_2")
     stage.db.delete(stage.keys.queue)
     stage.db.set(stage.keys.lock("job_2"), "somebody else")
-    return _calls.adopt(stage.keys, ["job_1", "job_2"], idle_s=0, initial_delay_s=0, looked_at_ms=2**53, ttls=TTLS)
+    return calls.adopt(stage.keys, ["job_1", "job_2"], idle_s=0, initial_delay_s=0, looked_at_ms=2**53, ttls=TTLS)
 
 
 def hand_back(stage: Stage):
@@ -407,7 +406,7 @@ def hand_back(stage: Stage):
     stage.jobs.add("ended")
     stage.db.zadd(stage.keys.schedule, {"ended": 1})
     stage.db.set(stage.keys.completed("ended"), '{"success":true}', ex=600)
-    return next(_calls.hand_back(stage.keys, TTLS))
+    return next(calls.hand_back(stage.keys, TTLS))
 
 
 def redriving(what: str):
@@ -422,7 +421,7 @@ def redriving(what: str):
         stage.queue.apply([Settle(one, '{"success":true}', letter)])
         stored = stage.db.hget(stage.keys.letters, "job_1")
         words = {"entry": entry.to_json(), "entry_s": 600} if what == "entry" else {"record": record}
-        return _calls.redrive(stage.keys, "job_1", stored, ttls=TTLS, **words)
+        return calls.redrive(stage.keys, "job_1", stored, ttls=TTLS, **words)
 
     prepare.__name__ = f"redrive_{what}"
     return prepare
@@ -474,7 +473,7 @@ def test_an_enqueue_that_is_cut_off_anywhere_is_healed_by_the_next(stage):
     jobs = [(f"job_{number}", "c", {"to": "1"}) for number in range(3)]
     for at in range(1, MOST_CALLS):
         stage.clear()
-        cut = stage.cut_off(_calls.enqueue(stage.keys, jobs, TTLS), at)
+        cut = stage.cut_off(calls.enqueue(stage.keys, jobs, TTLS), at)
         stage.queue.enqueue_many(jobs)
         stage.jobs = {job_id for job_id, _, _ in jobs}
         stage.nothing_is_lost()

@@ -20,12 +20,12 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-import videopoll._parts
-import videopoll._scripts
-import videopoll._steps
 import videopoll.cli.dead
+import videopoll.core.step
 import videopoll.events
-import videopoll.history
+import videopoll.queue.history
+import videopoll.queue.scripts
+import videopoll.worker.host_parts
 from kit import API_KEY, INSTANCE, QUICK, TOKEN, open_world, phone, until
 from videopoll import (
     CallbackNotifier,
@@ -56,9 +56,9 @@ from videopoll.cli.app import app
 from videopoll.cli.logs import JsonFormatter
 from videopoll.cli.story import tell
 from videopoll.events import show_texts
-from videopoll.history import RedisHistory, read_history, read_recent
-from videopoll.metrics import OpenTelemetryHook, PrometheusHook
-from videopoll.schema import Keys
+from videopoll.observe.metrics import OpenTelemetryHook, PrometheusHook
+from videopoll.queue.history import RedisHistory, read_history, read_recent
+from videopoll.queue.schema import Keys
 from videopoll.testing import FakeVideoApi, Reply
 
 if TYPE_CHECKING:
@@ -368,9 +368,9 @@ def refusals(outputs: Outputs) -> None:
             msg = f"ERR unknown command 'X', with args beginning with: {marker('argument')}"
             raise redis.ResponseError(msg)
 
-    call = videopoll._scripts.ScriptCall(videopoll._calls.BEAT, (), (), lambda reply: reply)
+    call = videopoll.queue.scripts.ScriptCall(videopoll.queue.calls.BEAT, (), (), lambda reply: reply)
     try:
-        videopoll._scripts.run(Client(), call)
+        videopoll.queue.scripts.run(Client(), call)
     except QueueError as error:
         outputs.add("exceptions of the queue", error, repr(error), *traceback.format_exception(error))
     else:
@@ -485,19 +485,19 @@ GUARDS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"log", "log in JSON", "events", "stream", "dead list", "repr of values"},
     ),
     "status words": (
-        {"videopoll._steps.shown_word": str, "videopoll.history.shown_word": str},
+        {"videopoll.core.step.shown_word": str, "videopoll.queue.history.shown_word": str},
         {"log", "events", "stream"},
     ),
     "words in repr": ({"videopoll.observations.shown_word": str}, {"repr of values"}),
     "names of channels": ({"videopoll.messages.shown_name": str}, {"repr of values"}),
-    "traces of parts": ({"videopoll._parts.trace_of": plain_trace}, {"log", "log in JSON"}),
+    "traces of parts": ({"videopoll.worker.host_parts.trace_of": plain_trace}, {"log", "log in JSON"}),
     "traces of hooks": ({"videopoll.events.trace_of": plain_trace}, {"log"}),
-    "codes of Redis": ({"videopoll._scripts._codes": lambda _, text: text}, {"exceptions of the queue"}),
-    "causes of Redis": ({"videopoll._scripts.cause_of": lambda error: error}, {"exceptions of the queue"}),
+    "codes of Redis": ({"videopoll.queue.scripts._codes": lambda _, text: text}, {"exceptions of the queue"}),
+    "causes of Redis": ({"videopoll.queue.scripts.cause_of": lambda error: error}, {"exceptions of the queue"}),
     "exceptions of the tool": ({f"{TOOL}._shown": str}, {"log"}),
     "receipts of the tool": ({f"{TOOL}._told_of_receipt": lambda receipt: receipt.reason}, {"log"}),
     "details of generations": ({f"{TOOL}.told_or_withheld": str}, {"log"}),
-    "texts beside events": ({"videopoll.history._tell": telling_all(videopoll.history._tell)}, {"stream"}),
+    "texts beside events": ({"videopoll.queue.history._tell": telling_all(videopoll.queue.history._tell)}, {"stream"}),
     "dead letters in a list": ({"videopoll.cli.dead._listed": videopoll.cli.dead._describe}, {"dead list"}),
     "what watch tells": ({"videopoll.cli.watch.tell": lambda entry: tell(entry, texts=True)}, {"watch"}),
     "logs of HTTP libraries": ({"videopoll._http.quiet._Filter.filter": lambda *_: True}, {"log"}),

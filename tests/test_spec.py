@@ -22,13 +22,13 @@ from videopoll import (
     VideoJob,
     VideoWorking,
 )
-from videopoll._decide import Ask, NextPoll, before_poll, decide, open_outbox
-from videopoll.jobs import dump
+from videopoll.core.decide import Ask, NextPoll, before_poll, decide, open_outbox
+from videopoll.jobs.codec import dump
+from videopoll.jobs.transition import Conclude, PollWork, Reschedule, Settle
 from videopoll.observations import Fault, FaultKind, VideoMissing, VideoReady
-from videopoll.poller import build_request
-from videopoll.schema import KEYS, Keys
-from videopoll.words import SPANISH_AND_ENGLISH
-from videopoll.work import Conclude, PollWork, Reschedule, Settle
+from videopoll.queue.schema import KEYS, Keys
+from videopoll.texts import SPANISH_AND_ENGLISH
+from videopoll.video_api.poller import build_request
 
 JOB_ID = "job_1757157518747_grhexcfhk"
 CONVERSATION_ID = "68bb3c3585425ee98e9f4f12"

@@ -14,12 +14,10 @@ from videopoll import (
     VideoWorking,
     events,
 )
-from videopoll._clock import Clock, RedisClock
-from videopoll._steps import Commit, JobStep, PollApi, SendMessage, Workshop
+from videopoll.clock import Clock, RedisClock
+from videopoll.core.step import Commit, JobStep, PollApi, SendMessage, Workshop
 from videopoll.jobs import Form
-from videopoll.messages import NotSent, Refused
-from videopoll.words import SPANISH_AND_ENGLISH
-from videopoll.work import (
+from videopoll.jobs.transition import (
     BeginSend,
     Claim,
     Conclude,
@@ -30,6 +28,8 @@ from videopoll.work import (
     Settle,
     Verdict,
 )
+from videopoll.messages import NotSent, Refused
+from videopoll.texts import SPANISH_AND_ENGLISH
 
 START_MS = 1_757_157_518_747
 VIDEO = VideoReady("https://files.example/1.mp4")

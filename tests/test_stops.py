@@ -26,8 +26,8 @@ from videopoll import (
     VideoReady,
     events,
 )
-from videopoll._stopping import LOOK_S, REPEATED_S, STOP_SIGNALS, calm_ctrl_c
 from videopoll.testing import Reply
+from videopoll.worker.stopping import LOOK_S, REPEATED_S, STOP_SIGNALS, calm_ctrl_c
 from worker_process import end, spawn
 
 TOO_LONG_S = 30.0
@@ -681,7 +681,7 @@ def test_a_hook_that_stops_the_worker_is_no_deadlock(world):
 @pytest.mark.parametrize("kind", ["sync"], indirect=True)
 def test_a_hook_that_waits_for_a_thread_that_stops_the_worker_is_no_deadlock(world, monkeypatch):
     """Its loop hangs in the hook, so that it cannot end before `stop` has returned."""
-    monkeypatch.setattr("videopoll._stopping.ENDING_S", 0.5)
+    monkeypatch.setattr("videopoll.policies.ENDING_S", 0.5)
 
     def hook(event):
         if isinstance(event, events.WorkerStarted):

@@ -9,16 +9,16 @@ import pytest
 
 from kit import FAST, phone, until
 from videopoll import events
-from videopoll._calls import _read_faults
-from videopoll._decide import NextPoll, decide
 from videopoll._http import HttpReply
 from videopoll._reasons import told_or_withheld
+from videopoll.core.decide import NextPoll, decide
 from videopoll.jobs import Outcome, OutcomeKind, VideoJob
+from videopoll.jobs.transition import PollWork
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoWorking
 from videopoll.policies import PollingStrategy
-from videopoll.poller import read_reply
+from videopoll.queue.calls import _read_faults
 from videopoll.testing import Reply
-from videopoll.work import PollWork
+from videopoll.video_api.poller import read_reply
 
 T0 = 1_757_157_518_000
 JOB = VideoJob("job_1", "conversation-1", T0)

@@ -15,8 +15,8 @@ from videopoll import (
     SilentNotifier,
     VideoApiPoller,
 )
-from videopoll._takeovers import Asked, Takeovers
-from videopoll.work import ClaimBatch
+from videopoll.jobs.transition import ClaimBatch
+from videopoll.worker.takeovers import Asked, Takeovers
 
 LEASE = LeasePolicy()  # 12 s, renewed every 4 s
 CLOCK_MS = 1_757_000_000_000

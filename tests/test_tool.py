@@ -39,9 +39,9 @@ from videopoll import (
     WebhookNotifier,
     WhatsAppFactoryNotifier,
 )
-from videopoll._decide import Ask, NextPoll, before_poll, decide
-from videopoll.generator import GenerationErrorCode, GenerationFinished, GenerationStarted, VideoApiGenerator
+from videopoll.core.decide import Ask, NextPoll, before_poll, decide
 from videopoll.jobs import Outcome
+from videopoll.jobs.transition import PollWork
 from videopoll.testing import (
     FakeUltraMsg,
     FakeVideoApi,
@@ -52,7 +52,7 @@ from videopoll.testing import (
     wait_until,
 )
 from videopoll.tool import VideoGeneratorTool, answers, video_generator_tool
-from videopoll.work import PollWork
+from videopoll.video_api.generator import GenerationErrorCode, GenerationFinished, GenerationStarted, VideoApiGenerator
 
 POST = "/generate-video"
 PROMPT = "Video vertical para TikTok de persona bailando"
@@ -1104,9 +1104,7 @@ def test_every_error_code_of_the_contract_has_words():
 
 
 def test_importing_the_library_imports_no_sdk():
-    code = (
-        "import sys, videopoll, videopoll.tool, videopoll.generator; print({'openai', 'agents'} & sys.modules.keys())"
-    )
+    code = "import sys, videopoll, videopoll.tool, videopoll.video_api.generator; print({'openai', 'agents'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
 
     assert done.stdout.strip() == "set()"

@@ -22,8 +22,8 @@ from videopoll import (
     events,
 )
 from videopoll.jobs import JobState
+from videopoll.jobs.views import CancelResult, EnqueueResult
 from videopoll.testing import Reply
-from videopoll.work import CancelResult, EnqueueResult
 
 # The server's kind makes no difference here; the scripts are tested on both elsewhere.
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -33,7 +33,7 @@ STEADY = attrs.evolve(QUICK, jitter=0.0, backoff_base_s=0.05, backoff_cap_s=0.1,
 
 @pytest.fixture(autouse=True)
 def _eager(monkeypatch):
-    monkeypatch.setattr("videopoll._engine.LONGEST_IDLE_S", 0.1)
+    monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 0.1)
 
 
 def enqueue(world: World, *job_ids: str, channel: str = "ultramsg") -> None:

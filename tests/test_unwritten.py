@@ -19,9 +19,9 @@ import redis
 from kit import until
 from trouble import BRISK, at_least, is_lost, jobs
 from videopoll import LeasePolicy, QueueRefusedError, QueueUnavailableError, RedisVideoJobQueue, events
-from videopoll._scripts import to_queue_error
-from videopoll.embedded import EmbeddedRedis
+from videopoll.queue.scripts import to_queue_error
 from videopoll.testing import Reply, unused_port
+from videopoll.testing.embedded import EmbeddedRedis
 
 
 def oldest_server() -> Path | None:
@@ -230,7 +230,7 @@ def test_a_write_that_cannot_even_become_a_letter_is_kept_and_holds_up_no_other(
 
 
 def test_a_stop_ends_the_patience_and_names_what_is_unwritten(trouble, caplog, monkeypatch):
-    monkeypatch.setattr("videopoll._engine.LONGEST_IDLE_S", 0.5)
+    monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 0.5)
     worker = message_out(trouble, grace_s=0.5)
     trouble.proxy.answer("settle", "NOPERM this user has no permissions", times=float("inf"))
     is_lost(worker)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import Outcome, OutcomeKind
-from videopoll.words import ENGLISH, SPANISH, SPANISH_AND_ENGLISH, Words, cut
+from videopoll.texts import ENGLISH, SPANISH, SPANISH_AND_ENGLISH, Words, cut
 
 START_MS = 1_757_157_518_747
 URL = "https://files.example/file/abc"

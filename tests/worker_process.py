@@ -37,8 +37,8 @@ from videopoll import (
     WhatsAppFactoryNotifier,
 )
 from videopoll._http import Http
-from videopoll._stopping import StopSignals
 from videopoll.notifiers import VideoCheck
+from videopoll.worker.stopping import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable

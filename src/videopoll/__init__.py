@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from videopoll._engine import Health, RunSummary
-from videopoll.async_runner import AsyncRunner
 from videopoll.errors import (
     ConfigurationError,
     InvalidGenerationError,
@@ -17,20 +15,9 @@ from videopoll.errors import (
     RefusedError,
     VideopollError,
 )
-from videopoll.generator import (
-    AsyncVideoGenerator,
-    Generation,
-    GenerationErrorCode,
-    GenerationFailed,
-    GenerationFinished,
-    GenerationRequest,
-    GenerationStarted,
-    GenerationUnknown,
-    ModelChoice,
-    VideoApiGenerator,
-    VideoGenerator,
-)
-from videopoll.jobs import Form, JobState, Outcome, OutcomeKind, VideoJob
+from videopoll.jobs.job import JobState, VideoJob
+from videopoll.jobs.outcome import DeadLetter, Form, Outcome, OutcomeKind
+from videopoll.jobs.views import CancelResult, EnqueueResult, Health, JobView, QueueCounts, RunSummary
 from videopoll.messages import Delivered, Message, NotSent, Receipt, Recipient, Refused, Sighting, Unknown
 from videopoll.notifiers import (
     AppriseNotifier,
@@ -45,7 +32,6 @@ from videopoll.notifiers import (
 )
 from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, OnUnknown, PollingStrategy
-from videopoll.poller import VideoApiPoller
 from videopoll.protocols import (
     AsyncNotifier,
     AsyncVideoJobQueue,
@@ -54,11 +40,25 @@ from videopoll.protocols import (
     VideoJobQueue,
     VideoPoller,
 )
-from videopoll.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
-from videopoll.runner import Runner
+from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
+from videopoll.texts import ENGLISH, SPANISH, Words, WordSet
 from videopoll.tool import EarlyMessage, Unfollowed, VideoGeneratorTool
-from videopoll.words import ENGLISH, SPANISH, Words, WordSet
-from videopoll.work import CancelResult, DeadLetter, EnqueueResult, JobView, QueueCounts
+from videopoll.video_api.generator import (
+    AsyncVideoGenerator,
+    Generation,
+    GenerationErrorCode,
+    GenerationFailed,
+    GenerationFinished,
+    GenerationRequest,
+    GenerationStarted,
+    GenerationUnknown,
+    ModelChoice,
+    VideoApiGenerator,
+    VideoGenerator,
+)
+from videopoll.video_api.poller import VideoApiPoller
+from videopoll.worker.async_runner import AsyncRunner
+from videopoll.worker.runner import Runner
 
 __version__ = "0.1.0"
 

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
-from videopoll._parts import trace_of
+from videopoll._reasons import trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable

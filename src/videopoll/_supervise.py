@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from videopoll._parts import trace_of
+from videopoll._reasons import trace_of
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator, Sequence
 
-    from videopoll._clock import Clock
+    from videopoll.clock import Clock
 
 __all__ = ["BELL", "HISTORY", "LOOP", "RENEWER", "SETTLER", "SWEEPER", "Loops", "check_renewed"]
 

@@ -24,7 +24,7 @@ from videopoll._reasons import show_texts, trace_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from videopoll.jobs import Form, OutcomeKind
+    from videopoll.jobs.outcome import Form, OutcomeKind
     from videopoll.observations import FaultKind
 
 __all__ = [

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from videopoll._bounds import bounded_detail, bounded_detail_or_none, bounded_id_or_none
-from videopoll._numbers import is_number
 from videopoll._reasons import own, repr_told, shown_name
 from videopoll.errors import ConfigurationError
-from videopoll.jobs import Form, JsonValue, Outcome, VideoJob
-from videopoll.words import SPANISH_AND_ENGLISH, Words
+from videopoll.jobs.bounds import bounded_detail, bounded_detail_or_none, bounded_id_or_none
+from videopoll.jobs.codec import JsonValue, is_number
+from videopoll.jobs.job import VideoJob
+from videopoll.jobs.outcome import Form, Outcome
+from videopoll.texts import SPANISH_AND_ENGLISH, Words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from videopoll._permits import SendPermit
+    from videopoll.core.permits import SendPermit
 
 __all__ = ["Delivered", "Message", "NotSent", "Receipt", "Recipient", "Refused", "Sighting", "Unknown"]
 

@@ -2,7 +2,7 @@
 
 A `VideoPoller` turns a reply, or the lack of one, into one of these. Faults of
 the network are values here, not exceptions: the judgement about them
-(`videopoll._decide`) is a pure function.
+(`videopoll.core.decide`) is a pure function.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import TypeAlias
 
 import attrs
 
-from videopoll._bounds import bounded, bounded_detail, bounded_detail_or_none, bounded_id_or_none, time_or_none
-from videopoll._numbers import is_number
 from videopoll._reasons import own, repr_told, shown_word
-from videopoll._urls import MAX_URL_CHARS, readied_url
-from videopoll.jobs import JsonValue
+from videopoll.jobs.bounds import bounded, bounded_detail, bounded_detail_or_none, bounded_id_or_none, time_or_none
+from videopoll.jobs.codec import JsonValue, is_number
+from videopoll.jobs.urls import MAX_URL_CHARS, readied_url
 
 __all__ = ["Fault", "FaultKind", "Observation", "VideoFailed", "VideoMissing", "VideoReady", "VideoWorking"]
 

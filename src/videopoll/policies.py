@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from videopoll._numbers import is_number
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.codec import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,12 @@ __all__ = [
     "OnUnknown",
     "PollingStrategy",
 ]
+
+ENDING_S = 10.0
+"""Seconds beyond `grace_s` that an end may take: what was given back has to be written, and threads have to end."""
+
+FOREIGN_IDLE_S = 90.0
+"""A foreign worker polls a job at least every 60 s; one that nobody has polled for this long is lost."""
 
 
 LONGEST_QUOTE = 60

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from videopoll.jobs import JsonValue, VideoJob
+    from videopoll.jobs.codec import JsonValue
+    from videopoll.jobs.job import VideoJob
+    from videopoll.jobs.transition import ClaimBatch, Transition, Verdict
+    from videopoll.jobs.views import EnqueueResult, JobView
     from videopoll.messages import Message, Receipt, Sighting
     from videopoll.observations import Observation
     from videopoll.policies import KeyTtls, LeasePolicy, PollingStrategy
-    from videopoll.work import ClaimBatch, EnqueueResult, JobView, Transition, Verdict
 
 __all__ = [
     "AsyncNotifier",

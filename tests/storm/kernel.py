@@ -20,7 +20,7 @@ from collections import deque
 from concurrent.futures import Future as RealFuture
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from videopoll._clock import Clock
+from videopoll.clock import Clock
 
 if TYPE_CHECKING:
     import random

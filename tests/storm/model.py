@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from storm.outside import DELIVERS, KNOWN
 from storm.plan import POLICY
 from videopoll import events
+from videopoll.jobs.views import CancelResult, EnqueueResult
 from videopoll.observations import FaultKind
-from videopoll.work import CancelResult, EnqueueResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

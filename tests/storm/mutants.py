@@ -16,8 +16,8 @@ from storm.fleet import run
 from storm.model import judge
 from storm.plan import plan_of
 from storm.shrink import kinds_of
-from videopoll import _calls
-from videopoll._scripts import Script
+from videopoll.queue import calls
+from videopoll.queue.scripts import Script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,17 +59,17 @@ class Mutant:
     def _script(self) -> Iterator[None]:
         name = self.where.removesuffix(".lua")
         place = name.upper()
-        script: Script = getattr(_calls, place)
+        script: Script = getattr(calls, place)
         source = self._changed(script.source)
         changed = Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-        scripts = _calls.SCRIPTS
-        setattr(_calls, place, changed)
-        _calls.SCRIPTS = tuple(changed if one is script else one for one in scripts)
+        scripts = calls.SCRIPTS
+        setattr(calls, place, changed)
+        calls.SCRIPTS = tuple(changed if one is script else one for one in scripts)
         try:
             yield
         finally:
-            setattr(_calls, place, script)
-            _calls.SCRIPTS = scripts
+            setattr(calls, place, script)
+            calls.SCRIPTS = scripts
 
     @contextlib.contextmanager
     def _module(self) -> Iterator[None]:
@@ -249,11 +249,11 @@ MUTANTS = (
         "  if false then\n    answers[n] = 'delivering'",
     ),
     # --- sends: noted, confirmed, and asked about ---
-    Mutant("a send is not noted", 5, "_steps", "            if self._noted is not entry:", "            if False:"),
+    Mutant("a send is not noted", 5, "core.step", "            if self._noted is not entry:", "            if False:"),
     Mutant(
         "a send begins whatever the answer to its note was",
         2,
-        "_steps",
+        "core.step",
         "                if verdict is not Verdict.APPLIED:\n                    self._tell_lost(verdict)\n"
         "                    return False\n",
         "                if verdict is not Verdict.APPLIED:\n                    self._tell_lost(verdict)\n",
@@ -262,7 +262,7 @@ MUTANTS = (
     Mutant(
         "an outcome that could not be stored is sent",
         4,
-        "_steps",
+        "core.step",
         "        if verdict is not Verdict.APPLIED:\n            self._tell_lost(verdict)\n            return None\n"
         "        return step",
         "        return step",
@@ -271,60 +271,64 @@ MUTANTS = (
     Mutant(
         "a send of unknown fate is made again without asking",
         5,
-        "_decide",
+        "core.decide",
         "    if entry.sending_ms is not None:\n        return Find(entry)\n",
         "",
     ),
     Mutant(
         "at most once sends again",
         5,
-        "_decide",
+        "core.decide",
         "            if policy.on_unknown is OnUnknown.AT_MOST_ONCE and entry.tries:",
         "            if False:",
     ),
     Mutant(
         "a message has no time to show up",
         5,
-        "_decide",
+        "core.decide",
         "return _send_again(entry, policy.appear_within_s, now_ms, policy, limit)",
         "return _send_again(attrs.evolve(entry, sending_ms=0), 0, now_ms, policy, limit)",
     ),
     Mutant(
         "an unknown fate counts as not sent",
         5,
-        "_parts",
+        "worker.host_parts",
         r"pattern: return Unknown\(_quoting\(.*the notifier raised.*",
         'return NotSent("the notifier raised")',
     ),
     # --- budgets ---
     Mutant(
-        "sends without end", 6, "_decide", "attrs.evolve(entry, tries=entry.tries + 1,", "attrs.evolve(entry, tries=1,"
+        "sends without end",
+        6,
+        "core.decide",
+        "attrs.evolve(entry, tries=entry.tries + 1,",
+        "attrs.evolve(entry, tries=1,",
     ),
     Mutant(
         "a failed video is never sent as text",
         6,
-        "_decide",
+        "core.decide",
         "    return entry.form is Form.VIDEO and entry.form_failures > 0 and spent",
         "    return False",
     ),
     Mutant(
         "a refused video is not sent as text",
         6,
-        "_decide",
+        "core.decide",
         "    if entry.form is Form.VIDEO and try_text:",
         "    if False:",
     ),
     Mutant(
         "a failed send is made again at once",
         6,
-        "_decide",
+        "core.decide",
         "    wait_ms = _jittered(policy.backoff_s(max(0, entry.tries - 1)) * 1000, policy.jitter, draw)\n    if hint_s",
         "    wait_ms = 0\n    if hint_s",
     ),
     Mutant(
         "a fault is polled again at once",
         7,
-        "_decide",
+        "core.decide",
         "    wait_ms = max(\n        _jittered(strategy.backoff_s(work.faults) * 1000, strategy.jitter, draw),\n"
         "        _hint_ms(fault.retry_after_s, strategy),\n    )\n",
         "    wait_ms = 0\n",
@@ -332,7 +336,7 @@ MUTANTS = (
     Mutant(
         "a deadline is kept twice as late",
         7,
-        "_decide",
+        "core.decide",
         "return job.start_ms + round(strategy.timeout_s * 1000)",
         "return job.start_ms + round(strategy.timeout_s * 2000)",
     ),
@@ -352,12 +356,16 @@ MUTANTS = (
     ),
     # --- renewals and time limits ---
     Mutant(
-        "no worker renews", 3, "_engine", "            if fresh_s < now_s", "            if False and fresh_s < now_s"
+        "no worker renews",
+        3,
+        "worker.state",
+        "            if fresh_s < now_s",
+        "            if False and fresh_s < now_s",
     ),
     Mutant(
         "what hangs is renewed for ever",
         3,
-        "_engine",
+        "worker.state",
         "            if fresh_s < now_s - step.started_s < step.limit_s and not step.finished",
         "            if fresh_s < now_s - step.started_s and not step.finished",
     ),
@@ -365,21 +373,21 @@ MUTANTS = (
     Mutant(
         "a send may begin after its lease",
         2,
-        "_permits",
+        "core.permits",
         "        return not self._withdrawn and self._lease.left_s() > 0",
         "        return True",
     ),
     Mutant(
         "a renewal that failed confirms a lease",
         2,
-        "_permits",
+        "core.permits",
         "        return -math.inf if self._over else self._until_s - self._monotonic_s()",
         "        return 1000.0",
     ),
     Mutant(
         "what was given up while it waited for a thread is made",
         5,
-        "_threads",
+        "_calling",
         "            elif work.begin():",
         "            elif work.begin() or True:",
         covered="the permit of a send that was given up is withdrawn",
@@ -387,7 +395,7 @@ MUTANTS = (
     Mutant(
         "a job is let go of without a word",
         3,
-        "_steps",
+        "core.step",
         "        self.let_go = True\n        self.lease.forfeit()\n        if self.finished:\n            return None",
         "        if True:\n            return None",
     ),
@@ -395,14 +403,14 @@ MUTANTS = (
     Mutant(
         "a worker claims while its writes fail",
         11,
-        "_engine",
+        "worker.state",
         "        return unwritten or (bool(self.steps) and (self._renew_first or self._overslept))",
         "        return False",
     ),
     Mutant(
         "takeovers do not wait after an outage",
         11,
-        "_takeovers",
+        "worker.takeovers",
         "        take_over = now_s >= self.held_until_s and not self._failed",
         "        take_over = True",
         and_also=Mutant(
@@ -416,7 +424,7 @@ MUTANTS = (
     Mutant(
         "a write that fails is given up",
         11,
-        "_settlers",
+        "worker.writer",
         "        return max(self._failing_since_s, self._patience_from_s) + self._patience_s - now_s",
         "        return 0.0",
     ),
@@ -424,21 +432,21 @@ MUTANTS = (
     Mutant(
         "our own start is judged as a stranger's",
         10,
-        "_calls",
+        "queue.calls",
         r"pattern: job = VideoJob\.from_record\(job_id, record\)\n",
         "job = VideoJob.from_record(job_id, record, now_ms)\n",
     ),
     Mutant(
         "a worker goes by its own clock",
         10,
-        "_clock",
+        "clock",
         "        self._offset_ms = now_ms - self._clock.monotonic_s() * 1000",
         "        pass",
     ),
     Mutant(
         "a proxy's 404 is believed",
         7,
-        "poller",
+        "video_api.poller",
         "    if not _is_of_the_api(job_id, reply):",
         "    if False:",
     ),
@@ -446,7 +454,7 @@ MUTANTS = (
     Mutant(
         "a host's video is believed unseen",
         8,
-        "_parts",
+        "worker.host_parts",
         "        if readied_url(value.video_url) == value.video_url:",
         "        if True:",
     ),
@@ -457,11 +465,11 @@ MUTANTS = (
         "if fine and type(entry) == 'table' and type(entry['sending']) == 'number' then return 'sending' end",
         "",
     ),
-    Mutant("sends of unknown fate without end", 5, "_decide", "    if unknowns >= limit:", "    if False:"),
+    Mutant("sends of unknown fate without end", 5, "core.decide", "    if unknowns >= limit:", "    if False:"),
     Mutant(
         "a 429 stops nothing",
         7,
-        "_engine",
+        "worker.state",
         "        self._paused_until_s = max(self._paused_until_s, self.clock.monotonic_s() + wait_s)",
         "        pass",
     ),

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from storm.kernel import PROCESS, START_S, Kernel, Process, Thread, Waiting
-from videopoll import _calls
+from videopoll.queue import calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,8 +82,8 @@ class RedisServer:
         self.break_off: list[tuple[str, int]] = []
         self._breaking: int | None = None
         self._wrote = False
-        self.names = {script.sha: script.name for script in _calls.SCRIPTS}
-        self.names |= {script.source: script.name for script in _calls.SCRIPTS}
+        self.names = {script.sha: script.name for script in calls.SCRIPTS}
+        self.names |= {script.source: script.name for script in calls.SCRIPTS}
         self.listeners: list[Call] = []
         self.calls = 0
         self.on_served: Callable[[Process | None, list[str], Any], None] = lambda *_: None

@@ -17,7 +17,7 @@ from typing import Final, cast
 
 import attrs
 
-from videopoll.jobs import JsonValue
+from videopoll.jobs.codec import JsonValue
 
 
 class FailureKind(enum.StrEnum):

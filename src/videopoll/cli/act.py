@@ -8,7 +8,6 @@ from typing import Annotated
 import attrs
 import typer
 
-from videopoll._log import shown
 from videopoll.cli.figures import pending
 from videopoll.cli.options import (
     DEFAULT_PREFIX,
@@ -21,8 +20,9 @@ from videopoll.cli.options import (
 )
 from videopoll.cli.output import Cell, complain, duration, guarded, print_json, print_values
 from videopoll.errors import QueueUnavailableError
-from videopoll.jobs import JobState
-from videopoll.work import HandedBack, JobView, QueueCounts
+from videopoll.jobs.job import JobState
+from videopoll.jobs.views import HandedBack, JobView, QueueCounts
+from videopoll.observe.log import shown
 
 __all__ = ["drain", "hand_back", "poll_now"]
 

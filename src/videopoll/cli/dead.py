@@ -7,7 +7,6 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from videopoll._log import shown
 from videopoll._reasons import WITHHELD, told_or_withheld
 from videopoll.cli.options import (
     DEFAULT_JOB_TTL_S,
@@ -21,10 +20,11 @@ from videopoll.cli.options import (
     open_queue,
 )
 from videopoll.cli.output import Cell, complain, guarded, print_json, print_rows, print_values, when
-from videopoll.dead_letters import DeadLetters
 from videopoll.errors import ConfigurationError, InvalidJobError
-from videopoll.jobs import JsonValue
-from videopoll.work import DeadLetter
+from videopoll.jobs.codec import JsonValue
+from videopoll.jobs.outcome import DeadLetter
+from videopoll.observe.log import shown
+from videopoll.queue.dead_letters import DeadLetters
 
 __all__ = ["app"]
 

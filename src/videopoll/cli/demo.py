@@ -20,21 +20,21 @@ from typing import Annotated
 import redis
 import typer
 
-from videopoll.async_runner import AsyncRunner
 from videopoll.cli.board import Board, print_verdicts
 from videopoll.cli.options import DEFAULT_REDIS_URL
 from videopoll.cli.output import complain, guarded
 from videopoll.cli.scenes import API_KEY, INSTANCE, SCENES, TOKEN, Scene, Verdict, World, judge
 from videopoll.cli.worker import RunnerKind
-from videopoll.embedded import EmbeddedRedis
 from videopoll.events import Event, Hook, JobDelivered, JobUndeliverable
 from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFactoryNotifier
 from videopoll.policies import DeliveryPolicy, PollingStrategy
-from videopoll.poller import VideoApiPoller
-from videopoll.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
-from videopoll.runner import Runner
-from videopoll.schema import DEFAULT_PREFIX, Keys
+from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
+from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
+from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.video_api.poller import VideoApiPoller
+from videopoll.worker.async_runner import AsyncRunner
+from videopoll.worker.runner import Runner
 
 __all__ = ["demo"]
 

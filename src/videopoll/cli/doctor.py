@@ -21,7 +21,6 @@ from rich.table import Table
 from rich.text import Text
 
 from videopoll._http import Http, HttpFailure, HttpRequest
-from videopoll._log import shown
 from videopoll.cli.figures import Figures, read_figures
 from videopoll.cli.options import (
     API_KEY,
@@ -46,12 +45,13 @@ from videopoll.cli.options import (
 )
 from videopoll.cli.output import complain, duration, guarded, print_json, print_rows
 from videopoll.errors import QueueError
-from videopoll.jobs import VideoJob
+from videopoll.jobs.job import VideoJob
 from videopoll.notifiers.base import check_url, redact
 from videopoll.notifiers.whatsapp_factory import text_url
 from videopoll.observations import Fault, FaultKind
-from videopoll.poller import VideoApiPoller
-from videopoll.schema import KEYS, Keys
+from videopoll.observe.log import shown
+from videopoll.queue.schema import KEYS, Keys
+from videopoll.video_api.poller import VideoApiPoller
 
 __all__ = ["doctor"]
 

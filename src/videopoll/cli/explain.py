@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from videopoll._log import shown
-from videopoll._numbers import is_number
 from videopoll.cli.jobs import describe, live_answer
 from videopoll.cli.options import (
     DEFAULT_API_URL,
@@ -29,9 +27,12 @@ from videopoll.cli.options import (
 from videopoll.cli.output import complain, duration, guarded, print_json, time_of_day, when
 from videopoll.cli.story import OUTCOMES, tell
 from videopoll.errors import QueueError
-from videopoll.history import HistoryEntry, Step, WorkerInfo, read_history, read_workers
-from videopoll.jobs import JobState
-from videopoll.work import DeadLetter, JobView
+from videopoll.jobs.codec import is_number
+from videopoll.jobs.job import JobState
+from videopoll.jobs.outcome import DeadLetter
+from videopoll.jobs.views import JobView
+from videopoll.observe.log import shown
+from videopoll.queue.history import HistoryEntry, Step, WorkerInfo, read_history, read_workers
 
 __all__ = ["explain"]
 

@@ -8,14 +8,14 @@ import time
 import attrs
 import redis
 
-from videopoll._log import shown
 from videopoll.cli.output import duration
 from videopoll.cli.places import Listed, oldest_of
 from videopoll.errors import QueueError
-from videopoll.history import WorkerInfo, read_workers
-from videopoll.jobs import JsonValue
-from videopoll.redis_queue import RedisVideoJobQueue
-from videopoll.work import QueueCounts
+from videopoll.jobs.codec import JsonValue
+from videopoll.jobs.views import QueueCounts
+from videopoll.observe.log import shown
+from videopoll.queue.history import WorkerInfo, read_workers
+from videopoll.queue.redis_queue import RedisVideoJobQueue
 
 __all__ = ["Figures", "describe_worker", "lag_s", "pending", "read_figures", "worker_rows", "workers_line"]
 

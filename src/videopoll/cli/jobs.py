@@ -9,8 +9,6 @@ from typing import Annotated, cast
 
 import typer
 
-from videopoll._calls import MAX_BATCH
-from videopoll._log import shown
 from videopoll.cli.options import (
     API_KEY,
     DEFAULT_API_URL,
@@ -28,11 +26,14 @@ from videopoll.cli.options import (
 )
 from videopoll.cli.output import Cell, age, complain, guarded, mask, masked_url, print_json, print_values, when
 from videopoll.errors import ConfigurationError, InvalidJobError
-from videopoll.jobs import JobState, JsonValue, Poison, VideoJob, check_id, check_metadata, load_object
+from videopoll.jobs.codec import JsonValue, Poison, load_object
+from videopoll.jobs.job import JobState, VideoJob, check_id, check_metadata
+from videopoll.jobs.views import CancelResult, EnqueueResult, JobView
 from videopoll.observations import Fault, VideoFailed, VideoMissing, VideoReady, VideoWorking
-from videopoll.poller import VideoApiPoller
-from videopoll.redis_queue import NewJob, RedisVideoJobQueue
-from videopoll.work import CancelResult, EnqueueResult, JobView
+from videopoll.observe.log import shown
+from videopoll.queue.calls import MAX_BATCH
+from videopoll.queue.redis_queue import NewJob, RedisVideoJobQueue
+from videopoll.video_api.poller import VideoApiPoller
 
 __all__ = ["cancel", "describe", "enqueue", "live_answer", "show"]
 

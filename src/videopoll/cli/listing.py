@@ -22,7 +22,7 @@ from videopoll.cli.options import (
 from videopoll.cli.output import Cell, complain, duration, guarded, print_json, print_rows
 from videopoll.cli.places import Listed, Place, list_jobs
 from videopoll.errors import QueueRefusedError
-from videopoll.schema import Keys
+from videopoll.queue.schema import Keys
 
 __all__ = ["COLUMNS", "clock_ms", "job_row", "jobs"]
 

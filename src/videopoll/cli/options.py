@@ -17,12 +17,12 @@ import typer
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from videopoll._scripts import cause_of, to_queue_error
 from videopoll.errors import ConfigurationError
 from videopoll.policies import KeyTtls
-from videopoll.poller import DEFAULT_BASE_URL
-from videopoll.redis_queue import RedisVideoJobQueue
-from videopoll.schema import DEFAULT_PREFIX
+from videopoll.queue.redis_queue import RedisVideoJobQueue
+from videopoll.queue.schema import DEFAULT_PREFIX
+from videopoll.queue.scripts import cause_of, to_queue_error
+from videopoll.video_api.poller import DEFAULT_BASE_URL
 
 __all__ = [
     "API_KEY",

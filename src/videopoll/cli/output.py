@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from videopoll._log import shown
 from videopoll.errors import ConfigurationError, InvalidJobError, VideopollError
+from videopoll.observe.log import shown
 
 __all__ = [
     "age",

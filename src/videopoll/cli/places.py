@@ -15,11 +15,12 @@ from typing import TypeVar, cast
 import attrs
 import redis
 
-from videopoll._calls import MAX_DIGITS, raw, read_letter, text_of
-from videopoll._numbers import is_number
 from videopoll.cli.options import asking
-from videopoll.jobs import OutboxEntry, Outcome, Poison, VideoJob, load_object
-from videopoll.schema import Keys
+from videopoll.jobs.codec import Poison, is_number, load_object
+from videopoll.jobs.job import VideoJob
+from videopoll.jobs.outcome import OutboxEntry, Outcome
+from videopoll.queue.calls import MAX_DIGITS, raw, read_letter, text_of
+from videopoll.queue.schema import Keys
 
 __all__ = ["Listed", "Place", "list_jobs", "oldest_of"]
 

@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 import attrs
 
-from videopoll.jobs import JobState, JsonValue, OutcomeKind
+from videopoll.jobs.codec import JsonValue
+from videopoll.jobs.job import JobState
+from videopoll.jobs.outcome import OutcomeKind
+from videopoll.jobs.views import JobView
 from videopoll.testing import FakeMessage, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory, MessageKind, Reply
-from videopoll.work import JobView
 
 __all__ = ["API_KEY", "INSTANCE", "SCENES", "TOKEN", "Scene", "Verdict", "World", "judge"]
 

@@ -9,7 +9,6 @@ from typing import Annotated, cast
 import attrs
 import typer
 
-from videopoll._log import shown
 from videopoll.cli.figures import (
     WORKER_COLUMNS,
     Figures,
@@ -36,8 +35,9 @@ from videopoll.cli.options import (
 )
 from videopoll.cli.output import Cell, complain, duration, guarded, print_json, print_rows, print_values
 from videopoll.errors import QueueError, QueueRefusedError
-from videopoll.poller import VideoApiPoller
-from videopoll.schema import Keys
+from videopoll.observe.log import shown
+from videopoll.queue.schema import Keys
+from videopoll.video_api.poller import VideoApiPoller
 
 __all__ = ["describe", "status"]
 

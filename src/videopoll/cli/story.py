@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from videopoll._log import shown
-from videopoll._numbers import is_number
 from videopoll.cli.output import duration
-from videopoll.history import HistoryEntry, Step
-from videopoll.jobs import JsonValue
+from videopoll.jobs.codec import JsonValue, is_number
+from videopoll.observe.log import shown
+from videopoll.queue.history import HistoryEntry, Step
 
 __all__ = ["OUTCOMES", "tell"]
 

@@ -14,7 +14,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from videopoll._log import shown
 from videopoll.cli.figures import (
     WORKER_COLUMNS,
     Figures,
@@ -30,8 +29,9 @@ from videopoll.cli.places import Listed, Place, list_jobs
 from videopoll.cli.status import describe
 from videopoll.cli.story import tell
 from videopoll.errors import QueueError
-from videopoll.history import HistoryEntry, read_recent
-from videopoll.redis_queue import RedisVideoJobQueue
+from videopoll.observe.log import shown
+from videopoll.queue.history import HistoryEntry, read_recent
+from videopoll.queue.redis_queue import RedisVideoJobQueue
 
 __all__ = ["watch"]
 

@@ -16,7 +16,6 @@ from typing import Annotated, TypedDict, cast
 import typer
 
 from videopoll._reasons import own
-from videopoll.async_runner import AsyncRunner
 from videopoll.cli.logs import LogFormat, LogLevel, set_up_logging
 from videopoll.cli.options import (
     API_KEY,
@@ -42,16 +41,17 @@ from videopoll.cli.options import (
 from videopoll.cli.output import guarded
 from videopoll.errors import ConfigurationError
 from videopoll.events import Hook
-from videopoll.health import HealthServer
-from videopoll.history import RedisHistory
 from videopoll.messages import Message, NotSent, Recipient
-from videopoll.metrics import PrometheusHook
 from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFactoryNotifier
+from videopoll.observe.metrics import PrometheusHook
 from videopoll.policies import LeasePolicy, PollingStrategy
-from videopoll.poller import VideoApiPoller
-from videopoll.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
-from videopoll.runner import Runner
-from videopoll.words import ENGLISH, SPANISH, Words
+from videopoll.queue.history import RedisHistory
+from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
+from videopoll.texts import ENGLISH, SPANISH, Words
+from videopoll.video_api.poller import VideoApiPoller
+from videopoll.worker.async_runner import AsyncRunner
+from videopoll.worker.health_server import HealthServer
+from videopoll.worker.runner import Runner
 
 __all__ = [
     "NoChannelNotifier",

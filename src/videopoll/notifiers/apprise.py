@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
-from videopoll._log import shown
+from videopoll._calling import in_thread
 from videopoll._reasons import own
-from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, NotifierError, NotSentError, RefusedError
 from videopoll.messages import TOO_LATE, Delivered, Receipt, Unknown
+from videopoll.observe.log import shown
 
 if TYPE_CHECKING:
     from videopoll.messages import Message
 
 __all__ = ["AppriseNotifier"]
 
-log = logging.getLogger("videopoll.jobs")
+log = logging.getLogger("videopoll.jobs.job")
 
 Urls: TypeAlias = str | Sequence[str]
 

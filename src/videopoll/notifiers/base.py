@@ -26,13 +26,13 @@ from urllib.parse import quote, urlsplit
 
 import attrs
 
-from videopoll._bounds import bounded_detail
+from videopoll._calling import in_thread
 from videopoll._http import FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
 from videopoll._http.answerer import refused_by_another, whose_words
 from videopoll._reasons import Reason, own, quoting
-from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, NotSentError, RefusedError
-from videopoll.jobs import Form
+from videopoll.jobs.bounds import bounded_detail
+from videopoll.jobs.outcome import Form
 from videopoll.messages import TOO_LATE, Delivered, NotSent, Receipt, Refused, Sighting, Unknown
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from videopoll._bounds import bounded_detail
+from videopoll._calling import in_thread
 from videopoll._reasons import own, quoting
-from videopoll._threads import in_thread
 from videopoll.errors import ConfigurationError, RefusedError
+from videopoll.jobs.bounds import bounded_detail
 from videopoll.messages import TOO_LATE, Delivered, NotSent, Receipt, Recipient, Sighting
 from videopoll.notifiers.base import (
     call_async,
@@ -26,7 +26,7 @@ from videopoll.notifiers.base import (
 )
 
 if TYPE_CHECKING:
-    from videopoll._permits import SendPermit
+    from videopoll.core.permits import SendPermit
     from videopoll.messages import Message
     from videopoll.protocols import AsyncNotifier, Notifier
 

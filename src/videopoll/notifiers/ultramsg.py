@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from videopoll._reasons import own, quoting
 from videopoll.errors import ConfigurationError
-from videopoll.jobs import Form
+from videopoll.jobs.outcome import Form
 from videopoll.messages import Delivered, NotSent, Receipt, Sighting, Unknown
 from videopoll.notifiers.base import (
     Account,
@@ -33,7 +33,7 @@ from videopoll.notifiers.base import (
     recipient_of,
 )
 from videopoll.notifiers.whatsapp import read_refusal, read_status, whatsapp_address, words_of
-from videopoll.words import cut
+from videopoll.texts import cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import httpx
 
     from videopoll._http import HttpFailure
-    from videopoll.jobs import JsonValue
+    from videopoll.jobs.codec import JsonValue
     from videopoll.messages import Message
     from videopoll.notifiers.video_check import VideoCheck
 

@@ -15,7 +15,7 @@ import attrs
 from videopoll._http import HttpFailure, HttpReply, HttpRequest
 from videopoll._reasons import Reason, own
 from videopoll.errors import ConfigurationError
-from videopoll.jobs import Form
+from videopoll.jobs.outcome import Form
 from videopoll.messages import Refused
 
 if TYPE_CHECKING:

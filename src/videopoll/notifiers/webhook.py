@@ -18,7 +18,7 @@ import attrs
 from typing_extensions import override
 
 from videopoll.errors import ConfigurationError
-from videopoll.jobs import dump
+from videopoll.jobs.codec import dump
 from videopoll.messages import Delivered, NotSent, Receipt, Refused
 from videopoll.notifiers.base import (
     HttpNotifier,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from videopoll.jobs import JsonValue
+    from videopoll.jobs.codec import JsonValue
     from videopoll.messages import Message
 
 __all__ = ["WebhookNotifier"]

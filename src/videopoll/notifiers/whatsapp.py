@@ -11,13 +11,13 @@ from videopoll._http import NOT_JSON, retry_after_s
 from videopoll._http.answerer import whose_words
 from videopoll._reasons import Reason, own
 from videopoll.errors import RefusedError
-from videopoll.jobs import Form
+from videopoll.jobs.outcome import Form
 from videopoll.messages import NotSent, Receipt, Refused, Unknown
 from videopoll.notifiers.base import receipt_for_status
 
 if TYPE_CHECKING:
     from videopoll._http import HttpReply
-    from videopoll.jobs import JsonValue
+    from videopoll.jobs.codec import JsonValue
     from videopoll.messages import Message
 
 __all__ = ["read_refusal", "read_status", "whatsapp_address", "words_of"]

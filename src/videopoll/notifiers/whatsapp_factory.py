@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from videopoll._reasons import own
-from videopoll.jobs import Form
+from videopoll.jobs.outcome import Form
 from videopoll.messages import Delivered, Receipt, Unknown
 from videopoll.notifiers.base import (
     HttpNotifier,
@@ -19,14 +19,14 @@ from videopoll.notifiers.base import (
     recipient_of,
 )
 from videopoll.notifiers.whatsapp import read_refusal, read_status, whatsapp_address, words_of
-from videopoll.words import cut
+from videopoll.texts import cut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import httpx
 
-    from videopoll.jobs import JsonValue
+    from videopoll.jobs.codec import JsonValue
     from videopoll.messages import Message
 
 __all__ = ["WhatsAppFactoryNotifier"]

@@ -10,18 +10,18 @@
         wait_until(lambda: messenger.inbox("5491155550000"), describe="the user has the video")
 
 The fakes are real HTTP servers, so that what is tested is what runs. They need
-no test framework. `videopoll.embedded.EmbeddedRedis` is the same for Redis.
+no test framework. `videopoll.testing.embedded.EmbeddedRedis` is the same for Redis.
 """
 
 from __future__ import annotations
 
-from videopoll.embedded import unused_port
 from videopoll.testing._contract import NotifierContract, PlainNotifierContract
 from videopoll.testing._messengers import FakeMessage, FakeUltraMsg, FakeWhatsAppFactory, MessageKind
 from videopoll.testing._openai import FakeOpenAI
 from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
 from videopoll.testing._video_api import FakeVideoApi
 from videopoll.testing._waiting import async_wait_until, wait_until
+from videopoll.testing.embedded import unused_port
 
 __all__ = [
     "FakeMessage",

@@ -17,7 +17,8 @@ from typing_extensions import override
 
 from videopoll._http import Http
 from videopoll.errors import NotifierError
-from videopoll.jobs import Form, Outcome, OutcomeKind, VideoJob
+from videopoll.jobs.job import VideoJob
+from videopoll.jobs.outcome import Form, Outcome, OutcomeKind
 from videopoll.messages import Delivered, Message, NotSent, Receipt, Recipient, Refused, Sighting, Unknown
 from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from videopoll._http import HttpFailure, HttpReply, HttpRequest
-    from videopoll.jobs import JsonValue
+    from videopoll.jobs.codec import JsonValue
     from videopoll.notifiers.base import HttpNotifier
     from videopoll.protocols import AsyncNotifier, Notifier
 

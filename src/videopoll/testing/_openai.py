@@ -16,7 +16,7 @@ from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from videopoll.jobs import JsonValue
+    from videopoll.jobs.codec import JsonValue
 
 __all__ = ["FakeOpenAI"]
 

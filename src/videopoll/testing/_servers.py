@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, cast
 import attrs
 from typing_extensions import override
 
-from videopoll.embedded import unused_port
 from videopoll.errors import ConfigurationError
+from videopoll.testing.embedded import unused_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
     from typing import Self, TypeAlias
 
-    from videopoll.jobs import JsonValue
+    from videopoll.jobs.codec import JsonValue
 
     _Connection: TypeAlias = socket.socket | tuple[bytes, socket.socket]  # the base class serves UDP as well
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
-from videopoll.generator import (
+from videopoll.jobs.codec import JsonValue
+from videopoll.video_api.generator import (
     GenerationErrorCode,
     GenerationFinished,
     GenerationStarted,
     ModelChoice,
 )
-from videopoll.jobs import JsonValue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

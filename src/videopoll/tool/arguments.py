@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 import attrs
 
 from videopoll.errors import InvalidGenerationError
-from videopoll.generator import ASPECT_RATIOS, MAX_NEGATIVE_PROMPT_CHARS, MODELS, GenerationRequest
+from videopoll.video_api.generator import ASPECT_RATIOS, MAX_NEGATIVE_PROMPT_CHARS, MODELS, GenerationRequest
 
 if TYPE_CHECKING:
-    from videopoll.jobs import JsonValue
+    from videopoll.jobs.codec import JsonValue
 
 __all__ = ["DESCRIPTION", "PROPERTIES", "TOOL_NAME", "ToolArguments", "read_arguments"]
 

@@ -22,11 +22,27 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import attrs
 
-from videopoll._log import shown
-from videopoll._numbers import is_number
 from videopoll._reasons import told_of, told_or_withheld
 from videopoll.errors import ConfigurationError, InvalidGenerationError
-from videopoll.generator import (
+from videopoll.jobs.codec import JsonValue, is_number
+from videopoll.jobs.job import PROMPT_CHARS, VideoJob, check_id, check_metadata
+from videopoll.jobs.outcome import Form, Outcome, OutcomeKind
+from videopoll.messages import Delivered, Message
+from videopoll.notifiers.base import call_async, check_callable, check_url, is_async
+from videopoll.observe.log import shown
+from videopoll.queue.tool_calls import CallStore, read_kept, store_of
+from videopoll.tool.answers import IN_PROGRESS, Answer, error_answer, finished_answer, started_answer
+from videopoll.tool.arguments import DESCRIPTION, PROPERTIES, TOOL_NAME, ToolArguments, read_arguments
+from videopoll.tool.flows import (
+    Flow,
+    InterruptedStepError,
+    arun_flow,
+    asee_through,
+    do,
+    run_flow,
+    see_through,
+)
+from videopoll.video_api.generator import (
     DEFAULT_VERSION,
     MODELS,
     AsyncVideoGenerator,
@@ -39,21 +55,6 @@ from videopoll.generator import (
     ModelChoice,
     VideoGenerator,
     choose_model,
-)
-from videopoll.jobs import PROMPT_CHARS, Form, JsonValue, Outcome, OutcomeKind, VideoJob, check_id, check_metadata
-from videopoll.messages import Delivered, Message
-from videopoll.notifiers.base import call_async, check_callable, check_url, is_async
-from videopoll.tool.answers import IN_PROGRESS, Answer, error_answer, finished_answer, started_answer
-from videopoll.tool.arguments import DESCRIPTION, PROPERTIES, TOOL_NAME, ToolArguments, read_arguments
-from videopoll.tool.call_store import CallStore, read_kept, store_of
-from videopoll.tool.flows import (
-    Flow,
-    InterruptedStepError,
-    arun_flow,
-    asee_through,
-    do,
-    run_flow,
-    see_through,
 )
 
 if TYPE_CHECKING:

@@ -1,0 +1,104 @@
+"""How long a worker may still begin a send: the end of its lease, as it travels with a message.
+
+A worker that stood still (a blocked thread, a stopped process, a slow look-up) must
+not send once somebody else may have the job. So whatever lies between the note of
+a send and its first byte asks here, as late as it can.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from videopoll._reasons import own
+from videopoll.core.accounts import account_key
+from videopoll.messages import NotSent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from videopoll.core.accounts import Accounts
+
+__all__ = ["Lease", "SendPermit"]
+
+HELD_BACK = "held back: nobody knows what became of the last messages over this account of the channel"
+REFUSED = "held back: the channel refuses this account"
+
+
+class Lease:
+    """A lease on one job, as far as Redis has confirmed it. Each write or renewal that is confirmed moves its end on.
+
+    Args:
+        monotonic_s: The clock that counts its seconds.
+    """
+
+    __slots__ = ("_monotonic_s", "_over", "_until_s")
+
+    def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic_s = monotonic_s
+        self._until_s = -math.inf
+        self._over = False
+
+    def confirm(self, asked_s: float, duration_s: float) -> None:
+        """Note that Redis has confirmed it, for `duration_s` from when it was asked: that was before it answered."""
+        self._until_s = max(self._until_s, asked_s + duration_s)
+
+    def forfeit(self) -> None:
+        """Give the lease up for good: it is lost, or handed on. A confirmation that comes later changes nothing."""
+        self._over = True
+
+    def left_s(self) -> float:
+        """Return the seconds for which it is surely ours; 0 or less when it may be somebody else's."""
+        return -math.inf if self._over else self._until_s - self._monotonic_s()
+
+
+class SendPermit:
+    """The right to begin one send. It ends with the lease, or when the send is given up.
+
+    Args:
+        lease: The lease of the worker that sends.
+        accounts: Which accounts that worker holds back.
+        reference: The name of the message.
+    """
+
+    __slots__ = ("_accounts", "_lease", "_reference", "_withdrawn", "account", "channel")
+
+    def __init__(self, lease: Lease, accounts: Accounts | None = None, reference: str = "") -> None:
+        self._lease = lease
+        self._accounts = accounts
+        self._reference = reference
+        self._withdrawn = False
+        # Those of a channel that stands alone.
+        self.account = ""
+        self.channel: str | None = None
+
+    def __reduce__(self) -> tuple[Callable[[Lease, bool], SendPermit], tuple[Lease, bool]]:
+        """Copy the right alone: a message may be handed to another process."""
+        return _copied, (self._lease, self._withdrawn)
+
+    def withdraw(self) -> None:
+        """Forbid this send to begin, wherever it waits."""
+        self._withdrawn = True
+
+    def holds(self) -> bool:
+        """Return whether the send may begin at this moment."""
+        return not self._withdrawn and self._lease.left_s() > 0
+
+    def goes_over(self, channel: str, *credentials: str | None) -> None:
+        """Note over which account of which channel the message goes."""
+        self.account, self.channel = account_key(channel, *credentials), channel
+
+    def held_back(self) -> NotSent | None:
+        """Return what becomes of the send while its account is held back in this worker; None if it is not."""
+        if self._accounts is None or not (left_s := self._accounts.held_s(self.account, self._reference)):
+            return None
+        reason = own(REFUSED if self._accounts.refused(self.account) else HELD_BACK)
+        return NotSent(reason, left_s, counts=False, channel_fault=False, channel=self.channel)
+
+
+def _copied(lease: Lease, withdrawn: bool) -> SendPermit:  # noqa: FBT001 - pickle calls it by position
+    permit = SendPermit(lease)
+    if withdrawn:
+        permit.withdraw()
+    return permit

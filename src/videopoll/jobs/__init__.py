@@ -1,0 +1,26 @@
+"""Jobs and what becomes of them: values without I/O."""
+
+from __future__ import annotations
+
+from videopoll.jobs.codec import JsonValue
+from videopoll.jobs.job import JobState, VideoJob
+from videopoll.jobs.outcome import DeadLetter, Form, OutboxEntry, Outcome, OutcomeKind
+from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack, Health, JobView, QueueCounts, RunSummary
+
+__all__ = [
+    "CancelResult",
+    "DeadLetter",
+    "EnqueueResult",
+    "Form",
+    "HandedBack",
+    "Health",
+    "JobState",
+    "JobView",
+    "JsonValue",
+    "OutboxEntry",
+    "Outcome",
+    "OutcomeKind",
+    "QueueCounts",
+    "RunSummary",
+    "VideoJob",
+]

@@ -1,0 +1,82 @@
+"""JSON as it comes from others: read strictly, within bounds, and never an exception for what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+import attrs
+from typing_extensions import TypeIs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import NoReturn
+
+__all__ = ["JsonValue", "Poison", "dump", "is_number", "load_object"]
+
+LARGEST = 2**53
+"""Up to here a double, and so Redis and every reader of JSON, tells one whole number from the next."""
+
+
+def is_number(value: object) -> TypeIs[int | float]:
+    """Whether it is a finite number of a sane size.
+
+    `math.isfinite` raises for integers of more than 308 digits, and JSON may have those.
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+
+
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
+
+
+@attrs.frozen
+class Poison:
+    """Something in Redis that is not a job, and why."""
+
+    reason: str
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    msg = f"not JSON: {text}"
+    raise ValueError(msg)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        # "1e999" reads as infinity, which cannot be written again.
+        msg = f"too large: {text[:20]}"
+        raise ValueError(msg)
+    return number
+
+
+# Made once: `json.loads` with options makes a decoder for each call, and a worker reads a record for each poll.
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def load_object(raw: bytes) -> dict[str, JsonValue] | Poison:
+    """Read a JSON object from hostile bytes."""
+    try:
+        value = _JSON.decode(raw.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return Poison("not JSON")
+    if not isinstance(value, dict):
+        return Poison("not a JSON object")
+    return cast("dict[str, JsonValue]", value)
+
+
+def dump(value: Mapping[str, object]) -> str:
+    """Write a JSON object compactly; lone surrogates stay escaped, so it is always UTF-8."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def whole(value: JsonValue) -> int:
+    if not isinstance(value, int) or not is_number(value):
+        msg = "not a whole number"
+        raise TypeError(msg)
+    return value
+
+
+def text_or_none(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,257 @@
+"""How a job ended, what is on its way to its user, and how both are written to Redis."""
+
+from __future__ import annotations
+
+import enum
+from typing import cast
+
+import attrs
+
+from videopoll._reasons import Reason, repr_told
+from videopoll.jobs.bounds import bounded, bounded_detail, bounded_detail_or_none, bounded_id_or_none, time_or_none
+from videopoll.jobs.codec import JsonValue, Poison, dump, is_number, load_object, text_or_none, whole
+from videopoll.jobs.job import VideoJob
+
+__all__ = ["DeadLetter", "Form", "OutboxEntry", "Outcome", "OutcomeKind"]
+
+MAX_REASONS = 10
+
+
+MAX_REASON_CHARS = 300
+"""How many reasons of failed sends an outbox entry keeps, the newest, and how much of each."""
+
+
+class OutcomeKind(enum.StrEnum):
+    """How the waiting for a video ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    NOT_FOUND = "not_found"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    CANCELLED = "cancelled"
+
+
+class Form(enum.StrEnum):
+    """The two forms of a message: a native video with a caption, or a text (with a link)."""
+
+    VIDEO = "video"
+    TEXT = "text"
+
+
+@attrs.frozen
+class Outcome:
+    """How the waiting ended, before anybody was told.
+
+    Args:
+        kind: Which end it was.
+        at_ms: When that was known, in Unix milliseconds.
+        video_url: The finished video. Kept out of ``repr``: it may be signed.
+        file_id: The video API's own id of the file, where it gave one.
+        error: The operator's reason. Users never see it.
+        timestamp: The video API's own time of the completion, as it wrote it.
+        undeliverable_url: A video that was made, and cannot be handed on; for the
+            operator only, and out of ``repr``.
+    """
+
+    kind: OutcomeKind
+    at_ms: int
+    video_url: str | None = attrs.field(default=None, repr=False)
+    file_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
+    error: str | None = attrs.field(default=None, converter=bounded_detail_or_none, repr=repr_told)
+    timestamp: JsonValue = attrs.field(default=None, converter=time_or_none, repr=False)
+    undeliverable_url: str | None = attrs.field(default=None, repr=False)
+
+    @property
+    def success(self) -> bool:
+        """Whether there is a video to deliver."""
+        return self.kind is OutcomeKind.COMPLETED
+
+    def to_completed(self, job: VideoJob, **delivery: JsonValue) -> dict[str, JsonValue]:
+        """Give the fields of ``video:completed:{jobId}``, with what became of the delivery."""
+        took_ms = max(0, self.at_ms - job.start_ms)
+        if self.success:
+            fields: dict[str, JsonValue] = {
+                "success": True,
+                "videoUrl": self.video_url,
+                "fileId": self.file_id,
+                "jobId": job.job_id,
+                "completedAt": self.at_ms,
+                "processingTime": took_ms,
+                "timestamp": self.timestamp,
+            }
+        else:
+            fields = {
+                "success": False,
+                "error": self.error,
+                "jobId": job.job_id,
+                "failedAt": self.at_ms,
+                "processingTime": took_ms,
+            }
+            if self.undeliverable_url is not None:
+                fields["undeliverableUrl"] = self.undeliverable_url
+        return {**fields, "conversationId": job.conversation_id, "outcome": self.kind.value, **delivery}
+
+    @classmethod
+    def from_completed(cls, raw: bytes) -> Outcome | Poison:
+        """Read ``video:completed:{jobId}``, whoever wrote it."""
+        fields = load_object(raw)
+        if isinstance(fields, Poison):
+            return fields
+        success = fields.get("success") is True
+        at_ms = fields.get("completedAt" if success else "failedAt")
+        url, file_id, error = fields.get("videoUrl"), fields.get("fileId"), fields.get("error")
+        kind = OutcomeKind.COMPLETED if success else OutcomeKind.FAILED
+        try:
+            told = OutcomeKind(str(fields.get("outcome", kind.value)))
+        except ValueError:
+            told = kind
+        # Every kind of worker writes and reads "success"; ours alone tell the outcome.
+        if (told is OutcomeKind.COMPLETED) is success:
+            kind = told
+        return cls(
+            kind=kind,
+            at_ms=max(0, int(at_ms)) if is_number(at_ms) else 0,
+            video_url=url if isinstance(url, str) else None,
+            file_id=file_id if isinstance(file_id, str) else None,
+            error=error if isinstance(error, str) else None,
+            timestamp=fields.get("timestamp"),
+            undeliverable_url=text_or_none(fields.get("undeliverableUrl")),
+        )
+
+
+def _repr_reasons(reasons: tuple[str, ...]) -> str:
+    return f"({', '.join(map(repr_told, reasons))})"
+
+
+@attrs.frozen
+class OutboxEntry:
+    """An outcome that its user has not got yet, and what was tried.
+
+    Args:
+        job: Whose outcome it is.
+        outcome: What to tell the user.
+        form: The form of the next message.
+        deadline_ms: When to stop trying, in Unix milliseconds of Redis's clock.
+        tries: Sends begun, all forms together.
+        form_failures: Sends in the present form that failed for a passing reason.
+        sending_ms: When a send began whose end is not known; None when there is none.
+        finds: How often the channel was asked about that send without success.
+        reasons: What went wrong, the newest last.
+        unquoted: Whether the channel has refused the message with its quote, so that it goes without.
+        unknowns: Sends whose fate nobody could learn, all forms together.
+    """
+
+    job: VideoJob
+    outcome: Outcome
+    form: Form
+    deadline_ms: int
+    tries: int = 0
+    form_failures: int = 0
+    sending_ms: int | None = None
+    finds: int = 0
+    reasons: tuple[str, ...] = attrs.field(default=(), repr=_repr_reasons)
+    unquoted: bool = False
+    unknowns: int = 0
+
+    def noting(self, reason: str) -> OutboxEntry:
+        """Give a copy that remembers one more reason, and forgets the oldest."""
+        return attrs.evolve(self, reasons=(*self.reasons, bounded(reason, MAX_REASON_CHARS))[-MAX_REASONS:])
+
+    def to_json(self) -> str:
+        """Write ``video:poll:outbox:{jobId}``; version 1 of its form."""
+        outcome = self.outcome
+        return dump(
+            {
+                "v": 1,
+                "record": self.job.to_record(),
+                "outcome": {
+                    "kind": outcome.kind.value,
+                    "at": outcome.at_ms,
+                    "videoUrl": outcome.video_url,
+                    "fileId": outcome.file_id,
+                    "error": outcome.error,
+                    "timestamp": outcome.timestamp,
+                    **({"undeliverableUrl": outcome.undeliverable_url} if outcome.undeliverable_url else {}),
+                },
+                "form": self.form.value,
+                "deadline": self.deadline_ms,
+                "tries": self.tries,
+                "formFailures": self.form_failures,
+                "sending": self.sending_ms,
+                "finds": self.finds,
+                "reasons": list(self.reasons),
+                **({"unquoted": True} if self.unquoted else {}),
+                "unknowns": self.unknowns,
+                # What of each is ours: it may be shown anywhere.
+                "told": [reason.told if isinstance(reason, Reason) else "" for reason in self.reasons],
+            }
+        )
+
+    @classmethod
+    def from_json(cls, job_id: str, raw: bytes, now_ms: int | None = None) -> OutboxEntry | Poison:
+        """Read an outbox entry, trusting nothing in it."""
+        fields = load_object(raw)
+        if isinstance(fields, Poison):
+            return Poison(f"outbox entry is {fields.reason}")
+        record, outcome = fields.get("record"), fields.get("outcome")
+        if not isinstance(record, dict) or not isinstance(outcome, dict):
+            return Poison("outbox entry has no record or no outcome")
+        job = VideoJob.from_record(job_id, dump(record).encode(), now_ms)
+        if isinstance(job, Poison):
+            return job
+        try:
+            return cls(
+                job=job,
+                outcome=Outcome(
+                    kind=OutcomeKind(str(outcome["kind"])),
+                    at_ms=whole(outcome["at"]),
+                    video_url=text_or_none(outcome.get("videoUrl")),
+                    file_id=text_or_none(outcome.get("fileId")),
+                    error=text_or_none(outcome.get("error")),
+                    timestamp=outcome.get("timestamp"),
+                    undeliverable_url=text_or_none(outcome.get("undeliverableUrl")),
+                ),
+                form=Form(str(fields["form"])),
+                deadline_ms=whole(fields["deadline"]),
+                tries=whole(fields["tries"]),
+                form_failures=whole(fields["formFailures"]),
+                sending_ms=None if fields["sending"] is None else whole(fields["sending"]),
+                finds=whole(fields["finds"]),
+                reasons=_read_reasons(fields["reasons"], fields.get("told")),
+                unquoted=fields.get("unquoted") is True,
+                # Earlier versions did not count them.
+                unknowns=whole(fields.get("unknowns", 0)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            return Poison(f"outbox entry is damaged ({type(error).__name__})")
+
+
+def _read_reasons(reasons: JsonValue, told: JsonValue) -> tuple[Reason, ...]:
+    """Read the reasons of sends, and what of them is ours; an older worker did not note that."""
+    listed = cast("list[object]", reasons)
+    ours = told if isinstance(told, list) and len(told) == len(listed) else [""] * len(listed)
+    return tuple(
+        Reason(str(reason), said if isinstance(said, str) else "") for reason, said in zip(listed, ours, strict=True)
+    )
+
+
+@attrs.frozen
+class DeadLetter:
+    """Something that could not be processed or delivered.
+
+    Args:
+        job_id: Its id, exactly as it stood in Redis.
+        reason: Why, for the operator.
+        at_ms: When, in Unix milliseconds.
+        record: The job's record as it was read, if there was one.
+        entry: The outbox entry, if there is an outcome to deliver.
+        raw_entry: The outbox entry as it was read, if it is damaged.
+    """
+
+    job_id: str
+    reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
+    at_ms: int
+    record: str | None = attrs.field(default=None, repr=False)
+    entry: OutboxEntry | None = attrs.field(default=None, repr=False)
+    raw_entry: str | None = attrs.field(default=None, repr=False)

@@ -1,0 +1,1 @@
+"""What observes: log lines and metrics."""

@@ -1,0 +1,204 @@
+"""Writes events as log lines in the specification's pattern, with their fields in ``extra``.
+
+Every line goes to the logger ``videopoll.jobs.job``. Ids are shown in a form that
+cannot break a line, whatever stands in Redis.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import attrs
+
+from videopoll import events
+from videopoll.jobs.outcome import OutcomeKind
+from videopoll.observations import FaultKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["LogHook", "shown", "shown_ids"]
+
+log = logging.getLogger("videopoll.jobs.job")
+
+LONGEST_SHOWN = 120
+MOST_SHOWN = 100
+
+MOST_REMEMBERED = 10_000
+"""Jobs whose unknown status word is remembered as told."""
+
+
+def shown(text: str) -> str:
+    """Give hostile text in a printable form of one line."""
+    safe = text if text.isprintable() else ascii(text)[1:-1]
+    return safe if len(safe) <= LONGEST_SHOWN else safe[:LONGEST_SHOWN] + "…"
+
+
+def shown_ids(job_ids: Iterable[str]) -> str:
+    """Return ids for one line of the log, a hundred at most."""
+    ids = list(job_ids)
+    more = f" and {len(ids) - MOST_SHOWN} more" if len(ids) > MOST_SHOWN else ""
+    return (", ".join(map(shown, ids[:MOST_SHOWN])) or "nothing") + more
+
+
+class LogHook:
+    """The hook that logs. Runners bring it along."""
+
+    def __init__(self) -> None:
+        # Jobs whose unknown status word was told, the newest last. A dictionary: hooks are called on any thread.
+        self._told: dict[str, None] = {}
+
+    def __call__(self, event: events.Event) -> None:
+        """Log one event."""
+        if isinstance(event, events.JobPolled) and not event.known and event.fault is None:
+            level, text, *args = _line(event) if self._is_news(event.job_id) else _polled(event)
+        else:
+            level, text, *args = _line(event)
+        if log.isEnabledFor(level):
+            fields = {f"vp_{name}": value for name, value in attrs.asdict(event, recurse=False).items()}
+            log.log(level, text, *args, extra={"vp_event": type(event).__name__, **fields})
+
+    def _is_news(self, job_id: str) -> bool:
+        """Whether no unknown word of this job was told so far, as far as this worker remembers."""
+        if job_id in self._told:
+            return False
+        self._told[job_id] = None
+        if len(self._told) > MOST_REMEMBERED:
+            self._told.pop(next(iter(list(self._told))), None)
+        return True
+
+
+def _polled(event: events.JobPolled) -> tuple[int, str, *tuple[object, ...]]:
+    return (
+        logging.INFO,
+        "🔍 [%s] Polling video status (attempt %d, elapsed: %.0fs): %s",
+        shown(event.job_id),
+        event.attempt,
+        event.elapsed_s,
+        shown(event.status),
+    )
+
+
+def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa: C901, PLR0912 - one case an event
+    match event:
+        # The most frequent event comes first.
+        case events.JobPolled(fault=None, known=False):
+            return (
+                logging.WARNING,
+                "🔍 [%s] Unknown video status %s (attempt %d, elapsed: %.0fs), polling on",
+                shown(event.job_id),
+                shown(event.status),
+                event.attempt,
+                event.elapsed_s,
+            )
+        case events.JobPolled(fault=None):
+            return _polled(event)
+        case events.JobPolled(fault=FaultKind.CREDENTIALS):
+            return (
+                logging.WARNING,
+                "🔑 [%s] The video API refuses our key (attempt %d): %s",
+                shown(event.job_id),
+                event.attempt,
+                event.detail,
+            )
+        case events.JobPolled(fault=FaultKind.BLOCKED):
+            return (
+                logging.WARNING,
+                "🧱 [%s] Something in front of the video API refuses us (attempt %d): %s",
+                shown(event.job_id),
+                event.attempt,
+                event.detail,
+            )
+        case events.JobPolled():
+            return (
+                logging.WARNING,
+                "⚠️ [%s] No answer from the video API (attempt %d, elapsed: %.0fs): %s, next try in %.0fs",
+                shown(event.job_id),
+                event.attempt,
+                event.elapsed_s,
+                event.detail,
+                event.next_s or 0,
+            )
+        case events.WorkerStarted():
+            return logging.INFO, "🚀 Starting video polling worker: %s", event.worker_id
+        case events.WorkerStopped():
+            return (
+                logging.INFO,
+                "👋 Stopped video polling worker: %s (%d jobs given back)",
+                event.worker_id,
+                event.given_back,
+            )
+        case events.JobsRecovered():
+            return logging.INFO, "♻️ Recovering %d video jobs after restart", event.count
+        case events.RedisLost():
+            return logging.ERROR, "🔌 Redis cannot be used, waiting for it: %s", event.reason
+        case events.RedisRegained():
+            return logging.WARNING, "🔌 Redis is back after %.1fs", event.after_s
+        case events.JobEnqueued():
+            return logging.INFO, "📥 Video job enqueued for background polling: %s", shown(event.job_id)
+        case events.JobCancelled():
+            return logging.INFO, "🛑 Video job cancelled: %s", shown(event.job_id)
+        case events.JobTaken():
+            text = (
+                "♻️ Taking over video job from a dead worker: %s"
+                if event.taken_over
+                else "🎬 Processing video job from queue: %s"
+            )
+            return logging.INFO, text, shown(event.job_id)
+        case events.JobConcluded(outcome=OutcomeKind.COMPLETED):
+            return logging.INFO, "✅ [%s] Video generation completed", shown(event.job_id)
+        case events.JobConcluded():
+            return (
+                logging.WARNING,
+                "❌ [%s] Video generation ended without a video: %s (%s)",
+                shown(event.job_id),
+                event.outcome.value,
+                shown(event.error or ""),
+            )
+        case events.SendTried(result="delivered" | "found"):
+            return (
+                logging.DEBUG,
+                "📨 [%s] Send %d as %s: %s",
+                shown(event.job_id),
+                event.attempt,
+                event.form.value,
+                event.result,
+            )
+        case events.SendTried():
+            return (
+                logging.WARNING,
+                "📨 [%s] Send %d as %s: %s (%s)",
+                shown(event.job_id),
+                event.attempt,
+                event.form.value,
+                event.result,
+                shown(event.reason or ""),
+            )
+        case events.JobDelivered():
+            return (
+                logging.INFO,
+                "🎥 Video notification sent successfully for conversation: %s",
+                shown(event.conversation_id),
+            )
+        case events.JobUndeliverable():
+            return logging.ERROR, "💀 [%s] Dead letter: %s", shown(event.job_id), shown(event.reason)
+        case events.ChannelHeldBack(refused=True):
+            return (
+                logging.ERROR,
+                "⛔ An account of %s is refused: check its instance, token and plan. Held back for %.0fs",
+                "the channel" if event.channel is None else shown(event.channel),
+                event.pause_s,
+            )
+        case events.ChannelHeldBack():
+            return (
+                logging.ERROR,
+                "⛔ Nobody knows what became of the last %d messages of one account of %s: held back for %.0fs",
+                event.messages,
+                "the channel" if event.channel is None else shown(event.channel),
+                event.pause_s,
+            )
+        case events.LeaseLost():
+            return logging.WARNING, "🔓 [%s] Lease lost: another worker has the job", shown(event.job_id)
+        case _:
+            return logging.DEBUG, "%s", event

@@ -1,0 +1,695 @@
+"""Every Redis script as a typed call: its keys and arguments, and the reading of its reply.
+
+The queue's sync and async twins are one line a method because of this file. Ids
+travel as UTF-8 with ``surrogateescape``, so that even an id that is no text
+comes back to Redis exactly as it was found.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+
+from videopoll._reasons import Reason, own
+from videopoll.jobs.codec import Poison, dump, load_object
+from videopoll.jobs.job import JobState, VideoJob, split_record
+from videopoll.jobs.outcome import DeadLetter, OutboxEntry, Outcome, OutcomeKind
+from videopoll.jobs.transition import (
+    Abandoned,
+    BeginSend,
+    Claim,
+    ClaimBatch,
+    Conclude,
+    GiveBack,
+    Gone,
+    PollWork,
+    Redeliver,
+    Reschedule,
+    SendWork,
+    Settle,
+    Transition,
+    Verdict,
+)
+from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack, JobView, QueueCounts
+from videopoll.policies import FOREIGN_IDLE_S
+from videopoll.queue.scripts import Script, ScriptCall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+
+    from videopoll.jobs.codec import JsonValue
+    from videopoll.policies import DeadLetterPolicy, KeyTtls, LeasePolicy, PollingStrategy
+    from videopoll.queue.schema import Keys
+
+T = TypeVar("T")
+
+ENQUEUE = Script.load("enqueue")
+CLAIM = Script.load("claim")
+RESCHEDULE = Script.load("reschedule")
+GIVE_BACK = Script.load("give_back")
+CONCLUDE = Script.load("conclude")
+BEGIN_SEND = Script.load("begin_send")
+REDELIVER = Script.load("redeliver")
+SETTLE = Script.load("settle")
+RENEW = Script.load("renew")
+CANCEL = Script.load("cancel")
+INSPECT = Script.load("inspect")
+COUNT = Script.load("count")
+ADOPT = Script.load("adopt")
+REDRIVE = Script.load("redrive")
+POLL_NOW = Script.load("poll_now")
+HAND_BACK = Script.load("hand_back")
+BEAT = Script.load("beat")
+
+SCRIPTS = (
+    ENQUEUE,
+    CLAIM,
+    RESCHEDULE,
+    GIVE_BACK,
+    CONCLUDE,
+    BEGIN_SEND,
+    REDELIVER,
+    SETTLE,
+    RENEW,
+    CANCEL,
+    INSPECT,
+    COUNT,
+    ADOPT,
+    REDRIVE,
+    POLL_NOW,
+    HAND_BACK,
+    BEAT,
+)
+"""Every script there is."""
+
+LONGEST_BLOCK_S = 5.0
+"""The longest that an idle worker blocks: its connection's timeout is longer than that."""
+
+LIST_ENDS = ((0, 4999), (-5000, -1))
+"""Where the list is looked through before lost jobs are taken up: an id further inside is met twice, which harms nothing."""
+
+MAX_DIGITS = 10
+"""A counter of so many digits is none."""
+
+MAX_BATCH = 500
+"""Jobs a script call: Redis serves nobody else meanwhile, and Lua's unpack has a limit."""
+
+
+def raw(text: str) -> bytes:
+    """Encode an id, or a key with an id in it, as it stood in Redis."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def text_of(value: object) -> str:
+    """Decode what Redis gave; bytes that are no text become surrogates."""
+    return cast("bytes", value).decode("utf-8", "surrogateescape")
+
+
+def _raws(texts: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(map(raw, texts))
+
+
+def chunks(items: Sequence[T], size: int = MAX_BATCH) -> list[Sequence[T]]:
+    """Cut a sequence into pieces of at most `size`."""
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+def enqueue(
+    keys: Keys, jobs: Sequence[tuple[str, str, Mapping[str, JsonValue]]], ttls: KeyTtls
+) -> ScriptCall[list[EnqueueResult]]:
+    """Take in jobs, each an id, a conversation id and metadata that were checked before."""
+    job_keys = [key for job_id, _, _ in jobs for key in keys.of_job(job_id)]
+    args: list[str | bytes | int] = [ttls.job_s, ttls.attempts_s, ms(FOREIGN_IDLE_S)]
+    for job_id, conversation_id, metadata in jobs:
+        args += [job_id, *split_record(job_id, conversation_id, metadata)]
+    return ScriptCall(
+        ENQUEUE,
+        (*keys.fixed, *job_keys),
+        tuple(args),
+        lambda reply: [EnqueueResult(text_of(one)) for one in cast("list[bytes]", reply)],
+    )
+
+
+def claim(
+    keys: Keys,
+    *,
+    polls: int,
+    sends: int,
+    token: str,
+    strategy: PollingStrategy,
+    lease: LeasePolicy,
+    ttls: KeyTtls,
+    foreign_workers: bool = False,
+    endings: int = 0,
+    look_from: int = 0,
+    take_new: bool = True,
+    take_over: bool = True,
+    in_hand: Collection[str] = (),
+    asked_ms: int | None = None,
+) -> ScriptCall[ClaimBatch]:
+    """Lease what is due, at most so many polls and sends, and what is to be ended without a poll."""
+
+    def parse(reply: object) -> ClaimBatch:
+        now_ms, next_poll, next_send, next_expiry, waiting, found, next_look = cast(
+            "tuple[int, int, int, int, int, list[_ClaimFields], int]", reply
+        )
+        return ClaimBatch(
+            tuple([_read_one(fields, token, now_ms) for fields in found]),
+            now_ms,
+            next_poll if next_poll >= 0 else None,
+            next_send if next_send >= 0 else None,
+            next_expiry if next_expiry >= 0 else None,
+            waiting,
+            next_look,
+        )
+
+    return ScriptCall(
+        CLAIM,
+        keys.fixed,
+        (
+            keys.prefix,
+            min(polls, MAX_BATCH),
+            min(sends, MAX_BATCH),
+            ms(lease.duration_s),
+            token,
+            ttls.lock_s,
+            ttls.attempts_s,
+            ms(strategy.initial_delay_s),
+            ms(strategy.interval_s),
+            ms(strategy.timeout_s) if foreign_workers else "",
+            min(endings, MAX_BATCH),
+            look_from,
+            ms(strategy.timeout_s + strategy.interval_s),
+            ttls.job_s,
+            int(take_new),
+            int(take_over),
+            "" if asked_ms is None else asked_ms,
+            ms(lease.renew_every_s),
+            *_raws(in_hand),
+        ),
+        parse,
+        repeatable=False,
+    )
+
+
+def ms(seconds: float) -> int:
+    """Return a span of time in whole milliseconds, at least one if it is any."""
+    return max(1, round(seconds * 1000)) if seconds else 0
+
+
+def _ms_or_none(value: bytes) -> int | None:
+    number = float(value)
+    return int(number) if math.isfinite(number) and number >= 0 else None
+
+
+_ClaimFields: TypeAlias = (
+    "tuple[bytes, bytes, int, int, int, bytes, bytes | None, bytes | None, bytes | None, bytes, int]"
+)
+
+
+def _read_one(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
+    """Read one claim; one that cannot be read must not take along the others that were leased with it."""
+    try:
+        return _read_claim(fields, token, now_ms)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = f"what Redis keeps of it cannot be read ({type(error).__name__})"
+        kept = next((one for one in reversed(fields[6:8]) if isinstance(one, bytes)), None)
+        return Claim(text_of(fields[0]), token, now_ms, Poison(reason), raw=kept)
+
+
+def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
+    id_bytes, source, due_ms, attempts_before, age_ms, faults, record, outbox, completed, wrong, ending = fields
+    job_id = text_of(id_bytes)
+    taken_over = source == b"expired"
+    # Neither a poll that somebody else has counted nor an end without one counts here.
+    counted = int(not taken_over and not ending)
+    job: VideoJob | Poison
+    work: PollWork | SendWork | Abandoned | Gone | Poison
+    if wrong == b"start":
+        work = Poison("startTime is in the future")
+    elif wrong:
+        _, name, kind = text_of(wrong).rsplit(":", 2)
+        work = Poison(f"the {name} key holds a {kind}" if kind != "not a number" else f"the {name} key holds no number")
+    elif outbox is not None:
+        entry = OutboxEntry.from_json(job_id, outbox)
+        work = entry if isinstance(entry, Poison) else SendWork(entry)
+    elif record is None:
+        # Reached by an id that stands in the list, the schedule or a lease all the same.
+        work = Gone(finished=completed is not None)
+    else:
+        job = VideoJob.from_record(job_id, record)
+        if isinstance(job, Poison):
+            work = job
+        elif completed is not None:
+            work = _read_ended(job, completed)
+        else:
+            faults_in_row, answered_ms, doubt_ms, missing_ms = _read_faults(faults)
+            known = answered_ms is not None and missing_ms is None
+            if not faults:
+                # Nothing to remember: the polls before were answered (the one that a dead worker was at, perhaps not).
+                known = attempts_before > taken_over
+            if answered_ms is None and not faults_in_row and not taken_over and age_ms >= 0:
+                # The last poll was answered, so its time is that of the counter.
+                answered_ms = now_ms - age_ms
+            attempts = attempts_before + counted
+            work = PollWork(job, attempts, faults_in_row, answered_ms, doubt_ms, known=known, missing_ms=missing_ms)
+    return Claim(
+        job_id=job_id,
+        token=token,
+        due_ms=due_ms,
+        work=work,
+        raw=outbox if outbox is not None else record,
+        raw_is_entry=outbox is not None,
+        taken_over=taken_over,
+        ending=bool(ending),
+        attempts_before=attempts_before - (taken_over and not ending),
+        attempts_age_ms=age_ms if age_ms >= 0 else None,
+    )
+
+
+def _read_ended(job: VideoJob, completed: bytes) -> Abandoned | Gone | Poison:
+    """Judge a record beside a completed record: both kinds of workers leave the two, each at another moment."""
+    outcome, fields = Outcome.from_completed(completed), load_object(completed)
+    if isinstance(outcome, Poison) or isinstance(fields, Poison):
+        return Poison("the completed key is not JSON")
+    if fields.get("delivered") is True or outcome.kind is OutcomeKind.CANCELLED:
+        # Ours, and the last that was to be done: a producer or worker of another kind has written the record again.
+        return Gone(finished=True, left_over=True)
+    return Abandoned(job, outcome)
+
+
+def _read_faults(state: bytes) -> tuple[int, int | None, int | None, int | None]:
+    """Read "faults:last answer ms[:attempts[:doubt ms[:missing ms]]]", trusting nothing in it."""
+    if not state:
+        return 0, None, None, None
+    count, answered, _, doubt, missing = (*state.split(b":"), b"", b"", b"", b"")[:5]
+    try:
+        times = [int(one) if one else None for one in (answered, doubt, missing)]
+        return max(0, int(count)), times[0], times[1], times[2]
+    except ValueError:
+        return 0, None, None, None
+
+
+def renew(
+    keys: Keys, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy, ttls: KeyTtls
+) -> ScriptCall[list[bool]]:
+    """Renew leases: id, token, and whether the job is being polled."""
+    return ScriptCall(
+        RENEW,
+        (*keys.fixed, *_raws(key(job_id) for job_id, _, _ in claims for key in (keys.lock, keys.job))),
+        (
+            ms(lease.duration_s),
+            ttls.lock_s,
+            ttls.job_s,
+            *(word for job_id, token, polling in claims for word in (raw(job_id), token, int(polling))),
+        ),
+        lambda reply: [answer == 1 for answer in cast("list[int]", reply)],
+    )
+
+
+_VERDICTS = {0: Verdict.LOST, 1: Verdict.APPLIED, 2: Verdict.FINISHED_ELSEWHERE, 3: Verdict.CONTENDED}
+
+
+def _verdicts_on(items: Sequence[Transition]) -> Callable[[object], list[Verdict]]:
+    """Return what reads one verdict for each transition; another number of them is a reply that cannot be read."""
+
+    def parse(reply: object) -> list[Verdict]:
+        verdicts = [_VERDICTS[answer] for answer in cast("list[int]", reply)]
+        if len(verdicts) != len(items):
+            msg = f"{len(verdicts)} verdicts on {len(items)} transitions"
+            raise ValueError(msg)
+        return verdicts
+
+    return parse
+
+
+_HandBackReply: TypeAlias = "tuple[int, int, int, int, int, int, int, int, list[bytes]]"
+
+ApplyCall: TypeAlias = "tuple[list[int], ScriptCall[list[Verdict]]]"
+"""A call that carries out some transitions, with their places among all of them."""
+
+
+def apply(
+    keys: Keys, transitions: Sequence[Transition], ttls: KeyTtls, dead: DeadLetterPolicy
+) -> list[list[ApplyCall]]:
+    """Group transitions into as few calls as there are kinds, and the calls into round trips."""
+    trips: list[list[ApplyCall]] = []
+    groups: dict[type, list[int]] = {}
+    seen: set[str] = set()
+
+    def close() -> None:
+        for kinds in _ONE_TRIP, _THE_NEXT:
+            trip = [
+                (list(some), _call_for(kind, keys, [transitions[place] for place in some], ttls, dead))
+                for kind in kinds
+                for some in chunks(groups.get(kind, []))
+            ]
+            if trip:
+                trips.append(trip)
+        groups.clear()
+        seen.clear()
+
+    for place, transition in enumerate(transitions):
+        if transition.claim.job_id in seen:
+            # What is written of one job keeps its order.
+            close()
+        seen.add(transition.claim.job_id)
+        groups.setdefault(type(transition), []).append(place)
+    close()
+    return trips
+
+
+_ONE_TRIP = (BeginSend, Conclude, Settle, Reschedule, GiveBack)
+_THE_NEXT = (Redeliver,)
+"""If a call fails, all are made again. A delivery that was put back by then may be in other hands: it goes last."""
+
+
+def _call_for(
+    kind: type, keys: Keys, items: Sequence[Transition], ttls: KeyTtls, dead: DeadLetterPolicy
+) -> ScriptCall[list[Verdict]]:
+    if kind is Reschedule:
+        return _reschedule(keys, cast("Sequence[Reschedule]", items), ttls)
+    if kind is GiveBack:
+        return _give_back(keys, cast("Sequence[GiveBack]", items), ttls)
+    if kind is Conclude:
+        return _conclude(keys, cast("Sequence[Conclude]", items), ttls)
+    if kind is BeginSend:
+        return _begin_send(keys, cast("Sequence[BeginSend]", items))
+    if kind is Redeliver:
+        return _redeliver(keys, cast("Sequence[Redeliver]", items))
+    return _settle(keys, cast("Sequence[Settle]", items), ttls, dead)
+
+
+def _reschedule(keys: Keys, items: Sequence[Reschedule], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
+    args: list[str | bytes | int] = [keys.prefix, ttls.job_s]
+    for item in items:
+        optional = (item.attempts, item.doubt_ms, item.missing_ms)
+        state = ""
+        if item.faults or any(one is not None for one in optional):
+            words = [
+                str(item.faults),
+                str(item.last_answer_ms or ""),
+                *("" if one is None else str(one) for one in optional),
+            ]
+            while words[2:] and not words[-1]:
+                words.pop()
+            state = ":".join(words)
+        args += (raw(item.claim.job_id), item.claim.token, item.due_ms, state)
+    return ScriptCall(RESCHEDULE, keys.fixed, tuple(args), _verdicts_on(items))
+
+
+def _give_back(keys: Keys, items: Sequence[GiveBack], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
+    args: list[str | bytes | int] = []
+    job_keys: list[bytes] = []
+    for item in items:
+        claim = item.claim
+        job_keys += [raw(keys.lock(claim.job_id)), raw(keys.attempts(claim.job_id))]
+        # The last poll counts as long ago, whenever it was: the job was due when it was claimed,
+        # and has to be due at once when it is met in the list.
+        left_ms = ttls.attempts_s * 500
+        if claim.attempts_age_ms is not None:
+            left_ms = min(left_ms, ttls.attempts_s * 1000 - claim.attempts_age_ms)
+        args += (raw(claim.job_id), claim.token, claim.attempts_before, max(1, left_ms))
+    return ScriptCall(GIVE_BACK, (*keys.fixed, *job_keys), tuple(args), _verdicts_on(items))
+
+
+def _conclude(keys: Keys, items: Sequence[Conclude], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
+    args: list[str | bytes | int] = [ttls.lock_s]
+    job_keys: list[bytes] = []
+    for item in items:
+        job_keys += _raws(keys.of_job(item.claim.job_id))
+        args += (raw(item.claim.job_id), item.claim.token, item.entry.to_json(), item.keep_s, item.lease_ms)
+    return ScriptCall(CONCLUDE, (*keys.fixed, *job_keys), tuple(args), _verdicts_on(items))
+
+
+def _begin_send(keys: Keys, items: Sequence[BeginSend]) -> ScriptCall[list[Verdict]]:
+    return ScriptCall(
+        BEGIN_SEND,
+        (*keys.fixed, *_raws(keys.outbox(item.claim.job_id) for item in items)),
+        tuple(
+            word
+            for item in items
+            for word in (
+                raw(item.claim.job_id),
+                item.claim.token,
+                item.entry.to_json(),
+                item.keep_s,
+                item.lease_ms,
+            )
+        ),
+        _verdicts_on(items),
+    )
+
+
+def _redeliver(keys: Keys, items: Sequence[Redeliver]) -> ScriptCall[list[Verdict]]:
+    return ScriptCall(
+        REDELIVER,
+        (*keys.fixed, *_raws(keys.outbox(item.claim.job_id) for item in items)),
+        tuple(
+            word
+            for item in items
+            for word in (raw(item.claim.job_id), item.claim.token, item.entry.to_json(), item.keep_s, item.due_ms)
+        ),
+        _verdicts_on(items),
+    )
+
+
+def _settle(keys: Keys, items: Sequence[Settle], ttls: KeyTtls, dead: DeadLetterPolicy) -> ScriptCall[list[Verdict]]:
+    args: list[str | bytes | int] = [ttls.completed_s, dead.max_count, dead.max_age_s]
+    job_keys: list[bytes] = []
+    for item in items:
+        job_keys += _raws(keys.of_job(item.claim.job_id))
+        letter = "" if item.letter is None else write_letter(item.letter)
+        work = item.claim.work
+        bare = int(isinstance(work, Gone) and not work.left_over)
+        args += [raw(item.claim.job_id), item.claim.token, item.completed or "", letter, bare]
+    return ScriptCall(SETTLE, (*keys.fixed, keys.dead, keys.letters, *job_keys), tuple(args), _verdicts_on(items))
+
+
+def write_letter(letter: DeadLetter) -> str:
+    """Write a dead letter as JSON; version 1 of its form."""
+    return dump(
+        {
+            "v": 1,
+            "jobId": letter.job_id,
+            "reason": letter.reason,
+            "told": letter.reason.told if isinstance(letter.reason, Reason) else "",
+            "at": letter.at_ms,
+            "record": letter.record,
+            "entry": letter.raw_entry if letter.entry is None else letter.entry.to_json(),
+        }
+    )
+
+
+def read_letter(job_id: str, stored: bytes) -> DeadLetter:
+    """Read a dead letter, whatever state it is in."""
+    fields = load_object(stored)
+    if isinstance(fields, Poison):
+        return DeadLetter(job_id, own(f"the dead letter itself is {fields.reason}"), 0)
+    at_ms, record, written = fields.get("at"), _storable(fields.get("record")), _storable(fields.get("entry"))
+    at_ms, told = at_ms if isinstance(at_ms, int) else 0, fields.get("told")
+    if written is None and record is not None and _is_entry(record):
+        # Earlier versions kept an outcome that they could not read as if it were a record.
+        record, written = None, record
+    entry = OutboxEntry.from_json(job_id, raw(written)) if written is not None else None
+    return DeadLetter(
+        job_id,
+        Reason(str(fields.get("reason", "unknown")), told if isinstance(told, str) else ""),
+        at_ms,
+        record,
+        None if isinstance(entry, Poison) else entry,
+        written if isinstance(entry, Poison) else None,
+    )
+
+
+def _is_entry(text: str) -> bool:
+    """Whether this is an outbox entry and no record: that names its job."""
+    fields = load_object(raw(text))
+    return not isinstance(fields, Poison) and "outcome" in fields and "record" in fields and "jobId" not in fields
+
+
+def _storable(value: object) -> str | None:
+    """Give a text that can go back to Redis; a lone surrogate of another sort cannot."""
+    if not isinstance(value, str):
+        return None
+    try:
+        raw(value)
+    except UnicodeEncodeError:
+        return None
+    return value
+
+
+def cancel(
+    keys: Keys,
+    job_id: str,
+    *,
+    completed: str,
+    ttls: KeyTtls,
+    notice: str = "",
+    notice_s: int = 1,
+) -> ScriptCall[CancelResult]:
+    """Cancel a job; with `notice`, an outbox entry that tells its user."""
+    return ScriptCall(
+        CANCEL,
+        (*keys.fixed, *_raws(keys.of_job(job_id))),
+        (raw(job_id), completed, ttls.completed_s, notice, notice_s, ttls.lock_s),
+        lambda reply: CancelResult(text_of(reply)),
+    )
+
+
+def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
+    """Look a job up."""
+
+    def parse(reply: object) -> JobView | None:
+        now, *found, unlisted = cast("list[bytes | None]", reply)
+        record, outbox, lock, attempts, completed, due, lease, token, faults, send_due, letter = found
+        if not any((record, outbox, completed, due, lease, send_due, letter)):
+            return None
+        now_ms = int(cast("bytes", now))
+        job = VideoJob.from_record(job_id, record) if record is not None else None
+        entry = OutboxEntry.from_json(job_id, outbox) if outbox is not None else None
+        if entry is None and letter is not None:
+            entry = read_letter(job_id, letter).entry
+        ended = Outcome.from_completed(completed) if completed is not None else None
+        if isinstance(job, Poison):
+            job = None
+        if isinstance(entry, Poison):
+            entry = None
+        delivered = None
+        if completed is not None and outbox is None:
+            written = load_object(completed)
+            told = None if isinstance(written, Poison) else written.get("delivered")
+            delivered = told if isinstance(told, bool) else None
+        return JobView(
+            job_id=job_id,
+            state=_state(found, unlisted=bool(unlisted)),
+            job=job or (entry.job if entry else None),
+            outcome=entry.outcome if entry else (None if isinstance(ended, Poison) else ended),
+            entry=entry,
+            delivered=delivered,
+            attempts=int(attempts) if attempts is not None and attempts.isdigit() and len(attempts) < MAX_DIGITS else 0,
+            faults=_read_faults(faults or b"")[0],
+            due_ms=_score(send_due if outbox is not None else due),
+            lease_ms=_score(lease),
+            holder=text_of(token).rpartition(":")[0] if token else None,
+            foreign_lock=lock is not None and not lock.startswith(b"vp:"),
+            now_ms=now_ms,
+        )
+
+    return ScriptCall(INSPECT, (*keys.fixed, keys.letters, *_raws(keys.of_job(job_id))), (raw(job_id),), parse)
+
+
+def _score(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    number = float(value)
+    return int(number) if math.isfinite(number) else None
+
+
+def _state(found: Sequence[bytes | None], *, unlisted: bool) -> JobState:
+    record, outbox, _, _, completed, due, lease, _, _, send_due, letter = found
+    if letter is not None and outbox is None and record is None:
+        return JobState.DEAD
+    if lease is not None:
+        return JobState.DELIVERING if outbox is not None else JobState.POLLING
+    if outbox is not None or send_due is not None:
+        return JobState.OUTBOX
+    if due is not None:
+        return JobState.SCHEDULED
+    if record is None and completed is not None:
+        return JobState.SETTLED
+    return JobState.ORPHANED if unlisted else JobState.QUEUED
+
+
+def count(keys: Keys) -> ScriptCall[QueueCounts]:
+    """Count jobs by where they are."""
+
+    def parse(reply: object) -> QueueCounts:
+        now, queued, scheduled, in_flight, deliveries, dead, first = cast(
+            "tuple[bytes, int, int, int, int, int, bytes]", reply
+        )
+        return QueueCounts(queued, scheduled, in_flight, deliveries, dead, _ms_or_none(first), int(now))
+
+    return ScriptCall(COUNT, (*keys.fixed, keys.dead), (), parse)
+
+
+def adopt(
+    keys: Keys, job_ids: Sequence[str], *, idle_s: float, initial_delay_s: float, looked_at_ms: int, ttls: KeyTtls
+) -> ScriptCall[list[bool]]:
+    """Take up jobs that have a record and are nowhere else, nor have come in since the list was looked at."""
+    return ScriptCall(
+        ADOPT,
+        (*keys.fixed, *_raws(key for job_id in job_ids for key in keys.of_job(job_id))),
+        (
+            ms(idle_s),
+            ttls.attempts_s,
+            ttls.job_s,
+            ms(initial_delay_s),
+            looked_at_ms,
+            ttls.lock_s,
+            *map(raw, job_ids),
+        ),
+        lambda reply: [answer == 1 for answer in cast("list[int]", reply)],
+    )
+
+
+def hand_back(keys: Keys, ttls: KeyTtls) -> Generator[ScriptCall[_HandBackReply], _HandBackReply, HandedBack]:
+    """Hand jobs to workers of another kind, a bounded number a call; the whole result comes at the end."""
+    so_far, stay = HandedBack(), 0
+    leases = True
+    while True:
+        call: ScriptCall[_HandBackReply] = ScriptCall(
+            HAND_BACK,
+            keys.fixed,
+            (
+                keys.prefix,
+                stay,
+                MAX_BATCH,
+                ttls.job_s,
+                ttls.attempts_s,
+                ttls.lock_s,
+                ms(FOREIGN_IDLE_S),
+                int(leases),
+            ),
+            lambda reply: cast("_HandBackReply", reply),
+        )
+        looked_at, staying, handed, theirs, ended, locked, in_hand, sends, gone = yield call
+        stay, leases = stay + staying, False
+        so_far = HandedBack(
+            handed=so_far.handed + handed,
+            theirs=so_far.theirs + theirs,
+            ended=so_far.ended + ended,
+            gone=so_far.gone + tuple(map(text_of, gone)),
+            locked=so_far.locked + locked,
+            in_hand=in_hand,
+            sends=sends,
+        )
+        if looked_at < MAX_BATCH:
+            return so_far
+
+
+def redrive(
+    keys: Keys, job_id: str, stored: bytes, *, entry: str = "", entry_s: int = 1, record: str = "", ttls: KeyTtls
+) -> ScriptCall[bool]:
+    """Bring a dead letter back to its delivery or its polling; with neither, dismiss it."""
+    return ScriptCall(
+        REDRIVE,
+        (*keys.fixed, keys.dead, keys.letters, *_raws(keys.of_job(job_id))),
+        (raw(job_id), stored, entry, entry_s, raw(record), ttls.job_s),
+        lambda reply: reply == 1,
+    )
+
+
+def poll_now(keys: Keys, job_id: str) -> ScriptCall[bool]:
+    """Make the next poll of a scheduled job due at once."""
+    return ScriptCall(POLL_NOW, keys.fixed, (raw(job_id),), lambda reply: reply == 1)
+
+
+def beat(keys: Keys, worker_id: str, load: str, keep_s: int) -> ScriptCall[bool]:
+    """Tell how busy a worker is; with no load, that it leaves."""
+    return ScriptCall(BEAT, (keys.workers, keys.loads), (worker_id, load, keep_s), lambda reply: reply == 1)
+
+
+def doorbell(keys: Keys, timeout_s: float) -> tuple[str, ...]:
+    """Block until an id stands in the list. It moves to where it was: nothing is taken away."""
+    return ("BLMOVE", keys.queue, keys.queue, "RIGHT", "RIGHT", f"{min(max(timeout_s, 0.001), LONGEST_BLOCK_S):.3f}")

@@ -1,0 +1,636 @@
+"""What happened to each job, kept in Redis for the operator: `RedisHistory` writes it, `read_history` reads it.
+
+The hook turns events into short entries and gathers them; one daemon thread
+writes them about twice a second, in one round trip, into one bounded stream.
+The same thread tells that its worker is alive, and how busy it is. Workers never
+read any of it: losing it harms no job.
+
+No conversation id goes into it, as some hosts use phone numbers for them. What
+others said stands in a field of its own, without what looks like a URL, a
+credential or a phone number: ``videopoll explain`` shows it, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+import json
+import logging
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import attrs
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from typing_extensions import override
+
+from videopoll import events
+from videopoll._reasons import shown_word, told_of
+from videopoll._supervise import HISTORY, Loops
+from videopoll.clock import FOREVER_S, Clock
+from videopoll.errors import ConfigurationError, QueueError
+from videopoll.jobs.codec import Poison, dump, is_number, load_object
+from videopoll.notifiers.base import redact
+from videopoll.queue.calls import beat, raw, text_of
+from videopoll.queue.schema import DEFAULT_PREFIX, Keys
+from videopoll.queue.scripts import cause_of, let_go_if_moved, run, to_queue_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Self
+
+    from videopoll.jobs.codec import JsonValue
+    from videopoll.jobs.views import Health
+
+__all__ = ["HistoryEntry", "RedisHistory", "Step", "WorkerInfo", "read_history", "read_recent", "read_workers"]
+
+log = logging.getLogger(__name__)
+
+MAX_ENTRIES = 20_000
+"""Entries that the stream keeps, about."""
+
+KEEP_S = 86_400
+"""Seconds that the stream outlives its last entry."""
+
+WORKERS_KEEP_S = 3_600
+"""Seconds that a worker which stopped beating is still listed."""
+
+FLUSH_S = 0.5
+
+LONGEST_PAUSE_S = 60.0
+"""Seconds that the thread pauses at most after what nobody foresaw."""
+
+BEAT_S = 4.0
+
+ALIVE_MS = 10_000
+"""A worker whose last beat is older than this, in milliseconds, is not alive."""
+
+BUFFERED = 10_000
+"""Entries that wait for Redis at most; then the oldest go."""
+
+ONE_WRITE = 500
+"""Entries that go in one round trip."""
+
+REMEMBERED = 20_000
+"""Jobs whose last status is remembered, to tell a new one from a repeated one."""
+
+PAGE = 1_000
+"""Entries that one step of reading looks at: a few milliseconds of Redis's time."""
+
+MOST_PROBLEMS = 10
+"""Problems of a worker that are read."""
+
+TIMEOUT_S = 5.0
+
+
+class Step(enum.StrEnum):
+    """What an entry of the history tells."""
+
+    ENQUEUED = "enqueued"
+    TAKEN = "taken"
+    TAKEN_OVER = "taken_over"
+    STATUS = "status"
+    """The video API answered with another word than before."""
+    FAULT = "fault"
+    CONCLUDED = "concluded"
+    SENT = "sent"
+    """A message was handed to its channel, or the channel was asked about one."""
+    DELIVERED = "delivered"
+    UNDELIVERABLE = "undeliverable"
+    LEASE_LOST = "lease_lost"
+    CANCELLED = "cancelled"
+
+
+@attrs.frozen
+class HistoryEntry:
+    """One thing that happened to a job.
+
+    Args:
+        at_ms: When, in Unix milliseconds of Redis's clock.
+        step: What.
+        job_id: To which job.
+        worker_id: In which worker; empty for a producer.
+        details: The figures of it, e.g. ``attempt``, ``status``, ``next_s``, ``reason``.
+        text: The whole reason, or the API's word, where that is more than `details`
+            may show: in the words of others. Out of ``repr``.
+    """
+
+    at_ms: int
+    step: Step
+    job_id: str
+    worker_id: str
+    details: Mapping[str, JsonValue]
+    text: str | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen
+class WorkerInfo:
+    """What a worker last told of itself.
+
+    Args:
+        worker_id: Its id, as in the log.
+        beat_ms: When it did, in Unix milliseconds of Redis's clock.
+        alive: Whether that is recent.
+        version: Its version of videopoll.
+        kind: ``async`` or ``sync``.
+        concurrency: Polls that it makes at a time at most.
+        polls_in_hand: Polls that it has in hand.
+        sends_in_hand: Sends that it has in hand.
+        started_ms: When it started, in Unix milliseconds of its own clock.
+        host: The name of its machine.
+        pid: Its process.
+        problems: Why it is not well, by its own account; see `videopoll.Health`.
+    """
+
+    worker_id: str
+    beat_ms: int
+    alive: bool
+    version: str = ""
+    kind: str = ""
+    concurrency: int = 0
+    polls_in_hand: int = 0
+    sends_in_hand: int = 0
+    started_ms: int = 0
+    host: str = ""
+    pid: int = 0
+    problems: tuple[str, ...] = ()
+
+
+class Working(Protocol):
+    """What a heartbeat is read from: `videopoll.Runner` and `videopoll.AsyncRunner` have it."""
+
+    worker_id: str
+    concurrency: int
+    polls_in_hand: int
+    sends_in_hand: int
+
+    def health(self) -> Health:
+        """Say whether the worker is fit."""
+        ...
+
+
+@attrs.frozen
+class _Noted:
+    """An entry on its way to Redis; the number is its own, however often it is written."""
+
+    number: str
+    noted_s: float
+    fields: dict[str, str | bytes]
+
+
+class RedisHistory(events.TextKeeper):
+    """A hook that keeps the stories of jobs in Redis, and tells that its worker is alive.
+
+    Give it to a runner's (or a producer's queue's) ``hooks``, then `follow` the
+    runner for the heartbeat, and `close` it at the end::
+
+        history = RedisHistory("redis://127.0.0.1:6379/0")
+        runner = Runner(queue, poller, notifier, hooks=[history])
+        history.follow(runner)
+
+    It never blocks its caller and never raises: while Redis is away entries wait
+    in memory, at most 10,000; what does not fit is dropped and counted (`dropped`).
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        prefix: What every key starts with, the same as the queue's.
+
+    Raises:
+        ConfigurationError: The URL or the prefix cannot be read.
+    """
+
+    def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX) -> None:
+        self._keys = Keys(prefix)
+        try:
+            # A client that retries would make `close` wait for a Redis that is gone.
+            self._client = redis.Redis.from_url(
+                url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+            )
+        except ValueError:
+            msg = "the Redis URL cannot be read; it looks like redis://127.0.0.1:6379/0, rediss://… or unix://…"
+            raise ConfigurationError(msg) from None
+        self._heard: collections.deque[tuple[float, events.Event] | tuple[float, events.Event, str]] = (
+            collections.deque()
+        )
+        self._waiting: collections.deque[_Noted] = collections.deque()
+        self._statuses: collections.OrderedDict[str, str] = collections.OrderedDict()
+        self._origin = secrets.token_hex(4)  # With the process's id: a fork hands it on.
+        self._count = 0
+        self._dropped = 0
+        self._runner: Working | None = None
+        self._started_ms = round(time.time() * 1000)
+        self._beat_s = float("-inf")
+        self._away = False
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._stirred = threading.Event()
+        self._loops = Loops(
+            Clock(), random.SystemRandom(), patience_s=FOREVER_S, limit_s=FOREVER_S, pause_cap_s=LONGEST_PAUSE_S
+        )
+        self._loops.begin(HISTORY)
+
+    def __repr__(self) -> str:
+        """Name the prefix, never the URL: it may hold a password."""
+        return f"{type(self).__name__}(prefix={self._keys.prefix!r})"
+
+    @property
+    def dropped(self) -> int:
+        """How many entries were lost so far, because Redis was away for long or refused them."""
+        return self._dropped
+
+    def __call__(self, event: events.Event) -> None:
+        """Take an event; it is written within about half a second."""
+        self.keep(event, None)
+
+    @override
+    def keep(self, event: events.Event, text: str | None) -> None:
+        """Take an event, and the whole text of its reason."""
+        if not self._is_news(event):
+            return
+        if len(self._heard) >= BUFFERED:
+            self._dropped += 1
+            return
+        self._heard.append((time.monotonic(), event) if text is None else (time.monotonic(), event, text))
+        self._stir()
+
+    def _is_news(self, event: events.Event) -> bool:
+        """Whether there is something to tell: most polls of a job find what the last one found, and must cost nothing."""
+        if isinstance(event, events.JobPolled):
+            if event.fault is None and self._statuses.get(event.job_id) == event.status:
+                return False
+            if event.fault is not None:
+                self._statuses.pop(event.job_id, None)
+            else:
+                self._statuses[event.job_id] = event.status
+                while len(self._statuses) > REMEMBERED:
+                    self._statuses.popitem(last=False)
+        elif isinstance(event, events.JobConcluded | events.JobCancelled | events.JobUndeliverable):
+            self._statuses.pop(event.job_id, None)
+        return True
+
+    def follow(self, runner: Working) -> None:
+        """Tell every 4 seconds that this runner is alive, how busy it is and what is wrong with it, until `close`."""
+        self._runner = runner
+        self._stir()
+
+    def close(self) -> None:
+        """Write what waits (if Redis is there), list the worker no more, and let go of the connection."""
+        thread = self._thread
+        self._closing.set()
+        self._stirred.set()
+        if thread is not None:
+            thread.join(2 * TIMEOUT_S)
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        """Give the hook itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    # --- the thread ---
+
+    def _stir(self) -> None:
+        # Also after a fork, which leaves threads behind.
+        if (self._thread is None or not self._thread.is_alive()) and not self._closing.is_set():
+            with self._starting:
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(target=self._work, name="videopoll-history", daemon=True)
+                    self._thread.start()
+        self._stirred.set()
+
+    def _work(self) -> None:
+        last = False
+        while not last:
+            stirred = self._stirred.wait(self._idle_s())
+            # What happens meanwhile shares the round trip.
+            last = self._closing.wait(FLUSH_S if stirred else 0)
+            self._stirred.clear()
+            try:
+                self._flush(last=last)
+            except BaseException as error:  # noqa: BLE001 - jobs are not affected, whatever it is, and the next entry may be written
+                self._closing.wait(self._loops.failed(HISTORY, error))
+            else:
+                self._loops.fine(HISTORY)
+        self._thread = None
+
+    def _idle_s(self) -> float | None:
+        """Seconds until there is something to do, if nothing happens before."""
+        if self._waiting:
+            return FLUSH_S
+        return None if self._runner is None else max(0.0, self._beat_s + BEAT_S - time.monotonic())
+
+    def _flush(self, *, last: bool) -> None:
+        self._note_all()
+        written = False
+        try:
+            if self._runner is not None:
+                # First: entries that are refused for good must not make a live worker look dead.
+                written = self._beat(self._runner, leaving=last)
+            while self._waiting:
+                some = [self._waiting[place] for place in range(min(ONE_WRITE, len(self._waiting)))]
+                self._write(some)
+                for _ in some:
+                    self._waiting.popleft()
+                written = True
+        except (redis.RedisError, OSError, QueueError) as error:
+            if not isinstance(error, QueueError):
+                let_go_if_moved(self._client, error)
+            if not self._away:
+                self._away = True
+                told = error if isinstance(error, QueueError) else to_queue_error(error, "history")
+                log.warning("The history is not written while Redis refuses it: %s", told_of(told))
+        else:
+            # Between two beats there may be nothing to write, and so nothing to learn.
+            if self._away and written:
+                self._away = False
+                log.info("The history is written again; %d entries were lost so far", self._dropped)
+
+    def _note_all(self) -> None:
+        """Turn events into entries; the oldest go when there are too many."""
+        while self._heard:
+            at_s, event, *texts = self._heard.popleft()
+            told = _tell(event)
+            if told is None:
+                continue
+            job_id, step, details = told
+            self._count += 1
+            fields: dict[str, str | bytes] = {"job": raw(job_id), "step": step.value, "by": event.worker_id}
+            kept = {name: value for name, value in details.items() if value is not None}
+            if kept:
+                fields["details"] = dump(kept)
+            cleaned = redact(texts[0]) if texts else None
+            if cleaned and cleaned not in (kept.get("reason"), kept.get("status")):
+                fields["text"] = cleaned.encode("utf-8", "backslashreplace")
+            self._waiting.append(_Noted(f"{self._origin}:{os.getpid()}:{self._count}", at_s, fields))
+        while len(self._waiting) > BUFFERED:
+            self._waiting.popleft()
+            self._dropped += 1
+
+    def _write(self, some: list[_Noted]) -> None:
+        with self._client.pipeline(transaction=False) as batch:
+            now_s = time.monotonic()
+            for noted in some:
+                # Its age instead of its time: the stream's ids follow Redis's clock, so that no worker's clock matters.
+                # The number tells a repeated write from a new one, as a lost reply leads to a second try.
+                extra = {"ago": str(round((now_s - noted.noted_s) * 1000)), "n": noted.number}
+                fields = cast("Any", {**noted.fields, **extra})
+                batch.xadd(self._keys.history, fields, maxlen=MAX_ENTRIES, approximate=True)
+            batch.expire(self._keys.history, KEEP_S)
+            batch.execute()
+
+    def _beat(self, runner: Working, *, leaving: bool) -> bool:
+        """Tell of the worker if it is time; say whether it was."""
+        now_s = time.monotonic()
+        if now_s - self._beat_s < BEAT_S and not leaving:
+            return False
+        self._beat_s = now_s
+        load = "" if leaving else self._load_of(runner)
+        return run(self._client, beat(self._keys, runner.worker_id, load, WORKERS_KEEP_S))
+
+    def _load_of(self, runner: Working) -> str:
+        from videopoll import __version__  # noqa: PLC0415 - the package imports its parts
+
+        return dump(
+            {
+                "version": __version__,
+                "kind": "async" if type(runner).__name__.startswith("Async") else "sync",
+                "concurrency": runner.concurrency,
+                "polls_in_hand": runner.polls_in_hand,
+                "sends_in_hand": runner.sends_in_hand,
+                "started_ms": self._started_ms,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "problems": list(runner.health().problems),
+            }
+        )
+
+
+_BETWEEN_POLLS = frozenset({Step.TAKEN, Step.TAKEN_OVER, Step.LEASE_LOST})
+
+
+def _tell(event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
+    """Give the entry of an event: the job, what happened, and its figures; None for what is no job's story."""
+    match event:
+        case events.JobEnqueued():
+            return event.job_id, Step.ENQUEUED, {}
+        case events.JobCancelled():
+            return event.job_id, Step.CANCELLED, {}
+        case events.JobTaken():
+            return event.job_id, Step.TAKEN_OVER if event.taken_over else Step.TAKEN, {}
+        case events.JobPolled():
+            return _tell_polled(event)
+        case events.JobConcluded():
+            return (
+                event.job_id,
+                Step.CONCLUDED,
+                {
+                    "outcome": event.outcome.value,
+                    "elapsed_s": round(event.elapsed_s, 3),
+                    "polls": event.attempts,
+                    "reason": _clean(event.error),
+                },
+            )
+        case events.SendTried():
+            return (
+                event.job_id,
+                Step.SENT,
+                {
+                    "send": event.attempt,
+                    "form": event.form.value,
+                    "result": event.result,
+                    "took_s": round(event.took_s, 3),
+                    "reason": _clean(event.reason),
+                },
+            )
+        case events.JobDelivered():
+            return (
+                event.job_id,
+                Step.DELIVERED,
+                {
+                    "outcome": event.outcome.value,
+                    "form": event.form.value,
+                    "sends": event.attempts,
+                    "after_s": round(event.after_s, 3),
+                },
+            )
+        case events.JobUndeliverable():
+            outcome = event.outcome.value if event.outcome else None
+            return event.job_id, Step.UNDELIVERABLE, {"outcome": outcome, "reason": _clean(event.reason)}
+        case events.LeaseLost():
+            return event.job_id, Step.LEASE_LOST, {}
+        case _:
+            return None
+
+
+def _tell_polled(event: events.JobPolled) -> tuple[str, Step, dict[str, JsonValue]]:
+    details: dict[str, JsonValue] = {
+        "attempt": event.attempt,
+        "elapsed_s": round(event.elapsed_s, 3),
+        "took_s": round(event.took_s, 3),
+        "lag_s": round(event.lag_s, 3),
+        "next_s": None if event.next_s is None else round(event.next_s, 3),
+    }
+    if event.fault is not None:
+        return event.job_id, Step.FAULT, {**details, "fault": event.fault.value, "reason": _clean(event.detail)}
+    known = None if event.known else False
+    return event.job_id, Step.STATUS, {**details, "status": shown_word(event.status), "known": known}
+
+
+def _clean(text: str | None) -> str | None:
+    # Ours by construction; a host may have texts shown, or emit events of its own.
+    return None if text is None else redact(text)
+
+
+# --- reading ---
+
+
+def read_history(client: redis.Redis, keys: Keys, job_id: str) -> tuple[HistoryEntry, ...]:
+    """Give what is known to have happened to a job, in the order of time, in steps of 1,000 entries.
+
+    Args:
+        client: Must not decode responses.
+        keys: Of the queue's prefix.
+        job_id: Which job.
+
+    Raises:
+        QueueError: Redis is away or says no.
+    """
+    wanted = raw(job_id)
+    found = (entry for fields, entry in _entries(client, keys, PAGE) if fields.get(b"job") == wanted)
+    return _without_repeats(_in_order(found))
+
+
+def _without_repeats(story: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
+    """Leave out a status that was known: each worker that meets it first tells of it."""
+    told: list[HistoryEntry] = []
+    last: object = None
+    for entry in story:
+        if entry.step is Step.STATUS:
+            if entry.details.get("status") == last:
+                continue
+            last = entry.details.get("status")
+        elif entry.step not in _BETWEEN_POLLS:
+            last = None
+        told.append(entry)
+    return tuple(told)
+
+
+def read_recent(client: redis.Redis, keys: Keys, *, limit: int = 20) -> tuple[HistoryEntry, ...]:
+    """Give the newest entries of all jobs, the newest last; `limit` of them at most.
+
+    Raises:
+        QueueError: Redis is away or says no.
+    """
+    newest: list[HistoryEntry] = []
+    for _, entry in _entries(client, keys, min(limit, PAGE)):
+        newest.append(entry)
+        if len(newest) >= limit:
+            break
+    return _in_order(newest)
+
+
+def read_workers(client: redis.Redis, keys: Keys) -> tuple[WorkerInfo, ...]:
+    """Give the workers of the last hour that keep a history, those that beat last first; 1,000 at most.
+
+    Raises:
+        QueueError: Redis is away or says no.
+    """
+    try:
+        beats = cast("list[tuple[bytes, float]]", client.zrevrange(keys.workers, 0, PAGE - 1, withscores=True))
+        ids = cast("list[str]", [one for one, _ in beats])
+        loads = cast("list[bytes | None]", client.hmget(keys.loads, ids)) if ids else []
+        seconds, micros = client.time()
+    except (redis.RedisError, OSError) as error:
+        raise to_queue_error(error, "reading the workers") from cause_of(error)
+    now_ms = seconds * 1000 + micros // 1000
+    return tuple(_read_worker(one, round(beat), now_ms, load) for (one, beat), load in zip(beats, loads, strict=True))
+
+
+def _read_worker(worker_id: bytes, beat_ms: int, now_ms: int, load: bytes | None) -> WorkerInfo:
+    fields = {} if load is None else load_object(load)
+    if isinstance(fields, Poison):
+        fields = {}
+
+    def text(name: str) -> str:
+        value = fields.get(name)
+        return value if isinstance(value, str) else ""
+
+    def number(name: str) -> int:
+        value = fields.get(name)
+        return int(value) if is_number(value) else 0
+
+    problems = fields.get("problems")
+    return WorkerInfo(
+        worker_id=text_of(worker_id),
+        beat_ms=beat_ms,
+        alive=now_ms - beat_ms <= ALIVE_MS,
+        version=text("version"),
+        kind=text("kind"),
+        concurrency=number("concurrency"),
+        polls_in_hand=number("polls_in_hand"),
+        sends_in_hand=number("sends_in_hand"),
+        started_ms=number("started_ms"),
+        host=text("host"),
+        pid=number("pid"),
+        problems=tuple(str(one) for one in problems[:MOST_PROBLEMS]) if isinstance(problems, list) else (),
+    )
+
+
+def _entries(client: redis.Redis, keys: Keys, page: int) -> Iterator[tuple[dict[bytes, bytes], HistoryEntry]]:
+    """Go through the stream backwards, in steps; what cannot be read is passed over."""
+    last, seen, looked = "+", set[bytes](), 0
+    while looked < 2 * MAX_ENTRIES:
+        try:
+            found = cast(
+                "list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(keys.history, max=last, min="-", count=page)
+            )
+        except (redis.RedisError, OSError) as error:
+            raise to_queue_error(error, "reading the history") from cause_of(error)
+        for stream_id, fields in found:
+            number = fields.get(b"n", stream_id)
+            entry = _read_entry(stream_id, fields)
+            if entry is not None and number not in seen:
+                seen.add(number)
+                yield fields, entry
+        looked += len(found)
+        if len(found) < page:
+            return
+        last = f"({found[-1][0].decode()}"
+
+
+def _read_entry(stream_id: bytes, fields: dict[bytes, bytes]) -> HistoryEntry | None:
+    details: object = {}
+    text = fields.get(b"text")
+    try:
+        at_ms = int(stream_id.partition(b"-")[0]) - int(fields.get(b"ago", b"0"))
+        step = Step(text_of(fields[b"step"]))
+        details = json.loads(fields.get(b"details", b"{}"))
+    except (KeyError, ValueError, RecursionError):
+        return None
+    if not isinstance(details, dict):
+        return None
+    return HistoryEntry(
+        at_ms,
+        step,
+        text_of(fields.get(b"job", b"")),
+        text_of(fields.get(b"by", b"")),
+        details,
+        text_of(text) if text else None,
+    )
+
+
+def _in_order(entries: Iterable[HistoryEntry]) -> tuple[HistoryEntry, ...]:
+    # Turned around first: entries of the same millisecond keep the order in which they were written.
+    found = list(entries)
+    found.reverse()
+    return tuple(sorted(found, key=lambda entry: entry.at_ms))

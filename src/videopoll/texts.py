@@ -1,0 +1,289 @@
+"""What a user reads, in each language, and how it is cut to a channel's limit.
+
+Owns every word that videopoll says to a user. A host replaces any of them::
+
+    formal = attrs.evolve(SPANISH, failed="No pudimos generar su video: {reason}.")
+    words = Words({"es": formal, "en": ENGLISH}, default="es")
+
+A provider's own error text is for the operator and never gets in here: a user
+reads one of the reasons of a `WordSet`.
+"""
+
+from __future__ import annotations
+
+import string
+import unicodedata
+from typing import TYPE_CHECKING
+
+import attrs
+
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.outcome import OutcomeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from videopoll.jobs.outcome import Outcome
+
+__all__ = ["ENGLISH", "SPANISH", "SPANISH_AND_ENGLISH", "WordSet", "Words", "cut"]
+
+MINUTES_FROM_S = 120
+"""Below two minutes a duration is told in seconds, as the specification does: 60 is "60 segundos"."""
+
+
+def _template(*allowed: str, needed: str | None = None) -> Callable[[object, attrs.Attribute[str], object], None]:
+    def check(instance: object, attribute: attrs.Attribute[str], value: object) -> None:
+        name = f"{type(instance).__name__}.{attribute.name}"
+        if not isinstance(value, str) or not value.strip():
+            msg = f"{name} must be a text with at least one word"
+            raise ConfigurationError(msg)
+        try:
+            parts = list(string.Formatter().parse(value))
+        except ValueError as error:
+            msg = f"{name} has a stray brace ({error}): write {{{{ or }}}} for a brace that is meant as such"
+            raise ConfigurationError(msg) from error
+        used = [field for _, field, _, _ in parts if field is not None]
+        known = " and ".join(f"{{{field}}}" for field in allowed) or "none"
+        for field in used:
+            if field not in allowed:
+                msg = f"{name} has the placeholder {{{field}}}; those that it may have: {known}"
+                raise ConfigurationError(msg)
+        if any(spec or conversion for _, _, spec, conversion in parts):
+            msg = f"{name} must use its placeholders plainly, without a conversion or a format: {known}"
+            raise ConfigurationError(msg)
+        if needed is not None and needed not in used:
+            msg = f"{name} must contain {{{needed}}}, otherwise the user would never see it"
+            raise ConfigurationError(msg)
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class WordSet:
+    """The words of one language. Replace single ones with `attrs.evolve`.
+
+    Args:
+        done: The video is ready; may have ``{duration}``.
+        link: The line that follows `done` where only text can be sent; has ``{url}``.
+        failed: There will be no video; may have ``{reason}``, one of the reasons below.
+        cancelled: The job was cancelled; only sent when the host wants it.
+        failed_reason: The generation failed.
+        timed_out_reason: It took longer than the deadline.
+        not_found_reason: The video API does not know the job any more.
+        attempts_exhausted_reason: The polls were used up.
+        second: One second; may have ``{n}``.
+        seconds: Several seconds; has ``{n}``.
+        minutes: Two or more whole minutes; has ``{n}``.
+
+    Raises:
+        ConfigurationError: A text is empty, or has a placeholder that is not filled in.
+    """
+
+    done: str = attrs.field(validator=_template("duration"))
+    link: str = attrs.field(validator=_template("url", needed="url"))
+    failed: str = attrs.field(validator=_template("reason"))
+    cancelled: str = attrs.field(validator=_template())
+    failed_reason: str = attrs.field(validator=_template())
+    timed_out_reason: str = attrs.field(validator=_template())
+    not_found_reason: str = attrs.field(validator=_template())
+    attempts_exhausted_reason: str = attrs.field(validator=_template())
+    second: str = attrs.field(validator=_template("n"))
+    seconds: str = attrs.field(validator=_template("n", needed="n"))
+    minutes: str = attrs.field(validator=_template("n", needed="n"))
+
+    def duration(self, seconds: int) -> str:
+        """Say how long something took: in seconds, or in whole minutes from two minutes on."""
+        if seconds == 1:
+            return self.second.format(n=1)
+        if seconds >= MINUTES_FROM_S and seconds % 60 == 0:
+            return self.minutes.format(n=seconds // 60)
+        return self.seconds.format(n=seconds)
+
+    def reason(self, kind: OutcomeKind) -> str:
+        """Say why there is no video, in words that are fit for a user."""
+        return {
+            OutcomeKind.TIMED_OUT: self.timed_out_reason,
+            OutcomeKind.NOT_FOUND: self.not_found_reason,
+            OutcomeKind.ATTEMPTS_EXHAUSTED: self.attempts_exhausted_reason,
+        }.get(kind, self.failed_reason).format()
+
+
+def _subtag(language: str) -> str:
+    return language.strip().replace("_", "-").lower()
+
+
+def _by_subtag(languages: Mapping[str, WordSet]) -> dict[str, WordSet]:
+    return {_subtag(language): words for language, words in languages.items()}
+
+
+@attrs.frozen
+class Words:
+    """The words of all the languages that a host speaks.
+
+    A language that is not among them falls back to its main language (``en-US``
+    to ``en``), and then to the default.
+
+    Args:
+        languages: The words by language tag, e.g. ``"es"`` or ``"pt-BR"``.
+        default: The language for users whose own is unknown.
+
+    Raises:
+        ConfigurationError: The default is not among the languages.
+    """
+
+    languages: Mapping[str, WordSet] = attrs.field(converter=_by_subtag)
+    default: str = attrs.field(converter=_subtag, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse a default that has no words."""
+        if self.default not in self.languages:
+            have = ", ".join(sorted(self.languages)) or "none"
+            msg = f"Words.default is {self.default!r}, which is not among the languages: {have}"
+            raise ConfigurationError(msg)
+
+    def of(self, language: str | None) -> WordSet:
+        """Give the words of a language, or the nearest that there are."""
+        tag = _subtag(language or self.default)
+        while tag not in self.languages:
+            tag, found, _ = tag.rpartition("-")
+            if not found:
+                return self.languages[self.default]
+        return self.languages[tag]
+
+    def notice(self, outcome: Outcome, start_ms: int, language: str | None = None, *, link: str | None = None) -> str:
+        """Tell a user how the waiting ended.
+
+        Args:
+            outcome: How it ended.
+            start_ms: When it began, in Unix milliseconds.
+            language: The user's language; None for the default.
+            link: The finished video, where the channel sends text only.
+        """
+        words = self.of(language)
+        if outcome.kind is OutcomeKind.CANCELLED:
+            return words.cancelled.format()
+        if not outcome.success:
+            return words.failed.format(reason=words.reason(outcome.kind))
+        # "0 seconds" would read like a mistake, and clocks may differ.
+        seconds = max(1, (outcome.at_ms - start_ms + 500) // 1000)
+        done = words.done.format(duration=words.duration(seconds))
+        return done if link is None else f"{done}\n\n{words.link.format(url=link)}"
+
+
+SPANISH = WordSet(
+    done="🎥 ¡Tu video está listo! Se generó en {duration}.",
+    link="🔗 Video: {url}",
+    failed="😔 Hubo un problema generando tu video: {reason}. Por favor intenta nuevamente.",
+    cancelled="🛑 La generación de tu video fue cancelada.",
+    failed_reason="no se pudo completar la generación",
+    timed_out_reason="la generación tardó más de lo esperado",
+    not_found_reason="la solicitud expiró antes de que el video estuviera listo",
+    attempts_exhausted_reason="el video no estuvo listo después de varios intentos",
+    second="{n} segundo",
+    seconds="{n} segundos",
+    minutes="{n} minutos",
+)
+"""The specification's words."""
+
+ENGLISH = WordSet(
+    done="🎥 Your video is ready! It took {duration} to generate.",
+    link="🔗 Video: {url}",
+    failed="😔 There was a problem generating your video: {reason}. Please try again.",
+    cancelled="🛑 The generation of your video was cancelled.",
+    failed_reason="the generation could not be completed",
+    timed_out_reason="the generation took longer than expected",
+    not_found_reason="the request expired before the video was ready",
+    attempts_exhausted_reason="the video was not ready after several attempts",
+    second="{n} second",
+    seconds="{n} seconds",
+    minutes="{n} minutes",
+)
+
+SPANISH_AND_ENGLISH = Words({"es": SPANISH, "en": ENGLISH}, default="es")
+"""What a `Message` speaks unless the host says otherwise: Spanish by default."""
+
+
+ELLIPSIS = "…"
+_JOINER = "\u200d"
+
+
+def _units(text: str) -> int:
+    # Messengers count as JavaScript does, where an emoji has two units. That
+    # is never less than the number of characters, so both kinds of limit hold.
+    return len(text) + sum(character > "\uffff" for character in text)
+
+
+def _continues(character: str, cluster: str) -> bool:
+    """Whether a character belongs to the visible character before it."""
+    if character == _JOINER or cluster.endswith(_JOINER):
+        return True
+    if unicodedata.category(character) in {"Mn", "Me", "Mc"}:
+        return True
+    if "\U0001f3fb" <= character <= "\U0001f3ff" or "\U000e0020" <= character <= "\U000e007f":
+        return True  # skin tones, and the tags of regional flags
+    if "\u1160" <= character <= "\u11ff":
+        return True  # the vowel and the last consonant of a decomposed Hangul syllable
+    # A national flag is a pair of regional indicators.
+    return _is_regional(character) and len(cluster) == 1 and _is_regional(cluster)
+
+
+def _is_regional(character: str) -> bool:
+    return "\U0001f1e6" <= character <= "\U0001f1ff"
+
+
+def _clusters(text: str) -> Iterator[str]:
+    """Give what a reader takes for single characters, as far as the standard library knows them."""
+    start = 0
+    for end in range(1, len(text)):
+        if not _continues(text[end], text[max(start, end - 2) : end]):
+            yield text[start:end]
+            start = end
+    if text:
+        yield text[start:]
+
+
+def cut(text: str, limit: int, *, keep: str = "") -> str:
+    """Shorten a text to a channel's limit, with an ellipsis where words are missing.
+
+    No visible character is broken: an emoji of several code points stays whole
+    or goes. Lone surrogates, which no channel can encode, become U+FFFD.
+
+    Args:
+        text: The text.
+        limit: The most UTF-16 units that the result may have (an emoji has two or more).
+        keep: A part of the text that stays whole, such as a link. Its line stays
+            too where there is room; what follows it is the first to go.
+
+    Raises:
+        ValueError: There is no room for what must be kept.
+    """
+    text, keep = (value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for value in (text, keep))
+    if _units(text) <= limit:
+        return text
+    at = text.rfind(keep) if keep else -1
+    if at < 0:
+        return _cut_words(text, limit)
+    line_at = text.rfind("\n", 0, at) + 1
+    tail_at = line_at if line_at > 0 and _units(text[line_at : at + len(keep)]) <= limit // 2 else at
+    tail = text[tail_at : at + len(keep)]
+    if _units(tail) > limit:
+        msg = f"the link alone is longer than the {limit} characters that this channel takes"
+        raise ValueError(msg)
+    gap = "\n\n"
+    words = _cut_words(text[:tail_at].rstrip(), limit - _units(tail) - len(gap))
+    return f"{words}{gap}{tail}" if words else tail
+
+
+def _cut_words(text: str, limit: int) -> str:
+    """Shorten a text that has nothing to keep; empty if not even one character fits."""
+    if _units(text) <= limit:
+        return text
+    room = limit - len(ELLIPSIS)
+    end = 0
+    for cluster in _clusters(text):
+        room -= _units(cluster)
+        if room < 0:
+            break
+        end += len(cluster)
+    kept = text[:end].rstrip()
+    return kept + ELLIPSIS if kept else ELLIPSIS[: max(0, limit)]

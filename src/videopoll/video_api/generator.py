@@ -1,0 +1,634 @@
+"""Starts generations: what to ask the video API for, what its answers mean, and what may be asked again.
+
+A generation costs money, so this module owns one rule above all: only what
+surely started nothing is sent again. Pure functions own all of it:
+`choose_model` picks a model and an aspect ratio, `build_request` writes the
+request, `read_reply` turns whatever comes back, however hostile, into a
+`Generation`, and `generation_flow` decides what follows. `VideoApiGenerator`
+only carries requests between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
+
+import attrs
+
+from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http.answerer import refused_by_another, whose_words
+from videopoll._reasons import Reason, own, repr_told
+from videopoll.errors import ConfigurationError, InvalidGenerationError, InvalidJobError
+from videopoll.jobs.codec import is_number
+from videopoll.jobs.job import check_id
+from videopoll.jobs.urls import BadUrl, readied_url
+from videopoll.notifiers.base import redacted
+from videopoll.video_api.poller import DEFAULT_BASE_URL, VideoApiPoller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    import httpx
+
+    from videopoll.jobs.codec import JsonValue
+    from videopoll.video_api.poller import ApiHealth
+
+__all__ = [
+    "AsyncVideoGenerator",
+    "Generation",
+    "GenerationErrorCode",
+    "GenerationFailed",
+    "GenerationFinished",
+    "GenerationRequest",
+    "GenerationStarted",
+    "GenerationUnknown",
+    "ModelChoice",
+    "VideoApiGenerator",
+    "VideoGenerator",
+    "build_request",
+    "choose_model",
+    "generation_flow",
+    "read_reply",
+]
+
+MAX_PROMPT_CHARS = 1255
+MAX_NEGATIVE_PROMPT_CHARS = 500
+"""The API's own limits, in characters."""
+
+MAX_FILE_ID_CHARS = 256
+
+SHORTEST_QUOTE = 8
+"""A prompt of fewer characters is no secret, and its letters are in every error text."""
+
+LANDSCAPE: Final = "16:9"
+PORTRAIT: Final = "9:16"
+
+
+@attrs.frozen
+class _Model:
+    """One model of the API: its name, and the aspect ratios that it makes."""
+
+    name: str
+    aspect_ratios: tuple[str, ...]
+
+
+MODELS = {2: _Model("veo-2.0-generate-001", (LANDSCAPE, PORTRAIT)), 3: _Model("veo-3.0-generate-preview", (LANDSCAPE,))}
+"""The API's models by version."""
+
+ASPECT_RATIOS = (LANDSCAPE, PORTRAIT)
+DEFAULT_VERSION: Final = 2
+
+_RATIO_WRITTEN_OUT = re.compile(r"(?<!\d)(16\s?:\s?9|9\s?:\s?16)(?!\d)")
+# "Story" and "historia" alone are left out: they say what a video tells more often than where it is shown.
+_PORTRAIT_WORDS = re.compile(
+    r"\b(?:vertical(?:es|s)?|tik[\s-]?toks?|reels?|stories|historias?\s+(?:de|en|para)\s+(?:instagram|facebook|whatsapp))\b",
+    re.IGNORECASE,
+)
+
+
+def read_aspect_ratio(prompt: str) -> Literal["16:9", "9:16"] | None:
+    """Read the aspect ratio that a prompt asks for, in English or Spanish; None where it says nothing.
+
+    A ratio that is written out goes first. Otherwise vertical, TikTok, reels and
+    stories, as whole words in any case, mean 9:16.
+    """
+    written = {re.sub(r"\s", "", ratio) for ratio in _RATIO_WRITTEN_OUT.findall(prompt)}
+    if len(written) == 1:
+        return PORTRAIT if PORTRAIT in written else LANDSCAPE
+    return PORTRAIT if _PORTRAIT_WORDS.search(prompt) else None
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def _refuse(field: str, problem: str) -> InvalidGenerationError:
+    return InvalidGenerationError(own(f"{field} {problem}"))
+
+
+def _text(longest: int) -> Callable[[object, attrs.Attribute[str], object], None]:
+    def check(_: object, attribute: attrs.Attribute[str], value: object) -> None:
+        if not isinstance(value, str):
+            raise _refuse(attribute.name, f"must be a text, got {type(value).__name__}")
+        if not value.strip():
+            raise _refuse(attribute.name, "must not be empty")
+        if len(value) > longest:
+            raise _refuse(attribute.name, f"must have at most {longest} characters, got {len(value)}")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _refuse(attribute.name, "must be valid Unicode, without lone surrogates") from None
+
+    return check
+
+
+def _one_of(*choices: object) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        # True is 1 and 2.0 is 2 for Python; the API takes neither.
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            raise _refuse(attribute.name, f"must be one of {', '.join(map(str, choices))}")
+
+    return check
+
+
+def _web_url(_: object, attribute: attrs.Attribute[str], value: object) -> None:
+    readied = readied_url(value)
+    if isinstance(readied, BadUrl):
+        raise _refuse(attribute.name, readied.problem)
+
+
+@attrs.frozen(kw_only=True)
+class GenerationRequest:
+    """A video that somebody wants. The prompts and the image's URL stay out of ``repr``.
+
+    Args:
+        prompt: What the video shows: 1 to 1255 characters.
+        mode: ``"async"`` gives a job id at once; ``"sync"`` gives the video, after minutes.
+        version: 2 or 3; None for the model's, or else for the default, which is 2.
+        model: ``veo-2.0-generate-001`` or ``veo-3.0-generate-preview``; None for the version's.
+        aspect_ratio: ``"16:9"`` or ``"9:16"``; None to read it from the prompt.
+        image_url: An http or https link to the image to start from.
+        negative_prompt: What the video must not show: at most 500 characters.
+
+    Raises:
+        InvalidGenerationError: A value cannot work; the text says which, and does not quote it.
+    """
+
+    prompt: str = attrs.field(repr=False, validator=_text(MAX_PROMPT_CHARS))
+    mode: Literal["async", "sync"] = attrs.field(default="async", validator=_one_of("async", "sync"))
+    version: int | None = attrs.field(default=None, validator=attrs.validators.optional(_one_of(*MODELS)))
+    model: str | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_one_of(*(model.name for model in MODELS.values())))
+    )
+    aspect_ratio: str | None = attrs.field(default=None, validator=attrs.validators.optional(_one_of(*ASPECT_RATIOS)))
+    image_url: str | None = attrs.field(default=None, repr=False, validator=attrs.validators.optional(_web_url))
+    negative_prompt: str | None = attrs.field(
+        default=None, repr=False, validator=attrs.validators.optional(_text(MAX_NEGATIVE_PROMPT_CHARS))
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse a model of another version."""
+        if self.version is not None and self.model is not None and MODELS[self.version].name != self.model:
+            msg = f"model is not that of version {self.version}: give only one of the two"
+            raise InvalidGenerationError(msg)
+
+
+@attrs.frozen(kw_only=True)
+class ModelChoice:
+    """Which model makes a video, in which aspect ratio, and why.
+
+    Args:
+        version: 2 or 3.
+        model: Its name.
+        aspect_ratio: ``"16:9"`` or ``"9:16"``.
+        reason: Why, in a sentence for the chat model. Quotes nothing.
+        switched: Whether it is another model than the one that was asked for.
+    """
+
+    version: int
+    model: str
+    aspect_ratio: str
+    reason: str
+    switched: bool = False
+
+    def applied_to(self, request: GenerationRequest) -> GenerationRequest:
+        """Give the request with this choice written into it; choosing again changes nothing."""
+        return attrs.evolve(request, version=self.version, model=self.model, aspect_ratio=self.aspect_ratio)
+
+
+def choose_model(request: GenerationRequest, *, default_version: int = DEFAULT_VERSION) -> ModelChoice:
+    """Choose what makes the video.
+
+    The request's own aspect ratio wins; without one it is read from the prompt
+    (`read_aspect_ratio`), and 16:9 where that says nothing. The aspect ratio
+    then wins over the model: one that cannot make it is switched for one that can.
+
+    Args:
+        request: What is asked for.
+        default_version: 2 or 3, for a request that names neither a version nor a model.
+    """
+    asked = request.version or next((version for version, model in MODELS.items() if model.name == request.model), None)
+    version = asked or default_version
+    read = None if request.aspect_ratio else read_aspect_ratio(request.prompt)
+    ratio = request.aspect_ratio or read or LANDSCAPE
+    of_ratio = f"{ratio} (read from the prompt)" if read else ratio
+    if ratio in MODELS[version].aspect_ratios:
+        reason = f"Veo {version} was {'asked for' if asked else 'chosen by default'}, and makes {of_ratio}."
+        return ModelChoice(version=version, model=MODELS[version].name, aspect_ratio=ratio, reason=reason)
+    other = next(one for one, model in MODELS.items() if ratio in model.aspect_ratios)
+    reason = f"Switched from Veo {version} to Veo {other}: Veo {version} cannot make {of_ratio}."
+    return ModelChoice(version=other, model=MODELS[other].name, aspect_ratio=ratio, reason=reason, switched=True)
+
+
+# --- what came of it --------------------------------------------------------------------------------------------------
+
+
+class GenerationErrorCode(enum.StrEnum):
+    """What went wrong, in the words of the tool's contract."""
+
+    INVALID_REQUEST = "INVALID_REQUEST"
+    """The request itself is wrong: another prompt or other values may work."""
+    AUTHENTICATION_ERROR = "AUTHENTICATION_ERROR"
+    """The API refuses our key: an operator has to act."""
+    FILE_TOO_LARGE = "FILE_TOO_LARGE"
+    """The image is larger than 25 MB."""
+    RATE_LIMITED = "RATE_LIMITED"
+    """Too many generations at the moment (about 10 a minute are allowed)."""
+    SERVICE_UNAVAILABLE = "SERVICE_UNAVAILABLE"
+    """The API is down for now."""
+    TIMEOUT = "TIMEOUT"
+    """No connection, or no answer, within the time."""
+    CONNECTION_ERROR = "CONNECTION_ERROR"
+    """No connection, or it broke."""
+    API_ERROR = "API_ERROR"
+    """The API answered with an error, or with something that is no answer."""
+    TOOL_ERROR = "TOOL_ERROR"
+    """Our own side cannot do it: an operator has to act."""
+
+
+@attrs.frozen(kw_only=True)
+class GenerationStarted:
+    """The video is being made: enqueue the job to have it delivered.
+
+    Args:
+        job_id: The API's id of the job, checked to be usable as one.
+        retries: How often the request was sent again.
+    """
+
+    job_id: str
+    retries: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class GenerationFinished:
+    """The video is there already.
+
+    Args:
+        video_url: Where: http or https. Kept out of ``repr``: it may be signed.
+        file_id: The API's own id of the file.
+        retries: How often the request was sent again.
+    """
+
+    video_url: str = attrs.field(repr=False)
+    file_id: str | None = None
+    retries: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class GenerationFailed:
+    """Surely no generation is running.
+
+    Args:
+        code: What went wrong.
+        detail: What happened, for the operator: no secrets, no prompt. Not for users.
+        passing: Whether the same request may work later.
+        retry_after_s: How long the API asked to wait, in seconds.
+        retries: How often the request was sent again.
+    """
+
+    code: GenerationErrorCode
+    detail: str = attrs.field(repr=repr_told)
+    passing: bool = False
+    retry_after_s: float | None = None
+    retries: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class GenerationUnknown:
+    """A generation may have been started, and nobody knows its id: do not simply ask again.
+
+    Args:
+        code: What went wrong.
+        detail: What happened, for the operator: no secrets, no prompt. Not for users.
+        retries: How often the request was sent again.
+    """
+
+    code: GenerationErrorCode
+    detail: str = attrs.field(repr=repr_told)
+    retries: int = 0
+
+
+Generation: TypeAlias = GenerationStarted | GenerationFinished | GenerationFailed | GenerationUnknown
+"""All that can come of asking for a video."""
+
+
+class VideoGenerator(Protocol):
+    """Starts generations. `videopoll.VideoGeneratorTool` takes one of these or an `AsyncVideoGenerator`."""
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        """Ask for a video once.
+
+        An exception counts as "may have been started".
+        """
+        ...
+
+
+class AsyncVideoGenerator(Protocol):
+    """The asyncio side of `VideoGenerator`."""
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Ask for a video once."""
+        ...
+
+
+# --- the exchange -----------------------------------------------------------------------------------------------------
+
+_Code = GenerationErrorCode
+
+# What the API refuses for good. Every other status but 429 and 503 may come from something in front of an API that has
+# already begun: a proxy that lost patience, for one.
+_REFUSALS = {
+    400: (_Code.INVALID_REQUEST, "the video API refuses the request"),
+    401: (_Code.AUTHENTICATION_ERROR, "the video API refuses the API key"),
+    403: (_Code.AUTHENTICATION_ERROR, "the video API refuses the API key"),
+    404: (_Code.API_ERROR, "there is no POST /generate-video at this address: check the base URL"),
+    405: (_Code.API_ERROR, "there is no POST /generate-video at this address: check the base URL"),
+    407: (_Code.API_ERROR, "a proxy on the way wants credentials"),
+    413: (_Code.FILE_TOO_LARGE, "the image is too large"),
+    422: (_Code.INVALID_REQUEST, "the video API refuses the request"),
+}
+
+_FAILURES = {
+    FailureKind.CONNECT: _Code.CONNECTION_ERROR,
+    FailureKind.CONNECT_TIMEOUT: _Code.TIMEOUT,
+    FailureKind.POOL_TIMEOUT: _Code.TIMEOUT,
+    FailureKind.TIMEOUT: _Code.TIMEOUT,
+    FailureKind.BROKEN: _Code.CONNECTION_ERROR,
+    FailureKind.TOO_LARGE: _Code.API_ERROR,
+    FailureKind.UNREADABLE: _Code.API_ERROR,
+    FailureKind.INVALID: _Code.TOOL_ERROR,
+    FailureKind.TOO_LATE: _Code.TOOL_ERROR,
+}
+
+
+def build_request(base_url: str, api_key: str, request: GenerationRequest, timeout_s: float) -> HttpRequest:
+    """Write ``POST /generate-video`` (contract of the video API)."""
+    choice = choose_model(request)
+    fields: dict[str, JsonValue] = {
+        "prompt": request.prompt,
+        "mode": request.mode,
+        "version": choice.version,
+        "model": choice.model,
+        "aspectRatio": choice.aspect_ratio,
+    }
+    if request.image_url is not None:
+        fields["imageUrl"] = cast("str", readied_url(request.image_url))  # Checked when the request was built.
+    if request.negative_prompt is not None:
+        fields["negativePrompt"] = request.negative_prompt
+    return HttpRequest(
+        method="POST",
+        url=f"{base_url}/generate-video",
+        headers={"X-API-Key": api_key, "Accept": "application/json"},
+        json=fields,
+        timeout_s=timeout_s,
+    )
+
+
+def read_reply(reply: HttpReply | HttpFailure, now_s: float) -> Generation:
+    """Say what a reply, or the lack of one, means. Never raises.
+
+    Args:
+        reply: What came back.
+        now_s: The time in Unix seconds, for a ``Retry-After`` that is a date.
+    """
+    if isinstance(reply, HttpFailure):
+        detail = own(f"{reply.kind.value}: {reply.detail}")
+        if reply.surely_not_sent:
+            passing = reply.kind is not FailureKind.INVALID
+            return GenerationFailed(code=_FAILURES[reply.kind], detail=detail, passing=passing)
+        return GenerationUnknown(code=_FAILURES[reply.kind], detail=detail)
+    status, name = reply.status, f"HTTP {reply.status}"
+    if 200 <= status <= 299:  # noqa: PLR2004 - the definition of success
+        return _read_body(reply.json(), name)
+    if status in {429, 503}:
+        code = _Code.RATE_LIMITED if status == 429 else _Code.SERVICE_UNAVAILABLE  # noqa: PLR2004
+        wait_s = retry_after_s(reply.headers, now_s)
+        return GenerationFailed(code=code, detail=own(name), passing=True, retry_after_s=wait_s)
+    if status in {401, 403} and refused_by_another(reply):
+        detail = own(f"{name} from something in front of the video API: {whose_words(reply)}; the key may be right")
+        return GenerationFailed(code=_Code.API_ERROR, detail=detail)
+    if status in _REFUSALS:
+        code, meaning = _REFUSALS[status]
+        return GenerationFailed(code=code, detail=_with_reason(f"{name}: {meaning}", reply.json()))
+    return GenerationUnknown(code=_Code.API_ERROR, detail=_with_reason(name, reply.json()))
+
+
+def _read_body(body: object, name: str) -> Generation:
+    if body is NOT_JSON or not isinstance(body, dict):
+        return GenerationUnknown(code=_Code.API_ERROR, detail=own(f"{name}: not a JSON object"))
+    fields = cast("dict[str, JsonValue]", body)
+    status, job_id, url = fields.get("status"), fields.get("jobId"), fields.get("videoUrl")
+    if isinstance(status, str) and status.strip().lower() == "failed":
+        return GenerationFailed(code=_Code.API_ERROR, detail=_with_reason(f"{name}: failed", fields))
+    readied = readied_url(url)
+    if isinstance(readied, str):
+        return GenerationFinished(video_url=readied, file_id=_file_id(fields.get("fileId")))
+    try:
+        # Without a video that can be handed on, the job can still be followed.
+        return GenerationStarted(job_id=check_id(job_id, "the job id"))
+    except InvalidJobError:
+        problem = "neither a job id" if job_id is None else "a job id that cannot be used, and neither a new one"
+        return GenerationUnknown(
+            code=_Code.API_ERROR, detail=own(f"{name}: {problem} nor a video URL that can be handed on")
+        )
+
+
+def _file_id(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_FILE_ID_CHARS and value.isprintable() else None
+
+
+def _with_reason(text: str, body: object) -> Reason:
+    """Add the API's own words; secrets are taken out by the flow, which knows them."""
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, dict):
+        error = error.get("message")
+    return Reason(f"{text} ({error})", text) if isinstance(error, str) and error.strip() else own(text)
+
+
+def generation_flow(
+    request: HttpRequest,
+    *,
+    retry_waits_s: Sequence[float] = (1.0, 2.0),
+    max_retry_after_s: float = 10.0,
+    resubmit_unknown: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> Generator[HttpRequest | float, HttpReply | HttpFailure | None, Generation]:
+    """Decide what follows each reply; opens no connection and does not sleep.
+
+    Yields a request, to be sent in its reply (or the lack of one), or a number
+    of seconds to wait. Its value is what came of it all.
+
+    Args:
+        request: What to send.
+        retry_waits_s: Seconds to wait before each further try.
+        max_retry_after_s: The longest ``Retry-After`` that is waited for, in seconds.
+        resubmit_unknown: Whether to send again what may have started a generation.
+        clock: Gives the time in Unix seconds, for a ``Retry-After`` that is a date.
+    """
+    lost: GenerationUnknown | None = None
+    for retries, wait_s in enumerate((*retry_waits_s, None)):
+        reply = yield request
+        if reply is None:
+            msg = "a request needs a reply"
+            raise TypeError(msg)
+        result = attrs.evolve(read_reply(reply, clock()), retries=retries)
+        hint_s = 0.0
+        match result:
+            case GenerationUnknown():
+                again, lost = resubmit_unknown, result
+            case GenerationFailed():
+                again, hint_s = result.passing, result.retry_after_s or 0.0
+            case _:
+                return result
+        if not again or wait_s is None:
+            # That nothing was started by the last try does not prove it for the others.
+            return attrs.evolve(lost, retries=retries) if lost is not None else result
+        yield max(wait_s, min(hint_s, max_retry_after_s))
+    raise AssertionError
+
+
+class VideoApiGenerator:
+    """Asks the video API for videos, in threads (`generate`) and under asyncio (`agenerate`).
+
+    One generator may be shared by any number of threads and event loops. It
+    opens connections when they are first needed.
+
+    **It never pays twice.** Sent again (after 1 s and 2 s, or as long as a
+    ``Retry-After`` says) is only what surely started nothing: a refused
+    connection, a connect timeout, HTTP 429 and 503. A lost reply, or anything
+    else without a clear answer, comes back as `GenerationUnknown`.
+
+    Args:
+        base_url: Where the API is, http or https, with a path in front if there is one.
+        api_key: Sent as ``X-API-Key``. Kept out of ``repr`` and of error texts.
+        client: The host's httpx client for `generate`, with its own hooks, proxies
+            and certificates; it is never closed here. By default, connections of our own.
+        async_client: The same for `agenerate`.
+        timeout_s: Seconds for one request in the mode ``async``.
+        sync_timeout_s: Seconds for one request in the mode ``sync``, in which the API makes the whole video.
+        retry_waits_s: Seconds to wait before each further try; ``()`` for no further ones.
+        max_retry_after_s: The longest ``Retry-After`` that is waited for, in seconds.
+        resubmit_unknown: Send again what may have started a generation: a lost
+            reply then costs a second video rather than none.
+        max_connections: Connections open at most, for threads and for each event loop.
+        transport: What carries `agenerate` without `async_client`: ``"aiohttp"``
+            (the extra ``fast``), ``"httpx"``, or ``"auto"``: aiohttp if it is installed.
+
+    Raises:
+        ConfigurationError: A value cannot work; the text says what to change.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str = DEFAULT_BASE_URL,
+        api_key: str,
+        client: httpx.Client | None = None,
+        async_client: httpx.AsyncClient | None = None,
+        timeout_s: float = 60.0,
+        sync_timeout_s: float = 300.0,
+        retry_waits_s: Sequence[float] = (1.0, 2.0),
+        max_retry_after_s: float = 10.0,
+        resubmit_unknown: bool = False,
+        max_connections: int = 20,
+        transport: Literal["auto", "httpx", "aiohttp"] = "auto",
+    ) -> None:
+        for name, value in (("timeout_s", timeout_s), ("sync_timeout_s", sync_timeout_s)):
+            _check_seconds(name, value, positive=True)
+        for value in (*retry_waits_s, max_retry_after_s):
+            _check_seconds("retry_waits_s and max_retry_after_s", value)
+        try:
+            # The same API has one idea of its address and its key; and its health is asked in the same way.
+            self._health = VideoApiPoller(
+                base_url=base_url, api_key=api_key, client=client, async_client=async_client, transport=transport
+            )
+        except ConfigurationError as error:
+            raise ConfigurationError(str(error).replace("VideoApiPoller", type(self).__name__)) from None
+        self._base_url, self._api_key = base_url.rstrip("/"), api_key
+        self._timeout_s, self._sync_timeout_s = float(timeout_s), float(sync_timeout_s)
+        self._retry_waits_s, self._max_retry_after_s = tuple(retry_waits_s), max_retry_after_s
+        self._resubmit_unknown = resubmit_unknown
+        self._http = Http(
+            client=client, async_client=async_client, max_connections=max_connections, transport=transport
+        )
+
+    def __repr__(self) -> str:
+        """Name the API, and never the key."""
+        return f"{type(self).__name__}(base_url={self._base_url!r})"
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        """Ask for a video; blocks while requests are sent again."""
+        flow = self._flow(request)
+        step = next(flow)
+        try:
+            while True:
+                if isinstance(step, HttpRequest):
+                    step = flow.send(self._http.send(step))
+                else:
+                    time.sleep(step)
+                    step = next(flow)
+        except StopIteration as end:
+            return self._cleaned(end.value, request)
+
+    async def agenerate(self, request: GenerationRequest) -> Generation:
+        """Ask for a video; the asyncio side of `generate`.
+
+        Cancelling it leaves open whether a generation was started.
+        """
+        flow = self._flow(request)
+        step = next(flow)
+        try:
+            while True:
+                if isinstance(step, HttpRequest):
+                    step = flow.send(await self._http.asend(step))
+                else:
+                    await asyncio.sleep(step)
+                    step = next(flow)
+        except StopIteration as end:
+            return self._cleaned(end.value, request)
+
+    def health(self, *, timeout_s: float = 15.0) -> ApiHealth:
+        """Ask whether the API is up, without the key, within `timeout_s` seconds."""
+        return self._health.health(timeout_s=timeout_s)
+
+    async def ahealth(self, *, timeout_s: float = 15.0) -> ApiHealth:
+        """Ask whether the API is up, without the key, within `timeout_s` seconds."""
+        return await self._health.ahealth(timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Close our own connections for threads; the generator may be used again."""
+        self._http.close()
+        self._health.close()
+
+    async def aclose(self) -> None:
+        """Close our own connections of the running event loop; the generator may be used again."""
+        await self._http.aclose()
+        await self._health.aclose()
+
+    def _flow(
+        self, request: GenerationRequest
+    ) -> Generator[HttpRequest | float, HttpReply | HttpFailure | None, Generation]:
+        timeout_s = self._timeout_s if request.mode == "async" else self._sync_timeout_s
+        return generation_flow(
+            build_request(self._base_url, self._api_key, request, timeout_s),
+            retry_waits_s=self._retry_waits_s,
+            max_retry_after_s=self._max_retry_after_s,
+            resubmit_unknown=self._resubmit_unknown,
+        )
+
+    def _cleaned(self, result: Generation, request: GenerationRequest) -> Generation:
+        if isinstance(result, GenerationFailed | GenerationUnknown):
+            # The API's words may quote what it was sent.
+            quoted = (request.prompt, request.negative_prompt, request.image_url)
+            secrets = [text for text in quoted if text and len(text) >= SHORTEST_QUOTE]
+            return attrs.evolve(result, detail=redacted(result.detail, self._api_key, *secrets))
+        return result
+
+
+def _check_seconds(name: str, value: object, *, positive: bool = False) -> None:
+    if not is_number(value) or value < 0 or (positive and not value):
+        low = "more than 0" if positive else "at least 0"
+        msg = f"VideoApiGenerator.{name} must be finite numbers of seconds of {low}"
+        raise ConfigurationError(msg)

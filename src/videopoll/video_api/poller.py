@@ -1,0 +1,388 @@
+"""The poller that ships with videopoll: what to ask the video API, and what its answers mean.
+
+Two pure functions own all of that knowledge: `build_request` writes the request
+for a job, and `read_reply` turns whatever comes back, however hostile, into an
+`Observation`. `VideoApiPoller` only carries requests between them.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
+
+import attrs
+
+from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http.answerer import refused_by_another, whose_words
+from videopoll._reasons import Reason, own, repr_told, shown_word
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.bounds import MAX_ID_OF_OTHERS_CHARS, time_or_none
+from videopoll.jobs.urls import readied_url, url_problem
+from videopoll.observations import (
+    MAX_WORD_CHARS,
+    NO_URL,
+    Fault,
+    FaultKind,
+    Observation,
+    VideoFailed,
+    VideoMissing,
+    VideoWorking,
+    checked_video,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+    from videopoll.jobs.codec import JsonValue
+    from videopoll.jobs.job import VideoJob
+
+__all__ = ["ApiHealth", "VideoApiPoller", "build_request", "read_reply"]
+
+DEFAULT_BASE_URL = "https://video.api-ai-mvp.com"
+
+MAX_ERROR_CHARS = 300
+"""How much of the API's reason is kept, in characters."""
+
+NO_REASON = "the video API gave no reason"
+
+_WORKING = frozenset({"processing", "queued"})
+
+_BETWEEN_WORDS = re.compile(r"[\s_-]+")
+
+_END_TIMES = tuple(
+    name
+    for end in ("completed", "failed", "finished", "ended", "canceled", "cancelled", "aborted", "expired")
+    for name in (f"{end}At", f"{end}_at")
+)
+"""Fields that say when a job ended."""
+
+_NEEDS_NO_QUOTING = re.compile(r"[A-Za-z0-9_~-]+")
+"""Almost every id: it is the same in a URL."""
+
+_FAULTS = {
+    FailureKind.CONNECT: FaultKind.CONNECTION,
+    FailureKind.BROKEN: FaultKind.CONNECTION,
+    FailureKind.CONNECT_TIMEOUT: FaultKind.TIMEOUT,
+    FailureKind.POOL_TIMEOUT: FaultKind.TIMEOUT,
+    FailureKind.TIMEOUT: FaultKind.TIMEOUT,
+    FailureKind.TOO_LARGE: FaultKind.MALFORMED,
+    FailureKind.UNREADABLE: FaultKind.MALFORMED,
+    FailureKind.INVALID: FaultKind.INTERNAL,
+    FailureKind.TOO_LATE: FaultKind.INTERNAL,
+}
+
+
+@attrs.frozen
+class ApiHealth:
+    """Whether the video API is up; true in a condition when it is.
+
+    Args:
+        up: Whether ``GET /health`` answered 200 with JSON.
+        detail: What it answered, for the operator. No secrets.
+    """
+
+    up: bool
+    detail: str = attrs.field(repr=repr_told)
+
+    def __bool__(self) -> bool:
+        """Tell whether the API is up."""
+        return self.up
+
+
+def build_request(base_url: str, api_key: str, job_id: str, timeout_s: float) -> HttpRequest | VideoFailed:
+    """Write the request that asks for a job's status.
+
+    Every character of the id that means something in a URL is percent-encoded.
+    An id that no URL can carry gives `VideoFailed`: it could never be asked for.
+    """
+    if not job_id.strip("."):
+        return VideoFailed(own("the job id cannot be asked for: it is empty or consists of dots"))
+    try:
+        name = job_id if _NEEDS_NO_QUOTING.fullmatch(job_id) else quote(job_id, safe="")
+    except UnicodeEncodeError:
+        return VideoFailed(own("the job id cannot be asked for: it is not valid Unicode"))
+    return HttpRequest(
+        method="GET",
+        url=f"{base_url}/job/{name}",
+        headers={"X-API-Key": api_key, "Accept": "application/json"},
+        timeout_s=timeout_s,
+    )
+
+
+def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Observation:
+    """Say what a reply, or the lack of one, means for the job. Never raises.
+
+    Args:
+        job_id: The job that was asked for; an answer about another one is malformed.
+        reply: What came back.
+        now_s: The time in Unix seconds, for a ``Retry-After`` that is a date.
+    """
+    if isinstance(reply, HttpFailure):
+        return Fault(_FAULTS[reply.kind], own(reply.detail))
+    wait_s = retry_after_s(reply.headers, now_s)
+    status, name = reply.status, f"HTTP {reply.status}"
+    match status:
+        case 404 | 400 | 410:
+            return _read_refusal(job_id, reply, name, wait_s)
+        case 401 | 403 if refused_by_another(reply):
+            detail = f"{name} from something in front of the video API: {whose_words(reply)}; the key may be right"
+            return Fault(FaultKind.BLOCKED, own(detail), wait_s)
+        case 401 | 403:
+            return Fault(FaultKind.CREDENTIALS, own(f"{name}: the video API refuses the API key"), wait_s)
+        case 407:
+            return Fault(FaultKind.SERVER, own(f"{name}: a proxy on the way wants credentials"), wait_s)
+        case 429:
+            return Fault(FaultKind.THROTTLED, own(f"{name}: too many requests"), wait_s)
+        case _ if 200 <= status <= 299:  # noqa: PLR2004
+            return _read_body(job_id, reply, name, wait_s)
+        case _ if 300 <= status <= 399:  # noqa: PLR2004
+            return Fault(FaultKind.SERVER, own(f"{name}: the video API redirects, which is not followed"), wait_s)
+        case _:
+            # An unforeseen 4xx may come from a proxy or a deployment in progress. Taking it for a passing fault costs
+            # some polls until the deadline; taking it for the end could cost a video that was paid for.
+            return Fault(FaultKind.SERVER, own(name), wait_s)
+
+
+_ROUTERS_WORDS = re.compile(
+    r"(404)?[\s:.-]*(the )?(requested )?(page|resource|route|path|url|endpoint|service|entity|application)?"
+    r"[\s:.-]*(was |could )?(not (be )?found|no route matched.*|cannot \w+ /.*)?( on th(e|is) server.*)?[\s:.!-]*(404)?",
+    re.IGNORECASE,
+)
+"""What routers and gateways say of an address that they do not know. None of them speaks of a job."""
+
+
+def _read_refusal(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -> Observation:
+    if not _is_of_the_api(job_id, reply):
+        # A proxy's, or a router's in front of an API that is being deployed: it knows nothing of the job.
+        detail = f"{name} in other words than the video API's: {whose_words(reply)}"
+        return Fault(FaultKind.SERVER, own(detail), wait_s)
+    if reply.status == HTTPStatus.NOT_FOUND:
+        return VideoMissing()
+    return VideoFailed(_error_text(reply.json(), name) or own(f"the video API refused the job ({name})"))
+
+
+def _is_of_the_api(job_id: str, reply: HttpReply) -> bool:
+    """Whether a refusal is the API's own: a JSON object that says more than a router in front of it would.
+
+    One without a body is taken for its own, unless something else says that it is there.
+    """
+    if refused_by_another(reply):
+        return False
+    body = reply.json()
+    if not isinstance(body, dict) or reply.status != HTTPStatus.NOT_FOUND:
+        return True
+    # Routers have a status, too: a number, or "error".
+    word = _BETWEEN_WORDS.sub("_", str(body.get("status", "")).strip().lower())
+    if str(body.get("jobId", "")).strip() == job_id or word == "not_found":
+        return True
+    texts = [body.get(name) for name in ("error", "message", "detail", "title", "msg")]
+    texts += [text.get("message") for text in texts if isinstance(text, dict)]
+    words = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    return any(not _ROUTERS_WORDS.fullmatch(text[:MAX_ERROR_CHARS]) for text in words)
+
+
+def _read_body(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -> Observation:
+    if not reply.body.strip(b"\xef\xbb\xbf \t\r\n"):
+        # Accepted, and nothing to say yet.
+        return VideoWorking(retry_after_s=wait_s)
+    body = reply.json()
+    if body is NOT_JSON:
+        return Fault(FaultKind.MALFORMED, own(f"{name}: not JSON, {whose_words(reply)}"), wait_s)
+    if not isinstance(body, dict):
+        return Fault(FaultKind.MALFORMED, own(f"{name}: not a JSON object"), wait_s)
+    if _names_another(body.get("jobId"), job_id):
+        return Fault(FaultKind.MALFORMED, own(f"{name}: the answer names another job"), wait_s)
+    status = body.get("status")
+    word = _printable(status, MAX_WORD_CHARS) if isinstance(status, str) else ""
+    if not word:
+        if reply.status == HTTPStatus.ACCEPTED:
+            return VideoWorking(retry_after_s=wait_s)
+        return Fault(FaultKind.MALFORMED, own(f"{name}: the answer has no status"), wait_s)
+    return _read_status(body, word, wait_s)
+
+
+def _read_status(body: dict[str, JsonValue], word: str, wait_s: float | None) -> Observation:
+    match _BETWEEN_WORDS.sub("_", word.lower()):
+        case "completed":
+            return _read_video(body, word, wait_s)
+        case "failed":
+            return VideoFailed(_error_text(body) or own(NO_REASON))
+        case "not_found":
+            return VideoMissing()
+        case lowered if lowered in _WORKING:
+            return VideoWorking(word, known=True, retry_after_s=wait_s)
+        case _ if _is_over(body):
+            return _read_end(body, word)
+        case _:
+            return VideoWorking(word, known=False, retry_after_s=wait_s)
+
+
+def _names_another(named: JsonValue, job_id: str) -> bool:
+    # An id of digits may come as a number.
+    if isinstance(named, bool) or not isinstance(named, str | int):
+        return False
+    return str(named).strip() not in {"", job_id}
+
+
+def _is_over(body: dict[str, JsonValue]) -> bool:
+    """Whether an answer whose word we do not know says in another field that the job is over: an error, or an end time."""
+    return _has_error(body.get("error")) or any(time_or_none(body.get(name)) for name in _END_TIMES)
+
+
+def _has_error(error: JsonValue) -> bool:
+    return bool(error.strip()) if isinstance(error, str) else bool(error)
+
+
+def _read_end(body: dict[str, JsonValue], word: str) -> Observation:
+    """Read how a job ended whose last word we do not know."""
+    if not _has_error(body.get("error")) and isinstance(readied_url(body.get("videoUrl")), str):
+        return _read_video(body, word, None)
+    said = f"it ended with a status word that we do not know: {shown_word(word)}"
+    return VideoFailed(_error_text(body, said) or own(said))
+
+
+def _read_video(body: dict[str, JsonValue], word: str, wait_s: float | None) -> Observation:
+    file_id = body.get("fileId")
+    times = (time_or_none(body.get(name)) for name in ("timestamp", "completedAt"))
+    video = checked_video(
+        body.get("videoUrl"),
+        word=word,
+        error=_error_text(body, NO_URL),
+        file_id=_printable(file_id, MAX_ID_OF_OTHERS_CHARS) or None if isinstance(file_id, str) else None,
+        timestamp=next((time for time in times if time is not None), None),
+    )
+    return attrs.evolve(video, retry_after_s=wait_s) if isinstance(video, VideoWorking) else video
+
+
+def _error_text(body: object, told: str = "") -> Reason | None:
+    """Return the API's own reason, of which nothing but `told` may be shown where nobody asked for it."""
+    if not isinstance(body, dict):
+        return None
+    error = body.get("error")
+    if isinstance(error, dict):
+        error = error.get("message")
+    for text in (error, body.get("message")):
+        if isinstance(text, str):
+            # A URL in it may be signed.
+            cleaned = _printable(re.sub(r"\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://\S+", "<url>", text), MAX_ERROR_CHARS)
+            if cleaned:
+                return Reason(cleaned, told)
+    return None
+
+
+def _printable(text: str, limit: int) -> str:
+    """Cut `text` to `limit` printable characters, with single spaces for everything else."""
+    # Cut first, generously: the text may be a megabyte.
+    start = text.lstrip()[: limit * 4]
+    if not start.isprintable():
+        start = "".join(character if character.isprintable() else " " for character in start)
+    return " ".join(start.split())[:limit].rstrip()
+
+
+class VideoApiPoller:
+    """Asks the video API about jobs, in threads (`poll`) and under asyncio (`apoll`).
+
+    One poller may be shared by any number of threads and event loops. It opens
+    connections when they are first needed.
+
+    Args:
+        base_url: Where the API is, http or https, with a path in front if there is one.
+        api_key: Sent as ``X-API-Key``. Kept out of ``repr`` and of error texts.
+        client: The host's httpx client for `poll`, with its own hooks, proxies and
+            certificates; it is never closed here. By default, connections of our own.
+        async_client: The same for `apoll`.
+        max_connections: Connections open at most, for threads and for each event loop.
+            A runner opens no more than its `concurrency`.
+        transport: What carries `apoll` without `async_client`: ``"aiohttp"`` (the
+            extra ``fast``), ``"httpx"``, or ``"auto"``: aiohttp if it is installed.
+
+    Raises:
+        ConfigurationError: A value cannot work, or the environment names a proxy or
+            certificates that cannot be used; the text says what to change.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str = DEFAULT_BASE_URL,
+        api_key: str,
+        client: httpx.Client | None = None,
+        async_client: httpx.AsyncClient | None = None,
+        max_connections: int = 1000,
+        transport: Literal["auto", "httpx", "aiohttp"] = "auto",
+    ) -> None:
+        self._base_url = _checked_base_url(base_url)
+        key: object = api_key  # Whatever an untyped host hands in.
+        if not (isinstance(key, str) and key and key.isascii() and key.isprintable()) or " " in key:
+            msg = "VideoApiPoller.api_key must be printable ASCII without spaces or line ends, and not empty"
+            raise ConfigurationError(msg)
+        self._api_key = api_key
+        self._http = Http(
+            client=client, async_client=async_client, max_connections=max_connections, transport=transport
+        )
+
+    def __repr__(self) -> str:
+        """Name the API, and never the key."""
+        return f"{type(self).__name__}(base_url={self._base_url!r})"
+
+    def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
+        """Ask about `job` once, within `timeout_s` seconds."""
+        request = build_request(self._base_url, self._api_key, job.job_id, timeout_s)
+        if not isinstance(request, HttpRequest):
+            return request
+        return read_reply(job.job_id, self._http.send(request), time.time())
+
+    async def apoll(self, job: VideoJob, *, timeout_s: float) -> Observation:
+        """Ask about `job` once, within `timeout_s` seconds."""
+        request = build_request(self._base_url, self._api_key, job.job_id, timeout_s)
+        if not isinstance(request, HttpRequest):
+            return request
+        return read_reply(job.job_id, await self._http.asend(request), time.time())
+
+    def health(self, *, timeout_s: float = 15.0) -> ApiHealth:
+        """Ask whether the API is up, without the key, within `timeout_s` seconds."""
+        return _read_health(self._http.send(_health_request(self._base_url, timeout_s)))
+
+    async def ahealth(self, *, timeout_s: float = 15.0) -> ApiHealth:
+        """Ask whether the API is up, without the key, within `timeout_s` seconds."""
+        return _read_health(await self._http.asend(_health_request(self._base_url, timeout_s)))
+
+    def close(self) -> None:
+        """Close our own connections for threads; the poller may be used again."""
+        self._http.close()
+
+    async def aclose(self) -> None:
+        """Close our own connections of the running event loop; the poller may be used again."""
+        await self._http.aclose()
+
+
+def _health_request(base_url: str, timeout_s: float) -> HttpRequest:
+    return HttpRequest(
+        method="GET", url=f"{base_url}/health", headers={"Accept": "application/json"}, timeout_s=timeout_s
+    )
+
+
+def _read_health(reply: HttpReply | HttpFailure) -> ApiHealth:
+    if isinstance(reply, HttpFailure):
+        return ApiHealth(up=False, detail=own(f"{reply.kind}: {reply.detail}"))
+    if reply.status == 200 and reply.json() is NOT_JSON:  # noqa: PLR2004
+        return ApiHealth(up=False, detail=own("HTTP 200: not JSON"))
+    return ApiHealth(up=reply.status == 200, detail=own(f"HTTP {reply.status}"))  # noqa: PLR2004
+
+
+def _checked_base_url(base_url: object) -> str:
+    """Return `base_url` without a slash at its end, or say what is wrong with it without quoting it."""
+    problem: str | None = "must be a string"
+    if isinstance(base_url, str):
+        problem = url_problem(base_url)
+        if not base_url.isascii():
+            problem = "must be ASCII: write the host in its xn-- form"
+        elif "?" in base_url or "#" in base_url:
+            problem = "must not have a query or a fragment: give the scheme, the host and at most a path"
+        if problem is None:
+            return base_url.rstrip("/")
+    msg = f"VideoApiPoller.base_url {problem}. It should look like {DEFAULT_BASE_URL}"
+    raise ConfigurationError(msg)

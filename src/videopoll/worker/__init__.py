@@ -1,0 +1,8 @@
+"""What carries steps out: the two runners. It knows queues, pollers and notifiers by their protocols alone."""
+
+from __future__ import annotations
+
+from videopoll.worker.async_runner import AsyncRunner
+from videopoll.worker.runner import Runner
+
+__all__ = ["AsyncRunner", "Runner"]

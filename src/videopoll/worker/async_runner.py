@@ -1,0 +1,830 @@
+"""The worker with asyncio: `AsyncRunner`. Its threaded twin is in `videopoll.worker.runner`.
+
+The loop claims jobs in batches and starts a task for each, which carries out the
+effects of the job's step (`videopoll.core.step`). One task gathers what is to be
+written into shared round trips, one renews leases, one listens for new ids, one
+looks for jobs that were lost. No thread is started unless a host's part is a
+sync one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from videopoll import events
+from videopoll._calling import SYNC_PARTS, DaemonThreads
+from videopoll._reasons import own, told_of
+from videopoll._shield import to_the_end, wait_on
+from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
+from videopoll.core.step import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
+from videopoll.errors import QueueError, QueueRefusedError
+from videopoll.jobs.transition import Verdict
+from videopoll.jobs.views import RunSummary
+from videopoll.messages import NotSent, Sighting
+from videopoll.notifiers.base import send_in_time
+from videopoll.observe.log import shown_ids
+from videopoll.policies import ENDING_S, FOREIGN_IDLE_S
+from videopoll.video_api.poller import VideoApiPoller
+from videopoll.worker import state
+from videopoll.worker.host_parts import (
+    as_observation,
+    as_receipt,
+    as_sighting,
+    is_async,
+    is_for_us,
+    look_up_failed,
+    notifier_failed,
+    poller_failed,
+    resume,
+    trace_of,
+    was_cancelled,
+)
+from videopoll.worker.hung import GUARD_S, not_back, poller_not_back
+from videopoll.worker.runner import RUNNING, SEND_GOES_ON_S
+from videopoll.worker.state import (
+    MOST_ENDINGS,
+    STILL_THERE_S,
+    SWEEP_EVERY_S,
+    SWEEP_SLOWLY_EVERY_S,
+    WAKE_JITTER_S,
+    Engine,
+    Room,
+)
+from videopoll.worker.stopping import Stopping, StopSignals, calm_ctrl_c
+from videopoll.worker.writer import AsyncSettler
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable
+    from typing import Self
+
+    from videopoll.clock import Clock
+    from videopoll.events import Hook
+    from videopoll.jobs.job import VideoJob
+    from videopoll.messages import Message
+    from videopoll.observations import Observation
+    from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
+    from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, AsyncVideoPoller, Notifier, VideoPoller
+    from videopoll.texts import Words
+
+__all__ = ["AsyncRunner"]
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+LAST_CALL_S = 3.0
+"""How long a task that is ended may take for it, in seconds; one that swallows its cancellation is left to itself."""
+
+
+class _Run(Generic[R]):
+    """One run, in a task of its own: no cancellation of whoever waits for it cuts its end short.
+
+    Args:
+        stopping: Its way to the end.
+        background: Whether nobody waits for it.
+    """
+
+    task: asyncio.Task[R]
+
+    def __init__(self, stopping: Stopping, *, background: bool) -> None:
+        self.stopping = stopping
+        self.background = background
+        self.loop = asyncio.get_running_loop()
+        # No future of a loop: another one, in another thread, may wait for it.
+        self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._late: asyncio.TimerHandle | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended; so has one whose event loop runs no more."""
+        return self.ended.done() or not self.loop.is_running()
+
+    def end(self, _task: object = None) -> None:
+        """Note that it has ended."""
+        if self._late is not None:
+            self._late.cancel()
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def call_when_late(self, late: Callable[[], None]) -> None:
+        """Have `late` called, once, when nobody is to wait for the end any longer."""
+        if self._late is None and not self.ended.done():
+            self._late = self.loop.call_later(max(0.0, self.stopping.left_s()), late)
+
+
+class AsyncRunner(Engine):
+    """A worker with asyncio.
+
+    `run` returns when `stop` is called or a signal comes; `start` works in the
+    background; `run_once` does one batch. As an async context manager it stops
+    at the end, and closes the connections that its poller and notifier opened.
+
+    The poller and the notifier may be asyncio or sync ones. A sync one runs in a
+    bounded pool of threads with the context variables copied, so that a slow
+    messenger does not hold up the polls.
+
+    Args:
+        queue: Where jobs are kept.
+        poller: Asks the video API.
+        notifier: Brings outcomes to users.
+        strategy: When to poll, and when to give up.
+        lease: How long a crash costs, at most.
+        delivery: How hard to try to reach a user.
+        words: The texts that users get.
+        hooks: Hear of every event, on the event loop.
+        concurrency: Polls at a time.
+        delivery_concurrency: Sends at a time.
+        grace_s: Seconds that `stop` lets unfinished work go on before it is given back.
+        foreign_workers: Whether workers of another kind share this Redis. Then
+            jobs that one of them lost are looked for every 30 s, with ``SCAN``.
+        recover: Whether to look, with ``SCAN``, for jobs that have a record and
+            are nowhere else: at the start, and every two minutes, as a producer
+            of another kind may end between its record and its push.
+        take_new: Whether to take ids from the list, and to look for lost jobs. Without,
+            the runner finishes what is scheduled and delivers what waits: for a
+            retirement, or beside workers of another kind that go on alone.
+        clock: What time it is; tests hand in one of their own. The waits themselves
+            are those of the event loop, or of the threads.
+        rng: Where the jitter is drawn from; the system's generator if there is none.
+
+    Raises:
+        ConfigurationError: Values that cannot work, alone or together.
+        TypeError: The queue is a sync one.
+    """
+
+    def __init__(
+        self,
+        queue: AsyncVideoJobQueue,
+        poller: AsyncVideoPoller | VideoPoller,
+        notifier: AsyncNotifier | Notifier,
+        *,
+        strategy: PollingStrategy | None = None,
+        lease: LeasePolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        words: Words | None = None,
+        hooks: Iterable[Hook] = (),
+        concurrency: int = 100,
+        delivery_concurrency: int = 32,
+        grace_s: float = 10.0,
+        foreign_workers: bool = False,
+        recover: bool = True,
+        take_new: bool = True,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        if not is_async(queue, "claim"):
+            msg = (
+                f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs AsyncRedisVideoJobQueue or another one"
+            )
+            raise TypeError(msg)
+        super().__init__(
+            ttls=queue.ttls,
+            strategy=strategy,
+            lease=lease,
+            delivery=delivery,
+            words=words,
+            hooks=hooks,
+            concurrency=concurrency,
+            delivery_concurrency=delivery_concurrency,
+            grace_s=grace_s,
+            foreign_workers=foreign_workers,
+            recover=recover,
+            take_new=take_new,
+            clock=clock,
+            rng=rng,
+        )
+        self._queue = queue
+        self._poller = poller
+        self._notifier = notifier
+        self._threads = self._new_threads()
+        self._poll = self._poller_call()
+        self._notify = self._notifier_call("notify")
+        self._find = self._notifier_call("find") if hasattr(notifier, "find") or hasattr(notifier, "afind") else None
+        self._current: _Run[object] | None = None
+        self._asked_before = False
+        self._tasks: dict[asyncio.Task[None], JobStep] = {}
+        self._swept = False
+        self._settler = AsyncSettler(self, queue)
+        self._new_events()
+
+    def _new_events(self) -> None:
+        """Make what is bound to an event loop at its first use anew: each run may have another one."""
+        self._changed = asyncio.Event()
+        self._listening = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._renewal = asyncio.Event()
+        self._sweep_refused = False
+
+    # --- for the host ---
+
+    async def run(self, *, handle_signals: bool = False) -> None:
+        """Work until `stop` is called.
+
+        A cancellation stops the runner, and goes on when what is in hand is finished
+        or given back, within `grace_s` and a few seconds, however often it comes.
+
+        Args:
+            handle_signals: Whether SIGTERM and SIGINT stop the runner; another one
+                that comes a second or more later ends the process at once. Only
+                for whoever owns the process, on its main thread.
+        """
+        with self._signals() if handle_signals else calm_ctrl_c(self._way_to_the_end, self.request_stop):
+            await self._attend(self._launch(self._work_until_stopped))
+
+    def start(self) -> None:
+        """Work in a background task until `stop` is called.
+
+        Raises:
+            RuntimeError: It is running in `run` or `run_once`.
+        """
+        current, before = self._current, None
+        if current is not None and not current.over:
+            if not current.background:
+                raise RuntimeError(RUNNING)
+            if not current.stopping.asked:
+                return
+            before = current
+        self._asked_before = False
+        self._launch(self._work_until_stopped, background=True, before=before)
+
+    async def stop(self) -> None:
+        """Claim no more, finish or give back what is in hand, and wait until that is done.
+
+        That takes `grace_s` and a few seconds at most: then it returns all the
+        same, and says in the log what hangs. It is not cut short by a cancellation,
+        which goes on afterwards. In one of the runner's own tasks (in a notifier) it
+        does not wait. It does nothing if nothing runs.
+        """
+        self._asked_before = False
+        current = self._current
+        if current is None or current.over:
+            return
+        self._ask(current)
+        here = asyncio.current_task()
+        if here is current.task or here in self._tasks:
+            return
+        cancelled = await wait_on([asyncio.wrap_future(current.ended)], current.stopping.left_s() + 1.0)
+        if cancelled is not None:
+            raise cancelled
+
+    def request_stop(self) -> None:
+        """Ask the runner to stop, without waiting; may be called from another thread, and in a signal handler.
+
+        If nothing runs, it counts for a `run` that is about to begin.
+        """
+        current = self._current
+        if current is None or current.over:
+            self._asked_before = True
+        else:
+            self._ask(current)
+
+    async def run_once(self) -> RunSummary:
+        """Do one batch: claim what is due, work on it to its end, and return.
+
+        What hangs in the poller or in a notifier is given back when it is late
+        beyond doubt, about a minute or two.
+
+        Raises:
+            QueueError: Redis is away or says no.
+            RuntimeError: It is running already.
+        """
+        self._asked_before = False
+        return await self._attend(self._launch(self._do_batch))
+
+    async def __aenter__(self) -> Self:
+        """Give the runner itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop, and close what the poller and the notifier opened."""
+        try:
+            await self.stop()
+        finally:
+            await to_the_end(self._close_parts(), "closing of the poller and the notifier", within_s=ENDING_S)
+
+    async def _close_parts(self) -> None:
+        async with contextlib.AsyncExitStack() as closing:
+            for part in (self._notifier, self._poller):
+                close = getattr(part, "aclose", None) or getattr(part, "close", None)
+                if callable(close):
+                    closing.push_async_callback(_resolve_call, close)
+
+    # --- a run and its end ---
+
+    def _way_to_the_end(self) -> Stopping | None:
+        current = self._current
+        return None if current is None or current.over else current.stopping
+
+    def _signals(self) -> StopSignals:
+        return StopSignals(self.clock, self.request_stop, self.grace_s, asyncio.get_running_loop())
+
+    def _launch(
+        self,
+        work: Callable[[_Run[R]], Coroutine[object, object, R]],
+        *,
+        background: bool = False,
+        before: _Run[object] | None = None,
+    ) -> _Run[R]:
+        """Begin a run in a task of its own; `before` is one that has to end first.
+
+        Raises:
+            RuntimeError: There is one already.
+        """
+        current = self._current
+        if current is not None and current is not before:
+            if not current.over:
+                raise RuntimeError(RUNNING)
+            # If it is over because its loop stands still, and that goes on one day, it ends.
+            current.stopping.hurry()
+        run: _Run[R] = _Run(Stopping(self.clock, self.grace_s), background=background)
+
+        async def do() -> R:
+            if before is not None:
+                await wait_on([asyncio.wrap_future(before.ended)], before.stopping.left_s())
+            return await work(run)
+
+        run.task = run.loop.create_task(do(), name="videopoll-runner")
+        run.task.add_done_callback(run.end)
+        if background:
+            run.task.add_done_callback(_tell_failure)
+        self._current = cast("_Run[object]", run)
+        if self._asked_before:
+            self._asked_before = False
+            self._ask(run)
+        return run
+
+    def _ask(self, run: _Run[R]) -> None:
+        """Ask a run to stop. Takes no lock: this may be a signal handler, or another thread."""
+        run.stopping.ask()
+        self.stopping = True
+        with contextlib.suppress(RuntimeError):
+            # Its loop may be closed just now.
+            run.loop.call_soon_threadsafe(self._asked, run)
+
+    def _asked(self, run: _Run[R]) -> None:
+        if run is self._current:
+            self._changed.set()
+            self._idle.set()
+        run.call_when_late(functools.partial(self._give_up, run))
+
+    def _give_up(self, run: _Run[R]) -> None:
+        log.error(
+            "The worker has not ended within its grace of %g s and %g s more; something hangs in the queue, in a hook or"
+            " in its loop. Left as they are: %s",
+            self.grace_s,
+            ENDING_S,
+            shown_ids(self.steps),
+        )
+        run.task.cancel()
+        run.end()
+
+    async def _attend(self, run: _Run[R]) -> R:
+        """Wait for a run's end, whatever comes up meanwhile; return what it gave."""
+
+        def interrupted() -> None:
+            if not run.stopping.asked:
+                self._ask(run)
+
+        cancelled = await wait_on([asyncio.wrap_future(run.ended)], None, interrupted)
+        if cancelled is not None:
+            if run.task.done():
+                _tell_failure(run.task)
+            raise cancelled
+        if not run.task.done():
+            msg = "the worker has not ended in time, see the log: build another runner"
+            raise RuntimeError(msg)
+        return run.task.result()
+
+    # --- the loop ---
+
+    async def _work_until_stopped(self, run: _Run[None]) -> None:
+        async with self._machinery(run):
+            self.be_patient()
+            self.emit(events.WorkerStarted(worker_id=self.worker_id))
+            self._swept = not self.recover
+            helpers = [self._task(BELL, self._listen), self._task(SWEEPER, self._sweep)]
+            self.loops.begin(LOOP)
+            given_back = 0
+            try:
+                while not run.stopping.asked:
+                    try:
+                        await self._turn(run)
+                    except (asyncio.CancelledError, Exception) as error:
+                        if was_cancelled():
+                            self._hurry(run)
+                        else:
+                            await self._nap(run, self._changed, self.loops.failed(LOOP, error))
+                    else:
+                        self.loop_fine(LOOP)
+                self.loops.end(LOOP)
+                given_back = await self._finish_work(run)
+            finally:
+                if run.loop.is_running():
+                    self.stopping = True
+                    await self._end(run, helpers)
+        self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
+
+    async def _do_batch(self, run: _Run[RunSummary]) -> RunSummary:
+        before = dict(self.counted)
+        async with self._machinery(run):
+            claimed = await self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
+            if self.takeovers.learnt:
+                claimed += await self._claim(Room(*self.room(), 0))
+            self._settler.be_patient_for(self.lease.duration_s)
+            await self._finish_work(run)
+        if self._settler.gave_up is not None:
+            raise self._settler.gave_up
+        return self.summary(before, claimed)
+
+    def _hurry(self, run: _Run[R]) -> None:
+        """Take the cancellation of the run's own task as the wish to end at once: its event loop is about to close."""
+        run.stopping.hurry()
+        self._ask(run)
+
+    async def _nap(self, run: _Run[R], event: asyncio.Event, seconds: float) -> None:
+        """Wait for an event, at most so long."""
+        event.clear()
+        try:
+            async with asyncio.timeout(min(seconds, state.LONGEST_IDLE_S)):
+                await event.wait()
+        except TimeoutError:
+            return
+        except asyncio.CancelledError:
+            self._hurry(run)
+
+    async def _end(self, run: _Run[R], tasks: Iterable[asyncio.Task[None]]) -> None:
+        """Cancel tasks, and wait until they have ended, for as long as that may take."""
+        left = set(tasks)
+        until_s = run.loop.time() + LAST_CALL_S
+        while left and run.loop.time() < until_s:
+            # Again and again: the Redis client swallows a cancellation that comes while it connects.
+            for task in left:
+                task.cancel()
+            if await wait_on(left, 0.05) is not None:
+                self._hurry(run)
+            left = {task for task in left if not task.done()}
+
+    async def _turn(self, run: _Run[None]) -> None:
+        """Claim what there is room for, begin to work on it, and sleep until the next claim is wanted."""
+        room = self.begin_turn()
+        if room.any:
+            try:
+                await self._claim(room)
+            except QueueError as error:
+                self.claim_failed(error)
+            else:
+                if self.worth_listening():
+                    self._listening.set()
+        while not run.stopping.asked and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
+            self._changed.clear()
+            timer = run.loop.call_later(left_s, self._changed.set)
+            await self._changed.wait()
+            timer.cancel()
+
+    async def _claim(self, room: Room) -> int:
+        """Claim, begin to work on what was found, and plan the next claim; return how many jobs that were."""
+        asked = self.ask()
+        batch = await self._queue.claim(
+            polls=room.polls,
+            sends=room.sends,
+            worker_id=self.worker_id,
+            strategy=self.strategy,
+            lease=self.lease,
+            foreign_workers=self.foreign_workers,
+            endings=room.endings,
+            look_from=room.look_from,
+            take_new=self.take_new,
+            take_over=asked.take_over,
+            in_hand=self.in_hand(asked, self._settler.job_ids),
+            asked_ms=asked.clock_ms,
+        )
+        for step in self.take(batch, asked):
+            self._begin(step)
+        self.plan_after(batch)
+        return len(batch.claims)
+
+    def wake_at(self, at_s: float) -> None:
+        """Have a claim at this time."""
+        if self.claim_by(at_s):
+            self._changed.set()
+
+    # --- tasks ---
+
+    @contextlib.asynccontextmanager
+    async def _machinery(self, run: _Run[R]) -> AsyncIterator[None]:
+        """Keep the tasks that write and renew."""
+        self.forget_steps()
+        self._tasks = {}
+        self._new_events()
+        # The tasks that are started from here on inherit it.
+        SYNC_PARTS.set(self._threads[1])
+        # Of its own, as a run whose event loop was closed under it may still have the last one in its hands.
+        self._settler = writer = AsyncSettler(self, self._queue)
+        self.open_run()
+        self.loops.open()
+        settler, renewer = self._task(SETTLER, self._write), self._task(RENEWER, self._renew)
+        # Whoever waits for a verdict must get one, however the settler ends.
+        settler.add_done_callback(lambda _: writer.abandon())
+        try:
+            yield
+        finally:
+            if run.loop.is_running():
+                self.stopping = True
+                await self._end(run, [renewer])
+                writer.close()
+                await wait_on([settler], ENDING_S)
+                writer.abandon()
+                await self._end(run, [settler])
+                self.loops.open()
+                for threads in self._threads:
+                    threads.close()
+                polls, sends = self._threads
+                self._threads = polls.renewed(), sends.renewed()
+                # The next run is a new one.
+                self.stopping = False
+
+    def _begin(self, step: JobStep) -> None:
+        task = asyncio.get_running_loop().create_task(self._carry_out(step))
+        self._tasks[task] = step
+        task.add_done_callback(functools.partial(self._ended, self._tasks, step))
+
+    def _ended(self, tasks: dict[asyncio.Task[None], JobStep], step: JobStep, task: asyncio.Task[None]) -> None:
+        tasks.pop(task, None)
+        if not self._tasks:
+            self._idle.set()
+        self.let_go(step)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("A job's step failed; its lease will run out\n%s", trace_of(error))
+
+    async def _carry_out(self, step: JobStep) -> None:
+        steps = step.steps()
+        try:
+            effect = next(steps)
+            while True:
+                try:
+                    answer = await self._perform(effect)
+                except Exception as error:
+                    effect = steps.throw(error)
+                else:
+                    effect = steps.send(answer)
+        except StopIteration:
+            return
+        except asyncio.CancelledError:
+            if not step.let_go and (transition := step.relinquish()) is not None:
+                # Whoever closes the event loop has cancelled everything: another worker goes on at once.
+                self._settler.put(transition, wait=False)
+            raise
+
+    async def _perform(self, effect: Effect) -> Answer:
+        if isinstance(effect, PollApi):
+            return await self._poll(effect)
+        if isinstance(effect, Commit):
+            future = self._settler.put(effect.transition, wait=effect.wait)
+            return await future if future else None
+        if isinstance(effect, SendMessage):
+            limit_s = self.delivery.send_timeout_s
+            limit = asyncio.timeout(limit_s)
+            try:
+                async with limit:
+                    return as_receipt(await self._notify(effect.message))
+            except BaseException as error:
+                if is_for_us(error):
+                    raise
+                if not (isinstance(error, TimeoutError) and limit.expired()):
+                    return notifier_failed(error)
+                if self._threads[1].never_began(asyncio.current_task()):
+                    reason = f"no thread was free for it within {limit_s:g} s: others hang in their sends"
+                    return NotSent(own(reason), counts=False, channel_fault=False)
+                return not_back(effect, limit_s)
+        return as_sighting(await self._look_up(effect))
+
+    async def _look_up(self, effect: FindMessage) -> object:
+        if self._find is None:
+            return Sighting.CANNOT_TELL
+        try:
+            async with asyncio.timeout(self.delivery.send_timeout_s):
+                return await self._find(effect.message)
+        except BaseException as error:
+            if is_for_us(error):
+                raise
+            return look_up_failed(error)
+
+    async def _finish_work(self, run: _Run[R]) -> int:
+        """Wait for what is in hand, give back what is not done in time; return how many that were."""
+        stopping = run.stopping
+        while self._tasks and (left_s := min(stopping.grace_left_s(), self.hangs_in_s())) > 0:
+            await self._nap(run, self._idle, left_s)
+        # Whatever this finds takes its time in the bounds of the end.
+        self._ask(run)
+        # A channel that is a sync one goes on in its thread, as under `Runner`.
+        sends = self._threads[1]
+        left = [
+            (step, step.relinquish(SEND_GOES_ON_S if sends.runs_for(task) else 0.0))
+            for task, step in self._tasks.items()
+        ]
+        futures = [self._settler.put(transition) for _, transition in left if transition is not None]
+        self._settler.be_patient_for(state.LONGEST_IDLE_S)
+        await self._end(run, list(self._tasks))
+        waited_for = [future for future in futures if future is not None]
+        if await wait_on(waited_for, ENDING_S) is not None:
+            self._hurry(run)
+        given_back = sum(future.done() and future.result() is Verdict.APPLIED for future in waited_for)
+        self.tell_unfinished([step for step, _ in left], given_back)
+        for step, _ in left:
+            # One that swallows its cancellation is still there, and can neither write nor begin a send.
+            self.let_go(step)
+        return given_back
+
+    def _task(self, name: str, work: Callable[[], Coroutine[object, object, bool]]) -> asyncio.Task[None]:
+        """Do a loop's rounds in a task of their own until one says that it was the last, whatever they raise."""
+        current = self._current
+
+        def torn_down() -> None:
+            # The run's own task is cancelled, too; but the Redis client swallows a cancellation that comes while it connects.
+            if current is not None and not self.stopping:
+                self._hurry(current)
+
+        async def keep() -> None:
+            goes_on = True
+            while goes_on:
+                try:
+                    goes_on = await work()
+                except (asyncio.CancelledError, Exception) as error:
+                    if was_cancelled() and name == SETTLER and not self._settler.over:
+                        # Whoever closes the event loop has cancelled everything; what was decided has to be written.
+                        resume()
+                        torn_down()
+                        continue
+                    if was_cancelled():
+                        # We are being ended. Any other cancellation came out of the queue, and is a failure.
+                        self.loops.end(name)
+                        raise
+                    await asyncio.sleep(self.loops.failed(name, error))
+                else:
+                    self.loop_fine(name)
+            self.loops.end(name)
+
+        task = asyncio.get_running_loop().create_task(keep(), name=f"videopoll-{name}")
+        task.add_done_callback(lambda task: torn_down() if task.cancelled() else None)
+        self.loops.begin(name, lambda: not task.done())
+        return task
+
+    async def _write(self) -> bool:
+        await self._settler.run()
+        return False
+
+    async def _renew(self) -> bool:
+        """Renew the leases of what is in hand, in one round trip for many; end the work on lost ones."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._renewal.wait(), self.renew_in_s())
+        self._renewal.clear()
+        asked_s, steps = self.clock.monotonic_s(), self.to_renew()
+        try:
+            with self.loops.busy(RENEWER):
+                held = check_renewed(steps, await self._queue.renew([step.held for step in steps], self.lease))
+        except QueueError as error:
+            self.renewal_failed(error)
+        else:
+            self.loop_fine(RENEWER)
+            lost = self.renewed(steps, held, asked_s)
+            self._settler.hurry()
+            for task, step in list(self._tasks.items()):
+                if step in lost:
+                    task.cancel()
+        return True
+
+    def hurry_renewal(self) -> None:
+        """Renew at once."""
+        self._renewal.set()
+
+    async def _listen(self) -> bool:
+        """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""
+        await self._listening.wait()
+        try:
+            rang = await self._queue.wait_for_work(state.LONGEST_IDLE_S)
+        except QueueError:
+            await asyncio.sleep(self.rng.uniform(0.5, 1.0))
+            return True
+        if not rang:
+            await asyncio.sleep(WAKE_JITTER_S)
+            return True
+        await asyncio.sleep(self.rng.uniform(0, WAKE_JITTER_S))
+        with contextlib.suppress(QueueError):
+            if await self._queue.wait_for_work(STILL_THERE_S):
+                self._listening.clear()
+                self.wake_at(self.clock.monotonic_s())
+        return True
+
+    async def _sweep(self) -> bool:
+        """Look for jobs that nobody has: at the start, and then now and again."""
+        if not self.sweeps:
+            return False
+        wait_s = every_s = SWEEP_EVERY_S if self.foreign_workers else SWEEP_SLOWLY_EVERY_S
+        try:
+            count = await self._queue.adopt(
+                # At the start nobody else is there, as far as we know; later one of another kind may have come.
+                idle_s=FOREIGN_IDLE_S if self.foreign_workers or self._swept else 0.0,
+                initial_delay_s=self.strategy.initial_delay_s,
+                exclusive=self._swept,
+                every_s=every_s,
+            )
+        except QueueRefusedError as error:
+            if not self._sweep_refused:
+                log.warning("Lost jobs are not looked for: %s", told_of(error))
+            self._sweep_refused = True
+        except QueueError:
+            wait_s = 1.0
+        else:
+            self._swept, self._sweep_refused = True, False
+            if count:
+                self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
+                self.wake_at(self.clock.monotonic_s())
+        await asyncio.sleep(wait_s)
+        return True
+
+    # --- the host's parts, sync or asyncio ---
+
+    def hung(self) -> int:
+        """Return how many calls of sync parts go on in their threads though they were given up."""
+        return sum(threads.hung for threads in self._threads)
+
+    def _new_threads(self) -> tuple[DaemonThreads, DaemonThreads]:
+        """Give the threads for sync polls, and those for sync sends."""
+        return (
+            DaemonThreads(self.concurrency, "videopoll-poll"),
+            DaemonThreads(self.delivery_concurrency, "videopoll-send"),
+        )
+
+    def _poller_call(self) -> Callable[[PollApi], Awaitable[Observation]]:
+        """Give the one way in which this poller is asked."""
+        own = getattr(self._poller, "apoll", None)
+        if own is not None:
+            # Ours keeps its time itself, and a second watch would take a fiftieth of a poll's.
+            guard = getattr(own, "__func__", None) is not VideoApiPoller.apoll
+            return functools.partial(_ask, own, guard=guard)
+        poll = cast("Callable[..., Awaitable[object]]", self._poller.poll)
+        if is_async(self._poller, "poll"):
+            return functools.partial(_ask, poll)
+
+        async def in_thread(job: VideoJob, *, timeout_s: float) -> object:
+            return await _resolve(await self._threads[0].run(functools.partial(poll, job, timeout_s=timeout_s)))
+
+        return functools.partial(_ask, in_thread)
+
+    def _notifier_call(self, method: str) -> Callable[[Message], Awaitable[object]]:
+        """Give the one way in which this notifier's method is called."""
+        own = getattr(self._notifier, f"a{method}", None)
+        if own is not None:
+            return cast("Callable[[Message], Awaitable[object]]", own)
+        call = getattr(self._notifier, method, None)
+        if not callable(call):
+            msg = f"the notifier must have a method {method}(), got {type(self._notifier).__name__}"
+            raise TypeError(msg)
+        if inspect.iscoroutinefunction(call):
+            return cast("Callable[[Message], Awaitable[object]]", call)
+        if method == "notify":
+            call = functools.partial(send_in_time, call)
+
+        async def in_thread(message: Message) -> object:
+            return await _resolve(await self._threads[1].run(functools.partial(call, message)))
+
+        return in_thread
+
+
+async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard: bool = True) -> Observation:
+    """Ask a poller, and cut it off if it does not keep to its time."""
+    limit = None
+    try:
+        if not guard:
+            return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
+        async with asyncio.timeout(effect.timeout_s + GUARD_S) as limit:
+            return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
+    except BaseException as error:
+        if is_for_us(error):
+            raise
+        if isinstance(error, TimeoutError) and limit is not None and limit.expired():
+            return poller_not_back(effect)
+        return poller_failed(error)
+
+
+async def _resolve(result: object) -> object:
+    """Give a sync part's result, also if it is to be awaited after all."""
+    return await result if inspect.isawaitable(result) else result
+
+
+async def _resolve_call(call: Callable[[], object]) -> None:
+    await _resolve(call())
+
+
+def _tell_failure(task: asyncio.Task[R]) -> None:
+    """Log what a run ended with, where nobody else gets it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("The worker ended with an exception\n%s", trace_of(error))

@@ -1,0 +1,198 @@
+"""A host's parts as a runner meets them: of which kind they are, and what comes back from them.
+
+Whatever a poller or a notifier gives or raises becomes a value here, so that a
+mistake of a host's costs a back-off, and not the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import types
+from typing import cast
+
+from videopoll._reasons import Reason, own, quoting, trace_of
+from videopoll.jobs.bounds import bounded_detail
+from videopoll.jobs.urls import readied_url
+from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
+from videopoll.notifiers.base import receipt_for_error, redact
+from videopoll.observations import Fault, FaultKind, Observation, VideoReady, checked_video
+
+__all__ = [
+    "as_observation",
+    "as_receipt",
+    "as_sighting",
+    "is_async",
+    "is_for_us",
+    "kind_of",
+    "look_up_failed",
+    "notifier_failed",
+    "poller_failed",
+    "refuse_async",
+    "resume",
+    "trace_of",
+    "was_cancelled",
+]
+
+log = logging.getLogger(__name__)
+
+MAX_NAME_CHARS = 100
+"""How much of the name of a host's class gets into a reason."""
+
+
+def is_async(part: object, method: str) -> bool:
+    """Whether `part`'s method has to be awaited."""
+    return inspect.iscoroutinefunction(getattr(part, method, None))
+
+
+def refuse_async(part: object, method: str, name: str) -> None:
+    """Refuse an asyncio part in the threaded runner.
+
+    Raises:
+        TypeError: It has to be awaited; the text names `AsyncRunner`.
+    """
+    if not callable(getattr(part, method, None)):
+        msg = f"the {name} must have a method {method}(), got {type(part).__name__}"
+        raise TypeError(msg)
+    if is_async(part, method) or getattr(part, "async_only", False):
+        msg = f"{type(part).__name__} is an asyncio {name}: Runner works with threads, use AsyncRunner for it"
+        raise TypeError(msg)
+
+
+def as_observation(value: object) -> Observation:
+    """Check what a poller gave back; a video's URL that must not be handed on becomes what it comes to."""
+    if isinstance(value, VideoReady):
+        # Most of the time it is ours, and checked already.
+        if readied_url(value.video_url) == value.video_url:
+            return value
+        return checked_video(value.video_url, file_id=value.file_id, timestamp=value.timestamp)
+    if isinstance(value, Observation):
+        return value
+    if inspect.iscoroutine(value):
+        value.close()
+        return Fault(FaultKind.INTERNAL, own("the poller returned a coroutine: use AsyncRunner for asyncio pollers"))
+    return Fault(FaultKind.INTERNAL, own(f"the poller returned {type(value).__name__}, which is no Observation"))
+
+
+def poller_failed(error: BaseException) -> Fault:
+    """Make a fault of an exception out of a poller."""
+    log.error("The poller raised an exception; it counts as a passing fault\n%s", trace_of(error))
+    return Fault(FaultKind.INTERNAL, _quoting(f"the poller raised {type(error).__name__}", error))
+
+
+def as_receipt(value: object) -> Receipt:
+    """Check what a notifier gave back; None counts as delivered.
+
+    The message may have gone out: whatever cannot be read is of unknown fate, and nothing
+    raises here or later on. So a receipt is made anew from its fields, which are converted.
+    """
+    if value is None:
+        return Delivered()
+    try:
+        receipt = _made_anew(value)
+    except BaseException as error:  # noqa: BLE001 - a host's class may do anything when it is looked at
+        return Unknown(own(f"the notifier returned {kind_of(value)}, which cannot be read: {kind_of(error)}"))
+    if receipt is not None:
+        return receipt
+    if close_if_coroutine(value):
+        return Unknown(own("the notifier returned a coroutine: use AsyncRunner for asyncio notifiers"))
+    return Unknown(own(f"the notifier returned {kind_of(value)}, which is no Receipt"))
+
+
+def _made_anew(value: object) -> Receipt | None:
+    # By its true type: a host's object may say that it is of another class.
+    kind = type(value)
+    if issubclass(kind, Delivered):
+        done = cast("Delivered", value)
+        return Delivered(done.message_id, done.detail, done.form, channel=done.channel)
+    if issubclass(kind, NotSent):
+        held = cast("NotSent", value)
+        return NotSent(
+            held.reason,
+            held.retry_after_s,
+            counts=held.counts,
+            channel_fault=held.channel_fault,
+            account_fault=held.account_fault,
+            channel=held.channel,
+        )
+    if issubclass(kind, Refused):
+        no = cast("Refused", value)
+        return Refused(no.reason, no.try_text, try_unquoted=no.try_unquoted, channel=no.channel)
+    if issubclass(kind, Unknown):
+        lost = cast("Unknown", value)
+        return Unknown(lost.reason, channel=lost.channel)
+    return None
+
+
+def as_sighting(value: object) -> Sighting | str:
+    """Check what a notifier's look-up gave back; the name of its type for what is no `Sighting`."""
+    if type(value) is Sighting:
+        return value
+    close_if_coroutine(value)
+    return kind_of(value)
+
+
+def close_if_coroutine(value: object) -> bool:
+    """Close a coroutine that nobody will await; whether it was one."""
+    if not isinstance(value, types.CoroutineType):
+        return False
+    value.close()
+    return True
+
+
+def kind_of(value: object) -> str:
+    """Name the type of a host's object."""
+    try:
+        return str(type(value).__name__)[:MAX_NAME_CHARS]
+    except Exception:  # noqa: BLE001 - a metaclass of a host's may do anything
+        return "something"
+
+
+def notifier_failed(error: BaseException) -> Receipt:
+    """Make a receipt of an exception out of a notifier."""
+    try:
+        receipt = receipt_for_error(error) if isinstance(error, Exception) else None
+    except Exception as unread:  # noqa: BLE001 - as above: the exception may be a host's subclass of ours
+        return Unknown(own(f"the notifier raised {kind_of(error)}, which cannot be read: {kind_of(unread)}"))
+    if receipt is not None:
+        return receipt
+    log.error("The notifier raised an exception; the message may have gone out\n%s", trace_of(error))
+    return Unknown(_quoting(f"the notifier raised {kind_of(error)}", error))
+
+
+def look_up_failed(error: BaseException) -> Sighting:
+    """Make a sighting of an exception out of a notifier's look-up."""
+    log.error("The notifier could not look a message up\n%s", trace_of(error))
+    return Sighting.NO_ANSWER
+
+
+def _quoting(told: str, error: BaseException) -> Reason:
+    return quoting(told, redact(bounded_detail(error)))
+
+
+def was_cancelled() -> bool:
+    """Whether our own task is being cancelled; otherwise the cancellation came out of a host's part."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def is_for_us(error: BaseException) -> bool:
+    """Whether what comes out of a host's part is meant for its worker: Ctrl-C, our task's own end or cancellation.
+
+    Anything else is an answer of that part's, whatever its type.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    try:
+        # A coroutine that is closed from outside runs in no task.
+        return was_cancelled() or (isinstance(error, GeneratorExit) and asyncio.current_task() is None)
+    except RuntimeError:
+        return True
+
+
+def resume() -> None:
+    """Take back the cancellations of our own task: it goes on, and the next one counts anew."""
+    task = asyncio.current_task()
+    while task is not None and task.uncancel():
+        pass

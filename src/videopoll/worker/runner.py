@@ -1,0 +1,768 @@
+"""The worker with threads: `Runner`. Its asyncio twin is in `videopoll.worker.async_runner`.
+
+The loop claims jobs in batches and hands them to a bounded number of threads,
+which carry out the effects of each job's step (`videopoll.core.step`). One thread
+gathers what is to be written into shared round trips, one renews leases, one
+listens for new ids, one looks for jobs that were lost.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import contextvars
+import functools
+import logging
+import queue as stdlib_queue
+import threading
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from videopoll import events
+from videopoll._reasons import told_of
+from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
+from videopoll.core.step import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage, Steps
+from videopoll.errors import QueueError, QueueRefusedError
+from videopoll.jobs.transition import Verdict
+from videopoll.jobs.views import RunSummary
+from videopoll.messages import Sighting
+from videopoll.observe.log import shown_ids
+from videopoll.policies import ENDING_S, FOREIGN_IDLE_S
+from videopoll.worker import state
+from videopoll.worker.host_parts import (
+    as_observation,
+    as_receipt,
+    as_sighting,
+    look_up_failed,
+    notifier_failed,
+    poller_failed,
+    refuse_async,
+    trace_of,
+)
+from videopoll.worker.hung import GUARD_S, HungCalls, PartCall, not_back
+from videopoll.worker.state import (
+    MOST_ENDINGS,
+    STILL_THERE_S,
+    SWEEP_EVERY_S,
+    SWEEP_SLOWLY_EVERY_S,
+    WAKE_JITTER_S,
+    Engine,
+    Room,
+)
+from videopoll.worker.stopping import LOOK_S, Stopping, StopSignals
+from videopoll.worker.writer import Settler
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Self
+
+    from videopoll.clock import Clock
+    from videopoll.events import Hook
+    from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
+    from videopoll.protocols import Notifier, VideoJobQueue, VideoPoller
+    from videopoll.texts import Words
+
+__all__ = ["Runner"]
+
+log = logging.getLogger(__name__)
+
+THREADS = "videopoll-"
+"""What the names of a runner's threads begin with."""
+
+SEND_GOES_ON_S = 30.0
+"""How long a send that was left to itself may go on: the longest that a shipped channel takes."""
+
+ENDING_THREADS = 2
+"""Threads that are free for what ends without a place, while polls and sends hang in all the others."""
+
+IDLE_THREADS_END_S = 1.0
+"""How long a run waits for threads that have nothing to do any more, in seconds."""
+
+RUNNING = "this runner is running already: build another one to run beside it"
+
+R = TypeVar("R")
+
+
+class _Run(Generic[R]):
+    """One run, in a thread of its own: what Ctrl-C interrupts is only whoever waits for it, in whatever it does.
+
+    Args:
+        work: What to do; may be called once.
+        stopping: Its way to the end.
+        background: Whether nobody waits for it.
+    """
+
+    def __init__(self, work: Callable[[_Run[R]], R], stopping: Stopping, *, background: bool) -> None:
+        self._work = work
+        self.stopping = stopping
+        self.background = background
+        self.over = False
+        self.result: R | None = None
+        self.error: BaseException | None = None
+        # Of all locks this one is safe where an exception may come up between any two instructions.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def do(self) -> None:
+        """Do the work, in its thread."""
+        try:
+            self.result = self._work(self)
+        except BaseException as error:
+            self.error = error
+            if self.background:
+                log.error("The worker ended with an exception\n%s", trace_of(error))  # noqa: TRY400 - redacted
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Note that it is over, and let go whoever waits."""
+        self.over = True
+        with contextlib.suppress(RuntimeError):
+            self._gate.release()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is over, at most so long."""
+        if self._gate.acquire(timeout=seconds):
+            self._gate.release()
+
+
+class Runner(Engine):
+    """A worker with threads.
+
+    `run` blocks until `stop` is called from another thread or a signal comes;
+    `start` works in the background; `run_once` does one batch. As a context
+    manager it stops at the end, and closes the connections that its poller and
+    notifier opened (they open again when they are used again).
+
+    Args:
+        queue: Where jobs are kept.
+        poller: Asks the video API.
+        notifier: Brings outcomes to users.
+        strategy: When to poll, and when to give up.
+        lease: How long a crash costs, at most.
+        delivery: How hard to try to reach a user.
+        words: The texts that users get.
+        hooks: Hear of every event, on the thread where it happens.
+        concurrency: Polls at a time, a thread each.
+        delivery_concurrency: Sends at a time, a thread each.
+        grace_s: Seconds that `stop` lets unfinished work go on before it is given back.
+        foreign_workers: Whether workers of another kind share this Redis. Then
+            jobs that one of them lost are looked for every 30 s, with ``SCAN``.
+        recover: Whether to look, with ``SCAN``, for jobs that have a record and
+            are nowhere else: at the start, and every two minutes, as a producer
+            of another kind may end between its record and its push.
+        take_new: Whether to take ids from the list, and to look for lost jobs. Without,
+            the runner finishes what is scheduled and delivers what waits: for a
+            retirement, or beside workers of another kind that go on alone.
+        clock: What time it is; tests hand in one of their own. The waits themselves
+            are those of the event loop, or of the threads.
+        rng: Where the jitter is drawn from; the system's generator if there is none.
+
+    Raises:
+        ConfigurationError: Values that cannot work, alone or together.
+        TypeError: A part is an asyncio one; `AsyncRunner` takes those.
+    """
+
+    def __init__(
+        self,
+        queue: VideoJobQueue,
+        poller: VideoPoller,
+        notifier: Notifier,
+        *,
+        strategy: PollingStrategy | None = None,
+        lease: LeasePolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        words: Words | None = None,
+        hooks: Iterable[Hook] = (),
+        concurrency: int = 16,
+        delivery_concurrency: int = 8,
+        grace_s: float = 10.0,
+        foreign_workers: bool = False,
+        recover: bool = True,
+        take_new: bool = True,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        refuse_async(queue, "claim", "queue")
+        refuse_async(poller, "poll", "poller")
+        refuse_async(notifier, "notify", "notifier")
+        super().__init__(
+            ttls=queue.ttls,
+            strategy=strategy,
+            lease=lease,
+            delivery=delivery,
+            words=words,
+            hooks=hooks,
+            concurrency=concurrency,
+            delivery_concurrency=delivery_concurrency,
+            grace_s=grace_s,
+            foreign_workers=foreign_workers,
+            recover=recover,
+            take_new=take_new,
+            clock=clock,
+            rng=rng,
+        )
+        self._queue = queue
+        self._poller = poller
+        self._notifier = notifier
+        self._planning = threading.RLock()
+        # A queue, because a signal handler may put something in while the same thread does.
+        self._wakes: stdlib_queue.SimpleQueue[None] = stdlib_queue.SimpleQueue()
+        self._beginning = threading.Lock()
+        self._current: _Run[object] | None = None
+        self._asked_before = False
+        self._own = threading.local()
+        self._threads = self._places_of_threads
+        self._workers: list[threading.Thread] = []
+        self._busy: set[int] = set()
+        self._listening = threading.Event()
+        self._stopped = threading.Event()
+        self._closed = threading.Event()
+        self._renewal = threading.Event()
+        self._work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
+        self._swept = False
+        self._sweep_refused = False
+        self._settler = Settler(self, queue)
+        self._hung = HungCalls(self.concurrency + self.delivery_concurrency)
+
+    # --- for the host ---
+
+    def run(self, *, handle_signals: bool = False) -> None:
+        """Work until `stop` is called.
+
+        Ctrl-C, or whatever else a signal handler of yours raises here, stops the
+        runner, and is raised again when what is in hand is finished or given back;
+        a second one gives back at once, and a third one waits for nothing.
+
+        Args:
+            handle_signals: Whether SIGTERM and SIGINT stop the runner; another one
+                that comes a second or more later ends the process at once. Only
+                for whoever owns the process, on its main thread.
+        """
+        with self._signals() if handle_signals else contextlib.nullcontext():
+            self._attend(self._launch(self._work_until_stopped))
+
+    def start(self) -> None:
+        """Work in a background thread until `stop` is called.
+
+        Raises:
+            RuntimeError: It is running in `run` or `run_once`.
+        """
+        current = self._current
+        if current is not None and not current.over:
+            if not current.background:
+                raise RuntimeError(RUNNING)
+            if not current.stopping.asked:
+                return
+            self.stop()
+        self._asked_before = False
+        self._launch(self._work_until_stopped, background=True)
+
+    def stop(self) -> None:
+        """Claim no more, finish or give back what is in hand, and wait until that is done.
+
+        That takes `grace_s` and a few seconds at most: then it returns all the
+        same, and says in the log what hangs. On one of the runner's own threads (in
+        a hook, in a notifier) it does not wait. It does nothing if nothing runs.
+        """
+        self._asked_before = False
+        current = self._current
+        if current is None or current.over:
+            return
+        self._ask(current)
+        if not getattr(self._own, "here", False):
+            self._attend(current, tell=False)
+
+    def request_stop(self) -> None:
+        """Ask the runner to stop, without waiting; safe in a signal handler.
+
+        If nothing runs, it counts for a `run` that is about to begin.
+        """
+        current = self._current
+        if current is None or current.over:
+            self._asked_before = True
+        else:
+            self._ask(current)
+
+    def run_once(self) -> RunSummary:
+        """Do one batch: claim what is due, work on it to its end, and return.
+
+        What hangs in the poller or in a notifier is given back when it is late
+        beyond doubt, about a minute or two.
+
+        Raises:
+            QueueError: Redis is away or says no.
+            RuntimeError: It is running already.
+        """
+        self._asked_before = False
+        return cast("RunSummary", self._attend(self._launch(self._do_batch)))
+
+    def __enter__(self) -> Self:
+        """Give the runner itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop, and close what the poller and the notifier opened."""
+        with contextlib.ExitStack() as closing:
+            for part in (self._notifier, self._poller):
+                close = getattr(part, "close", None)
+                if callable(close):
+                    closing.callback(close)
+            self.stop()
+
+    # --- a run and its end ---
+
+    def _signals(self) -> StopSignals:
+        return StopSignals(self.clock, self.request_stop, self.grace_s)
+
+    def _launch(self, work: Callable[[_Run[R]], R], *, background: bool = False) -> _Run[R]:
+        """Begin a run in a thread of its own.
+
+        Raises:
+            RuntimeError: There is one already.
+        """
+        run = _Run(work, Stopping(self.clock, self.grace_s), background=background)
+        context = contextvars.copy_context()
+        with self._beginning:
+            if self._current is not None and not self._current.over:
+                raise RuntimeError(RUNNING)
+            self._current = cast("_Run[object]", run)
+        try:
+            thread = self._thread(lambda: context.run(run.do), "runner")
+        except BaseException:
+            # Ctrl-C, or no thread to be had.
+            run.stopping.hurry()
+            run.end()
+            raise
+        del thread
+        if self._asked_before:
+            self._asked_before = False
+            self._ask(run)
+        return run
+
+    def _ask(self, run: _Run[R]) -> None:
+        """Ask a run to stop. Takes no lock: this may be a signal handler."""
+        run.stopping.ask()
+        self.stopping = True
+        self._wakes.put(None)
+
+    def _attend(self, run: _Run[R], *, tell: bool = True) -> R | None:
+        """Wait for a run's end, whatever comes up meanwhile, for as long as an end may take; return what it gave."""
+        raised: BaseException | None = None
+        while not run.over and run.stopping.left_s() > 0:
+            try:
+                run.wait(LOOK_S)
+            except BaseException as error:
+                # Ctrl-C, or what a host's signal handler raises. The third one has no patience left.
+                if raised is not None and run.stopping.grace_left_s() <= 0:
+                    raise
+                run.stopping.ask_again()
+                self._ask(run)
+                raised = error
+        if not run.over:
+            log.error(
+                "The worker has not ended within its grace of %g s and %g s more; something hangs in the queue, in a hook"
+                " or in its loop. Left as they are: %s",
+                self.grace_s,
+                ENDING_S,
+                shown_ids(self.steps),
+            )
+        if raised is not None:
+            raise raised
+        if tell and run.error is not None:
+            raise run.error
+        return run.result
+
+    # --- the loop ---
+
+    def _work_until_stopped(self, run: _Run[None]) -> None:
+        with self._machinery():
+            self.be_patient()
+            self.emit(events.WorkerStarted(worker_id=self.worker_id))
+            self._swept = not self.recover
+            bell = self._loop(BELL, self._listen, self._stopped)
+            sweeper = self._loop(SWEEPER, self._sweep, self._stopped)
+            self.loops.begin(LOOP)
+            given_back = 0
+            try:
+                while not run.stopping.asked:
+                    try:
+                        self._turn(run)
+                    except BaseException as error:
+                        self._wait_for_wake(self.loops.failed(LOOP, error))
+                    else:
+                        self.loop_fine(LOOP)
+                self.loops.end(LOOP)
+                given_back = self._finish_work(run)
+            finally:
+                self.stopping = True
+                self._stopped.set()
+                self._listening.set()
+                until_s = self.clock.monotonic_s() + ENDING_S
+                while bell.is_alive() and self.clock.monotonic_s() < until_s:
+                    # Again and again: it may be just about to block.
+                    self._queue.interrupt()
+                    bell.join(0.02)
+                self._queue.resume()
+                sweeper.join(1.0)
+        self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
+
+    def _do_batch(self, run: _Run[RunSummary]) -> RunSummary:
+        before = dict(self.counted)
+        with self._machinery():
+            claimed = self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
+            if self.takeovers.learnt:
+                claimed += self._claim(Room(*self.room(), 0))
+            self._settler.be_patient_for(self.lease.duration_s)
+            self._finish_work(run)
+        if self._settler.gave_up is not None:
+            raise self._settler.gave_up
+        return self.summary(before, claimed)
+
+    def _turn(self, run: _Run[None]) -> None:
+        """Claim what there is room for, hand it out, and sleep until the next claim is wanted."""
+        with self._planning:
+            room = self.begin_turn()
+        if room.any:
+            try:
+                self._claim(room)
+            except QueueError as error:
+                with self._planning:
+                    self.claim_failed(error)
+            else:
+                if self.worth_listening():
+                    self._listening.set()
+        while not run.stopping.asked and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
+            self._wait_for_wake(left_s)
+
+    def _wait_for_wake(self, seconds: float) -> None:
+        """Wait until something has changed, at most so long."""
+        with contextlib.suppress(stdlib_queue.Empty):
+            self._wakes.get(timeout=min(seconds, state.LONGEST_IDLE_S))
+            while True:
+                # All that has changed by now is looked at together.
+                self._wakes.get_nowait()
+
+    def _claim(self, room: Room) -> int:
+        """Claim, hand out what was found, and plan the next claim; return how many jobs that were."""
+        asked = self.ask()
+        batch = self._queue.claim(
+            polls=room.polls,
+            sends=room.sends,
+            worker_id=self.worker_id,
+            strategy=self.strategy,
+            lease=self.lease,
+            foreign_workers=self.foreign_workers,
+            endings=room.endings,
+            look_from=room.look_from,
+            take_new=self.take_new,
+            take_over=asked.take_over,
+            in_hand=self.in_hand(asked, self._settler.job_ids),
+            asked_ms=asked.clock_ms,
+        )
+        for step in self.take(batch, asked):
+            self._work.put(step)
+        self.plan_after(batch)
+        return len(batch.claims)
+
+    def wake_at(self, at_s: float) -> None:
+        """Have a claim at this time."""
+        with self._planning:
+            sooner = self.claim_by(at_s)
+        if sooner:
+            self._wakes.put(None)
+
+    # --- threads ---
+
+    def _thread(self, target: Callable[[], object], name: str) -> threading.Thread:
+        """Start a thread of this runner's. A daemon: one that hangs in a host's own part cannot keep the process."""
+
+        def own() -> None:
+            self._own.here = True
+            target()
+
+        thread = threading.Thread(target=own, name=f"{THREADS}{name}", daemon=True)
+        thread.start()
+        return thread
+
+    @contextlib.contextmanager
+    def _machinery(self) -> Iterator[None]:
+        """Keep the threads that work on jobs, write and renew."""
+        self.forget_steps()
+        self._stopped.clear()
+        self._listening.clear()
+        self._closed.clear()
+        self._renewal.clear()
+        self.open_run()
+        # A queue of its own for each run: a thread that hung in the last one finds its end there.
+        work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
+        self._work = work
+        self._settler.open()
+        self.loops.open()
+        settler = self._loop(SETTLER, self._write, self._closed)
+        renewer = self._loop(RENEWER, self._renew, self._closed)
+        self._threads, self._workers = 0, []
+        self._fill_up(work)
+        try:
+            yield
+        finally:
+            self.stopping = True
+            for _ in range(self._places_of_threads):
+                work.put(None)
+            self._hung.leave_all()
+            self._closed.set()
+            self._renewal.set()
+            self._settler.close()
+            for thread in (settler, renewer):
+                thread.join(ENDING_S)
+            self._wait_for_idle_threads()
+            self.loops.open()
+            # The next run is a new one.
+            self.stopping = False
+
+    def _wait_for_idle_threads(self) -> None:
+        """Wait until those threads have ended that do not hang in a host's part."""
+        until_s = self.clock.monotonic_s() + IDLE_THREADS_END_S
+        for thread in self._workers:
+            while thread.is_alive() and thread.ident not in self._busy and self.clock.monotonic_s() < until_s:
+                thread.join(0.01)
+
+    @property
+    def _places_of_threads(self) -> int:
+        return self.concurrency + self.delivery_concurrency + ENDING_THREADS
+
+    def _fill_up(self, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
+        """Start the threads that work on jobs: one for each place, but never more than two for each that there ever are.
+
+        Those that hang in a host's part since an earlier run are still there.
+        """
+        places = self._places_of_threads
+        with self._places:
+            if work is not self._work:
+                return
+            more = max(0, min(places - self._threads, 2 * places - self._hung.count))
+            numbers = range(self._threads, self._threads + more)
+            self._threads += more
+        for number in numbers:
+            self._workers.append(self._thread(lambda: self._serve(work), f"worker-{number}"))
+
+    def room(self) -> tuple[int, int]:
+        """How many more polls and sends this worker can take: as many as there are threads for."""
+        polls, sends = super().room()
+        free = self._threads - ENDING_THREADS - self.polls_in_hand - self.sends_in_hand
+        polls = max(0, min(polls, free))
+        return polls, max(0, min(sends, free - polls))
+
+    def _serve(self, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
+        """Work on jobs, one after the other, whatever a host's parts raise."""
+        while (step := work.get()) is not None:
+            if not self._work_on(step, self._begun(step)):
+                # A part did not come back in time: another thread has this one's place.
+                break
+        if work is not self._work and not self._closed.is_set():
+            # It hung since an earlier run, and the one of today may have had to begin with fewer.
+            self._fill_up(self._work)
+            self.place_freed()
+
+    def _serve_instead(self, call: PartCall, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
+        """Go on with a job whose part does not come back, and then in the place of the thread that waits for it."""
+        answer = not_back(call.effect, self.delivery.send_timeout_s)
+        if self._work_on(call.step, lambda: self._carry_out(call.step, call.steps, lambda: call.steps.send(answer))):
+            self._serve(work)
+
+    def _begun(self, step: JobStep) -> Callable[[], bool]:
+        steps = step.steps()
+        return lambda: self._carry_out(step, steps, lambda: next(steps))
+
+    def _work_on(self, step: JobStep, work: Callable[[], bool]) -> bool:
+        """Work on a job until it is out of hand; False if another thread goes on with it."""
+        ours, here = True, threading.get_ident()
+        self._busy.add(here)
+        try:
+            try:
+                ours = work()
+            finally:
+                self._busy.discard(here)
+                if ours:
+                    self.let_go(step)
+        except BaseException as error:
+            # A host's logging may raise, too: the place that this thread serves must stay.
+            with contextlib.suppress(Exception):
+                log.error("A job's step failed; its lease will run out\n%s", trace_of(error))  # noqa: TRY400 - redacted
+        return ours
+
+    def _carry_out(self, step: JobStep, steps: Steps, proceed: Callable[[], Effect]) -> bool:
+        """Carry out effects from the one on that `proceed` gives; False if another thread goes on."""
+        try:
+            while True:
+                effect = proceed()
+                call = None if isinstance(effect, Commit) else self._timed(step, steps, effect)
+                try:
+                    proceed = functools.partial(steps.send, self._perform(effect))
+                except Exception as error:
+                    proceed = functools.partial(steps.throw, error)
+                if call is not None and not self._hung.end(call):
+                    return False
+        except StopIteration:
+            return True
+
+    def _timed(self, step: JobStep, steps: Steps, effect: Effect) -> PartCall:
+        limit_s = effect.timeout_s + GUARD_S if isinstance(effect, PollApi) else self.delivery.send_timeout_s
+        call = PartCall(step, steps, effect, self.clock.monotonic_s() + limit_s)
+        self._hung.begin(call)
+        return call
+
+    def _leave_hung(self) -> None:
+        """Go on without the parts that have not come back in their time."""
+        work = self._work
+        for call in self._hung.overdue(self.clock.monotonic_s()):
+            self._thread(functools.partial(self._serve_instead, call, work), "worker-instead")
+
+    def hung(self) -> int:
+        """Return how many calls of parts were left to themselves and have not come back."""
+        return self._hung.count
+
+    def _perform(self, effect: Effect) -> Answer:
+        if isinstance(effect, PollApi):
+            try:
+                return as_observation(self._poller.poll(effect.job, timeout_s=effect.timeout_s))
+            except BaseException as error:
+                return poller_failed(error)
+        if isinstance(effect, Commit):
+            future = self._settler.put(effect.transition, wait=effect.wait)
+            return future.result() if future else None
+        if isinstance(effect, SendMessage):
+            try:
+                return as_receipt(self._notifier.notify(effect.message))
+            except BaseException as error:
+                return notifier_failed(error)
+        return as_sighting(self._find(effect))
+
+    def _find(self, effect: FindMessage) -> object:
+        find = getattr(self._notifier, "find", None)
+        if find is None:
+            return Sighting.CANNOT_TELL
+        try:
+            return find(effect.message)
+        except BaseException as error:
+            return look_up_failed(error)
+
+    def place_freed(self) -> None:
+        """Wake the loop if it waits for a place, or for the last job to be done."""
+        super().place_freed()
+        if not self.steps:
+            self._wakes.put(None)
+
+    def _finish_work(self, run: _Run[R]) -> int:
+        """Wait for what is in hand, give back what is not done in time; return how many that were."""
+        stopping = run.stopping
+        while self.steps and (left_s := min(stopping.grace_left_s(), self.hangs_in_s())) > 0:
+            self._wait_for_wake(left_s)
+        # Whatever this finds takes its time in the bounds of the end.
+        stopping.ask()
+        left = [(step, step.relinquish(SEND_GOES_ON_S)) for step in list(self.steps.values())]
+        futures = [self._settler.put(transition) for _, transition in left if transition is not None]
+        self._settler.be_patient_for(state.LONGEST_IDLE_S)
+        done, _ = concurrent.futures.wait([future for future in futures if future], ENDING_S)
+        given_back = sum(future.result() is Verdict.APPLIED for future in done)
+        self.tell_unfinished([step for step, _ in left], given_back)
+        for step, _ in left:
+            self.let_go(step)
+        return given_back
+
+    def _loop(self, name: str, work: Callable[[], bool], ended: threading.Event) -> threading.Thread:
+        """Do a loop's rounds in a thread of their own until one says that it was the last, whatever they raise."""
+        began = threading.Event()
+
+        def keep() -> None:
+            began.wait()
+            goes_on = True
+            while goes_on:
+                try:
+                    goes_on = work()
+                except BaseException as error:
+                    ended.wait(self.loops.failed(name, error))
+                else:
+                    self.loop_fine(name)
+            self.loops.end(name)
+
+        thread = self._thread(keep, name)
+        self.loops.begin(name, thread.is_alive)
+        began.set()
+        return thread
+
+    def _write(self) -> bool:
+        self._settler.run()
+        return False
+
+    def _renew(self) -> bool:
+        """Renew the leases of what is in hand, in one round trip for many."""
+        self._renewal.wait(self.renew_in_s())
+        if self._closed.is_set():
+            return False
+        self._renewal.clear()
+        self._leave_hung()
+        asked_s, steps = self.clock.monotonic_s(), self.to_renew()
+        try:
+            with self.loops.busy(RENEWER):
+                held = check_renewed(steps, self._queue.renew([step.held for step in steps], self.lease))
+        except QueueError as error:
+            self.renewal_failed(error)
+        else:
+            self.loop_fine(RENEWER)
+            # A thread cannot be cut off, but it begins nothing any more.
+            self.renewed(steps, held, asked_s)
+            self._settler.hurry()
+        return True
+
+    def hurry_renewal(self) -> None:
+        """Renew at once."""
+        self._renewal.set()
+
+    def _listen(self) -> bool:
+        """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""
+        self._listening.wait()
+        if self.stopping:
+            return False
+        try:
+            rang = self._queue.wait_for_work(state.LONGEST_IDLE_S)
+        except QueueError:
+            self._stopped.wait(self.rng.uniform(0.5, 1.0))
+            return True
+        if not rang:
+            # Another runner's stop may have woken everybody who blocks on this queue.
+            self._stopped.wait(WAKE_JITTER_S)
+            return True
+        self._stopped.wait(self.rng.uniform(0, WAKE_JITTER_S))
+        with contextlib.suppress(QueueError):
+            if not self.stopping and self._queue.wait_for_work(STILL_THERE_S):
+                self._listening.clear()
+                self.wake_at(self.clock.monotonic_s())
+        return True
+
+    def _sweep(self) -> bool:
+        """Look for jobs that nobody has: at the start, and then now and again."""
+        if self.stopping or not self.sweeps:
+            return False
+        wait_s = every_s = SWEEP_EVERY_S if self.foreign_workers else SWEEP_SLOWLY_EVERY_S
+        try:
+            count = self._queue.adopt(
+                # At the start nobody else is there, as far as we know; later one of another kind may have come.
+                idle_s=FOREIGN_IDLE_S if self.foreign_workers or self._swept else 0.0,
+                initial_delay_s=self.strategy.initial_delay_s,
+                exclusive=self._swept,
+                every_s=every_s,
+            )
+        except QueueRefusedError as error:
+            if not self._sweep_refused:
+                log.warning("Lost jobs are not looked for: %s", told_of(error))
+            self._sweep_refused = True
+        except QueueError:
+            wait_s = 1.0
+        else:
+            self._swept, self._sweep_refused = True, False
+            if count:
+                self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
+                self.wake_at(self.clock.monotonic_s())
+        self._stopped.wait(wait_s)
+        return True

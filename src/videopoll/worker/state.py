@@ -1,0 +1,633 @@
+"""What both runners share: configuration, the jobs in hand, when to wake up, and health.
+
+Nothing here blocks. The runners (`videopoll.worker.runner`) add threads or tasks.
+"""
+
+from __future__ import annotations
+
+import abc
+import logging
+import os
+import random
+import secrets
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from videopoll import events
+from videopoll._reasons import told_of
+from videopoll._supervise import RENEWER, Loops
+from videopoll.clock import FOREVER_S, Clock, RedisClock
+from videopoll.core.step import JobStep, Workshop
+from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
+from videopoll.jobs.views import Health, RunSummary
+from videopoll.observations import FaultKind
+from videopoll.observe.log import LogHook, shown, shown_ids
+from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
+from videopoll.texts import SPANISH_AND_ENGLISH, Words
+from videopoll.worker.takeovers import Asked, Takeovers
+from videopoll.worker.timing import Pace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from videopoll.events import Hook
+    from videopoll.jobs.transition import ClaimBatch
+
+log = logging.getLogger(__name__)
+
+LONGEST_IDLE_S = 4.0
+"""The longest that an idle worker sleeps: other workers' schedules and leases may have changed."""
+
+WAKE_JITTER_S = 0.02
+"""Workers that wake for the same id spread their claims over this long, so that the first one takes it."""
+
+CLAIM_APART_S = 0.02
+"""How far apart two claims are at least: what falls due meanwhile shares the second one's round trip."""
+
+BELL_WORTH_S = 0.1
+"""A worker that claims again within this time need not listen for new ids: the claim looks for them, too."""
+
+STILL_THERE_S = 0.001
+"""How long a worker that heard the bell looks whether somebody else has taken the id meanwhile."""
+
+GATHER_S = 0.01
+"""How far apart they are while more is due than there are places for: a place that waits longer costs throughput."""
+
+OVERDUE_S = 0.25
+"""How soon to look again for what is due and could not be taken, though there was a place for it."""
+
+LOOK_EVERY_S = 1.0
+"""How often a worker without a free place looks for jobs that should have ended, at most."""
+
+LOOK_ON_S = 0.1
+"""How soon it goes on with a look that was not through."""
+
+MOST_ENDINGS = 100
+"""Jobs at a time that are ended without a place."""
+RENEW_EARLIER = 0.8
+"""Leases are renewed a little sooner than others wait for it (`videopoll.worker.takeovers`)."""
+
+RETRIES_A_PERIOD = 4
+"""How often a renewal that fails is tried at least in the time that others wait for it."""
+
+WRITES = frozenset({"apply", "renew"})
+"""What a worker writes about jobs in its hands. While it cannot, it takes no more into them."""
+
+TROUBLE_BASE_S = 0.1
+TROUBLE_CAP_S = 5.0
+
+SWEEP_EVERY_S = 30.0
+"""How often lost jobs are looked for beside workers of another kind."""
+
+SWEEP_SLOWLY_EVERY_S = 120.0
+"""How often otherwise: a producer of another kind may end between its record and its push."""
+
+API_KEY_PROBLEM = "the video API refuses our key (401 or 403): check the API key"
+
+BLOCKED_PROBLEM = (
+    "something in front of the video API refuses us (401 or 403, not in the API's words): have its firewall or proxy"
+    " let this machine through; the API key may be right"
+)
+
+_REFUSALS = {
+    FaultKind.CREDENTIALS: (API_KEY_PROBLEM, "The video API refuses our key (%s). No job can go on until it is right."),
+    FaultKind.BLOCKED: (
+        BLOCKED_PROBLEM,
+        "Something in front of the video API refuses us (%s). No job can go on until it lets us through.",
+    ),
+}
+
+
+_RNG = random.Random()  # noqa: S311 - spreads workers, hides nothing
+"""Chance for all runners of a process, a hundred times as quick as the system's; a forked child draws its own."""
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_RNG.seed)
+
+_HELD_BACK = {
+    True: "as the channel refuses the credentials or the instance: check them",
+    False: "as nobody knows what became of the last messages: look at what the channel answers",
+}
+
+
+class Room(NamedTuple):
+    """What a worker can take in one claim."""
+
+    polls: int
+    sends: int
+    endings: int = 0
+    look_from: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether a claim is worth its round trip."""
+        return bool(self.polls or self.sends or self.endings)
+
+
+class Engine(abc.ABC):
+    """The part of a runner that does no I/O."""
+
+    def __init__(
+        self,
+        *,
+        ttls: KeyTtls,
+        strategy: PollingStrategy | None,
+        lease: LeasePolicy | None,
+        delivery: DeliveryPolicy | None,
+        words: Words | None,
+        hooks: Iterable[Hook],
+        concurrency: int,
+        delivery_concurrency: int,
+        grace_s: float,
+        foreign_workers: bool,
+        recover: bool,
+        take_new: bool,
+        clock: Clock | None,
+        rng: random.Random | None,
+    ) -> None:
+        self.strategy = strategy or PollingStrategy()
+        self.lease = lease or LeasePolicy()
+        self.delivery = delivery or DeliveryPolicy()
+        for name, count in (("concurrency", concurrency), ("delivery_concurrency", delivery_concurrency)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                msg = f"{name} must be a whole number of at least 1, got {count!r}"
+                raise ConfigurationError(msg)
+        if grace_s < 0:
+            msg = f"grace_s must be at least 0, got {grace_s:g}"
+            raise ConfigurationError(msg)
+        ttls.check_outlive(self.strategy)
+        if foreign_workers and (ttls.job_s, ttls.attempts_s) != (KeyTtls().job_s, KeyTtls().attempts_s):
+            msg = (
+                f"beside workers of another kind KeyTtls.job_s and attempts_s must stay {KeyTtls().job_s}: the age"
+                " of their counters tells which of their jobs are lost"
+            )
+            raise ConfigurationError(msg)
+        self.concurrency = concurrency
+        self.delivery_concurrency = delivery_concurrency
+        self.grace_s = grace_s
+        self.foreign_workers = foreign_workers
+        self.recover = recover
+        self.take_new = take_new
+        self.worker_id = f"video_worker_{os.getpid()}_{secrets.token_hex(3)}"
+        self.clock = clock or Clock()
+        self.rng = rng or _RNG
+        self._emitter = events.Emitter((LogHook(), *hooks))
+        self.shop = Workshop(
+            worker_id=self.worker_id,
+            strategy=self.strategy,
+            lease=self.lease,
+            delivery=self.delivery,
+            words=words or SPANISH_AND_ENGLISH,
+            emit=self.emit,
+            confide=self.emit,
+            throttled=self._throttled,
+            start_sending=self._start_sending,
+            clock=RedisClock(self.clock),
+            draw=self.rng.random,
+            foreign_workers=foreign_workers,
+        )
+        self._places = threading.Lock()
+        self.steps: dict[str, JobStep] = {}
+        self.polls_in_hand = 0
+        self.sends_in_hand = 0
+        self.pace = Pace()
+        self._full = False
+        self.stopping = False
+        self.counted: dict[type[events.Event], int] = {}
+        self._paused_until_s = 0.0
+        self.endings_in_hand = 0
+        self._look_from = 0
+        self._look_at_s = self._patient_until_s = 0.0
+        self._looked = self._late = False
+        self.be_patient()
+        self._lost: dict[str, int] = {}
+        self._lost_since_s: float | None = None
+        self._lost_reason = ""
+        self._refused: FaultKind | None = None
+        self._beat_s = self.clock.monotonic_s()
+        longest_silence_s = 3 * LONGEST_IDLE_S + self.lease.duration_s
+        self.loops = Loops(
+            self.clock,
+            self.rng,
+            patience_s=self.lease.duration_s,
+            limit_s=longest_silence_s,
+            # A renewer that pauses for longer than that would lose leases by the pause alone.
+            pause_cap_s=min(TROUBLE_CAP_S, self.lease.renew_every_s),
+        )
+        self.takeovers = Takeovers(self.lease)
+        self._renew_first = False
+        self._renewed_s = self.clock.monotonic_s()
+
+    # --- events and health ---
+
+    def emit(self, event: events.Event, text: str | None = None) -> None:
+        """Count an event and give it to the hooks; `text` is the whole of its reason, for who asks for it."""
+        self.counted[type(event)] = self.counted.get(type(event), 0) + 1
+        if isinstance(event, events.JobPolled):
+            self._judge_key(event)
+        self._emitter.emit(event, text)
+
+    def _judge_key(self, polled: events.JobPolled) -> None:
+        fault = polled.fault
+        if fault is None:
+            self._refused = None
+        elif fault in _REFUSALS and self._refused is not fault:
+            self._refused = fault
+            log.error(_REFUSALS[fault][1], polled.detail)
+
+    def health(self) -> Health:
+        """Say whether this worker is fit, from what it has seen so far."""
+        problems = []
+        # Read once: this is asked in other threads.
+        lost_since_s = self._lost_since_s
+        if lost_since_s is not None:
+            away_s = self.clock.monotonic_s() - lost_since_s
+            problems.append(
+                f"Redis cannot be used for {away_s:.0f} s: check that it runs and can be reached ({self._lost_reason})"
+            )
+        # Read once, as above.
+        refused = self._refused
+        if refused is not None:
+            problems.append(_REFUSALS[refused][0])
+        silent_s = self.clock.monotonic_s() - self._beat_s
+        alive = silent_s <= 3 * LONGEST_IDLE_S + self.lease.duration_s or lost_since_s is not None
+        if not alive:
+            problems.append(f"the worker's loop has not moved for {silent_s:.0f} s: restart it")
+        loops_problems, loops_alive = self.loops.judge(redis_away=lost_since_s is not None)
+        problems += loops_problems
+        now_s = self.clock.monotonic_s()
+        stuck = self.hung() + sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
+        if stuck:
+            problems.append(f"{stuck} polls or sends do not come back: the poller or a notifier hangs")
+        held = self.shop.accounts.held()
+        for of_account, why in _HELD_BACK.items():
+            channels = [name for name, was_refused in held if was_refused is of_account]
+            if channels:
+                names = ", ".join(sorted({"the channel" if name is None else shown(name) for name in channels}))
+                count = f"{len(channels)} account{'s' if len(channels) > 1 else ''}"
+                problems.append(f"{names}: {count} held back, {why}")
+        return Health(not problems, tuple(problems), alive and loops_alive)
+
+    @abc.abstractmethod
+    def hung(self) -> int:
+        """Return how many calls of a host's parts were left to themselves in their threads."""
+
+    def beat(self) -> None:
+        """Note that the loop moves."""
+        self._beat_s = self.clock.monotonic_s()
+
+    def redis_lost(self, error: QueueError, doing: str) -> float:
+        """Note that Redis failed at `doing`; give the seconds to wait. Told once, not at every try."""
+        self.takeovers.failed(answered=not isinstance(error, QueueUnavailableError) or error.answered)
+        self._lost_reason = str(error)
+        losses = self._lost.get(doing, 0)
+        self._lost[doing] = losses + 1
+        if self._lost_since_s is None:
+            self._lost_since_s = self.clock.monotonic_s()
+            self.emit(events.RedisLost(worker_id=self.worker_id, reason=told_of(error)), str(error))
+        return self.trouble_s(losses)
+
+    def trouble_s(self, failures_before: int) -> float:
+        """Return the seconds to wait after a failure that followed `failures_before` others."""
+        return min(TROUBLE_BASE_S * 2.0 ** min(failures_before, 10), TROUBLE_CAP_S) * self.rng.uniform(0.5, 1.0)
+
+    def redis_fine(self, doing: str, asked_s: float) -> None:
+        """Note that Redis did what it was asked at `asked_s`; a full one still answers claims while it refuses to write."""
+        if self.takeovers.answered(asked_s, self.clock.monotonic_s()):
+            self.renew_first()
+        self._no_longer_lost(doing)
+
+    def _no_longer_lost(self, doing: str) -> None:
+        if self._lost.pop(doing, None) and doing in WRITES:
+            self.pace.hold(-FOREVER_S)
+            self._claim_again()
+        if self._lost:
+            return
+        # Taken at once: the settler and the loop may be here together.
+        lost_since_s, self._lost_since_s = self._lost_since_s, None
+        if lost_since_s is not None:
+            after_s = self.clock.monotonic_s() - lost_since_s
+            self.emit(events.RedisRegained(worker_id=self.worker_id, after_s=after_s))
+
+    def loop_fine(self, name: str) -> None:
+        """Note that a round of a loop went well; claims that waited for the renewer are wanted now."""
+        if self.loops.failing(name):
+            self.loops.fine(name)
+            self.wake_at(self.clock.monotonic_s())
+
+    def summary(self, before: dict[type[events.Event], int], claimed: int) -> RunSummary:
+        """Give what has happened since `before`."""
+
+        def since(kind: type[events.Event]) -> int:
+            return self.counted.get(kind, 0) - before.get(kind, 0)
+
+        return RunSummary(
+            claimed=claimed,
+            polls=since(events.JobPolled),
+            concluded=since(events.JobConcluded),
+            delivered=since(events.JobDelivered),
+            undeliverable=since(events.JobUndeliverable),
+        )
+
+    # --- places, how much to claim, and when ---
+
+    def _throttled(self, wait_s: float) -> None:
+        self._paused_until_s = max(self._paused_until_s, self.clock.monotonic_s() + wait_s)
+
+    def pause_left_s(self) -> float:
+        """Seconds until polling may go on after a 429; 0 when it may."""
+        return max(0.0, self._paused_until_s - self.clock.monotonic_s())
+
+    @property
+    def writes_first(self) -> bool:
+        """Whether no job may be claimed now: a write about those in hand has failed, or their leases may have ended.
+
+        The claim might find them among the expired ones; and whoever cannot write what became of a job, sends no more.
+        """
+        unwritten = self.loops.failing(RENEWER) or not WRITES.isdisjoint(self._lost)
+        return unwritten or (bool(self.steps) and (self._renew_first or self._overslept))
+
+    @property
+    def _overslept(self) -> bool:
+        """Whether leases may have ended that are held here: none was renewed for too long."""
+        return self.clock.monotonic_s() - self._renewed_s > self.lease.duration_s - self.lease.renew_every_s
+
+    def room(self) -> tuple[int, int]:
+        """How many more polls and sends this worker can take; none while it cannot keep, or write down, what it has."""
+        if self.writes_first:
+            return 0, 0
+        polls = 0 if self.pause_left_s() else self.concurrency - self.polls_in_hand
+        return max(0, polls), max(0, self.delivery_concurrency - self.sends_in_hand)
+
+    def be_patient(self) -> None:
+        """End nothing without a place for a while: what is overdue when a worker comes gets its last poll first."""
+        patience_s = self.strategy.interval_s + self.strategy.request_timeout_s
+        self._look_from = 0
+        self._look_at_s = self._patient_until_s = self.clock.monotonic_s() + patience_s
+
+    def begin_turn(self) -> Room:
+        """Begin a turn of the loop: give what to claim; nothing when there is no place at all, and no look is due."""
+        self.beat()
+        now_s = self.clock.monotonic_s()
+        self.pace.begin(now_s)
+        polls, sends = self._look_for_room()
+        endings = 0
+        if now_s >= self._look_wanted_s(polls):
+            endings = max(0, MOST_ENDINGS - self.endings_in_hand)
+            # Those that are being ended make room for the next.
+            self._look_at_s = now_s + LOOK_ON_S
+        if self.writes_first:
+            endings = 0
+        self._looked = endings > 0
+        room = Room(polls, sends, endings, self._look_from)
+        if not room.any:
+            self.pace.want(min(now_s + (self.pause_left_s() or LONGEST_IDLE_S), self._look_at_s), 0.0)
+        return room
+
+    def _look_for_room(self) -> tuple[int, int]:
+        # Set before the look: a place that another thread frees after it must wake the loop.
+        self._full = True
+        polls, sends = self.room()
+        self._full = not (polls and sends)
+        return polls, sends
+
+    def claim_failed(self, error: QueueError) -> None:
+        """Note that Redis failed at a claim: the next one waits."""
+        until_s = self.clock.monotonic_s() + self.redis_lost(error, "claim")
+        self.pace.hold(until_s)
+        self.pace.want(until_s, 0.0)
+        self.be_patient()
+        self.renew_first()
+
+    def _claim_again(self) -> None:
+        """Plan the claim that waited for writes, if none of them is open any more."""
+        if not self.writes_first:
+            self.wake_at(self.clock.monotonic_s())
+
+    def ask(self) -> Asked:
+        """Return how to ask for a claim that begins now."""
+        return self.takeovers.ask(self.clock.monotonic_s(), self.shop.clock.now_ms())
+
+    def take(self, batch: ClaimBatch, asked: Asked) -> list[JobStep]:
+        """Note the answer to a claim, and its jobs as in hand."""
+        if self.takeovers.claimed(asked, batch, self.clock.monotonic_s()):
+            self.renew_first()
+        self._no_longer_lost("claim")
+        self.shop.clock.set(batch.now_ms)
+        taken = [JobStep(self.shop, claim, asked.at_s) for claim in batch.claims]
+        with self._places:
+            for step in taken:
+                self.steps[step.claim.job_id] = step
+                self._move(step, 1)
+        return taken
+
+    def plan_after(self, batch: ClaimBatch) -> None:
+        """Have the next claim when something may be due that this one did not take."""
+        self._plan_look(batch)
+        polls, sends = self._look_for_room()
+        self.wake_at(self.clock.monotonic_s() + self._sleep_s(batch, polls, sends))
+
+    def _plan_look(self, batch: ClaimBatch) -> None:
+        """Plan when to look for jobs that are to be ended without a place."""
+        now_s = self.clock.monotonic_s()
+        # Nothing is to be ended that has not been due for an interval, or waits where the due times are not told.
+        late_ms = batch.now_ms - round(self.strategy.interval_s * 1000)
+        self._late = bool(
+            (batch.waiting and self.take_new)
+            or (batch.next_poll_ms is not None and batch.next_poll_ms <= late_ms)
+            or (batch.next_expiry_ms is not None and batch.next_expiry_ms <= batch.now_ms)
+        )
+        # Scaled down with the strategy: the look must not be what makes an end late.
+        every_s = min(LOOK_EVERY_S, self.strategy.request_timeout_s / 4)
+        if not self._looked:
+            soon_s = now_s + every_s if self._late else self._look_at_s
+            self._look_at_s = max(self._patient_until_s, min(self._look_at_s, soon_s))
+            return
+        goes_on = batch.look_from or any(claim.ending for claim in batch.claims)
+        wait_s = min(LOOK_ON_S, every_s) if goes_on else every_s if self._late else LONGEST_IDLE_S
+        self._look_from, self._look_at_s = batch.look_from, now_s + wait_s
+
+    def _look_wanted_s(self, polls: int) -> float:
+        """When the next look is wanted; never, while whatever is due finds a place."""
+        return FOREVER_S if polls and not self._late else self._look_at_s
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether this worker looks for jobs that others lost."""
+        return self.take_new and (self.recover or self.foreign_workers)
+
+    def worth_listening(self) -> bool:
+        """Whether a new id could be polled here, and would wait for long before it is seen."""
+        return self.take_new and self.room()[0] > 0 and self.pace.next_s - self.clock.monotonic_s() > BELL_WORTH_S
+
+    @property
+    def _apart_s(self) -> float:
+        return GATHER_S if self._full else CLAIM_APART_S
+
+    def claim_by(self, at_s: float) -> bool:
+        """Plan a claim for this time, in monotonic seconds; say whether that is sooner than planned."""
+        return self.pace.want(at_s, self._apart_s)
+
+    def at_of(self, due_ms: int) -> float:
+        """Give the monotonic time at which something is due on Redis's clock."""
+        return self.clock.monotonic_s() + (due_ms - self.shop.clock.now_ms() + 1) / 1000
+
+    def let_go(self, step: JobStep) -> None:
+        """Forget a job that is out of hand; a claim that was held up by a lack of places is wanted now."""
+        with self._places:
+            # A worker that lost a lease may have claimed the same job again meanwhile.
+            if self.steps.get(step.claim.job_id) is step:
+                del self.steps[step.claim.job_id]
+            if not step.gone:
+                step.gone = True
+                self._move(step, -1)
+        self.place_freed()
+
+    def forget_steps(self) -> None:
+        """Begin a run with empty hands: what an earlier one has left behind takes no place in this one."""
+        with self._places:
+            for step in self.steps.values():
+                step.gone = True
+            self.steps = {}
+            self.polls_in_hand = self.sends_in_hand = self.endings_in_hand = 0
+
+    def hangs_in_s(self) -> float:
+        """Return the seconds until everything in hand has taken longer than it may."""
+        now_s = self.clock.monotonic_s()
+        return max((step.started_s + step.limit_s - now_s for step in list(self.steps.values())), default=0.0)
+
+    def tell_unfinished(self, left: Sequence[JobStep], given_back: int) -> None:
+        """Log what a stop did not wait for; what could not even be given back is taken up when its lease ends."""
+        if left:
+            log.warning(
+                "%d polls or sends were not done in time; %d of them are given back, the leases of the others run out: %s",
+                len(left),
+                given_back,
+                shown_ids(step.claim.job_id for step in left),
+            )
+
+    def _start_sending(self, step: JobStep) -> bool:
+        """Move a job whose polling is over to a place for sends; False if there is none."""
+        with self._places:
+            if self.sends_in_hand >= self.delivery_concurrency or step.gone:
+                return False
+            self._move(step, -1)
+            step.sending = True
+            self._move(step, 1)
+        self.place_freed()
+        return True
+
+    def place_freed(self) -> None:
+        """Let the loop know that there is room again, if it waits for that."""
+        if self._full:
+            self.wake_at(self.clock.monotonic_s())
+
+    @abc.abstractmethod
+    def wake_at(self, at_s: float) -> None:
+        """Have a claim at this time, in monotonic seconds; each runner has its own way to wake its loop."""
+
+    def _move(self, step: JobStep, by: int) -> None:
+        if step.sending:
+            self.sends_in_hand += by
+        elif step.claim.ending:
+            self.endings_in_hand += by
+        else:
+            self.polls_in_hand += by
+
+    def _sleep_s(self, batch: ClaimBatch, polls: int, sends: int) -> float:
+        """Seconds until something may be due that this claim did not take; `polls` and `sends` are the places left."""
+        dues_ms = [
+            # With one kind of place full, an expired lease may have to wait for such a place.
+            batch.next_expiry_ms if (polls and sends) or (batch.next_expiry_ms or 0) > batch.now_ms else None,
+            batch.next_poll_ms if polls else None,
+            batch.next_send_ms if sends else None,
+        ]
+        now_ms = self.shop.clock.now_ms()
+        sleep_s = min(LONGEST_IDLE_S, self.takeovers.gap_s)
+        held_s = self.takeovers.held_until_s - self.clock.monotonic_s()
+        if held_s > 0:
+            # What has ended meanwhile is looked at when takeovers have waited long enough.
+            sleep_s, dues_ms[0] = min(sleep_s, held_s), None
+        for due_ms in dues_ms:
+            if due_ms is not None:
+                left_s = (due_ms - now_ms + 1) / 1000
+                # A claim has its bounds: what it left is taken by the next one, unless this one took nothing.
+                sleep_s = min(sleep_s, left_s if due_ms > batch.now_ms else 0.0 if batch.claims else OVERDUE_S)
+        pause_s = self.pause_left_s()
+        sleep_s = min(sleep_s, self._look_wanted_s(polls) - self.clock.monotonic_s())
+        return max(0.0, min(sleep_s, pause_s) if pause_s else sleep_s)
+
+    # --- leases ---
+
+    def open_run(self) -> None:
+        """Forget what an earlier run has seen of Redis: it says nothing about the leases of this one."""
+        self.takeovers.open()
+        self._renewed_s, self._renew_first = self.clock.monotonic_s(), False
+        for doing in WRITES:
+            self._lost.pop(doing, None)
+
+    def renew_first(self) -> None:
+        """Ask for the leases in hand to be renewed at once, before the next claim: others may be about to take them over."""
+        if self.steps:
+            self._renew_first = True
+            self.hurry_renewal()
+
+    @abc.abstractmethod
+    def hurry_renewal(self) -> None:
+        """Wake what renews leases; each runner has its own way."""
+
+    def renew_in_s(self) -> float:
+        """Return the seconds to wait for the next renewal."""
+        period_s = self.lease.renew_every_s
+        if "renew" not in self._lost:
+            return period_s * RENEW_EARLIER
+        return min(period_s / RETRIES_A_PERIOD, TROUBLE_BASE_S * 2.0 ** min(self._lost["renew"], 10))
+
+    def renewal_failed(self, error: QueueError) -> None:
+        """Note that leases could not be renewed."""
+        log.debug("Leases could not be renewed: %s", told_of(error))
+        self.redis_lost(error, "renew")
+
+    def renewed(self, steps: Sequence[JobStep], held: Sequence[bool], asked_s: float) -> list[JobStep]:
+        """Note what became of a renewal of leases that was asked for at `asked_s`; give the steps that lost theirs."""
+        waited_for = self._renew_first or self.writes_first
+        self._renewed_s, self._renew_first = asked_s, False
+        if steps:
+            self.takeovers.answered(asked_s, self.clock.monotonic_s())
+            self._no_longer_lost("renew")
+        elif self._lost.pop("renew", None):
+            # What could not be renewed is out of hand: that says nothing about Redis.
+            waited_for = True
+        if waited_for:
+            self._claim_again()
+        lost = []
+        for step, still in zip(steps, held, strict=False):
+            if still:
+                step.confirm(asked_s)
+            elif not (step.finished or step.parting):
+                step.lose()
+                lost.append(step)
+        return lost
+
+    def in_hand(self, asked: Asked, unwritten: Callable[[], Iterable[str]]) -> list[str]:
+        """Return the ids of jobs that are worked on here, if their leases may have ended when the claim runs.
+
+        Args:
+            asked: How the claim is asked for; one that is not judged by the clock may run at any time.
+            unwritten: Returns the ids of those of which something is yet to be written.
+        """
+        if asked.clock_ms is not None and not self._overslept:
+            return []
+        now_s = self.clock.monotonic_s()
+        here = {step.claim.job_id for step in list(self.steps.values()) if now_s - step.started_s < step.limit_s}
+        return [*here.union(unwritten())]
+
+    def to_renew(self) -> list[JobStep]:
+        """Give the steps whose leases are to be renewed: not those that are stuck."""
+        now_s = self.clock.monotonic_s()
+        fresh_s = self.lease.renew_every_s / 4
+        return [
+            step
+            for step in list(self.steps.values())
+            if fresh_s < now_s - step.started_s < step.limit_s and not step.finished
+        ]

@@ -1,0 +1,469 @@
+"""Writes what was decided about jobs, many transitions in a round trip, and keeps at it until they are written.
+
+`Settler` serves the threaded runner, `AsyncSettler` the asyncio one; what they
+share keeps no clock of its own and does no I/O.
+
+Whatever the queue answers, a write is kept and tried again until it is carried
+out, or until its lease is somebody else's. What is wrong with one job's data
+becomes a dead letter, so that it does not hold up the others. Only a stop, and
+the end of a `run_once`, end the patience: then what is unwritten is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+
+import attrs
+
+from videopoll import events
+from videopoll._reasons import WITHHELD, own, told_or_withheld, trace_of
+from videopoll._supervise import SETTLER
+from videopoll.clock import FOREVER_S
+from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
+from videopoll.jobs.outcome import DeadLetter
+from videopoll.jobs.transition import (
+    BeginSend,
+    Conclude,
+    GiveBack,
+    Redeliver,
+    Reschedule,
+    SendWork,
+    Settle,
+    Transition,
+    Verdict,
+)
+from videopoll.observe.log import shown
+from videopoll.worker.host_parts import resume, was_cancelled
+from videopoll.worker.timing import Pace
+
+if TYPE_CHECKING:
+    from videopoll.jobs.outcome import OutboxEntry
+    from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
+    from videopoll.worker.state import Engine
+
+__all__ = ["AsyncSettler", "Settler"]
+
+log = logging.getLogger(__name__)
+
+WRITES_APART_S = 0.05
+"""How far apart two writes are at least, if nobody waits for them: a poll that is due in 10 s can wait for company."""
+
+AWAITED_APART_S = 0.005
+"""The same for what somebody waits for: the start of a send, the end of one."""
+
+LARGEST_COMMIT = 250
+"""Transitions that are written together at most."""
+
+MOST_REFUSALS = 8
+"""After so many, whatever is refused is not for the sake of single jobs: the others wait untried."""
+
+MOST_NAMED = 100
+"""Ids in a log line at most."""
+
+F = TypeVar("F", "Future[Verdict]", "asyncio.Future[Verdict]")
+
+
+@attrs.define(eq=False)
+class _Write(Generic[F]):
+    """One transition on its way to the queue.
+
+    Args:
+        transition: What to write.
+        future: What its verdict will come in, if somebody waits for it.
+        tries: How often it was refused.
+        again_s: When to try it again, in monotonic seconds.
+        refused: Whether the queue would not do it when it was tried last; not so if the fault is in the job's own data.
+        instead: The dead letter that is written in its place, while that is tried.
+        answered: Whether it is over.
+    """
+
+    transition: Transition
+    future: F | None
+    tries: int = 0
+    again_s: float = -FOREVER_S
+    refused: bool = False
+    instead: Settle | None = None
+    answered: bool = False
+
+    @property
+    def job_id(self) -> str:
+        """Whose it is."""
+        return self.transition.claim.job_id
+
+    @property
+    def to_apply(self) -> Transition:
+        """What to hand to the queue."""
+        return self.instead or self.transition
+
+
+Attempt: TypeAlias = "Sequence[object] | BaseException"
+"""What the queue gave: verdicts, or what it raised."""
+
+
+class _Pending(Generic[F]):
+    """What waits to be written, when to write it, and for how long to try."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pace = Pace()
+        self._pending: list[_Write[F]] = []
+        # Touched only by whoever writes: what is being written, and what was refused.
+        self._writing: list[_Write[F]] = []
+        self._kept: list[_Write[F]] = []
+        self.open()
+
+    def open(self) -> None:
+        """Begin afresh, with patience without end."""
+        self._closing = self.over = False
+        self._patience_s, self._patience_from_s = FOREVER_S, 0.0
+        self._failing_since_s: float | None = None
+        self._pace.hold(-FOREVER_S)
+        self.gave_up: QueueError | None = None
+
+    def be_patient_for(self, seconds: float) -> None:
+        """Give up on what cannot be written for so long: the leases will bring the jobs back."""
+        self._patience_s, self._patience_from_s = seconds, self._engine.clock.monotonic_s()
+
+    def abandon(self) -> None:
+        """Write no more: whatever waits is lost, and so is what comes later. The leases bring the jobs back."""
+        self.over = True
+        left = self._writing + self._kept + self._pending
+        self._kept, self._pending = [], []
+        for write in left:
+            self._tell(write, Verdict.LOST)
+
+    def job_ids(self) -> list[str]:
+        """Return the ids of the jobs of which something is yet to be written."""
+        return [write.job_id for some in (self._writing, self._kept, self._pending) for write in list(some)]
+
+    def _add(self, transition: Transition, future: F | None) -> bool:
+        """Take something in; say whether it is to be written sooner than planned."""
+        self._pending.append(_Write(transition, future))
+        return self._pace.want(self._engine.clock.monotonic_s(), WRITES_APART_S if future is None else AWAITED_APART_S)
+
+    def _hurried(self) -> bool:
+        """Try at once what was refused; say whether there is such a thing."""
+        for write in list(self._kept):
+            write.again_s = -FOREVER_S
+        self._pace.hold(-FOREVER_S)
+        return bool(self._kept)
+
+    @property
+    def _empty(self) -> bool:
+        return not (self._pending or self._kept)
+
+    def _left_s(self) -> float | None:
+        """Seconds until the next write, 0 when it is due, None while there is nothing to write."""
+        now_s = self._engine.clock.monotonic_s()
+        at_s = self._pace.next_s if self._pending else FOREVER_S
+        if self._kept:
+            at_s = min(at_s, max(self._pace.held_until_s, min(write.again_s for write in self._kept)))
+        return None if at_s == FOREVER_S else max(0.0, at_s - now_s)
+
+    def _take(self) -> list[_Write[F]]:
+        """Give what is to be written now, what was refused before first: what is written of one job keeps its order."""
+        now_s = self._engine.clock.monotonic_s()
+        self._pace.begin(now_s)
+        waiting = self._kept + self._pending
+        due = [write for write in waiting if write.again_s <= now_s][:LARGEST_COMMIT]
+        taken = set(map(id, due))
+        self._writing = due
+        self._kept = [write for write in self._kept if id(write) not in taken]
+        self._pending = [write for write in self._pending if id(write) not in taken]
+        if self._pending:
+            self._pace.want(now_s, 0.0)
+        return due
+
+    # --- writing ---
+
+    @contextlib.contextmanager
+    def _safe(self) -> Iterator[None]:
+        """Lose nothing of what is being written, whatever is raised on the way."""
+        try:
+            yield
+        except BaseException:
+            kept = set(map(id, self._kept))
+            self._kept += [write for write in self._writing if id(write) not in kept and not write.answered]
+            raise
+        finally:
+            self._writing = []
+
+    def _attempts(self, batch: list[_Write[F]]) -> Generator[list[Transition], Attempt, None]:
+        """Write a batch: yields what to hand to the queue, and is sent what came of it."""
+        left: list[list[_Write[F]]] = [batch]
+        refusals, asked_s, done = 0, 0.0, False
+        while left:
+            some = left.pop()
+            asked_s = self._engine.clock.monotonic_s()
+            found = yield [write.to_apply for write in some]
+            if not isinstance(found, BaseException):
+                done = self._answer(some, found, asked_s) or done
+            elif isinstance(found, QueueUnavailableError):
+                # It is the same for all.
+                for others in reversed(left):
+                    some += others
+                self._all_wait(some, found)
+                return
+            elif len(some) > 1 and refusals < MOST_REFUSALS:
+                # One that cannot be written, or cannot even be put into words, must not take others along.
+                half = len(some) // 2
+                left += [some[half:], some[:half]]
+            elif len(some) == 1 and (simpler := self._letter_for(some[0], found)) is not None:
+                some[0].instead = simpler
+                left.append(some)
+            else:
+                refusals += 1
+                for write in some:
+                    self._refused(write, found)
+        if done and not any(write.refused for write in self._kept):
+            self._failing_since_s = None
+            self._engine.redis_fine("apply", asked_s)
+
+    def _answer(self, batch: list[_Write[F]], verdicts: Sequence[object], asked_s: float) -> bool:
+        """Tell whoever waits, and have a claim when the first of what was scheduled falls due; say if all is answered."""
+        self._engine.takeovers.answered(asked_s, self._engine.clock.monotonic_s())
+        due_ms = [one.due_ms for one in (write.to_apply for write in batch) if isinstance(one, Reschedule | Redeliver)]
+        if due_ms:
+            self._engine.wake_at(self._engine.at_of(min(due_ms)))
+        known, all_known = list(verdicts) if isinstance(verdicts, Sequence) else [], True
+        for place, write in enumerate(batch):
+            verdict = known[place] if len(known) == len(batch) else None
+            if not isinstance(verdict, Verdict):
+                msg = f"the queue gave no verdict on a {type(write.to_apply).__name__}: it has to give one for each"
+                self._refused(write, QueueRefusedError(own(msg)))
+                all_known = False
+            elif write.instead is None:
+                self._tell(write, verdict)
+            else:
+                self._buried(write, verdict)
+        return all_known
+
+    def _tell(self, write: _Write[F], verdict: Verdict) -> None:
+        write.answered = True
+        if write.future is not None and not write.future.done():
+            write.future.set_result(verdict)
+
+    def _all_wait(self, batch: list[_Write[F]], error: QueueUnavailableError) -> None:
+        """Keep what could not be written as Redis is away, and everything else with it for a while."""
+        now_s = self._engine.clock.monotonic_s()
+        wait_s = self._engine.redis_lost(error, "apply")
+        for write in batch:
+            write.refused = True
+        self._kept = batch + self._kept
+        left_s = self._patience_left_s(now_s)
+        if left_s <= 0:
+            self._give_up(error)
+        else:
+            self._pace.hold(now_s + min(wait_s, left_s))
+
+    def _refused(self, write: _Write[F], error: BaseException) -> None:
+        """Keep what would not be written, while others are."""
+        now_s = self._engine.clock.monotonic_s()
+        write.instead, write.refused = None, not _is_about_data(error)
+        if not write.tries and not (write.refused and isinstance(error, QueueError)):
+            log.error("What was decided about the job %s cannot be written\n%s", shown(write.job_id), trace_of(error))
+        if write.refused:
+            reason = error if isinstance(error, QueueError) else QueueRefusedError(own("the queue failed at a write"))
+            self._engine.redis_lost(reason, "apply")
+        self._kept.append(write)
+        left_s = self._patience_left_s(now_s)
+        if left_s <= 0:
+            self._give_up(error)
+        else:
+            write.again_s = now_s + min(self._engine.trouble_s(write.tries), left_s)
+            write.tries += 1
+
+    def _patience_left_s(self, now_s: float) -> float:
+        if self._failing_since_s is None:
+            self._failing_since_s = now_s
+        return max(self._failing_since_s, self._patience_from_s) + self._patience_s - now_s
+
+    def _give_up(self, error: BaseException) -> None:
+        """Answer for what cannot be written: whoever waits must not wait for ever. The leases bring the jobs back."""
+        self.gave_up = error if isinstance(error, QueueError) else QueueRefusedError(own("the queue failed at a write"))
+        given_up, self._kept, self._pending = self._kept + self._pending, [], []
+        ids = [shown(job_id) for job_id in dict.fromkeys(write.job_id for write in given_up)]
+        log.error(
+            "What was decided about %d jobs is not written, and their fate stays unknown until their leases end: %s%s",
+            len(ids),
+            ", ".join(ids[:MOST_NAMED]),
+            " …" if len(ids) > MOST_NAMED else "",
+        )
+        for write in given_up:
+            self._tell(write, Verdict.LOST)
+
+    # --- what is wrong with one job's data ---
+
+    def _letter_for(self, write: _Write[F], error: BaseException) -> Settle | None:
+        """Give the dead letter to write in place of what cannot be, with as much in it as can be written."""
+        transition = write.transition
+        if not _is_about_data(error) or isinstance(transition, GiveBack):
+            return None
+        if write.instead is None:
+            entry: OutboxEntry | None = None
+            if isinstance(transition, Conclude | BeginSend | Redeliver):
+                entry = transition.entry
+            elif isinstance(transition, Settle) and transition.letter is not None:
+                entry = transition.letter.entry
+        elif write.instead.letter is not None and write.instead.letter.entry is not None:
+            # It is the entry itself: what was stored of it before can be.
+            entry = None
+        else:
+            return None
+        claim = transition.claim
+        if entry is None and isinstance(claim.work, SendWork):
+            entry = claim.work.entry if write.instead is None else None
+        record = None if claim.raw is None or entry is not None else claim.raw.decode("utf-8", "surrogateescape")
+        reason = f"what was decided about it cannot be written: {type(transition).__name__}, {type(error).__name__}"
+        letter = DeadLetter(claim.job_id, own(reason), self._engine.shop.clock.now_ms(), record=record, entry=entry)
+        return Settle(claim, letter=letter)
+
+    def _buried(self, write: _Write[F], verdict: Verdict) -> None:
+        """Tell of a dead letter that was written in place of something else."""
+        if verdict is Verdict.APPLIED and write.instead is not None and write.instead.letter is not None:
+            worker_id, reason = self._engine.worker_id, told_or_withheld(write.instead.letter.reason) or WITHHELD
+            self._engine.emit(
+                events.JobUndeliverable(worker_id=worker_id, job_id=write.job_id, reason=reason, outcome=None)
+            )
+            verdict = Verdict.FINISHED_ELSEWHERE
+        self._tell(write, verdict)
+
+
+def _is_about_data(error: BaseException) -> bool:
+    """Whether an error is about the words of one write: they cannot be encoded, or Redis cannot take them."""
+    if isinstance(error, QueueRefusedError):
+        return error.about_data
+    return isinstance(error, ValueError | TypeError | OverflowError | RecursionError)
+
+
+class Settler(_Pending["Future[Verdict]"]):
+    """For threads: `put` may be called on any of them, `run` has one of its own."""
+
+    def __init__(self, engine: Engine, queue: VideoJobQueue) -> None:
+        self._changed = threading.Condition()
+        self._queue = queue
+        super().__init__(engine)
+
+    def put(self, transition: Transition, *, wait: bool = True) -> Future[Verdict] | None:
+        """Have a transition written; with `wait`, give what its verdict will come in. When nobody writes any more, it is lost."""
+        future: Future[Verdict] | None = Future() if wait else None
+        with self._changed:
+            if self.over:
+                self._tell(_Write(transition, future), Verdict.LOST)
+            elif self._add(transition, future):
+                self._changed.notify_all()
+        return future
+
+    def hurry(self) -> None:
+        """Try at once what was refused: Redis answers again."""
+        with self._changed:
+            if self._hurried():
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let `run` end when all is written."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """Write until it is closed."""
+        while batch := self._next():
+            attempts = self._attempts(batch)
+            with self._safe(), contextlib.suppress(StopIteration):
+                transitions = next(attempts)
+                while True:
+                    with self._engine.loops.busy(SETTLER):
+                        found = self._apply(transitions)
+                    transitions = attempts.send(found)
+
+    def _next(self) -> list[_Write[Future[Verdict]]]:
+        with self._changed:
+            while not (self._closing and self._empty):
+                left_s = self._left_s()
+                if left_s == 0 or (self._closing and self._pending and not self._kept):
+                    return self._take()
+                self._changed.wait(left_s)
+            self.over = True
+            return []
+
+    def _apply(self, transitions: list[Transition]) -> Attempt:
+        try:
+            return self._queue.apply(transitions)
+        except BaseException as error:  # noqa: BLE001 - a host's queue may raise anything; the worker goes on
+            return error
+
+
+class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
+    """For asyncio; all of it on one event loop."""
+
+    def __init__(self, engine: Engine, queue: AsyncVideoJobQueue) -> None:
+        self._queue = queue
+        super().__init__(engine)
+
+    def open(self) -> None:
+        """Begin afresh, maybe on another event loop."""
+        self._changed = asyncio.Event()
+        super().open()
+
+    def put(self, transition: Transition, *, wait: bool = True) -> asyncio.Future[Verdict] | None:
+        """Have a transition written; with `wait`, give what its verdict will come in. When nobody writes any more, it is lost."""
+        future: asyncio.Future[Verdict] | None = asyncio.get_running_loop().create_future() if wait else None
+        if self.over:
+            self._tell(_Write(transition, future), Verdict.LOST)
+        elif self._add(transition, future):
+            self._changed.set()
+        return future
+
+    def hurry(self) -> None:
+        """Try at once what was refused: Redis answers again."""
+        if self._hurried():
+            self._changed.set()
+
+    def close(self) -> None:
+        """Let `run` end when all is written."""
+        self._closing = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Write until it is closed."""
+        while batch := await self._next():
+            attempts = self._attempts(batch)
+            with self._safe(), contextlib.suppress(StopIteration):
+                transitions = next(attempts)
+                while True:
+                    with self._engine.loops.busy(SETTLER):
+                        found = await self._apply(transitions)
+                    transitions = attempts.send(found)
+
+    async def _next(self) -> list[_Write[asyncio.Future[Verdict]]]:
+        loop = asyncio.get_running_loop()
+        while not (self.over or (self._closing and self._empty)):
+            left_s = self._left_s()
+            if left_s == 0 or (self._closing and self._pending and not self._kept):
+                return self._take()
+            self._changed.clear()
+            timer = None if left_s is None else loop.call_later(left_s, self._changed.set)
+            await self._changed.wait()
+            if timer is not None:
+                timer.cancel()
+        self.over = True
+        return []
+
+    async def _apply(self, transitions: list[Transition]) -> Attempt:
+        try:
+            return await self._queue.apply(transitions)
+        except (asyncio.CancelledError, Exception) as error:
+            if not was_cancelled():
+                return error
+            if self.over:
+                raise
+            # The event loop is being closed, and everything was cancelled: what was decided has to be written all the same.
+            resume()
+            return QueueUnavailableError("apply: the write was interrupted. Try again.")
