@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import selectors
 import socket
 import sys
 import threading
@@ -236,9 +237,7 @@ class FakeServer:
             if self._listener is not None:
                 return
             self._listener = self._bind()
-            self._thread = threading.Thread(
-                target=self._listener.serve_forever, args=(0.05,), name=type(self).__name__, daemon=True
-            )
+            self._thread = threading.Thread(target=self._listener.serve, name=type(self).__name__, daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
@@ -247,9 +246,9 @@ class FakeServer:
             listener, self._listener = self._listener, None
             thread, self._thread = self._thread, None
         if listener is not None and thread is not None:
-            listener.shutdown()
-            listener.server_close()
+            listener.wake()
             thread.join()
+            listener.server_close()
             listener.cut_connections()
 
     def fail_next(self, *replies: Reply, path: str = "", when: Callable[[ReceivedRequest], bool] | None = None) -> None:
@@ -346,13 +345,34 @@ class _Listener(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 1024
+    timeout = 0
 
     def __init__(self, port: int, fake: FakeServer) -> None:
         self.fake = fake
+        self._waking, self._woken = socket.socketpair()
         self.stopping = threading.Event()
         self._connections: set[socket.socket] = set()
         self._changed = threading.Condition()
         super().__init__((_HOST, port), _Handler)
+
+    def serve(self) -> None:
+        """Take connections until somebody calls `wake`; unlike `shutdown`, that is noticed at once."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ, "wake")
+            while all(key.data is None for key, _ in selector.select()):
+                self.handle_request()
+
+    def wake(self) -> None:
+        """End `serve`."""
+        self._waking.close()
+
+    @override
+    def server_close(self) -> None:
+        """Close the socket."""
+        super().server_close()
+        self._waking.close()
+        self._woken.close()
 
     @override
     def server_bind(self) -> None:
