@@ -10,9 +10,9 @@ import attrs
 
 from videopoll import (
     Delivered,
-    Form,
     HttpNotifier,
     Message,
+    MessageForm,
     NotSent,
     PollingStrategy,
     Receipt,
@@ -42,7 +42,7 @@ class TelegramNotifier(HttpNotifier):
     def build(self, message: Message) -> HttpRequest:
         """Write the request. Nothing is sent here, so sync and async runners share it."""
         fields = {"chat_id": recipient_of(message).to}
-        if message.form is Form.VIDEO:
+        if message.form is MessageForm.VIDEO:
             call = "sendVideo"
             fields |= {"video": message.video_url, "caption": cut(message.caption, 1024)}
         else:

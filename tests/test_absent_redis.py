@@ -88,7 +88,7 @@ def test_others_give_the_holders_time_to_renew_when_redis_is_back(trouble, how):
     trouble.all_told_once(worker)
 
     for one in [worker, *others]:
-        assert not one.recorder.of(events.JobUndeliverable)
+        assert not one.recorder.of(events.JobDeadLettered)
         assert not one.recorder.of(events.LeaseLost)
 
 
@@ -197,4 +197,4 @@ def test_a_step_of_redis_clock_takes_no_job_from_a_worker_that_lives(clock, trou
 
     for one in [worker, *others]:
         assert not one.recorder.of(events.LeaseLost)
-        assert not one.recorder.of(events.JobUndeliverable)
+        assert not one.recorder.of(events.JobDeadLettered)

@@ -146,5 +146,5 @@ def test_hooks_hear_of_every_stage_and_one_that_raises_harms_nothing(world):
         until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
 
     names = [type(event).__name__ for event in heard.events + worker.recorder.events]
-    wanted = ["JobEnqueued", "JobTaken", "JobPolled", "JobPolled", "JobConcluded", "SendTried", "JobDelivered"]
+    wanted = ["JobEnqueued", "JobClaimed", "JobPolled", "JobPolled", "JobConcluded", "SendTried", "JobDelivered"]
     assert [name for name in names if name.startswith(("Job", "Send"))] == wanted

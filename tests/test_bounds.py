@@ -200,7 +200,7 @@ def test_a_foreign_record_of_megabytes_is_not_copied(world):
             client.lpush(keys.queue, job_id)
         with world.worker(notifier=CallbackNotifier(lambda _: Unknown("?"))) as worker, world.queue() as queue:
             until(lambda: worker.recorder.of(events.SendTried, "job_1"), "one is sent")
-            until(lambda: worker.recorder.of(events.JobUndeliverable, "job_2"), "one is a dead letter")
+            until(lambda: worker.recorder.of(events.JobDeadLettered, "job_2"), "one is a dead letter")
             until(lambda: not queue.counts().in_flight, "all is written")
             letter = queue.dead_letters.get("job_2")
             assert json.loads(letter.record)["conversationId"] == "c"

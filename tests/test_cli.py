@@ -79,7 +79,7 @@ def make_dead(sync_world, queue):
             sync_world.api.job(job_id, Reply.completed())
             queue.enqueue(job_id, conversation_id="conversation-1")
         with sync_world.worker() as worker:
-            until(lambda: len(worker.recorder.of(events.JobUndeliverable)) == len(job_ids), "they are dead letters")
+            until(lambda: len(worker.recorder.of(events.JobDeadLettered)) == len(job_ids), "they are dead letters")
 
     return make
 
@@ -416,7 +416,7 @@ def test_a_bare_id_cannot_be_redriven(cli, sync_world, redis_url, prefix):
     with redis.Redis.from_url(redis_url) as client:
         client.lpush(f"{prefix}:poll:queue", ghost.encode("utf-8", "surrogateescape"))
     with sync_world.worker() as worker:
-        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is a dead letter")
+        until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")
 
     (line,) = cli("dead list").stdout.splitlines()
     assert line.startswith("gh\\nost[bold]\\udcff\t")

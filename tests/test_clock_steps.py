@@ -21,13 +21,13 @@ from videopoll.jobs.codec import dump
 from videopoll.jobs.transition import (
     BeginSend,
     Conclude,
-    GiveBack,
     PollWork,
     Redeliver,
+    Release,
     Reschedule,
     SendWork,
     Settle,
-    Verdict,
+    TransitionResult,
 )
 from videopoll.jobs.views import CancelResult
 from videopoll.messages import Delivered, NotSent
@@ -144,7 +144,7 @@ def test_a_job_is_still_a_job(place, seconds, where):
         elif where == "after a fault":
             place.queue.apply([Reschedule(claim, place.now_ms() + 10_000, 3, place.now_ms())])
         elif where == "given back":
-            place.queue.apply([GiveBack(claim)])
+            place.queue.apply([Release(claim)])
     place.step_back(seconds)
     place.everything_is_due()
 
@@ -161,7 +161,7 @@ def test_a_finished_video_is_still_a_finished_video(place, seconds, where):
     """It was paid for, and is delivered."""
     claim = place.one()
     entry = place.entry(claim, sending_ms=place.now_ms() if where == "sending" else None, tries=1)
-    assert place.queue.apply([Conclude(claim, entry, 90_000, 12_000)]) == [Verdict.APPLIED]
+    assert place.queue.apply([Conclude(claim, entry, 90_000, 12_000)]) == [TransitionResult.APPLIED]
     if where == "sending":
         place.queue.apply([BeginSend(claim, entry, 90_000, 12_000)])
     elif where == "outbox":
@@ -240,7 +240,7 @@ def test_an_outcome_that_cannot_be_read_is_kept_apart_from_records(world, place)
     damaged = '{"v":1,"record":{"jobId":"job_1"},"outcome":{}}'
     place.client.set(place.keys.outbox("job_1"), damaged, ex=60)
     with world.worker() as worker:
-        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is a dead letter")
+        until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")
 
     letter = place.queue.dead_letters.get("job_1")
     assert (letter.record, letter.entry, letter.raw_entry) == (None, None, damaged)

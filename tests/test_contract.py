@@ -15,13 +15,13 @@ from videopoll import (
     AsyncNotifier,
     CallbackNotifier,
     Delivered,
-    Form,
     HttpNotifier,
+    LookupResult,
+    MessageForm,
     Notifier,
     NotSent,
     NotSentError,
     Refused,
-    Sighting,
     SilentNotifier,
     UltraMsgNotifier,
     Unknown,
@@ -77,7 +77,7 @@ class TestWebhook(NotifierContract):
 class Pager(HttpNotifier):
     """A channel of the host's own, as small as they come."""
 
-    forms = frozenset({Form.TEXT})
+    forms = frozenset({MessageForm.TEXT})
 
     def __init__(self, base_url):
         super().__init__()
@@ -279,12 +279,12 @@ class FindsEverything(Pager):
         return HttpRequest(method="GET", url=f"{self._base_url}/{message.reference}", timeout_s=5)
 
     def read_find(self, reply, message):
-        return Sighting.FOUND
+        return LookupResult.FOUND
 
 
 class MissesWhatItCannotSee(FindsEverything):
     def read_find(self, reply, message):
-        return Sighting.FOUND if reply.status == 200 and reply.json() == {"page": "p-1"} else Sighting.ABSENT
+        return LookupResult.FOUND if reply.status == 200 and reply.json() == {"page": "p-1"} else LookupResult.ABSENT
 
 
 MISTAKES = [

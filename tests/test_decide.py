@@ -24,9 +24,9 @@ from videopoll.core.decide import (
     open_outbox,
     resume_abandoned,
 )
-from videopoll.jobs import Form, OutboxEntry, Outcome, OutcomeKind, VideoJob
+from videopoll.jobs import MessageForm, OutboxEntry, Outcome, OutcomeKind, VideoJob
 from videopoll.jobs.transition import Abandoned, PollWork
-from videopoll.messages import Delivered, NotSent, Refused, Sighting, Unknown
+from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.policies import DeliveryPolicy, OnUnknown, PollingStrategy
 
@@ -322,9 +322,9 @@ def test_every_polling_ends_exactly_once_and_in_time(strategy, seen, draw, took_
 
 def test_a_video_starts_as_a_video_and_a_notice_as_a_text():
     """Nothing tried yet, and an hour to go."""
-    assert open_outbox(JOB, VIDEO, POLICY).form is Form.VIDEO
+    assert open_outbox(JOB, VIDEO, POLICY).form is MessageForm.VIDEO
     start = open_outbox(JOB, NOTICE, POLICY)
-    assert (start.form, start.tries, start.sending_ms) == (Form.TEXT, 0, None)
+    assert (start.form, start.tries, start.sending_ms) == (MessageForm.TEXT, 0, None)
     assert start.deadline_ms == at(3600)
 
 
@@ -354,7 +354,7 @@ def test_no_send_is_made_when_the_budget_is_used_up():
 
 
 @pytest.mark.parametrize("late_s", [3600, 3601, 80_000])
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", MessageForm)
 @pytest.mark.parametrize("tries", [0, 1, 39])
 def test_the_last_send_is_made_however_late_it_is(late_s, form, tries):
     """No worker lived for longer than the deadline of the delivery: what was kept for a day is not kept in vain."""
@@ -376,8 +376,8 @@ def test_the_last_send_of_a_video_that_the_channel_refuses_is_a_text():
     last = next_delivery_step(entry(), at(4000), POLICY)
     text = after_send(last.entry, Refused("too large"), at(4001), POLICY)
     assert isinstance(text, Send)
-    assert text.entry.form is Form.TEXT
-    for sighting in (Sighting.FAILED, Sighting.ABSENT):
+    assert text.entry.form is MessageForm.TEXT
+    for sighting in (LookupResult.FAILED, LookupResult.ABSENT):
         again = after_find(entry(sending_ms=at(0), tries=1), sighting, at(4001), POLICY)
         assert isinstance(again, Send), sighting
 
@@ -386,7 +386,7 @@ def test_a_text_at_the_deadline_waits_as_the_channel_asked():
     """It is the last send, and 429 is about the channel."""
     last = next_delivery_step(entry(tries=4, form_failures=4), at(4000), POLICY)
     wait = after_send(last.entry, NotSent("busy", 90), at(4001), POLICY)
-    assert (wait.entry.form, wait.due_ms) == (Form.TEXT, at(4091))
+    assert (wait.entry.form, wait.due_ms) == (MessageForm.TEXT, at(4091))
     text = next_delivery_step(wait.entry, wait.due_ms, POLICY)
     assert isinstance(text, Send)
     assert isinstance(after_send(text.entry, NotSent("busy", 90), at(4092), POLICY), GiveUp)
@@ -406,16 +406,16 @@ def test_what_is_held_back_at_the_deadline_may_still_become_a_send_for_a_while()
 def test_no_last_send_is_made_while_a_fate_is_unknown():
     """A channel that cannot be asked may have brought it; one that has it not yet may show it in a moment."""
     noted = entry(sending_ms=at(3995), tries=1)
-    assert isinstance(after_find(noted, Sighting.CANNOT_TELL, at(4001), POLICY), GiveUp)
-    wait = after_find(noted, Sighting.ABSENT, at(4001), POLICY)
+    assert isinstance(after_find(noted, LookupResult.CANNOT_TELL, at(4001), POLICY), GiveUp)
+    wait = after_find(noted, LookupResult.ABSENT, at(4001), POLICY)
     assert isinstance(wait, Later)
-    assert isinstance(after_find(wait.entry, Sighting.ABSENT, at(4006), POLICY), Send)
+    assert isinstance(after_find(wait.entry, LookupResult.ABSENT, at(4006), POLICY), Send)
 
 
 def test_a_redriven_letter_whose_fate_was_unknown_is_sent_at_once():
     """A person has seen it, and it has a deadline of its own."""
     redriven = entry(sending_ms=at(0), tries=0, deadline_ms=at(8000))
-    assert isinstance(after_find(redriven, Sighting.CANNOT_TELL, at(5000), POLICY), Send)
+    assert isinstance(after_find(redriven, LookupResult.CANNOT_TELL, at(5000), POLICY), Send)
 
 
 def test_a_delivered_message_is_done():
@@ -451,28 +451,28 @@ def test_a_video_that_keeps_failing_goes_as_text():
     """Five failed sends of the video, then the link."""
     step = after_send(entry(tries=5, form_failures=4, sending_ms=at(0)), NotSent("busy"), at(1), POLICY)
     assert isinstance(step, Send)
-    assert (step.entry.form, step.entry.form_failures, step.entry.tries) == (Form.TEXT, 0, 6)
+    assert (step.entry.form, step.entry.form_failures, step.entry.tries) == (MessageForm.TEXT, 0, 6)
 
 
 def test_a_text_that_follows_a_video_waits_as_the_channel_asked():
     """429 is about the channel, not about the form of the message."""
     step = after_send(entry(tries=5, form_failures=4, sending_ms=at(0)), NotSent("busy", 90), at(1), POLICY)
     assert isinstance(step, Later)
-    assert (step.entry.form, step.due_ms) == (Form.TEXT, at(91))
+    assert (step.entry.form, step.due_ms) == (MessageForm.TEXT, at(91))
 
 
 def test_a_recipient_that_cannot_be_looked_up_is_no_reason_for_a_text():
     """The channel has not even been asked."""
     step = after_send(entry(tries=39), NotSent("no database", channel_fault=False), at(1), POLICY)
     assert isinstance(step, Later)
-    assert (step.entry.form, step.entry.form_failures) == (Form.VIDEO, 0)
+    assert (step.entry.form, step.entry.form_failures) == (MessageForm.VIDEO, 0)
 
 
 def test_a_refused_video_goes_as_text_at_once():
     """The file may be too large for the channel; its link is not."""
     step = after_send(entry(tries=1, sending_ms=at(0)), Refused("over 16 MB"), at(1), POLICY)
     assert isinstance(step, Send)
-    assert (step.entry.form, step.entry.sending_ms, step.entry.reasons) == (Form.TEXT, at(1), ("over 16 MB",))
+    assert (step.entry.form, step.entry.sending_ms, step.entry.reasons) == (MessageForm.TEXT, at(1), ("over 16 MB",))
 
 
 @pytest.mark.parametrize(
@@ -490,17 +490,17 @@ def test_a_message_that_may_be_refused_for_its_quote_goes_without_it_once_and_in
     refused = Refused("no such message", try_unquoted=True)
     step = after_send(entry(tries=1, sending_ms=at(0)), refused, at(1), POLICY)
     assert isinstance(step, Send)
-    assert (step.entry.form, step.entry.unquoted, step.entry.tries) == (Form.VIDEO, True, 2)
+    assert (step.entry.form, step.entry.unquoted, step.entry.tries) == (MessageForm.VIDEO, True, 2)
     as_text = after_send(step.entry, refused, at(2), POLICY)
     assert isinstance(as_text, Send)
-    assert (as_text.entry.form, as_text.entry.unquoted) == (Form.TEXT, True)
+    assert (as_text.entry.form, as_text.entry.unquoted) == (MessageForm.TEXT, True)
     assert isinstance(after_send(as_text.entry, refused, at(3), POLICY), GiveUp)
 
 
 def test_a_message_that_the_channel_took_with_its_quote_and_could_not_send_goes_without_it():
-    step = after_find(entry(tries=1, sending_ms=at(0)), Sighting.FAILED, at(1), POLICY)
+    step = after_find(entry(tries=1, sending_ms=at(0)), LookupResult.FAILED, at(1), POLICY)
     assert isinstance(step, Send)
-    assert (step.entry.form, step.entry.unquoted) == (Form.TEXT, True)
+    assert (step.entry.form, step.entry.unquoted) == (MessageForm.TEXT, True)
 
 
 def test_a_channel_that_is_offline_costs_no_attempt():
@@ -518,7 +518,7 @@ def test_an_unknown_send_is_looked_for_later_and_keeps_its_mark():
 
 def test_a_message_that_the_channel_has_is_done():
     """No second one."""
-    step = after_find(entry(tries=1, sending_ms=at(0)), Sighting.FOUND, at(9), POLICY)
+    step = after_find(entry(tries=1, sending_ms=at(0)), LookupResult.FOUND, at(9), POLICY)
     assert isinstance(step, Done)
     assert step.entry.sending_ms is None
 
@@ -526,29 +526,29 @@ def test_a_message_that_the_channel_has_is_done():
 def test_an_absent_message_counts_as_never_sent_only_after_a_while():
     """Asked too early, every lost reply would become a double."""
     some = entry(tries=1, sending_ms=at(0))
-    early = after_find(some, Sighting.ABSENT, at(9.9), POLICY)
+    early = after_find(some, LookupResult.ABSENT, at(9.9), POLICY)
     assert isinstance(early, Later)
     assert early.entry.sending_ms == at(0)
-    late = after_find(some, Sighting.ABSENT, at(10), POLICY)
+    late = after_find(some, LookupResult.ABSENT, at(10), POLICY)
     assert isinstance(late, Send)
     assert (late.entry.tries, late.entry.sending_ms) == (2, at(10))
 
 
 def test_a_message_that_the_channel_failed_to_send_goes_as_text():
     """It has it and cannot send it: a new send is no double."""
-    step = after_find(entry(tries=1, sending_ms=at(0)), Sighting.FAILED, at(9), POLICY)
+    step = after_find(entry(tries=1, sending_ms=at(0)), LookupResult.FAILED, at(9), POLICY)
     assert isinstance(step, Send)
-    assert step.entry.form is Form.TEXT
-    given_up = after_find(entry(NOTICE, tries=1, sending_ms=at(0)), Sighting.FAILED, at(9), POLICY)
+    assert step.entry.form is MessageForm.TEXT
+    given_up = after_find(entry(NOTICE, tries=1, sending_ms=at(0)), LookupResult.FAILED, at(9), POLICY)
     assert isinstance(given_up, GiveUp)
 
 
 def test_where_nobody_can_be_asked_the_hosts_choice_decides():
     """At least once sends again, at most once does not."""
     some = entry(tries=1, sending_ms=at(0))
-    assert isinstance(after_find(some, Sighting.CANNOT_TELL, at(9), POLICY), Send)
+    assert isinstance(after_find(some, LookupResult.CANNOT_TELL, at(9), POLICY), Send)
     once = attrs.evolve(POLICY, on_unknown=OnUnknown.AT_MOST_ONCE)
-    step = after_find(some, Sighting.CANNOT_TELL, at(9), once)
+    step = after_find(some, LookupResult.CANNOT_TELL, at(9), once)
     assert isinstance(step, GiveUp)
     assert step.entry.sending_ms == at(0), "a redrive has to know that its fate is unknown"
 
@@ -558,10 +558,10 @@ def test_a_channel_that_does_not_answer_is_asked_until_the_deadline():
     some = entry(tries=1, sending_ms=at(0))
     waits = []
     for finds in range(4):
-        step = after_find(attrs.evolve(some, finds=finds), Sighting.NO_ANSWER, at(9), POLICY)
+        step = after_find(attrs.evolve(some, finds=finds), LookupResult.NO_ANSWER, at(9), POLICY)
         waits.append((step.due_ms - at(9)) / 1000)
     assert waits == [2, 4, 8, 16]
-    assert isinstance(after_find(some, Sighting.NO_ANSWER, at(3600), POLICY), GiveUp)
+    assert isinstance(after_find(some, LookupResult.NO_ANSWER, at(3600), POLICY), GiveUp)
 
 
 def test_an_abandoned_job_follows_the_hosts_choice():
@@ -618,7 +618,7 @@ def walk(policy, answers, sightings, draw=0.5, *, outcome=VIDEO):
 @given(
     policies,
     st.lists(receipts, min_size=1, max_size=6),
-    st.lists(st.sampled_from(Sighting), min_size=1, max_size=6),
+    st.lists(st.sampled_from(LookupResult), min_size=1, max_size=6),
     draws,
     st.sampled_from([VIDEO, NOTICE]),
 )
@@ -632,20 +632,20 @@ def test_any_delivery_ends_within_its_attempts(policy, answers, sightings, draw,
     assert isinstance(steps[-1], Done) or steps[-1].reason
     # A text never turns back into a video, and a notice is never one.
     forms = [step.entry.form for step in steps]
-    assert forms == sorted(forms, key=[Form.VIDEO, Form.TEXT].index)
-    assert outcome is VIDEO or Form.VIDEO not in forms
+    assert forms == sorted(forms, key=[MessageForm.VIDEO, MessageForm.TEXT].index)
+    assert outcome is VIDEO or MessageForm.VIDEO not in forms
 
 
 @given(policies, st.lists(receipts, min_size=1, max_size=6), draws)
 def test_at_most_once_never_sends_again_what_may_have_gone_out(policy, answers, draw):
     """Where no channel can be asked, an unknown send is the last one."""
     once = attrs.evolve(policy, on_unknown=OnUnknown.AT_MOST_ONCE)
-    steps = walk(once, answers, [Sighting.CANNOT_TELL], draw)
+    steps = walk(once, answers, [LookupResult.CANNOT_TELL], draw)
     looked = [number for number, step in enumerate(steps) if isinstance(step, Find)]
     assert not looked or not any(isinstance(step, Send) for step in steps[looked[0] :])
 
 
-@given(policies, st.lists(receipts, min_size=1, max_size=6), st.lists(st.sampled_from(Sighting), min_size=1), draws)
+@given(policies, st.lists(receipts, min_size=1, max_size=6), st.lists(st.sampled_from(LookupResult), min_size=1), draws)
 def test_an_unknown_send_is_always_looked_for_before_the_next(policy, answers, sightings, draw):
     """Between a send of unknown fate and the next send, the channel is asked."""
     steps = walk(policy, answers, sightings, draw)
@@ -663,12 +663,14 @@ def test_an_unknown_send_is_always_looked_for_before_the_next(policy, answers, s
 def test_a_made_video_is_tried_as_text_before_it_is_given_up(policy, answers, draw):
     """The native video may be what the channel cannot take; the dead letters come last."""
     roomy = attrs.evolve(policy, max_attempts=policy.video_attempts + 3, deadline_s=1e7)
-    forms = [step.entry.form for step in walk(roomy, answers, [Sighting.ABSENT], draw)]
-    assert Form.TEXT in forms
+    forms = [step.entry.form for step in walk(roomy, answers, [LookupResult.ABSENT], draw)]
+    assert MessageForm.TEXT in forms
 
 
 def test_the_last_attempt_of_a_video_is_a_text():
     """Even where the host allows fewer sends than videos: a link is better than a dead letter."""
     few = DeliveryPolicy(max_attempts=3, video_attempts=5, jitter=0)
-    forms = [step.entry.form for step in walk(few, [NotSent("busy")], [Sighting.ABSENT], 0.5) if isinstance(step, Send)]
-    assert forms == [Form.VIDEO, Form.VIDEO, Form.TEXT]
+    forms = [
+        step.entry.form for step in walk(few, [NotSent("busy")], [LookupResult.ABSENT], 0.5) if isinstance(step, Send)
+    ]
+    assert forms == [MessageForm.VIDEO, MessageForm.VIDEO, MessageForm.TEXT]

@@ -21,16 +21,16 @@ from videopoll import (
     AsyncRunner,
     CallbackNotifier,
     Delivered,
-    Form,
     LeasePolicy,
+    MessageForm,
     NotSent,
     OnUnknown,
     Recipient,
     RoutingNotifier,
     Runner,
+    Texts,
     UltraMsgNotifier,
     WhatsAppFactoryNotifier,
-    Words,
     events,
 )
 from videopoll.core.decide import open_outbox
@@ -65,9 +65,9 @@ def settled(worker: Worker, timeout_s: float = 15.0) -> events.JobDelivered:
     return until(lambda: worker.recorder.of(events.JobDelivered), "the job is delivered", timeout_s)[0]
 
 
-def buried(worker: Worker, timeout_s: float = 15.0) -> events.JobUndeliverable:
+def buried(worker: Worker, timeout_s: float = 15.0) -> events.JobDeadLettered:
     """Wait until the job is a dead letter."""
-    return until(lambda: worker.recorder.of(events.JobUndeliverable), "the job is a dead letter", timeout_s)[0]
+    return until(lambda: worker.recorder.of(events.JobDeadLettered), "the job is a dead letter", timeout_s)[0]
 
 
 def tried(worker: Worker) -> list[str]:
@@ -348,7 +348,7 @@ def test_a_look_up_that_gives_no_answer_sends_nothing_and_is_named_in_the_dead_l
 
     assert "does not answer" in event.reason
     assert tried(worker) == ["unknown", "no_answer"]
-    assert letter.entry.reasons[-1] == "the notifier's find gave NoneType, which is no Sighting"
+    assert letter.entry.reasons[-1] == "the notifier's find gave NoneType, which is no LookupResult"
 
 
 def test_a_phone_number_that_is_a_number_is_one(world):
@@ -380,7 +380,7 @@ def test_a_video_that_keeps_failing_goes_as_text_with_the_link(world, reply, qui
 
     (message,) = world.ultramsg.inbox(TO)
     assert message.text.endswith(f"\n\n🔗 Video: {world.api.video_url('job_1')}")
-    assert (delivered.form, delivered.attempts) == (Form.TEXT, 3)
+    assert (delivered.form, delivered.attempts) == (MessageForm.TEXT, 3)
     assert [request.path.rpartition("/")[2] for request in posts(world.ultramsg)] == ["video", "video", "chat"]
     assert completed(world)["form"] == "text"
 
@@ -517,7 +517,7 @@ def test_a_message_that_quotes_what_is_there_keeps_its_quote_over_failures(world
 def test_long_words_are_cut_to_the_channels_limits_without_breaking_the_link(world):
     """The messenger would refuse them: a caption has 1024 characters, a text 4096."""
     family = "👨‍👩‍👧‍👦"
-    words = Words({"es": attrs.evolve(SPANISH, done="¡Listo! " + family * 1000)}, default="es")
+    words = Texts({"es": attrs.evolve(SPANISH, done="¡Listo! " + family * 1000)}, default="es")
     enqueue(world)
     enqueue_second = phone(2)
     world.ultramsg.refuse_videos(to=enqueue_second)
@@ -796,7 +796,7 @@ def test_dead_letters_are_listed_redriven_and_dismissed_from_code(world):
             raise RuntimeError(type(event).__name__)
 
         with world.worker(hooks=[broken]) as worker:
-            until(lambda: len(worker.recorder.of(events.JobUndeliverable)) == 3, "all are dead letters")
+            until(lambda: len(worker.recorder.of(events.JobDeadLettered)) == 3, "all are dead letters")
             letters = {letter.job_id: letter for letter in queue.dead_letters.list()}
             assert letters.keys() == {"job_0", "job_1", "job_2"}
             assert queue.counts().dead == 3
@@ -816,7 +816,7 @@ def test_dead_letters_are_listed_redriven_and_dismissed_from_code(world):
             assert queue.counts().dead == 0
 
     assert [len(world.ultramsg.inbox(phone(number))) for number in range(3)] == [1, 1, 0]
-    assert {event.outcome for event in worker.recorder.of(events.JobUndeliverable)} == {"completed"}
+    assert {event.outcome for event in worker.recorder.of(events.JobDeadLettered)} == {"completed"}
 
 
 # --- words ----------------------------------------------------------------------------------------

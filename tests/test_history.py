@@ -11,7 +11,7 @@ import redis
 
 from kit import API_KEY, TOKEN, phone, until
 from videopoll import ConfigurationError, Health, QueueError, events
-from videopoll.jobs import Form, OutcomeKind
+from videopoll.jobs import MessageForm, OutcomeKind
 from videopoll.observations import FaultKind
 from videopoll.queue import history
 from videopoll.queue.history import RedisHistory, Step, read_history, read_recent, read_workers
@@ -95,10 +95,16 @@ def test_foreign_texts_are_cleaned(hook, client, keys):
     said = f"see https://x.example/?sig=1 token=abc123 for {phone(1)}"
     hook(polled(fault=FaultKind.SERVER, detail=said))
     hook(polled(attempt=2, status=said, known=False))
-    hook(events.JobUndeliverable(job_id="job_1", reason=said))
+    hook(events.JobDeadLettered(job_id="job_1", reason=said))
     hook(
         events.SendTried(
-            job_id="job_1", conversation_id="c", form=Form.TEXT, attempt=1, result="refused", took_s=0.1, reason=said
+            job_id="job_1",
+            conversation_id="c",
+            form=MessageForm.TEXT,
+            attempt=1,
+            result="refused",
+            took_s=0.1,
+            reason=said,
         )
     )
     hook(
@@ -164,7 +170,7 @@ def test_a_heartbeat_is_one_round_trip(hook, client):
 
 def test_ids_that_are_no_text_come_back_as_they_were(hook, client, keys):
     ghost = "gh\nost\udcff"
-    hook(events.JobUndeliverable(job_id=ghost, reason="no record"))
+    hook(events.JobDeadLettered(job_id=ghost, reason="no record"))
     hook.close()
 
     (entry,) = read_history(client, keys, ghost)
@@ -185,7 +191,7 @@ def test_the_stream_is_bounded_and_has_a_time_to_live(hook, client, keys, monkey
 def test_reading_goes_on_from_step_to_step(hook, client, keys, monkeypatch):
     monkeypatch.setattr(history, "PAGE", 7)
     for number in range(100):
-        hook(events.JobTaken(job_id=f"job_{number % 2}", taken_over=bool(number // 2 % 2)))
+        hook(events.JobClaimed(job_id=f"job_{number % 2}", taken_over=bool(number // 2 % 2)))
     hook.close()
 
     assert len(read_history(client, keys, "job_0")) == 50

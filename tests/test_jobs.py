@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from videopoll.errors import InvalidJobError
-from videopoll.jobs import Form, JobState, OutboxEntry, Outcome, OutcomeKind, VideoJob
+from videopoll.jobs import JobState, MessageForm, OutboxEntry, Outcome, OutcomeKind, VideoJob
 from videopoll.jobs.codec import Poison, dump
 from videopoll.jobs.job import (
     EARLIEST_START_MS,
@@ -55,7 +55,7 @@ entries = st.builds(
     OutboxEntry,
     jobs,
     outcomes,
-    st.sampled_from(Form),
+    st.sampled_from(MessageForm),
     numbers,
     tries=numbers,
     form_failures=numbers,
@@ -243,7 +243,7 @@ def test_any_fields_in_a_completed_record_are_an_outcome_that_can_be_stored(fiel
     """What is read from another worker goes into our own outbox."""
     read = Outcome.from_completed(json.dumps(fields).encode())
     job = VideoJob(JOB_ID, "c", NOW_MS)
-    entry = OutboxEntry(job, read, Form.TEXT, NOW_MS)
+    entry = OutboxEntry(job, read, MessageForm.TEXT, NOW_MS)
     assert OutboxEntry.from_json(JOB_ID, entry.to_json().encode(), NOW_MS) == entry
 
 
@@ -273,7 +273,7 @@ def test_an_outbox_entry_with_any_part_replaced_is_an_entry_or_poison(entry, dat
 
 def test_an_outbox_entry_with_a_number_of_hundreds_of_digits_is_poison():
     """It would be counted with when the message has been sent."""
-    entry = OutboxEntry(VideoJob(JOB_ID, "c", NOW_MS), Outcome(OutcomeKind.FAILED, NOW_MS), Form.TEXT, 7)
+    entry = OutboxEntry(VideoJob(JOB_ID, "c", NOW_MS), Outcome(OutcomeKind.FAILED, NOW_MS), MessageForm.TEXT, 7)
     written = entry.to_json().replace('"deadline":7', f'"deadline":{10**400}').encode()
     assert isinstance(OutboxEntry.from_json(JOB_ID, written, NOW_MS), Poison)
 
@@ -288,7 +288,7 @@ def test_a_number_that_is_none_makes_a_record_poison(number):
     assert raw != sound.encode()
     assert VideoJob.from_record(JOB_ID, raw, NOW_MS) == Poison("record is not JSON")
     assert isinstance(Outcome.from_completed(b'{"success":true,"timestamp":%s}' % number.encode()), Poison)
-    entry = OutboxEntry(VideoJob(JOB_ID, "c", NOW_MS), Outcome(OutcomeKind.FAILED, NOW_MS), Form.TEXT, 7)
+    entry = OutboxEntry(VideoJob(JOB_ID, "c", NOW_MS), Outcome(OutcomeKind.FAILED, NOW_MS), MessageForm.TEXT, 7)
     written = entry.to_json().replace('"deadline":7', f'"deadline":{number}').encode()
     assert isinstance(OutboxEntry.from_json(JOB_ID, written, NOW_MS), Poison)
 
@@ -440,7 +440,7 @@ def test_a_job_and_an_outcome_do_not_print_their_secrets():
     """Prompts, phone numbers and signed URLs stay out of logs and tracebacks."""
     job = VideoJob(JOB_ID, "c", NOW_MS, {"prompt": "a secret wish", "to": "5491100000001"})
     outcome = Outcome(OutcomeKind.COMPLETED, NOW_MS, video_url="https://v/1.mp4?signature=abc")
-    shown = repr(OutboxEntry(job, outcome, Form.VIDEO, 0))
+    shown = repr(OutboxEntry(job, outcome, MessageForm.VIDEO, 0))
     assert "secret" not in shown
     assert "5491100000001" not in shown
     assert "signature" not in shown
@@ -448,7 +448,7 @@ def test_a_job_and_an_outcome_do_not_print_their_secrets():
 
 def test_reasons_are_bounded():
     """Forty failed sends must not grow the entry without end."""
-    entry = OutboxEntry(VideoJob(JOB_ID, "c", NOW_MS), Outcome(OutcomeKind.FAILED, NOW_MS), Form.TEXT, 0)
+    entry = OutboxEntry(VideoJob(JOB_ID, "c", NOW_MS), Outcome(OutcomeKind.FAILED, NOW_MS), MessageForm.TEXT, 0)
     for number in range(40):
         entry = entry.noting(f"{number} " + "x" * 1000)
     assert [reason.split()[0] for reason in entry.reasons] == [str(number) for number in range(30, 40)]

@@ -97,7 +97,7 @@ def test_everybody_hears_though_the_api_throttles_for_longer_than_a_record_lives
         until(lambda: len(running.recorder.of(events.JobDelivered)) == 200, "all is settled")
 
     only_timeouts(told, users)
-    assert not running.recorder.of(events.JobUndeliverable)
+    assert not running.recorder.of(events.JobDeadLettered)
 
 
 def test_everybody_hears_though_the_api_hangs_and_places_are_few(world):
@@ -110,7 +110,7 @@ def test_everybody_hears_though_the_api_hangs_and_places_are_few(world):
         until(lambda: len(running.recorder.of(events.JobDelivered)) == 300, "all is settled")
 
     only_timeouts(told, users)
-    assert not running.recorder.of(events.JobUndeliverable)
+    assert not running.recorder.of(events.JobDeadLettered)
 
 
 def test_everybody_hears_though_every_poll_hangs_for_ever(world, monkeypatch):

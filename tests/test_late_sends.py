@@ -17,13 +17,13 @@ from videopoll import (
     CallbackNotifier,
     Delivered,
     LeasePolicy,
+    LookupResult,
     Message,
     NotSent,
     OnUnknown,
     QueueUnavailableError,
     Recipient,
     RoutingNotifier,
-    Sighting,
     Unknown,
     VideoReady,
     events,
@@ -65,9 +65,9 @@ class Gate:
         self.sent.append(message.job.job_id)
         return Delivered()
 
-    def find(self, message: Message) -> Sighting:
+    def find(self, message: Message) -> LookupResult:
         """Tell what was sent."""
-        return Sighting.FOUND if message.job.job_id in self.sent else Sighting.ABSENT
+        return LookupResult.FOUND if message.job.job_id in self.sent else LookupResult.ABSENT
 
 
 def stand_still(worker: Worker) -> None:
@@ -191,7 +191,7 @@ def test_a_send_that_was_given_up_while_it_waited_for_a_thread_is_never_made(wor
         until(lambda: results(worker), "it is given up")
         enqueue(world, "job_2")
         until(lambda: results(worker, "job_2"), "another send is given up that waited for the thread")
-        until(lambda: worker.recorder.of(events.JobUndeliverable, "job_2"), "it is a dead letter")
+        until(lambda: worker.recorder.of(events.JobDeadLettered, "job_2"), "it is a dead letter")
         gate.open.set()
         enqueue(world, "job_3")
         until(lambda: worker.recorder.of(events.JobDelivered, "job_3"), "the thread is free again")
@@ -326,7 +326,7 @@ def test_a_look_up_that_does_not_come_back_in_its_time_is_no_answer(world, parts
         if not waits.is_set():
             waits.set()
             yield free
-        return Sighting.FOUND
+        return LookupResult.FOUND
 
     enqueue(world, "job_1")
     own = part(parts, notify=notify, find=find)

@@ -71,7 +71,7 @@ def test_a_full_run_at_debug_tells_no_secret(world, lines, redis_url, prefix):
         with worker:
             hook.follow(worker.runner)
             until(lambda: len(worker.recorder.of(events.JobDelivered)) == 5, "all are told")
-            until(lambda: worker.recorder.of(events.JobUndeliverable, "job_7"), "one is a dead letter")
+            until(lambda: worker.recorder.of(events.JobDeadLettered, "job_7"), "one is a dead letter")
             world.api.api_key = "another key"
             queue.enqueue("job_8", conversation_id="c_8", metadata={"channel": "ultramsg", "to": phone(8)})
             until(lambda: worker.recorder.of(events.JobPolled, "job_8"), "the key is refused")

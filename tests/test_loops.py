@@ -100,7 +100,7 @@ def test_one_renewal_that_raises_costs_no_second_send(world, error):
     assert len(sent) == 1
 
 
-@pytest.mark.parametrize("method", ["claim", "apply", "renew", "wait_for_work", "adopt"])
+@pytest.mark.parametrize("method", ["claim", "apply", "renew", "wait_for_work", "recover"])
 @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
 def test_a_loop_goes_on_after_what_nobody_foresaw_and_tells_of_it_once(world, method, error, caplog, monkeypatch):
     for module in ("runner", "async_runner"):
@@ -127,7 +127,7 @@ def test_a_worker_that_cannot_renew_takes_no_job_says_so_and_goes_on_when_it_can
         enqueue(world, "job_1")
         calls = broken.calls
         until(lambda: broken.calls > calls + 2, "it tries to renew all the while")
-        assert not worker.recorder.of(events.JobTaken)
+        assert not worker.recorder.of(events.JobClaimed)
         broken.mend()
         until(lambda: worker.recorder.of(events.JobDelivered), "it works")
         assert worker.runner.health().alive
@@ -228,7 +228,7 @@ def test_a_claim_that_cannot_be_read_takes_no_other_along(world, monkeypatch):
 
     with world.worker(poller=Ready(), notifier=SilentNotifier()) as worker:
         until(lambda: len(worker.recorder.of(events.JobDelivered)) == 2, "the others are delivered")
-        until(lambda: worker.recorder.of(events.JobUndeliverable, "bad"), "it is a dead letter")
+        until(lambda: worker.recorder.of(events.JobDeadLettered, "bad"), "it is a dead letter")
         with world.queue() as queue:
             (letter,) = queue.dead_letters.list()
     assert letter.record is not None

@@ -142,8 +142,8 @@ def test_every_measurement_has_its_instrument():
         polled(fault=FaultKind.SERVER),
         events.JobEnqueued(job_id="j", conversation_id="c"),
         events.JobCancelled(job_id="j"),
-        events.JobTaken(job_id="j", taken_over=True),
-        events.JobUndeliverable(job_id="j", reason="r"),
+        events.JobClaimed(job_id="j", taken_over=True),
+        events.JobDeadLettered(job_id="j", reason="r"),
         events.LeaseLost(job_id="j"),
         events.RedisLost(reason="r"),
     ]

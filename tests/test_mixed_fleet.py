@@ -155,7 +155,7 @@ def test_jobs_of_their_producer_are_delivered_by_our_worker(fleet):
         fleet.all_told()
 
     assert len(worker.recorder.of(events.JobDelivered)) == 10
-    assert not worker.recorder.of(events.JobUndeliverable)
+    assert not worker.recorder.of(events.JobDeadLettered)
     told = json.loads(fleet.client.get(fleet.key("completed", "job_3")))
     assert (told["success"], told["delivered"]) == (True, True)
 
@@ -188,7 +188,7 @@ def test_both_workers_share_the_jobs_of_both_producers_and_neither_starves(fleet
         theirs=len(theirs.polled) + len(more_of_theirs.polled), ours=len(ours.recorder.of(events.JobPolled))
     )
     assert min(polls.values()) >= polls.total() // 10, polls
-    assert not ours.recorder.of(events.JobUndeliverable)
+    assert not ours.recorder.of(events.JobDeadLettered)
     assert max(len(fleet.world.api.polls(job_id)) for job_id in jobs) <= 4
 
 
@@ -245,7 +245,7 @@ def test_jobs_that_their_producer_never_pushed_are_found_without_the_flag_too(fl
         fleet.all_told()
 
     assert sum(event.count for event in worker.recorder.of(events.JobsRecovered)) == 8
-    assert not worker.recorder.of(events.JobUndeliverable)
+    assert not worker.recorder.of(events.JobDeadLettered)
 
 
 @on_one_server
@@ -494,7 +494,7 @@ def test_a_lock_of_ours_that_they_deleted_mid_poll_doubles_nothing(fleet, ours_s
 
     assert foreign.sent == ["job_0"]
     assert not worker.recorder.of(events.JobDelivered)
-    assert not worker.recorder.of(events.JobUndeliverable)
+    assert not worker.recorder.of(events.JobDeadLettered)
 
 
 @on_one_server
@@ -508,7 +508,7 @@ def test_an_id_whose_job_somebody_else_finished_is_no_dead_letter(fleet, caplog)
         until(lambda: fleet.queue.counts().in_flight == 0, "it is out of hand")
 
     assert fleet.queue.counts().dead == 0
-    assert not worker.recorder.of(events.JobUndeliverable)
+    assert not worker.recorder.of(events.JobDeadLettered)
     assert not [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
     assert fleet.client.ttl(fleet.key("completed", "job_0")) > 7000, "the audit trail stays"
 
@@ -543,7 +543,7 @@ def test_a_send_that_their_crash_left_open_becomes_a_dead_letter_if_the_host_wan
     fleet.producer.push("job_0")
 
     with fleet.own(delivery=attrs.evolve(QUICK, on_unknown="at_most_once")) as worker:
-        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is a dead letter")
+        until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")
 
     assert fleet.told() == {"job_0": 0}
     letter = fleet.queue.dead_letters.get("job_0")
@@ -561,7 +561,7 @@ def test_a_crash_of_theirs_after_the_send_is_told_apart_by_the_host_only(fleet, 
     assert fleet.told() == {"job_0": 1}
 
     with fleet.own(delivery=attrs.evolve(QUICK, on_unknown="at_most_once")) as worker:
-        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is a dead letter")
+        until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")
 
     assert fleet.told() == {"job_0": 1}
 
@@ -656,7 +656,7 @@ def test_a_record_that_their_producer_writes_late_is_told_once(fleet, quick_swee
         until(lambda: not fleet.keys("job:*"), "it is cleared away")
         fleet.all_told()
 
-    assert not worker.recorder.of(events.JobUndeliverable)
+    assert not worker.recorder.of(events.JobDeadLettered)
     assert json.loads(fleet.client.get(fleet.key("completed", "job_0")))["delivered"] is True
 
 
@@ -745,8 +745,8 @@ def test_jobs_that_we_leave_are_handed_back_and_leave_nothing_of_ours(fleet, twi
     with fleet.own() as back:
         fleet.ours("job_40")
         until(lambda: back.recorder.of(events.JobDelivered, "job_40"), "a worker of ours is back")
-    assert not back.recorder.of(events.JobUndeliverable)
-    assert not ours.recorder.of(events.JobUndeliverable)
+    assert not back.recorder.of(events.JobDeadLettered)
+    assert not ours.recorder.of(events.JobDeadLettered)
 
 
 @on_one_server
@@ -800,11 +800,11 @@ def test_a_job_counts_as_lost_after_exactly_ninety_seconds_without_a_poll(fleet,
     fleet.client.pexpire(fleet.key(key, "job_fresh"), 600_000 - 88_000)
     fleet.client.pexpire(fleet.key(key, "job_lost"), 600_000 - 90_000)
 
-    assert call(twin.adopt(idle_s=90.0)) == 1
+    assert call(twin.recover(idle_s=90.0)) == 1
 
     assert fleet.queue.get("job_lost").state == JobState.SCHEDULED
     assert fleet.queue.get("job_fresh").state != JobState.SCHEDULED
-    assert call(twin.adopt(idle_s=90.0)) == 0, "once is enough"
+    assert call(twin.recover(idle_s=90.0)) == 0, "once is enough"
 
 
 @on_one_server
@@ -820,7 +820,7 @@ def test_a_job_that_somebody_has_is_never_swept(fleet, twin, call):
     fleet.client.zadd(f"{prefix}:poll:inflight", {"leased": later})
     fleet.client.zadd(f"{prefix}:poll:deliveries", {"delivering": later})
 
-    assert call(twin.adopt(idle_s=90.0)) == 0
+    assert call(twin.recover(idle_s=90.0)) == 0
 
 
 @on_one_server
@@ -828,15 +828,15 @@ def test_one_sweeper_at_a_time(fleet, twin, call):
     """Ten workers must not scan one Redis ten times."""
     fleet.client.config_resetstat()
 
-    first = call(twin.adopt(idle_s=0.0, exclusive=True))
+    first = call(twin.recover(idle_s=0.0, exclusive=True))
     fleet.producer.store("job_0", **fleet.user("job_0"))
-    second = call(twin.adopt(idle_s=0.0, exclusive=True))
+    second = call(twin.recover(idle_s=0.0, exclusive=True))
 
     assert (first, second) == (0, 0)
     scans = fleet.client.info("commandstats")["cmdstat_scan"]["calls"]
     assert 25 <= fleet.client.ttl(f"{fleet.world.prefix}:poll:sweeper") <= 30
     fleet.client.delete(f"{fleet.world.prefix}:poll:sweeper")
-    assert call(twin.adopt(idle_s=0.0, exclusive=True)) == 1
+    assert call(twin.recover(idle_s=0.0, exclusive=True)) == 1
     assert fleet.client.info("commandstats")["cmdstat_scan"]["calls"] > scans
 
 
@@ -849,7 +849,7 @@ def test_the_sweep_goes_in_small_steps_and_never_uses_keys(fleet, twin, call):
         pipeline.execute()
     fleet.client.config_resetstat()
 
-    call(twin.adopt(idle_s=90.0))
+    call(twin.recover(idle_s=90.0))
 
     stats = fleet.client.info("commandstats")
     assert stats["cmdstat_scan"]["calls"] >= 3000 // 1000

@@ -33,14 +33,14 @@ from videopoll.jobs.transition import (
     BeginSend,
     Claim,
     Conclude,
-    GiveBack,
-    Gone,
+    MissingRecord,
     PollWork,
     Redeliver,
+    Release,
     Reschedule,
     SendWork,
     Settle,
-    Verdict,
+    TransitionResult,
 )
 from videopoll.jobs.views import CancelResult, EnqueueResult
 from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
@@ -150,14 +150,14 @@ class Histories(RuleBasedStateMachine):
             if before is not None:
                 assert claim.taken_over, f"the lease of {claim.job_id} is held twice"
                 self.stale.append(before.claim)
-            assert claim.job_id not in self.foreign or isinstance(claim.work, Gone | SendWork)
+            assert claim.job_id not in self.foreign or isinstance(claim.work, MissingRecord | SendWork)
             self.held[claim.job_id] = Held(claim, claim.work.entry if isinstance(claim.work, SendWork) else None)
 
     def _pick(self, pick: int) -> Held | None:
         names = sorted(self.held)
         return self.held[names[pick % len(names)]] if names else None
 
-    def _commit(self, held: Held, transition: object) -> Verdict:
+    def _commit(self, held: Held, transition: object) -> TransitionResult:
         (verdict,) = self.queue.apply([transition])
         return verdict
 
@@ -173,15 +173,15 @@ class Histories(RuleBasedStateMachine):
             outcome = Outcome(OutcomeKind.COMPLETED, self._now_ms(), video_url="https://v/1.mp4")
             entry = open_outbox(claim.work.job, outcome, POLICY)
             verdict = self._commit(held, Conclude(claim, entry, 600, 12_000))
-            if verdict is Verdict.APPLIED:
+            if verdict is TransitionResult.APPLIED:
                 held.entry = entry
                 return
-            assert verdict in {Verdict.CONTENDED, Verdict.FINISHED_ELSEWHERE}
-            assert (verdict is Verdict.CONTENDED) == (job_id in self.foreign)
+            assert verdict in {TransitionResult.CONTENDED, TransitionResult.FINISHED_ELSEWHERE}
+            assert (verdict is TransitionResult.CONTENDED) == (job_id in self.foreign)
         else:
             due_ms = self._now_ms() + (60_000 if what == "later" else 0)
-            transition = GiveBack(claim) if what == "give back" else Reschedule(claim, due_ms, what == "fault", 7)
-            assert self._commit(held, transition) is Verdict.APPLIED
+            transition = Release(claim) if what == "give back" else Reschedule(claim, due_ms, what == "fault", 7)
+            assert self._commit(held, transition) is TransitionResult.APPLIED
         del self.held[job_id]
 
     @precondition(lambda self: self.held)
@@ -194,7 +194,7 @@ class Histories(RuleBasedStateMachine):
             return
         if what == "begin":
             held.entry = attrs.evolve(entry, tries=entry.tries + 1, sending_ms=self._now_ms())
-            assert self._commit(held, BeginSend(claim, held.entry, 600, 600_000)) is Verdict.APPLIED
+            assert self._commit(held, BeginSend(claim, held.entry, 600, 600_000)) is TransitionResult.APPLIED
             return
         if what in {"later", "now"}:
             due_ms = self._now_ms() + (60_000 if what == "later" else 0)
@@ -203,9 +203,9 @@ class Histories(RuleBasedStateMachine):
             letter = DeadLetter(job_id, "why", self._now_ms(), entry=entry) if what == "give up" else None
             transition = Settle(claim, dump(entry.outcome.to_completed(entry.job, delivered=letter is None)), letter)
             self._end(job_id)
-        assert self._commit(held, transition) is Verdict.APPLIED
+        assert self._commit(held, transition) is TransitionResult.APPLIED
         # Its reply may have been lost, and the client runs it again.
-        assert self._commit(held, transition) is Verdict.APPLIED
+        assert self._commit(held, transition) is TransitionResult.APPLIED
         del self.held[job_id]
 
     @precondition(lambda self: self.held)
@@ -214,11 +214,11 @@ class Histories(RuleBasedStateMachine):
         """What turned out to be no job is put away."""
         held = self._pick(pick)
         job_id, claim = held.claim.job_id, held.claim
-        if isinstance(claim.work, Gone) and held.entry is None:
+        if isinstance(claim.work, MissingRecord) and held.entry is None:
             letter = None if claim.work.finished else DeadLetter(job_id, "no record", self._now_ms())
             enqueued_again = self.db.exists(self.keys.job(job_id), self.keys.outbox(job_id))
             verdict = self._commit(held, Settle(claim, letter=letter))
-            assert verdict is (Verdict.FINISHED_ELSEWHERE if enqueued_again else Verdict.APPLIED)
+            assert verdict is (TransitionResult.FINISHED_ELSEWHERE if enqueued_again else TransitionResult.APPLIED)
             if letter and job_id in self.live and not enqueued_again:
                 self._end(job_id)
             del self.held[job_id]
@@ -252,7 +252,7 @@ class Histories(RuleBasedStateMachine):
             transition = self._zombies_transition(claim, what)
             if transition is None:
                 return
-            assert self.queue.apply([transition]) == [Verdict.LOST]
+            assert self.queue.apply([transition]) == [TransitionResult.LOST]
         assert self._everything() == before
 
     def _zombies_transition(self, claim: Claim, what: str) -> object:
@@ -261,7 +261,7 @@ class Histories(RuleBasedStateMachine):
         if what == "reschedule":
             return Reschedule(claim, 1)
         if what == "give back":
-            return GiveBack(claim)
+            return Release(claim)
         if what == "settle":
             return Settle(claim, '{"written by":"a zombie"}')
         if job is None:
@@ -334,7 +334,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         """One of our workers looks for lost jobs."""
-        self.queue.adopt(idle_s=0, initial_delay_s=0)
+        self.queue.recover(idle_s=0, initial_delay_s=0)
         found = {job_id for job_id in self.lost_by_foreign if self._places(job_id)}
         self.lost_by_foreign -= found
 
@@ -400,7 +400,11 @@ class Histories(RuleBasedStateMachine):
             while self.held:
                 before = len(self.held)
                 self.bury(0)
-                if self.held and self._pick(0).entry is None and not isinstance(self._pick(0).claim.work, Gone):
+                if (
+                    self.held
+                    and self._pick(0).entry is None
+                    and not isinstance(self._pick(0).claim.work, MissingRecord)
+                ):
                     self.poll(0, "conclude")
                 if self.held:
                     self.deliver(0, "settle")

@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 
 from videopoll._http import FailureKind, HttpFailure
 from videopoll.errors import ConfigurationError, NotSentError, RefusedError
-from videopoll.jobs import Form, Outcome, OutcomeKind, VideoJob
-from videopoll.messages import Delivered, Message, NotSent, Recipient, Refused, Sighting, Unknown
+from videopoll.jobs import MessageForm, Outcome, OutcomeKind, VideoJob
+from videopoll.messages import Delivered, LookupResult, Message, NotSent, Recipient, Refused, Unknown
 from videopoll.notifiers import (
     AppriseNotifier,
     CallbackNotifier,
@@ -61,13 +61,13 @@ RECIPIENT = Recipient(channel="ultramsg", to=PHONE, instance_id="instance1150", 
 OK = {"sent": "true", "message": "ok", "id": 5225}
 
 
-def message(form=Form.VIDEO, *, recipient=RECIPIENT, kind=OutcomeKind.COMPLETED, url=URL, **changes):
+def message(form=MessageForm.VIDEO, *, recipient=RECIPIENT, kind=OutcomeKind.COMPLETED, url=URL, **changes):
     outcome = Outcome(kind, START_MS + 45_000, video_url=url, error=None if url else "content policy")
     return Message(job=JOB, outcome=outcome, form=form, reference="vp-1", recipient=recipient, **changes)
 
 
 def failure_notice():
-    return message(Form.TEXT, kind=OutcomeKind.FAILED, url=None)
+    return message(MessageForm.TEXT, kind=OutcomeKind.FAILED, url=None)
 
 
 @attrs.frozen
@@ -227,13 +227,13 @@ def test_ultramsg_sends_a_native_video_with_a_caption(side, server, ultramsg):
 
 
 def test_ultramsg_sends_a_text_with_the_link(side, server, ultramsg):
-    assert side.notify(ultramsg, message(Form.TEXT)) == Delivered("5225")
+    assert side.notify(ultramsg, message(MessageForm.TEXT)) == Delivered("5225")
     (seen,) = server.seen
     assert (seen.method, seen.target) == ("POST", "/instance1150/messages/chat")
     assert seen.json == {"token": TOKEN, "to": PHONE, "body": TEXT, "priority": 5, "referenceId": "vp-1"}
 
 
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", MessageForm)
 def test_ultramsg_sends_the_notice_of_a_failure_as_text_whatever_form_is_asked_for(side, server, ultramsg, form):
     side.notify(ultramsg, attrs.evolve(failure_notice(), form=form))
     (seen,) = server.seen
@@ -257,14 +257,14 @@ def test_ultramsg_fills_in_its_own_instance_and_token(side, server):
 
 def test_a_video_gets_30_seconds_and_a_text_15(ultramsg):
     assert ultramsg.build(message()).timeout_s == 30
-    assert ultramsg.build(message(Form.TEXT)).timeout_s == 15
+    assert ultramsg.build(message(MessageForm.TEXT)).timeout_s == 15
 
 
 def test_long_words_are_cut_to_the_limits_and_the_link_stays_whole(ultramsg):
     long_words = attrs.evolve(message().words.of("es"), done="🎥" * 5000)
     words = attrs.evolve(message().words, languages={"es": long_words})
     caption = ultramsg.build(message(words=words)).json["caption"]
-    body = ultramsg.build(message(Form.TEXT, words=words)).json["body"]
+    body = ultramsg.build(message(MessageForm.TEXT, words=words)).json["body"]
     assert len(caption.encode("utf-16-le")) // 2 <= 1024
     assert len(body.encode("utf-16-le")) // 2 <= 4096
     assert body.endswith(f"…\n\n🔗 Video: {URL}")
@@ -399,7 +399,7 @@ OF_THE_MOMENT = [
 ]
 
 
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", MessageForm)
 @pytest.mark.parametrize("said", OF_THE_MOMENT)
 def test_what_passes_or_is_the_accounts_fault_is_tried_again_as_it_is(ultramsg, form, said):
     bodies = [
@@ -437,7 +437,7 @@ FOR_GOOD = [
 ]
 
 
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", MessageForm)
 @pytest.mark.parametrize("said", FOR_GOOD)
 def test_what_is_final_stays_final(ultramsg, form, said):
     for body in ({"sent": "false", "message": said}, {"error": said}, {"error": [{"body": said}]}):
@@ -447,11 +447,11 @@ def test_what_is_final_stays_final(ultramsg, form, said):
     factory = WhatsAppFactoryNotifier(base_url="https://wf.example")
     for status in (200, 400, 422):
         reply = HttpReply(status=status, body=json.dumps({"error": said}).encode())
-        assert isinstance(factory.read(reply, message(Form.TEXT)), Refused)
+        assert isinstance(factory.read(reply, message(MessageForm.TEXT)), Refused)
 
 
 @pytest.mark.parametrize("body", [{"sent": "false"}, {"sent": False, "message": ""}, {"sent": "false", "error": None}])
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", MessageForm)
 def test_a_refusal_without_a_reason_is_tried_again(ultramsg, form, body):
     receipt = ultramsg.read(HttpReply(status=200, body=json.dumps(body).encode()), message(form))
     assert receipt == NotSent("not sent: no reason is given")
@@ -460,7 +460,7 @@ def test_a_refusal_without_a_reason_is_tried_again(ultramsg, form, body):
 def test_a_refusal_in_unknown_words_sends_a_video_as_text_and_tries_a_text_again(ultramsg):
     reply = HttpReply(status=200, body=b'{"error": "E_4711"}')
     assert ultramsg.read(reply, message()) == Refused("E_4711", try_text=True)
-    assert ultramsg.read(reply, message(Form.TEXT)) == NotSent("E_4711")
+    assert ultramsg.read(reply, message(MessageForm.TEXT)) == NotSent("E_4711")
 
 
 def test_the_wait_that_a_refusal_asks_for_is_kept(ultramsg):
@@ -476,7 +476,7 @@ def test_a_reply_that_says_sent_and_an_error_of_the_moment_is_looked_up(ultramsg
 @pytest.mark.parametrize(
     "body", [{"error": [{"msgId": "not found"}]}, {"error": "message not found"}, {"sent": "false"}]
 )
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", MessageForm)
 def test_a_refusal_of_what_quotes_a_message_may_be_for_the_quote(ultramsg, form, body):
     reply = HttpReply(status=200, body=json.dumps(body).encode())
     quoting = message(form, recipient=attrs.evolve(RECIPIENT, reply_to="false_abc"))
@@ -492,7 +492,7 @@ def test_a_refusal_of_what_quotes_a_message_may_be_for_the_quote(ultramsg, form,
 def test_whatsapp_factory_may_refuse_for_the_quote_in_many_ways(status):
     factory = WhatsAppFactoryNotifier(base_url="https://wf.example", instance_id="wf-1", token=TOKEN)
     reply = HttpReply(status=status, body=b'{"error": "Not found"}')
-    quoting = message(Form.TEXT, recipient=attrs.evolve(RECIPIENT, reply_to="wamid.0"))
+    quoting = message(MessageForm.TEXT, recipient=attrs.evolve(RECIPIENT, reply_to="wamid.0"))
     receipt = factory.read(reply, quoting)
     assert isinstance(receipt, Refused)
     assert receipt.try_unquoted
@@ -647,7 +647,7 @@ def entry(status, reference="vp-1", body=TEXT):
 
 def test_ultramsg_is_asked_by_reference(side, server, ultramsg):
     server.answer(listed(entry("queue")))
-    assert side.find(ultramsg, message()) is Sighting.FOUND
+    assert side.find(ultramsg, message()) is LookupResult.FOUND
     (seen,) = server.seen
     assert (seen.method, seen.path) == ("GET", "/instance1150/messages")
     assert seen.query == {"token": TOKEN, "referenceId": "vp-1", "page": "1", "limit": "100", "status": "all"}
@@ -656,21 +656,21 @@ def test_ultramsg_is_asked_by_reference(side, server, ultramsg):
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (listed(entry("sent")), Sighting.FOUND),
-        (listed(entry("on its way")), Sighting.FOUND),
-        ([entry("sent")], Sighting.FOUND),
-        (listed(entry("invalid"), entry("sent")), Sighting.FOUND),
-        (listed(entry("unsent")), Sighting.FAILED),
-        (listed(entry("invalid")), Sighting.FAILED),
-        (listed(entry("expired")), Sighting.FAILED),
-        (listed(), Sighting.ABSENT),
-        ([], Sighting.ABSENT),
-        (listed(entry("sent", "vp-2")), Sighting.ABSENT),
-        (listed(entry("sent", "vp-2"), pages=3), Sighting.CANNOT_TELL),
-        ([entry("sent", "vp-2")] * 100, Sighting.CANNOT_TELL),
-        ({"error": "try later"}, Sighting.NO_ANSWER),
-        (b"<html>", Sighting.NO_ANSWER),
-        ({"messages": "none"}, Sighting.NO_ANSWER),
+        (listed(entry("sent")), LookupResult.FOUND),
+        (listed(entry("on its way")), LookupResult.FOUND),
+        ([entry("sent")], LookupResult.FOUND),
+        (listed(entry("invalid"), entry("sent")), LookupResult.FOUND),
+        (listed(entry("unsent")), LookupResult.FAILED),
+        (listed(entry("invalid")), LookupResult.FAILED),
+        (listed(entry("expired")), LookupResult.FAILED),
+        (listed(), LookupResult.ABSENT),
+        ([], LookupResult.ABSENT),
+        (listed(entry("sent", "vp-2")), LookupResult.ABSENT),
+        (listed(entry("sent", "vp-2"), pages=3), LookupResult.CANNOT_TELL),
+        ([entry("sent", "vp-2")] * 100, LookupResult.CANNOT_TELL),
+        ({"error": "try later"}, LookupResult.NO_ANSWER),
+        (b"<html>", LookupResult.NO_ANSWER),
+        ({"messages": "none"}, LookupResult.NO_ANSWER),
     ],
 )
 def test_the_list_of_messages_tells_what_became_of_ours(side, server, ultramsg, body, expected):
@@ -680,7 +680,7 @@ def test_the_list_of_messages_tells_what_became_of_ours(side, server, ultramsg, 
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(status, Sighting.NO_ANSWER) for status in (401, 403, 404, 429, 502)],
+    [(status, LookupResult.NO_ANSWER) for status in (401, 403, 404, 429, 502)],
 )
 def test_a_list_that_is_not_given_tells_nothing(side, server, ultramsg, status, expected):
     """It is asked for again: to call it impossible would send the message a second time, blindly."""
@@ -691,19 +691,19 @@ def test_a_list_that_is_not_given_tells_nothing(side, server, ultramsg, status, 
 def test_a_video_that_failed_before_says_nothing_about_its_text(side, server, ultramsg):
     """Both have the same reference; taking the one for the other would give up on the user."""
     server.answer(listed(entry("invalid", body=CAPTION)))
-    assert side.find(ultramsg, message(Form.TEXT)) is Sighting.ABSENT
+    assert side.find(ultramsg, message(MessageForm.TEXT)) is LookupResult.ABSENT
     server.answer(listed(entry("invalid", body=CAPTION), entry("invalid", body=TEXT)))
-    assert side.find(ultramsg, message(Form.TEXT)) is Sighting.FAILED
+    assert side.find(ultramsg, message(MessageForm.TEXT)) is LookupResult.FAILED
 
 
 def test_no_connection_is_no_answer(side):
     free = Server()
     free.close()
-    assert side.find(UltraMsgNotifier(base_url=free.url), message()) is Sighting.NO_ANSWER
+    assert side.find(UltraMsgNotifier(base_url=free.url), message()) is LookupResult.NO_ANSWER
 
 
 def test_a_recipient_that_cannot_be_used_cannot_be_asked_about(side, ultramsg):
-    assert side.find(ultramsg, message(recipient=None)) is Sighting.CANNOT_TELL
+    assert side.find(ultramsg, message(recipient=None)) is LookupResult.CANNOT_TELL
 
 
 # --- UltraMsg: an offline instance ----------------------------------------------------------------
@@ -797,7 +797,7 @@ def test_whoever_is_cancelled_while_asking_leaves_nobody_waiting(server):
 # --- WhatsApp Factory -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", MessageForm)
 def test_whatsapp_factory_sends_a_text_with_the_link_whatever_form_is_asked_for(side, server, form):
     server.answer({"messageId": "wamid.1"})
     recipient = attrs.evolve(RECIPIENT, instance_id="wf-1", reply_to="wamid.0", to="+54 9 11 2233-4455@c.us")
@@ -850,7 +850,7 @@ def test_whatsapp_factory_needs_a_message_id_for_a_success(side, server, body, s
 
 
 def test_whatsapp_factory_cannot_be_asked_about_a_message(side, server):
-    assert side.find(WhatsAppFactoryNotifier(base_url=server.url), message()) is Sighting.CANNOT_TELL
+    assert side.find(WhatsAppFactoryNotifier(base_url=server.url), message()) is LookupResult.CANNOT_TELL
     assert not server.seen
 
 
@@ -989,7 +989,7 @@ def test_while_the_host_cannot_say_who_gets_it_nothing_is_sent_and_it_is_tried_a
     assert isinstance(receipt, NotSent)
     assert hint in receipt.reason
     assert_tells_no_secret(receipt)
-    assert side.find(router, UNROUTED) is Sighting.NO_ANSWER
+    assert side.find(router, UNROUTED) is LookupResult.NO_ANSWER
     assert not channel.got
 
 
@@ -1047,12 +1047,14 @@ def test_under_asyncio_sync_functions_run_in_a_thread_with_the_context():
 
 def test_a_look_up_goes_to_the_messages_channel(side, server, ultramsg):
     server.answer(listed(entry("sent")))
-    assert side.find(RoutingNotifier({"ultramsg": ultramsg}, resolve=lambda _: RECIPIENT), UNROUTED) is Sighting.FOUND
+    assert (
+        side.find(RoutingNotifier({"ultramsg": ultramsg}, resolve=lambda _: RECIPIENT), UNROUTED) is LookupResult.FOUND
+    )
 
 
 def test_a_channel_that_cannot_be_asked_cannot_tell(side):
     router = RoutingNotifier({"ultramsg": Recording()}, resolve=lambda _: RECIPIENT)
-    assert side.find(router, UNROUTED) is Sighting.CANNOT_TELL
+    assert side.find(router, UNROUTED) is LookupResult.CANNOT_TELL
 
 
 def test_without_a_resolver_the_recipient_may_stand_in_the_jobs_metadata(side):
@@ -1231,7 +1233,7 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch):
 
 
 class Pager(HttpNotifier):
-    forms = frozenset({Form.TEXT})
+    forms = frozenset({MessageForm.TEXT})
 
     def __init__(self, url, *, build_error=None, read_error=None):
         super().__init__()
@@ -1251,7 +1253,7 @@ class Pager(HttpNotifier):
 def test_a_channel_of_two_pure_methods_serves_both_sides(side, server):
     assert side.notify(Pager(server.url), message()) == Delivered()
     assert server.seen[0].json == {"text": TEXT, "form": "text"}
-    assert side.find(Pager(server.url), message()) is Sighting.CANNOT_TELL
+    assert side.find(Pager(server.url), message()) is LookupResult.CANNOT_TELL
 
 
 @pytest.mark.parametrize(
@@ -1296,14 +1298,14 @@ channels = st.sampled_from(
 )
 
 
-@given(channels, st.integers(100, 599), bodies, st.text(max_size=20), st.sampled_from(Form))
+@given(channels, st.integers(100, 599), bodies, st.text(max_size=20), st.sampled_from(MessageForm))
 def test_any_reply_gives_a_receipt_and_a_sighting(notifier, status, body, retry_after, form):
     reply = HttpReply(status=status, headers={"retry-after": retry_after}, body=body)
     receipt = notifier.read(reply, message(form))
     assert isinstance(receipt, Delivered | NotSent | Refused | Unknown)
     if isinstance(receipt, Delivered):
         assert 200 <= status < 300
-    assert isinstance(notifier.read_find(reply, message(form)), Sighting)
+    assert isinstance(notifier.read_find(reply, message(form)), LookupResult)
     cleaned = notifier._receipt(reply, message(form))
     assert type(cleaned) is type(receipt)
     assert len(getattr(cleaned, "reason", "")) <= 200

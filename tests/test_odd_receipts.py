@@ -11,12 +11,12 @@ import pytest
 from kit import EACH_COMBINATION, QUICK, World, part, phone, until
 from videopoll import (
     Delivered,
+    LookupResult,
     NotSent,
     NotSentError,
     Refused,
     RefusedError,
     RoutingNotifier,
-    Sighting,
     Unknown,
     events,
 )
@@ -123,7 +123,7 @@ UNKNOWN = {
     "CancelledError": raising(asyncio.CancelledError()),
     "TimeoutError": raising(TimeoutError()),
     "huge reason": lambda: Unknown(HUGE),
-    "a sighting": lambda: Sighting.FOUND,
+    "a sighting": lambda: LookupResult.FOUND,
 }
 REST = {
     "counts is a word": (lambda: NotSent("busy", counts="yes", channel_fault="no"), "sends failed: busy"),
@@ -171,7 +171,7 @@ def test_whatever_else_comes_back_after_a_send_is_of_unknown_fate(world, parts, 
     sent: list[str] = []
     enqueue(world)
     with world.worker(notifier=channel(parts, answer, sent), delivery=STEADY) as worker:
-        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is a dead letter")
+        until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")
 
     assert len(sent) == 3
     assert {event.result for event in worker.recorder.of(events.SendTried)} == {"unknown", "cannot_tell"}
@@ -185,7 +185,7 @@ def test_a_refusal_is_what_it_says_whatever_its_fields_are(world, parts, answer,
     sent: list[str] = []
     enqueue(world)
     with world.worker(notifier=channel(parts, answer, sent), delivery=STEADY) as worker:
-        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is a dead letter")
+        until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")
         with world.queue() as queue:
             told = queue.dead_letters.get("job_1").reason
 
@@ -200,7 +200,7 @@ def test_a_coroutine_that_a_plain_channel_returns_is_awaited_by_nobody_under_thr
     sent: list[str] = []
     enqueue(world)
     with world.worker(notifier=channel("sync", later, sent), delivery=STEADY) as worker:
-        reason = until(lambda: worker.recorder.of(events.JobUndeliverable), "it is a dead letter")[0].reason
+        reason = until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")[0].reason
 
     assert "use AsyncRunner" in reason
     assert len(sent) == 3
@@ -213,7 +213,7 @@ def test_a_coroutine_that_a_plain_channel_returns_is_awaited_by_nobody_under_thr
         lambda: "found",
         lambda: True,
         Hostile,
-        lambda: Impostor(Sighting),
+        lambda: Impostor(LookupResult),
         raising(UntoldError()),
         raising(SystemExit()),
         raising(asyncio.CancelledError()),
@@ -231,7 +231,7 @@ def test_a_look_up_that_answers_nonsense_is_no_answer(world, parts, sighting):
     enqueue(world)
     own = part(parts, notify=notify, find=lambda _: sighting())
     with world.worker(notifier=own, delivery=attrs.evolve(STEADY, deadline_s=0.5)) as worker:
-        reason = until(lambda: worker.recorder.of(events.JobUndeliverable), "it is a dead letter")[0].reason
+        reason = until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")[0].reason
 
     assert "the channel does not answer" in reason
     assert sent == ["video"]

@@ -290,7 +290,7 @@ def test_dead_jobs_are_listed_with_their_reason(cli, world, queue):
     queue.enqueue("job_1", conversation_id="c")
     world.api.job("job_1", Reply.completed(SIGNED))
     with world.worker() as worker:
-        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is dead")
+        until(lambda: worker.recorder.of(events.JobDeadLettered), "it is dead")
 
     (row,) = json.loads(cli("jobs --state dead --json").stdout)
     assert (row["state"], row["outcome"]) == ("dead", "completed")
@@ -338,7 +338,7 @@ def test_the_jobs_of_a_conversation_are_found_wherever_they_are(cli, world, queu
         world.api.job(job_id, Reply.completed(SIGNED))
     with world.worker() as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "one is delivered")
-        until(lambda: worker.recorder.of(events.JobUndeliverable), "nobody knows where to send the other")
+        until(lambda: worker.recorder.of(events.JobDeadLettered), "nobody knows where to send the other")
     queue.enqueue("waiting_1", conversation_id="c_7")
     queue.enqueue("another_1", conversation_id="c_8")
 
@@ -580,7 +580,7 @@ def test_explain_of_a_dead_letter(cli, world, queue, hook):
     world.api.job("job_1", Reply.completed(SIGNED))
     queue.enqueue("job_1", conversation_id="c")
     with world.worker(hooks=[hook]) as worker:
-        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is dead")
+        until(lambda: worker.recorder.of(events.JobDeadLettered), "it is dead")
 
     told = cli("explain job_1").stdout
     assert "It is a dead letter: " in told
@@ -626,7 +626,7 @@ def test_every_step_and_every_fault_has_its_words():
 
 
 def test_watch_in_a_pipe_tells_what_happens(cli, hook):
-    hook(events.JobTaken(job_id="job_1", taken_over=False))
+    hook(events.JobClaimed(job_id="job_1", taken_over=False))
     hook.close()
 
     assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d\tjob_1\ttaken by a worker\n", cli("watch --for 0.3 --every 0.2").stdout)
@@ -643,7 +643,7 @@ def test_watch_says_that_redis_is_away(invoke):
 
 
 def test_a_ctrl_c_ends_watch_without_a_failure(redis_url, prefix, hook):
-    hook(events.JobTaken(job_id="job_1", taken_over=False))
+    hook(events.JobClaimed(job_id="job_1", taken_over=False))
     hook.close()
     process = subprocess.Popen(
         [sys.executable, "-m", "videopoll", "watch", "--redis-url", redis_url, "--prefix", prefix],

@@ -10,7 +10,7 @@ import time
 
 import attrs
 
-from videopoll import Form, Message, Outcome, OutcomeKind, VideoJob
+from videopoll import Message, MessageForm, Outcome, OutcomeKind, VideoJob
 from videopoll._calling import DaemonThreads
 from videopoll.core.permits import Lease, SendPermit
 
@@ -20,7 +20,7 @@ def message(permit: SendPermit | None = None) -> Message:
     return Message(
         job=VideoJob("job_1", "c", 1_757_157_518_747),
         outcome=Outcome(OutcomeKind.COMPLETED, 1_757_157_563_747, video_url="https://files.example/1.mp4"),
-        form=Form.VIDEO,
+        form=MessageForm.VIDEO,
         reference="vp-1",
         _permit=permit,
     )

@@ -198,7 +198,7 @@ def test_each_sort_of_poison_becomes_a_dead_letter_with_its_reason(world, place,
     behind = deliver_another(world, "job_behind", 3)
 
     with world.worker() as worker:
-        until(lambda: len(worker.recorder.of(events.JobUndeliverable)) >= len(SORTS), "all are dead letters")
+        until(lambda: len(worker.recorder.of(events.JobDeadLettered)) >= len(SORTS), "all are dead letters")
         until(lambda: before() and behind(), "the sound jobs are delivered")
         after = deliver_another(world, "job_after", 4)
         until(after, "a job that comes later is delivered, too")
@@ -217,7 +217,7 @@ def test_each_sort_of_poison_becomes_a_dead_letter_with_its_reason(world, place,
         assert counts.dead == len(SORTS) == len(letters)
         assert (counts.queued, counts.scheduled, counts.in_flight, counts.deliveries) == (0, 0, 0, 0)
         assert queue.get("poison_3").state == JobState.DEAD
-    told = [event.job_id for event in worker.recorder.of(events.JobUndeliverable)]
+    told = [event.job_id for event in worker.recorder.of(events.JobDeadLettered)]
     assert sorted(told) == sorted(names), "each is counted once"
     lines = about_letters(caplog)
     assert len(lines) == len(SORTS), "each is one line"
@@ -231,7 +231,7 @@ def test_the_letter_keeps_the_record_for_a_person_to_look_at(world, place):
     place.listed(b"job_1", record("job_1", startTime="yesterday", prompt="a dance"))
 
     with world.worker() as worker:
-        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is a dead letter")
+        until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")
 
     with world.queue() as queue:
         letter = queue.dead_letters.get("job_1")
@@ -246,7 +246,7 @@ def test_hostile_ids_become_dead_letters_and_cannot_forge_a_log_line(world, plac
     sound = deliver_another(world, "job_1", 2)
 
     with world.worker() as worker:
-        until(lambda: len(worker.recorder.of(events.JobUndeliverable)) == len(HOSTILE_IDS), "all are dead letters")
+        until(lambda: len(worker.recorder.of(events.JobDeadLettered)) == len(HOSTILE_IDS), "all are dead letters")
         until(sound, "the sound job is delivered")
 
     assert set(place.client.zrange(place.keys.dead, 0, -1)) == set(HOSTILE_IDS.values())
@@ -265,7 +265,7 @@ def test_poison_in_a_dead_workers_lease_becomes_a_dead_letter(world, place):
     place.client.hset(place.keys.faults, "job_odd", "nan:-")
 
     with world.worker() as worker:
-        until(lambda: len(worker.recorder.of(events.JobUndeliverable)) == 2, "both are dead letters")
+        until(lambda: len(worker.recorder.of(events.JobDeadLettered)) == 2, "both are dead letters")
 
     assert place.client.hlen(place.keys.leases) == place.client.hlen(place.keys.faults) == 0
 
@@ -287,7 +287,7 @@ def test_absurd_scores_do_not_stop_the_schedule(world, place):
 
     with world.worker() as worker:
         until(sound, "the sound job is delivered")
-        until(lambda: len(worker.recorder.of(events.JobUndeliverable)) == 2, "what is due is a dead letter")
+        until(lambda: len(worker.recorder.of(events.JobDeadLettered)) == 2, "what is due is a dead letter")
 
     place.client.delete(place.keys.schedule, place.keys.deliveries)
 
@@ -313,7 +313,7 @@ def test_a_shared_key_of_the_wrong_type_is_told_once_and_waited_out(world, place
         until(lambda: worker.runner.health().healthy, "the worker is well again")
 
     assert len([one for one in caplog.records if "cannot be used" in one.getMessage()]) == 1
-    assert not worker.recorder.of(events.JobUndeliverable)
+    assert not worker.recorder.of(events.JobDeadLettered)
 
 
 def test_poison_does_not_keep_an_idle_worker_busy(world, place):
@@ -322,7 +322,7 @@ def test_poison_does_not_keep_an_idle_worker_busy(world, place):
         place.listed(b"poison", None if number % 2 else b"{")
 
     with world.worker() as worker:
-        until(lambda: worker.recorder.of(events.JobUndeliverable), "it is a dead letter")
+        until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")
         until(lambda: place.client.llen(place.keys.queue) == 0, "the list is empty")
         until(worker.runner._listening.is_set, "the worker is idle")
         place.client.config_resetstat()

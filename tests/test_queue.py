@@ -43,14 +43,14 @@ from videopoll.jobs.transition import (
     BeginSend,
     Claim,
     Conclude,
-    GiveBack,
-    Gone,
+    MissingRecord,
     PollWork,
     Redeliver,
+    Release,
     Reschedule,
     SendWork,
     Settle,
-    Verdict,
+    TransitionResult,
 )
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
 from videopoll.queue import redis_queue
@@ -119,7 +119,7 @@ class Bench:
         (claim,) = self.claim(**options)
         return claim
 
-    def apply(self, *transitions) -> list[Verdict]:
+    def apply(self, *transitions) -> list[TransitionResult]:
         """Write what was decided."""
         return self.call(self.queue.apply(transitions))
 
@@ -148,18 +148,18 @@ class Bench:
             entry = work.entry
         elif isinstance(work, PollWork | Abandoned):
             entry = self.entry(claim)
-            assert self.apply(Conclude(claim, entry, 600, 12_000)) == [Verdict.APPLIED]
-        elif isinstance(work, Gone) and work.finished:
-            assert self.apply(Settle(claim)) == [Verdict.APPLIED]
+            assert self.apply(Conclude(claim, entry, 600, 12_000)) == [TransitionResult.APPLIED]
+        elif isinstance(work, MissingRecord) and work.finished:
+            assert self.apply(Settle(claim)) == [TransitionResult.APPLIED]
             return "gone"
         else:
             reason = work.reason if isinstance(work, Poison) else "no record"
             assert self.apply(Settle(claim, letter=DeadLetter(claim.job_id, reason, self.now_ms()))) == [
-                Verdict.APPLIED
+                TransitionResult.APPLIED
             ]
             return f"dead: {reason}"
         completed = dump(entry.outcome.to_completed(entry.job, delivered=True))
-        assert self.apply(Settle(claim, completed)) == [Verdict.APPLIED]
+        assert self.apply(Settle(claim, completed)) == [TransitionResult.APPLIED]
         return "delivered"
 
     def bury(self, job_id: str = "job_1", reason: str = "why", **letter) -> None:
@@ -344,10 +344,10 @@ def test_a_claim_gives_the_job_its_poll_and_its_lease(bench):
 def test_each_claim_has_a_token_of_its_own(bench):
     """A worker that claims a job again must not pass for its former self."""
     first = bench.one()
-    bench.apply(GiveBack(first))
+    bench.apply(Release(first))
     (second,) = bench.claim()
     assert first.token != second.token
-    assert bench.apply(Reschedule(first, 1)) == [Verdict.LOST]
+    assert bench.apply(Reschedule(first, 1)) == [TransitionResult.LOST]
 
 
 def test_a_young_id_goes_to_the_schedule_when_it_is_first_seen(bench):
@@ -603,7 +603,7 @@ def test_ending_the_polling_renews_the_lease(bench):
     claim = bench.one()
     bench.expire_lease()
 
-    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.APPLIED]
+    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [TransitionResult.APPLIED]
 
     assert bench.db.zscore(bench.keys.inflight, "job_1") > bench.now_ms() + 11_000
 
@@ -646,7 +646,7 @@ def test_many_leases_are_renewed_together(bench):
     held = [(claim.job_id, claim.token, True) for claim in claims]
     assert bench.call(bench.queue.renew(held, LEASE)) == [True] * 1001
     verdicts = bench.apply(*(Reschedule(claim, 1) for claim in claims))
-    assert verdicts == [Verdict.APPLIED] * 1001
+    assert verdicts == [TransitionResult.APPLIED] * 1001
     assert bench.counts().scheduled == 1001
 
 
@@ -656,7 +656,7 @@ def transitions_of(bench: Bench, claim: Claim) -> dict[str, object]:
     letter = DeadLetter(claim.job_id, "why", bench.now_ms())
     return {
         "reschedule": Reschedule(claim, bench.now_ms() + 9, 2, 5),
-        "give back": GiveBack(claim),
+        "give back": Release(claim),
         "conclude": Conclude(claim, entry, 600, 12_000),
         "begin send": BeginSend(claim, entry, 600, 99_000),
         "redeliver": Redeliver(claim, entry, 600, bench.now_ms()),
@@ -684,7 +684,7 @@ def test_a_stale_token_changes_nothing(bench, name, now):
     elif now == "cancelled":
         bench.call(bench.queue.cancel("job_1"))
     before = bench.everything()
-    assert bench.apply(transitions_of(bench, stale)[name]) == [Verdict.LOST]
+    assert bench.apply(transitions_of(bench, stale)[name]) == [TransitionResult.LOST]
     assert bench.everything() == before
 
 
@@ -699,7 +699,7 @@ def test_one_stale_transition_among_others_is_the_only_one_lost(bench):
         Reschedule(claims[1], 7),
         Conclude(claims[2], bench.entry(claims[2]), 600, 12_000),
     )
-    assert verdicts == [Verdict.APPLIED, Verdict.LOST, Verdict.APPLIED]
+    assert verdicts == [TransitionResult.APPLIED, TransitionResult.LOST, TransitionResult.APPLIED]
     assert bench.apply() == []
 
 
@@ -710,9 +710,9 @@ def test_a_transition_run_twice_gives_the_same_answer_and_the_same_state(bench, 
     transition = transitions_of(bench, claim)[name]
     if name in {"begin send", "redeliver"}:
         bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000))
-    assert bench.apply(transition) == [Verdict.APPLIED]
+    assert bench.apply(transition) == [TransitionResult.APPLIED]
     before = {key: value for key, (value, _) in bench.everything().items()}
-    assert bench.apply(transition) == [Verdict.APPLIED]
+    assert bench.apply(transition) == [TransitionResult.APPLIED]
     after = {key: value for key, (value, _) in bench.everything().items()}
     if name in {"begin send", "conclude"}:
         # They renew the lease, too.
@@ -777,7 +777,7 @@ def test_a_job_that_ends_without_a_place_can_be_given_back(bench):
     aged(bench, "job_1", by_s=110)
     bench.db.set(bench.keys.attempts("job_1"), 7, ex=600)
     (claim,) = look(bench).claims
-    assert bench.apply(GiveBack(claim)) == [Verdict.APPLIED]
+    assert bench.apply(Release(claim)) == [TransitionResult.APPLIED]
     assert bench.db.get(bench.keys.attempts("job_1")) == b"7"
 
 
@@ -928,7 +928,7 @@ def test_a_job_given_back_is_due_at_once_and_its_poll_did_not_count(bench, fault
     bench.apply(Reschedule(claim, bench.now_ms() - 1, faults))
     (claim,) = bench.claim()
     assert claim.work.attempts == 2
-    assert bench.apply(GiveBack(claim)) == [Verdict.APPLIED]
+    assert bench.apply(Release(claim)) == [TransitionResult.APPLIED]
     assert bench.db.get(bench.keys.attempts("job_1")) == b"1"
     assert 0 < bench.db.ttl(bench.keys.attempts("job_1")) <= 600
     assert not bench.db.exists(bench.keys.lock("job_1"))
@@ -940,7 +940,7 @@ def test_a_job_given_back_is_due_at_once_and_its_poll_did_not_count(bench, fault
 def test_a_first_poll_given_back_leaves_no_counter(bench):
     """As if it had never been taken."""
     claim = bench.one()
-    bench.apply(GiveBack(claim))
+    bench.apply(Release(claim))
     assert bench.names() == {"job:job_1", "poll:queue"}
     assert bench.claim()[0].work.attempts == 1
 
@@ -950,7 +950,7 @@ def test_a_job_taken_over_and_given_back_has_the_counter_of_before(bench):
     bench.one()
     bench.expire_lease()
     (claim,) = bench.claim()
-    bench.apply(GiveBack(claim))
+    bench.apply(Release(claim))
     assert not bench.db.exists(bench.keys.attempts("job_1"))
     (claim,) = bench.claim()
     assert claim.work.attempts == 1
@@ -962,7 +962,7 @@ def test_a_conclusion_stores_the_outcome_and_clears_the_polling(bench):
     bench.apply(Reschedule(claim, 1, 1))
     (claim,) = bench.claim()
     bench.db.zadd(bench.keys.schedule, {"job_1": 99})
-    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.APPLIED]
+    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [TransitionResult.APPLIED]
     assert bench.names() == {"poll:outbox:job_1", "poll:inflight", "poll:leases"}
     assert 590 < bench.db.ttl(bench.keys.outbox("job_1")) <= 600
 
@@ -971,7 +971,7 @@ def test_a_conclusion_beside_a_foreign_lock_waits_for_its_end(bench):
     """Our lock vanished and another kind of worker took it: it may be sending this very outcome."""
     claim = bench.one()
     bench.db.set(bench.keys.lock("job_1"), "foreign", px=40_000)
-    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.CONTENDED]
+    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [TransitionResult.CONTENDED]
     assert bench.db.zscore(bench.keys.schedule, "job_1") == pytest.approx(bench.now_ms() + 40_000, abs=1500)
     assert bench.names() == {"job:job_1", "lock:job_1", "attempts:job_1", "poll:schedule"}
 
@@ -981,7 +981,7 @@ def test_a_conclusion_of_what_somebody_else_finished_sends_nothing(bench):
     claim = bench.one()
     bench.db.delete(bench.keys.job("job_1"))
     bench.db.set(bench.keys.completed("job_1"), '{"success":true}', ex=60)
-    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.FINISHED_ELSEWHERE]
+    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [TransitionResult.FINISHED_ELSEWHERE]
     assert bench.names() == {"completed:job_1"}
 
 
@@ -989,7 +989,7 @@ def test_a_conclusion_after_the_record_expired_is_stored(bench):
     """The worker has the job in its hands: the video is not lost with the record."""
     claim = bench.one()
     bench.db.delete(bench.keys.job("job_1"))
-    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.APPLIED]
+    assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [TransitionResult.APPLIED]
     assert bench.get().state is JobState.DELIVERING
 
 
@@ -1107,7 +1107,7 @@ def test_a_job_that_is_still_polled_can_be_cancelled(bench, state, notify):
     assert bench.call(bench.queue.cancel("job_1", notify=notify)) is CancelResult.CANCELLED
     if claim is not None:
         before = bench.everything()
-        assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [Verdict.LOST]
+        assert bench.apply(Conclude(claim, bench.entry(claim), 600, 12_000)) == [TransitionResult.LOST]
         assert bench.everything() == before
     taken = bench.claim()
     if notify:
@@ -1160,7 +1160,7 @@ def test_a_cancel_in_a_long_list_needs_no_search(bench):
     assert bench.call(bench.queue.cancel("job_1")) is CancelResult.CANCELLED
     bench.db.ltrim(bench.keys.queue, -1, -1)
     (claim,) = bench.claim()
-    assert claim.work == Gone(finished=True)
+    assert claim.work == MissingRecord(finished=True)
     assert bench.finish(claim) == "gone"
     assert bench.names() == {"completed:job_1"}
 
@@ -1368,26 +1368,26 @@ def test_a_dead_letter_whose_record_is_no_text_is_redriven_as_it_was(bench):
     assert bench.db.get(bench.keys.job("job_1")) == raw
 
 
-# --- adopt ---
+# --- recover ---
 
 
-def adopt(bench: Bench, **options) -> int:
+def recover(bench: Bench, **options) -> int:
     """Look for lost jobs."""
-    return bench.call(bench.queue.adopt(**{"idle_s": 0, **options}))
+    return bench.call(bench.queue.recover(**{"idle_s": 0, **options}))
 
 
 def test_a_job_that_is_nowhere_is_taken_up(bench):
     """Another kind of worker popped it and died before it pushed it back."""
     bring(bench, JobState.ORPHANED)
-    assert adopt(bench) == 1
+    assert recover(bench) == 1
     assert bench.get().state is JobState.SCHEDULED
-    assert adopt(bench) == 0
+    assert recover(bench) == 0
 
 
 def test_a_job_that_was_never_polled_is_not_due_before_its_first_delay(bench):
     """A foreign producer writes the record 5 s before it pushes the id."""
     bring(bench, JobState.ORPHANED)
-    assert adopt(bench, initial_delay_s=5) == 1
+    assert recover(bench, initial_delay_s=5) == 1
     assert bench.get().due_ms == pytest.approx(bench.get().job.start_ms + 5000, abs=1500)
 
 
@@ -1396,7 +1396,7 @@ def test_a_job_that_is_somewhere_is_left_alone(bench, state):
     """In the list, on the schedule, in flight, in the outbox, or ended."""
     bring(bench, state)
     before = bench.everything()
-    assert adopt(bench) == 0
+    assert recover(bench) == 0
     assert bench.everything() == before
 
 
@@ -1413,7 +1413,7 @@ def test_a_job_that_comes_in_meanwhile_is_not_taken_for_lost(bench, monkeypatch)
 
     read_at_ms = now_ms(bench)
     monkeypatch.setattr(client, "scan", late)
-    assert adopt(bench) == 0
+    assert recover(bench) == 0
     assert bench.get().state is JobState.QUEUED
     assert bench.db.zcard(bench.keys.schedule) == 0
 
@@ -1428,7 +1428,7 @@ def test_a_locked_job_is_taken_up_for_when_that_lock_ends(bench):
     """Somebody is polling it, or died while it did: a worker that looks only once must not pass it over."""
     bring(bench, JobState.ORPHANED)
     bench.db.set(bench.keys.lock("job_1"), "foreign", px=50_000)
-    assert adopt(bench) == 1
+    assert recover(bench) == 1
     assert bench.get().due_ms == pytest.approx(bench.now_ms() + 50_000, abs=5000)
     assert bench.claim() == ()
 
@@ -1439,7 +1439,7 @@ def test_a_lock_of_another_kind_of_worker_without_an_end_gets_one(bench):
     bench.enqueue("listed")
     for job_id in ("job_1", "listed"):
         bench.db.set(bench.keys.lock(job_id), "foreign")
-    assert adopt(bench) == 1
+    assert recover(bench) == 1
     assert bench.claim() == ()
     assert 50 < bench.db.ttl(bench.keys.lock("job_1")) <= 60
     assert 50 < bench.db.ttl(bench.keys.lock("listed")) <= 60
@@ -1449,7 +1449,7 @@ def test_a_lock_of_ours_that_nobody_holds_is_no_obstacle(bench):
     """Without its lease it is left over."""
     bring(bench, JobState.ORPHANED)
     bench.db.set(bench.keys.lock("job_1"), "vp:w:1", ex=60)
-    assert adopt(bench, initial_delay_s=0) == 1
+    assert recover(bench, initial_delay_s=0) == 1
     assert len(bench.claim()) == 1
 
 
@@ -1459,7 +1459,7 @@ def test_a_job_under_a_lock_is_lost_all_the_same_when_nobody_has_polled_it_for_l
     bring(bench, JobState.ORPHANED)
     bench.db.set(bench.keys.lock("job_1"), "foreign", ex=60)
     bench.db.set(bench.keys.attempts("job_1"), 3, ex=600 - (10 if held else 100))
-    assert adopt(bench, idle_s=90) == (not held)
+    assert recover(bench, idle_s=90) == (not held)
 
 
 @pytest.mark.parametrize(("idle_s", "adopted"), [(89, 0), (95, 1)])
@@ -1467,27 +1467,27 @@ def test_a_job_is_lost_when_nobody_has_polled_it_for_long(bench, idle_s, adopted
     """Foreign workers keep a job in their memory between two polls; its counter tells how long that has been."""
     bring(bench, JobState.ORPHANED)
     bench.db.set(bench.keys.attempts("job_1"), 3, ex=600 - idle_s)
-    assert adopt(bench, idle_s=90) == adopted
+    assert recover(bench, idle_s=90) == adopted
 
 
 def test_lost_jobs_are_looked_for_by_one_worker_at_a_time(bench):
     """A fleet of a hundred must not scan a hundred times."""
     bring(bench, JobState.ORPHANED)
     bench.db.set(bench.keys.sweeper, "vp", ex=30)
-    assert adopt(bench, exclusive=True) == 0
+    assert recover(bench, exclusive=True) == 0
     bench.db.delete(bench.keys.sweeper)
-    assert adopt(bench, exclusive=True) == 1
+    assert recover(bench, exclusive=True) == 1
     assert 0 < bench.db.ttl(bench.keys.sweeper) <= 30
 
 
 def test_a_look_for_lost_jobs_that_takes_long_is_made_less_often(bench, monkeypatch):
     """Where there are very many keys, it takes a fiftieth of the time at most."""
     monkeypatch.setattr(redis_queue, "SWEEP_SHARE", 1e-9)
-    adopt(bench, exclusive=True, every_s=120)
+    recover(bench, exclusive=True, every_s=120)
     assert bench.db.ttl(bench.keys.sweeper) > 120
     bench.db.delete(bench.keys.sweeper)
     monkeypatch.undo()
-    adopt(bench, exclusive=True, every_s=120)
+    recover(bench, exclusive=True, every_s=120)
     assert 0 < bench.db.ttl(bench.keys.sweeper) <= 120
 
 
@@ -1498,7 +1498,7 @@ def test_many_lost_jobs_among_others_are_all_found(bench):
     bench.db.rpush(bench.keys.job("no record"), "x")
     bench.db.expire(bench.keys.job("no record"), 60)
     bench.db.set(bench.keys.job("").encode() + BINARY, "{}", ex=60)
-    assert adopt(bench) == 1101
+    assert recover(bench) == 1101
     bench.db.delete(bench.keys.job("").encode() + BINARY)
 
 
@@ -1515,8 +1515,8 @@ def test_a_record_that_is_written_again_after_the_end_is_cleared_away(bench, com
     bench.enqueue()
     bench.db.set(bench.keys.completed("job_1"), completed, ex=60)
     (claim,) = bench.claim()
-    assert claim.work == Gone(finished=True, left_over=True)
-    assert bench.apply(Settle(claim)) == [Verdict.APPLIED]
+    assert claim.work == MissingRecord(finished=True, left_over=True)
+    assert bench.apply(Settle(claim)) == [TransitionResult.APPLIED]
     assert bench.names() == {"completed:job_1"}
     assert bench.db.get(bench.keys.completed("job_1")) == completed.encode()
 
@@ -1817,7 +1817,7 @@ def test_a_record_that_expired_before_its_poll_is_gone(bench):
     bench.enqueue()
     bench.db.delete(bench.keys.job("job_1"))
     (claim,) = bench.claim()
-    assert claim.work == Gone(finished=False)
+    assert claim.work == MissingRecord(finished=False)
     assert claim.raw is None
     assert not bench.db.exists(bench.keys.lock("job_1"), bench.keys.attempts("job_1"))
     assert bench.finish(claim) == "dead: no record"
@@ -1829,7 +1829,7 @@ def test_a_job_that_somebody_else_completed_is_no_dead_letter(bench):
     bench.db.delete(bench.keys.job("job_1"))
     bench.db.set(bench.keys.completed("job_1"), '{"success":true}', ex=60)
     (claim,) = bench.claim()
-    assert claim.work == Gone(finished=True)
+    assert claim.work == MissingRecord(finished=True)
     bench.finish(claim)
     assert bench.names() == {"completed:job_1"}
 
@@ -1871,7 +1871,7 @@ def test_a_delivery_whose_outbox_expired_is_gone(bench):
     bench.db.delete(bench.keys.outbox("job_1"))
     bench.db.zadd(bench.keys.deliveries, {"job_1": 5})
     (claim,) = bench.claim()
-    assert claim.work == Gone(finished=False)
+    assert claim.work == MissingRecord(finished=False)
     bench.finish(claim)
     assert bench.names() == {"poll:dead", "poll:letters"}
 
@@ -1899,7 +1899,7 @@ def test_two_prefixes_do_not_see_each_other(bench):
     other = bench.another(prefix=f"{bench.prefix}x")
     assert bench.call(other.get("job_1")) is None
     assert bench.call(other.claim(polls=9, sends=9, worker_id="w", strategy=AT_ONCE, lease=LEASE)).claims == ()
-    assert bench.call(other.adopt(idle_s=0)) == 0
+    assert bench.call(other.recover(idle_s=0)) == 0
 
 
 @pytest.mark.parametrize("word", ["job", "poll", "lock", "attempts", "completed", "tool"])
@@ -1922,10 +1922,10 @@ def test_two_queues_of_which_one_stands_inside_of_the_other_do_not_meet(bench, i
         for job_id in ids:
             bench.call(queue.enqueue(job_id, conversation_id=queue.keys.prefix))
     for queue in (outer, nested):
-        assert bench.call(queue.adopt(idle_s=0, initial_delay_s=0)) == 0
+        assert bench.call(queue.recover(idle_s=0, initial_delay_s=0)) == 0
     bench.db.delete(outer.keys.queue, nested.keys.queue)
     for queue in (outer, nested):
-        assert bench.call(queue.adopt(idle_s=0, initial_delay_s=0)) == len(ids)
+        assert bench.call(queue.recover(idle_s=0, initial_delay_s=0)) == len(ids)
         batch = bench.call(queue.claim(polls=9, sends=9, worker_id="w", strategy=AT_ONCE, lease=LEASE))
         assert sorted(claim.job_id for claim in batch.claims) == sorted(ids)
         assert {claim.work.job.conversation_id for claim in batch.claims} == {queue.keys.prefix}
@@ -1966,7 +1966,7 @@ def test_the_start_of_a_queue_takes_nothing_of_another_that_stands_in_its_way(be
     """Of an earlier version, which let it be built. Its record is told by the job that it names."""
     stranger = Stranger(bench)
     before = stranger.write()
-    assert adopt(bench, initial_delay_s=0) == 0
+    assert recover(bench, initial_delay_s=0) == 0
     for job_id in ("job:abc", "completed:abc"):
         assert bench.call(bench.queue.cancel(job_id)) is CancelResult.UNKNOWN
     assert bench.claim() == ()
@@ -1982,8 +1982,8 @@ def test_an_id_that_an_earlier_version_took_from_another_queue_ends_without_its_
         assert isinstance(claim.work, Poison)
         letter = DeadLetter(claim.job_id, claim.work.reason, bench.now_ms())
         settle = Settle(claim, letter=letter)
-        assert bench.apply(settle) == [Verdict.APPLIED]
-        assert bench.apply(settle) == [Verdict.APPLIED], "its reply may have been lost"
+        assert bench.apply(settle) == [TransitionResult.APPLIED]
+        assert bench.apply(settle) == [TransitionResult.APPLIED], "its reply may have been lost"
     assert bench.counts().dead == 2
     assert stranger.all() == before
 
@@ -1998,7 +1998,7 @@ def test_a_prefix_may_be_a_hash_tag(bench):
     assert bench.finish(bring_back) == "delivered"
     bench.enqueue("job_2")
     bench.db.delete(bench.keys.queue)
-    assert adopt(bench) == 1
+    assert recover(bench) == 1
     assert bench.names() == {"completed:job_1", "job:job_2", "poll:schedule"}
 
 
@@ -2015,13 +2015,13 @@ def restricted(bench, redis_server):
     bench.db.acl_deluser(name)
 
 
-def test_a_user_without_scan_and_keys_can_do_everything_but_adopt(restricted):
+def test_a_user_without_scan_and_keys_can_do_everything_but_recover(restricted):
     """Operators forbid both on large servers."""
     bench = restricted
     claim = bench.one("job_1")
     bench.call(bench.queue.renew([(claim.job_id, claim.token, True)], LEASE))
     bench.apply(Reschedule(claim, 1, 1))
-    bench.apply(GiveBack(bench.claim()[0]))
+    bench.apply(Release(bench.claim()[0]))
     (claim,) = bench.claim()
     entry = bench.entry(claim)
     bench.apply(
@@ -2037,7 +2037,7 @@ def test_a_user_without_scan_and_keys_can_do_everything_but_adopt(restricted):
     assert bench.call(bench.queue.wait_for_work(0.01)) is False
     assert hand_back(bench).sends == 2
     with pytest.raises(QueueRefusedError, match="may not run a command"):
-        adopt(bench)
+        recover(bench)
 
 
 def test_a_user_who_may_not_touch_the_keys_is_told_so(restricted):
@@ -2116,7 +2116,7 @@ def test_a_redis_that_is_away_is_told_within_a_second(kind, call):
         bench.get,
         bench.counts,
         lambda: call(bench.queue.cancel("job_1")),
-        lambda: call(bench.queue.adopt(idle_s=0)),
+        lambda: call(bench.queue.recover(idle_s=0)),
         lambda: call(bench.queue.dead_letters.list()),
         lambda: call(bench.queue.dead_letters.redrive("job_1")),
         lambda: call(bench.queue.wait_for_work(5)),
@@ -2280,7 +2280,7 @@ def mixed(bench: Bench) -> tuple:
         Conclude(first, bench.entry(first), 600, 12_000),
         Settle(second, letter=DeadLetter(second.job_id, "why", 1)),
         Reschedule(third, bench.now_ms() + 60_000),
-        GiveBack(fourth),
+        Release(fourth),
     )
 
 
@@ -2301,8 +2301,13 @@ def test_scripts_flushed_before_a_mixed_write_are_loaded_again(bench):
     """Each of them, though the server knows some already."""
     decided = mixed(bench)
     bench.db.script_flush()
-    assert bench.apply(decided[2]) == [Verdict.APPLIED]
-    assert bench.apply(*decided) == [Verdict.APPLIED, Verdict.APPLIED, Verdict.LOST, Verdict.APPLIED]
+    assert bench.apply(decided[2]) == [TransitionResult.APPLIED]
+    assert bench.apply(*decided) == [
+        TransitionResult.APPLIED,
+        TransitionResult.APPLIED,
+        TransitionResult.LOST,
+        TransitionResult.APPLIED,
+    ]
 
 
 def test_a_mixed_write_of_which_a_part_was_refused_can_be_made_again(bench):
@@ -2312,7 +2317,7 @@ def test_a_mixed_write_of_which_a_part_was_refused_can_be_made_again(bench):
     with pytest.raises(QueueRefusedError, match="WRONGTYPE"):
         bench.apply(*decided)
     bench.db.delete(bench.keys.dead)
-    assert bench.apply(*decided)[:2] == [Verdict.APPLIED, Verdict.APPLIED]
+    assert bench.apply(*decided)[:2] == [TransitionResult.APPLIED, TransitionResult.APPLIED]
     assert [bench.get(transition.claim.job_id).state for transition in decided] == [
         JobState.DELIVERING,
         JobState.DEAD,
@@ -2385,12 +2390,12 @@ def test_a_job_that_is_enqueued_again_while_its_old_self_is_buried_lives(bench):
     bench.enqueue()
     bench.db.delete(bench.keys.job("job_1"))
     (bare,) = bench.claim()
-    assert bare.work == Gone(finished=False)
+    assert bare.work == MissingRecord(finished=False)
     bench.enqueue()
 
     (verdict,) = bench.call(bench.queue.apply([Settle(bare, letter=DeadLetter("job_1", "no record", 1))]))
 
-    assert verdict is Verdict.FINISHED_ELSEWHERE
+    assert verdict is TransitionResult.FINISHED_ELSEWHERE
     assert bench.call(bench.queue.counts()).dead == 0
     (claim,) = bench.claim()
     assert isinstance(claim.work, PollWork)

@@ -297,7 +297,7 @@ def test_an_enqueue_that_meets_with_an_error_that_passes_says_to_try_again(troub
 
 
 @pytest.mark.parametrize(
-    "script", ["claim", "reschedule", "conclude", "begin_send", "redeliver", "settle", "renew", "adopt", "blmove"]
+    "script", ["claim", "reschedule", "conclude", "begin_send", "redeliver", "settle", "renew", "recover", "blmove"]
 )
 def test_a_lost_reply_costs_neither_a_job_nor_a_second_message(trouble, script, monkeypatch):
     """The server has done it and the worker does not know: the same thing again must be the same thing."""
@@ -305,7 +305,7 @@ def test_a_lost_reply_costs_neither_a_job_nor_a_second_message(trouble, script, 
     trouble.world.factory.fail_next(Reply.fault(503))
     monkeypatch.setattr(state, "LONGEST_IDLE_S", 1.0)
     trouble.enqueue("job_0")
-    if script == "adopt":
+    if script == "recover":
         with trouble.client as client:
             client.delete(f"{trouble.world.prefix}:poll:queue")
     trouble.proxy.lose_reply(script)

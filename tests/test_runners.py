@@ -15,18 +15,18 @@ from videopoll import (
     Delivered,
     KeyTtls,
     LeasePolicy,
+    LookupResult,
     QueueUnavailableError,
     RedisVideoJobQueue,
     RoutingNotifier,
     Runner,
-    Sighting,
     SilentNotifier,
     VideoJob,
     VideoReady,
     VideoWorking,
     events,
 )
-from videopoll.jobs.transition import Claim, ClaimBatch, PollWork, Settle, Verdict
+from videopoll.jobs.transition import Claim, ClaimBatch, PollWork, Settle, TransitionResult
 from videopoll.observations import FaultKind
 from videopoll.worker import state
 
@@ -210,7 +210,7 @@ def test_a_message_that_was_delivered_is_not_sent_again_after_a_stop_in_an_outag
             sent.append(message.reference)
 
         def find(self, message):
-            return Sighting.FOUND if message.reference in sent else Sighting.ABSENT
+            return LookupResult.FOUND if message.reference in sent else LookupResult.ABSENT
 
     enqueue(world)
     with world.queue() as plain:
@@ -274,7 +274,7 @@ class LosingQueue:
             await self.renewed.wait()
             msg = "the reply was lost"
             raise QueueUnavailableError(msg)
-        return [Verdict.APPLIED for _ in transitions]
+        return [TransitionResult.APPLIED for _ in transitions]
 
     async def renew(self, claims, lease):
         if self.settled:

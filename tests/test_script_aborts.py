@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from videopoll.core.decide import open_outbox
-from videopoll.jobs import Form, Outcome, OutcomeKind
+from videopoll.jobs import MessageForm, Outcome, OutcomeKind
 from videopoll.jobs.codec import Poison, dump
 from videopoll.jobs.outcome import DeadLetter
 from videopoll.jobs.transition import (
@@ -24,14 +24,14 @@ from videopoll.jobs.transition import (
     BeginSend,
     Claim,
     Conclude,
-    GiveBack,
-    Gone,
+    MissingRecord,
     PollWork,
     Redeliver,
+    Release,
     Reschedule,
     SendWork,
     Settle,
-    Verdict,
+    TransitionResult,
 )
 from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
 from videopoll.queue import calls
@@ -194,22 +194,22 @@ class Stage:
     def finish(self, claim: Claim) -> None:
         """Carry a claimed job to its end, as a runner does."""
         work, now_ms = claim.work, self.now_ms()
-        if isinstance(work, Gone) and work.finished:
-            assert self.queue.apply([Settle(claim)]) == [Verdict.APPLIED]
+        if isinstance(work, MissingRecord) and work.finished:
+            assert self.queue.apply([Settle(claim)]) == [TransitionResult.APPLIED]
             return
         self.ends[claim.job_id] += 1
         if isinstance(work, PollWork | Abandoned | SendWork):
             entry = self.entry(claim)
             if not isinstance(work, SendWork):
-                assert self.queue.apply([Conclude(claim, entry, 600, 12_000)]) == [Verdict.APPLIED]
+                assert self.queue.apply([Conclude(claim, entry, 600, 12_000)]) == [TransitionResult.APPLIED]
             completed = dump(entry.outcome.to_completed(entry.job, delivered=True))
-            assert self.queue.apply([Settle(claim, completed)]) == [Verdict.APPLIED]
+            assert self.queue.apply([Settle(claim, completed)]) == [TransitionResult.APPLIED]
             return
-        assert isinstance(work, Poison | Gone)
+        assert isinstance(work, Poison | MissingRecord)
         reason = work.reason if isinstance(work, Poison) else "no record"
         record = claim.raw.decode() if claim.raw else None
         assert self.queue.apply([Settle(claim, letter=DeadLetter(claim.job_id, reason, now_ms, record=record))]) == [
-            Verdict.APPLIED
+            TransitionResult.APPLIED
         ]
 
     def all_ended_once(self, over_before: set[str]) -> None:
@@ -302,12 +302,12 @@ def reschedule(stage: Stage):
     return the_call(stage, Reschedule(one, stage.now_ms()), Reschedule(two, 9, 2, 5), Reschedule(other, 9))
 
 
-def give_back(stage: Stage):
+def release(stage: Stage):
     """Some with a counter to restore."""
     one, two, other = three(stage)
     stage.queue.apply([Reschedule(other, 1, 1)])
     again = stage.claim()["job_3"]
-    return the_call(stage, GiveBack(one), GiveBack(two), GiveBack(again))
+    return the_call(stage, Release(one), Release(two), Release(again))
 
 
 def conclude(stage: Stage):
@@ -378,7 +378,7 @@ def cancelling(state: str, *, notify: bool):
         view = stage.queue.get(job_id)
         outcome = Outcome(OutcomeKind.CANCELLED, view.now_ms, error="Cancelled")
         notice = open_outbox(view.job, outcome, POLICY)
-        assert notice.form is Form.TEXT
+        assert notice.form is MessageForm.TEXT
         return calls.cancel(
             stage.keys,
             job_id,
@@ -392,12 +392,12 @@ def cancelling(state: str, *, notify: bool):
     return prepare
 
 
-def adopt(stage: Stage):
+def recover(stage: Stage):
     """Jobs that workers of other kinds lost, one of them under a lock that never ends."""
     stage.enqueue("job_1", "job_2")
     stage.db.delete(stage.keys.queue)
     stage.db.set(stage.keys.lock("job_2"), "somebody else")
-    return calls.adopt(stage.keys, ["job_1", "job_2"], idle_s=0, initial_delay_s=0, looked_at_ms=2**53, ttls=TTLS)
+    return calls.recover(stage.keys, ["job_1", "job_2"], idle_s=0, initial_delay_s=0, looked_at_ms=2**53, ttls=TTLS)
 
 
 def hand_back(stage: Stage):
@@ -435,7 +435,7 @@ SITUATIONS = [
     claim_expired_beside_a_foreign_lock,
     claim_wrong_types,
     reschedule,
-    give_back,
+    release,
     conclude,
     begin_send,
     redeliver,
@@ -488,8 +488,8 @@ def test_an_adoption_that_is_cut_off_anywhere_is_healed_by_the_next(stage):
     """The next sweep finds what this one did not take up."""
     for at in range(1, MOST_CALLS):
         stage.clear()
-        cut = stage.cut_off(adopt(stage), at)
-        stage.queue.adopt(idle_s=0, initial_delay_s=0)
+        cut = stage.cut_off(recover(stage), at)
+        stage.queue.recover(idle_s=0, initial_delay_s=0)
         stage.nothing_is_lost()
         stage.go_on()
         stage.all_ended_once(set())

@@ -1,4 +1,4 @@
-"""Words of others are shown to who asks for them, and nowhere else.
+"""Texts of others are shown to who asks for them, and nowhere else.
 
 Markers go in by every path on which free text comes from outside, and every
 output that nobody asked for is looked through for them. Each marker is one that
@@ -34,6 +34,7 @@ from videopoll import (
     FaultKind,
     GenerationErrorCode,
     GenerationFailed,
+    LookupResult,
     NotSent,
     NotSentError,
     QueueError,
@@ -41,7 +42,6 @@ from videopoll import (
     Refused,
     RefusedError,
     RoutingNotifier,
-    Sighting,
     UltraMsgNotifier,
     Unknown,
     VideoApiGenerator,
@@ -134,7 +134,7 @@ class Finder:
     def notify(self, message: Any) -> Any:
         return Unknown(quoting("unknown of a channel"))
 
-    def find(self, message: Any) -> Sighting:
+    def find(self, message: Any) -> LookupResult:
         raise_chained("find")
         raise AssertionError
 
@@ -177,7 +177,7 @@ def hook_that_raises(event: events.Event) -> None:
 
 
 JOBS = {
-    # Words of the API.
+    # Texts of the API.
     "api_failed": ("ultramsg", Reply.failed(quoting("error of the API"))),
     "api_nested": (
         "ultramsg",
@@ -190,10 +190,10 @@ JOBS = {
     "api_page": ("ultramsg", Reply(status=200, body=quoting("page").encode()), Reply.completed(SIGNED)),
     "api_bad_url": ("ultramsg", Reply(status=200, body={"status": "completed", "videoUrl": f"ftp://{MARK}.example/x"})),
     "api_503": ("ultramsg", Reply(status=503, body={"error": quoting("error 503")}), Reply.completed(SIGNED)),
-    # Words of a host's poller.
+    # Texts of a host's poller.
     "poller_raises": ("ultramsg",),
     "poller_faults": ("ultramsg",),
-    # Words of channels and of the resolver.
+    # Texts of channels and of the resolver.
     **{f"channel_{name}": (name, Reply.completed(SIGNED)) for name in CHANNELS},
     "messenger_error": ("messenger", Reply.completed(SIGNED)),
     **{
@@ -255,7 +255,7 @@ def everything(world: World) -> Outputs:
                 ],
             )
             with worker:
-                ends = (events.JobDelivered, events.JobUndeliverable)
+                ends = (events.JobDelivered, events.JobDeadLettered)
                 until(
                     lambda: sum(isinstance(one, ends) for one in worker.recorder.events) == len(JOBS),
                     "every job has ended",

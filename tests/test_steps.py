@@ -16,17 +16,17 @@ from videopoll import (
 )
 from videopoll.clock import Clock, RedisClock
 from videopoll.core.step import Commit, JobStep, PollApi, SendMessage, Workshop
-from videopoll.jobs import Form
+from videopoll.jobs import MessageForm
 from videopoll.jobs.transition import (
     BeginSend,
     Claim,
     Conclude,
-    GiveBack,
     PollWork,
     Redeliver,
+    Release,
     Reschedule,
     Settle,
-    Verdict,
+    TransitionResult,
 )
 from videopoll.messages import NotSent, Refused
 from videopoll.texts import SPANISH_AND_ENGLISH
@@ -110,15 +110,15 @@ def test_the_outcome_and_the_start_of_its_send_are_noted_in_one_write(stage):
     stage.next(VIDEO)
     concluded = stage.written
     assert isinstance(concluded, Conclude)
-    assert (concluded.entry.tries, concluded.entry.form) == (1, Form.VIDEO)
+    assert (concluded.entry.tries, concluded.entry.form) == (1, MessageForm.VIDEO)
     assert concluded.entry.sending_ms is not None
     assert concluded.lease_ms == 12_000
 
-    assert isinstance(stage.next(Verdict.APPLIED), SendMessage)
+    assert isinstance(stage.next(TransitionResult.APPLIED), SendMessage)
     assert isinstance(stage.told[-1], events.JobConcluded)
     assert isinstance(stage.next(Delivered()), Commit)
     assert isinstance(stage.written, Settle)
-    assert stage.next(Verdict.APPLIED) is None
+    assert stage.next(TransitionResult.APPLIED) is None
     assert isinstance(stage.told[-1], events.JobDelivered)
 
 
@@ -129,13 +129,15 @@ def test_without_a_place_for_a_send_the_outbox_keeps_the_outcome():
     assert isinstance(stage.written, Conclude)
     assert (stage.written.entry.tries, stage.written.entry.sending_ms) == (0, None)
 
-    stage.next(Verdict.APPLIED)
+    stage.next(TransitionResult.APPLIED)
 
     assert isinstance(stage.written, Redeliver)
     assert stage.written.entry.sending_ms is None
 
 
-@pytest.mark.parametrize("verdict", [Verdict.LOST, Verdict.CONTENDED, Verdict.FINISHED_ELSEWHERE])
+@pytest.mark.parametrize(
+    "verdict", [TransitionResult.LOST, TransitionResult.CONTENDED, TransitionResult.FINISHED_ELSEWHERE]
+)
 def test_an_outcome_that_could_not_be_stored_is_not_sent(stage, verdict):
     stage.next(VIDEO)
 
@@ -147,25 +149,25 @@ def test_a_send_is_confirmed_again_if_the_worker_stood_still_after_its_note(stag
     stage.next(VIDEO)
     stage.clock.now_s += 1000
 
-    assert isinstance(stage.next(Verdict.APPLIED), Commit)
+    assert isinstance(stage.next(TransitionResult.APPLIED), Commit)
     assert isinstance(stage.written, BeginSend)
-    assert isinstance(stage.next(Verdict.APPLIED), SendMessage)
+    assert isinstance(stage.next(TransitionResult.APPLIED), SendMessage)
 
 
 def test_the_next_send_of_a_delivery_is_noted_on_its_own(stage):
     """Only the first one shares the write that ends the polling."""
     stage.shop.delivery = DeliveryPolicy(video_attempts=1)
     stage.next(VIDEO)
-    stage.next(Verdict.APPLIED)
+    stage.next(TransitionResult.APPLIED)
 
     stage.next(NotSent("no"))
 
     assert isinstance(stage.written, BeginSend)
-    assert (stage.written.entry.tries, stage.written.entry.form) == (2, Form.TEXT)
+    assert (stage.written.entry.tries, stage.written.entry.form) == (2, MessageForm.TEXT)
 
 
 def test_a_poll_that_is_let_go_is_given_back(stage):
-    assert stage.step.relinquish() == GiveBack(stage.step.claim)
+    assert stage.step.relinquish() == Release(stage.step.claim)
 
 
 def test_an_outcome_that_is_being_stored_when_the_worker_stops_counts_as_not_sent(stage):
@@ -186,13 +188,13 @@ def test_a_worker_that_let_go_while_the_outcome_was_stored_does_not_send_it(stag
     parting = stage.step.relinquish(sends_go_on_s=30)
     assert parting.entry.sending_ms is None
 
-    assert stage.next(Verdict.APPLIED) is None
+    assert stage.next(TransitionResult.APPLIED) is None
 
 
 def test_a_worker_that_lets_go_after_the_note_of_a_send_hands_that_on(stage):
     """Either the send is told of, or it does not begin."""
     stage.next(VIDEO)
-    assert isinstance(stage.next(Verdict.APPLIED), SendMessage)
+    assert isinstance(stage.next(TransitionResult.APPLIED), SendMessage)
     parting = stage.step.relinquish(sends_go_on_s=30)
 
     assert parting.entry.sending_ms == pytest.approx(stage.shop.clock.now_ms() + 30_000, abs=1000)
@@ -200,12 +202,12 @@ def test_a_worker_that_lets_go_after_the_note_of_a_send_hands_that_on(stage):
     left = stage.next(Refused("no video"))
     while left is not None:
         assert not isinstance(left, SendMessage)
-        left = stage.next(Verdict.APPLIED)
+        left = stage.next(TransitionResult.APPLIED)
 
 
 def test_a_send_that_is_under_way_when_the_worker_stops_counts_as_unknown(stage):
     stage.next(VIDEO)
-    stage.next(Verdict.APPLIED)
+    stage.next(TransitionResult.APPLIED)
 
     parting = stage.step.relinquish(sends_go_on_s=30)
 
@@ -215,7 +217,7 @@ def test_a_send_that_is_under_way_when_the_worker_stops_counts_as_unknown(stage)
 
 def test_a_message_that_was_delivered_is_settled_also_by_a_worker_that_stops(stage):
     stage.next(VIDEO)
-    stage.next(Verdict.APPLIED)
+    stage.next(TransitionResult.APPLIED)
     stage.next(Delivered())
 
     assert stage.step.relinquish() == stage.written

@@ -91,7 +91,7 @@ def test_a_404_in_the_apis_own_words_is_about_the_job(body):
 def test_a_refusal_in_the_words_of_another_ends_no_job(status):
     """nginx answers 400 to a header that is too large for it."""
     assert isinstance(read(b"<html>Request Header Or Cookie Too Large</html>", status), Fault)
-    assert isinstance(read(b"Gone", status), Fault)
+    assert isinstance(read(b"MissingRecord", status), Fault)
     assert read({"error": "bad prompt"}, status) == VideoFailed("bad prompt")
     assert told_or_withheld(read({"error": "bad prompt"}, status).error) == f"HTTP {status}"
     assert str(status) in told_or_withheld(read(b"", status).error)

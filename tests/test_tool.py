@@ -27,8 +27,8 @@ from kit import API_KEY, INSTANCE, TOKEN, phone
 from videopoll import (
     AsyncRedisVideoJobQueue,
     ConfigurationError,
-    Form,
     Message,
+    MessageForm,
     OutcomeKind,
     PollingStrategy,
     RedisVideoJobQueue,
@@ -1159,7 +1159,7 @@ def test_the_timeline_of_the_specification(host):
     assert step.kind is OutcomeKind.COMPLETED
     completed = step.to_completed(job)
     assert completed["completedAt"] - record["startTime"] == completed["processingTime"] == 65_000
-    message = Message(job=job, outcome=step, form=Form.VIDEO, reference=job.reference)
+    message = Message(job=job, outcome=step, form=MessageForm.VIDEO, reference=job.reference)
     assert message.caption == "🎥 ¡Tu video está listo! Se generó en 65 segundos."
 
 

@@ -13,11 +13,11 @@ import redis
 
 from kit import EACH_COMBINATION, QUICK, Worker, World, part, phone, until
 from videopoll import (
+    LookupResult,
     NotSent,
     OnUnknown,
     Recipient,
     RoutingNotifier,
-    Sighting,
     Unknown,
     events,
 )
@@ -47,7 +47,7 @@ def enqueue(world: World, *job_ids: str, channel: str = "ultramsg") -> None:
 class Gateway:
     """A channel that delivers, and whose answers tell nothing of it."""
 
-    def __init__(self, answer: Any = None, sighting: Any = Sighting.CANNOT_TELL) -> None:
+    def __init__(self, answer: Any = None, sighting: Any = LookupResult.CANNOT_TELL) -> None:
         self.sent: list[str] = []
         self.forms: list[str] = []
         self.answer = answer or (lambda: Unknown("HTTP 500"))
@@ -67,9 +67,9 @@ def raising() -> None:
     raise ConnectionResetError
 
 
-def buried(worker: Worker, job_id: str = "job_1") -> events.JobUndeliverable:
+def buried(worker: Worker, job_id: str = "job_1") -> events.JobDeadLettered:
     """Wait until a job is a dead letter."""
-    return until(lambda: worker.recorder.of(events.JobUndeliverable, job_id), "it is a dead letter")[0]
+    return until(lambda: worker.recorder.of(events.JobDeadLettered, job_id), "it is a dead letter")[0]
 
 
 # --- a budget of their own ------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def buried(worker: Worker, job_id: str = "job_1") -> events.JobUndeliverable:
         Gateway,
         lambda: Gateway(raising),
         lambda: Gateway(lambda: {"success": True}),
-        lambda: Gateway(sighting=Sighting.ABSENT),
+        lambda: Gateway(sighting=LookupResult.ABSENT),
     ],
     ids=["500", "raises", "another shape", "its list is empty"],
 )
@@ -170,7 +170,7 @@ def test_a_redriven_letter_has_a_fresh_budget(world):
     with world.worker(notifier=part("sync", notify=channel.notify), delivery=STEADY) as worker, world.queue() as queue:
         buried(worker)
         assert queue.dead_letters.redrive("job_1")
-        until(lambda: len(worker.recorder.of(events.JobUndeliverable)) == 2, "it is a dead letter again")
+        until(lambda: len(worker.recorder.of(events.JobDeadLettered)) == 2, "it is a dead letter again")
 
     assert len(channel.sent) == 6
 

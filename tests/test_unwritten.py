@@ -206,7 +206,7 @@ def test_what_is_wrong_with_one_jobs_data_becomes_its_dead_letter_and_holds_up_n
     trouble.enqueue(*jobs(8))
     del trouble.users["job_3"]
 
-    until(lambda: worker.recorder.of(events.JobUndeliverable, "job_3"), "it is a dead letter")
+    until(lambda: worker.recorder.of(events.JobDeadLettered, "job_3"), "it is a dead letter")
     until(lambda: all(trouble.told().values()), "the others are told")
     with RedisVideoJobQueue.from_url(trouble.server.url, prefix=trouble.world.prefix) as queue:
         until(lambda: not queue.counts().in_flight, "nothing is in flight")

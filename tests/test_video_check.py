@@ -10,8 +10,8 @@ from kit import INSTANCE, TOKEN
 from videopoll import (
     ConfigurationError,
     Delivered,
-    Form,
     Message,
+    MessageForm,
     Outcome,
     OutcomeKind,
     Recipient,
@@ -51,7 +51,7 @@ def notify(kind, call):
             message = Message(
                 job=VideoJob("job_1", "conversation-1", 1_757_157_518_747),
                 outcome=Outcome(OutcomeKind.COMPLETED, 1_757_157_583_747, video_url=f"{storage.url}/video.mp4?sig=1"),
-                form=Form.VIDEO,
+                form=MessageForm.VIDEO,
                 reference="vp-1",
                 recipient=Recipient(channel="ultramsg", to="5491155550000"),
             )

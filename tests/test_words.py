@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import Outcome, OutcomeKind
-from videopoll.texts import ENGLISH, SPANISH, SPANISH_AND_ENGLISH, Words, cut
+from videopoll.texts import ENGLISH, SPANISH, SPANISH_AND_ENGLISH, Texts, cut
 
 START_MS = 1_757_157_518_747
 URL = "https://files.example/file/abc"
@@ -96,20 +96,20 @@ def test_an_unknown_language_falls_back_to_its_main_language_and_then_to_the_def
 
 def test_a_regional_language_of_the_host_goes_before_its_main_language():
     rioplatense = attrs.evolve(SPANISH, failed="Uy: {reason}. Probá de nuevo.")
-    words = Words({"es": SPANISH, "es_AR": rioplatense}, default="es")
+    words = Texts({"es": SPANISH, "es_AR": rioplatense}, default="es")
     assert words.of("es-ar") is rioplatense
     assert words.of("es-MX") is SPANISH
 
 
 def test_a_host_replaces_single_words():
-    words = Words({"es": attrs.evolve(SPANISH, done="¡Listo {{:}} en {duration}!")}, default="es")
+    words = Texts({"es": attrs.evolve(SPANISH, done="¡Listo {{:}} en {duration}!")}, default="es")
     assert words.notice(outcome(), START_MS) == "¡Listo {:} en 45 segundos!"
 
 
 @pytest.mark.parametrize(
     ("changes", "hint"),
     [
-        ({"done": "Listo en {seconds}."}, r"WordSet.done has the placeholder \{seconds\}.*\{duration\}"),
+        ({"done": "Listo en {seconds}."}, r"TextSet.done has the placeholder \{seconds\}.*\{duration\}"),
         ({"failed": "{reason.__class__}"}, "placeholder"),
         ({"failed": "{}"}, "placeholder"),
         ({"failed": "{reason!r}"}, "plainly"),
@@ -127,7 +127,7 @@ def test_a_template_that_cannot_work_is_refused_when_it_is_made(changes, hint):
 
 def test_a_default_without_words_is_refused():
     with pytest.raises(ConfigurationError, match="'pt', which is not among the languages: es"):
-        Words({"es": SPANISH}, default="pt")
+        Texts({"es": SPANISH}, default="pt")
 
 
 # --- cutting --------------------------------------------------------------------------------------

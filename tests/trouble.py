@@ -72,7 +72,7 @@ class Trouble:
             left = {key.removeprefix(f"{prefix}:").split(":")[0] for key in client.scan_iter(match=f"{prefix}:*")}
         assert left <= {"completed"}
         assert self.told() == dict.fromkeys(self.users, 1)
-        assert not worker.recorder.of(events.JobUndeliverable)
+        assert not worker.recorder.of(events.JobDeadLettered)
 
     def loss_is_told_once(self, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
         """Wait until the worker is well again; the loss was one event and one line, and so was its end.

@@ -16,9 +16,9 @@ from videopoll.errors import (
     VideopollError,
 )
 from videopoll.jobs.job import JobState, VideoJob
-from videopoll.jobs.outcome import DeadLetter, Form, Outcome, OutcomeKind
+from videopoll.jobs.outcome import DeadLetter, MessageForm, Outcome, OutcomeKind
 from videopoll.jobs.views import CancelResult, EnqueueResult, Health, JobView, QueueCounts, RunSummary
-from videopoll.messages import Delivered, Message, NotSent, Receipt, Recipient, Refused, Sighting, Unknown
+from videopoll.messages import Delivered, LookupResult, Message, NotSent, Receipt, Recipient, Refused, Unknown
 from videopoll.notifiers import (
     AppriseNotifier,
     CallbackNotifier,
@@ -41,8 +41,8 @@ from videopoll.protocols import (
     VideoPoller,
 )
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
-from videopoll.texts import ENGLISH, SPANISH, Words, WordSet
-from videopoll.tool import EarlyMessage, Unfollowed, VideoGeneratorTool
+from videopoll.texts import ENGLISH, SPANISH, Texts, TextSet
+from videopoll.tool import EarlyMessage, UntrackedJob, VideoGeneratorTool
 from videopoll.video_api.generator import (
     AsyncVideoGenerator,
     Generation,
@@ -83,7 +83,6 @@ __all__ = [
     "EnqueueResult",
     "Fault",
     "FaultKind",
-    "Form",
     "Generation",
     "GenerationErrorCode",
     "GenerationFailed",
@@ -100,7 +99,9 @@ __all__ = [
     "JobView",
     "KeyTtls",
     "LeasePolicy",
+    "LookupResult",
     "Message",
+    "MessageForm",
     "ModelChoice",
     "NotSent",
     "NotSentError",
@@ -123,11 +124,12 @@ __all__ = [
     "RoutingNotifier",
     "RunSummary",
     "Runner",
-    "Sighting",
     "SilentNotifier",
+    "TextSet",
+    "Texts",
     "UltraMsgNotifier",
-    "Unfollowed",
     "Unknown",
+    "UntrackedJob",
     "VideoApiGenerator",
     "VideoApiPoller",
     "VideoCheck",
@@ -143,6 +145,4 @@ __all__ = [
     "VideopollError",
     "WebhookNotifier",
     "WhatsAppFactoryNotifier",
-    "WordSet",
-    "Words",
 ]

@@ -24,7 +24,7 @@ from videopoll._reasons import show_texts, trace_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from videopoll.jobs.outcome import Form, OutcomeKind
+    from videopoll.jobs.outcome import MessageForm, OutcomeKind
     from videopoll.observations import FaultKind
 
 __all__ = [
@@ -32,12 +32,12 @@ __all__ = [
     "Event",
     "Hook",
     "JobCancelled",
+    "JobClaimed",
     "JobConcluded",
+    "JobDeadLettered",
     "JobDelivered",
     "JobEnqueued",
     "JobPolled",
-    "JobTaken",
-    "JobUndeliverable",
     "JobsRecovered",
     "LeaseLost",
     "RedisLost",
@@ -111,7 +111,7 @@ class JobCancelled(Event):
 
 
 @attrs.frozen(kw_only=True)
-class JobTaken(Event):
+class JobClaimed(Event):
     """A worker claimed a job for its first poll, or took it over from a dead worker."""
 
     job_id: str
@@ -176,7 +176,7 @@ class SendTried(Event):
 
     job_id: str
     conversation_id: str
-    form: Form
+    form: MessageForm
     attempt: int
     result: str
     took_s: float
@@ -201,14 +201,14 @@ class JobDelivered(Event):
     job_id: str
     conversation_id: str
     outcome: OutcomeKind
-    form: Form
+    form: MessageForm
     attempts: int
     after_s: float
     channel: str | None = None
 
 
 @attrs.frozen(kw_only=True)
-class JobUndeliverable(Event):
+class JobDeadLettered(Event):
     """Something became a dead letter: an entry that is no job, or an outcome that cannot be delivered."""
 
     job_id: str

@@ -15,15 +15,15 @@ from videopoll.errors import ConfigurationError
 from videopoll.jobs.bounds import bounded_detail, bounded_detail_or_none, bounded_id_or_none
 from videopoll.jobs.codec import JsonValue, is_number
 from videopoll.jobs.job import VideoJob
-from videopoll.jobs.outcome import Form, Outcome
-from videopoll.texts import SPANISH_AND_ENGLISH, Words
+from videopoll.jobs.outcome import MessageForm, Outcome
+from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from videopoll.core.permits import SendPermit
 
-__all__ = ["Delivered", "Message", "NotSent", "Receipt", "Recipient", "Refused", "Sighting", "Unknown"]
+__all__ = ["Delivered", "LookupResult", "Message", "NotSent", "Receipt", "Recipient", "Refused", "Unknown"]
 
 
 # Hosts hand on what a database or a service gave them: a number as a phone number, a UUID as a
@@ -42,10 +42,10 @@ def _text_or_none(value: str | None) -> str | None:
     return None if value is None else str(value)
 
 
-def _form_or_none(value: Form | None) -> Form | None:
+def _form_or_none(value: MessageForm | None) -> MessageForm | None:
     # Whatever is no form says nothing about the form that the message went in.
     try:
-        return None if value is None else Form(value)
+        return None if value is None else MessageForm(value)
     except (ValueError, TypeError):
         return None
 
@@ -93,7 +93,7 @@ class Message:
     Args:
         job: The job that ended.
         outcome: How it ended.
-        form: `Form.VIDEO` asks for a native video with `caption`, `Form.TEXT` for `text`.
+        form: `MessageForm.VIDEO` asks for a native video with `caption`, `MessageForm.TEXT` for `text`.
         reference: A stable name of this message, the same over retries and restarts.
         attempt: Which send this is, from 1.
         words: The texts to choose from.
@@ -105,10 +105,10 @@ class Message:
 
     job: VideoJob
     outcome: Outcome
-    form: Form
+    form: MessageForm
     reference: str
     attempt: int = 1
-    words: Words = attrs.field(default=SPANISH_AND_ENGLISH, repr=False)
+    words: Texts = attrs.field(default=SPANISH_AND_ENGLISH, repr=False)
     language: str | None = None
     recipient: Recipient | None = None
     unquoted: bool = False
@@ -174,7 +174,7 @@ class Delivered:
 
     message_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
     detail: str | None = attrs.field(default=None, converter=bounded_detail_or_none, repr=repr_told)
-    form: Form | None = attrs.field(default=None, eq=False, converter=_form_or_none)
+    form: MessageForm | None = attrs.field(default=None, eq=False, converter=_form_or_none)
     channel: str | None = attrs.field(
         default=None, eq=False, kw_only=True, converter=bounded_id_or_none, repr=_repr_channel
     )
@@ -250,7 +250,7 @@ TOO_LATE = NotSent(own("too late to begin: the lease on the job is over"), count
 """What became of a send that `Message.may_still_send` held back."""
 
 
-class Sighting(enum.Enum):
+class LookupResult(enum.Enum):
     """What a channel says when it is asked for a message by its reference."""
 
     FOUND = "found"

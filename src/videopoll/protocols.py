@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import VideoJob
-    from videopoll.jobs.transition import ClaimBatch, Transition, Verdict
+    from videopoll.jobs.transition import ClaimBatch, Transition, TransitionResult
     from videopoll.jobs.views import EnqueueResult, JobView
-    from videopoll.messages import Message, Receipt, Sighting
+    from videopoll.messages import LookupResult, Message, Receipt
     from videopoll.observations import Observation
     from videopoll.policies import KeyTtls, LeasePolicy, PollingStrategy
 
@@ -84,11 +84,11 @@ class AsyncNotifier(Protocol):
 class MessageFinder(Protocol):
     """An optional part of a notifier: a channel that can be asked about its messages."""
 
-    def find(self, message: Message) -> Sighting:
+    def find(self, message: Message) -> LookupResult:
         """Say whether the channel has the message with this reference.
 
         Raises:
-            Exception: Counts as `Sighting.NO_ANSWER`.
+            Exception: Counts as `LookupResult.NO_ANSWER`.
         """
         ...
 
@@ -97,7 +97,7 @@ class MessageFinder(Protocol):
 class AsyncMessageFinder(Protocol):
     """The asyncio side of `MessageFinder`."""
 
-    async def find(self, message: Message) -> Sighting:
+    async def find(self, message: Message) -> LookupResult:
         """Say whether the channel has the message with this reference."""
         ...
 
@@ -157,7 +157,7 @@ class VideoJobQueue(Protocol):
         """
         ...
 
-    def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
+    def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
         ...
 
@@ -177,7 +177,7 @@ class VideoJobQueue(Protocol):
         """Let `wait_for_work` block again after an `interrupt`."""
         ...
 
-    def adopt(
+    def recover(
         self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
     ) -> int:
         """Take up jobs that have a record and are nowhere else; return their number.
@@ -228,7 +228,7 @@ class AsyncVideoJobQueue(Protocol):
         """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         ...
 
-    async def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
+    async def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
         ...
 
@@ -240,7 +240,7 @@ class AsyncVideoJobQueue(Protocol):
         """Block until an id may wait to be taken, at most so many seconds; may be cancelled."""
         ...
 
-    async def adopt(
+    async def recover(
         self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
     ) -> int:
         """Take up jobs that have a record and are nowhere else; return their number.

@@ -3,10 +3,10 @@
 Owns every word that videopoll says to a user. A host replaces any of them::
 
     formal = attrs.evolve(SPANISH, failed="No pudimos generar su video: {reason}.")
-    words = Words({"es": formal, "en": ENGLISH}, default="es")
+    words = Texts({"es": formal, "en": ENGLISH}, default="es")
 
 A provider's own error text is for the operator and never gets in here: a user
-reads one of the reasons of a `WordSet`.
+reads one of the reasons of a `TextSet`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from videopoll.jobs.outcome import Outcome
 
-__all__ = ["ENGLISH", "SPANISH", "SPANISH_AND_ENGLISH", "WordSet", "Words", "cut"]
+__all__ = ["ENGLISH", "SPANISH", "SPANISH_AND_ENGLISH", "TextSet", "Texts", "cut"]
 
 MINUTES_FROM_S = 120
 """Below two minutes a duration is told in seconds, as the specification does: 60 is "60 segundos"."""
@@ -59,7 +59,7 @@ def _template(*allowed: str, needed: str | None = None) -> Callable[[object, att
 
 
 @attrs.frozen(kw_only=True)
-class WordSet:
+class TextSet:
     """The words of one language. Replace single ones with `attrs.evolve`.
 
     Args:
@@ -112,12 +112,12 @@ def _subtag(language: str) -> str:
     return language.strip().replace("_", "-").lower()
 
 
-def _by_subtag(languages: Mapping[str, WordSet]) -> dict[str, WordSet]:
+def _by_subtag(languages: Mapping[str, TextSet]) -> dict[str, TextSet]:
     return {_subtag(language): words for language, words in languages.items()}
 
 
 @attrs.frozen
-class Words:
+class Texts:
     """The words of all the languages that a host speaks.
 
     A language that is not among them falls back to its main language (``en-US``
@@ -131,17 +131,17 @@ class Words:
         ConfigurationError: The default is not among the languages.
     """
 
-    languages: Mapping[str, WordSet] = attrs.field(converter=_by_subtag)
+    languages: Mapping[str, TextSet] = attrs.field(converter=_by_subtag)
     default: str = attrs.field(converter=_subtag, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         """Refuse a default that has no words."""
         if self.default not in self.languages:
             have = ", ".join(sorted(self.languages)) or "none"
-            msg = f"Words.default is {self.default!r}, which is not among the languages: {have}"
+            msg = f"Texts.default is {self.default!r}, which is not among the languages: {have}"
             raise ConfigurationError(msg)
 
-    def of(self, language: str | None) -> WordSet:
+    def of(self, language: str | None) -> TextSet:
         """Give the words of a language, or the nearest that there are."""
         tag = _subtag(language or self.default)
         while tag not in self.languages:
@@ -170,7 +170,7 @@ class Words:
         return done if link is None else f"{done}\n\n{words.link.format(url=link)}"
 
 
-SPANISH = WordSet(
+SPANISH = TextSet(
     done="🎥 ¡Tu video está listo! Se generó en {duration}.",
     link="🔗 Video: {url}",
     failed="😔 Hubo un problema generando tu video: {reason}. Por favor intenta nuevamente.",
@@ -185,7 +185,7 @@ SPANISH = WordSet(
 )
 """The specification's words."""
 
-ENGLISH = WordSet(
+ENGLISH = TextSet(
     done="🎥 Your video is ready! It took {duration} to generate.",
     link="🔗 Video: {url}",
     failed="😔 There was a problem generating your video: {reason}. Please try again.",
@@ -199,7 +199,7 @@ ENGLISH = WordSet(
     minutes="{n} minutes",
 )
 
-SPANISH_AND_ENGLISH = Words({"es": SPANISH, "en": ENGLISH}, default="es")
+SPANISH_AND_ENGLISH = Texts({"es": SPANISH, "en": ENGLISH}, default="es")
 """What a `Message` speaks unless the host says otherwise: Spanish by default."""
 
 

@@ -145,9 +145,7 @@ REMOVED = "if true then"
 MUTANTS = (
     # --- fences: a write is made only by who holds the lease ---
     Mutant("reschedule without its token", 2, "reschedule.lua", "if holders[n] == token then", REMOVED),
-    Mutant(
-        "give back without its token", 2, "give_back.lua", "if redis.call('HGET', leases, id) == token then", REMOVED
-    ),
+    Mutant("give back without its token", 2, "release.lua", "if redis.call('HGET', leases, id) == token then", REMOVED),
     Mutant(
         "conclude without its token",
         2,
@@ -254,16 +252,16 @@ MUTANTS = (
         "a send begins whatever the answer to its note was",
         2,
         "core.step",
-        "                if verdict is not Verdict.APPLIED:\n                    self._tell_lost(verdict)\n"
+        "                if verdict is not TransitionResult.APPLIED:\n                    self._tell_lost(verdict)\n"
         "                    return False\n",
-        "                if verdict is not Verdict.APPLIED:\n                    self._tell_lost(verdict)\n",
+        "                if verdict is not TransitionResult.APPLIED:\n                    self._tell_lost(verdict)\n",
         covered="a lease that is lost ends the permit of its send",
     ),
     Mutant(
         "an outcome that could not be stored is sent",
         4,
         "core.step",
-        "        if verdict is not Verdict.APPLIED:\n            self._tell_lost(verdict)\n            return None\n"
+        "        if verdict is not TransitionResult.APPLIED:\n            self._tell_lost(verdict)\n            return None\n"
         "        return step",
         "        return step",
         covered="each send is noted on its own then, and that is refused",
@@ -308,14 +306,14 @@ MUTANTS = (
         "a failed video is never sent as text",
         6,
         "core.decide",
-        "    return entry.form is Form.VIDEO and entry.form_failures > 0 and spent",
+        "    return entry.form is MessageForm.VIDEO and entry.form_failures > 0 and spent",
         "    return False",
     ),
     Mutant(
         "a refused video is not sent as text",
         6,
         "core.decide",
-        "    if entry.form is Form.VIDEO and try_text:",
+        "    if entry.form is MessageForm.VIDEO and try_text:",
         "    if False:",
     ),
     Mutant(

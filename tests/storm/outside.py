@@ -10,9 +10,9 @@ import attrs
 
 from storm.kernel import PROCESS, Waiting
 from storm.server import spring
-from videopoll import Delivered, NotSent, Recipient, Refused, Sighting, Unknown, VideoApiPoller, VideoReady
+from videopoll import Delivered, LookupResult, NotSent, Recipient, Refused, Unknown, VideoApiPoller, VideoReady
 from videopoll._http.values import FailureKind, HttpFailure, HttpReply
-from videopoll.jobs import Form
+from videopoll.jobs import MessageForm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -287,7 +287,7 @@ class Messenger:
         self.manners = {job_id: list(job.sends) for job_id, job in jobs.items()}
         self.down_until_s = 0.0
         self.mum_until_s = 0.0
-        self.on_find: Callable[[str, Sighting], None] = lambda *_: None
+        self.on_find: Callable[[str, LookupResult], None] = lambda *_: None
 
     def serve(self, message: Any, worker: str, waits: Sent) -> tuple[float, str | None]:
         job_id, now_s = message.job.job_id, self.kernel.now_s
@@ -296,7 +296,7 @@ class Messenger:
         manner = "down" if self.down_until_s > now_s else manners.pop(0) if manners else "ok"
         if manner != "down" and job.refused == "all":
             manner = "refused"
-        elif manner != "down" and job.refused == "video" and message.form is Form.VIDEO:
+        elif manner != "down" and job.refused == "video" and message.form is MessageForm.VIDEO:
             manner = "refused video"
         waits.at_s, waits.manner = now_s, manner
         self.sent.append(waits)
@@ -310,18 +310,18 @@ class Messenger:
     def _deliver(self, one: Sent) -> None:
         one.delivered, one.delivered_s = True, self.kernel.now_s
 
-    def look_up(self, reference: str) -> tuple[float, Sighting]:
+    def look_up(self, reference: str) -> tuple[float, LookupResult]:
         now_s = self.kernel.now_s
         if max(self.down_until_s, self.mum_until_s) > now_s:
-            self.on_find(reference, Sighting.NO_ANSWER)
-            return 0.1, Sighting.NO_ANSWER
+            self.on_find(reference, LookupResult.NO_ANSWER)
+            return 0.1, LookupResult.NO_ANSWER
         seen = any(
             one.delivered
             and one.reference == reference
             and (one.delivered_s or 0.0) + self.plan.visible_after_s <= now_s
             for one in self.sent
         )
-        sighting = Sighting.FOUND if seen else Sighting.ABSENT
+        sighting = LookupResult.FOUND if seen else LookupResult.ABSENT
         self.on_find(reference, sighting)
         return 0.05, sighting
 
@@ -390,7 +390,7 @@ class _Channel:
             "find",
             lambda: self.messenger.look_up(message.reference),
             self.messenger.plan.channel_s,
-            Sighting.NO_ANSWER,
+            LookupResult.NO_ANSWER,
         )
 
 

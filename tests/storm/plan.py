@@ -143,7 +143,7 @@ REFUSALS = (
     "BUSY Redis is busy running a script.",
 )
 BROKEN_OFF = ("claim", "claim", "claim", "conclude", "settle", "redeliver", "redeliver", "reschedule", "enqueue")
-SCRIPTS = ("claim", "conclude", "begin_send", "settle", "redeliver", "reschedule", "renew", "give_back", "enqueue")
+SCRIPTS = ("claim", "conclude", "begin_send", "settle", "redeliver", "reschedule", "renew", "release", "enqueue")
 
 
 def plan_of(seed: int) -> Plan:

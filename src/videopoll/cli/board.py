@@ -16,7 +16,7 @@ from rich.text import Text
 
 from videopoll import events
 from videopoll.cli.output import mask
-from videopoll.cli.scenes import CHANNELS, Scene, Verdict
+from videopoll.cli.scenes import CHANNELS, CaseResult, Scene
 from videopoll.testing import FakeMessage
 
 __all__ = ["Board", "print_verdicts"]
@@ -86,7 +86,7 @@ class Board:
             if isinstance(event, events.JobPolled):
                 row.polls = event.attempt
             row.stage, row.style = told
-            row.ended = isinstance(event, events.JobDelivered | events.JobUndeliverable)
+            row.ended = isinstance(event, events.JobDelivered | events.JobDeadLettered)
             if not self._console.is_terminal:
                 elapsed_s = time.monotonic() - self._began_s
                 sys.stdout.write(f"{elapsed_s:5.1f} s  {job_id}  {self._scenes[job_id].name}: {row.stage}\n")
@@ -109,7 +109,7 @@ class Board:
 def _stage(event: events.Event) -> tuple[str, str] | None:
     """Say in a few words where an event brings a job, and in which style."""
     match event:
-        case events.JobTaken():
+        case events.JobClaimed():
             return "taken by the worker", ""
         case events.JobPolled(fault=None, next_s=next_s) if next_s is not None:
             return f"{event.status}, next poll in {next_s:.1f} s", "cyan"
@@ -121,13 +121,13 @@ def _stage(event: events.Event) -> tuple[str, str] | None:
             return f"{event.form.value}: {RESULTS.get(event.result, event.result)}", "yellow"
         case events.JobDelivered():
             return f"✔ {OUTCOMES.get(event.outcome.value, event.outcome.value)}, user told", "green"
-        case events.JobUndeliverable():
+        case events.JobDeadLettered():
             return f"✘ dead letter: {event.reason}", "red"
         case _:
             return None
 
 
-def print_verdicts(verdicts: list[Verdict], *, took_s: float) -> None:
+def print_verdicts(verdicts: list[CaseResult], *, took_s: float) -> None:
     """Show who received what, and whether that is right."""
     console = Console()
     good = sum(verdict.good for verdict in verdicts)
@@ -155,7 +155,7 @@ def print_verdicts(verdicts: list[Verdict], *, took_s: float) -> None:
     console.print(Text(said, style="bold green" if good == len(verdicts) else "bold red"), soft_wrap=True)
 
 
-def _received(verdict: Verdict) -> tuple[str, str, str]:
+def _received(verdict: CaseResult) -> tuple[str, str, str]:
     return (
         "\n".join(CHANNELS[name] for name, _ in verdict.received) or "-",
         "\n".join(message.kind for _, message in verdict.received) or "-",

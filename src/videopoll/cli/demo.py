@@ -23,9 +23,9 @@ import typer
 from videopoll.cli.board import Board, print_verdicts
 from videopoll.cli.options import DEFAULT_REDIS_URL
 from videopoll.cli.output import complain, guarded
-from videopoll.cli.scenes import API_KEY, INSTANCE, SCENES, TOKEN, Scene, Verdict, World, judge
+from videopoll.cli.scenes import API_KEY, INSTANCE, SCENES, TOKEN, CaseResult, Scene, World, judge
 from videopoll.cli.worker import RunnerKind
-from videopoll.events import Event, Hook, JobDelivered, JobUndeliverable
+from videopoll.events import Event, Hook, JobDeadLettered, JobDelivered
 from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFactoryNotifier
 from videopoll.policies import DeliveryPolicy, PollingStrategy
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
@@ -99,7 +99,7 @@ def demo(
 
 def _play(
     queue: RedisVideoJobQueue, world: World, board: Board, *, kind: RunnerKind, url: str, prefix: str
-) -> list[Verdict]:
+) -> list[CaseResult]:
     """Enqueue the jobs, let a worker bring them to their ends, and judge what came of it."""
     for scene in SCENES:
         scene.prepare(world, scene)
@@ -128,7 +128,7 @@ class Ended:
 
     def __call__(self, event: Event) -> None:
         """Strike out a job that ended."""
-        if isinstance(event, JobDelivered | JobUndeliverable):
+        if isinstance(event, JobDelivered | JobDeadLettered):
             self._left.discard(event.job_id)
             if not self._left:
                 self._none_left.set()

@@ -16,7 +16,7 @@ from videopoll.jobs.outcome import OutcomeKind
 from videopoll.jobs.views import JobView
 from videopoll.testing import FakeMessage, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory, MessageKind, Reply
 
-__all__ = ["API_KEY", "INSTANCE", "SCENES", "TOKEN", "Scene", "Verdict", "World", "judge"]
+__all__ = ["API_KEY", "INSTANCE", "SCENES", "TOKEN", "CaseResult", "Scene", "World", "judge"]
 
 API_KEY = "the-demo-has-no-secrets"
 TOKEN = "the-demo-has-no-tokens"  # noqa: S105 - the local messengers' own
@@ -134,7 +134,7 @@ SCENES: tuple[Scene, ...] = (
 
 
 @attrs.frozen(kw_only=True)
-class Verdict:
+class CaseResult:
     """What became of one job.
 
     Args:
@@ -155,7 +155,7 @@ class Verdict:
         return not self.problems
 
 
-def judge(world: World, scene: Scene, view: JobView | None) -> Verdict:
+def judge(world: World, scene: Scene, view: JobView | None) -> CaseResult:
     """Compare what a user received, and what Redis says, with what should be."""
     received = tuple(
         (name, message)
@@ -180,4 +180,4 @@ def judge(world: World, scene: Scene, view: JobView | None) -> Verdict:
         problems.append(f"ended as {outcome}")
     if view is None or view.state is not JobState.SETTLED or view.delivered is not True:
         problems.append("Redis does not call it delivered")
-    return Verdict(scene=scene, received=received, outcome=outcome, problems=tuple(problems))
+    return CaseResult(scene=scene, received=received, outcome=outcome, problems=tuple(problems))

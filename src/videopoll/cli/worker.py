@@ -47,7 +47,7 @@ from videopoll.observe.metrics import PrometheusHook
 from videopoll.policies import LeasePolicy, PollingStrategy
 from videopoll.queue.history import RedisHistory
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
-from videopoll.texts import ENGLISH, SPANISH, Words
+from videopoll.texts import ENGLISH, SPANISH, Texts
 from videopoll.video_api.poller import VideoApiPoller
 from videopoll.worker.async_runner import AsyncRunner
 from videopoll.worker.health_server import HealthServer
@@ -86,7 +86,7 @@ class RunnerOptions(TypedDict, total=False):
 
     strategy: PollingStrategy
     lease: LeasePolicy
-    words: Words
+    words: Texts
     foreign_workers: bool
     recover: bool
     take_new: bool
@@ -283,7 +283,7 @@ def worker(
             interval_s=interval, timeout_s=timeout, initial_delay_s=initial_delay, max_attempts=max_attempts
         ),
         lease=LeasePolicy.lasting(lease),
-        words=Words({"es": SPANISH, "en": ENGLISH}, default=language),
+        words=Texts({"es": SPANISH, "en": ENGLISH}, default=language),
         foreign_workers=foreign_workers,
         recover=recover,
         take_new=new_jobs,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 import attrs
 
 from videopoll._reasons import joined, own
-from videopoll.jobs.outcome import Form, OutboxEntry, Outcome, OutcomeKind
+from videopoll.jobs.outcome import MessageForm, OutboxEntry, Outcome, OutcomeKind
 from videopoll.jobs.urls import readied_url
-from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
+from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown
 from videopoll.observations import (
     Fault,
     FaultKind,
@@ -292,7 +292,7 @@ def open_outbox(job: VideoJob, outcome: Outcome, policy: DeliveryPolicy) -> Outb
     return OutboxEntry(
         job=job,
         outcome=outcome,
-        form=Form.VIDEO if outcome.success else Form.TEXT,
+        form=MessageForm.VIDEO if outcome.success else MessageForm.TEXT,
         deadline_ms=outcome.at_ms + round(policy.deadline_s * 1000),
     )
 
@@ -372,7 +372,7 @@ def after_send(
 
 def after_find(
     entry: OutboxEntry,
-    sighting: Sighting,
+    sighting: LookupResult,
     now_ms: int,
     policy: DeliveryPolicy,
     draw: float = 0.5,
@@ -385,18 +385,18 @@ def after_find(
     believed more often that it does not have one.
     """
     match sighting:
-        case Sighting.FOUND:
+        case LookupResult.FOUND:
             found = Delivered(detail=own("found at the channel"))
             return Done(attrs.evolve(entry, sending_ms=None), found)
-        case Sighting.FAILED:
+        case LookupResult.FAILED:
             reason = own("the channel took the message and could not send it")
             # It had taken the quote as well, and may have failed for that.
             entry = attrs.evolve(entry.noting(reason), sending_ms=None, unquoted=True)
             return _refused(entry, reason, now_ms, policy, try_text=True)
-        case Sighting.ABSENT:
+        case LookupResult.ABSENT:
             limit = policy.unknown_attempts * (BELIEVED if shows else 1)
             return _send_again(entry, policy.appear_within_s, now_ms, policy, limit)
-        case Sighting.CANNOT_TELL:
+        case LookupResult.CANNOT_TELL:
             # Without a try of its own it was redriven: a person has seen that it may have gone out.
             if policy.on_unknown is OnUnknown.AT_MOST_ONCE and entry.tries:
                 return GiveUp(entry, own("nobody can say whether the message went out, and the policy is at most once"))
@@ -405,7 +405,7 @@ def after_find(
                 entry = attrs.evolve(entry, unknowns=entry.unknowns + 1)
                 return GiveUp(entry, _unknown(entry))
             return _send_again(entry, 0, now_ms, policy, policy.unknown_attempts)
-        case Sighting.NO_ANSWER:
+        case LookupResult.NO_ANSWER:
             if now_ms >= entry.deadline_ms:
                 return GiveUp(entry, own("nobody can say whether the message went out: the channel does not answer"))
             wait_ms = _jittered(policy.backoff_s(entry.finds) * 1000, policy.jitter, draw)
@@ -434,14 +434,14 @@ def _send_again(entry: OutboxEntry, patience_s: float, now_ms: int, policy: Deli
         entry = attrs.evolve(entry, unknowns=unknowns)
         return GiveUp(entry, _unknown(entry))
     entry = attrs.evolve(entry, sending_ms=None, form_failures=entry.form_failures + 1, unknowns=unknowns)
-    as_text = _no_more_videos(entry, policy) or (entry.form is Form.VIDEO and unknowns == limit - 1)
+    as_text = _no_more_videos(entry, policy) or (entry.form is MessageForm.VIDEO and unknowns == limit - 1)
     return next_delivery_step(_as_text(entry) if as_text else entry, now_ms, policy)
 
 
 def _no_more_videos(entry: OutboxEntry, policy: DeliveryPolicy) -> bool:
     # The last send of all is a text, also where the host allows fewer sends than videos.
     spent = entry.form_failures >= policy.video_attempts or entry.tries == policy.max_attempts - 1
-    return entry.form is Form.VIDEO and entry.form_failures > 0 and spent
+    return entry.form is MessageForm.VIDEO and entry.form_failures > 0 and spent
 
 
 def _try_again(
@@ -467,13 +467,13 @@ def _try_again(
 
 
 def _refused(entry: OutboxEntry, reason: str, now_ms: int, policy: DeliveryPolicy, *, try_text: bool) -> DeliveryStep:
-    if entry.form is Form.VIDEO and try_text:
+    if entry.form is MessageForm.VIDEO and try_text:
         return next_delivery_step(_as_text(entry), now_ms, policy)
     return GiveUp(entry, joined("refused by the channel", reason))
 
 
 def _as_text(entry: OutboxEntry) -> OutboxEntry:
-    return attrs.evolve(entry, form=Form.TEXT, form_failures=0)
+    return attrs.evolve(entry, form=MessageForm.TEXT, form_failures=0)
 
 
 def _unknown(entry: OutboxEntry) -> str:

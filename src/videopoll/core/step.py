@@ -41,28 +41,28 @@ from videopoll.core.decide import (
 from videopoll.core.permits import Lease, SendPermit
 from videopoll.jobs.codec import Poison, dump
 from videopoll.jobs.job import VideoJob, bounded_record
-from videopoll.jobs.outcome import DeadLetter, Form, OutboxEntry, Outcome
+from videopoll.jobs.outcome import DeadLetter, MessageForm, OutboxEntry, Outcome
 from videopoll.jobs.transition import (
     Abandoned,
     BeginSend,
     Claim,
     Conclude,
-    GiveBack,
-    Gone,
+    MissingRecord,
     PollWork,
     Redeliver,
+    Release,
     Reschedule,
     SendWork,
     Settle,
     Transition,
-    Verdict,
+    TransitionResult,
 )
-from videopoll.messages import Delivered, Message, NotSent, Receipt, Refused, Sighting, Unknown
+from videopoll.messages import Delivered, LookupResult, Message, NotSent, Receipt, Refused, Unknown
 from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
 
 if TYPE_CHECKING:
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
-    from videopoll.texts import Words
+    from videopoll.texts import Texts
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class PollApi:
 
 @attrs.frozen
 class Commit:
-    """Write a transition to the queue; answered with a `Verdict`, unless nobody waits for it."""
+    """Write a transition to the queue; answered with a `TransitionResult`, unless nobody waits for it."""
 
     transition: Transition
     wait: bool = True
@@ -103,8 +103,8 @@ class SendMessage:
 
 
 @attrs.frozen
-class FindMessage:
-    """Ask the channel for a message; answered with a `Sighting`, or the name of what came back instead."""
+class LookUpMessage:
+    """Ask the channel for a message; answered with a `LookupResult`, or the name of what came back instead."""
 
     message: Message
 
@@ -112,8 +112,8 @@ class FindMessage:
 LARGEST_ENTRY_BYTES = 65_536
 """An outbox entry of ours is smaller: larger ones are not kept whole in a dead letter."""
 
-Effect: TypeAlias = PollApi | Commit | SendMessage | FindMessage
-Answer: TypeAlias = "Observation | Verdict | Receipt | Sighting | str | None"
+Effect: TypeAlias = PollApi | Commit | SendMessage | LookUpMessage
+Answer: TypeAlias = "Observation | TransitionResult | Receipt | LookupResult | str | None"
 Steps: TypeAlias = Generator[Effect, Answer, None]
 
 
@@ -129,7 +129,7 @@ class Workshop:
     strategy: PollingStrategy
     lease: LeasePolicy
     delivery: DeliveryPolicy
-    words: Words
+    words: Texts
     emit: Callable[[events.Event], None]
     throttled: Callable[[float], None]
     start_sending: Callable[[JobStep], bool]
@@ -256,7 +256,7 @@ class JobStep:
             if entry.sending_ms is not None:
                 entry = attrs.evolve(entry, sending_ms=now_ms + round(sends_go_on_s * 1000))
             return Redeliver(self.claim, entry, self._shop.delivery.keep_s, now_ms)
-        return GiveBack(self.claim) if isinstance(self.claim.work, PollWork) else None
+        return Release(self.claim) if isinstance(self.claim.work, PollWork) else None
 
     def steps(self) -> Steps:
         """Work on the job until it is out of this worker's hands, whatever is raised on the way.
@@ -306,7 +306,7 @@ class JobStep:
             entry = work.entry
             outcome = deliverable(entry.outcome)
             if outcome.success is not entry.outcome.success:
-                entry = attrs.evolve(entry, outcome=outcome, form=Form.TEXT)
+                entry = attrs.evolve(entry, outcome=outcome, form=MessageForm.TEXT)
             if self.claim.taken_over and entry.sending_ms is not None:
                 # It was alive at its last renewal: only since then may the message be on its way.
                 lease = self._shop.lease
@@ -326,7 +326,7 @@ class JobStep:
     def _poll(self, work: PollWork) -> Steps:
         shop, claim = self._shop, self.claim
         if claim.taken_over or work.attempts == 1:
-            shop.emit(events.JobTaken(worker_id=shop.worker_id, job_id=claim.job_id, taken_over=claim.taken_over))
+            shop.emit(events.JobClaimed(worker_id=shop.worker_id, job_id=claim.job_id, taken_over=claim.taken_over))
         now_ms = self._now()
         due_ms = claim.due_ms
         if claim.taken_over:
@@ -430,11 +430,11 @@ class JobStep:
         # If the worker has to let go while this is being written, nothing has been sent yet.
         self._parting = Redeliver(self.claim, entry, shop.delivery.keep_s, self._now())
         verdict = yield from self._note(Conclude(self.claim, step.entry, shop.delivery.keep_s, self._lease_ms))
-        if verdict is Verdict.APPLIED:
+        if verdict is TransitionResult.APPLIED:
             self.entry = step.entry
         # After the entry: whoever lets go in between must not take the job for one that is polled.
         self._parting = None
-        if verdict is not Verdict.APPLIED:
+        if verdict is not TransitionResult.APPLIED:
             self._tell_lost(verdict)
             return None
         return step
@@ -443,7 +443,7 @@ class JobStep:
         """Write an entry and confirm the lease in one step; remember both."""
         asked_s = self._monotonic_s()
         verdict = yield Commit(writing)
-        if verdict is Verdict.APPLIED:
+        if verdict is TransitionResult.APPLIED:
             self._noted = writing.entry
             self.confirm(asked_s)
         return verdict
@@ -472,10 +472,10 @@ class JobStep:
             elif isinstance(step, Find):
                 started_s = self._monotonic_s()
                 message, permit = self._message(step.entry)
-                entry, sighting = step.entry, (yield FindMessage(message))
-                if not isinstance(sighting, Sighting):
-                    entry = entry.noting(own(f"the notifier's find gave {sighting}, which is no Sighting"))
-                    sighting = Sighting.NO_ANSWER
+                entry, sighting = step.entry, (yield LookUpMessage(message))
+                if not isinstance(sighting, LookupResult):
+                    entry = entry.noting(own(f"the notifier's find gave {sighting}, which is no LookupResult"))
+                    sighting = LookupResult.NO_ANSWER
                 self._tell_sent(entry, sighting, started_s)
                 self._judge_account(permit, sighting, message.reference)
                 shows = self._shop.accounts.shows(permit.account)
@@ -483,7 +483,7 @@ class JobStep:
             elif isinstance(step, Later):
                 self._parting = Redeliver(self.claim, step.entry, self._shop.delivery.keep_s, step.due_ms)
                 verdict = yield Commit(self._parting)
-                if verdict is not Verdict.APPLIED:
+                if verdict is not TransitionResult.APPLIED:
                     self._tell_lost(verdict)
                 return
             elif isinstance(step, Done):
@@ -503,7 +503,7 @@ class JobStep:
         while True:
             if self._noted is not entry:
                 verdict = yield from self._note(BeginSend(self.claim, entry, shop.delivery.keep_s, self._lease_ms))
-                if verdict is not Verdict.APPLIED:
+                if verdict is not TransitionResult.APPLIED:
                     self._tell_lost(verdict)
                     return False
             self._probe("before_send")
@@ -526,7 +526,7 @@ class JobStep:
         )
         verdict = yield from self._settle(Settle(self.claim, dump(completed)))
         self._probe("after_settle")
-        if verdict is not Verdict.APPLIED:
+        if verdict is not TransitionResult.APPLIED:
             self._tell_lost(verdict)
             return
         shop.emit(
@@ -566,7 +566,7 @@ class JobStep:
         verdict = yield from self._settle(Settle(self.claim, letter=letter))
         self._tell_dead(verdict, reason, None)
 
-    def _drop(self, gone: Gone) -> Steps:
+    def _drop(self, gone: MissingRecord) -> Steps:
         if gone.finished:
             # Another kind of worker, or a cancel, ended it: there is nothing left to do.
             yield Commit(Settle(self.claim), wait=False)
@@ -575,10 +575,10 @@ class JobStep:
 
     # --- telling ---
 
-    def _tell_sent(self, entry: OutboxEntry, result: Receipt | Sighting, started_s: float) -> None:
+    def _tell_sent(self, entry: OutboxEntry, result: Receipt | LookupResult, started_s: float) -> None:
         shop = self._shop
         reason: str | None
-        if isinstance(result, Sighting):
+        if isinstance(result, LookupResult):
             word, reason = result.value, own("asked the channel for the message of an earlier send")
         else:
             word = _RESULTS.get(type(result), "unknown")
@@ -594,22 +594,22 @@ class JobStep:
                 took_s=self._monotonic_s() - started_s,
                 # What a channel says beside its success is nothing that the log lacks.
                 reason=told(reason) if isinstance(result, Delivered) else told_or_withheld(reason),
-                channel=None if isinstance(result, Sighting) else shown_name(result.channel),
+                channel=None if isinstance(result, LookupResult) else shown_name(result.channel),
             ),
             reason,
         )
 
     def _tell_lost(self, verdict: Answer) -> None:
         # What this worker has handed on itself is nobody's loss.
-        if verdict is Verdict.LOST and not self.let_go:
+        if verdict is TransitionResult.LOST and not self.let_go:
             self.lose()
 
     def _tell_dead(self, verdict: Answer, reason: str, outcome: Outcome | None) -> None:
-        if verdict is not Verdict.APPLIED:
+        if verdict is not TransitionResult.APPLIED:
             self._tell_lost(verdict)
             return
         self._shop.tell(
-            events.JobUndeliverable(
+            events.JobDeadLettered(
                 worker_id=self._shop.worker_id,
                 job_id=self.claim.job_id,
                 reason=told_or_withheld(reason) or WITHHELD,
@@ -618,12 +618,12 @@ class JobStep:
             reason,
         )
 
-    def _judge_account(self, permit: SendPermit, result: Receipt | Sighting, reference: str) -> None:
+    def _judge_account(self, permit: SendPermit, result: Receipt | LookupResult, reference: str) -> None:
         """Note what an account told of a message; tell once if it is held back from now on."""
         accounts = self._shop.accounts
-        if isinstance(result, Delivered | Refused) or result is Sighting.FOUND or result is Sighting.FAILED:
+        if isinstance(result, Delivered | Refused) or result is LookupResult.FOUND or result is LookupResult.FAILED:
             accounts.ended_well(permit.account)
-            if isinstance(result, Sighting):
+            if isinstance(result, LookupResult):
                 accounts.showed(permit.account)
             return
         refused = isinstance(result, NotSent) and result.account_fault

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.job import JobState, VideoJob
-from videopoll.jobs.outcome import DeadLetter, Form, OutboxEntry, Outcome, OutcomeKind
+from videopoll.jobs.outcome import DeadLetter, MessageForm, OutboxEntry, Outcome, OutcomeKind
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack, Health, JobView, QueueCounts, RunSummary
 
 __all__ = [
     "CancelResult",
     "DeadLetter",
     "EnqueueResult",
-    "Form",
     "HandedBack",
     "Health",
     "JobState",
     "JobView",
     "JsonValue",
+    "MessageForm",
     "OutboxEntry",
     "Outcome",
     "OutcomeKind",

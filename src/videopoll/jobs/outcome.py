@@ -12,7 +12,7 @@ from videopoll.jobs.bounds import bounded, bounded_detail, bounded_detail_or_non
 from videopoll.jobs.codec import JsonValue, Poison, dump, is_number, load_object, text_or_none, whole
 from videopoll.jobs.job import VideoJob
 
-__all__ = ["DeadLetter", "Form", "OutboxEntry", "Outcome", "OutcomeKind"]
+__all__ = ["DeadLetter", "MessageForm", "OutboxEntry", "Outcome", "OutcomeKind"]
 
 MAX_REASONS = 10
 
@@ -32,7 +32,7 @@ class OutcomeKind(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
-class Form(enum.StrEnum):
+class MessageForm(enum.StrEnum):
     """The two forms of a message: a native video with a caption, or a text (with a link)."""
 
     VIDEO = "video"
@@ -144,7 +144,7 @@ class OutboxEntry:
 
     job: VideoJob
     outcome: Outcome
-    form: Form
+    form: MessageForm
     deadline_ms: int
     tries: int = 0
     form_failures: int = 0
@@ -212,7 +212,7 @@ class OutboxEntry:
                     timestamp=outcome.get("timestamp"),
                     undeliverable_url=text_or_none(outcome.get("undeliverableUrl")),
                 ),
-                form=Form(str(fields["form"])),
+                form=MessageForm(str(fields["form"])),
                 deadline_ms=whole(fields["deadline"]),
                 tries=whole(fields["tries"]),
                 form_failures=whole(fields["formFailures"]),

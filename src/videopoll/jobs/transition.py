@@ -22,15 +22,15 @@ __all__ = [
     "Claim",
     "ClaimBatch",
     "Conclude",
-    "GiveBack",
-    "Gone",
+    "MissingRecord",
     "PollWork",
     "Redeliver",
+    "Release",
     "Reschedule",
     "SendWork",
     "Settle",
     "Transition",
-    "Verdict",
+    "TransitionResult",
 ]
 
 
@@ -78,7 +78,7 @@ class Abandoned:
 
 
 @attrs.frozen
-class Gone:
+class MissingRecord:
     """An id without a job to work on.
 
     Args:
@@ -111,7 +111,7 @@ class Claim:
     job_id: str
     token: str
     due_ms: int
-    work: PollWork | SendWork | Abandoned | Gone | Poison
+    work: PollWork | SendWork | Abandoned | MissingRecord | Poison
     raw: bytes | None = attrs.field(default=None, repr=False)
     raw_is_entry: bool = attrs.field(default=False, kw_only=True)
     taken_over: bool = False
@@ -161,7 +161,7 @@ class Reschedule:
 
 
 @attrs.frozen
-class GiveBack:
+class Release:
     """Hand an unfinished poll back at once: it does not count as an attempt."""
 
     claim: Claim
@@ -209,11 +209,11 @@ class Settle:
     letter: DeadLetter | None = None
 
 
-Transition: TypeAlias = Reschedule | GiveBack | Conclude | BeginSend | Redeliver | Settle
+Transition: TypeAlias = Reschedule | Release | Conclude | BeginSend | Redeliver | Settle
 """All that can be done with a claimed job."""
 
 
-class Verdict(enum.Enum):
+class TransitionResult(enum.Enum):
     """What the queue said to a transition."""
 
     APPLIED = "applied"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AppriseNotifier"]
 
-log = logging.getLogger("videopoll.jobs.job")
+log = logging.getLogger("videopoll.jobs")
 
 Urls: TypeAlias = str | Sequence[str]
 

@@ -4,7 +4,7 @@ A new HTTP channel is a subclass of `HttpNotifier` with two pure methods. It is
 then sync and async at once::
 
     class Pager(HttpNotifier):
-        forms = frozenset({Form.TEXT})
+        forms = frozenset({MessageForm.TEXT})
 
         def build(self, message):
             fields = {"to": recipient_of(message).to, "text": message.text}
@@ -32,8 +32,8 @@ from videopoll._http.answerer import refused_by_another, whose_words
 from videopoll._reasons import Reason, own, quoting
 from videopoll.errors import ConfigurationError, NotSentError, RefusedError
 from videopoll.jobs.bounds import bounded_detail
-from videopoll.jobs.outcome import Form
-from videopoll.messages import TOO_LATE, Delivered, NotSent, Receipt, Refused, Sighting, Unknown
+from videopoll.jobs.outcome import MessageForm
+from videopoll.messages import TOO_LATE, Delivered, LookupResult, NotSent, Receipt, Refused, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -285,7 +285,7 @@ class HttpNotifier(abc.ABC):
         video_check: Look at a video's size and type first; None sends without a look.
     """
 
-    forms: ClassVar[frozenset[Form]] = frozenset(Form)
+    forms: ClassVar[frozenset[MessageForm]] = frozenset(MessageForm)
     """What the channel can send. A message in another form, or without a video, goes as text."""
 
     def __init__(
@@ -320,10 +320,10 @@ class HttpNotifier(abc.ABC):
         del message
         return None
 
-    def read_find(self, reply: HttpReply, message: Message) -> Sighting:
+    def read_find(self, reply: HttpReply, message: Message) -> LookupResult:
         """Tell from the reply whether the channel has the message."""
         del reply, message
-        return Sighting.CANNOT_TELL
+        return LookupResult.CANNOT_TELL
 
     def secrets(self) -> tuple[str | None, ...]:
         """Give what must never show in a receipt, beside what is in the message itself."""
@@ -345,17 +345,17 @@ class HttpNotifier(abc.ABC):
             request = self._video_check.refusal(await self._http.asend(look)) or request
         return await self._asend(request, message) if isinstance(request, HttpRequest) else request
 
-    def find(self, message: Message) -> Sighting:
+    def find(self, message: Message) -> LookupResult:
         """Ask the channel for the message by its reference."""
         message = self._in_own_form(message)
         request = self._find_request(message)
-        return self._sighting(self._http.send(request), message) if request else Sighting.CANNOT_TELL
+        return self._sighting(self._http.send(request), message) if request else LookupResult.CANNOT_TELL
 
-    async def afind(self, message: Message) -> Sighting:
+    async def afind(self, message: Message) -> LookupResult:
         """Ask the channel for the message by its reference."""
         message = self._in_own_form(message)
         request = self._find_request(message)
-        return self._sighting(await self._http.asend(request), message) if request else Sighting.CANNOT_TELL
+        return self._sighting(await self._http.asend(request), message) if request else LookupResult.CANNOT_TELL
 
     def close(self) -> None:
         """Let go of the connections that `notify` and `find` opened."""
@@ -372,8 +372,8 @@ class HttpNotifier(abc.ABC):
         return self._receipt(await self._http.asend(request, may_send=message.may_still_send), message)
 
     def _in_own_form(self, message: Message) -> Message:
-        as_it_is = message.form in self.forms and (message.form is Form.TEXT or message.video_url)
-        return message if as_it_is else attrs.evolve(message, form=Form.TEXT)
+        as_it_is = message.form in self.forms and (message.form is MessageForm.TEXT or message.video_url)
+        return message if as_it_is else attrs.evolve(message, form=MessageForm.TEXT)
 
     def _request(self, message: Message) -> HttpRequest | Receipt:
         if message.outcome.success and not is_web_url(message.video_url or ""):
@@ -403,20 +403,20 @@ class HttpNotifier(abc.ABC):
         except Exception:  # noqa: BLE001 - what cannot be asked cannot tell
             return None
 
-    def _sighting(self, reply: HttpReply | HttpFailure, message: Message) -> Sighting:
+    def _sighting(self, reply: HttpReply | HttpFailure, message: Message) -> LookupResult:
         if isinstance(reply, HttpFailure):
-            return Sighting.NO_ANSWER
+            return LookupResult.NO_ANSWER
         try:
             return self.read_find(reply, message)
         except Exception:  # noqa: BLE001 - an answer that cannot be read is none
-            return Sighting.NO_ANSWER
+            return LookupResult.NO_ANSWER
 
     def _cleaned(self, receipt: Receipt, message: Message) -> Receipt:
         secrets = [*self.secrets(), message.video_url]
         if (recipient := message.recipient) is not None:
             digits = "".join(filter(str.isdecimal, recipient.to))
             secrets += [recipient.token, recipient.to, recipient.reply_to, digits]
-        if isinstance(receipt, Refused) and message.form is Form.TEXT:
+        if isinstance(receipt, Refused) and message.form is MessageForm.TEXT:
             # There is no other form to try.
             receipt = attrs.evolve(receipt, try_text=False)
         if not isinstance(receipt, Delivered):

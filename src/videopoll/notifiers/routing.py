@@ -13,7 +13,7 @@ from videopoll._calling import in_thread
 from videopoll._reasons import own, quoting
 from videopoll.errors import ConfigurationError, RefusedError
 from videopoll.jobs.bounds import bounded_detail
-from videopoll.messages import TOO_LATE, Delivered, NotSent, Receipt, Recipient, Sighting
+from videopoll.messages import TOO_LATE, Delivered, LookupResult, NotSent, Receipt, Recipient
 from videopoll.notifiers.base import (
     call_async,
     call_sync,
@@ -120,7 +120,7 @@ class RoutingNotifier:
         receipt = await send_async(send, routed.message)
         return _named(receipt, routed)
 
-    def find(self, message: Message) -> Sighting:
+    def find(self, message: Message) -> LookupResult:
         """Ask the message's channel for it, if that channel can be asked.
 
         Raises:
@@ -129,11 +129,11 @@ class RoutingNotifier:
         """
         routed = self._route(message)
         if not isinstance(routed, _Routed):
-            return Sighting.NO_ANSWER
+            return LookupResult.NO_ANSWER
         find: _Find | None = getattr(routed.channel, "find", None)
-        return call_sync(find, routed.message, f"the channel {routed.name!r}") if find else Sighting.CANNOT_TELL
+        return call_sync(find, routed.message, f"the channel {routed.name!r}") if find else LookupResult.CANNOT_TELL
 
-    async def afind(self, message: Message) -> Sighting:
+    async def afind(self, message: Message) -> LookupResult:
         """Ask the message's channel for it, if that channel can be asked.
 
         Raises:
@@ -141,9 +141,9 @@ class RoutingNotifier:
         """
         routed = await self._aroute(message)
         if not isinstance(routed, _Routed):
-            return Sighting.NO_ANSWER
+            return LookupResult.NO_ANSWER
         find: _Find | None = getattr(routed.channel, "afind", getattr(routed.channel, "find", None))
-        return await call_async(find, routed.message) if find else Sighting.CANNOT_TELL
+        return await call_async(find, routed.message) if find else LookupResult.CANNOT_TELL
 
     def close(self) -> None:
         """Close the channels that can be closed."""
@@ -203,7 +203,7 @@ class RoutingNotifier:
 
 
 _Notify: TypeAlias = "Callable[[Message], Receipt | Awaitable[Receipt | None] | None]"
-_Find: TypeAlias = "Callable[[Message], Sighting | Awaitable[Sighting]]"
+_Find: TypeAlias = "Callable[[Message], LookupResult | Awaitable[LookupResult]]"
 
 
 @attrs.frozen

@@ -19,8 +19,8 @@ from typing_extensions import override
 
 from videopoll._reasons import own, quoting
 from videopoll.errors import ConfigurationError
-from videopoll.jobs.outcome import Form
-from videopoll.messages import Delivered, NotSent, Receipt, Sighting, Unknown
+from videopoll.jobs.outcome import MessageForm
+from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Unknown
 from videopoll.notifiers.base import (
     Account,
     HttpNotifier,
@@ -120,7 +120,7 @@ class UltraMsgNotifier(HttpNotifier):
         }
         if message.reply_to:
             fields["msgId"] = message.reply_to
-        if message.form is Form.VIDEO and message.video_url:
+        if message.form is MessageForm.VIDEO and message.video_url:
             fields |= {"video": message.video_url, "caption": cut(message.caption, CAPTION_LIMIT)}
             return self._post(account, "video", fields, VIDEO_TIMEOUT_S)
         return self._post(account, "chat", fields | {"body": _body(message)}, TEXT_TIMEOUT_S)
@@ -152,23 +152,23 @@ class UltraMsgNotifier(HttpNotifier):
         return self._get(self._account(message), "messages", query, TEXT_TIMEOUT_S)
 
     @override
-    def read_find(self, reply: HttpReply, message: Message) -> Sighting:
+    def read_find(self, reply: HttpReply, message: Message) -> LookupResult:
         """Look for the reference in the list, whether or not the filter was honoured."""
         if not is_success(reply):
             # A 404 of a proxy, or a key that is being rotated, must not make it a blind second send.
-            return Sighting.NO_ANSWER
+            return LookupResult.NO_ANSWER
         listed, complete = _listed(reply)
         if listed is None:
-            return Sighting.NO_ANSWER
+            return LookupResult.NO_ANSWER
         ours = [entry for entry in listed if entry.get("referenceId") == message.reference]
         if any(entry.get("status") not in _GIVEN_UP for entry in ours):
-            return Sighting.FOUND
-        if message.form is Form.TEXT and message.video_url:
+            return LookupResult.FOUND
+        if message.form is MessageForm.TEXT and message.video_url:
             # A video that failed before, with the same reference, says nothing about its text.
             ours = [entry for entry in ours if entry.get("body") == _body(message)]
         if ours:
-            return Sighting.FAILED
-        return Sighting.ABSENT if complete else Sighting.CANNOT_TELL
+            return LookupResult.FAILED
+        return LookupResult.ABSENT if complete else LookupResult.CANNOT_TELL
 
     @override
     def _send(self, request: HttpRequest, message: Message) -> Receipt:

@@ -15,7 +15,7 @@ import attrs
 from videopoll._http import HttpFailure, HttpReply, HttpRequest
 from videopoll._reasons import Reason, own
 from videopoll.errors import ConfigurationError
-from videopoll.jobs.outcome import Form
+from videopoll.jobs.outcome import MessageForm
 from videopoll.messages import Refused
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class VideoCheck:
     def request(self, message: Message) -> HttpRequest | None:
         """Write the question; None where there is nothing to ask, or nobody who may be asked."""
         url = message.video_url
-        if message.form is not Form.VIDEO or not url or urlsplit(url).hostname not in self.hosts:
+        if message.form is not MessageForm.VIDEO or not url or urlsplit(url).hostname not in self.hosts:
             return None
         return HttpRequest(method="HEAD", url=url, timeout_s=HEAD_TIMEOUT_S)
 

@@ -11,7 +11,7 @@ from videopoll._http import NOT_JSON, retry_after_s
 from videopoll._http.answerer import whose_words
 from videopoll._reasons import Reason, own
 from videopoll.errors import RefusedError
-from videopoll.jobs.outcome import Form
+from videopoll.jobs.outcome import MessageForm
 from videopoll.messages import NotSent, Receipt, Refused, Unknown
 from videopoll.notifiers.base import receipt_for_status
 
@@ -189,7 +189,7 @@ def read_refusal(
     if message.reply_to:
         # It may be the quote: gone, or of another line.
         return Refused(reason, try_unquoted=True)
-    return Refused(reason) if final or (said and message.form is Form.VIDEO) else NotSent(reason, wait_s)
+    return Refused(reason) if final or (said and message.form is MessageForm.VIDEO) else NotSent(reason, wait_s)
 
 
 def read_status(reply: HttpReply, message: Message) -> Receipt | None:

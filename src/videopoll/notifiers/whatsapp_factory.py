@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from videopoll._reasons import own
-from videopoll.jobs.outcome import Form
+from videopoll.jobs.outcome import MessageForm
 from videopoll.messages import Delivered, Receipt, Unknown
 from videopoll.notifiers.base import (
     HttpNotifier,
@@ -58,7 +58,7 @@ class WhatsAppFactoryNotifier(HttpNotifier):
         ConfigurationError: The base URL cannot work.
     """
 
-    forms = frozenset({Form.TEXT})
+    forms = frozenset({MessageForm.TEXT})
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LogHook", "shown", "shown_ids"]
 
-log = logging.getLogger("videopoll.jobs.job")
+log = logging.getLogger("videopoll.jobs")
 
 LONGEST_SHOWN = 120
 MOST_SHOWN = 100
@@ -42,6 +42,13 @@ def shown_ids(job_ids: Iterable[str]) -> str:
     return (", ".join(map(shown, ids[:MOST_SHOWN])) or "nothing") + more
 
 
+_LOGGED_AS: dict[type[events.Event], str] = {
+    events.JobClaimed: "JobTaken",
+    events.JobDeadLettered: "JobUndeliverable",
+}
+"""Names that stand in the logs of running deployments, where that of the class is another one."""
+
+
 class LogHook:
     """The hook that logs. Runners bring it along."""
 
@@ -57,7 +64,7 @@ class LogHook:
             level, text, *args = _line(event)
         if log.isEnabledFor(level):
             fields = {f"vp_{name}": value for name, value in attrs.asdict(event, recurse=False).items()}
-            log.log(level, text, *args, extra={"vp_event": type(event).__name__, **fields})
+            log.log(level, text, *args, extra={"vp_event": _LOGGED_AS.get(type(event), type(event).__name__), **fields})
 
     def _is_news(self, job_id: str) -> bool:
         """Whether no unknown word of this job was told so far, as far as this worker remembers."""
@@ -139,7 +146,7 @@ def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa:
             return logging.INFO, "📥 Video job enqueued for background polling: %s", shown(event.job_id)
         case events.JobCancelled():
             return logging.INFO, "🛑 Video job cancelled: %s", shown(event.job_id)
-        case events.JobTaken():
+        case events.JobClaimed():
             text = (
                 "♻️ Taking over video job from a dead worker: %s"
                 if event.taken_over
@@ -181,7 +188,7 @@ def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa:
                 "🎥 Video notification sent successfully for conversation: %s",
                 shown(event.conversation_id),
             )
-        case events.JobUndeliverable():
+        case events.JobDeadLettered():
             return logging.ERROR, "💀 [%s] Dead letter: %s", shown(event.job_id), shown(event.reason)
         case events.ChannelHeldBack(refused=True):
             return (

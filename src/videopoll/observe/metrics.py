@@ -105,7 +105,7 @@ def measure(event: events.Event) -> tuple[Measurement, ...]:  # noqa: C901 - one
             return (Measurement("jobs_enqueued"),)
         case events.JobCancelled():
             return (Measurement("jobs_cancelled"),)
-        case events.JobTaken(taken_over=True):
+        case events.JobClaimed(taken_over=True):
             return (Measurement("takeovers"),)
         case events.JobPolled():
             return _measure_poll(event)
@@ -129,7 +129,7 @@ def measure(event: events.Event) -> tuple[Measurement, ...]:  # noqa: C901 - one
                 ),
                 Measurement("delivery_delay", event.after_s),
             )
-        case events.JobUndeliverable():
+        case events.JobDeadLettered():
             return (Measurement("dead_letters"),)
         case events.LeaseLost():
             return (Measurement("leases_lost"),)
@@ -283,7 +283,7 @@ class OpenTelemetryHook:
             else:
                 self._counters[one.name] = meter.create_counter(name, one.unit or "1", one.help)
         if counts is not None:
-            meter.create_observable_gauge("videopoll.jobs.job", [self._observe], "1", "Jobs by where they are")
+            meter.create_observable_gauge("videopoll.jobs", [self._observe], "1", "Jobs by where they are")
 
     def __call__(self, event: events.Event) -> None:
         """Count an event, and make its span if it is a poll or a send."""

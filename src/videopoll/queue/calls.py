@@ -20,15 +20,15 @@ from videopoll.jobs.transition import (
     Claim,
     ClaimBatch,
     Conclude,
-    GiveBack,
-    Gone,
+    MissingRecord,
     PollWork,
     Redeliver,
+    Release,
     Reschedule,
     SendWork,
     Settle,
     Transition,
-    Verdict,
+    TransitionResult,
 )
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack, JobView, QueueCounts
 from videopoll.policies import FOREIGN_IDLE_S
@@ -46,7 +46,7 @@ T = TypeVar("T")
 ENQUEUE = Script.load("enqueue")
 CLAIM = Script.load("claim")
 RESCHEDULE = Script.load("reschedule")
-GIVE_BACK = Script.load("give_back")
+RELEASE = Script.load("release")
 CONCLUDE = Script.load("conclude")
 BEGIN_SEND = Script.load("begin_send")
 REDELIVER = Script.load("redeliver")
@@ -55,7 +55,7 @@ RENEW = Script.load("renew")
 CANCEL = Script.load("cancel")
 INSPECT = Script.load("inspect")
 COUNT = Script.load("count")
-ADOPT = Script.load("adopt")
+RECOVER = Script.load("recover")
 REDRIVE = Script.load("redrive")
 POLL_NOW = Script.load("poll_now")
 HAND_BACK = Script.load("hand_back")
@@ -65,7 +65,7 @@ SCRIPTS = (
     ENQUEUE,
     CLAIM,
     RESCHEDULE,
-    GIVE_BACK,
+    RELEASE,
     CONCLUDE,
     BEGIN_SEND,
     REDELIVER,
@@ -74,7 +74,7 @@ SCRIPTS = (
     CANCEL,
     INSPECT,
     COUNT,
-    ADOPT,
+    RECOVER,
     REDRIVE,
     POLL_NOW,
     HAND_BACK,
@@ -224,7 +224,7 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
     # Neither a poll that somebody else has counted nor an end without one counts here.
     counted = int(not taken_over and not ending)
     job: VideoJob | Poison
-    work: PollWork | SendWork | Abandoned | Gone | Poison
+    work: PollWork | SendWork | Abandoned | MissingRecord | Poison
     if wrong == b"start":
         work = Poison("startTime is in the future")
     elif wrong:
@@ -235,7 +235,7 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
         work = entry if isinstance(entry, Poison) else SendWork(entry)
     elif record is None:
         # Reached by an id that stands in the list, the schedule or a lease all the same.
-        work = Gone(finished=completed is not None)
+        work = MissingRecord(finished=completed is not None)
     else:
         job = VideoJob.from_record(job_id, record)
         if isinstance(job, Poison):
@@ -267,14 +267,14 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
     )
 
 
-def _read_ended(job: VideoJob, completed: bytes) -> Abandoned | Gone | Poison:
+def _read_ended(job: VideoJob, completed: bytes) -> Abandoned | MissingRecord | Poison:
     """Judge a record beside a completed record: both kinds of workers leave the two, each at another moment."""
     outcome, fields = Outcome.from_completed(completed), load_object(completed)
     if isinstance(outcome, Poison) or isinstance(fields, Poison):
         return Poison("the completed key is not JSON")
     if fields.get("delivered") is True or outcome.kind is OutcomeKind.CANCELLED:
         # Ours, and the last that was to be done: a producer or worker of another kind has written the record again.
-        return Gone(finished=True, left_over=True)
+        return MissingRecord(finished=True, left_over=True)
     return Abandoned(job, outcome)
 
 
@@ -307,13 +307,18 @@ def renew(
     )
 
 
-_VERDICTS = {0: Verdict.LOST, 1: Verdict.APPLIED, 2: Verdict.FINISHED_ELSEWHERE, 3: Verdict.CONTENDED}
+_VERDICTS = {
+    0: TransitionResult.LOST,
+    1: TransitionResult.APPLIED,
+    2: TransitionResult.FINISHED_ELSEWHERE,
+    3: TransitionResult.CONTENDED,
+}
 
 
-def _verdicts_on(items: Sequence[Transition]) -> Callable[[object], list[Verdict]]:
+def _verdicts_on(items: Sequence[Transition]) -> Callable[[object], list[TransitionResult]]:
     """Return what reads one verdict for each transition; another number of them is a reply that cannot be read."""
 
-    def parse(reply: object) -> list[Verdict]:
+    def parse(reply: object) -> list[TransitionResult]:
         verdicts = [_VERDICTS[answer] for answer in cast("list[int]", reply)]
         if len(verdicts) != len(items):
             msg = f"{len(verdicts)} verdicts on {len(items)} transitions"
@@ -325,7 +330,7 @@ def _verdicts_on(items: Sequence[Transition]) -> Callable[[object], list[Verdict
 
 _HandBackReply: TypeAlias = "tuple[int, int, int, int, int, int, int, int, list[bytes]]"
 
-ApplyCall: TypeAlias = "tuple[list[int], ScriptCall[list[Verdict]]]"
+ApplyCall: TypeAlias = "tuple[list[int], ScriptCall[list[TransitionResult]]]"
 """A call that carries out some transitions, with their places among all of them."""
 
 
@@ -359,18 +364,18 @@ def apply(
     return trips
 
 
-_ONE_TRIP = (BeginSend, Conclude, Settle, Reschedule, GiveBack)
+_ONE_TRIP = (BeginSend, Conclude, Settle, Reschedule, Release)
 _THE_NEXT = (Redeliver,)
 """If a call fails, all are made again. A delivery that was put back by then may be in other hands: it goes last."""
 
 
 def _call_for(
     kind: type, keys: Keys, items: Sequence[Transition], ttls: KeyTtls, dead: DeadLetterPolicy
-) -> ScriptCall[list[Verdict]]:
+) -> ScriptCall[list[TransitionResult]]:
     if kind is Reschedule:
         return _reschedule(keys, cast("Sequence[Reschedule]", items), ttls)
-    if kind is GiveBack:
-        return _give_back(keys, cast("Sequence[GiveBack]", items), ttls)
+    if kind is Release:
+        return _release(keys, cast("Sequence[Release]", items), ttls)
     if kind is Conclude:
         return _conclude(keys, cast("Sequence[Conclude]", items), ttls)
     if kind is BeginSend:
@@ -380,7 +385,7 @@ def _call_for(
     return _settle(keys, cast("Sequence[Settle]", items), ttls, dead)
 
 
-def _reschedule(keys: Keys, items: Sequence[Reschedule], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
+def _reschedule(keys: Keys, items: Sequence[Reschedule], ttls: KeyTtls) -> ScriptCall[list[TransitionResult]]:
     args: list[str | bytes | int] = [keys.prefix, ttls.job_s]
     for item in items:
         optional = (item.attempts, item.doubt_ms, item.missing_ms)
@@ -398,7 +403,7 @@ def _reschedule(keys: Keys, items: Sequence[Reschedule], ttls: KeyTtls) -> Scrip
     return ScriptCall(RESCHEDULE, keys.fixed, tuple(args), _verdicts_on(items))
 
 
-def _give_back(keys: Keys, items: Sequence[GiveBack], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
+def _release(keys: Keys, items: Sequence[Release], ttls: KeyTtls) -> ScriptCall[list[TransitionResult]]:
     args: list[str | bytes | int] = []
     job_keys: list[bytes] = []
     for item in items:
@@ -410,10 +415,10 @@ def _give_back(keys: Keys, items: Sequence[GiveBack], ttls: KeyTtls) -> ScriptCa
         if claim.attempts_age_ms is not None:
             left_ms = min(left_ms, ttls.attempts_s * 1000 - claim.attempts_age_ms)
         args += (raw(claim.job_id), claim.token, claim.attempts_before, max(1, left_ms))
-    return ScriptCall(GIVE_BACK, (*keys.fixed, *job_keys), tuple(args), _verdicts_on(items))
+    return ScriptCall(RELEASE, (*keys.fixed, *job_keys), tuple(args), _verdicts_on(items))
 
 
-def _conclude(keys: Keys, items: Sequence[Conclude], ttls: KeyTtls) -> ScriptCall[list[Verdict]]:
+def _conclude(keys: Keys, items: Sequence[Conclude], ttls: KeyTtls) -> ScriptCall[list[TransitionResult]]:
     args: list[str | bytes | int] = [ttls.lock_s]
     job_keys: list[bytes] = []
     for item in items:
@@ -422,7 +427,7 @@ def _conclude(keys: Keys, items: Sequence[Conclude], ttls: KeyTtls) -> ScriptCal
     return ScriptCall(CONCLUDE, (*keys.fixed, *job_keys), tuple(args), _verdicts_on(items))
 
 
-def _begin_send(keys: Keys, items: Sequence[BeginSend]) -> ScriptCall[list[Verdict]]:
+def _begin_send(keys: Keys, items: Sequence[BeginSend]) -> ScriptCall[list[TransitionResult]]:
     return ScriptCall(
         BEGIN_SEND,
         (*keys.fixed, *_raws(keys.outbox(item.claim.job_id) for item in items)),
@@ -441,7 +446,7 @@ def _begin_send(keys: Keys, items: Sequence[BeginSend]) -> ScriptCall[list[Verdi
     )
 
 
-def _redeliver(keys: Keys, items: Sequence[Redeliver]) -> ScriptCall[list[Verdict]]:
+def _redeliver(keys: Keys, items: Sequence[Redeliver]) -> ScriptCall[list[TransitionResult]]:
     return ScriptCall(
         REDELIVER,
         (*keys.fixed, *_raws(keys.outbox(item.claim.job_id) for item in items)),
@@ -454,14 +459,16 @@ def _redeliver(keys: Keys, items: Sequence[Redeliver]) -> ScriptCall[list[Verdic
     )
 
 
-def _settle(keys: Keys, items: Sequence[Settle], ttls: KeyTtls, dead: DeadLetterPolicy) -> ScriptCall[list[Verdict]]:
+def _settle(
+    keys: Keys, items: Sequence[Settle], ttls: KeyTtls, dead: DeadLetterPolicy
+) -> ScriptCall[list[TransitionResult]]:
     args: list[str | bytes | int] = [ttls.completed_s, dead.max_count, dead.max_age_s]
     job_keys: list[bytes] = []
     for item in items:
         job_keys += _raws(keys.of_job(item.claim.job_id))
         letter = "" if item.letter is None else write_letter(item.letter)
         work = item.claim.work
-        bare = int(isinstance(work, Gone) and not work.left_over)
+        bare = int(isinstance(work, MissingRecord) and not work.left_over)
         args += [raw(item.claim.job_id), item.claim.token, item.completed or "", letter, bare]
     return ScriptCall(SETTLE, (*keys.fixed, keys.dead, keys.letters, *job_keys), tuple(args), _verdicts_on(items))
 
@@ -613,12 +620,12 @@ def count(keys: Keys) -> ScriptCall[QueueCounts]:
     return ScriptCall(COUNT, (*keys.fixed, keys.dead), (), parse)
 
 
-def adopt(
+def recover(
     keys: Keys, job_ids: Sequence[str], *, idle_s: float, initial_delay_s: float, looked_at_ms: int, ttls: KeyTtls
 ) -> ScriptCall[list[bool]]:
     """Take up jobs that have a record and are nowhere else, nor have come in since the list was looked at."""
     return ScriptCall(
-        ADOPT,
+        RECOVER,
         (*keys.fixed, *_raws(key for job_id in job_ids for key in keys.of_job(job_id))),
         (
             ms(idle_s),

@@ -271,7 +271,7 @@ class RedisHistory(events.TextKeeper):
                 self._statuses[event.job_id] = event.status
                 while len(self._statuses) > REMEMBERED:
                     self._statuses.popitem(last=False)
-        elif isinstance(event, events.JobConcluded | events.JobCancelled | events.JobUndeliverable):
+        elif isinstance(event, events.JobConcluded | events.JobCancelled | events.JobDeadLettered):
             self._statuses.pop(event.job_id, None)
         return True
 
@@ -425,7 +425,7 @@ def _tell(event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
             return event.job_id, Step.ENQUEUED, {}
         case events.JobCancelled():
             return event.job_id, Step.CANCELLED, {}
-        case events.JobTaken():
+        case events.JobClaimed():
             return event.job_id, Step.TAKEN_OVER if event.taken_over else Step.TAKEN, {}
         case events.JobPolled():
             return _tell_polled(event)
@@ -463,7 +463,7 @@ def _tell(event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
                     "after_s": round(event.after_s, 3),
                 },
             )
-        case events.JobUndeliverable():
+        case events.JobDeadLettered():
             outcome = event.outcome.value if event.outcome else None
             return event.job_id, Step.UNDELIVERABLE, {"outcome": outcome, "reason": _clean(event.reason)}
         case events.LeaseLost():

@@ -32,7 +32,7 @@ from videopoll.errors import ConfigurationError, JobNotFoundError
 from videopoll.jobs.codec import dump
 from videopoll.jobs.job import check_id, check_metadata
 from videopoll.jobs.outcome import Outcome, OutcomeKind
-from videopoll.jobs.transition import Verdict
+from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import CancelResult, EnqueueResult
 from videopoll.observe.log import LogHook, shown
 from videopoll.policies import ENDING_S, DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
@@ -121,7 +121,7 @@ class _Base:
     ) -> ScriptCall[list[bool]]:
         """Give the call that takes up what stood in no list at `clock`, seconds and microseconds of Redis."""
         seconds, micros = clock
-        return calls.adopt(
+        return calls.recover(
             self._keys,
             job_ids,
             idle_s=idle_s,
@@ -455,9 +455,9 @@ class RedisVideoJobQueue(_Base):
             ),
         )
 
-    def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
+    def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
-        verdicts = [Verdict.LOST] * len(transitions)
+        verdicts = [TransitionResult.LOST] * len(transitions)
         for trip in calls.apply(self._keys, transitions, self._ttls, self._dead):
             for (places, _), found in zip(trip, run_all(self._client, [call for _, call in trip]), strict=True):
                 for place, verdict in zip(places, found, strict=True):
@@ -506,7 +506,7 @@ class RedisVideoJobQueue(_Base):
         """Let `wait_for_work` block again after an `interrupt`."""
         self._interrupted.clear()
 
-    def adopt(
+    def recover(
         self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
     ) -> int:
         """Take up jobs that have a record and are in no list, schedule, flight or outbox.
@@ -790,9 +790,9 @@ class AsyncRedisVideoJobQueue(_Base):
             ),
         )
 
-    async def apply(self, transitions: Sequence[Transition]) -> list[Verdict]:
+    async def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
-        verdicts = [Verdict.LOST] * len(transitions)
+        verdicts = [TransitionResult.LOST] * len(transitions)
         for trip in calls.apply(self._keys, transitions, self._ttls, self._dead):
             for (places, _), found in zip(trip, await arun_all(self._client, [call for _, call in trip]), strict=True):
                 for place, verdict in zip(places, found, strict=True):
@@ -825,10 +825,10 @@ class AsyncRedisVideoJobQueue(_Base):
             await alet_go_if_moved(self._blocking, error)
             raise to_queue_error(error, "waiting for work") from cause_of(error)
 
-    async def adopt(
+    async def recover(
         self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
     ) -> int:
-        """Take up jobs that have a record and are nowhere else; see `RedisVideoJobQueue.adopt`."""
+        """Take up jobs that have a record and are nowhere else; see `RedisVideoJobQueue.recover`."""
         adopted, cursor, start = 0, 0, self._keys.job("")
         began_s = time.monotonic()
         try:

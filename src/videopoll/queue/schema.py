@@ -77,7 +77,7 @@ KEYS: tuple[KeyRecord, ...] = (
         "{prefix}:poll:schedule",
         "sorted set",
         None,
-        "claim, reschedule, adopt",
+        "claim, reschedule, recover",
         "id → due ms of the next poll",
     ),
     KeyRecord("inflight", "{prefix}:poll:inflight", "sorted set", None, "claim, renew", "id → when its lease ends, ms"),
@@ -117,7 +117,7 @@ KEYS: tuple[KeyRecord, ...] = (
         "{prefix}:poll:sweeper",
         "string",
         "30 s beside workers of other kinds, else 120 s; 50 times as long as a look takes",
-        "adopt",
+        "recover",
         "one worker has looked for lost jobs, and the others need not",
     ),
     KeyRecord(

@@ -18,8 +18,8 @@ from typing_extensions import override
 from videopoll._http import Http
 from videopoll.errors import NotifierError
 from videopoll.jobs.job import VideoJob
-from videopoll.jobs.outcome import Form, Outcome, OutcomeKind
-from videopoll.messages import Delivered, Message, NotSent, Receipt, Recipient, Refused, Sighting, Unknown
+from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
+from videopoll.messages import Delivered, LookupResult, Message, NotSent, Receipt, Recipient, Refused, Unknown
 from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _check(condition: object, complaint: str) -> None:
         raise AssertionError(complaint)
 
 
-def _message(form: Form, recipient: Recipient | None, *, success: bool, language: str | None = None) -> Message:
+def _message(form: MessageForm, recipient: Recipient | None, *, success: bool, language: str | None = None) -> Message:
     outcome = (
         Outcome(OutcomeKind.COMPLETED, START_MS + TOOK_MS, video_url=VIDEO_URL, file_id="file-1")
         if success
@@ -167,11 +167,13 @@ class _Side:
         _check(isinstance(receipt, Receipt), f"{self.name} has to give a Receipt, got {type(receipt).__name__}")
         return cast("Receipt", receipt)
 
-    def sighting(self, message: Message) -> Sighting:
+    def sighting(self, message: Message) -> LookupResult:
         """Look a message up."""
         sighting = self._call(self.find, message)
-        _check(isinstance(sighting, Sighting), f"{self.name} has to give a Sighting, got {type(sighting).__name__}")
-        return cast("Sighting", sighting)
+        _check(
+            isinstance(sighting, LookupResult), f"{self.name} has to give a LookupResult, got {type(sighting).__name__}"
+        )
+        return cast("LookupResult", sighting)
 
     def _call(self, method: Callable[[Message], object], message: Message) -> object:
         try:
@@ -247,7 +249,7 @@ class NotifierContract:
         del message
         return None
 
-    def message(self, form: Form = Form.VIDEO, *, success: bool = True) -> Message:
+    def message(self, form: MessageForm = MessageForm.VIDEO, *, success: bool = True) -> Message:
         """Give the message that is sent; override it for a channel that needs more, e.g. metadata."""
         return _message(form, self.recipient, success=success)
 
@@ -275,7 +277,7 @@ class NotifierContract:
         """A user who gets a text without the link has waited for nothing."""
         with _Service(self) as service:
             for side in _sides(service.notifier()):
-                for form in Form:
+                for form in MessageForm:
                     message = self.message(form)
                     self._sent(service, side, message)
                     words = [text for request in service.sends[-1:] for text in _texts(request)]
@@ -423,28 +425,34 @@ class NotifierContract:
         if reply is None:
             return
         for side, sighting in self._sightings(reply):
-            _check(sighting is Sighting.FOUND, f"{side.name}: the service has the message, got {sighting}")
+            _check(sighting is LookupResult.FOUND, f"{side.name}: the service has the message, got {sighting}")
         other = attrs.evolve(self.message(), reference="vp-another")
         for side, sighting in self._sightings(reply, other):
-            _check(sighting is not Sighting.FOUND, f"{side.name}: another message's reference was taken for this one's")
+            _check(
+                sighting is not LookupResult.FOUND, f"{side.name}: another message's reference was taken for this one's"
+            )
 
     def test_a_look_up_without_an_answer_tells_nothing(self) -> None:
         """To call a message absent that the service could not look for would send it twice."""
-        open_ended = {Sighting.NO_ANSWER, Sighting.CANNOT_TELL}
+        open_ended = {LookupResult.NO_ANSWER, LookupResult.CANNOT_TELL}
         for reply in (Reply.fault(503), Reply.fault(429), Reply.fault(500), Reply.dropped(), Reply.hang()):
             for side, sighting in self._sightings(reply):
                 _check(sighting in open_ended, f"{side.name}: a look-up without an answer says nothing, got {sighting}")
         for body in _NO_NEWS:
             for side, sighting in self._sightings(Reply.garbage(body)):
                 _check(
-                    sighting is not Sighting.FOUND or self.status_is_enough,
+                    sighting is not LookupResult.FOUND or self.status_is_enough,
                     f"{side.name}: found in a reply that says nothing: {body[:50]!r}",
                 )
 
     # --- helpers ---
 
     def _messages(self) -> list[Message]:
-        return [self.message(Form.VIDEO), self.message(Form.TEXT), self.message(Form.TEXT, success=False)]
+        return [
+            self.message(MessageForm.VIDEO),
+            self.message(MessageForm.TEXT),
+            self.message(MessageForm.TEXT, success=False),
+        ]
 
     def _sent(self, service: _Service, side: _Side, message: Message) -> tuple[object, ...]:
         before = len(service.sends)
@@ -459,7 +467,7 @@ class NotifierContract:
             service.always(reply)
             return [(side, side.receipt(self.message())) for side in _sides(service.notifier(hasty=True))]
 
-    def _sightings(self, reply: Reply, message: Message | None = None) -> list[tuple[_Side, Sighting]]:
+    def _sightings(self, reply: Reply, message: Message | None = None) -> list[tuple[_Side, LookupResult]]:
         message = message or self.message()
         with _Service(self) as service:
             service.always(reply)
@@ -531,14 +539,18 @@ class PlainNotifierContract:
         """Build the channel over a service that takes none; None leaves that out."""
         return None
 
-    def message(self, form: Form = Form.VIDEO, *, success: bool = True) -> Message:
+    def message(self, form: MessageForm = MessageForm.VIDEO, *, success: bool = True) -> Message:
         """Give the message that is sent; override it for a channel that needs more, e.g. metadata."""
         return _message(form, self.recipient, success=success)
 
     def test_a_message_is_delivered_in_every_form(self) -> None:
         """A channel may send a video as it likes, but it has to take it."""
         notifier = self.make_notifier()
-        for message in (self.message(Form.VIDEO), self.message(Form.TEXT), self.message(Form.TEXT, success=False)):
+        for message in (
+            self.message(MessageForm.VIDEO),
+            self.message(MessageForm.TEXT),
+            self.message(MessageForm.TEXT, success=False),
+        ):
             for receipt in _plain_receipts(notifier, message):
                 _check(
                     receipt is None or isinstance(receipt, Delivered),

@@ -8,6 +8,14 @@ from __future__ import annotations
 
 from videopoll.tool.answers import Answer
 from videopoll.tool.arguments import TOOL_NAME, ToolArguments, read_arguments
-from videopoll.tool.video_generator_tool import EarlyMessage, Unfollowed, VideoGeneratorTool
+from videopoll.tool.video_generator_tool import EarlyMessage, UntrackedJob, VideoGeneratorTool
 
-__all__ = ["TOOL_NAME", "Answer", "EarlyMessage", "ToolArguments", "Unfollowed", "VideoGeneratorTool", "read_arguments"]
+__all__ = [
+    "TOOL_NAME",
+    "Answer",
+    "EarlyMessage",
+    "ToolArguments",
+    "UntrackedJob",
+    "VideoGeneratorTool",
+    "read_arguments",
+]

@@ -26,7 +26,7 @@ from videopoll._reasons import told_of, told_or_withheld
 from videopoll.errors import ConfigurationError, InvalidGenerationError
 from videopoll.jobs.codec import JsonValue, is_number
 from videopoll.jobs.job import PROMPT_CHARS, VideoJob, check_id, check_metadata
-from videopoll.jobs.outcome import Form, Outcome, OutcomeKind
+from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
 from videopoll.messages import Delivered, Message
 from videopoll.notifiers.base import call_async, check_callable, check_url, is_async
 from videopoll.observe.log import shown
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
     from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, Notifier, VideoJobQueue
 
-__all__ = ["EarlyMessage", "Unfollowed", "VideoGeneratorTool"]
+__all__ = ["EarlyMessage", "UntrackedJob", "VideoGeneratorTool"]
 
 log = logging.getLogger("videopoll.tool")
 
@@ -76,7 +76,7 @@ _Code = GenerationErrorCode
 
 
 @attrs.frozen(kw_only=True)
-class Unfollowed:
+class UntrackedJob:
     """A generation that was started and paid for, and could not be enqueued.
 
     Give it to ``queue.enqueue`` later, or look after it yourself.
@@ -121,7 +121,7 @@ def _early_message(conversation_id: str, metadata: Mapping[str, JsonValue], body
     return EarlyMessage(
         job=VideoJob(reference, conversation_id, now_ms, metadata),
         outcome=Outcome(cast("OutcomeKind", "started"), now_ms),
-        form=Form.TEXT,
+        form=MessageForm.TEXT,
         reference=reference,
         body=body,
     )
@@ -185,7 +185,7 @@ class _Parts:
     tell: Callable[..., object] | None
     generate: Callable[..., object]
     enqueue: Callable[..., object]
-    unfollowed: Callable[[Unfollowed], object] | None
+    unfollowed: Callable[[UntrackedJob], object] | None
     sleep: Callable[[float], object]
 
 
@@ -216,7 +216,7 @@ class VideoGeneratorTool:
             plain or async. It should bound its own time: the generation starts after it.
         file_url: Your file storage: what stands before an image's id. Without
             it the tool takes no images.
-        on_unfollowed: Called with an `Unfollowed` when a started video could not
+        on_unfollowed: Called with an `UntrackedJob` when a started video could not
             be enqueued; plain or async.
         mode: ``"async"`` has the video delivered later; ``"sync"`` waits for it, for minutes.
         default_version: The model, 2 or 3, where the call names none. Veo 2 makes both aspect ratios.
@@ -240,7 +240,7 @@ class VideoGeneratorTool:
         notifier: Notifier | AsyncNotifier | None = None,
         tell_user: Callable[[str, str], object] | None = None,
         file_url: str | None = None,
-        on_unfollowed: Callable[[Unfollowed], object] | None = None,
+        on_unfollowed: Callable[[UntrackedJob], object] | None = None,
         mode: Literal["async", "sync"] = "async",
         default_version: Literal[2, 3] = DEFAULT_VERSION,
         description: str = DESCRIPTION,
@@ -254,7 +254,7 @@ class VideoGeneratorTool:
         if tell_user is not None:
             check_callable(tell_user, "VideoGeneratorTool.tell_user", "the conversation id and the text")
         if on_unfollowed is not None:
-            check_callable(on_unfollowed, "VideoGeneratorTool.on_unfollowed", "an Unfollowed")
+            check_callable(on_unfollowed, "VideoGeneratorTool.on_unfollowed", "an UntrackedJob")
         if notifier is not None and tell_user is not None:
             msg = "VideoGeneratorTool takes a notifier or tell_user, not both: the user would be told twice"
             raise ConfigurationError(msg)
@@ -628,7 +628,7 @@ class VideoGeneratorTool:
                 return True
         log.error("🎬 [%s] The video was started, and cannot be enqueued: %s", shown(job_id), reason)
         if parts.unfollowed is not None:
-            lost = Unfollowed(
+            lost = UntrackedJob(
                 job_id=job_id, conversation_id=call.conversation_id, metadata=plan.metadata, reason=reason
             )
             try:

@@ -23,11 +23,11 @@ from videopoll._calling import SYNC_PARTS, DaemonThreads
 from videopoll._reasons import own, told_of
 from videopoll._shield import to_the_end, wait_on
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
-from videopoll.core.step import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage
+from videopoll.core.step import Answer, Commit, Effect, JobStep, LookUpMessage, PollApi, SendMessage
 from videopoll.errors import QueueError, QueueRefusedError
-from videopoll.jobs.transition import Verdict
+from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
-from videopoll.messages import NotSent, Sighting
+from videopoll.messages import LookupResult, NotSent
 from videopoll.notifiers.base import send_in_time
 from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S, FOREIGN_IDLE_S
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from videopoll.observations import Observation
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, AsyncVideoPoller, Notifier, VideoPoller
-    from videopoll.texts import Words
+    from videopoll.texts import Texts
 
 __all__ = ["AsyncRunner"]
 
@@ -169,7 +169,7 @@ class AsyncRunner(Engine):
         strategy: PollingStrategy | None = None,
         lease: LeasePolicy | None = None,
         delivery: DeliveryPolicy | None = None,
-        words: Words | None = None,
+        words: Texts | None = None,
         hooks: Iterable[Hook] = (),
         concurrency: int = 100,
         delivery_concurrency: int = 32,
@@ -606,9 +606,9 @@ class AsyncRunner(Engine):
                 return not_back(effect, limit_s)
         return as_sighting(await self._look_up(effect))
 
-    async def _look_up(self, effect: FindMessage) -> object:
+    async def _look_up(self, effect: LookUpMessage) -> object:
         if self._find is None:
-            return Sighting.CANNOT_TELL
+            return LookupResult.CANNOT_TELL
         try:
             async with asyncio.timeout(self.delivery.send_timeout_s):
                 return await self._find(effect.message)
@@ -636,7 +636,7 @@ class AsyncRunner(Engine):
         waited_for = [future for future in futures if future is not None]
         if await wait_on(waited_for, ENDING_S) is not None:
             self._hurry(run)
-        given_back = sum(future.done() and future.result() is Verdict.APPLIED for future in waited_for)
+        given_back = sum(future.done() and future.result() is TransitionResult.APPLIED for future in waited_for)
         self.tell_unfinished([step for step, _ in left], given_back)
         for step, _ in left:
             # One that swallows its cancellation is still there, and can neither write nor begin a send.
@@ -729,7 +729,7 @@ class AsyncRunner(Engine):
             return False
         wait_s = every_s = SWEEP_EVERY_S if self.foreign_workers else SWEEP_SLOWLY_EVERY_S
         try:
-            count = await self._queue.adopt(
+            count = await self._queue.recover(
                 # At the start nobody else is there, as far as we know; later one of another kind may have come.
                 idle_s=FOREIGN_IDLE_S if self.foreign_workers or self._swept else 0.0,
                 initial_delay_s=self.strategy.initial_delay_s,

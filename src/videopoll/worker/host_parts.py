@@ -15,7 +15,7 @@ from typing import cast
 from videopoll._reasons import Reason, own, quoting, trace_of
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.jobs.urls import readied_url
-from videopoll.messages import Delivered, NotSent, Receipt, Refused, Sighting, Unknown
+from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown
 from videopoll.notifiers.base import receipt_for_error, redact
 from videopoll.observations import Fault, FaultKind, Observation, VideoReady, checked_video
 
@@ -125,9 +125,9 @@ def _made_anew(value: object) -> Receipt | None:
     return None
 
 
-def as_sighting(value: object) -> Sighting | str:
-    """Check what a notifier's look-up gave back; the name of its type for what is no `Sighting`."""
-    if type(value) is Sighting:
+def as_sighting(value: object) -> LookupResult | str:
+    """Check what a notifier's look-up gave back; the name of its type for what is no `LookupResult`."""
+    if type(value) is LookupResult:
         return value
     close_if_coroutine(value)
     return kind_of(value)
@@ -161,10 +161,10 @@ def notifier_failed(error: BaseException) -> Receipt:
     return Unknown(_quoting(f"the notifier raised {kind_of(error)}", error))
 
 
-def look_up_failed(error: BaseException) -> Sighting:
+def look_up_failed(error: BaseException) -> LookupResult:
     """Make a sighting of an exception out of a notifier's look-up."""
     log.error("The notifier could not look a message up\n%s", trace_of(error))
-    return Sighting.NO_ANSWER
+    return LookupResult.NO_ANSWER
 
 
 def _quoting(told: str, error: BaseException) -> Reason:

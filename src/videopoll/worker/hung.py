@@ -13,7 +13,7 @@ import attrs
 
 from videopoll._reasons import own
 from videopoll.core.step import Answer, Effect, PollApi, SendMessage
-from videopoll.messages import Sighting, Unknown
+from videopoll.messages import LookupResult, Unknown
 from videopoll.observations import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def not_back(effect: Effect, send_timeout_s: float) -> Answer:
         return poller_not_back(effect)
     if isinstance(effect, SendMessage):
         return Unknown(own(f"the notifier did not come back within {send_timeout_s:g} s"))
-    return Sighting.NO_ANSWER
+    return LookupResult.NO_ANSWER
 
 
 def poller_not_back(effect: PollApi) -> Fault:

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from videopoll import events
 from videopoll._reasons import told_of
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
-from videopoll.core.step import Answer, Commit, Effect, FindMessage, JobStep, PollApi, SendMessage, Steps
+from videopoll.core.step import Answer, Commit, Effect, JobStep, LookUpMessage, PollApi, SendMessage, Steps
 from videopoll.errors import QueueError, QueueRefusedError
-from videopoll.jobs.transition import Verdict
+from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
-from videopoll.messages import Sighting
+from videopoll.messages import LookupResult
 from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S, FOREIGN_IDLE_S
 from videopoll.worker import state
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from videopoll.events import Hook
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.protocols import Notifier, VideoJobQueue, VideoPoller
-    from videopoll.texts import Words
+    from videopoll.texts import Texts
 
 __all__ = ["Runner"]
 
@@ -172,7 +172,7 @@ class Runner(Engine):
         strategy: PollingStrategy | None = None,
         lease: LeasePolicy | None = None,
         delivery: DeliveryPolicy | None = None,
-        words: Words | None = None,
+        words: Texts | None = None,
         hooks: Iterable[Hook] = (),
         concurrency: int = 16,
         delivery_concurrency: int = 8,
@@ -638,10 +638,10 @@ class Runner(Engine):
                 return notifier_failed(error)
         return as_sighting(self._find(effect))
 
-    def _find(self, effect: FindMessage) -> object:
+    def _find(self, effect: LookUpMessage) -> object:
         find = getattr(self._notifier, "find", None)
         if find is None:
-            return Sighting.CANNOT_TELL
+            return LookupResult.CANNOT_TELL
         try:
             return find(effect.message)
         except BaseException as error:
@@ -664,7 +664,7 @@ class Runner(Engine):
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
         self._settler.be_patient_for(state.LONGEST_IDLE_S)
         done, _ = concurrent.futures.wait([future for future in futures if future], ENDING_S)
-        given_back = sum(future.result() is Verdict.APPLIED for future in done)
+        given_back = sum(future.result() is TransitionResult.APPLIED for future in done)
         self.tell_unfinished([step for step, _ in left], given_back)
         for step, _ in left:
             self.let_go(step)
@@ -746,7 +746,7 @@ class Runner(Engine):
             return False
         wait_s = every_s = SWEEP_EVERY_S if self.foreign_workers else SWEEP_SLOWLY_EVERY_S
         try:
-            count = self._queue.adopt(
+            count = self._queue.recover(
                 # At the start nobody else is there, as far as we know; later one of another kind may have come.
                 idle_s=FOREIGN_IDLE_S if self.foreign_workers or self._swept else 0.0,
                 initial_delay_s=self.strategy.initial_delay_s,

@@ -23,7 +23,7 @@ from videopoll.jobs.views import Health, RunSummary
 from videopoll.observations import FaultKind
 from videopoll.observe.log import LogHook, shown, shown_ids
 from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
-from videopoll.texts import SPANISH_AND_ENGLISH, Words
+from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 from videopoll.worker.takeovers import Asked, Takeovers
 from videopoll.worker.timing import Pace
 
@@ -134,7 +134,7 @@ class Engine(abc.ABC):
         strategy: PollingStrategy | None,
         lease: LeasePolicy | None,
         delivery: DeliveryPolicy | None,
-        words: Words | None,
+        words: Texts | None,
         hooks: Iterable[Hook],
         concurrency: int,
         delivery_concurrency: int,
@@ -326,7 +326,7 @@ class Engine(abc.ABC):
             polls=since(events.JobPolled),
             concluded=since(events.JobConcluded),
             delivered=since(events.JobDelivered),
-            undeliverable=since(events.JobUndeliverable),
+            undeliverable=since(events.JobDeadLettered),
         )
 
     # --- places, how much to claim, and when ---

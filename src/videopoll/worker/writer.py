@@ -30,13 +30,13 @@ from videopoll.jobs.outcome import DeadLetter
 from videopoll.jobs.transition import (
     BeginSend,
     Conclude,
-    GiveBack,
     Redeliver,
+    Release,
     Reschedule,
     SendWork,
     Settle,
     Transition,
-    Verdict,
+    TransitionResult,
 )
 from videopoll.observe.log import shown
 from videopoll.worker.host_parts import resume, was_cancelled
@@ -66,7 +66,7 @@ MOST_REFUSALS = 8
 MOST_NAMED = 100
 """Ids in a log line at most."""
 
-F = TypeVar("F", "Future[Verdict]", "asyncio.Future[Verdict]")
+F = TypeVar("F", "Future[TransitionResult]", "asyncio.Future[TransitionResult]")
 
 
 @attrs.define(eq=False)
@@ -136,7 +136,7 @@ class _Pending(Generic[F]):
         left = self._writing + self._kept + self._pending
         self._kept, self._pending = [], []
         for write in left:
-            self._tell(write, Verdict.LOST)
+            self._tell(write, TransitionResult.LOST)
 
     def job_ids(self) -> list[str]:
         """Return the ids of the jobs of which something is yet to be written."""
@@ -234,7 +234,7 @@ class _Pending(Generic[F]):
         known, all_known = list(verdicts) if isinstance(verdicts, Sequence) else [], True
         for place, write in enumerate(batch):
             verdict = known[place] if len(known) == len(batch) else None
-            if not isinstance(verdict, Verdict):
+            if not isinstance(verdict, TransitionResult):
                 msg = f"the queue gave no verdict on a {type(write.to_apply).__name__}: it has to give one for each"
                 self._refused(write, QueueRefusedError(own(msg)))
                 all_known = False
@@ -244,7 +244,7 @@ class _Pending(Generic[F]):
                 self._buried(write, verdict)
         return all_known
 
-    def _tell(self, write: _Write[F], verdict: Verdict) -> None:
+    def _tell(self, write: _Write[F], verdict: TransitionResult) -> None:
         write.answered = True
         if write.future is not None and not write.future.done():
             write.future.set_result(verdict)
@@ -296,14 +296,14 @@ class _Pending(Generic[F]):
             " …" if len(ids) > MOST_NAMED else "",
         )
         for write in given_up:
-            self._tell(write, Verdict.LOST)
+            self._tell(write, TransitionResult.LOST)
 
     # --- what is wrong with one job's data ---
 
     def _letter_for(self, write: _Write[F], error: BaseException) -> Settle | None:
         """Give the dead letter to write in place of what cannot be, with as much in it as can be written."""
         transition = write.transition
-        if not _is_about_data(error) or isinstance(transition, GiveBack):
+        if not _is_about_data(error) or isinstance(transition, Release):
             return None
         if write.instead is None:
             entry: OutboxEntry | None = None
@@ -324,14 +324,14 @@ class _Pending(Generic[F]):
         letter = DeadLetter(claim.job_id, own(reason), self._engine.shop.clock.now_ms(), record=record, entry=entry)
         return Settle(claim, letter=letter)
 
-    def _buried(self, write: _Write[F], verdict: Verdict) -> None:
+    def _buried(self, write: _Write[F], verdict: TransitionResult) -> None:
         """Tell of a dead letter that was written in place of something else."""
-        if verdict is Verdict.APPLIED and write.instead is not None and write.instead.letter is not None:
+        if verdict is TransitionResult.APPLIED and write.instead is not None and write.instead.letter is not None:
             worker_id, reason = self._engine.worker_id, told_or_withheld(write.instead.letter.reason) or WITHHELD
             self._engine.emit(
-                events.JobUndeliverable(worker_id=worker_id, job_id=write.job_id, reason=reason, outcome=None)
+                events.JobDeadLettered(worker_id=worker_id, job_id=write.job_id, reason=reason, outcome=None)
             )
-            verdict = Verdict.FINISHED_ELSEWHERE
+            verdict = TransitionResult.FINISHED_ELSEWHERE
         self._tell(write, verdict)
 
 
@@ -342,7 +342,7 @@ def _is_about_data(error: BaseException) -> bool:
     return isinstance(error, ValueError | TypeError | OverflowError | RecursionError)
 
 
-class Settler(_Pending["Future[Verdict]"]):
+class Settler(_Pending["Future[TransitionResult]"]):
     """For threads: `put` may be called on any of them, `run` has one of its own."""
 
     def __init__(self, engine: Engine, queue: VideoJobQueue) -> None:
@@ -350,12 +350,12 @@ class Settler(_Pending["Future[Verdict]"]):
         self._queue = queue
         super().__init__(engine)
 
-    def put(self, transition: Transition, *, wait: bool = True) -> Future[Verdict] | None:
+    def put(self, transition: Transition, *, wait: bool = True) -> Future[TransitionResult] | None:
         """Have a transition written; with `wait`, give what its verdict will come in. When nobody writes any more, it is lost."""
-        future: Future[Verdict] | None = Future() if wait else None
+        future: Future[TransitionResult] | None = Future() if wait else None
         with self._changed:
             if self.over:
-                self._tell(_Write(transition, future), Verdict.LOST)
+                self._tell(_Write(transition, future), TransitionResult.LOST)
             elif self._add(transition, future):
                 self._changed.notify_all()
         return future
@@ -383,7 +383,7 @@ class Settler(_Pending["Future[Verdict]"]):
                         found = self._apply(transitions)
                     transitions = attempts.send(found)
 
-    def _next(self) -> list[_Write[Future[Verdict]]]:
+    def _next(self) -> list[_Write[Future[TransitionResult]]]:
         with self._changed:
             while not (self._closing and self._empty):
                 left_s = self._left_s()
@@ -400,7 +400,7 @@ class Settler(_Pending["Future[Verdict]"]):
             return error
 
 
-class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
+class AsyncSettler(_Pending["asyncio.Future[TransitionResult]"]):
     """For asyncio; all of it on one event loop."""
 
     def __init__(self, engine: Engine, queue: AsyncVideoJobQueue) -> None:
@@ -412,11 +412,11 @@ class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
         self._changed = asyncio.Event()
         super().open()
 
-    def put(self, transition: Transition, *, wait: bool = True) -> asyncio.Future[Verdict] | None:
+    def put(self, transition: Transition, *, wait: bool = True) -> asyncio.Future[TransitionResult] | None:
         """Have a transition written; with `wait`, give what its verdict will come in. When nobody writes any more, it is lost."""
-        future: asyncio.Future[Verdict] | None = asyncio.get_running_loop().create_future() if wait else None
+        future: asyncio.Future[TransitionResult] | None = asyncio.get_running_loop().create_future() if wait else None
         if self.over:
-            self._tell(_Write(transition, future), Verdict.LOST)
+            self._tell(_Write(transition, future), TransitionResult.LOST)
         elif self._add(transition, future):
             self._changed.set()
         return future
@@ -442,7 +442,7 @@ class AsyncSettler(_Pending["asyncio.Future[Verdict]"]):
                         found = await self._apply(transitions)
                     transitions = attempts.send(found)
 
-    async def _next(self) -> list[_Write[asyncio.Future[Verdict]]]:
+    async def _next(self) -> list[_Write[asyncio.Future[TransitionResult]]]:
         loop = asyncio.get_running_loop()
         while not (self.over or (self._closing and self._empty)):
             left_s = self._left_s()
