@@ -22,7 +22,7 @@ import psutil
 import redis
 
 from videopoll import RedisVideoJobQueue
-from videopoll.testing.embedded import EmbeddedRedis, unused_port
+from videopoll.testing import EmbeddedRedis, unused_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -21,8 +21,7 @@ from videopoll import (
     UltraMsgNotifier,
     VideoApiPoller,
 )
-from videopoll.testing import FakeOpenAI, FakeUltraMsg, FakeVideoApi, async_wait_until
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, FakeOpenAI, FakeUltraMsg, FakeVideoApi, async_wait_until
 from videopoll.tool import VideoGeneratorTool
 from videopoll.video_api.generator import VideoApiGenerator
 

@@ -15,8 +15,7 @@ from videopoll import (
     UltraMsgNotifier,
     VideoApiPoller,
 )
-from videopoll.testing import FakeUltraMsg, FakeVideoApi, wait_until
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, FakeUltraMsg, FakeVideoApi, wait_until
 
 PEOPLE = {"conversation-1": "5491155550001"}
 

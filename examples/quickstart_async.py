@@ -19,8 +19,7 @@ from videopoll import (
     UltraMsgNotifier,
     VideoApiPoller,
 )
-from videopoll.testing import FakeUltraMsg, FakeVideoApi, async_wait_until
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, FakeUltraMsg, FakeVideoApi, async_wait_until
 
 PEOPLE = {"conversation-1": "5491155550001"}
 

@@ -24,8 +24,7 @@ from videopoll import (
     VideoApiPoller,
 )
 from videopoll.notifiers import HttpReply, HttpRequest, receipt_for_status, recipient_of
-from videopoll.testing import FakeServer, FakeVideoApi, Reply, wait_until
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, FakeServer, FakeVideoApi, Reply, wait_until
 from videopoll.texts import cut
 
 

@@ -24,8 +24,7 @@ import attrs
 
 from kit import API_KEY, INSTANCE, TOKEN, phone
 from videopoll import LeasePolicy, QueueError, RedisVideoJobQueue
-from videopoll.testing import FakeUltraMsg, FakeVideoApi, Reply
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, FakeUltraMsg, FakeVideoApi, Reply
 from worker_process import end, spawn
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from kit import World, open_world
 from resp_proxy import RespProxy
 from trouble import Trouble
 from videopoll.queue.schema import KEYS
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from videopoll.testing.embedded import ServerChoice
+    from videopoll.testing import ServerChoice
 
 # Keys that stay while their prefix is in use; all others need a time to live.
 PERMANENT = frozenset(record.pattern.removeprefix("{prefix}:") for record in KEYS if record.ttl is None)

@@ -23,8 +23,7 @@ import attrs
 from kit import API_KEY, INSTANCE, TOKEN, phone
 from videopoll import RedisVideoJobQueue
 from videopoll.core.step import CRASH_POINTS
-from videopoll.testing import FakeUltraMsg, FakeVideoApi, Reply
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, FakeUltraMsg, FakeVideoApi, Reply
 from worker_process import end, spawn
 
 STRATEGY = {"interval_s": 1.0, "timeout_s": 300.0, "max_attempts": 300, "initial_delay_s": 0.1}

@@ -21,8 +21,7 @@ from kit import QUICK, until
 from test_crash_points import process
 from trouble import BRISK, at_least, is_lost, jobs
 from videopoll import LeasePolicy, OnUnknown, events
-from videopoll.testing import Reply
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, Reply
 from worker_process import end
 
 SENDS = 8

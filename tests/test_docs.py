@@ -20,8 +20,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
-from videopoll.testing.embedded import EmbeddedRedis, unused_port
+from videopoll.testing import EmbeddedRedis, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory, unused_port
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))

@@ -13,8 +13,7 @@ import pytest
 import redis
 
 from videopoll.errors import ConfigurationError
-from videopoll.testing import wait_until
-from videopoll.testing.embedded import EmbeddedRedis, unused_port
+from videopoll.testing import EmbeddedRedis, unused_port, wait_until
 
 
 @pytest.fixture(params=["valkey", "redis"])
@@ -161,7 +160,7 @@ def test_the_server_is_gone_when_its_owner_is_killed(number):
 
 _OWNER = """
 import time
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis
 server = EmbeddedRedis()
 server.start()
 print(server.pid, flush=True)

@@ -13,8 +13,7 @@ import pytest
 
 from kit import until
 from videopoll.queue.schema import KEYS
-from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

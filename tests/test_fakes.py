@@ -344,7 +344,7 @@ class TestWaiting:
         assert wait_until(lambda: next(values)) == 7
 
     def test_in_vain_it_names_the_condition(self):
-        with pytest.raises(AssertionError, match="in vain for: pigs fly"):
+        with pytest.raises(AssertionError, match="waiting for: pigs fly"):
             wait_until(lambda: False, timeout_s=0.01, describe="pigs fly")
 
     def test_the_asynchronous_one_lets_the_loop_run(self):

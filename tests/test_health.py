@@ -24,7 +24,7 @@ from videopoll import (
     events,
 )
 from videopoll.jobs.views import Health
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis
 from videopoll.worker import health_server
 from videopoll.worker.health_server import HealthServer
 

@@ -12,7 +12,7 @@ from kit import until
 from trouble import is_lost, jobs
 from videopoll import AsyncRedisVideoJobQueue, QueueUnavailableError, RedisVideoJobQueue, events
 from videopoll.queue import connect
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis
 
 
 @pytest.fixture

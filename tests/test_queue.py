@@ -55,7 +55,7 @@ from videopoll.jobs.transition import (
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
 from videopoll.queue import redis_queue
 from videopoll.queue.schema import Keys
-from videopoll.testing.embedded import EmbeddedRedis, unused_port
+from videopoll.testing import EmbeddedRedis, unused_port
 
 SPEC = PollingStrategy()
 AT_ONCE = PollingStrategy(initial_delay_s=0)

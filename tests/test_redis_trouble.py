@@ -25,8 +25,7 @@ from videopoll import (
     RedisVideoJobQueue,
     events,
 )
-from videopoll.testing import Reply, unused_port
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, Reply, unused_port
 from videopoll.worker import state
 
 # --- Redis is away ------------------------------------------------------------------------------

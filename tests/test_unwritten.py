@@ -20,8 +20,7 @@ from kit import until
 from trouble import BRISK, at_least, is_lost, jobs
 from videopoll import LeasePolicy, QueueRefusedError, QueueUnavailableError, RedisVideoJobQueue, events
 from videopoll.queue.scripts import to_queue_error
-from videopoll.testing import Reply, unused_port
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, Reply, unused_port
 
 
 def oldest_server() -> Path | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kit import Worker, World
     from resp_proxy import RespProxy
-    from videopoll.testing.embedded import EmbeddedRedis
+    from videopoll.testing import EmbeddedRedis
 
 BRISK = LeasePolicy.lasting(1.2)
 

@@ -30,8 +30,7 @@ from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFacto
 from videopoll.policies import DeliveryPolicy, PollingStrategy
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
-from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
-from videopoll.testing.embedded import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
 from videopoll.video_api.poller import VideoApiPoller
 from videopoll.worker.async_runner import AsyncRunner
 from videopoll.worker.runner import Runner

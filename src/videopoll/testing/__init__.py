@@ -10,20 +10,21 @@
         wait_until(lambda: messenger.inbox("5491155550000"), describe="the user has the video")
 
 The fakes are real HTTP servers, so that what is tested is what runs. They need
-no test framework. `videopoll.testing.embedded.EmbeddedRedis` is the same for Redis.
+no test framework. `EmbeddedRedis` is the same for Redis: a real server, started and stopped for you.
 """
 
 from __future__ import annotations
 
-from videopoll.testing._contract import NotifierContract, PlainNotifierContract
-from videopoll.testing._messengers import FakeMessage, FakeUltraMsg, FakeWhatsAppFactory, MessageKind
-from videopoll.testing._openai import FakeOpenAI
-from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
-from videopoll.testing._video_api import FakeVideoApi
-from videopoll.testing._waiting import async_wait_until, wait_until
-from videopoll.testing.embedded import unused_port
+from videopoll.testing.contract import NotifierContract, PlainNotifierContract
+from videopoll.testing.embedded import EmbeddedRedis, ServerChoice, unused_port
+from videopoll.testing.messengers import FakeMessage, FakeUltraMsg, FakeWhatsAppFactory, MessageKind
+from videopoll.testing.openai import FakeOpenAI
+from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
+from videopoll.testing.video_api import FakeVideoApi
+from videopoll.testing.waiting import async_wait_until, wait_until
 
 __all__ = [
+    "EmbeddedRedis",
     "FakeMessage",
     "FakeOpenAI",
     "FakeServer",
@@ -35,6 +36,7 @@ __all__ = [
     "PlainNotifierContract",
     "ReceivedRequest",
     "Reply",
+    "ServerChoice",
     "async_wait_until",
     "unused_port",
     "wait_until",

@@ -71,7 +71,7 @@ rm -rf -- "$1"
 
 
 def unused_port() -> int:
-    """Give a TCP port of 127.0.0.1 that nobody listens on.
+    """Return a TCP port of 127.0.0.1 that nobody listens on.
 
     It stays free for servers that are stopped and started again: it is not one
     that the system hands out to outgoing connections.
@@ -137,7 +137,6 @@ class EmbeddedRedis:
         return _find_binary(prefer) is not None
 
     def __enter__(self) -> Self:
-        """Start the server."""
         try:
             self.start()
         except BaseException:
@@ -148,11 +147,9 @@ class EmbeddedRedis:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop the server and remove what it wrote."""
         self.close()
 
     def __repr__(self) -> str:
-        """Say which server this is, where it listens and whether it runs."""
         state = "running" if self.running else "stopped"
         where = f" on port {self._port}" if self._port is not None else ""
         return f"<EmbeddedRedis {self._name} {self._version}{where} {state}>"
@@ -195,7 +192,7 @@ class EmbeddedRedis:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives (a paused one does)."""
+        """Whether the process is running; a paused one is."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
@@ -334,7 +331,7 @@ class EmbeddedRedis:
         self._fail(f"it did not answer within {self._start_timeout_s:g} s")
 
     def _fail(self, what: str) -> NoReturn:
-        """Give up on a start, with what the server said."""
+        """Raise an error for a server that did not start, with what it wrote."""
         said = _tail(self._directory / "server.log") if self._directory is not None else ""
         msg = f"the embedded server {self._binary.name} did not start: {what}. The end of its log:\n{said}"
         raise ConfigurationError(msg)

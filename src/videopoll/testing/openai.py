@@ -1,4 +1,4 @@
-"""A chat model that calls a tool, reads its answer and speaks, with nothing but a script for a mind."""
+"""A scripted chat model: it calls a tool, reads the tool's answer, and replies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from typing_extensions import override
 
-from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
+from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,7 +66,7 @@ class FakeOpenAI(FakeServer):
 
     @property
     def base_url(self) -> str:
-        """What to give an SDK as ``base_url``."""
+        """The ``base_url`` for an SDK."""
         return f"{self.url}/v1"
 
     @property
@@ -193,7 +193,7 @@ def _refusal(message: str, status: int = HTTPStatus.BAD_REQUEST) -> Reply:
 
 
 def _strict_problem(tools: list[dict[str, JsonValue]]) -> str | None:
-    """Say what the real API would not take in strict mode."""
+    """Return what the real API would refuse in strict mode, or None."""
     if not tools:
         return "the request has no tool to call"
     tool = tools[0]
@@ -220,7 +220,7 @@ def _objects(value: object) -> list[dict[str, JsonValue]]:
 
 
 def _plain(content: JsonValue) -> str:
-    """Give the text of a message, which may come in parts."""
+    """Return the text of a message, which may come in parts."""
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in _objects(content))
     return str(content)

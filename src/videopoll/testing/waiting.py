@@ -18,12 +18,12 @@ _LONGEST_PAUSE_S = 0.05
 
 
 def wait_until(predicate: Callable[[], T], *, timeout_s: float = 10.0, describe: str = "") -> T:
-    """Wait until something is true, and give it.
+    """Wait until `predicate` returns something true, and return that.
 
     Args:
-        predicate: Called again and again, until what it gives is true.
-        timeout_s: Seconds to wait at most.
-        describe: What is waited for, for the error.
+        predicate: Called again and again until it returns something true.
+        timeout_s: The longest wait, in seconds.
+        describe: What is waited for, as the error says it.
 
     Raises:
         AssertionError: It did not become true in time; the text has the description.
@@ -56,5 +56,5 @@ async def async_wait_until(predicate: Callable[[], T], *, timeout_s: float = 10.
 
 def _give_up(predicate: object, value: object, timeout_s: float, describe: str) -> NoReturn:
     what = describe or getattr(predicate, "__qualname__", "the condition")
-    msg = f"waited {timeout_s:g} s in vain for: {what} (last: {value!r})"
+    msg = f"timed out after {timeout_s:g} s waiting for: {what} (last: {value!r})"
     raise AssertionError(msg)

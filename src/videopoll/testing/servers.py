@@ -109,12 +109,12 @@ class Reply:
 
     @classmethod
     def processing(cls, word: str = "processing") -> Reply:
-        """Say that the video is not finished, with this status word."""
+        """Answer that the video is not finished, with this status word."""
         return cls(status=HTTPStatus.OK, body={"status": word}, fill=True)
 
     @classmethod
     def completed(cls, video_url: str | None = None, *, file_id: str | None = None) -> Reply:
-        """Say that the video is finished; without a URL, one is made up from the job's id."""
+        """Answer that the video is finished; without a URL, one is made up from the job's id."""
         body: dict[str, JsonValue] = {"status": "completed"}
         if video_url is not None:
             body["videoUrl"] = video_url
@@ -124,12 +124,12 @@ class Reply:
 
     @classmethod
     def failed(cls, error: str = "content policy violation") -> Reply:
-        """Say that the generation failed."""
+        """Answer that the generation failed."""
         return cls(status=HTTPStatus.OK, body={"status": "failed", "error": error}, fill=True)
 
     @classmethod
     def vanished(cls) -> Reply:
-        """Say that there is no such job: 404."""
+        """Answer that there is no such job: 404."""
         return cls.json({"error": "Job not found"}, status=HTTPStatus.NOT_FOUND)
 
     @classmethod
@@ -143,17 +143,17 @@ class Reply:
 
     @classmethod
     def hang(cls, seconds: float = 3600.0, *, accept: bool = False) -> Reply:
-        """Say nothing for so long, then close the connection."""
+        """Stay silent for `seconds`, then close the connection."""
         return cls(delay_s=seconds, drop=True, accept=accept)
 
     @classmethod
     def slow(cls, seconds: float) -> Reply:
-        """Give the normal answer, late."""
+        """Send the normal answer after `seconds`."""
         return cls(delay_s=seconds, accept=True)
 
     @classmethod
     def drip(cls, seconds: float) -> Reply:
-        """Start a JSON answer at once and spread it over so many seconds."""
+        """Start a JSON answer at once, and spread it over `seconds`."""
         return cls(status=HTTPStatus.OK, body={"status": "processing", "padding": "x" * 200}, trickle_s=seconds)
 
     @classmethod
@@ -205,18 +205,15 @@ class FakeServer:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Start to listen."""
         self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop listening, and close every connection."""
         self.stop()
 
     def __repr__(self) -> str:
-        """Say where the fake listens and what it has seen."""
         state = "listening" if self._listener is not None else "stopped"
         return f"<{type(self).__name__} {self.url} {state} requests={len(self.requests)}>"
 
@@ -252,7 +249,7 @@ class FakeServer:
             listener.cut_connections()
 
     def fail_next(self, *replies: Reply, path: str = "", when: Callable[[ReceivedRequest], bool] | None = None) -> None:
-        """Give these replies, one each, to the next requests that match.
+        """Answer the next requests that match with these replies, one each.
 
         Args:
             replies: What to answer, in this order.
@@ -264,7 +261,7 @@ class FakeServer:
     def fail_every(
         self, nth: int, reply: Reply, *, path: str = "", when: Callable[[ReceivedRequest], bool] | None = None
     ) -> None:
-        """Give this reply to each n-th request that matches, until `heal`; 1 is every request.
+        """Answer each n-th request that matches with this reply, until `heal`.
 
         Args:
             nth: 1 for every request, 2 for each second one.
@@ -306,7 +303,7 @@ class FakeServer:
             self._troubles.append(_Trouble(matches, every, replies))
 
     def _handle(self, request: ReceivedRequest) -> Reply:
-        """Give the normal answer. Called with the lock held; subclasses implement it."""
+        """Return the normal answer. Called with the lock held; subclasses implement it."""
         raise NotImplementedError
 
     def _receive(self, request: ReceivedRequest) -> Reply:

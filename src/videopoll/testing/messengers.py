@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import attrs
 from typing_extensions import override
 
-from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
+from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

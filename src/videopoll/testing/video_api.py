@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 from typing_extensions import override
 
-from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
+from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,7 @@ class _Job:
     polls: list[float] = attrs.field(factory=list)
 
     def next_reply(self, now: float) -> Reply:
-        """Note a poll, and give its answer."""
+        """Record a poll, and return its answer."""
         if self.started is None:
             self.started = now
         self.polls.append(now)
@@ -120,7 +120,7 @@ class FakeVideoApi(FakeServer):
         ready_after_s: float | None = None,
         ready_after_polls: int | None = None,
     ) -> None:
-        """Say how a job answers its polls; a second call starts its script anew.
+        """Set how a job answers its polls; a second call replaces its script.
 
         Args:
             job_id: The job. What `polls` remembers of it starts anew, too.
@@ -219,7 +219,7 @@ class FakeVideoApi(FakeServer):
 
 
 def _what_is_wrong(body: Mapping[str, JsonValue], version: JsonValue) -> str | None:
-    """Say why the API would refuse to generate this."""
+    """Return why the API would refuse to generate this, or None."""
     prompt, negative = body.get("prompt"), body.get("negativePrompt")
     if not isinstance(prompt, str) or not prompt.strip():
         return "prompt is required"

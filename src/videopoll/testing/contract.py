@@ -20,7 +20,7 @@ from videopoll.errors import NotifierError
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
 from videopoll.messages import Delivered, LookupResult, Message, NotSent, Receipt, Recipient, Refused, Unknown
-from videopoll.testing._servers import FakeServer, ReceivedRequest, Reply
+from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -41,7 +41,7 @@ VIDEO_URL = f"https://files.example/video.mp4?signature={SIGNATURE}&size=1"
 PROVIDER_ERROR = "provider-words-of-the-contract"
 
 HURRY_S = 0.4
-"""A channel waits 15 or 30 s for a reply; nobody wants to sit that out here."""
+"""A channel waits 15 or 30 s for a reply; a test should not take that long."""
 
 RETRY_AFTER_S = 7
 THREADS = 6
@@ -138,7 +138,7 @@ class _Service(FakeServer):
 
 
 class _Hasty(Http):
-    """Gives a service little time to answer."""
+    """An HTTP client that gives the service little time to answer."""
 
     @override
     def send(self, request: HttpRequest, *, may_send: Callable[[], bool] | None = None) -> HttpReply | HttpFailure:
@@ -245,7 +245,7 @@ class NotifierContract:
         return None
 
     def found(self, message: Message) -> Reply | None:
-        """Give what the service answers when it is asked for this message and has it; None leaves that out."""
+        """Return what the service answers to a look-up of this message when it has it; None leaves that out."""
         del message
         return None
 
@@ -256,7 +256,7 @@ class NotifierContract:
     # --- what is sent ---
 
     def test_an_accepted_message_is_delivered(self) -> None:
-        """The main thing, in every form, on both sides."""
+        """A video, its fallback text and plain texts, with the sync and the async method."""
         with _Service(self) as service:
             for side in _sides(service.notifier()):
                 for message in self._messages():
@@ -498,7 +498,7 @@ class NotifierContract:
 
 
 def _texts(request: ReceivedRequest) -> Iterator[str]:
-    """Give every text in a request."""
+    """Yield every text in a request."""
     yield request.raw.decode("utf-8", "replace")
     values: list[object] = [request.query, request.body]
     while values:
@@ -594,7 +594,7 @@ class PlainNotifierContract:
 
 
 def _plain_methods(notifier: _Plain) -> Iterator[Callable[[Message], object]]:
-    """Give each of a notifier's ways to send, as a blocking function."""
+    """Return each of a notifier's ways to send, as a blocking function."""
     try:
         for name in ("notify", "anotify"):
             method = cast("Callable[[Message], object] | None", getattr(notifier, name, None))
