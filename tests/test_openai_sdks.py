@@ -17,7 +17,19 @@ from videopoll.video_api.generator import VideoApiGenerator
 
 # In CI nothing may be skipped.
 need = importlib.import_module if os.environ.get("CI", "").lower() in {"1", "true"} else pytest.importorskip
-agents, openai = need("agents"), need("openai")
+
+
+class Package:
+    """A package that is imported at its first use: it takes seconds, and every process of the tests reads this file."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def __getattr__(self, name):
+        return getattr(need(self._name), name)
+
+
+agents, openai = Package("agents"), Package("openai")
 
 SAID = "Haz un video vertical para TikTok de una persona bailando"
 TOLD = "Generando tu video, tardará 1-2 minutos..."
