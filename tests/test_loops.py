@@ -104,7 +104,7 @@ def test_one_renewal_that_raises_costs_no_second_send(world, error):
 @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
 def test_a_loop_goes_on_after_what_nobody_foresaw_and_tells_of_it_once(world, method, error, caplog, monkeypatch):
     for module in ("runner", "async_runner"):
-        monkeypatch.setattr(f"videopoll.{module}.SWEEP_EVERY_S", 0.1)
+        monkeypatch.setattr(f"videopoll.worker.{module}.SWEEP_EVERY_S", 0.1)
     worker = world.worker(poller=Ready(), notifier=SilentNotifier(), lease=BRIEF, foreign_workers=True)
     with worker, caplog.at_level(logging.ERROR):
         broken = Breaking(worker.runner._queue, method, error, times=2)
