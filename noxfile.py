@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nox
@@ -14,6 +15,9 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
 
 SOURCES = ("src", "tests", "noxfile.py", *(name for name in ("benchmarks", "docs", "examples") if Path(name).is_dir()))
+
+AT_ONCE = ("-n", str(2 * (os.cpu_count() or 1)))
+"""Two processes of tests a core: they wait for servers, leases and pauses most of the time."""
 
 
 def _groups(*names: str) -> tuple[str, ...]:
@@ -31,7 +35,7 @@ def _types(session: nox.Session) -> None:
 
 
 def _tests(session: nox.Session, *args: str) -> None:
-    session.run("pytest", "-n", "auto", *args, *session.posargs)
+    session.run("pytest", *AT_ONCE, *args, *session.posargs)
 
 
 def _docs(session: nox.Session, *args: str) -> None:
@@ -116,7 +120,7 @@ def oldest(session: nox.Session) -> None:
         "test_script_aborts",
         "test_spec",
     )
-    session.run("pytest", *(f"tests/{name}.py" for name in files), *(session.posargs or ["-n", "auto"]))
+    session.run("pytest", *(f"tests/{name}.py" for name in files), *(session.posargs or AT_ONCE))
 
 
 @nox.session
