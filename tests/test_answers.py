@@ -19,7 +19,7 @@ from videopoll import (
     events,
 )
 from videopoll._http import NOT_JSON, HttpReply
-from videopoll.core.decide import NextPoll, decide
+from videopoll.core.polling import NextPoll, decide
 from videopoll.jobs import Outcome, OutcomeKind
 from videopoll.jobs.transition import PollWork
 from videopoll.jobs.urls import MAX_URL_CHARS, BadUrl, readied_url

@@ -15,7 +15,7 @@ import redis
 
 from kit import FAST, QUICK, Recorder, until
 from videopoll import DeadLetter, DeliveryPolicy, InvalidJobError, JobState, LeasePolicy, PollingStrategy, events
-from videopoll.core.decide import open_outbox
+from videopoll.core.delivery import open_outbox
 from videopoll.jobs import Outcome, OutcomeKind, VideoJob
 from videopoll.jobs.codec import dump
 from videopoll.jobs.transition import (

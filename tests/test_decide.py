@@ -7,23 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videopoll.core.decide import (
-    SHORTEST_REQUEST_S,
-    Ask,
+from videopoll.core.delivery import (
     Done,
-    Find,
     GiveUp,
     Later,
-    NextPoll,
+    LookUp,
     Send,
-    after_find,
+    after_lookup,
     after_send,
-    before_poll,
-    decide,
-    next_delivery_step,
+    next_delivery_action,
     open_outbox,
     resume_abandoned,
 )
+from videopoll.core.polling import SHORTEST_REQUEST_S, Ask, NextPoll, before_poll, decide
 from videopoll.jobs import MessageForm, OutboxEntry, Outcome, OutcomeKind, VideoJob
 from videopoll.jobs.transition import Abandoned, PollWork
 from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
@@ -259,10 +255,10 @@ def test_any_due_poll_is_a_request_of_some_length_or_an_end(some, seconds, strat
 
 
 @given(works, spans, st.floats(0, 100), observations, strategies, draws)
-def test_a_next_poll_is_neither_before_now_nor_beyond_the_deadline(some, due_s, late_s, seen, strategy, draw):  # noqa: PLR0917 - drawn
+def test_a_next_poll_is_neither_before_now_nor_beyond_the_deadline(some, due_s, late_s, seen, strategy, fraction):  # noqa: PLR0917 - drawn
     """Whatever the API says, and however late everybody is."""
     now_ms = at(due_s + late_s)
-    after = decide(some, at(due_s), seen, now_ms, strategy, draw)
+    after = decide(some, at(due_s), seen, now_ms, strategy, fraction)
     deadline_ms = T0 + round(strategy.timeout_s * 1000)
     if isinstance(after, NextPoll):
         over_ms = max(now_ms, deadline_ms + round(strategy.interval_s * 1000)) + strategy.request_timeout_s * 1000
@@ -276,9 +272,9 @@ def test_a_next_poll_is_neither_before_now_nor_beyond_the_deadline(some, due_s, 
 
 
 @given(works, st.floats(0, 100), observations, strategies, draws)
-def test_a_wait_stays_inside_its_jitter_and_its_hint(some, due_s, seen, strategy, draw):
+def test_a_wait_stays_inside_its_jitter_and_its_hint(some, due_s, seen, strategy, fraction):
     """The jitter spreads polls around the interval; it never makes them arbitrary."""
-    after = decide(some, at(due_s), seen, at(due_s), strategy, draw)
+    after = decide(some, at(due_s), seen, at(due_s), strategy, fraction)
     if not isinstance(after, NextPoll):
         return
     wait_s = strategy.backoff_s(some.faults) if isinstance(seen, Fault) else strategy.interval_s
@@ -292,7 +288,7 @@ def test_a_wait_stays_inside_its_jitter_and_its_hint(some, due_s, seen, strategy
 
 
 @given(strategies, st.lists(observations, min_size=1, max_size=8), draws, st.floats(0, 20))
-def test_every_polling_ends_exactly_once_and_in_time(strategy, seen, draw, took_s):
+def test_every_polling_ends_exactly_once_and_in_time(strategy, seen, fraction, took_s):
     """Walks a whole life: it ends within its attempts, and at the latest one request after its deadline."""
     now_ms, attempts, faults, answered_ms = at(strategy.initial_delay_s), 0, 0, None
     due_ms, polls, ended = now_ms, 0, None
@@ -307,7 +303,7 @@ def test_every_polling_ends_exactly_once_and_in_time(strategy, seen, draw, took_
         polls += 1
         assert polls <= strategy.max_attempts + 2, "more polls than attempts, the last one and one more"
         now_ms += round(min(took_s, judged.timeout_s) * 1000)
-        after = decide(some, due_ms, seen[attempts % len(seen)], now_ms, strategy, draw)
+        after = decide(some, due_ms, seen[attempts % len(seen)], now_ms, strategy, fraction)
         if isinstance(after, Outcome):
             ended = after
             break
@@ -330,7 +326,7 @@ def test_a_video_starts_as_a_video_and_a_notice_as_a_text():
 
 def test_a_send_is_counted_and_noted_before_it_begins():
     """A crash afterwards must find that its fate is unknown."""
-    step = next_delivery_step(entry(), at(1), POLICY)
+    step = next_delivery_action(entry(), at(1), POLICY)
     assert isinstance(step, Send)
     assert (step.entry.tries, step.entry.sending_ms) == (1, at(1))
 
@@ -338,18 +334,18 @@ def test_a_send_is_counted_and_noted_before_it_begins():
 def test_a_delivery_with_a_noted_send_asks_the_channel_first():
     """Sending again at once would double what may have gone out."""
     noted = entry(sending_ms=at(0), tries=1)
-    assert next_delivery_step(noted, at(1), POLICY) == Find(noted)
+    assert next_delivery_action(noted, at(1), POLICY) == LookUp(noted)
 
 
 @pytest.mark.parametrize("changes", [{"tries": 40}, {"deadline_ms": 0}])
 def test_a_noted_send_is_asked_for_even_when_all_is_spent(changes):
     """The user may have the video: that decides between "delivered" and a dead letter."""
-    assert isinstance(next_delivery_step(entry(sending_ms=at(0), **changes), at(1), POLICY), Find)
+    assert isinstance(next_delivery_action(entry(sending_ms=at(0), **changes), at(1), POLICY), LookUp)
 
 
 def test_no_send_is_made_when_the_budget_is_used_up():
     """Whatever the deadline says."""
-    assert isinstance(next_delivery_step(entry(tries=40), at(1), POLICY), GiveUp)
+    assert isinstance(next_delivery_action(entry(tries=40), at(1), POLICY), GiveUp)
     assert isinstance(after_send(entry(tries=40, sending_ms=at(0)), NotSent("busy"), at(1), POLICY), GiveUp)
 
 
@@ -358,14 +354,14 @@ def test_no_send_is_made_when_the_budget_is_used_up():
 @pytest.mark.parametrize("tries", [0, 1, 39])
 def test_the_last_send_is_made_however_late_it_is(late_s, form, tries):
     """No worker lived for longer than the deadline of the delivery: what was kept for a day is not kept in vain."""
-    last = next_delivery_step(entry(form=form, tries=tries), at(late_s), POLICY)
+    last = next_delivery_action(entry(form=form, tries=tries), at(late_s), POLICY)
     assert isinstance(last, Send)
     assert isinstance(after_send(last.entry, Delivered(), at(late_s), POLICY), Done)
 
 
 def test_after_the_last_send_there_is_no_other_one():
     """Then it is a dead letter that says so."""
-    last = next_delivery_step(entry(tries=3), at(4000), POLICY)
+    last = next_delivery_action(entry(tries=3), at(4000), POLICY)
     ended = after_send(last.entry, NotSent("busy"), at(4001), POLICY)
     assert isinstance(ended, GiveUp)
     assert ended.reason.startswith("not delivered within 3600 s")
@@ -373,21 +369,21 @@ def test_after_the_last_send_there_is_no_other_one():
 
 def test_the_last_send_of_a_video_that_the_channel_refuses_is_a_text():
     """The deadline is no reason to keep the link back."""
-    last = next_delivery_step(entry(), at(4000), POLICY)
+    last = next_delivery_action(entry(), at(4000), POLICY)
     text = after_send(last.entry, Refused("too large"), at(4001), POLICY)
     assert isinstance(text, Send)
     assert text.entry.form is MessageForm.TEXT
     for sighting in (LookupResult.FAILED, LookupResult.ABSENT):
-        again = after_find(entry(sending_ms=at(0), tries=1), sighting, at(4001), POLICY)
+        again = after_lookup(entry(sending_ms=at(0), tries=1), sighting, at(4001), POLICY)
         assert isinstance(again, Send), sighting
 
 
 def test_a_text_at_the_deadline_waits_as_the_channel_asked():
     """It is the last send, and 429 is about the channel."""
-    last = next_delivery_step(entry(tries=4, form_failures=4), at(4000), POLICY)
+    last = next_delivery_action(entry(tries=4, form_failures=4), at(4000), POLICY)
     wait = after_send(last.entry, NotSent("busy", 90), at(4001), POLICY)
     assert (wait.entry.form, wait.due_ms) == (MessageForm.TEXT, at(4091))
-    text = next_delivery_step(wait.entry, wait.due_ms, POLICY)
+    text = next_delivery_action(wait.entry, wait.due_ms, POLICY)
     assert isinstance(text, Send)
     assert isinstance(after_send(text.entry, NotSent("busy", 90), at(4092), POLICY), GiveUp)
 
@@ -395,27 +391,27 @@ def test_a_text_at_the_deadline_waits_as_the_channel_asked():
 def test_what_is_held_back_at_the_deadline_may_still_become_a_send_for_a_while():
     """The instance is offline, or this worker holds the account back: nothing was sent, so that was no last send."""
     held = NotSent("held back", 300, counts=False)
-    wait = after_send(next_delivery_step(entry(), at(3600), POLICY).entry, held, at(3600), POLICY)
+    wait = after_send(next_delivery_action(entry(), at(3600), POLICY).entry, held, at(3600), POLICY)
     assert isinstance(wait, Later)
     assert wait.due_ms == at(3900)
-    assert isinstance(next_delivery_step(wait.entry, wait.due_ms, POLICY), Send)
-    step = next_delivery_step(wait.entry, at(4200), POLICY)
+    assert isinstance(next_delivery_action(wait.entry, wait.due_ms, POLICY), Send)
+    step = next_delivery_action(wait.entry, at(4200), POLICY)
     assert isinstance(after_send(step.entry, held, at(4200), POLICY), GiveUp)
 
 
 def test_no_last_send_is_made_while_a_fate_is_unknown():
     """A channel that cannot be asked may have brought it; one that has it not yet may show it in a moment."""
     noted = entry(sending_ms=at(3995), tries=1)
-    assert isinstance(after_find(noted, LookupResult.CANNOT_TELL, at(4001), POLICY), GiveUp)
-    wait = after_find(noted, LookupResult.ABSENT, at(4001), POLICY)
+    assert isinstance(after_lookup(noted, LookupResult.CANNOT_TELL, at(4001), POLICY), GiveUp)
+    wait = after_lookup(noted, LookupResult.ABSENT, at(4001), POLICY)
     assert isinstance(wait, Later)
-    assert isinstance(after_find(wait.entry, LookupResult.ABSENT, at(4006), POLICY), Send)
+    assert isinstance(after_lookup(wait.entry, LookupResult.ABSENT, at(4006), POLICY), Send)
 
 
 def test_a_redriven_letter_whose_fate_was_unknown_is_sent_at_once():
     """A person has seen it, and it has a deadline of its own."""
     redriven = entry(sending_ms=at(0), tries=0, deadline_ms=at(8000))
-    assert isinstance(after_find(redriven, LookupResult.CANNOT_TELL, at(5000), POLICY), Send)
+    assert isinstance(after_lookup(redriven, LookupResult.CANNOT_TELL, at(5000), POLICY), Send)
 
 
 def test_a_delivered_message_is_done():
@@ -498,7 +494,7 @@ def test_a_message_that_may_be_refused_for_its_quote_goes_without_it_once_and_in
 
 
 def test_a_message_that_the_channel_took_with_its_quote_and_could_not_send_goes_without_it():
-    step = after_find(entry(tries=1, sending_ms=at(0)), LookupResult.FAILED, at(1), POLICY)
+    step = after_lookup(entry(tries=1, sending_ms=at(0)), LookupResult.FAILED, at(1), POLICY)
     assert isinstance(step, Send)
     assert (step.entry.form, step.entry.unquoted) == (MessageForm.TEXT, True)
 
@@ -518,7 +514,7 @@ def test_an_unknown_send_is_looked_for_later_and_keeps_its_mark():
 
 def test_a_message_that_the_channel_has_is_done():
     """No second one."""
-    step = after_find(entry(tries=1, sending_ms=at(0)), LookupResult.FOUND, at(9), POLICY)
+    step = after_lookup(entry(tries=1, sending_ms=at(0)), LookupResult.FOUND, at(9), POLICY)
     assert isinstance(step, Done)
     assert step.entry.sending_ms is None
 
@@ -526,29 +522,29 @@ def test_a_message_that_the_channel_has_is_done():
 def test_an_absent_message_counts_as_never_sent_only_after_a_while():
     """Asked too early, every lost reply would become a double."""
     some = entry(tries=1, sending_ms=at(0))
-    early = after_find(some, LookupResult.ABSENT, at(9.9), POLICY)
+    early = after_lookup(some, LookupResult.ABSENT, at(9.9), POLICY)
     assert isinstance(early, Later)
     assert early.entry.sending_ms == at(0)
-    late = after_find(some, LookupResult.ABSENT, at(10), POLICY)
+    late = after_lookup(some, LookupResult.ABSENT, at(10), POLICY)
     assert isinstance(late, Send)
     assert (late.entry.tries, late.entry.sending_ms) == (2, at(10))
 
 
 def test_a_message_that_the_channel_failed_to_send_goes_as_text():
     """It has it and cannot send it: a new send is no double."""
-    step = after_find(entry(tries=1, sending_ms=at(0)), LookupResult.FAILED, at(9), POLICY)
+    step = after_lookup(entry(tries=1, sending_ms=at(0)), LookupResult.FAILED, at(9), POLICY)
     assert isinstance(step, Send)
     assert step.entry.form is MessageForm.TEXT
-    given_up = after_find(entry(NOTICE, tries=1, sending_ms=at(0)), LookupResult.FAILED, at(9), POLICY)
+    given_up = after_lookup(entry(NOTICE, tries=1, sending_ms=at(0)), LookupResult.FAILED, at(9), POLICY)
     assert isinstance(given_up, GiveUp)
 
 
 def test_where_nobody_can_be_asked_the_hosts_choice_decides():
     """At least once sends again, at most once does not."""
     some = entry(tries=1, sending_ms=at(0))
-    assert isinstance(after_find(some, LookupResult.CANNOT_TELL, at(9), POLICY), Send)
+    assert isinstance(after_lookup(some, LookupResult.CANNOT_TELL, at(9), POLICY), Send)
     once = attrs.evolve(POLICY, on_unknown=OnUnknown.AT_MOST_ONCE)
-    step = after_find(some, LookupResult.CANNOT_TELL, at(9), once)
+    step = after_lookup(some, LookupResult.CANNOT_TELL, at(9), once)
     assert isinstance(step, GiveUp)
     assert step.entry.sending_ms == at(0), "a redrive has to know that its fate is unknown"
 
@@ -558,10 +554,10 @@ def test_a_channel_that_does_not_answer_is_asked_until_the_deadline():
     some = entry(tries=1, sending_ms=at(0))
     waits = []
     for finds in range(4):
-        step = after_find(attrs.evolve(some, finds=finds), LookupResult.NO_ANSWER, at(9), POLICY)
+        step = after_lookup(attrs.evolve(some, finds=finds), LookupResult.NO_ANSWER, at(9), POLICY)
         waits.append((step.due_ms - at(9)) / 1000)
     assert waits == [2, 4, 8, 16]
-    assert isinstance(after_find(some, LookupResult.NO_ANSWER, at(3600), POLICY), GiveUp)
+    assert isinstance(after_lookup(some, LookupResult.NO_ANSWER, at(3600), POLICY), GiveUp)
 
 
 def test_an_abandoned_job_follows_the_hosts_choice():
@@ -593,22 +589,22 @@ receipts = st.one_of(
 )
 
 
-def walk(policy, answers, sightings, draw=0.5, *, outcome=VIDEO):
+def walk(policy, answers, sightings, fraction=0.5, *, outcome=VIDEO):
     """Carry a delivery to its end; give the steps. The clock moves to each due time, and a little with each effect."""
     now_ms = T0
-    step = next_delivery_step(open_outbox(JOB, outcome, policy), now_ms, policy)
+    step = next_delivery_action(open_outbox(JOB, outcome, policy), now_ms, policy)
     steps = [step]
     for number in range(10_000):
         decided_ms = now_ms
         now_ms += 500
         if isinstance(step, Send):
-            step = after_send(step.entry, answers[number % len(answers)], now_ms, policy, draw)
-        elif isinstance(step, Find):
-            step = after_find(step.entry, sightings[number % len(sightings)], now_ms, policy, draw)
+            step = after_send(step.entry, answers[number % len(answers)], now_ms, policy, fraction)
+        elif isinstance(step, LookUp):
+            step = after_lookup(step.entry, sightings[number % len(sightings)], now_ms, policy, fraction)
         elif isinstance(step, Later):
             assert step.due_ms >= decided_ms, "a wait that lies in the past"
             now_ms = max(now_ms, step.due_ms)
-            step = next_delivery_step(step.entry, now_ms, policy)
+            step = next_delivery_action(step.entry, now_ms, policy)
         else:
             return steps
         steps.append(step)
@@ -622,9 +618,9 @@ def walk(policy, answers, sightings, draw=0.5, *, outcome=VIDEO):
     draws,
     st.sampled_from([VIDEO, NOTICE]),
 )
-def test_any_delivery_ends_within_its_attempts(policy, answers, sightings, draw, outcome):
+def test_any_delivery_ends_within_its_attempts(policy, answers, sightings, fraction, outcome):
     """Done or a dead letter: never for ever, and never more sends than the host allows (offline times aside)."""
-    steps = walk(policy, answers, sightings, draw, outcome=outcome)
+    steps = walk(policy, answers, sightings, fraction, outcome=outcome)
     assert isinstance(steps[-1], Done | GiveUp)
     free = any(isinstance(receipt, NotSent) and not receipt.counts for receipt in answers)
     sends = sum(isinstance(step, Send) for step in steps)
@@ -637,33 +633,33 @@ def test_any_delivery_ends_within_its_attempts(policy, answers, sightings, draw,
 
 
 @given(policies, st.lists(receipts, min_size=1, max_size=6), draws)
-def test_at_most_once_never_sends_again_what_may_have_gone_out(policy, answers, draw):
+def test_at_most_once_never_sends_again_what_may_have_gone_out(policy, answers, fraction):
     """Where no channel can be asked, an unknown send is the last one."""
     once = attrs.evolve(policy, on_unknown=OnUnknown.AT_MOST_ONCE)
-    steps = walk(once, answers, [LookupResult.CANNOT_TELL], draw)
-    looked = [number for number, step in enumerate(steps) if isinstance(step, Find)]
+    steps = walk(once, answers, [LookupResult.CANNOT_TELL], fraction)
+    looked = [number for number, step in enumerate(steps) if isinstance(step, LookUp)]
     assert not looked or not any(isinstance(step, Send) for step in steps[looked[0] :])
 
 
 @given(policies, st.lists(receipts, min_size=1, max_size=6), st.lists(st.sampled_from(LookupResult), min_size=1), draws)
-def test_an_unknown_send_is_always_looked_for_before_the_next(policy, answers, sightings, draw):
+def test_an_unknown_send_is_always_looked_for_before_the_next(policy, answers, sightings, fraction):
     """Between a send of unknown fate and the next send, the channel is asked."""
-    steps = walk(policy, answers, sightings, draw)
+    steps = walk(policy, answers, sightings, fraction)
     open_send = False
     for step in steps:
         if isinstance(step, Later):
             open_send = step.entry.sending_ms is not None
-        elif isinstance(step, Find):
+        elif isinstance(step, LookUp):
             open_send = False
         elif isinstance(step, Send):
             assert not open_send
 
 
 @given(policies, st.lists(st.just(NotSent("busy")), min_size=1), draws)
-def test_a_made_video_is_tried_as_text_before_it_is_given_up(policy, answers, draw):
+def test_a_made_video_is_tried_as_text_before_it_is_given_up(policy, answers, fraction):
     """The native video may be what the channel cannot take; the dead letters come last."""
     roomy = attrs.evolve(policy, max_attempts=policy.video_attempts + 3, deadline_s=1e7)
-    forms = [step.entry.form for step in walk(roomy, answers, [LookupResult.ABSENT], draw)]
+    forms = [step.entry.form for step in walk(roomy, answers, [LookupResult.ABSENT], fraction)]
     assert MessageForm.TEXT in forms
 
 

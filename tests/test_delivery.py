@@ -33,7 +33,7 @@ from videopoll import (
     WhatsAppFactoryNotifier,
     events,
 )
-from videopoll.core.decide import open_outbox
+from videopoll.core.delivery import open_outbox
 from videopoll.jobs import JobState, Outcome, OutcomeKind
 from videopoll.jobs.transition import Conclude, Redeliver
 from videopoll.jobs.views import CancelResult, EnqueueResult

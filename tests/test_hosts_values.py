@@ -17,7 +17,8 @@ import redis
 
 from kit import FAST, phone, until
 from videopoll import CallbackNotifier, events
-from videopoll.core.decide import decide, deliverable, open_outbox
+from videopoll.core.delivery import deliverable, open_outbox
+from videopoll.core.polling import decide
 from videopoll.jobs import Outcome, OutcomeKind, VideoJob
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoReady, VideoWorking
 from videopoll.policies import DeliveryPolicy
@@ -260,7 +261,7 @@ def test_a_hosts_logging_that_raises_costs_no_poll_its_count(world):
     assert told[0].outcome.kind is OutcomeKind.TIMED_OUT
 
 
-@pytest.mark.parametrize("at", ["videopoll.core.step.open_outbox", "videopoll.core.step.next_delivery_step"])
+@pytest.mark.parametrize("at", ["videopoll.core.step.open_outbox", "videopoll.core.step.next_delivery_action"])
 def test_a_step_that_fails_once_around_the_outcome_is_tried_again(world, monkeypatch, at):
     """The video arrives all the same, once."""
     module, name = at.rsplit(".", 1)

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from videopoll.core.decide import open_outbox
+from videopoll.core.delivery import open_outbox
 from videopoll.jobs import Outcome, OutcomeKind
 from videopoll.jobs.codec import Poison, dump
 from videopoll.jobs.outcome import DeadLetter

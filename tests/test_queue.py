@@ -35,7 +35,7 @@ from videopoll import (
     QueueUnavailableError,
     RedisVideoJobQueue,
 )
-from videopoll.core.decide import open_outbox
+from videopoll.core.delivery import open_outbox
 from videopoll.jobs import Outcome, VideoJob
 from videopoll.jobs.codec import Poison, dump
 from videopoll.jobs.transition import (

@@ -15,7 +15,7 @@ import attrs
 import pytest
 import redis
 
-from videopoll.core.decide import open_outbox
+from videopoll.core.delivery import open_outbox
 from videopoll.jobs import MessageForm, Outcome, OutcomeKind
 from videopoll.jobs.codec import Poison, dump
 from videopoll.jobs.outcome import DeadLetter

@@ -22,7 +22,8 @@ from videopoll import (
     VideoJob,
     VideoWorking,
 )
-from videopoll.core.decide import Ask, NextPoll, before_poll, decide, open_outbox
+from videopoll.core.delivery import open_outbox
+from videopoll.core.polling import Ask, NextPoll, before_poll, decide
 from videopoll.jobs.codec import dump
 from videopoll.jobs.transition import Conclude, PollWork, Reschedule, Settle
 from videopoll.observations import Fault, FaultKind, VideoMissing, VideoReady

@@ -11,7 +11,7 @@ from kit import FAST, phone, until
 from videopoll import events
 from videopoll._http import HttpReply
 from videopoll._reasons import told_or_withheld
-from videopoll.core.decide import NextPoll, decide
+from videopoll.core.polling import NextPoll, decide
 from videopoll.jobs import Outcome, OutcomeKind, VideoJob
 from videopoll.jobs.transition import PollWork
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoWorking

@@ -39,7 +39,7 @@ from videopoll import (
     WebhookNotifier,
     WhatsAppFactoryNotifier,
 )
-from videopoll.core.decide import Ask, NextPoll, before_poll, decide
+from videopoll.core.polling import Ask, NextPoll, before_poll, decide
 from videopoll.jobs import Outcome
 from videopoll.jobs.transition import PollWork
 from videopoll.testing import (

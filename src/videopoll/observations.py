@@ -2,7 +2,7 @@
 
 A `VideoPoller` turns a reply, or the lack of one, into one of these. Faults of
 the network are values here, not exceptions: the judgement about them
-(`videopoll.core.decide`) is a pure function.
+(`videopoll.core.polling`) is a pure function.
 """
 
 from __future__ import annotations

@@ -316,3 +316,14 @@ class DeadLetterPolicy:
 
     max_count: int = attrs.field(default=10_000, validator=_count)
     max_age_s: int = attrs.field(default=7 * 86400, validator=_whole_seconds)
+
+
+def jittered_ms(wait_ms: float, jitter: float, fraction: float) -> int:
+    """Return a wait that is spread by `jitter`, in milliseconds.
+
+    Args:
+        wait_ms: The wait without jitter.
+        jitter: By which fraction of it the result may differ, from 0 to 1.
+        fraction: A random number from 0 to 1: 0 gives the shortest wait, 0.5 the middle, 1 the longest.
+    """
+    return round(wait_ms * (1 + jitter * (2 * fraction - 1)))

@@ -3,7 +3,8 @@
 A `JobStep` is a generator of effects: it yields what is to be done (ask the API,
 commit a transition, send a message, ask a channel) and is sent the answer. It
 does no I/O and waits for nothing; the runners carry the effects out, each in its
-own way. The judgements in between are those of `videopoll.core.decide`.
+own way. The judgements in between are those of `videopoll.core.polling`
+and `videopoll.core.delivery`.
 """
 
 from __future__ import annotations
@@ -20,25 +21,22 @@ from videopoll import events
 from videopoll._reasons import WITHHELD, own, shown_name, shown_word, told, told_or_withheld, trace_of
 from videopoll.clock import RedisClock
 from videopoll.core.accounts import IN_A_ROW, Accounts
-from videopoll.core.decide import (
-    Ask,
-    DeliveryStep,
+from videopoll.core.delivery import (
+    DeliveryAction,
     Done,
-    Find,
     GiveUp,
     Later,
-    NextPoll,
+    LookUp,
     Send,
-    after_find,
+    after_lookup,
     after_send,
-    before_poll,
-    decide,
     deliverable,
-    next_delivery_step,
+    next_delivery_action,
     open_outbox,
     resume_abandoned,
 )
 from videopoll.core.permits import Lease, SendPermit
+from videopoll.core.polling import Ask, NextPoll, before_poll, decide
 from videopoll.jobs.codec import Poison, dump
 from videopoll.jobs.job import VideoJob, bounded_record
 from videopoll.jobs.outcome import DeadLetter, MessageForm, OutboxEntry, Outcome
@@ -313,7 +311,7 @@ class JobStep:
                 alive_ms = self._now() - round((lease.duration_s - lease.renew_every_s) * 1000)
                 entry = attrs.evolve(entry, sending_ms=max(entry.sending_ms, alive_ms))
                 entry = entry.noting(own("a worker died around this send"))
-            yield from self._deliver(next_delivery_step(entry, self._now(), self._shop.delivery))
+            yield from self._deliver(next_delivery_action(entry, self._now(), self._shop.delivery))
         elif isinstance(work, Abandoned):
             yield from self._resume(work)
         elif isinstance(work, Poison):
@@ -416,17 +414,17 @@ class JobStep:
 
     # --- delivering ---
 
-    def _open_outbox(self, entry: OutboxEntry) -> Generator[Effect, Answer, DeliveryStep | None]:
+    def _open_outbox(self, entry: OutboxEntry) -> Generator[Effect, Answer, DeliveryAction | None]:
         """Store an outcome, and note in the same script that its send begins, if there is a place for it.
 
         Gives what to do next: without a place, the outbox keeps the outcome until
         there is one. None if the job is not ours any more.
         """
         shop = self._shop
-        step: DeliveryStep = Later(entry, self._now())
+        step: DeliveryAction = Later(entry, self._now())
         # A job that ends without a place begins no send: whoever has one takes it from the outbox.
         if not self.claim.ending and shop.start_sending(self):
-            step = next_delivery_step(entry, self._now(), shop.delivery)
+            step = next_delivery_action(entry, self._now(), shop.delivery)
         # If the worker has to let go while this is being written, nothing has been sent yet.
         self._parting = Redeliver(self.claim, entry, shop.delivery.keep_s, self._now())
         verdict = yield from self._note(Conclude(self.claim, step.entry, shop.delivery.keep_s, self._lease_ms))
@@ -452,7 +450,7 @@ class JobStep:
     def _lease_ms(self) -> int:
         return round(self._shop.lease.duration_s * 1000)
 
-    def _deliver(self, step: DeliveryStep) -> Steps:
+    def _deliver(self, step: DeliveryAction) -> Steps:
         while True:
             self.entry = step.entry
             if isinstance(step, Send):
@@ -469,7 +467,7 @@ class JobStep:
                 self._tell_sent(step.entry, receipt, started_s)
                 self._judge_account(permit, receipt, message.reference)
                 step = after_send(step.entry, receipt, self._now(), self._shop.delivery, self._shop.draw())
-            elif isinstance(step, Find):
+            elif isinstance(step, LookUp):
                 started_s = self._monotonic_s()
                 message, permit = self._message(step.entry)
                 entry, sighting = step.entry, (yield LookUpMessage(message))
@@ -479,7 +477,7 @@ class JobStep:
                 self._tell_sent(entry, sighting, started_s)
                 self._judge_account(permit, sighting, message.reference)
                 shows = self._shop.accounts.shows(permit.account)
-                step = after_find(entry, sighting, self._now(), self._shop.delivery, self._shop.draw(), shows=shows)
+                step = after_lookup(entry, sighting, self._now(), self._shop.delivery, self._shop.draw(), shows=shows)
             elif isinstance(step, Later):
                 self._parting = Redeliver(self.claim, step.entry, self._shop.delivery.keep_s, step.due_ms)
                 verdict = yield Commit(self._parting)

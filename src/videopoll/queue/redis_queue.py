@@ -27,7 +27,7 @@ from redis.retry import Retry
 from videopoll import events
 from videopoll._reasons import own
 from videopoll._shield import to_the_end
-from videopoll.core.decide import open_outbox
+from videopoll.core.delivery import open_outbox
 from videopoll.errors import ConfigurationError, JobNotFoundError
 from videopoll.jobs.codec import dump
 from videopoll.jobs.job import check_id, check_metadata

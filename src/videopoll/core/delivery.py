@@ -1,0 +1,291 @@
+"""What becomes of a send: to send, to look up, to wait, to settle or to give up, as pure functions.
+
+Nothing here reads a clock or opens a connection. Time comes in Unix milliseconds
+of Redis's clock, chance as a number from 0 to 1. An `OutboxEntry` holds the state
+of a delivery; each function returns the `DeliveryAction` that comes next, with the
+entry to store first. The runners carry it out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+import attrs
+
+from videopoll._reasons import joined, own
+from videopoll.jobs.outcome import MessageForm, OutboxEntry, Outcome, OutcomeKind
+from videopoll.jobs.urls import readied_url
+from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown
+from videopoll.observations import VideoFailed, VideoReady, checked_video
+from videopoll.policies import OnUnknown, jittered_ms
+
+if TYPE_CHECKING:
+    from videopoll.jobs.job import VideoJob
+    from videopoll.jobs.transition import Abandoned
+    from videopoll.policies import DeliveryPolicy
+
+__all__ = [
+    "DeliveryAction",
+    "Done",
+    "GiveUp",
+    "Later",
+    "LookUp",
+    "Send",
+    "after_lookup",
+    "after_send",
+    "deliverable",
+    "next_delivery_action",
+    "open_outbox",
+    "resume_abandoned",
+]
+
+BELIEVED = 4
+"""How many times the budget of unknown fates a channel has that is known to show its messages, and does not show this one."""
+
+
+@attrs.frozen
+class Send:
+    """Send the entry's message now, in its form; the entry is to be stored first."""
+
+    entry: OutboxEntry
+
+
+@attrs.frozen
+class LookUp:
+    """Ask the channel what became of the last send."""
+
+    entry: OutboxEntry
+
+
+@attrs.frozen
+class Later:
+    """Put the delivery back until `due_ms`."""
+
+    entry: OutboxEntry
+    due_ms: int
+
+
+@attrs.frozen
+class Done:
+    """The user has the message."""
+
+    entry: OutboxEntry
+    receipt: Delivered
+
+
+@attrs.frozen
+class GiveUp:
+    """The message cannot be delivered: it becomes a dead letter."""
+
+    entry: OutboxEntry
+    reason: str
+
+
+DeliveryAction: TypeAlias = Send | LookUp | Later | Done | GiveUp
+"""All that can come next in a delivery."""
+
+
+def open_outbox(job: VideoJob, outcome: Outcome, policy: DeliveryPolicy) -> OutboxEntry:
+    """Return the outbox entry of an outcome, with nothing tried yet."""
+    return OutboxEntry(
+        job=job,
+        outcome=outcome,
+        form=MessageForm.VIDEO if outcome.success else MessageForm.TEXT,
+        deadline_ms=outcome.at_ms + round(policy.deadline_s * 1000),
+    )
+
+
+def deliverable(outcome: Outcome) -> Outcome:
+    """Return the outcome if it may be sent: a video whose link must not go out is one that failed.
+
+    Ours are checked before they are stored. Other kinds of workers and earlier versions store what they
+    like, and not every channel looks at a link.
+    """
+    if not outcome.success or readied_url(outcome.video_url) == outcome.video_url:
+        return outcome
+    video = checked_video(outcome.video_url, file_id=outcome.file_id, timestamp=outcome.timestamp)
+    if isinstance(video, VideoReady):
+        return attrs.evolve(outcome, video_url=video.video_url)
+    kept = video.undeliverable_url if isinstance(video, VideoFailed) else None
+    return attrs.evolve(outcome, kind=OutcomeKind.FAILED, video_url=None, error=video.error, undeliverable_url=kept)
+
+
+def resume_abandoned(work: Abandoned, now_ms: int, policy: DeliveryPolicy) -> OutboxEntry | GiveUp:
+    """Judge a job that another kind of worker completed and left around the send.
+
+    That worker sent without a reference, so no channel can be asked: the host's choice decides.
+    """
+    entry = attrs.evolve(
+        open_outbox(work.job, deliverable(work.outcome), policy), deadline_ms=now_ms + round(policy.deadline_s * 1000)
+    )
+    if policy.on_unknown is OnUnknown.AT_MOST_ONCE:
+        return GiveUp(entry, own("another worker died around the send, and the policy is at most once"))
+    # That was one send of unknown fate.
+    entry = attrs.evolve(entry, unknowns=1)
+    return GiveUp(entry, _unknown(entry)) if policy.unknown_attempts == 1 else entry
+
+
+def next_delivery_action(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> Send | LookUp | GiveUp:
+    """Judge a delivery that is due.
+
+    The deadline does not act here, but after a send that failed: whatever happened until now (no worker
+    lived, all places hung), the last send is made before a video becomes a dead letter.
+    """
+    if entry.sending_ms is not None:
+        return LookUp(entry)
+    if entry.tries >= policy.max_attempts:
+        return _used_up(entry)
+    return Send(attrs.evolve(entry, tries=entry.tries + 1, sending_ms=now_ms, finds=0))
+
+
+def after_send(
+    entry: OutboxEntry, receipt: Receipt, now_ms: int, policy: DeliveryPolicy, fraction: float = 0.5
+) -> DeliveryAction:
+    """Judge what became of a send that was begun with `entry`."""
+    match receipt:
+        case Delivered():
+            return Done(attrs.evolve(entry, sending_ms=None), receipt)
+        case NotSent(reason, hint_s, counts, channel_fault):
+            entry = attrs.evolve(
+                entry.noting(reason),
+                sending_ms=None,
+                tries=entry.tries if counts else entry.tries - 1,
+                form_failures=entry.form_failures + (counts and channel_fault),
+            )
+            # What the channel or this worker held back was no send: it may still become one for a while.
+            grace_s = 0 if counts else policy.max_retry_after_s
+            return _try_again(entry, hint_s, now_ms, policy, fraction, grace_ms=round(grace_s * 1000))
+        case Refused(reason, try_text, try_unquoted=try_unquoted):
+            entry = attrs.evolve(entry.noting(reason), sending_ms=None)
+            if try_unquoted and not entry.unquoted:
+                return next_delivery_action(attrs.evolve(entry, unquoted=True), now_ms, policy)
+            return _refused(entry, reason, now_ms, policy, try_text=try_text)
+        case Unknown(reason):
+            # From now on its fate is unknown: that is when the wait for it to show up begins.
+            entry = attrs.evolve(entry.noting(reason), sending_ms=now_ms)
+            return Later(entry, now_ms + round(policy.backoff_base_s * 1000))
+        case _:
+            assert_never(receipt)
+
+
+def after_lookup(
+    entry: OutboxEntry,
+    result: LookupResult,
+    now_ms: int,
+    policy: DeliveryPolicy,
+    fraction: float = 0.5,
+    *,
+    shows: bool = False,
+) -> DeliveryAction:
+    """Judge what the channel said about a send whose fate was unknown.
+
+    `shows` tells whether it has shown a message to this worker before: then it is
+    believed more often that it does not have one.
+    """
+    match result:
+        case LookupResult.FOUND:
+            found = Delivered(detail=own("found at the channel"))
+            return Done(attrs.evolve(entry, sending_ms=None), found)
+        case LookupResult.FAILED:
+            reason = own("the channel took the message and could not send it")
+            # It had taken the quote as well, and may have failed for that.
+            entry = attrs.evolve(entry.noting(reason), sending_ms=None, unquoted=True)
+            return _refused(entry, reason, now_ms, policy, try_text=True)
+        case LookupResult.ABSENT:
+            limit = policy.unknown_attempts * (BELIEVED if shows else 1)
+            return _send_again(entry, policy.appear_within_s, now_ms, policy, limit)
+        case LookupResult.CANNOT_TELL:
+            # Without a try of its own it was redriven: a person has seen that it may have gone out.
+            if policy.on_unknown is OnUnknown.AT_MOST_ONCE and entry.tries:
+                return GiveUp(entry, own("nobody can say whether the message went out, and the policy is at most once"))
+            if now_ms >= entry.deadline_ms and entry.tries:
+                # The last send is made for what surely did not go out.
+                entry = attrs.evolve(entry, unknowns=entry.unknowns + 1)
+                return GiveUp(entry, _unknown(entry))
+            return _send_again(entry, 0, now_ms, policy, policy.unknown_attempts)
+        case LookupResult.NO_ANSWER:
+            if now_ms >= entry.deadline_ms:
+                return GiveUp(entry, own("nobody can say whether the message went out: the channel does not answer"))
+            wait_ms = jittered_ms(policy.backoff_s(entry.finds) * 1000, policy.jitter, fraction)
+            return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
+        case _:
+            assert_never(result)
+
+
+def _send_again(
+    entry: OutboxEntry, patience_s: float, now_ms: int, policy: DeliveryPolicy, limit: int
+) -> DeliveryAction:
+    """Send what the channel does not show, once it has had `patience_s` since the send.
+
+    A channel whose replies are lost every time must not get a message every few
+    seconds, so the wait grows here too; and its video is turned into a text in the end.
+    Such sends have a budget of their own, also where the channel shows none of them:
+    it may be its list that is wrong.
+    """
+    patience_s = max(patience_s, policy.backoff_s(max(0, entry.tries - 1)))
+    left_ms = (entry.sending_ms or now_ms) + round(patience_s * 1000) - now_ms
+    if left_ms > 0:
+        wait_ms = min(left_ms, round(policy.backoff_s(entry.finds) * 1000))
+        return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
+    # Without a try of its own it was redriven: that send was counted before.
+    unknowns = entry.unknowns + (entry.tries > 0)
+    if unknowns >= limit:
+        # With its mark: a redrive has to know that its fate is unknown.
+        entry = attrs.evolve(entry, unknowns=unknowns)
+        return GiveUp(entry, _unknown(entry))
+    entry = attrs.evolve(entry, sending_ms=None, form_failures=entry.form_failures + 1, unknowns=unknowns)
+    as_text = _no_more_videos(entry, policy) or (entry.form is MessageForm.VIDEO and unknowns == limit - 1)
+    return next_delivery_action(_as_text(entry) if as_text else entry, now_ms, policy)
+
+
+def _no_more_videos(entry: OutboxEntry, policy: DeliveryPolicy) -> bool:
+    # The last send of all is a text, also where the host allows fewer sends than videos.
+    spent = entry.form_failures >= policy.video_attempts or entry.tries == policy.max_attempts - 1
+    return entry.form is MessageForm.VIDEO and entry.form_failures > 0 and spent
+
+
+def _try_again(
+    entry: OutboxEntry, hint_s: float | None, now_ms: int, policy: DeliveryPolicy, fraction: float, *, grace_ms: int
+) -> DeliveryAction:
+    last_ms = entry.deadline_ms + grace_ms
+    if _no_more_videos(entry, policy):
+        entry = _as_text(entry)
+        if hint_s is None:
+            return next_delivery_action(entry, now_ms, policy)
+        # The text is the last send, if the video was due at the deadline; and the channel asked for a wait.
+        last_ms = max(last_ms, now_ms + round(policy.max_retry_after_s * 1000))
+    if entry.tries >= policy.max_attempts:
+        return _used_up(entry)
+    if now_ms >= last_ms:
+        return GiveUp(entry, _with_last_reason(f"not delivered within {policy.deadline_s:g} s", entry))
+    wait_ms = jittered_ms(policy.backoff_s(max(0, entry.tries - 1)) * 1000, policy.jitter, fraction)
+    if hint_s is not None:
+        # Never shorter, but not all of those at once that were told the same.
+        hint_ms = min(hint_s, policy.max_retry_after_s) * 1000
+        wait_ms = max(wait_ms, round(hint_ms * (1 + policy.jitter * fraction)))
+    return Later(entry, min(now_ms + wait_ms, last_ms))
+
+
+def _refused(entry: OutboxEntry, reason: str, now_ms: int, policy: DeliveryPolicy, *, try_text: bool) -> DeliveryAction:
+    if entry.form is MessageForm.VIDEO and try_text:
+        return next_delivery_action(_as_text(entry), now_ms, policy)
+    return GiveUp(entry, joined("refused by the channel", reason))
+
+
+def _as_text(entry: OutboxEntry) -> OutboxEntry:
+    return attrs.evolve(entry, form=MessageForm.TEXT, form_failures=0)
+
+
+def _unknown(entry: OutboxEntry) -> str:
+    """Return why a message whose fate nobody can learn is not sent again."""
+    sends = "1 send" if entry.unknowns == 1 else f"{entry.unknowns} sends"
+    said = f"nobody can say whether the message went out, after {sends}: the user may have it already"
+    return joined(f"{said}; the last reason", entry.reasons[-1]) if entry.reasons else own(said)
+
+
+def _used_up(entry: OutboxEntry) -> GiveUp:
+    return GiveUp(entry, _with_last_reason(f"{entry.tries} sends failed", entry))
+
+
+def _with_last_reason(said: str, entry: OutboxEntry) -> str:
+    return joined(said, entry.reasons[-1]) if entry.reasons else own(said)

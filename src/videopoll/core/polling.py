@@ -1,0 +1,205 @@
+"""When to poll a job again, and when its polling ends: pure functions.
+
+Nothing here reads a clock or opens a connection. Time comes in Unix milliseconds
+of Redis's clock, chance as a number from 0 to 1. `before_poll` judges a job whose
+poll is due, `decide` what the video API answered; the runners carry out what comes
+of it. What happens after the last poll is in `videopoll.core.delivery`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+import attrs
+
+from videopoll._reasons import own
+from videopoll.jobs.outcome import Outcome, OutcomeKind
+from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
+from videopoll.policies import jittered_ms
+
+if TYPE_CHECKING:
+    from videopoll.jobs.job import VideoJob
+    from videopoll.jobs.transition import PollWork
+    from videopoll.policies import PollingStrategy
+
+__all__ = ["Ask", "NextPoll", "before_poll", "decide"]
+
+SHORTEST_REQUEST_S = 1.0
+"""A poll that starts just before the deadline still gets this long."""
+
+
+@attrs.frozen
+class Ask:
+    """Poll the video API, and take no longer than `timeout_s`."""
+
+    timeout_s: float
+
+
+@attrs.frozen
+class NextPoll:
+    """Poll again at `due_ms`; remember the faults in a row, the last answer, and since when it is in doubt or missing."""
+
+    due_ms: int
+    faults: int = 0
+    last_answer_ms: int | None = None
+    doubt_ms: int | None = None
+    missing_ms: int | None = None
+
+
+def before_poll(
+    work: PollWork, now_ms: int, strategy: PollingStrategy, *, due_ms: int = 0, place: bool = True
+) -> Ask | Outcome:
+    """Judge a job whose poll is due: ask, or end it because a limit is reached.
+
+    The deadline is checked first. At the deadline one last poll is made, if there is a
+    place for it and the last answer is older than an interval: a video that was ready is
+    not thrown away. After a fault of that poll one more is made. All that is over an
+    interval and the time of a request after the deadline.
+
+    Args:
+        work: The job and its counters, this poll included.
+        now_ms: What time it is.
+        strategy: The host's polling strategy.
+        due_ms: When this poll was due; for a job that was taken over, until when
+            the earlier poll may have gone on.
+        place: Whether there is a place for a poll.
+    """
+    deadline_ms = _deadline_ms(work.job, strategy)
+    if not place:
+        return _timed_out(now_ms, strategy)
+    if now_ms >= deadline_ms:
+        answered_ms = work.last_answer_ms
+        # An answer from the future is one from before Redis's clock stepped back: who knows how old it is.
+        if answered_ms is not None and 0 <= now_ms - answered_ms < strategy.interval_s * 1000:
+            return _timed_out(now_ms, strategy)
+        first = due_ms <= deadline_ms
+        left_s = (_over_ms(deadline_ms, now_ms if first else due_ms, strategy) - now_ms) / 1000
+        if left_s <= 0:
+            return _timed_out(now_ms, strategy)
+        return Ask(min(strategy.request_timeout_s, max(left_s, SHORTEST_REQUEST_S)))
+    left_s = (deadline_ms - now_ms) / 1000
+    if work.attempts > strategy.max_attempts:
+        return Outcome(OutcomeKind.ATTEMPTS_EXHAUSTED, now_ms, error=own("Max polling attempts exceeded"))
+    return Ask(min(strategy.request_timeout_s, max(left_s, SHORTEST_REQUEST_S)))
+
+
+def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and chance
+    work: PollWork, due_ms: int, observation: Observation, now_ms: int, strategy: PollingStrategy, fraction: float = 0.5
+) -> NextPoll | Outcome:
+    """Judge one observation of one job.
+
+    Args:
+        work: The job and its counters, this poll included.
+        due_ms: When this poll was due.
+        observation: What the API said.
+        now_ms: When it said so.
+        strategy: The host's polling strategy.
+        fraction: A random number from 0 to 1, for the jitter.
+    """
+    match observation:
+        case VideoReady(video_url, file_id, timestamp):
+            return Outcome(OutcomeKind.COMPLETED, now_ms, video_url=video_url, file_id=file_id, timestamp=timestamp)
+        case VideoFailed(error, undeliverable_url):
+            return Outcome(OutcomeKind.FAILED, now_ms, error=error, undeliverable_url=undeliverable_url)
+        case VideoMissing():
+            return _after_missing(work, due_ms, now_ms, strategy, fraction)
+        case VideoWorking(error=str(error)):
+            # An answer that is about to end the job is believed when it is given twice, an interval apart.
+            doubt_ms = now_ms if work.doubt_ms is None else min(work.doubt_ms, now_ms)
+            again_ms = doubt_ms + round(strategy.interval_s * 1000)
+            if (work.doubt_ms is not None and now_ms >= again_ms) or now_ms >= _deadline_ms(work.job, strategy):
+                return Outcome(OutcomeKind.FAILED, now_ms, error=error)
+            return _after_answer(work, again_ms, now_ms, strategy, doubt_ms=doubt_ms)
+        case VideoWorking(_, _, hint_s):
+            next_ms = max(due_ms + _interval_ms(strategy, fraction), now_ms + _hint_ms(hint_s, strategy))
+            return _after_answer(work, next_ms, now_ms, strategy)
+        case Fault():
+            return _after_fault(work, due_ms, observation, now_ms, strategy, fraction)
+        case _:
+            assert_never(observation)
+
+
+def _after_missing(
+    work: PollWork, due_ms: int, now_ms: int, strategy: PollingStrategy, fraction: float
+) -> NextPoll | Outcome:
+    """Judge a job that the API does not know: not there yet, forgotten for a moment, or gone.
+
+    An API that has known a job is believed at the second time in a row, an interval after the
+    first: it may be in the middle of a deployment. One that never did, when the grace is over.
+    """
+    missing_ms = now_ms if work.missing_ms is None else min(work.missing_ms, now_ms)
+    again_ms = missing_ms + round(strategy.interval_s * 1000)
+    said_again = work.missing_ms is not None and now_ms >= again_ms
+    never_known = work.missing_ms is None and not work.known
+    if (said_again or never_known) and now_ms - work.job.start_ms >= strategy.not_found_grace_s * 1000:
+        return Outcome(OutcomeKind.NOT_FOUND, now_ms, error=own("Job not found on video API"))
+    next_ms = due_ms + _interval_ms(strategy, fraction)
+    if now_ms < again_ms:
+        next_ms = max(next_ms, again_ms)
+    return _after_answer(work, next_ms, now_ms, strategy, missing_ms=missing_ms)
+
+
+def _after_answer(
+    work: PollWork,
+    next_ms: int,
+    now_ms: int,
+    strategy: PollingStrategy,
+    *,
+    doubt_ms: int | None = None,
+    missing_ms: int | None = None,
+) -> NextPoll | Outcome:
+    deadline_ms = _deadline_ms(work.job, strategy)
+    if now_ms >= deadline_ms:
+        return _timed_out(now_ms, strategy)
+    next_ms = min(max(next_ms, now_ms), deadline_ms)
+    return NextPoll(next_ms, last_answer_ms=now_ms, doubt_ms=doubt_ms, missing_ms=missing_ms)
+
+
+def _after_fault(  # noqa: PLR0917 - what a judgement depends on
+    work: PollWork, due_ms: int, fault: Fault, now_ms: int, strategy: PollingStrategy, fraction: float
+) -> NextPoll | Outcome:
+    deadline_ms = _deadline_ms(work.job, strategy)
+    # A hint can only lengthen the wait: "Retry-After: 0" must not burn the attempts.
+    wait_ms = max(
+        jittered_ms(strategy.backoff_s(work.faults) * 1000, strategy.jitter, fraction),
+        _hint_ms(fault.retry_after_s, strategy),
+    )
+    if now_ms < deadline_ms:
+        next_ms = min(now_ms + wait_ms, deadline_ms)
+    elif due_ms > deadline_ms or fault.kind is FaultKind.THROTTLED:
+        # That was the last one of all; or this worker polls nothing for a while.
+        return _timed_out(now_ms, strategy)
+    else:
+        # Half of the time that is left for the wait, half for the answer.
+        left_ms = _over_ms(deadline_ms, now_ms, strategy) - now_ms
+        next_ms = max(now_ms + min(wait_ms, left_ms // 2), deadline_ms + 1)
+    return NextPoll(next_ms, work.faults + 1, work.last_answer_ms, work.doubt_ms, work.missing_ms)
+
+
+def _over_ms(deadline_ms: int, met_ms: int, strategy: PollingStrategy) -> int:
+    """When the polling of a job is over at last, which was met at `met_ms`, past its deadline.
+
+    In good time, if somebody lived to keep it; otherwise it has the time of one request.
+    """
+    request_ms = round(strategy.request_timeout_s * 1000)
+    over_ms = deadline_ms + round(strategy.interval_s * 1000) + request_ms
+    return over_ms if met_ms < over_ms else met_ms + request_ms
+
+
+def _deadline_ms(job: VideoJob, strategy: PollingStrategy) -> int:
+    return job.start_ms + round(strategy.timeout_s * 1000)
+
+
+def _interval_ms(strategy: PollingStrategy, fraction: float) -> int:
+    return jittered_ms(strategy.interval_s * 1000, strategy.jitter, fraction)
+
+
+def _hint_ms(hint_s: float | None, strategy: PollingStrategy) -> int:
+    return 0 if hint_s is None else round(min(hint_s, strategy.max_retry_after_s) * 1000)
+
+
+def _timed_out(now_ms: int, strategy: PollingStrategy) -> Outcome:
+    minutes = strategy.timeout_s / 60
+    count, unit = (minutes, "minute") if minutes >= 1 else (strategy.timeout_s, "second")
+    span = f"{count:g} {unit}" + ("" if count == 1 else "s")
+    return Outcome(OutcomeKind.TIMED_OUT, now_ms, error=own(f"Video generation timeout: Process exceeded {span}"))
