@@ -1,4 +1,4 @@
-"""Which rooms of the house may know which: three rules over the graph of imports."""
+"""Which rooms of the house may know which: rules over the graph of imports."""
 
 from __future__ import annotations
 
@@ -72,9 +72,10 @@ def test_the_core_reaches_neither_http_nor_redis(module):
 
 
 def test_the_worker_and_the_queue_do_not_know_each_other():
-    """They meet in the protocols: so a host can bring a queue of its own, and Redis stays in one room."""
+    """They meet in the protocols: so a host can bring a queue, a poller and a notifier of its own."""
     for module in inside("videopoll.worker"):
         assert not known(reached(module), "videopoll.queue", "redis"), module
+        assert not known(reached(module), "videopoll.video_api", "videopoll.notifiers", "videopoll._http"), module
     for module in inside("videopoll.queue"):
         assert not known(reached(module), "videopoll.worker"), module
 

@@ -45,7 +45,7 @@ from videopoll.notifiers import (
     redact,
     whatsapp_address,
 )
-from videopoll.notifiers.base import receipt_for_failure
+from videopoll.notifiers.receipts import receipt_for_failure
 
 START_MS = 1_757_157_518_747
 URL = "https://files.example/file/abc?signature=s3cr3t"

@@ -1,7 +1,8 @@
-"""Threads for a host's sync parts under asyncio: bounded, and no hindrance to the end of the process.
+"""Calls of a host's functions: of which kind they are, and threads for the sync ones under asyncio.
 
-The event loop's own executor serves name look-ups too, and Python waits for its
-threads at exit: a messenger that hangs would hold up both.
+The threads are bounded, and no hindrance to the end of the process. The event
+loop's own executor serves name look-ups too, and Python waits for its threads at
+exit: a messenger that hangs would hold up both.
 """
 
 from __future__ import annotations
@@ -9,16 +10,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import queue
 import threading
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from videopoll.errors import ConfigurationError
+from videopoll.messages import TOO_LATE
 
-__all__ = ["SYNC_PARTS", "DaemonThreads", "in_thread"]
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from videopoll.messages import Message, Receipt
+
+__all__ = [
+    "SYNC_PARTS",
+    "DaemonThreads",
+    "call_async",
+    "call_sync",
+    "check_callable",
+    "in_thread",
+    "is_async",
+    "send_async",
+    "send_in_time",
+]
 
 T = TypeVar("T")
 
@@ -176,3 +193,52 @@ async def in_thread(call: Callable[[], T]) -> T:
     """
     threads = SYNC_PARTS.get()
     return await (asyncio.to_thread(call) if threads is None or threads.closed else threads.run(call))
+
+
+def is_async(function: object) -> bool:
+    """Return whether calling it gives a coroutine."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def call_sync(function: Callable[..., T | Awaitable[T]], argument: object, name: str) -> T:
+    """Call a host's function from a thread.
+
+    Raises:
+        TypeError: It is asynchronous.
+    """
+    result = None if is_async(function) else function(argument)
+    if is_async(function) or inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        msg = f"{name} is asynchronous: use AsyncRunner, or give Runner a plain function"
+        raise TypeError(msg)
+    return cast("T", result)
+
+
+async def call_async(function: Callable[..., T | Awaitable[T]], argument: object) -> T:
+    """Call a host's function from asyncio: a sync one in a thread, with the context copied."""
+    result: object = function(argument) if is_async(function) else await in_thread(partial(function, argument))
+    return await cast("Awaitable[T]", result) if inspect.isawaitable(result) else cast("T", result)
+
+
+async def send_async(send: Callable[[Message], T | Awaitable[T]], message: Message) -> T | Receipt:
+    """Call what sends a message from asyncio: a sync one in a thread, unless it is too late when one is free."""
+    if is_async(send):
+        return await call_async(send, message)
+    return await call_async(partial(send_in_time, send), message)
+
+
+def send_in_time(send: Callable[[Message], T | Awaitable[T]], message: Message) -> T | Awaitable[T] | Receipt:
+    """Call what sends a message, unless it is too late."""
+    return send(message) if message.may_still_send() else TOO_LATE
+
+
+def check_callable(function: object, owner: str, argument: str) -> None:
+    """Refuse what is no function.
+
+    Raises:
+        ConfigurationError: It cannot be called.
+    """
+    if not callable(function):
+        msg = f"{owner} must be a function of {argument}, got {type(function).__name__}"
+        raise ConfigurationError(msg)

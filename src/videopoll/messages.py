@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from videopoll._reasons import own, repr_told, shown_name
-from videopoll.errors import ConfigurationError
+from videopoll.errors import ConfigurationError, NotSentError, RefusedError
 from videopoll.jobs.bounds import bounded_detail, bounded_detail_or_none, bounded_id_or_none
 from videopoll.jobs.codec import JsonValue, is_number
 from videopoll.jobs.job import VideoJob
@@ -23,7 +23,18 @@ if TYPE_CHECKING:
 
     from videopoll.core.permits import SendPermit
 
-__all__ = ["Delivered", "LookupResult", "Message", "NotSent", "Receipt", "Recipient", "Refused", "Unknown"]
+__all__ = [
+    "TOO_LATE",
+    "Delivered",
+    "LookupResult",
+    "Message",
+    "NotSent",
+    "Receipt",
+    "Recipient",
+    "Refused",
+    "Unknown",
+    "receipt_for_error",
+]
 
 
 # Hosts hand on what a database or a service gave them: a number as a phone number, a UUID as a
@@ -248,6 +259,15 @@ Receipt: TypeAlias = Delivered | NotSent | Refused | Unknown
 
 TOO_LATE = NotSent(own("too late to begin: the lease on the job is over"), counts=False, channel_fault=False)
 """What became of a send that `Message.may_still_send` held back."""
+
+
+def receipt_for_error(error: Exception) -> NotSent | Refused | None:
+    """Return the receipt that a `NotifierError` stands for, or None for any other exception."""
+    if isinstance(error, NotSentError):
+        return NotSent(error.reason, retry_after_s=error.retry_after_s)
+    if isinstance(error, RefusedError):
+        return Refused(error.reason, try_text=error.try_text)
+    return None
 
 
 class LookupResult(enum.Enum):

@@ -103,6 +103,11 @@ class HttpReply:
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is a 2xx."""
+        return 200 <= self.status <= 299  # noqa: PLR2004 - the definition of success
+
     def json(self) -> JsonValue | NotJson:
         """Read the body as JSON, in all the ways in which httpx and requests do; `NOT_JSON` if it is none. Never raises.
 

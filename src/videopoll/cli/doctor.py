@@ -46,10 +46,11 @@ from videopoll.cli.options import (
 from videopoll.cli.output import complain, duration, guarded, print_json, print_rows
 from videopoll.errors import QueueError
 from videopoll.jobs.job import VideoJob
-from videopoll.notifiers.base import check_url, redact
+from videopoll.jobs.urls import check_url
 from videopoll.notifiers.whatsapp_factory import text_url
 from videopoll.observations import Fault, FaultKind
 from videopoll.observe.log import shown
+from videopoll.observe.redact import redact
 from videopoll.queue.schema import KEYS, Keys
 from videopoll.video_api.poller import VideoApiPoller
 

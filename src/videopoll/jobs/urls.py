@@ -11,7 +11,9 @@ from urllib.parse import quote, urlsplit
 
 import attrs
 
-__all__ = ["MAX_URL_CHARS", "BadUrl", "readied_url", "url_problem"]
+from videopoll.errors import ConfigurationError
+
+__all__ = ["MAX_URL_CHARS", "BadUrl", "check_url", "is_web_url", "readied_url", "url_problem"]
 
 MAX_URL_CHARS = 8192
 """The longest URL that is handed on: what servers and networks of content take in a request's first line (nginx,
@@ -80,6 +82,28 @@ def url_problem(url: str) -> str | None:
     if isinstance(readied, BadUrl):
         return readied.problem
     return None if readied == url else "has spaces or other characters that must be percent-encoded"
+
+
+def check_url(url: str, owner: str) -> str:
+    """Return the address of a service, if requests can be sent to it.
+
+    Raises:
+        ConfigurationError: It is no http(s) URL.
+    """
+    if not is_web_url(url) or not url.isascii() or "@" in urlsplit(url).netloc:
+        # The URL itself stays out of the text: it may hold a password.
+        msg = f"{owner} must be an http or https URL with a host name, percent-encoded and without user:password@"
+        raise ConfigurationError(msg)
+    return url
+
+
+def is_web_url(url: str) -> bool:
+    """Return whether a URL is http or https, names a host, and has no spaces or control characters."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and url.isprintable() and " " not in url
+    except ValueError:
+        return False
 
 
 def _encoded(rest: str) -> str:

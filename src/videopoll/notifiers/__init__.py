@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from videopoll._http import HttpReply, HttpRequest
+from videopoll.notifiers.addresses import recipient_of, whatsapp_address
 from videopoll.notifiers.apprise import AppriseNotifier
-from videopoll.notifiers.base import (
-    HttpNotifier,
-    HttpReply,
-    HttpRequest,
-    receipt_for_status,
-    recipient_of,
-    redact,
-)
+from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.callback import CallbackNotifier
+from videopoll.notifiers.receipts import receipt_for_status
 from videopoll.notifiers.routing import RoutingNotifier
 from videopoll.notifiers.silent import SilentNotifier
 from videopoll.notifiers.ultramsg import UltraMsgNotifier
 from videopoll.notifiers.video_check import VideoCheck
 from videopoll.notifiers.webhook import WebhookNotifier
-from videopoll.notifiers.whatsapp import whatsapp_address
 from videopoll.notifiers.whatsapp_factory import WhatsAppFactoryNotifier
+from videopoll.observe.redact import redact
 
 __all__ = [
     "AppriseNotifier",

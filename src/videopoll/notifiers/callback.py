@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from videopoll.notifiers.base import call_sync, check_callable, is_async, send_async
+from videopoll._calling import call_sync, check_callable, is_async, send_async
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,21 +9,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from videopoll._calling import in_thread
+from videopoll._calling import call_async, call_sync, check_callable, in_thread, is_async, send_async
 from videopoll._reasons import own, quoting
 from videopoll.errors import ConfigurationError, RefusedError
 from videopoll.jobs.bounds import bounded_detail
-from videopoll.messages import TOO_LATE, Delivered, LookupResult, NotSent, Receipt, Recipient
-from videopoll.notifiers.base import (
-    call_async,
-    call_sync,
-    check_callable,
-    is_async,
-    receipt_for_error,
-    redact,
-    redacted,
-    send_async,
-)
+from videopoll.messages import TOO_LATE, Delivered, LookupResult, NotSent, Receipt, Recipient, receipt_for_error
+from videopoll.observe.redact import redact, redacted
 
 if TYPE_CHECKING:
     from videopoll.core.permits import SendPermit

@@ -17,22 +17,16 @@ from urllib.parse import urlencode
 
 from typing_extensions import override
 
+from videopoll._http import HttpReply, HttpRequest
 from videopoll._reasons import own, quoting
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.outcome import MessageForm
+from videopoll.jobs.urls import check_url
 from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Unknown
-from videopoll.notifiers.base import (
-    Account,
-    HttpNotifier,
-    HttpReply,
-    HttpRequest,
-    account_of,
-    check_url,
-    is_success,
-    message_id_in,
-    recipient_of,
-)
-from videopoll.notifiers.whatsapp import read_refusal, read_status, whatsapp_address, words_of
+from videopoll.notifiers.addresses import Account, account_of, recipient_of, whatsapp_address
+from videopoll.notifiers.base import HttpNotifier
+from videopoll.notifiers.receipts import message_id_in
+from videopoll.notifiers.refusals import read_refusal, read_status, words_of
 from videopoll.texts import cut
 
 if TYPE_CHECKING:
@@ -154,7 +148,7 @@ class UltraMsgNotifier(HttpNotifier):
     @override
     def read_find(self, reply: HttpReply, message: Message) -> LookupResult:
         """Look for the reference in the list, whether or not the filter was honoured."""
-        if not is_success(reply):
+        if not reply.is_success:
             # A 404 of a proxy, or a key that is being rotated, must not make it a blind second send.
             return LookupResult.NO_ANSWER
         listed, complete = _listed(reply)
@@ -244,7 +238,7 @@ class _Lines:
 def _note(offline: Future[bool], reply: HttpReply | HttpFailure | None) -> None:
     # No answer, or one that is not understood, is no reason to hold a message back.
     if not offline.done():
-        offline.set_result(isinstance(reply, HttpReply) and is_success(reply) and _says_offline(reply))
+        offline.set_result(isinstance(reply, HttpReply) and reply.is_success and _says_offline(reply))
 
 
 def _known_offline(offline: Future[bool]) -> bool:

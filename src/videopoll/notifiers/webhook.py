@@ -17,16 +17,13 @@ from typing import TYPE_CHECKING
 import attrs
 from typing_extensions import override
 
+from videopoll._http import HttpReply, HttpRequest
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.codec import dump
+from videopoll.jobs.urls import check_url
 from videopoll.messages import Delivered, NotSent, Receipt, Refused
-from videopoll.notifiers.base import (
-    HttpNotifier,
-    HttpReply,
-    HttpRequest,
-    check_url,
-    receipt_for_status,
-)
+from videopoll.notifiers.base import HttpNotifier
+from videopoll.notifiers.receipts import receipt_for_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

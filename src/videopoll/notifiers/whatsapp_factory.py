@@ -6,19 +6,15 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from videopoll._http import HttpReply, HttpRequest
 from videopoll._reasons import own
 from videopoll.jobs.outcome import MessageForm
+from videopoll.jobs.urls import check_url
 from videopoll.messages import Delivered, Receipt, Unknown
-from videopoll.notifiers.base import (
-    HttpNotifier,
-    HttpReply,
-    HttpRequest,
-    account_of,
-    check_url,
-    message_id_in,
-    recipient_of,
-)
-from videopoll.notifiers.whatsapp import read_refusal, read_status, whatsapp_address, words_of
+from videopoll.notifiers.addresses import account_of, recipient_of, whatsapp_address
+from videopoll.notifiers.base import HttpNotifier
+from videopoll.notifiers.receipts import message_id_in
+from videopoll.notifiers.refusals import read_refusal, read_status, words_of
 from videopoll.texts import cut
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from videopoll._supervise import HISTORY, Loops
 from videopoll.clock import FOREVER_S, Clock
 from videopoll.errors import ConfigurationError, QueueError
 from videopoll.jobs.codec import Poison, dump, is_number, load_object
-from videopoll.notifiers.base import redact
+from videopoll.observe.redact import redact
 from videopoll.queue.calls import beat, raw, text_of
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.scripts import cause_of, let_go_if_moved, run, to_queue_error

@@ -20,7 +20,7 @@ from concurrent import futures
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
-from videopoll.notifiers.base import is_async
+from videopoll._calling import is_async
 
 if TYPE_CHECKING:
     from videopoll.tool.answers import Answer

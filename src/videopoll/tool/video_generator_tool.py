@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import attrs
 
+from videopoll._calling import call_async, check_callable, is_async
 from videopoll._reasons import told_of, told_or_withheld
 from videopoll.errors import ConfigurationError, InvalidGenerationError
 from videopoll.jobs.codec import JsonValue, is_number
 from videopoll.jobs.job import PROMPT_CHARS, VideoJob, check_id, check_metadata
 from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
+from videopoll.jobs.urls import check_url
 from videopoll.messages import Delivered, Message
-from videopoll.notifiers.base import call_async, check_callable, check_url, is_async
 from videopoll.observe.log import shown
 from videopoll.queue.tool_calls import CallStore, read_kept, store_of
 from videopoll.tool.answers import IN_PROGRESS, Answer, error_answer, finished_answer, started_answer

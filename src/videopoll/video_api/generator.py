@@ -25,7 +25,7 @@ from videopoll.errors import ConfigurationError, InvalidGenerationError, Invalid
 from videopoll.jobs.codec import is_number
 from videopoll.jobs.job import check_id
 from videopoll.jobs.urls import BadUrl, readied_url
-from videopoll.notifiers.base import redacted
+from videopoll.observe.redact import redacted
 from videopoll.video_api.poller import DEFAULT_BASE_URL, VideoApiPoller
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 from urllib.parse import quote
 
 import attrs
@@ -303,6 +303,16 @@ class VideoApiPoller:
         ConfigurationError: A value cannot work, or the environment names a proxy or
             certificates that cannot be used; the text says what to change.
     """
+
+    keeps_time: ClassVar[bool] = True
+    """Whether `apoll` ends within its time by itself, so that `AsyncRunner` sets no time limit around it.
+
+    A poller of a host's own may have this, too. A subclass with an `apoll` of its own has to say it anew.
+    """
+
+    def __init_subclass__(cls) -> None:
+        if "apoll" in vars(cls) and "keeps_time" not in vars(cls):
+            cls.keeps_time = False
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from videopoll import events
-from videopoll._calling import SYNC_PARTS, DaemonThreads
+from videopoll._calling import SYNC_PARTS, DaemonThreads, is_async, send_in_time
 from videopoll._reasons import own, told_of
 from videopoll._shield import to_the_end, wait_on
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
@@ -28,16 +28,13 @@ from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
 from videopoll.messages import LookupResult, NotSent
-from videopoll.notifiers.base import send_in_time
 from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S, FOREIGN_IDLE_S
-from videopoll.video_api.poller import VideoApiPoller
 from videopoll.worker import state
 from videopoll.worker.host_parts import (
     as_observation,
     as_receipt,
     as_sighting,
-    is_async,
     is_for_us,
     look_up_failed,
     notifier_failed,
@@ -180,7 +177,7 @@ class AsyncRunner(Engine):
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        if not is_async(queue, "claim"):
+        if not is_async(getattr(queue, "claim", None)):
             msg = (
                 f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs AsyncRedisVideoJobQueue or another one"
             )
@@ -767,11 +764,10 @@ class AsyncRunner(Engine):
         """Give the one way in which this poller is asked."""
         own = getattr(self._poller, "apoll", None)
         if own is not None:
-            # Ours keeps its time itself, and a second watch would take a fiftieth of a poll's.
-            guard = getattr(own, "__func__", None) is not VideoApiPoller.apoll
-            return functools.partial(_ask, own, guard=guard)
+            # A second watch would take a fiftieth of a poll's time.
+            return functools.partial(_ask, own, guard=getattr(self._poller, "keeps_time", False) is not True)
         poll = cast("Callable[..., Awaitable[object]]", self._poller.poll)
-        if is_async(self._poller, "poll"):
+        if is_async(self._poller.poll):
             return functools.partial(_ask, poll)
 
         async def in_thread(job: VideoJob, *, timeout_s: float) -> object:
@@ -788,7 +784,7 @@ class AsyncRunner(Engine):
         if not callable(call):
             msg = f"the notifier must have a method {method}(), got {type(self._notifier).__name__}"
             raise TypeError(msg)
-        if inspect.iscoroutinefunction(call):
+        if is_async(call):
             return cast("Callable[[Message], Awaitable[object]]", call)
         if method == "notify":
             call = functools.partial(send_in_time, call)

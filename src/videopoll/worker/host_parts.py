@@ -12,18 +12,18 @@ import logging
 import types
 from typing import cast
 
+from videopoll._calling import is_async
 from videopoll._reasons import Reason, own, quoting, trace_of
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.jobs.urls import readied_url
-from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown
-from videopoll.notifiers.base import receipt_for_error, redact
+from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown, receipt_for_error
 from videopoll.observations import Fault, FaultKind, Observation, VideoReady, checked_video
+from videopoll.observe.redact import redact
 
 __all__ = [
     "as_observation",
     "as_receipt",
     "as_sighting",
-    "is_async",
     "is_for_us",
     "kind_of",
     "look_up_failed",
@@ -41,11 +41,6 @@ MAX_NAME_CHARS = 100
 """How much of the name of a host's class gets into a reason."""
 
 
-def is_async(part: object, method: str) -> bool:
-    """Whether `part`'s method has to be awaited."""
-    return inspect.iscoroutinefunction(getattr(part, method, None))
-
-
 def refuse_async(part: object, method: str, name: str) -> None:
     """Refuse an asyncio part in the threaded runner.
 
@@ -55,7 +50,7 @@ def refuse_async(part: object, method: str, name: str) -> None:
     if not callable(getattr(part, method, None)):
         msg = f"the {name} must have a method {method}(), got {type(part).__name__}"
         raise TypeError(msg)
-    if is_async(part, method) or getattr(part, "async_only", False):
+    if is_async(getattr(part, method, None)) or getattr(part, "async_only", False):
         msg = f"{type(part).__name__} is an asyncio {name}: Runner works with threads, use AsyncRunner for it"
         raise TypeError(msg)
 
