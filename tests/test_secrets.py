@@ -21,7 +21,7 @@ import redis
 from typer.testing import CliRunner
 
 import videopoll.cli.dead
-import videopoll.core.step
+import videopoll.core.report
 import videopoll.events
 import videopoll.queue.history
 import videopoll.queue.scripts
@@ -485,7 +485,7 @@ GUARDS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"log", "log in JSON", "events", "stream", "dead list", "repr of values"},
     ),
     "status words": (
-        {"videopoll.core.step.shown_word": str, "videopoll.queue.history.shown_word": str},
+        {"videopoll.core.report.shown_word": str, "videopoll.queue.history.shown_word": str},
         {"log", "events", "stream"},
     ),
     "words in repr": ({"videopoll.observations.shown_word": str}, {"repr of values"}),

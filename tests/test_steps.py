@@ -15,7 +15,9 @@ from videopoll import (
     events,
 )
 from videopoll.clock import Clock, RedisClock
-from videopoll.core.step import Commit, JobStep, PollApi, SendMessage, Workshop
+from videopoll.core.context import StepContext
+from videopoll.core.effects import Commit, PollApi, SendMessage
+from videopoll.core.step import JobStep
 from videopoll.jobs import MessageForm
 from videopoll.jobs.transition import (
     BeginSend,
@@ -45,27 +47,27 @@ class HandClock(Clock):
 
 
 class Stage:
-    """A shop with a clock of its own, and what it was told."""
+    """A context with a clock of its own, and what it was told."""
 
     def __init__(self, *, places=1):
         self.told = []
         self.places = places
         self.clock = HandClock()
-        self.shop = Workshop(
+        self.context = StepContext(
             worker_id="w",
             strategy=PollingStrategy(),
             lease=LeasePolicy(),
             delivery=DeliveryPolicy(),
             words=SPANISH_AND_ENGLISH,
-            emit=self.told.append,
-            throttled=lambda _: None,
+            emit=lambda event, _text=None: self.told.append(event),
+            pause_polling=lambda _: None,
             start_sending=self.start_sending,
             clock=RedisClock(self.clock),
         )
-        self.shop.clock.set(START_MS + 15_000)
+        self.context.clock.set(START_MS + 15_000)
         job = VideoJob("job_1", "c", START_MS)
         claim = Claim("job_1", "w:1", START_MS + 15_000, PollWork(job, 2, 0, None))
-        self.step = JobStep(self.shop, claim)
+        self.step = JobStep(self.context, claim)
         self.effects = self.step.steps()
         self.next(None)
 
@@ -156,7 +158,7 @@ def test_a_send_is_confirmed_again_if_the_worker_stood_still_after_its_note(stag
 
 def test_the_next_send_of_a_delivery_is_noted_on_its_own(stage):
     """Only the first one shares the write that ends the polling."""
-    stage.shop.delivery = DeliveryPolicy(video_attempts=1)
+    stage.context.delivery = DeliveryPolicy(video_attempts=1)
     stage.next(VIDEO)
     stage.next(TransitionResult.APPLIED)
 
@@ -166,27 +168,27 @@ def test_the_next_send_of_a_delivery_is_noted_on_its_own(stage):
     assert (stage.written.entry.tries, stage.written.entry.form) == (2, MessageForm.TEXT)
 
 
-def test_a_poll_that_is_let_go_is_given_back(stage):
-    assert stage.step.relinquish() == Release(stage.step.claim)
+def test_a_poll_that_is_released_is_given_back(stage):
+    assert stage.step.release() == Release(stage.step.claim)
 
 
 def test_an_outcome_that_is_being_stored_when_the_worker_stops_counts_as_not_sent(stage):
     """The next worker sends it at once, and need not ask the channel about it."""
     stage.next(VIDEO)
 
-    parting = stage.step.relinquish()
+    written = stage.step.release()
 
-    assert isinstance(parting, Redeliver)
-    assert (parting.entry.tries, parting.entry.sending_ms) == (0, None)
-    assert parting.entry.outcome == stage.written.entry.outcome
+    assert isinstance(written, Redeliver)
+    assert (written.entry.tries, written.entry.sending_ms) == (0, None)
+    assert written.entry.outcome == stage.written.entry.outcome
 
 
 def test_a_worker_that_let_go_while_the_outcome_was_stored_does_not_send_it(stage):
     """Under threads the step goes on; by now the delivery may be in other hands, and nothing tells of a send."""
     stage.next(VIDEO)
     assert isinstance(stage.written, Conclude)
-    parting = stage.step.relinquish(sends_go_on_s=30)
-    assert parting.entry.sending_ms is None
+    written = stage.step.release(sends_go_on_s=30)
+    assert written.entry.sending_ms is None
 
     assert stage.next(TransitionResult.APPLIED) is None
 
@@ -195,9 +197,9 @@ def test_a_worker_that_lets_go_after_the_note_of_a_send_hands_that_on(stage):
     """Either the send is told of, or it does not begin."""
     stage.next(VIDEO)
     assert isinstance(stage.next(TransitionResult.APPLIED), SendMessage)
-    parting = stage.step.relinquish(sends_go_on_s=30)
+    written = stage.step.release(sends_go_on_s=30)
 
-    assert parting.entry.sending_ms == pytest.approx(stage.shop.clock.now_ms() + 30_000, abs=1000)
+    assert written.entry.sending_ms == pytest.approx(stage.context.clock.now_ms() + 30_000, abs=1000)
     # The send comes back with a failure that would be tried again at once, as a text.
     left = stage.next(Refused("no video"))
     while left is not None:
@@ -209,10 +211,10 @@ def test_a_send_that_is_under_way_when_the_worker_stops_counts_as_unknown(stage)
     stage.next(VIDEO)
     stage.next(TransitionResult.APPLIED)
 
-    parting = stage.step.relinquish(sends_go_on_s=30)
+    written = stage.step.release(sends_go_on_s=30)
 
-    assert isinstance(parting, Redeliver)
-    assert parting.entry.sending_ms >= stage.shop.clock.now_ms() + 29_000
+    assert isinstance(written, Redeliver)
+    assert written.entry.sending_ms >= stage.context.clock.now_ms() + 29_000
 
 
 def test_a_message_that_was_delivered_is_settled_also_by_a_worker_that_stops(stage):
@@ -220,4 +222,4 @@ def test_a_message_that_was_delivered_is_settled_also_by_a_worker_that_stops(sta
     stage.next(TransitionResult.APPLIED)
     stage.next(Delivered())
 
-    assert stage.step.relinquish() == stage.written
+    assert stage.step.release() == stage.written

@@ -82,7 +82,7 @@ def main(settings: dict[str, Any]) -> None:
 
     def prepare(runner: Any) -> None:
         runners.append(runner)
-        runner.shop.probe = crash
+        runner.context.crash_point = crash
         if "repeated_s" in settings:
             loop = None if settings["kind"] == "sync" else asyncio.get_running_loop()
             runner._signals = lambda: StopSignals(

@@ -6,7 +6,7 @@ A `Notifier` gets a `Message` and answers with a `Receipt`.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
 
@@ -21,7 +21,6 @@ from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from videopoll.core.permits import SendPermit
 
 __all__ = [
     "TOO_LATE",
@@ -97,6 +96,22 @@ class Recipient:
     reply_to: str | None = attrs.field(default=None, converter=_text_or_none, repr=False)
 
 
+class Permit(Protocol):
+    """The right of a worker to begin one send; see `videopoll.core.permits.SendPermit`."""
+
+    def holds(self) -> bool:
+        """Return whether the send may begin at this moment."""
+        ...
+
+    def goes_over(self, channel: str, *credentials: str | None) -> None:
+        """Note over which account of which channel the message goes."""
+        ...
+
+    def held_back(self) -> NotSent | None:
+        """Return the receipt of a send whose account the worker holds back, else None."""
+        ...
+
+
 @attrs.frozen(kw_only=True)
 class Message:
     """One message about the end of one job, in one form.
@@ -124,7 +139,7 @@ class Message:
     recipient: Recipient | None = None
     unquoted: bool = False
     # Whose send it is. No part of what the message says.
-    _permit: SendPermit | None = attrs.field(default=None, repr=False, eq=False, alias="_permit")
+    _permit: Permit | None = attrs.field(default=None, repr=False, eq=False, alias="_permit")
 
     def may_still_send(self) -> bool:
         """Return whether the send may begin at this moment.

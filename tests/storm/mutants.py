@@ -252,18 +252,16 @@ MUTANTS = (
         "a send begins whatever the answer to its note was",
         2,
         "core.step",
-        "                if verdict is not TransitionResult.APPLIED:\n                    self._tell_lost(verdict)\n"
-        "                    return False\n",
-        "                if verdict is not TransitionResult.APPLIED:\n                    self._tell_lost(verdict)\n",
+        "                if not (yield from self._note(begin)):\n                    return False\n",
+        "                yield from self._note(begin)\n",
         covered="a lease that is lost ends the permit of its send",
     ),
     Mutant(
         "an outcome that could not be stored is sent",
         4,
         "core.step",
-        "        if verdict is not TransitionResult.APPLIED:\n            self._tell_lost(verdict)\n            return None\n"
-        "        return step",
-        "        return step",
+        "        return action if applied else None",
+        "        return action",
         covered="each send is noted on its own then, and that is refused",
     ),
     Mutant(
@@ -394,7 +392,7 @@ MUTANTS = (
         "a job is let go of without a word",
         3,
         "core.step",
-        "        self.let_go = True\n        self.lease.forfeit()\n        if self.finished:\n            return None",
+        "        self.released = True\n        self.lease.forfeit()\n        if self.finished:\n            return None",
         "        if True:\n            return None",
     ),
     # --- an absent Redis is no dead holder ---

@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from videopoll.messages import LookupResult, NotSent, Unknown
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from videopoll.messages import Receipt
 
 __all__ = ["Accounts", "account_key"]
 
@@ -82,32 +86,46 @@ class Accounts:
                 account.probe = reference
             return max(0.0, left_s)
 
-    def ended_well(self, key: str) -> None:
-        """Note that the account has told what became of a message."""
+    def note(self, key: str, channel: str | None, reference: str, result: Receipt | LookupResult) -> float | None:
+        """Note what became of a message of this account, or what the channel said about one.
+
+        Args:
+            key: The account, see `account_key`.
+            channel: The name of its channel.
+            reference: The name of the message.
+            result: The receipt, or the answer to a look-up.
+
+        Returns:
+            The seconds of the pause if the account is held back from now on, else None.
+        """
+        if isinstance(result, LookupResult):
+            if result is LookupResult.FOUND or result is LookupResult.FAILED:
+                self._ended_well(key)
+                self._showed(key)
+            return None
+        if isinstance(result, NotSent):
+            return self._ended_badly(key, channel, reference, refused=True) if result.account_fault else None
+        if isinstance(result, Unknown):
+            return self._ended_badly(key, channel, reference, refused=False)
+        self._ended_well(key)
+        return None
+
+    def shows(self, key: str) -> bool:
+        """Return whether the account has shown a message that it was asked for: its look-ups can be believed."""
+        return key in self._showing
+
+    def _ended_well(self, key: str) -> None:
         with self._lock:
             self._suspects.pop(key, None)
 
-    def showed(self, key: str) -> None:
-        """Note that the account has shown a message that it was asked for: its look-ups can be believed."""
+    def _showed(self, key: str) -> None:
         with self._lock:
             self._showing.pop(key, None)
             self._showing[key] = None
             if len(self._showing) > MOST_ACCOUNTS:
                 del self._showing[next(iter(self._showing))]
 
-    def shows(self, key: str) -> bool:
-        """Return whether the account has shown a message."""
-        return key in self._showing
-
-    def ended_badly(self, key: str, channel: str | None, reference: str, *, refused: bool) -> float | None:
-        """Note a message that ended badly; return the seconds of the pause if the account is held back from now on.
-
-        Args:
-            key: What the account is known by.
-            channel: Its channel.
-            reference: The message.
-            refused: Whether the channel refused the account; otherwise nobody knows what became of the message.
-        """
+    def _ended_badly(self, key: str, channel: str | None, reference: str, *, refused: bool) -> float | None:
         with self._lock:
             account = self._suspects.pop(key, None) or _Account(channel)
             account.refused = refused

@@ -13,11 +13,10 @@ from videopoll._calling import call_async, call_sync, check_callable, in_thread,
 from videopoll._reasons import own, quoting
 from videopoll.errors import ConfigurationError, RefusedError
 from videopoll.jobs.bounds import bounded_detail
-from videopoll.messages import TOO_LATE, Delivered, LookupResult, NotSent, Receipt, Recipient, receipt_for_error
+from videopoll.messages import TOO_LATE, Delivered, LookupResult, NotSent, Permit, Receipt, Recipient, receipt_for_error
 from videopoll.observe.redact import redact, redacted
 
 if TYPE_CHECKING:
-    from videopoll.core.permits import SendPermit
     from videopoll.messages import Message
     from videopoll.protocols import AsyncNotifier, Notifier
 
@@ -212,7 +211,7 @@ def _stopped(message: Message) -> Receipt | None:
     return None if permit is None else permit.held_back()
 
 
-def _permit(message: Message) -> SendPermit | None:
+def _permit(message: Message) -> Permit | None:
     return message._permit  # noqa: SLF001 - between the worker and the router, and nothing for hosts
 
 

@@ -23,7 +23,8 @@ from videopoll._calling import SYNC_PARTS, DaemonThreads, is_async, send_in_time
 from videopoll._reasons import own, told_of
 from videopoll._shield import to_the_end, wait_on
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
-from videopoll.core.step import Answer, Commit, Effect, JobStep, LookUpMessage, PollApi, SendMessage
+from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, SendMessage
+from videopoll.core.step import JobStep
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
@@ -575,7 +576,7 @@ class AsyncRunner(Engine):
         except StopIteration:
             return
         except asyncio.CancelledError:
-            if not step.let_go and (transition := step.relinquish()) is not None:
+            if not step.released and (transition := step.release()) is not None:
                 # Whoever closes the event loop has cancelled everything: another worker goes on at once.
                 self._settler.put(transition, wait=False)
             raise
@@ -624,8 +625,7 @@ class AsyncRunner(Engine):
         # A channel that is a sync one goes on in its thread, as under `Runner`.
         sends = self._threads[1]
         left = [
-            (step, step.relinquish(SEND_GOES_ON_S if sends.runs_for(task) else 0.0))
-            for task, step in self._tasks.items()
+            (step, step.release(SEND_GOES_ON_S if sends.runs_for(task) else 0.0)) for task, step in self._tasks.items()
         ]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
         self._settler.be_patient_for(state.LONGEST_IDLE_S)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import attrs
 
 from videopoll._reasons import own
-from videopoll.core.step import Answer, Effect, PollApi, SendMessage
+from videopoll.core.effects import Answer, Effect, PollApi, SendMessage
 from videopoll.messages import LookupResult, Unknown
 from videopoll.observations import Fault, FaultKind
 
 if TYPE_CHECKING:
-    from videopoll.core.step import JobStep, Steps
+    from videopoll.core.effects import Steps
+    from videopoll.core.step import JobStep
 
 __all__ = ["GUARD_S", "HungCalls", "PartCall", "not_back", "poller_not_back"]
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from videopoll import events
 from videopoll._reasons import told_of
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
-from videopoll.core.step import Answer, Commit, Effect, JobStep, LookUpMessage, PollApi, SendMessage, Steps
+from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, SendMessage, Steps
+from videopoll.core.step import JobStep
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
@@ -660,7 +661,7 @@ class Runner(Engine):
             self._wait_for_wake(left_s)
         # Whatever this finds takes its time in the bounds of the end.
         stopping.ask()
-        left = [(step, step.relinquish(SEND_GOES_ON_S)) for step in list(self.steps.values())]
+        left = [(step, step.release(SEND_GOES_ON_S)) for step in list(self.steps.values())]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
         self._settler.be_patient_for(state.LONGEST_IDLE_S)
         done, _ = concurrent.futures.wait([future for future in futures if future], ENDING_S)

@@ -17,7 +17,8 @@ from videopoll import events
 from videopoll._reasons import told_of
 from videopoll._supervise import RENEWER, Loops
 from videopoll.clock import FOREVER_S, Clock, RedisClock
-from videopoll.core.step import JobStep, Workshop
+from videopoll.core.context import StepContext
+from videopoll.core.step import JobStep
 from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
 from videopoll.jobs.views import Health, RunSummary
 from videopoll.observations import FaultKind
@@ -172,18 +173,17 @@ class Engine(abc.ABC):
         self.clock = clock or Clock()
         self.rng = rng or _RNG
         self._emitter = events.Emitter((LogHook(), *hooks))
-        self.shop = Workshop(
+        self.context = StepContext(
             worker_id=self.worker_id,
             strategy=self.strategy,
             lease=self.lease,
             delivery=self.delivery,
             words=words or SPANISH_AND_ENGLISH,
             emit=self.emit,
-            confide=self.emit,
-            throttled=self._throttled,
+            pause_polling=self._throttled,
             start_sending=self._start_sending,
             clock=RedisClock(self.clock),
-            draw=self.rng.random,
+            rng=self.rng,
             foreign_workers=foreign_workers,
         )
         self._places = threading.Lock()
@@ -259,7 +259,7 @@ class Engine(abc.ABC):
         stuck = self.hung() + sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
         if stuck:
             problems.append(f"{stuck} polls or sends do not come back: the poller or a notifier hangs")
-        held = self.shop.accounts.held()
+        held = self.context.accounts.held()
         for of_account, why in _HELD_BACK.items():
             channels = [name for name, was_refused in held if was_refused is of_account]
             if channels:
@@ -406,15 +406,15 @@ class Engine(abc.ABC):
 
     def ask(self) -> Asked:
         """Return how to ask for a claim that begins now."""
-        return self.takeovers.ask(self.clock.monotonic_s(), self.shop.clock.now_ms())
+        return self.takeovers.ask(self.clock.monotonic_s(), self.context.clock.now_ms())
 
     def take(self, batch: ClaimBatch, asked: Asked) -> list[JobStep]:
         """Note the answer to a claim, and its jobs as in hand."""
         if self.takeovers.claimed(asked, batch, self.clock.monotonic_s()):
             self.renew_first()
         self._no_longer_lost("claim")
-        self.shop.clock.set(batch.now_ms)
-        taken = [JobStep(self.shop, claim, asked.at_s) for claim in batch.claims]
+        self.context.clock.set(batch.now_ms)
+        taken = [JobStep(self.context, claim, asked.at_s) for claim in batch.claims]
         with self._places:
             for step in taken:
                 self.steps[step.claim.job_id] = step
@@ -470,7 +470,7 @@ class Engine(abc.ABC):
 
     def at_of(self, due_ms: int) -> float:
         """Give the monotonic time at which something is due on Redis's clock."""
-        return self.clock.monotonic_s() + (due_ms - self.shop.clock.now_ms() + 1) / 1000
+        return self.clock.monotonic_s() + (due_ms - self.context.clock.now_ms() + 1) / 1000
 
     def let_go(self, step: JobStep) -> None:
         """Forget a job that is out of hand; a claim that was held up by a lack of places is wanted now."""
@@ -478,8 +478,8 @@ class Engine(abc.ABC):
             # A worker that lost a lease may have claimed the same job again meanwhile.
             if self.steps.get(step.claim.job_id) is step:
                 del self.steps[step.claim.job_id]
-            if not step.gone:
-                step.gone = True
+            if not step.slot_freed:
+                step.slot_freed = True
                 self._move(step, -1)
         self.place_freed()
 
@@ -487,7 +487,7 @@ class Engine(abc.ABC):
         """Begin a run with empty hands: what an earlier one has left behind takes no place in this one."""
         with self._places:
             for step in self.steps.values():
-                step.gone = True
+                step.slot_freed = True
             self.steps = {}
             self.polls_in_hand = self.sends_in_hand = self.endings_in_hand = 0
 
@@ -509,7 +509,7 @@ class Engine(abc.ABC):
     def _start_sending(self, step: JobStep) -> bool:
         """Move a job whose polling is over to a place for sends; False if there is none."""
         with self._places:
-            if self.sends_in_hand >= self.delivery_concurrency or step.gone:
+            if self.sends_in_hand >= self.delivery_concurrency or step.slot_freed:
                 return False
             self._move(step, -1)
             step.sending = True
@@ -542,7 +542,7 @@ class Engine(abc.ABC):
             batch.next_poll_ms if polls else None,
             batch.next_send_ms if sends else None,
         ]
-        now_ms = self.shop.clock.now_ms()
+        now_ms = self.context.clock.now_ms()
         sleep_s = min(LONGEST_IDLE_S, self.takeovers.gap_s)
         held_s = self.takeovers.held_until_s - self.clock.monotonic_s()
         if held_s > 0:
@@ -604,7 +604,7 @@ class Engine(abc.ABC):
         for step, still in zip(steps, held, strict=False):
             if still:
                 step.confirm(asked_s)
-            elif not (step.finished or step.parting):
+            elif not (step.finished or step.pending_write):
                 step.lose()
                 lost.append(step)
         return lost

@@ -321,7 +321,7 @@ class _Pending(Generic[F]):
             entry = claim.work.entry if write.instead is None else None
         record = None if claim.raw is None or entry is not None else claim.raw.decode("utf-8", "surrogateescape")
         reason = f"what was decided about it cannot be written: {type(transition).__name__}, {type(error).__name__}"
-        letter = DeadLetter(claim.job_id, own(reason), self._engine.shop.clock.now_ms(), record=record, entry=entry)
+        letter = DeadLetter(claim.job_id, own(reason), self._engine.context.clock.now_ms(), record=record, entry=entry)
         return Settle(claim, letter=letter)
 
     def _buried(self, write: _Write[F], verdict: TransitionResult) -> None:

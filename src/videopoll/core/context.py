@@ -1,0 +1,72 @@
+"""What every job step of a worker shares."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from videopoll.clock import RedisClock
+from videopoll.core.accounts import Accounts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from videopoll.core.step import JobStep
+    from videopoll.events import Event
+    from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
+    from videopoll.texts import Texts
+
+__all__ = ["Emit", "StepContext"]
+
+
+class Emit(Protocol):
+    """Passes an event on. `text` is the whole text of its reason, for an operator who asks for it."""
+
+    def __call__(self, event: Event, text: str | None = None, /) -> None:
+        """Pass an event on."""
+        ...
+
+
+def _no_crash(_point: str, _job_id: str) -> None:
+    """Do nothing; tests put a crash in its place."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class StepContext:
+    """What every job step needs: policies, the clock, and the event sink.
+
+    Args:
+        worker_id: The name of the worker.
+        strategy: When to poll.
+        lease: How long a lease lasts.
+        delivery: How hard to try to deliver.
+        words: The texts of messages.
+        emit: The event sink.
+        pause_polling: Called with the seconds that the video API asked this worker to wait (429).
+        start_sending: Moves a step to a slot for sends; False if all are taken.
+        foreign_workers: Whether workers of another kind share the queue.
+        clock: Redis's clock.
+        rng: The source of jitter.
+        crash_point: Called between two effects with the name of the point and the job id.
+        accounts: Which accounts of channels this worker holds back.
+    """
+
+    worker_id: str
+    strategy: PollingStrategy
+    lease: LeasePolicy
+    delivery: DeliveryPolicy
+    words: Texts
+    emit: Emit
+    pause_polling: Callable[[float], None]
+    start_sending: Callable[[JobStep], bool]
+    foreign_workers: bool = False
+    clock: RedisClock = attrs.field(factory=RedisClock)
+    rng: random.Random = attrs.field(factory=random.Random)
+    crash_point: Callable[[str, str], None] = _no_crash
+    accounts: Accounts = attrs.field(
+        default=attrs.Factory(
+            lambda context: Accounts(context.clock.monotonic_s, context.delivery.backoff_base_s), takes_self=True
+        )
+    )

@@ -1,0 +1,51 @@
+"""What a job's step asks its runner to do, and what it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    from videopoll.jobs.job import VideoJob
+    from videopoll.jobs.transition import Transition, TransitionResult
+    from videopoll.messages import LookupResult, Message, Receipt
+    from videopoll.observations import Observation
+
+__all__ = ["Answer", "Commit", "Effect", "LookUpMessage", "PollApi", "SendMessage", "Steps"]
+
+
+@attrs.frozen
+class PollApi:
+    """Ask the video API; answered with an `Observation`."""
+
+    job: VideoJob
+    timeout_s: float
+
+
+@attrs.frozen
+class Commit:
+    """Write a transition to the queue; answered with a `TransitionResult`, or with None at once if not to `wait`."""
+
+    transition: Transition
+    wait: bool = True
+
+
+@attrs.frozen
+class SendMessage:
+    """Send a message; answered with a `Receipt`."""
+
+    message: Message
+
+
+@attrs.frozen
+class LookUpMessage:
+    """Ask the channel for a message; answered with a `LookupResult`, or the name of what came back instead."""
+
+    message: Message
+
+
+Effect: TypeAlias = PollApi | Commit | SendMessage | LookUpMessage
+Answer: TypeAlias = "Observation | TransitionResult | Receipt | LookupResult | str | None"
+Steps: TypeAlias = Generator[Effect, Answer, None]

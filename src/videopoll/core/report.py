@@ -1,0 +1,182 @@
+"""The events of a job's step. They carry codes and our own words; the whole reason goes beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from videopoll import events
+from videopoll._reasons import WITHHELD, own, shown_name, shown_word, told, told_or_withheld
+from videopoll.core.accounts import IN_A_ROW
+from videopoll.core.polling import NextPoll
+from videopoll.messages import Delivered, LookupResult, NotSent, Refused
+from videopoll.observations import Fault, VideoFailed, VideoMissing, VideoReady, VideoWorking
+
+if TYPE_CHECKING:
+    from videopoll.core.context import StepContext
+    from videopoll.jobs.job import VideoJob
+    from videopoll.jobs.outcome import OutboxEntry, Outcome
+    from videopoll.jobs.transition import Claim, PollWork
+    from videopoll.messages import Receipt
+    from videopoll.observations import Observation
+
+__all__ = [
+    "report_claimed",
+    "report_concluded",
+    "report_dead_lettered",
+    "report_delivered",
+    "report_held_back",
+    "report_lease_lost",
+    "report_polled",
+    "report_sent",
+]
+
+
+def report_claimed(context: StepContext, claim: Claim) -> None:
+    """Emit `JobClaimed`."""
+    context.emit(events.JobClaimed(worker_id=context.worker_id, job_id=claim.job_id, taken_over=claim.taken_over))
+
+
+def report_lease_lost(context: StepContext, job_id: str) -> None:
+    """Emit `LeaseLost`."""
+    context.emit(events.LeaseLost(worker_id=context.worker_id, job_id=job_id))
+
+
+def report_polled(  # noqa: PLR0917 - one poll, from its claim to what came of it
+    context: StepContext,
+    claim: Claim,
+    work: PollWork,
+    observation: Observation,
+    asked_ms: int,
+    took_s: float,
+    after: NextPoll | Outcome,
+) -> None:
+    """Emit `JobPolled`.
+
+    Args:
+        context: What the step shares with others.
+        claim: The claim of the job.
+        work: The job and its counters, this poll included.
+        observation: What the API answered.
+        asked_ms: When the poll began, in Unix milliseconds.
+        took_s: Seconds that it took.
+        after: What was decided.
+    """
+    now_ms = context.clock.now_ms()
+    fault = observation if isinstance(observation, Fault) else None
+    context.emit(
+        events.JobPolled(
+            worker_id=context.worker_id,
+            job_id=claim.job_id,
+            attempt=work.attempts,
+            # Redis's clock may have stepped back since.
+            elapsed_s=max(0, now_ms - work.job.start_ms) / 1000,
+            lag_s=max(0, asked_ms - claim.due_ms) / 1000,
+            took_s=took_s,
+            status=shown_word(_status(observation)),
+            known=not isinstance(observation, VideoWorking) or observation.known,
+            fault=fault.kind if fault else None,
+            detail=told_or_withheld(fault.detail) if fault else None,
+            next_s=max(0.0, (after.due_ms - now_ms) / 1000) if isinstance(after, NextPoll) else None,
+        ),
+        fault.detail if fault else _status(observation),
+    )
+
+
+def _status(observation: Observation) -> str:
+    match observation:
+        case VideoWorking(word):
+            return word
+        case VideoReady():
+            return "completed"
+        case VideoFailed():
+            return "failed"
+        case VideoMissing():
+            return "not_found"
+        case Fault(kind):
+            return kind.value
+
+
+def report_concluded(context: StepContext, job: VideoJob, outcome: Outcome, attempts: int) -> None:
+    """Emit `JobConcluded`, after `attempts` polls."""
+    context.emit(
+        events.JobConcluded(
+            worker_id=context.worker_id,
+            job_id=job.job_id,
+            conversation_id=job.conversation_id,
+            outcome=outcome.kind,
+            elapsed_s=max(0, outcome.at_ms - job.start_ms) / 1000,
+            attempts=attempts,
+            error=told_or_withheld(outcome.error),
+        ),
+        outcome.error,
+    )
+
+
+_SEND_RESULTS: dict[type, str] = {Delivered: "delivered", NotSent: "not_sent", Refused: "refused"}
+
+
+def report_sent(context: StepContext, entry: OutboxEntry, result: Receipt | LookupResult, started_s: float) -> None:
+    """Emit `SendTried`, for a send or a look-up that began at this monotonic time."""
+    reason: str | None
+    if isinstance(result, LookupResult):
+        word, reason = result.value, own("asked the channel for the message of an earlier send")
+    else:
+        word = _SEND_RESULTS.get(type(result), "unknown")
+        reason = result.detail if isinstance(result, Delivered) else result.reason
+    context.emit(
+        events.SendTried(
+            worker_id=context.worker_id,
+            job_id=entry.job.job_id,
+            conversation_id=entry.job.conversation_id,
+            form=(isinstance(result, Delivered) and result.form) or entry.form,
+            attempt=entry.tries,
+            result=word,
+            took_s=context.clock.monotonic_s() - started_s,
+            # What a channel says beside its success is nothing that the log lacks.
+            reason=told(reason) if isinstance(result, Delivered) else told_or_withheld(reason),
+            channel=None if isinstance(result, LookupResult) else shown_name(result.channel),
+        ),
+        reason,
+    )
+
+
+def report_delivered(context: StepContext, entry: OutboxEntry, receipt: Delivered, at_ms: int) -> None:
+    """Emit `JobDelivered`."""
+    context.emit(
+        events.JobDelivered(
+            worker_id=context.worker_id,
+            job_id=entry.job.job_id,
+            conversation_id=entry.job.conversation_id,
+            outcome=entry.outcome.kind,
+            form=receipt.form or entry.form,
+            attempts=entry.tries,
+            after_s=max(0, at_ms - entry.outcome.at_ms) / 1000,
+            channel=shown_name(receipt.channel),
+        )
+    )
+
+
+def report_dead_lettered(context: StepContext, job_id: str, reason: str, outcome: Outcome | None) -> None:
+    """Emit `JobDeadLettered`."""
+    context.emit(
+        events.JobDeadLettered(
+            worker_id=context.worker_id,
+            job_id=job_id,
+            reason=told_or_withheld(reason) or WITHHELD,
+            outcome=outcome.kind if outcome else None,
+        ),
+        reason,
+    )
+
+
+def report_held_back(context: StepContext, channel: str | None, pause_s: float, *, refused: bool) -> None:
+    """Emit `ChannelHeldBack`."""
+    context.emit(
+        events.ChannelHeldBack(
+            worker_id=context.worker_id,
+            channel=shown_name(channel),
+            messages=1 if refused else IN_A_ROW,
+            pause_s=pause_s,
+            refused=refused,
+        )
+    )
