@@ -517,7 +517,7 @@ def test_a_message_that_quotes_what_is_there_keeps_its_quote_over_failures(world
 def test_long_words_are_cut_to_the_channels_limits_without_breaking_the_link(world):
     """The messenger would refuse them: a caption has 1024 characters, a text 4096."""
     family = "👨‍👩‍👧‍👦"
-    words = Texts({"es": attrs.evolve(SPANISH, done="¡Listo! " + family * 1000)}, default="es")
+    texts = Texts({"es": attrs.evolve(SPANISH, done="¡Listo! " + family * 1000)}, default="es")
     enqueue(world)
     enqueue_second = phone(2)
     world.ultramsg.refuse_videos(to=enqueue_second)
@@ -525,7 +525,7 @@ def test_long_words_are_cut_to_the_channels_limits_without_breaking_the_link(wor
     with world.queue() as queue:
         queue.enqueue("job_2", conversation_id="conversation-2", metadata={"channel": "ultramsg", "to": enqueue_second})
 
-    with world.worker(words=words) as worker:
+    with world.worker(texts=texts) as worker:
         until(lambda: len(worker.recorder.of(events.JobDelivered)) == 2, "both are delivered")
 
     (video,), (text,) = world.ultramsg.inbox(TO), world.ultramsg.inbox(enqueue_second)

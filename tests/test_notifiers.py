@@ -260,11 +260,11 @@ def test_a_video_gets_30_seconds_and_a_text_15(ultramsg):
     assert ultramsg.build(message(MessageForm.TEXT)).timeout_s == 15
 
 
-def test_long_words_are_cut_to_the_limits_and_the_link_stays_whole(ultramsg):
-    long_words = attrs.evolve(message().words.of("es"), done="🎥" * 5000)
-    words = attrs.evolve(message().words, languages={"es": long_words})
-    caption = ultramsg.build(message(words=words)).json["caption"]
-    body = ultramsg.build(message(MessageForm.TEXT, words=words)).json["body"]
+def test_long_texts_are_cut_to_the_limits_and_the_link_stays_whole(ultramsg):
+    long_texts = attrs.evolve(message().texts.of("es"), done="🎥" * 5000)
+    texts = attrs.evolve(message().texts, languages={"es": long_texts})
+    caption = ultramsg.build(message(texts=texts)).json["caption"]
+    body = ultramsg.build(message(MessageForm.TEXT, texts=texts)).json["body"]
     assert len(caption.encode("utf-16-le")) // 2 <= 1024
     assert len(body.encode("utf-16-le")) // 2 <= 4096
     assert body.endswith(f"…\n\n🔗 Video: {URL}")

@@ -58,7 +58,7 @@ class Stage:
             strategy=PollingStrategy(),
             lease=LeasePolicy(),
             delivery=DeliveryPolicy(),
-            words=SPANISH_AND_ENGLISH,
+            texts=SPANISH_AND_ENGLISH,
             emit=lambda event, _text=None: self.told.append(event),
             pause_polling=lambda _: None,
             start_sending=self.start_sending,

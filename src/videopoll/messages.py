@@ -80,7 +80,7 @@ class Recipient:
         to: The channel's address of the user: a phone number, a chat id.
         instance_id: The channel's instance that sends.
         token: The channel's credential.
-        language: The user's language, e.g. ``"en"``; None for the default of the words.
+        language: The user's language, e.g. ``"en"``; None for the default of the texts.
         reply_to: The id of the message that this one answers.
 
     Raises:
@@ -122,8 +122,8 @@ class Message:
         form: `MessageForm.VIDEO` asks for a native video with `caption`, `MessageForm.TEXT` for `text`.
         reference: A stable name of this message, the same over retries and restarts.
         attempt: Which send this is, from 1.
-        words: The texts to choose from.
-        language: The language to speak; None for the default of `words`.
+        texts: The texts to choose from.
+        language: The language to speak; None for the default of `texts`.
         recipient: Who gets it, once a `RoutingNotifier` has asked the host.
         unquoted: Whether it quotes no other message any more, as the channel has
             refused it with the quote.
@@ -134,7 +134,7 @@ class Message:
     form: MessageForm
     reference: str
     attempt: int = 1
-    words: Texts = attrs.field(default=SPANISH_AND_ENGLISH, repr=False)
+    texts: Texts = attrs.field(default=SPANISH_AND_ENGLISH, repr=False)
     language: str | None = None
     recipient: Recipient | None = None
     unquoted: bool = False
@@ -178,12 +178,12 @@ class Message:
     @property
     def caption(self) -> str:
         """The words beside a native video; for a job without a video, the notice."""
-        return self.words.notice(self.outcome, self.job.start_ms, self.language)
+        return self.texts.notice(self.outcome, self.job.start_ms, self.language)
 
     @property
     def text(self) -> str:
         """The whole message as text, with the link where there is a video."""
-        return self.words.notice(self.outcome, self.job.start_ms, self.language, link=self.video_url)
+        return self.texts.notice(self.outcome, self.job.start_ms, self.language, link=self.video_url)
 
 
 @attrs.frozen

@@ -1,12 +1,12 @@
 """What a user reads, in each language, and how it is cut to a channel's limit.
 
-Owns every word that videopoll says to a user. A host replaces any of them::
+Every sentence that a user gets from videopoll stands here. A host replaces any of them::
 
     formal = attrs.evolve(SPANISH, failed="No pudimos generar su video: {reason}.")
-    words = Texts({"es": formal, "en": ENGLISH}, default="es")
+    texts = Texts({"es": formal, "en": ENGLISH}, default="es")
 
-A provider's own error text is for the operator and never gets in here: a user
-reads one of the reasons of a `TextSet`.
+A provider's own error text is for the operator. A user reads one of the reasons of
+a `TextSet` instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ENGLISH", "SPANISH", "SPANISH_AND_ENGLISH", "TextSet", "Texts", "cut"]
 
 MINUTES_FROM_S = 120
-"""Below two minutes a duration is told in seconds, as the specification does: 60 is "60 segundos"."""
+"""Below two minutes a duration is given in seconds, as the specification does: 60 is "60 segundos"."""
 
 
 def _template(*allowed: str, needed: str | None = None) -> Callable[[object, attrs.Attribute[str], object], None]:
@@ -60,7 +60,7 @@ def _template(*allowed: str, needed: str | None = None) -> Callable[[object, att
 
 @attrs.frozen(kw_only=True)
 class TextSet:
-    """The words of one language. Replace single ones with `attrs.evolve`.
+    """The texts of one language. Replace single ones with `attrs.evolve`.
 
     Args:
         done: The video is ready; may have ``{duration}``.
@@ -92,7 +92,7 @@ class TextSet:
     minutes: str = attrs.field(validator=_template("n", needed="n"))
 
     def duration(self, seconds: int) -> str:
-        """Say how long something took: in seconds, or in whole minutes from two minutes on."""
+        """Return how long something took, as text: in seconds, or in whole minutes from two minutes on."""
         if seconds == 1:
             return self.second.format(n=1)
         if seconds >= MINUTES_FROM_S and seconds % 60 == 0:
@@ -100,7 +100,7 @@ class TextSet:
         return self.seconds.format(n=seconds)
 
     def reason(self, kind: OutcomeKind) -> str:
-        """Say why there is no video, in words that are fit for a user."""
+        """Return the reason that a user reads when there is no video."""
         return {
             OutcomeKind.TIMED_OUT: self.timed_out_reason,
             OutcomeKind.NOT_FOUND: self.not_found_reason,
@@ -113,18 +113,18 @@ def _subtag(language: str) -> str:
 
 
 def _by_subtag(languages: Mapping[str, TextSet]) -> dict[str, TextSet]:
-    return {_subtag(language): words for language, words in languages.items()}
+    return {_subtag(language): texts for language, texts in languages.items()}
 
 
 @attrs.frozen
 class Texts:
-    """The words of all the languages that a host speaks.
+    """The texts of all languages that a host speaks.
 
     A language that is not among them falls back to its main language (``en-US``
     to ``en``), and then to the default.
 
     Args:
-        languages: The words by language tag, e.g. ``"es"`` or ``"pt-BR"``.
+        languages: The texts by language tag, e.g. ``"es"`` or ``"pt-BR"``.
         default: The language for users whose own is unknown.
 
     Raises:
@@ -135,14 +135,14 @@ class Texts:
     default: str = attrs.field(converter=_subtag, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse a default that has no words."""
+        """Refuse a default that has no texts."""
         if self.default not in self.languages:
             have = ", ".join(sorted(self.languages)) or "none"
             msg = f"Texts.default is {self.default!r}, which is not among the languages: {have}"
             raise ConfigurationError(msg)
 
     def of(self, language: str | None) -> TextSet:
-        """Give the words of a language, or the nearest that there are."""
+        """Return the texts of a language: of ``es-MX``, or else of ``es``, or else of the default."""
         tag = _subtag(language or self.default)
         while tag not in self.languages:
             tag, found, _ = tag.rpartition("-")
@@ -151,23 +151,23 @@ class Texts:
         return self.languages[tag]
 
     def notice(self, outcome: Outcome, start_ms: int, language: str | None = None, *, link: str | None = None) -> str:
-        """Tell a user how the waiting ended.
+        """Return the message that tells a user how the job ended.
 
         Args:
-            outcome: How it ended.
-            start_ms: When it began, in Unix milliseconds.
-            language: The user's language; None for the default.
-            link: The finished video, where the channel sends text only.
+            outcome: The outcome of the job.
+            start_ms: When the job started, in Unix milliseconds.
+            language: The language of the user, such as ``"es"``; None for the default.
+            link: The URL of the finished video, for a channel that sends text only.
         """
-        words = self.of(language)
+        texts = self.of(language)
         if outcome.kind is OutcomeKind.CANCELLED:
-            return words.cancelled.format()
+            return texts.cancelled.format()
         if not outcome.success:
-            return words.failed.format(reason=words.reason(outcome.kind))
+            return texts.failed.format(reason=texts.reason(outcome.kind))
         # "0 seconds" would read like a mistake, and clocks may differ.
         seconds = max(1, (outcome.at_ms - start_ms + 500) // 1000)
-        done = words.done.format(duration=words.duration(seconds))
-        return done if link is None else f"{done}\n\n{words.link.format(url=link)}"
+        done = texts.done.format(duration=texts.duration(seconds))
+        return done if link is None else f"{done}\n\n{texts.link.format(url=link)}"
 
 
 SPANISH = TextSet(
@@ -183,7 +183,7 @@ SPANISH = TextSet(
     seconds="{n} segundos",
     minutes="{n} minutos",
 )
-"""The specification's words."""
+"""The texts of the specification."""
 
 ENGLISH = TextSet(
     done="🎥 Your video is ready! It took {duration} to generate.",
@@ -200,7 +200,7 @@ ENGLISH = TextSet(
 )
 
 SPANISH_AND_ENGLISH = Texts({"es": SPANISH, "en": ENGLISH}, default="es")
-"""What a `Message` speaks unless the host says otherwise: Spanish by default."""
+"""The default texts of a `Message`: Spanish, and English for users whose language it is."""
 
 
 ELLIPSIS = "…"
@@ -232,7 +232,7 @@ def _is_regional(character: str) -> bool:
 
 
 def _clusters(text: str) -> Iterator[str]:
-    """Give what a reader takes for single characters, as far as the standard library knows them."""
+    """Yield what a reader takes for single characters, as far as the standard library knows them."""
     start = 0
     for end in range(1, len(text)):
         if not _continues(text[end], text[max(start, end - 2) : end]):
@@ -243,7 +243,7 @@ def _clusters(text: str) -> Iterator[str]:
 
 
 def cut(text: str, limit: int, *, keep: str = "") -> str:
-    """Shorten a text to a channel's limit, with an ellipsis where words are missing.
+    """Shorten a text to a channel's limit, with an ellipsis where something is missing.
 
     No visible character is broken: an emoji of several code points stays whole
     or goes. Lone surrogates, which no channel can encode, become U+FFFD.
@@ -262,7 +262,7 @@ def cut(text: str, limit: int, *, keep: str = "") -> str:
         return text
     at = text.rfind(keep) if keep else -1
     if at < 0:
-        return _cut_words(text, limit)
+        return _cut_text(text, limit)
     line_at = text.rfind("\n", 0, at) + 1
     tail_at = line_at if line_at > 0 and _units(text[line_at : at + len(keep)]) <= limit // 2 else at
     tail = text[tail_at : at + len(keep)]
@@ -270,11 +270,11 @@ def cut(text: str, limit: int, *, keep: str = "") -> str:
         msg = f"the link alone is longer than the {limit} characters that this channel takes"
         raise ValueError(msg)
     gap = "\n\n"
-    words = _cut_words(text[:tail_at].rstrip(), limit - _units(tail) - len(gap))
-    return f"{words}{gap}{tail}" if words else tail
+    head = _cut_text(text[:tail_at].rstrip(), limit - _units(tail) - len(gap))
+    return f"{head}{gap}{tail}" if head else tail
 
 
-def _cut_words(text: str, limit: int) -> str:
+def _cut_text(text: str, limit: int) -> str:
     """Shorten a text that has nothing to keep; empty if not even one character fits."""
     if _units(text) <= limit:
         return text

@@ -86,7 +86,7 @@ class RunnerOptions(TypedDict, total=False):
 
     strategy: PollingStrategy
     lease: LeasePolicy
-    words: Texts
+    texts: Texts
     foreign_workers: bool
     recover: bool
     take_new: bool
@@ -283,7 +283,7 @@ def worker(
             interval_s=interval, timeout_s=timeout, initial_delay_s=initial_delay, max_attempts=max_attempts
         ),
         lease=LeasePolicy.lasting(lease),
-        words=Texts({"es": SPANISH, "en": ENGLISH}, default=language),
+        texts=Texts({"es": SPANISH, "en": ENGLISH}, default=language),
         foreign_workers=foreign_workers,
         recover=recover,
         take_new=new_jobs,

@@ -42,7 +42,7 @@ class StepContext:
         strategy: When to poll.
         lease: How long a lease lasts.
         delivery: How hard to try to deliver.
-        words: The texts of messages.
+        texts: The texts of messages.
         emit: The event sink.
         pause_polling: Called with the seconds that the video API asked this worker to wait (429).
         start_sending: Moves a step to a slot for sends; False if all are taken.
@@ -57,7 +57,7 @@ class StepContext:
     strategy: PollingStrategy
     lease: LeasePolicy
     delivery: DeliveryPolicy
-    words: Texts
+    texts: Texts
     emit: Emit
     pause_polling: Callable[[float], None]
     start_sending: Callable[[JobStep], bool]

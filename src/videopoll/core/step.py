@@ -512,7 +512,7 @@ class JobStep:
             form=entry.form,
             reference=entry.job.reference,
             attempt=max(1, entry.tries),
-            words=self._context.words,
+            texts=self._context.texts,
             _permit=permit,
             unquoted=entry.unquoted,
         )

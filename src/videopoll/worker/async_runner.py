@@ -136,7 +136,7 @@ class AsyncRunner(Engine):
         strategy: When to poll, and when to give up.
         lease: How long a crash costs, at most.
         delivery: How hard to try to reach a user.
-        words: The texts that users get.
+        texts: The texts that users get.
         hooks: Hear of every event, on the event loop.
         concurrency: Polls at a time.
         delivery_concurrency: Sends at a time.
@@ -167,7 +167,7 @@ class AsyncRunner(Engine):
         strategy: PollingStrategy | None = None,
         lease: LeasePolicy | None = None,
         delivery: DeliveryPolicy | None = None,
-        words: Texts | None = None,
+        texts: Texts | None = None,
         hooks: Iterable[Hook] = (),
         concurrency: int = 100,
         delivery_concurrency: int = 32,
@@ -188,7 +188,7 @@ class AsyncRunner(Engine):
             strategy=strategy,
             lease=lease,
             delivery=delivery,
-            words=words,
+            texts=texts,
             hooks=hooks,
             concurrency=concurrency,
             delivery_concurrency=delivery_concurrency,

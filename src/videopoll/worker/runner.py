@@ -142,7 +142,7 @@ class Runner(Engine):
         strategy: When to poll, and when to give up.
         lease: How long a crash costs, at most.
         delivery: How hard to try to reach a user.
-        words: The texts that users get.
+        texts: The texts that users get.
         hooks: Hear of every event, on the thread where it happens.
         concurrency: Polls at a time, a thread each.
         delivery_concurrency: Sends at a time, a thread each.
@@ -173,7 +173,7 @@ class Runner(Engine):
         strategy: PollingStrategy | None = None,
         lease: LeasePolicy | None = None,
         delivery: DeliveryPolicy | None = None,
-        words: Texts | None = None,
+        texts: Texts | None = None,
         hooks: Iterable[Hook] = (),
         concurrency: int = 16,
         delivery_concurrency: int = 8,
@@ -192,7 +192,7 @@ class Runner(Engine):
             strategy=strategy,
             lease=lease,
             delivery=delivery,
-            words=words,
+            texts=texts,
             hooks=hooks,
             concurrency=concurrency,
             delivery_concurrency=delivery_concurrency,

@@ -65,9 +65,9 @@ def test_a_failure_is_told_in_one_sentence_and_never_in_the_providers_words(kind
     assert "0xDEAD" not in notice
 
 
-@pytest.mark.parametrize("words", [SPANISH, ENGLISH])
-def test_each_way_to_fail_has_a_reason_of_its_own(words):
-    assert len({words.reason(kind) for kind in FAILURES}) == len(FAILURES)
+@pytest.mark.parametrize("texts", [SPANISH, ENGLISH])
+def test_each_way_to_fail_has_a_reason_of_its_own(texts):
+    assert len({texts.reason(kind) for kind in FAILURES}) == len(FAILURES)
 
 
 def test_a_cancelled_job_has_its_own_sentence():
@@ -96,14 +96,14 @@ def test_an_unknown_language_falls_back_to_its_main_language_and_then_to_the_def
 
 def test_a_regional_language_of_the_host_goes_before_its_main_language():
     rioplatense = attrs.evolve(SPANISH, failed="Uy: {reason}. Probá de nuevo.")
-    words = Texts({"es": SPANISH, "es_AR": rioplatense}, default="es")
-    assert words.of("es-ar") is rioplatense
-    assert words.of("es-MX") is SPANISH
+    texts = Texts({"es": SPANISH, "es_AR": rioplatense}, default="es")
+    assert texts.of("es-ar") is rioplatense
+    assert texts.of("es-MX") is SPANISH
 
 
 def test_a_host_replaces_single_words():
-    words = Texts({"es": attrs.evolve(SPANISH, done="¡Listo {{:}} en {duration}!")}, default="es")
-    assert words.notice(outcome(), START_MS) == "¡Listo {:} en 45 segundos!"
+    texts = Texts({"es": attrs.evolve(SPANISH, done="¡Listo {{:}} en {duration}!")}, default="es")
+    assert texts.notice(outcome(), START_MS) == "¡Listo {:} en 45 segundos!"
 
 
 @pytest.mark.parametrize(
