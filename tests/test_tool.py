@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from kit import API_KEY, INSTANCE, TOKEN, phone
 from videopoll import (
     AsyncRedisVideoJobQueue,
+    CallbackNotifier,
     ConfigurationError,
     Message,
     MessageForm,
@@ -42,6 +43,7 @@ from videopoll import (
 from videopoll.core.polling import Ask, NextPoll, before_poll, decide
 from videopoll.jobs import Outcome
 from videopoll.jobs.transition import PollWork
+from videopoll.messages import AcknowledgementMessage
 from videopoll.testing import (
     FakeUltraMsg,
     FakeVideoApi,
@@ -709,6 +711,21 @@ def test_a_messenger_that_refuses_is_logged_and_ignored(host, caplog):
     assert answer["success"] is True
     assert "could not be told at once" in caplog.text
     assert phone(1) not in caplog.text
+
+
+def test_an_acknowledgement_knows_whom_it_is_for_and_that_there_is_no_outcome(host):
+    """A host's own notifier sees whether a job has ended: an outcome that is none would pass for one."""
+    seen = []
+    host.ask(host.tool(notifier=CallbackNotifier(seen.append)), metadata={"seat": 7})
+
+    (message,) = seen
+    assert isinstance(message, AcknowledgementMessage)
+    assert not isinstance(message, Message)
+    assert not hasattr(message, "outcome")
+    assert (message.conversation_id, message.metadata["seat"]) == (CONVERSATION, 7)
+    assert (message.form, message.caption, message.video_url) == (MessageForm.TEXT, message.text, None)
+    assert message.may_still_send()
+    assert message.text not in repr(message)
 
 
 def test_a_webhook_never_reports_the_beginning_as_an_end(host, caplog):

@@ -42,7 +42,7 @@ from videopoll.protocols import (
 )
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.texts import ENGLISH, SPANISH, Texts, TextSet
-from videopoll.tool import EarlyMessage, UntrackedJob, VideoGeneratorTool
+from videopoll.tool import UntrackedJob, VideoGeneratorTool
 from videopoll.video_api.generator import (
     AsyncVideoGenerator,
     Generation,
@@ -79,7 +79,6 @@ __all__ = [
     "DeadLetterPolicy",
     "Delivered",
     "DeliveryPolicy",
-    "EarlyMessage",
     "EnqueueResult",
     "Fault",
     "FaultKind",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TOO_LATE",
+    "AcknowledgementMessage",
+    "BaseMessage",
     "Delivered",
     "LookupResult",
     "Message",
@@ -113,28 +115,22 @@ class Permit(Protocol):
 
 
 @attrs.frozen(kw_only=True)
-class Message:
-    """One message about the end of one job, in one form.
+class BaseMessage:
+    """What all messages have in common: `Message` and `AcknowledgementMessage`.
 
     Args:
-        job: The job that ended.
-        outcome: How it ended.
         form: `MessageForm.VIDEO` asks for a native video with `caption`, `MessageForm.TEXT` for `text`.
         reference: A stable name of this message, the same over retries and restarts.
-        attempt: Which send this is, from 1.
-        texts: The texts to choose from.
-        language: The language to speak; None for the default of `texts`.
-        recipient: Who gets it, once a `RoutingNotifier` has asked the host.
-        unquoted: Whether it quotes no other message any more, as the channel has
+        attempt: The number of this send, from 1.
+        language: The language of the user; None for the default of the texts.
+        recipient: The user's address, once a `RoutingNotifier` has asked the host.
+        unquoted: Whether the message quotes no other message any more, as the channel has
             refused it with the quote.
     """
 
-    job: VideoJob
-    outcome: Outcome
     form: MessageForm
     reference: str
     attempt: int = 1
-    texts: Texts = attrs.field(default=SPANISH_AND_ENGLISH, repr=False)
     language: str | None = None
     recipient: Recipient | None = None
     unquoted: bool = False
@@ -160,9 +156,24 @@ class Message:
         """The id of the message that this one quotes; None for none."""
         return None if self.unquoted or self.recipient is None else self.recipient.reply_to
 
+
+@attrs.frozen(kw_only=True)
+class Message(BaseMessage):
+    """One message about the end of one job, in one form.
+
+    Args:
+        job: The job that ended.
+        outcome: How it ended.
+        texts: The texts to choose from.
+    """
+
+    job: VideoJob
+    outcome: Outcome
+    texts: Texts = attrs.field(default=SPANISH_AND_ENGLISH, repr=False)
+
     @property
     def video_url(self) -> str | None:
-        """The finished video, or None when there is none."""
+        """The URL of the finished video; None if there is none."""
         return self.outcome.video_url if self.outcome.success else None
 
     @property
@@ -172,18 +183,48 @@ class Message:
 
     @property
     def metadata(self) -> Mapping[str, JsonValue]:
-        """What the producer stored with the job."""
+        """The metadata that the producer stored with the job."""
         return self.job.metadata
 
     @property
     def caption(self) -> str:
-        """The words beside a native video; for a job without a video, the notice."""
+        """The text beside a native video; for a job without a video, the notice."""
         return self.texts.notice(self.outcome, self.job.start_ms, self.language)
 
     @property
     def text(self) -> str:
-        """The whole message as text, with the link where there is a video."""
+        """The whole message as text, with the link if there is a video."""
         return self.texts.notice(self.outcome, self.job.start_ms, self.language, link=self.video_url)
+
+
+@attrs.frozen(kw_only=True)
+class AcknowledgementMessage(BaseMessage):
+    """A text for the user before the generation starts: there is no job yet, and no outcome.
+
+    `videopoll.tool.VideoGeneratorTool` makes one of ``messageToUser`` and passes it to its
+    notifier. Every channel that sends a text to a user can send it. A channel that reports
+    outcomes has nothing to report: `WebhookNotifier` refuses it.
+
+    Args:
+        conversation_id: The host's name for whom the message is for.
+        metadata: The metadata that will be stored with the job. Kept out of ``repr``.
+        text: The text. Kept out of ``repr``.
+    """
+
+    conversation_id: str
+    metadata: Mapping[str, JsonValue] = attrs.field(repr=False)
+    text: str = attrs.field(repr=False)
+    form: MessageForm = MessageForm.TEXT
+
+    @property
+    def caption(self) -> str:
+        """The text."""
+        return self.text
+
+    @property
+    def video_url(self) -> None:
+        """None: there is no video yet."""
+        return None
 
 
 @attrs.frozen

@@ -8,16 +8,13 @@ import importlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 from videopoll._calling import in_thread
 from videopoll._reasons import own
 from videopoll.errors import ConfigurationError, NotifierError, NotSentError, RefusedError
-from videopoll.messages import TOO_LATE, Delivered, Receipt, Unknown
+from videopoll.messages import TOO_LATE, Delivered, Message, Receipt, Unknown
 from videopoll.observe.log import shown
-
-if TYPE_CHECKING:
-    from videopoll.messages import Message
 
 __all__ = ["AppriseNotifier"]
 
@@ -160,7 +157,7 @@ def _receipt(results: Sequence[object], targets: int, message: Message) -> Recei
     if not failed:
         return Delivered()
     if failed < targets:
-        job_id = shown(message.job.job_id)
+        job_id = shown(message.job.job_id if isinstance(message, Message) else message.reference)
         log.warning("📨 [%s] %d of %d services did not take the message; the others have it", job_id, failed, targets)
         return Delivered(detail=own(f"{failed} of {targets} services did not take it"))
     if errors:

@@ -26,14 +26,13 @@ from videopoll._reasons import own, quoting
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import is_web_url
-from videopoll.messages import Delivered, LookupResult, Receipt, Refused, Unknown, receipt_for_error
+from videopoll.messages import Delivered, LookupResult, Message, Receipt, Refused, Unknown, receipt_for_error
 from videopoll.notifiers.receipts import receipt_for_failure
 from videopoll.observe.redact import one_line, redacted, without
 
 if TYPE_CHECKING:
     import httpx
 
-    from videopoll.messages import Message
     from videopoll.notifiers.video_check import VideoCheck
 
 __all__ = ["HttpNotifier"]
@@ -143,7 +142,7 @@ class HttpNotifier(abc.ABC):
         return message if as_it_is else attrs.evolve(message, form=MessageForm.TEXT)
 
     def _request(self, message: Message) -> HttpRequest | Receipt:
-        if message.outcome.success and not is_web_url(message.video_url or ""):
+        if isinstance(message, Message) and message.outcome.success and not is_web_url(message.video_url or ""):
             return Refused(own("the finished video has no http or https URL"), try_text=False)
         try:
             return self.build(message)

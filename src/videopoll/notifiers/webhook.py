@@ -18,10 +18,11 @@ import attrs
 from typing_extensions import override
 
 from videopoll._http import HttpReply, HttpRequest
-from videopoll.errors import ConfigurationError
+from videopoll._reasons import own
+from videopoll.errors import ConfigurationError, RefusedError
 from videopoll.jobs.codec import dump
 from videopoll.jobs.urls import check_url
-from videopoll.messages import Delivered, NotSent, Receipt, Refused
+from videopoll.messages import Delivered, Message, NotSent, Receipt, Refused
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.receipts import receipt_for_status
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     import httpx
 
     from videopoll.jobs.codec import JsonValue
-    from videopoll.messages import Message
 
 __all__ = ["WebhookNotifier"]
 
@@ -85,7 +85,15 @@ class WebhookNotifier(HttpNotifier):
 
     @override
     def build(self, message: Message) -> HttpRequest:
-        """Write the signed POST."""
+        """Write the signed POST.
+
+        Raises:
+            RefusedError: The message is an `AcknowledgementMessage`, which has no outcome to report.
+        """
+        if not isinstance(message, Message):
+            raise RefusedError(
+                own("a webhook reports outcomes, and this message comes before there is one"), try_text=False
+            )
         body = dump(_payload(message)).encode()
         timestamp = str(int(self._clock()))
         signed = f"{message.reference}.{timestamp}.".encode() + body

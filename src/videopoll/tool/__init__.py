@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from videopoll.tool.answers import Answer
 from videopoll.tool.arguments import TOOL_NAME, ToolArguments, read_arguments
-from videopoll.tool.video_generator_tool import EarlyMessage, UntrackedJob, VideoGeneratorTool
+from videopoll.tool.video_generator_tool import UntrackedJob, VideoGeneratorTool
 
 __all__ = [
     "TOOL_NAME",
     "Answer",
-    "EarlyMessage",
     "ToolArguments",
     "UntrackedJob",
     "VideoGeneratorTool",

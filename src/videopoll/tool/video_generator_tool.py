@@ -26,10 +26,9 @@ from videopoll._calling import call_async, check_callable, is_async
 from videopoll._reasons import told_of, told_or_withheld
 from videopoll.errors import ConfigurationError, InvalidGenerationError
 from videopoll.jobs.codec import JsonValue, is_number
-from videopoll.jobs.job import PROMPT_CHARS, VideoJob, check_id, check_metadata
-from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
+from videopoll.jobs.job import PROMPT_CHARS, check_id, check_metadata
 from videopoll.jobs.urls import check_url
-from videopoll.messages import Delivered, Message
+from videopoll.messages import AcknowledgementMessage, Delivered
 from videopoll.observe.log import shown
 from videopoll.queue.tool_calls import CallStore, read_kept, store_of
 from videopoll.tool.answers import IN_PROGRESS, Answer, error_answer, finished_answer, started_answer
@@ -63,7 +62,7 @@ if TYPE_CHECKING:
 
     from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, Notifier, VideoJobQueue
 
-__all__ = ["EarlyMessage", "UntrackedJob", "VideoGeneratorTool"]
+__all__ = ["UntrackedJob", "VideoGeneratorTool"]
 
 log = logging.getLogger("videopoll.tool")
 
@@ -93,39 +92,6 @@ class UntrackedJob:
     conversation_id: str
     metadata: Mapping[str, JsonValue] = attrs.field(repr=False)
     reason: str
-
-
-@attrs.frozen(kw_only=True)
-class EarlyMessage(Message):
-    """What the user is told before the generation starts, as a text for a `Notifier`.
-
-    Its outcome is none yet: the kind is the bare word ``started``, which a
-    channel that reports outcomes (a webhook) refuses to send. Its job has the
-    conversation id and the metadata, but not yet an id of the API.
-    """
-
-    body: str = attrs.field(repr=False)
-
-    @property
-    def caption(self) -> str:
-        """The words, whatever the form."""
-        return self.body
-
-    @property
-    def text(self) -> str:
-        """The words, whatever the form."""
-        return self.body
-
-
-def _early_message(conversation_id: str, metadata: Mapping[str, JsonValue], body: str, reference: str) -> EarlyMessage:
-    now_ms = time.time_ns() // 1_000_000
-    return EarlyMessage(
-        job=VideoJob(reference, conversation_id, now_ms, metadata),
-        outcome=Outcome(cast("OutcomeKind", "started"), now_ms),
-        form=MessageForm.TEXT,
-        reference=reference,
-        body=body,
-    )
 
 
 @attrs.frozen
@@ -211,7 +177,7 @@ class VideoGeneratorTool:
     Args:
         queue: Takes the job in: `RedisVideoJobQueue`, `AsyncRedisVideoJobQueue` or your own.
         generator: Starts the video.
-        notifier: Sends ``messageToUser``, as an `EarlyMessage`: a channel of WhatsApp, a
+        notifier: Sends ``messageToUser``, as an `AcknowledgementMessage`: a channel of WhatsApp, a
             `RoutingNotifier`, or your own.
         tell_user: The same as a function of the conversation id and the text,
             plain or async. It should bound its own time: the generation starts after it.
@@ -605,8 +571,13 @@ class VideoGeneratorTool:
             if self._notifier is None:
                 yield from do(tell, call.conversation_id, text)
                 return
-            reference = f"vp-told-{(plan.call_name or uuid.uuid4().hex)[:32]}"
-            receipt = yield from do(tell, _early_message(call.conversation_id, plan.metadata, text, reference))
+            message = AcknowledgementMessage(
+                reference=f"vp-told-{(plan.call_name or uuid.uuid4().hex)[:32]}",
+                conversation_id=call.conversation_id,
+                metadata=plan.metadata,
+                text=text,
+            )
+            receipt = yield from do(tell, message)
             if receipt is not None and not isinstance(receipt, Delivered):
                 log.warning("🎬 The user could not be told at once: %s", _told_of_receipt(receipt))
         except Exception as error:  # noqa: BLE001 - whatever happened, the video matters more
