@@ -24,6 +24,8 @@ import attrs
 
 from videopoll._calling import call_async, check_callable, is_async
 from videopoll._reasons import told_of, told_or_withheld
+from videopoll.core.flow import Flow, adrive, do, drive
+from videopoll.core.flow import call as call_now
 from videopoll.errors import ConfigurationError, InvalidGenerationError
 from videopoll.jobs.codec import JsonValue, is_number
 from videopoll.jobs.job import PROMPT_CHARS, check_id, check_metadata
@@ -33,15 +35,7 @@ from videopoll.observe.log import shown
 from videopoll.queue.tool_calls import CallStore, read_kept, store_of
 from videopoll.tool.answers import IN_PROGRESS, Answer, error_answer, finished_answer, started_answer
 from videopoll.tool.arguments import DESCRIPTION, PROPERTIES, TOOL_NAME, ToolArguments, read_arguments
-from videopoll.tool.flows import (
-    Flow,
-    InterruptedStepError,
-    arun_flow,
-    asee_through,
-    do,
-    run_flow,
-    see_through,
-)
+from videopoll.tool.uninterrupted import InterruptedStepError, adrive_to_end, call_in_thread, drive_to_end
 from videopoll.video_api.generator import (
     DEFAULT_VERSION,
     MODELS,
@@ -362,11 +356,11 @@ class VideoGeneratorTool:
         )
         call = _Call(arguments, conversation_id, call_id, metadata)
         try:
-            plan = run_flow(self._prepare(parts, call))
+            plan = drive(self._prepare(parts, call), call_now)
         except BaseException:
-            run_flow(self._release(call))
+            drive(self._release(call), call_now)
             raise
-        return see_through(self._carry_out(parts, call, plan), self._grace_s) if isinstance(plan, _Plan) else plan
+        return drive_to_end(self._carry_out(parts, call, plan), self._grace_s) if isinstance(plan, _Plan) else plan
 
     async def acall(
         self,
@@ -401,12 +395,12 @@ class VideoGeneratorTool:
 
     async def _acall(self, parts: _Parts, call: _Call) -> Answer:
         try:
-            plan = await arun_flow(self._prepare(parts, call))
+            plan = await adrive(self._prepare(parts, call), call_in_thread)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
-            await arun_flow(self._release(call))
+            await adrive(self._release(call), call_in_thread)
             raise
         return (
-            await asee_through(self._carry_out(parts, call, plan), self._grace_s) if isinstance(plan, _Plan) else plan
+            await adrive_to_end(self._carry_out(parts, call, plan), self._grace_s) if isinstance(plan, _Plan) else plan
         )
 
     async def aclose(self) -> None:
