@@ -204,7 +204,7 @@ def test_a_job_that_is_met_long_after_its_deadline_gets_its_last_poll_and_one_mo
 
 def test_a_job_without_a_place_ends():
     """Nothing that failed is waited for: neither an API that hangs nor one that wants to be left alone."""
-    assert before_poll(work(3), at(310), SPEC, place=False).kind is OutcomeKind.TIMED_OUT
+    assert before_poll(work(3), at(310), SPEC, slot=False).kind is OutcomeKind.TIMED_OUT
 
 
 def test_a_next_poll_is_never_beyond_the_deadline():

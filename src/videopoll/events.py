@@ -1,12 +1,12 @@
 """What happens to jobs, as frozen records: one stream for hooks, logs and metrics.
 
 A hook is any callable that takes an event. It is called on the thread or event
-loop where the event happened, so it should be quick. A hook that raises is
-logged and harms nothing.
+loop where the event happened, so it should be quick. An exception in a hook is
+logged, and the worker goes on.
 
-Events carry codes and our own words only: what APIs, channels and a host's parts say
-in words of their own may hold a prompt, a phone number, a token or a URL. ``videopoll
-explain`` and ``videopoll dead show`` have those texts; `show_texts` has events carry them too.
+Events carry codes and our own texts only: a text from an API, a channel or a host's
+part may hold a prompt, a phone number, a token or a URL. ``videopoll explain`` and
+``videopoll dead show`` print those texts; after `show_texts` events carry them, too.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen(kw_only=True)
 class Event:
-    """Anything that happened.
+    """The base of all events.
 
     Args:
-        worker_id: In which worker; empty for what happened at a producer.
+        worker_id: The worker; empty for an event of a producer.
     """
 
     worker_id: str = ""
@@ -69,35 +69,35 @@ class WorkerStarted(Event):
 
 @attrs.frozen(kw_only=True)
 class WorkerStopped(Event):
-    """A runner ended; `given_back` jobs were unfinished and handed back."""
+    """A runner stopped and released `given_back` unfinished jobs."""
 
     given_back: int = 0
 
 
 @attrs.frozen(kw_only=True)
 class JobsRecovered(Event):
-    """Jobs that were in no worker's hands were taken up again."""
+    """A worker enqueued `count` jobs again that had a record and were in no queue."""
 
     count: int
 
 
 @attrs.frozen(kw_only=True)
 class RedisLost(Event):
-    """Redis cannot be used: the worker waits and tries again."""
+    """Redis does not answer, or refuses commands. The worker waits and tries again."""
 
     reason: str
 
 
 @attrs.frozen(kw_only=True)
 class RedisRegained(Event):
-    """Redis can be used again, after `after_s` seconds."""
+    """Redis answers again, after `after_s` seconds."""
 
     after_s: float
 
 
 @attrs.frozen(kw_only=True)
 class JobEnqueued(Event):
-    """A producer took a new job in."""
+    """A producer enqueued a new job."""
 
     job_id: str
     conversation_id: str
@@ -105,7 +105,7 @@ class JobEnqueued(Event):
 
 @attrs.frozen(kw_only=True)
 class JobCancelled(Event):
-    """A host cancelled a job."""
+    """A producer cancelled a job."""
 
     job_id: str
 
@@ -120,18 +120,18 @@ class JobClaimed(Event):
 
 @attrs.frozen(kw_only=True)
 class JobPolled(Event):
-    """The video API was asked about a job.
+    """A worker polled the video API for a job.
 
     Args:
-        job_id: Which job.
-        attempt: Which poll of this job, from 1.
+        job_id: The job.
+        attempt: The number of this poll, from 1.
         elapsed_s: Seconds since the job started.
-        lag_s: Seconds between the time when the poll was due and its start.
+        lag_s: Seconds by which the poll began late.
         took_s: Seconds that the poll took.
-        status: The API's word, if it looks like one (letters, ``_`` and ``-``, at most 30), or the kind of fault.
-        known: Whether the API's word is one that we know.
-        fault: The kind of fault, if it was one.
-        detail: What happened, if it was a fault, in our words.
+        status: The API's status word, if it looks like one (letters, ``_`` and ``-``, at most 30), or the kind of fault.
+        known: Whether videopoll knows that status word.
+        fault: The kind of fault; None if the API answered.
+        detail: Our description of the fault; None if the API answered.
         next_s: Seconds until the next poll; None if this was the last.
     """
 
@@ -149,7 +149,16 @@ class JobPolled(Event):
 
 @attrs.frozen(kw_only=True)
 class JobConcluded(Event):
-    """The waiting for a video ended; its delivery begins."""
+    """The polling of a job ended; its delivery begins.
+
+    Args:
+        job_id: The job.
+        conversation_id: The user.
+        outcome: How it ended.
+        elapsed_s: Seconds since the job started.
+        attempts: Polls that it took.
+        error: Our description of the failure; None for a video.
+    """
 
     job_id: str
     conversation_id: str
@@ -161,17 +170,17 @@ class JobConcluded(Event):
 
 @attrs.frozen(kw_only=True)
 class SendTried(Event):
-    """A message was handed to its channel, or the channel was asked about one.
+    """A worker sent a message, or looked an earlier one up at its channel.
 
     Args:
-        job_id: Which job.
-        conversation_id: Whose message.
-        form: In which form.
-        attempt: Which send, from 1.
-        result: ``delivered``, ``not_sent``, ``refused``, ``unknown``, or what a look-up found.
-        channel: Over which channel of a `RoutingNotifier`.
+        job_id: The job.
+        conversation_id: The user.
+        form: The form of the message.
+        attempt: The number of the send, from 1.
+        result: ``delivered``, ``not_sent``, ``refused``, ``unknown``, or the value of a `LookupResult`.
+        channel: The channel of a `RoutingNotifier`.
         took_s: Seconds that it took.
-        reason: What happened, if it was no success, in our words.
+        reason: Our description of the failure; None for a success.
     """
 
     job_id: str
@@ -186,16 +195,16 @@ class SendTried(Event):
 
 @attrs.frozen(kw_only=True)
 class JobDelivered(Event):
-    """A user got the outcome of a job.
+    """A channel accepted the message about a job, and the job is settled.
 
     Args:
-        job_id: Which job.
-        conversation_id: Whose.
-        outcome: What they were told.
-        form: In which form.
+        job_id: The job.
+        conversation_id: The user.
+        outcome: The outcome that the message is about.
+        form: The form of the message.
         attempts: Sends that it took.
         after_s: Seconds from the outcome to the delivery.
-        channel: Over which channel of a `RoutingNotifier`.
+        channel: The channel of a `RoutingNotifier`.
     """
 
     job_id: str
@@ -209,7 +218,13 @@ class JobDelivered(Event):
 
 @attrs.frozen(kw_only=True)
 class JobDeadLettered(Event):
-    """Something became a dead letter: an entry that is no job, or an outcome that cannot be delivered."""
+    """A job became a dead letter: its data cannot be read, or its outcome cannot be delivered.
+
+    Args:
+        job_id: The job.
+        reason: Our description of what is wrong.
+        outcome: The outcome that cannot be delivered; None if the data cannot be read.
+    """
 
     job_id: str
     reason: str
@@ -218,15 +233,15 @@ class JobDeadLettered(Event):
 
 @attrs.frozen(kw_only=True)
 class ChannelHeldBack(Event):
-    """An account of a channel is held back for a while. Told once.
+    """A worker holds back all messages of one account of a channel for a while. Emitted once.
 
-    The channel refused the account, or the fate of message after message is unknown: users may
-    have got these, and get them again. Look at what the channel answers.
+    The channel refused the account, or it is unknown of several messages in a row whether
+    they went out: users may have them, and may get them again. Check the channel.
 
     Args:
-        channel: Which channel of a `RoutingNotifier`; None for one that stands alone.
-        messages: So many of them, in a row.
-        pause_s: Seconds of the first pause. It doubles while the message after it ends the same.
+        channel: The channel of a `RoutingNotifier`; None without one.
+        messages: The number of messages in a row that led to this.
+        pause_s: Seconds of the first pause. It doubles each time the next message ends the same way.
         refused: Whether the channel refused the account: its credentials, its plan, its instance.
     """
 
@@ -238,31 +253,36 @@ class ChannelHeldBack(Event):
 
 @attrs.frozen(kw_only=True)
 class LeaseLost(Event):
-    """Another worker has taken a job over: this one changed nothing, and lets go of it."""
+    """Another worker has taken a job over. This worker changed nothing and drops it."""
 
     job_id: str
 
 
 Hook: TypeAlias = Callable[[Event], None]
-"""What a host passes to a runner to hear of events."""
+"""A function of the host that gets every event of a runner."""
 
 
 class TextKeeper(abc.ABC):
-    """A hook of our own that keeps, beside an event, what others said about it, for who asks for it."""
+    """A hook of videopoll that stores the whole text of an event's reason, for an operator who asks for it."""
 
     @abc.abstractmethod
     def keep(self, event: Event, text: str | None) -> None:
-        """Take an event, and the whole text of its reason."""
+        """Store an event, and the whole text of its reason."""
 
 
 class Emitter:
-    """Gives each event to each hook."""
+    """Calls every hook with every event."""
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
         self._hooks = tuple(hooks)
 
     def emit(self, event: Event, text: str | None = None) -> None:
-        """Call every hook, whatever the others did; `text` is for what an operator asks for, and no hook gets it."""
+        """Call every hook, also after one that raised.
+
+        Args:
+            event: The event.
+            text: The whole text of its reason. Only a `TextKeeper` gets it.
+        """
         for hook in self._hooks:
             try:
                 if isinstance(hook, TextKeeper):

@@ -1,6 +1,6 @@
-"""What is said to a user, to whom, and what became of it, as values.
+"""Messages to users, their recipients, and receipts, as values.
 
-A `Notifier` gets a `Message` and answers with a `Receipt`.
+A `Notifier` gets a `Message` and returns a `Receipt`.
 """
 
 from __future__ import annotations
@@ -72,21 +72,21 @@ def _repr_channel(value: str | None) -> str:
 
 @attrs.frozen(kw_only=True)
 class Recipient:
-    """Who gets a message, and over which channel.
+    """The user who gets a message, and the channel it goes over.
 
-    Built by the host's `resolve` function when a message is about to be sent;
-    never stored in Redis. The secrets stay out of ``repr``.
+    The host's `resolve` function returns one when a message is about to be sent. It is
+    never stored in Redis. Secrets stay out of ``repr``.
 
     Args:
         channel: The name of the notifier in `RoutingNotifier`, e.g. ``"ultramsg"``.
         to: The channel's address of the user: a phone number, a chat id.
-        instance_id: The channel's instance that sends.
-        token: The channel's credential.
+        instance_id: The instance of the channel that sends.
+        token: The credential of the channel.
         language: The user's language, e.g. ``"en"``; None for the default of the texts.
-        reply_to: The id of the message that this one answers.
+        reply_to: The id of the message that this one quotes.
 
     Raises:
-        ConfigurationError: `to` is no text, and no whole number.
+        ConfigurationError: `to` is neither a text nor a whole number.
     """
 
     channel: str
@@ -229,14 +229,14 @@ class AcknowledgementMessage(BaseMessage):
 
 @attrs.frozen
 class Delivered:
-    """The channel took the message.
+    """The channel accepted the message.
 
     Args:
-        message_id: The channel's own id of it.
-        detail: Anything worth knowing for the operator.
-        form: The form that it went in, which may be another than was asked
-            for. Two receipts are equal whatever it is.
-        channel: Which channel of a `RoutingNotifier` it was.
+        message_id: The channel's id of the message.
+        detail: A note for the operator. No secrets.
+        form: The form it was sent in, if another than the message asked for. Equality
+            ignores it.
+        channel: The channel of a `RoutingNotifier`. Equality ignores it.
     """
 
     message_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
@@ -249,20 +249,20 @@ class Delivered:
 
 @attrs.frozen
 class NotSent:
-    """Surely nothing was sent: it is tried again later.
+    """Surely nothing was sent: the worker tries again later.
 
     Args:
         reason: What happened, for the operator. No secrets.
         retry_after_s: How long the channel asked to wait, in seconds.
-        counts: Whether this uses up one of the delivery's attempts. A channel
-            that is known to be offline holds messages back without.
-        channel_fault: Whether the channel is to blame. After some of these, a
-            text is tried instead of a video; a recipient that could not be
-            looked up is no reason for that.
-        account_fault: Whether the account that sends is to blame: its credentials,
-            its plan, an instance that is not there. Then the worker holds back
-            what goes over it, instead of trying each message in vain.
-        channel: Which channel of a `RoutingNotifier` it was.
+        counts: Whether this uses up one of the delivery's attempts. False for a channel
+            that is known to be offline.
+        channel_fault: Whether the channel is to blame. After some such failures the
+            worker sends a text instead of a video. False if, for instance, the host
+            could not look the recipient up.
+        account_fault: Whether the sending account is to blame: its credentials, its
+            plan, a missing instance. The worker then holds back all messages of the
+            account for a while.
+        channel: The channel of a `RoutingNotifier`. Equality ignores it.
     """
 
     reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
@@ -280,11 +280,11 @@ class Refused:
     """The channel refused the message for good.
 
     Args:
-        reason: What the channel said, for the operator. No secrets.
-        try_text: Whether the same words as a text with a link may still go through.
+        reason: What the channel answered, for the operator. No secrets.
+        try_text: Whether the same message as a text with a link may still go through.
         try_unquoted: Whether the same message may still go through without the
-            quote (`Message.reply_to`). That is tried first, and once.
-        channel: Which channel of a `RoutingNotifier` it was.
+            quote (`Message.reply_to`). The worker tries that first, once.
+        channel: The channel of a `RoutingNotifier`. Equality ignores it.
     """
 
     reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
@@ -297,11 +297,11 @@ class Refused:
 
 @attrs.frozen
 class Unknown:
-    """Nobody can say whether the message went out (a lost reply, a crash).
+    """It is unknown whether the message went out (a lost reply, a crash).
 
     Args:
         reason: What happened, for the operator. No secrets.
-        channel: Which channel of a `RoutingNotifier` it was.
+        channel: The channel of a `RoutingNotifier`. Equality ignores it.
     """
 
     reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
@@ -311,10 +311,10 @@ class Unknown:
 
 
 Receipt: TypeAlias = Delivered | NotSent | Refused | Unknown
-"""All that can become of one send."""
+"""The result of one send."""
 
 TOO_LATE = NotSent(own("too late to begin: the lease on the job is over"), counts=False, channel_fault=False)
-"""What became of a send that `Message.may_still_send` held back."""
+"""The receipt of a send that `Message.may_still_send` held back."""
 
 
 def receipt_for_error(error: Exception) -> NotSent | Refused | None:
@@ -327,15 +327,15 @@ def receipt_for_error(error: Exception) -> NotSent | Refused | None:
 
 
 class LookupResult(enum.Enum):
-    """What a channel says when it is asked for a message by its reference."""
+    """The answer of a channel that was asked for a message by its reference."""
 
     FOUND = "found"
-    """It has the message."""
+    """The channel has the message."""
     ABSENT = "absent"
-    """It does not have it, at least not yet."""
+    """The channel does not have it, or not yet."""
     FAILED = "failed"
-    """It has it, and could not send it: the channel gave up."""
+    """The channel took the message and failed to send it."""
     CANNOT_TELL = "cannot_tell"
-    """This channel, or this recipient's, cannot be asked."""
+    """The channel cannot be asked."""
     NO_ANSWER = "no_answer"
     """The channel did not answer: ask again later."""

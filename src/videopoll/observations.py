@@ -1,8 +1,8 @@
-"""What one poll can come to, as values.
+"""The results of a poll, as values.
 
-A `VideoPoller` turns a reply, or the lack of one, into one of these. Faults of
-the network are values here, not exceptions: the judgement about them
-(`videopoll.core.polling`) is a pure function.
+A `VideoPoller` turns a reply, or the lack of one, into one of these. Faults of the
+network are values, not exceptions, so that `videopoll.core.polling` can judge them
+in a pure function.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["Fault", "FaultKind", "Observation", "VideoFailed", "VideoMissing", "
 
 
 MAX_WORD_CHARS = 50
-"""How much of a status word is kept."""
+"""Characters of a status word that are kept."""
 
 MAX_KEPT_URL_CHARS = 2 * MAX_URL_CHARS
-"""How much of a video URL that cannot be handed on is kept for the operator."""
+"""Characters of an undeliverable video URL that are kept for the operator."""
 
 
 # A host's own poller hands on what its HTTP client or its models gave it: a URL that is an object, a
@@ -82,13 +82,12 @@ class VideoWorking:
     """The video is not finished yet.
 
     Args:
-        word: The API's status word, as it came.
-        known: Whether that word is one that we know. An unknown one keeps the
-            job polling, and is counted.
+        word: The API's status word.
+        known: Whether videopoll knows that word. An unknown one keeps the job polling,
+            and is counted.
         retry_after_s: How long the API asked to wait, in seconds.
-        error: Why the job ends as failed if the API says the same an interval
-            later; None if it may go on saying so. An API may say "completed" a
-            moment before it gives the URL.
+        error: Why the job fails if the API answers the same an interval later; None if
+            it just goes on. An API may answer "completed" a moment before it has the URL.
     """
 
     word: str = attrs.field(default="processing", converter=_word, repr=_repr_word)
@@ -102,9 +101,9 @@ class VideoReady:
     """The video is finished.
 
     Args:
-        video_url: Where it is: http or https. Kept out of ``repr``, as it may be signed.
-        file_id: The API's own id of the file.
-        timestamp: The API's own time of the completion, as it wrote it.
+        video_url: Its http or https URL. Kept out of ``repr``, as it may be signed.
+        file_id: The API's id of the file.
+        timestamp: When the API completed it, in the API's own format.
     """
 
     video_url: str = attrs.field(converter=_url, repr=False)
@@ -117,9 +116,9 @@ class VideoFailed:
     """The generation failed for good, or the API will never answer for this job.
 
     Args:
-        error: The API's reason, for the operator: the first 1000 characters of it are kept.
-        undeliverable_url: A video that was made, and cannot be handed on. It is kept
-            for the operator, and out of ``repr``.
+        error: The API's reason, for the operator: its first 1000 characters are kept.
+        undeliverable_url: The URL of a video that was made and cannot be delivered, for
+            the operator. Kept out of ``repr``.
     """
 
     error: str = attrs.field(converter=bounded_detail, repr=repr_told)
@@ -132,33 +131,33 @@ class VideoMissing:
 
 
 class FaultKind(enum.StrEnum):
-    """Why a poll gave no answer."""
+    """Why a poll got no answer."""
 
     CONNECTION = "connection"
-    """No connection, or it broke."""
+    """There was no connection, or it broke."""
     TIMEOUT = "timeout"
-    """No answer within the request's time."""
+    """There was no answer within the request's timeout."""
     SERVER = "server"
-    """The API said that it is in trouble (5xx, 408, 425), or redirected us."""
+    """The API answered with a server error (5xx, 408, 425) or a redirect."""
     THROTTLED = "throttled"
     """429: too many requests of this account."""
     CREDENTIALS = "credentials"
-    """401 or 403: the key is wrong. The operator's fault, not the job's."""
+    """401 or 403: the API key is wrong, which the operator has to correct."""
     BLOCKED = "blocked"
-    """401 or 403 in other words than the API's: a firewall or a proxy does not let us through."""
+    """401 or 403, but not from the API: a firewall or a proxy blocks the request."""
     MALFORMED = "malformed"
-    """An answer that is none: not JSON, no object, too large."""
+    """The answer cannot be read: it is not JSON, not an object, or too large."""
     INTERNAL = "internal"
-    """The poller itself raised an exception."""
+    """The poller raised an exception."""
 
 
 @attrs.frozen
 class Fault:
-    """A passing fault: back off and ask again.
+    """A passing fault: the worker backs off and polls again.
 
     Args:
-        kind: What sort of fault.
-        detail: What happened, for the operator: no secrets, no URLs.
+        kind: The kind of fault.
+        detail: What happened, for the operator. No secrets, no URLs.
         retry_after_s: How long the API asked to wait, in seconds.
     """
 
@@ -168,22 +167,21 @@ class Fault:
 
 
 Observation: TypeAlias = VideoWorking | VideoReady | VideoFailed | VideoMissing | Fault
-"""All that a poll can come to."""
+"""The result of one poll."""
 
 
 def checked_video(
     url: object, *, word: str = "completed", error: str | None = None, file_id: object = None, timestamp: object = None
 ) -> VideoReady | VideoWorking | VideoFailed:
-    """Return what a finished video comes to, whoever says that it is there.
+    """Return the observation for a video that the API calls finished.
 
     Args:
-        url: Where it is. Without one, the video is not there yet: some write the
-            status a moment before the URL. One that must not be handed on is kept
-            for the operator.
+        url: Its URL. Without one the video is not there yet: some APIs write the status a
+            moment before the URL. One that must not be delivered is kept for the operator.
         word: The status word that came with it.
-        error: Why the job ends, if the URL does not come.
-        file_id: The API's own id of the file.
-        timestamp: The API's own time of the completion.
+        error: Why the job fails if the URL does not come.
+        file_id: The API's id of the file.
+        timestamp: When the API completed it, in the API's own format.
     """
     readied = readied_url(url)
     if isinstance(readied, str):

@@ -217,7 +217,7 @@ class LeasePolicy:
 
     @classmethod
     def lasting(cls, duration_s: float) -> LeasePolicy:
-        """Give a lease of `duration_s` seconds that is renewed three times in its life."""
+        """Return a policy for leases of `duration_s` seconds that are renewed three times in that time."""
         return cls(duration_s=duration_s, renew_every_s=duration_s / 3)
 
 
@@ -255,7 +255,7 @@ class DeliveryPolicy:
         jitter: A fraction of each wait, from 0 to 1, that is drawn at random.
         deadline_s: Seconds from the outcome to the dead letters.
         retention_s: Seconds that an outcome stays in Redis beyond its deadline,
-            in case that no worker lives.
+            in case no worker is running.
         on_unknown: What to do when a send's fate is unknown and the channel cannot be asked.
         appear_within_s: How long a message may take to show up at a channel that
             can be asked, in seconds, before it counts as never sent.

@@ -1,12 +1,11 @@
 """The parts that a host composes, as protocols.
 
 Each comes as a pair: one for threads, one for asyncio. The poller and the
-notifiers that ship with videopoll satisfy both sides (their asyncio method has
-an ``a`` in front), so that one composition runs under either runner.
+notifiers of videopoll satisfy both (their asyncio methods begin with ``a``), so
+one composition runs under either runner.
 
-A host's own part needs one side only. `videopoll.AsyncRunner` takes both (it
-runs sync parts in a bounded pool of threads); `videopoll.Runner` takes the sync
-side.
+A part of your own needs one side only. `videopoll.AsyncRunner` takes both, and
+runs sync parts in a bounded pool of threads; `videopoll.Runner` takes sync parts.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ __all__ = [
 
 
 class VideoPoller(Protocol):
-    """Asks a video API about one job."""
+    """Polls a video API for one job."""
 
     def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
-        """Ask once, and answer within `timeout_s` seconds.
+        """Return what the API answers about the job, within `timeout_s` seconds.
 
-        An exception counts as a passing fault (`FaultKind.INTERNAL`), and so does whatever is no
-        observation. The values of one are converted where it is built: a URL may be an object that says
-        it, a hint the string "60"; NaN is no hint. A link that must not go out ends the job as failed.
+        An exception counts as a passing fault (`FaultKind.INTERNAL`), and so does anything that is
+        not an observation. Observations convert their values: a URL may be an object of an HTTP
+        library, `retry_after_s` the string "60". A URL that must not be delivered ends the job as failed.
         """
         ...
 
@@ -51,23 +50,23 @@ class AsyncVideoPoller(Protocol):
     """The asyncio side of `VideoPoller`."""
 
     async def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
-        """Ask once, and answer within `timeout_s` seconds."""
+        """Return what the API answers about the job, within `timeout_s` seconds."""
         ...
 
 
 class Notifier(Protocol):
-    """Brings one message to one user over one channel."""
+    """Sends messages to users over one channel."""
 
     def notify(self, message: Message) -> Receipt | None:
         """Send the message once, in the form it asks for.
 
         Returns:
-            What became of it; None counts as delivered.
+            The receipt; None counts as delivered.
 
         Raises:
-            NotSentError: Surely nothing was sent; it will be tried again.
-            RefusedError: The channel refused it for good.
-            Exception: Anything else means that the message may or may not have gone out.
+            NotSentError: Surely nothing was sent; the worker tries again.
+            RefusedError: The channel refused the message for good.
+            Exception: Any other exception means that the message may have gone out.
         """
         ...
 
@@ -103,26 +102,25 @@ class AsyncMessageFinder(Protocol):
 
 
 class VideoJobQueue(Protocol):
-    """Keeps jobs and their outcomes until they are settled.
+    """Stores jobs and their outcomes until they are settled.
 
-    Producers use `enqueue`, `cancel` and `get`. The rest is for runners.
-    Everything after a claim compares the claim's token: a worker that lost its
-    lease changes nothing.
+    Producers use `enqueue` and `get`; the other methods are for runners. Every write
+    after a claim compares the claim's token: a worker that lost its lease changes nothing.
     """
 
     @property
     def ttls(self) -> KeyTtls:
-        """How long records live."""
+        """How long records are kept."""
         ...
 
     def enqueue(
         self, job_id: str, *, conversation_id: str, metadata: Mapping[str, JsonValue] | None = None
     ) -> EnqueueResult:
-        """Take a job in; the same id twice is one job."""
+        """Add a job. The same id twice is one job."""
         ...
 
     def get(self, job_id: str) -> JobView | None:
-        """Look a job up."""
+        """Return the state of a job, or None if the queue does not know it."""
         ...
 
     def claim(
@@ -141,53 +139,67 @@ class VideoJobQueue(Protocol):
         in_hand: Collection[str] = (),
         asked_ms: int | None = None,
     ) -> ClaimBatch:
-        """Lease at most so many polls and sends that are due, in one step, and at most so many jobs to be ended.
+        """Lease due jobs in one atomic step.
 
-        With `endings`, a bounded number of jobs beyond the polls is looked at, from
-        the rank `look_from` of those that are due: what should have ended an interval
-        ago is leased to be ended without a poll. Whatever is seen lives on. Without
-        `take_new`, ids in the list are left to others.
+        Args:
+            polls: The most jobs to lease for a poll.
+            sends: The most jobs to lease for a delivery.
+            worker_id: The name of the worker.
+            strategy: The polling strategy: it says which jobs are overdue.
+            lease: How long the leases last.
+            foreign_workers: Whether workers of another kind share the queue.
+            endings: The most overdue jobs to lease beyond `polls`: those that should have
+                ended an interval ago are ended without a poll.
+            look_from: The rank among the due jobs from which to look for overdue ones.
+            take_new: Whether to lease jobs that were never polled.
+            take_over: Whether to lease jobs whose lease has expired. False while their
+                holders may still be running.
+            in_hand: The ids of jobs that this worker still works on: it never takes
+                over from itself.
+            asked_ms: What the queue's clock should say, in Unix milliseconds. If it is more
+                than `lease.renew_every_s` off, the queue stood still or its clock stepped,
+                and the claim takes nothing over.
 
-        With `take_over` off, jobs whose lease has ended are left to others: their
-        holders may live. Those that are `in_hand`, as this worker still works on
-        them, it never takes over from itself. `asked_ms` is what the queue's clock
-        should say, in Unix milliseconds: a claim that is carried out more than
-        `lease.renew_every_s` sooner or later by that clock takes nothing over, as
-        the queue stood still, or its clock has stepped.
+        Returns:
+            The claims, and the queue's time.
         """
         ...
 
     def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
-        """Carry out what was decided about claimed jobs, each only if its lease is still held."""
+        """Write transitions of claimed jobs, each only if its lease is still held. Returns a result for each."""
         ...
 
     def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
-        """Renew leases, each an id, a token and whether the job is being polled; False for a lost one."""
+        """Renew leases, given as (job id, token, is polling). Returns False for each that is lost."""
         ...
 
     def wait_for_work(self, timeout_s: float) -> bool:
-        """Block until an id may wait to be taken, at most so many seconds; say whether there may be one."""
+        """Block until the queue has an id, for at most `timeout_s` seconds. Returns True if there may be work."""
         ...
 
     def interrupt(self) -> None:
-        """Wake a `wait_for_work` in another thread, and let it not block any more."""
+        """Wake a `wait_for_work` in another thread. It does not block again before `resume`."""
         ...
 
     def resume(self) -> None:
-        """Let `wait_for_work` block again after an `interrupt`."""
+        """Allow `wait_for_work` to block again after an `interrupt`."""
         ...
 
     def recover(
         self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
     ) -> int:
-        """Take up jobs that have a record and are nowhere else; return their number.
+        """Enqueue jobs again that have a record and are in no queue. Returns their number.
 
-        With `exclusive`, one worker alone does so in `every_s` seconds.
+        Args:
+            idle_s: A job counts as lost after this many seconds without a poll.
+            initial_delay_s: Seconds from a job's start to its first poll.
+            exclusive: Whether only one worker may do this in `every_s` seconds.
+            every_s: See `exclusive`.
         """
         ...
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...
 
 
@@ -196,17 +208,17 @@ class AsyncVideoJobQueue(Protocol):
 
     @property
     def ttls(self) -> KeyTtls:
-        """How long records live."""
+        """How long records are kept."""
         ...
 
     async def enqueue(
         self, job_id: str, *, conversation_id: str, metadata: Mapping[str, JsonValue] | None = None
     ) -> EnqueueResult:
-        """Take a job in; the same id twice is one job."""
+        """Add a job. The same id twice is one job."""
         ...
 
     async def get(self, job_id: str) -> JobView | None:
-        """Look a job up."""
+        """Return the state of a job, or None if the queue does not know it."""
         ...
 
     async def claim(
@@ -225,30 +237,34 @@ class AsyncVideoJobQueue(Protocol):
         in_hand: Collection[str] = (),
         asked_ms: int | None = None,
     ) -> ClaimBatch:
-        """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
+        """Lease due jobs in one atomic step; see `VideoJobQueue.claim`."""
         ...
 
     async def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
-        """Carry out what was decided about claimed jobs, each only if its lease is still held."""
+        """Write transitions of claimed jobs, each only if its lease is still held. Returns a result for each."""
         ...
 
     async def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
-        """Renew leases, each an id, a token and whether the job is being polled; False for a lost one."""
+        """Renew leases, given as (job id, token, is polling). Returns False for each that is lost."""
         ...
 
     async def wait_for_work(self, timeout_s: float) -> bool:
-        """Block until an id may wait to be taken, at most so many seconds; may be cancelled."""
+        """Wait until the queue has an id, for at most `timeout_s` seconds. May be cancelled."""
         ...
 
     async def recover(
         self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
     ) -> int:
-        """Take up jobs that have a record and are nowhere else; return their number.
+        """Enqueue jobs again that have a record and are in no queue. Returns their number.
 
-        With `exclusive`, one worker alone does so in `every_s` seconds.
+        Args:
+            idle_s: A job counts as lost after this many seconds without a poll.
+            initial_delay_s: Seconds from a job's start to its first poll.
+            exclusive: Whether only one worker may do this in `every_s` seconds.
+            every_s: See `exclusive`.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...

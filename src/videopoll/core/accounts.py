@@ -1,9 +1,9 @@
-"""Which accounts of which channels a worker holds back.
+"""The accounts of channels that a worker holds back.
 
-A gateway that delivers and answers 500 each time would get every message as often
-as its budget allows, and so would all its users: after a few unknown fates in a row
-its account is held back. One whose credentials are refused is held back at once, as
-every message would fail. After a while one message finds out whether it is well.
+A gateway that delivers and answers 500 each time would send every user as many copies
+as the budget allows: so its account is held back after a few sends of unknown fate in
+a row. One whose credentials are refused is held back at once, as every message would
+fail. After a pause one message finds out whether the account works again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["Accounts", "account_key"]
 
 IN_A_ROW = 3
-"""So many different messages whose fate nobody knows, with no other between them, and the account is held back."""
+"""An account is held back after this many different messages of unknown fate in a row."""
 
 LONGEST_PAUSE_S = 300.0
 
 MOST_ACCOUNTS = 10_000
-"""Accounts that are remembered; the longest forgotten ones go."""
+"""The most accounts that are remembered; the oldest go first."""
 
 
 def account_key(channel: str, *credentials: str | None) -> str:
-    """Return what an account is known by here: no credential can be read from it."""
+    """Return the key of an account. No credential can be read from it."""
     parts = "\0".join((channel, *(part or "" for part in credentials)))
     return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -53,11 +53,11 @@ class _Account:
 
 
 class Accounts:
-    """What became of the last messages of each account. Safe in threads.
+    """The last results of each account. Thread-safe.
 
     Args:
         monotonic_s: The clock.
-        first_pause_s: How long an account is held back at first; it doubles each time.
+        first_pause_s: Seconds of the first pause of an account; it doubles each time.
     """
 
     def __init__(self, monotonic_s: Callable[[], float], first_pause_s: float) -> None:
@@ -73,7 +73,7 @@ class Accounts:
         return account is not None and account.refused
 
     def held_s(self, key: str, reference: str) -> float:
-        """Return how long the account is held back; 0 if this message may go out. When the time is over, one may."""
+        """Return the seconds for which the account is held back; 0 if this message may go out. After a pause one may."""
         with self._lock:
             account = self._suspects.get(key)
             if account is None or not account.held:
@@ -87,7 +87,7 @@ class Accounts:
             return max(0.0, left_s)
 
     def note(self, key: str, channel: str | None, reference: str, result: Receipt | LookupResult) -> float | None:
-        """Note what became of a message of this account, or what the channel said about one.
+        """Record the result of a send or of a look-up.
 
         Args:
             key: The account, see `account_key`.

@@ -1,4 +1,4 @@
-"""What becomes of a send: to send, to look up, to wait, to settle or to give up, as pure functions.
+"""When to send a message again, and when a delivery ends: pure functions.
 
 Nothing here reads a clock or opens a connection. Time comes in Unix milliseconds
 of Redis's clock, chance as a number from 0 to 1. An `OutboxEntry` holds the state
@@ -40,12 +40,12 @@ __all__ = [
 ]
 
 BELIEVED = 4
-"""How many times the budget of unknown fates a channel has that is known to show its messages, and does not show this one."""
+"""The budget of sends of unknown fate is multiplied by this for a channel that reliably lists its messages."""
 
 
 @attrs.frozen
 class Send:
-    """Send the entry's message now, in its form; the entry is to be stored first."""
+    """Send the message of the entry now, in its form. The entry is stored first."""
 
     entry: OutboxEntry
 
@@ -59,7 +59,7 @@ class LookUp:
 
 @attrs.frozen
 class Later:
-    """Put the delivery back until `due_ms`."""
+    """Postpone the delivery until `due_ms`."""
 
     entry: OutboxEntry
     due_ms: int
@@ -82,7 +82,7 @@ class GiveUp:
 
 
 DeliveryAction: TypeAlias = Send | LookUp | Later | Done | GiveUp
-"""All that can come next in a delivery."""
+"""What comes next in a delivery."""
 
 
 def open_outbox(job: VideoJob, outcome: Outcome, policy: DeliveryPolicy) -> OutboxEntry:
@@ -96,10 +96,10 @@ def open_outbox(job: VideoJob, outcome: Outcome, policy: DeliveryPolicy) -> Outb
 
 
 def deliverable(outcome: Outcome) -> Outcome:
-    """Return the outcome if it may be sent: a video whose link must not go out is one that failed.
+    """Return the outcome, or a failure instead of a video whose link must not be sent.
 
-    Ours are checked before they are stored. Other kinds of workers and earlier versions store what they
-    like, and not every channel looks at a link.
+    videopoll checks links before it stores them. Workers of another kind and earlier versions do
+    not, and not every channel checks a link.
     """
     if not outcome.success or readied_url(outcome.video_url) == outcome.video_url:
         return outcome
@@ -111,9 +111,9 @@ def deliverable(outcome: Outcome) -> Outcome:
 
 
 def resume_abandoned(work: Abandoned, now_ms: int, policy: DeliveryPolicy) -> OutboxEntry | GiveUp:
-    """Judge a job that another kind of worker completed and left around the send.
+    """Decide about a job that a worker of another kind completed and abandoned around the send.
 
-    That worker sent without a reference, so no channel can be asked: the host's choice decides.
+    That worker sent without a reference, so no channel can be asked: `DeliveryPolicy.on_unknown` decides.
     """
     entry = attrs.evolve(
         open_outbox(work.job, deliverable(work.outcome), policy), deadline_ms=now_ms + round(policy.deadline_s * 1000)
@@ -126,10 +126,10 @@ def resume_abandoned(work: Abandoned, now_ms: int, policy: DeliveryPolicy) -> Ou
 
 
 def next_delivery_action(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> Send | LookUp | GiveUp:
-    """Judge a delivery that is due.
+    """Decide about a delivery that is due.
 
-    The deadline does not act here, but after a send that failed: whatever happened until now (no worker
-    lived, all places hung), the last send is made before a video becomes a dead letter.
+    The deadline is checked after a send that failed, not here: if no worker was running, or all slots
+    hung, one last send is still made before a video becomes a dead letter.
     """
     if entry.sending_ms is not None:
         return LookUp(entry)
@@ -141,7 +141,7 @@ def next_delivery_action(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy
 def after_send(
     entry: OutboxEntry, receipt: Receipt, now_ms: int, policy: DeliveryPolicy, fraction: float = 0.5
 ) -> DeliveryAction:
-    """Judge what became of a send that was begun with `entry`."""
+    """Decide what follows the receipt of a send that was begun with `entry`."""
     match receipt:
         case Delivered():
             return Done(attrs.evolve(entry, sending_ms=None), receipt)
@@ -177,10 +177,10 @@ def after_lookup(
     *,
     shows: bool = False,
 ) -> DeliveryAction:
-    """Judge what the channel said about a send whose fate was unknown.
+    """Decide what follows the look-up of a message whose send is of unknown fate.
 
-    `shows` tells whether it has shown a message to this worker before: then it is
-    believed more often that it does not have one.
+    `shows` is whether the channel has shown a message to this worker before: then its
+    "not there" is believed more often.
     """
     match result:
         case LookupResult.FOUND:
@@ -215,12 +215,11 @@ def after_lookup(
 def _send_again(
     entry: OutboxEntry, patience_s: float, now_ms: int, policy: DeliveryPolicy, limit: int
 ) -> DeliveryAction:
-    """Send what the channel does not show, once it has had `patience_s` since the send.
+    """Send again a message the channel still does not list `patience_s` after the send.
 
     A channel whose replies are lost every time must not get a message every few
-    seconds, so the wait grows here too; and its video is turned into a text in the end.
-    Such sends have a budget of their own, also where the channel shows none of them:
-    it may be its list that is wrong.
+    seconds, so the wait grows here too, and the last send is a text. Such sends have
+    a budget of their own, even if the channel lists none of them: its list may be wrong.
     """
     patience_s = max(patience_s, policy.backoff_s(max(0, entry.tries - 1)))
     left_ms = (entry.sending_ms or now_ms) + round(patience_s * 1000) - now_ms
@@ -260,7 +259,7 @@ def _try_again(
         return GiveUp(entry, _with_last_reason(f"not delivered within {policy.deadline_s:g} s", entry))
     wait_ms = jittered_ms(policy.backoff_s(max(0, entry.tries - 1)) * 1000, policy.jitter, fraction)
     if hint_s is not None:
-        # Never shorter, but not all of those at once that were told the same.
+        # Never shorter, but spread: many may have got the same hint.
         hint_ms = min(hint_s, policy.max_retry_after_s) * 1000
         wait_ms = max(wait_ms, round(hint_ms * (1 + policy.jitter * fraction)))
     return Later(entry, min(now_ms + wait_ms, last_ms))
@@ -277,7 +276,7 @@ def _as_text(entry: OutboxEntry) -> OutboxEntry:
 
 
 def _unknown(entry: OutboxEntry) -> str:
-    """Return why a message whose fate nobody can learn is not sent again."""
+    """Return why a message of unknown fate is not sent again."""
     sends = "1 send" if entry.unknowns == 1 else f"{entry.unknowns} sends"
     said = f"nobody can say whether the message went out, after {sends}: the user may have it already"
     return joined(f"{said}; the last reason", entry.reasons[-1]) if entry.reasons else own(said)

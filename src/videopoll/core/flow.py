@@ -38,7 +38,7 @@ Flow: TypeAlias = Generator[Call, object, T]
 
 
 def do(function: Callable[P, T | Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> Flow[T]:
-    """Have the driver call a function, which may be async, and return its value: ``yield from`` this."""
+    """Call a function, sync or async, through the driver and return its value: ``yield from`` this."""
     return cast("T", (yield functools.partial(function, *args, **kwargs)))
 
 

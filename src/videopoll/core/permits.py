@@ -1,8 +1,8 @@
-"""How long a worker may still begin a send: the end of its lease, as it travels with a message.
+"""Whether a worker may still begin a send: the end of its lease travels with the message.
 
 A worker that stood still (a blocked thread, a stopped process, a slow look-up) must
-not send once somebody else may have the job. So whatever lies between the note of
-a send and its first byte asks here, as late as it can.
+not send once another worker may hold the job. So everything between the note of a send
+and its first byte asks here, as late as it can.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REFUSED = "held back: the channel refuses this account"
 
 
 class Lease:
-    """A lease on one job, as far as Redis has confirmed it. Each write or renewal that is confirmed moves its end on.
+    """A lease on one job, as far as Redis has confirmed it. Each confirmed write or renewal extends it.
 
     Args:
         monotonic_s: The clock that counts its seconds.
@@ -41,15 +41,15 @@ class Lease:
         self._over = False
 
     def confirm(self, asked_s: float, duration_s: float) -> None:
-        """Note that Redis has confirmed it, for `duration_s` from when it was asked: that was before it answered."""
+        """Extend the lease to `duration_s` seconds after `asked_s`, when Redis was asked to confirm it."""
         self._until_s = max(self._until_s, asked_s + duration_s)
 
     def forfeit(self) -> None:
-        """Give the lease up for good: it is lost, or handed on. A confirmation that comes later changes nothing."""
+        """End the lease for good: it is lost, or released. A later confirmation changes nothing."""
         self._over = True
 
     def left_s(self) -> float:
-        """Return the seconds for which it is surely ours; 0 or less when it may be somebody else's."""
+        """Return the seconds for which this worker surely holds it; 0 or less if another may."""
         return -math.inf if self._over else self._until_s - self._monotonic_s()
 
 
@@ -58,7 +58,7 @@ class SendPermit:
 
     Args:
         lease: The lease of the worker that sends.
-        accounts: Which accounts that worker holds back.
+        accounts: The accounts that the worker holds back.
         reference: The name of the message.
     """
 
@@ -74,7 +74,7 @@ class SendPermit:
         self.channel: str | None = None
 
     def __reduce__(self) -> tuple[Callable[[Lease, bool], SendPermit], tuple[Lease, bool]]:
-        """Copy the right alone: a message may be handed to another process."""
+        """Copy the permit without its accounts: a message may be passed to another process."""
         return _copied, (self._lease, self._withdrawn)
 
     def withdraw(self) -> None:
@@ -90,7 +90,7 @@ class SendPermit:
         self.account, self.channel = account_key(channel, *credentials), channel
 
     def held_back(self) -> NotSent | None:
-        """Return what becomes of the send while its account is held back in this worker; None if it is not."""
+        """Return the receipt of a send whose account this worker holds back, else None."""
         if self._accounts is None or not (left_s := self._accounts.held_s(self.account, self._reference)):
             return None
         reason = own(REFUSED if self._accounts.refused(self.account) else HELD_BACK)

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["Ask", "NextPoll", "before_poll", "decide"]
 
 SHORTEST_REQUEST_S = 1.0
-"""A poll that starts just before the deadline still gets this long."""
+"""A poll that starts just before the deadline still gets this many seconds."""
 
 
 @attrs.frozen
 class Ask:
-    """Poll the video API, and take no longer than `timeout_s`."""
+    """Poll the video API, within `timeout_s` seconds."""
 
     timeout_s: float
 
@@ -47,25 +47,25 @@ class NextPoll:
 
 
 def before_poll(
-    work: PollWork, now_ms: int, strategy: PollingStrategy, *, due_ms: int = 0, place: bool = True
+    work: PollWork, now_ms: int, strategy: PollingStrategy, *, due_ms: int = 0, slot: bool = True
 ) -> Ask | Outcome:
-    """Judge a job whose poll is due: ask, or end it because a limit is reached.
+    """Decide about a job whose poll is due: poll it, or end it because a limit is reached.
 
     The deadline is checked first. At the deadline one last poll is made, if there is a
-    place for it and the last answer is older than an interval: a video that was ready is
-    not thrown away. After a fault of that poll one more is made. All that is over an
-    interval and the time of a request after the deadline.
+    slot for it and the last answer is older than an interval: a video that was ready is
+    not thrown away. After a fault of that poll one more is made. All polling is over one
+    interval plus one request timeout after the deadline.
 
     Args:
         work: The job and its counters, this poll included.
-        now_ms: What time it is.
+        now_ms: The current time.
         strategy: The host's polling strategy.
-        due_ms: When this poll was due; for a job that was taken over, until when
-            the earlier poll may have gone on.
-        place: Whether there is a place for a poll.
+        due_ms: When this poll was due. For a job that was taken over: the latest time at
+            which its earlier holder may have polled.
+        slot: Whether a slot for a poll is free.
     """
     deadline_ms = _deadline_ms(work.job, strategy)
-    if not place:
+    if not slot:
         return _timed_out(now_ms, strategy)
     if now_ms >= deadline_ms:
         answered_ms = work.last_answer_ms
@@ -86,13 +86,13 @@ def before_poll(
 def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and chance
     work: PollWork, due_ms: int, observation: Observation, now_ms: int, strategy: PollingStrategy, fraction: float = 0.5
 ) -> NextPoll | Outcome:
-    """Judge one observation of one job.
+    """Decide what follows an observation: the next poll, or the outcome of the job.
 
     Args:
         work: The job and its counters, this poll included.
         due_ms: When this poll was due.
-        observation: What the API said.
-        now_ms: When it said so.
+        observation: What the API answered.
+        now_ms: When it answered.
         strategy: The host's polling strategy.
         fraction: A random number from 0 to 1, for the jitter.
     """
@@ -122,10 +122,11 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
 def _after_missing(
     work: PollWork, due_ms: int, now_ms: int, strategy: PollingStrategy, fraction: float
 ) -> NextPoll | Outcome:
-    """Judge a job that the API does not know: not there yet, forgotten for a moment, or gone.
+    """Decide about a job that the API does not know: not there yet, missing for a moment, or gone.
 
-    An API that has known a job is believed at the second time in a row, an interval after the
-    first: it may be in the middle of a deployment. One that never did, when the grace is over.
+    An API that has known the job is believed at the second "not found" in a row, an interval
+    after the first: it may be in the middle of a deployment. One that never did is believed
+    when the grace period is over.
     """
     missing_ms = now_ms if work.missing_ms is None else min(work.missing_ms, now_ms)
     again_ms = missing_ms + round(strategy.interval_s * 1000)
@@ -177,9 +178,9 @@ def _after_fault(  # noqa: PLR0917 - what a judgement depends on
 
 
 def _over_ms(deadline_ms: int, met_ms: int, strategy: PollingStrategy) -> int:
-    """When the polling of a job is over at last, which was met at `met_ms`, past its deadline.
+    """Return when the polling of a job ends for good that was seen at `met_ms`, past its deadline.
 
-    In good time, if somebody lived to keep it; otherwise it has the time of one request.
+    If no worker was running in time, the job still gets the time of one request.
     """
     request_ms = round(strategy.request_timeout_s * 1000)
     over_ms = deadline_ms + round(strategy.interval_s * 1000) + request_ms

@@ -138,7 +138,7 @@ class JobStep:
         self._lost = False
         # The entry whose send is noted in Redis.
         self._noted: OutboxEntry | None = None
-        # What the send under way may begin by.
+        # The permit of the send under way.
         self._permit: SendPermit | None = None
         self.finished = False
         self.slot_freed = False
@@ -208,10 +208,10 @@ class JobStep:
         return Release(self.claim) if isinstance(self.claim.work, PollWork) else None
 
     def steps(self) -> Steps:
-        """Work on the job until it is out of this worker's hands, whatever is raised on the way.
+        """Yield the effects of the job until it leaves this worker, whatever is raised on the way.
 
-        What is raised where an effect is carried out is to be thrown in here: a step that
-        fails counts as a fault, so that it backs off, and the deadline ends it.
+        The runner throws in what an effect raised. A step that fails counts as a fault, so it
+        backs off, and the deadline ends it.
         """
         if self.released:
             # It waited for a thread, and was released meanwhile.
@@ -223,13 +223,13 @@ class JobStep:
         self.finished = True
 
     def _account_for(self, error: Exception) -> Steps:
-        """Go on after an exception: as after a fault of the poll, or of the send."""
+        """Continue after an exception as after a fault of the poll, or of the send."""
         context, work, now_ms = self._context, self.claim.work, self._now()
         with contextlib.suppress(Exception):
             log.error("A job's step failed; it counts as a fault, and is tried again\n%s", trace_of(error))
         reason = own(f"a step of the worker raised {type(error).__name__}")
         if self._pending_write is not None:
-            # What was being written tells more than what was raised while somebody waited for it.
+            # What was being written says more than what was raised while the step waited for it.
             yield Commit(self._pending_write)
         elif self.entry is not None:
             sent = self.entry.sending_ms is not None
@@ -281,7 +281,7 @@ class JobStep:
         if claim.taken_over:
             # Its holder was alive at the last renewal, and may have been asking until then.
             due_ms -= round(context.lease.duration_s * 1000)
-        judged = before_poll(work, now_ms, context.strategy, due_ms=due_ms, place=not claim.ending)
+        judged = before_poll(work, now_ms, context.strategy, due_ms=due_ms, slot=not claim.ending)
         if isinstance(judged, Ask):
             started_s = self._monotonic_s()
             observation = cast("Observation", (yield PollApi(work.job, judged.timeout_s)))
@@ -437,7 +437,7 @@ class JobStep:
             report_held_back(self._context, permit.channel, pause_s, refused=refused)
 
     def _begin_send(self, entry: OutboxEntry) -> Generator[Effect, Answer, bool]:
-        """Note the send and confirm the lease; again if the confirmation has grown old meanwhile.
+        """Note the send and confirm the lease; again if the confirmation is old by then.
 
         The second look leaves the send half a lease to begin in. What stands still
         after it is held back by `Message.may_still_send`.
@@ -504,7 +504,7 @@ class JobStep:
             yield from self._refuse(own("no record: it expired before its poll, or there never was a job with this id"))
 
     def _message(self, entry: OutboxEntry) -> tuple[Message, SendPermit]:
-        """Build the message, and what tells it whether it may still be sent."""
+        """Build the message, and its permit."""
         permit = SendPermit(self.lease, self._context.accounts, entry.job.reference)
         message = Message(
             job=entry.job,

@@ -1,6 +1,6 @@
-"""What the tool tells the model: every answer of the contract, as pure functions.
+"""The answers of the tool to the model, as pure functions.
 
-No answer has the words of the video API or of an exception in it.
+No answer quotes the video API or an exception.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["IN_PROGRESS", "Answer", "error_answer", "finished_answer", "started_answer"]
 
 Answer: TypeAlias = "dict[str, JsonValue]"
-"""What the tool tells the model, ready for JSON."""
+"""An answer of the tool to the model, ready for JSON."""
 
 STARTED_POLLING = "Job enqueued for background polling - you will receive the video when ready"
 NOT_FOLLOWED = "Job could not be enqueued - the video cannot be followed automatically"
@@ -87,7 +87,7 @@ def error_answer(
     may_have_started: bool = False,
     retries: int = 0,
 ) -> Answer:
-    """Say what went wrong; `error` and `message` replace the usual words of the code."""
+    """Return the answer for a failure; `error` and `message` replace the default texts of the code."""
     said = SAID[code]
     return {
         "success": False,
@@ -111,7 +111,7 @@ def _details(choice: ModelChoice, retries: int) -> Answer:
 
 
 def started_answer(result: GenerationStarted, choice: ModelChoice, *, followed: bool) -> Answer:
-    """Say that the video is being made, and whether it is delivered without further ado."""
+    """Return the answer for a started video; `followed` is whether its job was enqueued for delivery."""
     if followed:
         message = (
             "The video is being made and takes 1 to 2 minutes. The user gets it in this chat as soon as it is ready."
@@ -136,7 +136,7 @@ def started_answer(result: GenerationStarted, choice: ModelChoice, *, followed: 
 
 
 def finished_answer(result: GenerationFinished, choice: ModelChoice) -> Answer:
-    """Give the video that is there already."""
+    """Return the answer for a finished video, with its link."""
     return {
         "success": True,
         "message": "The video is ready: give the user its link.",

@@ -76,8 +76,8 @@ class ToolArguments:
     """The arguments of one call, checked.
 
     Args:
-        request: What to ask the video API for; its model is not chosen yet.
-        message_to_user: What the user is told at once; None for nothing.
+        request: The request to the video API; its model is not chosen yet.
+        message_to_user: The text that the user gets at once; None for none.
     """
 
     request: GenerationRequest
@@ -92,12 +92,12 @@ def read_arguments(
     Optional ones may be missing or null.
 
     Args:
-        arguments: JSON text, or what it says.
-        file_url: The host's file storage: what stands before the id of an image.
-        mode: What to ask the API for.
+        arguments: JSON text, or the mapping it contains.
+        file_url: The URL of the host's file storage: the id of an image is appended to it.
+        mode: The mode to ask the API for.
 
     Raises:
-        InvalidGenerationError: They cannot be used. The text tells the model what to change, and quotes nothing.
+        InvalidGenerationError: They cannot be used. The error tells the model what to change, and quotes nothing.
     """
     fields = _fields(arguments)
     unknown = fields.keys() - PROPERTIES.keys()

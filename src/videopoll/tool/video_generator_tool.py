@@ -1,10 +1,8 @@
 """One call of the tool, from its arguments to its answer.
 
-Two generator functions decide about a call: `VideoGeneratorTool._prepare` up to
-the generation, which costs money, and `VideoGeneratorTool._carry_out` from there.
-`VideoGeneratorTool.call` carries their steps out from a thread, and
-`VideoGeneratorTool.acall` under asyncio. The first ends with an interruption, the
-second comes to its end all the same.
+A call is two flows (`videopoll.core.flow`): `VideoGeneratorTool._prepare` up to the
+generation, which costs money, and `VideoGeneratorTool._carry_out` from there. An
+interruption ends the first; the second comes to its end all the same.
 """
 
 from __future__ import annotations
@@ -73,12 +71,12 @@ _Code = GenerationErrorCode
 class UntrackedJob:
     """A generation that was started and paid for, and could not be enqueued.
 
-    Give it to ``queue.enqueue`` later, or look after it yourself.
+    Pass it to ``queue.enqueue`` later, or poll it yourself.
 
     Args:
         job_id: The video API's id of the job.
         conversation_id: Whom the video is for.
-        metadata: What would have been stored with it. Kept out of ``repr``.
+        metadata: The metadata that would have been stored with it. Kept out of ``repr``.
         reason: Why it could not be enqueued. No secrets.
     """
 
@@ -97,22 +95,22 @@ class _Call:
     call_id: object
     metadata: Mapping[str, JsonValue] | None = attrs.field(repr=False)
     claims: list[_Claim] = attrs.field(factory=list, init=False)
-    """What was noted of it in Redis, by this very call."""
+    """The keys in Redis that this call has claimed, or tried to."""
 
 
 @attrs.define
 class _Claim:
-    """Where a call is noted, so that the same call again starts nothing, and for how long."""
+    """A key in Redis that stands for a call, so that the same call again starts nothing."""
 
     key: str
     ttl_s: float
     ours: bool = False
-    """Whether Redis has said that this call noted it."""
+    """Whether Redis has confirmed that this call holds it."""
 
 
 @attrs.frozen
 class _Plan:
-    """What a call comes to, before anything was done."""
+    """A call that was checked, before anything was done."""
 
     request: GenerationRequest
     choice: ModelChoice
@@ -143,7 +141,7 @@ def _names(call: _Call, arguments: ToolArguments) -> tuple[str | None, str]:
 class _Parts:
     """The host's parts, by the side that a driver can use."""
 
-    tell: Callable[..., object] | None
+    acknowledge: Callable[..., object] | None
     generate: Callable[..., object]
     enqueue: Callable[..., object]
     unfollowed: Callable[[UntrackedJob], object] | None
@@ -169,22 +167,22 @@ class VideoGeneratorTool:
     threads; `call` needs plain ones. May be shared by threads and event loops.
 
     Args:
-        queue: Takes the job in: `RedisVideoJobQueue`, `AsyncRedisVideoJobQueue` or your own.
+        queue: Enqueues the job: `RedisVideoJobQueue`, `AsyncRedisVideoJobQueue` or your own.
         generator: Starts the video.
         notifier: Sends ``messageToUser``, as an `AcknowledgementMessage`: a channel of WhatsApp, a
             `RoutingNotifier`, or your own.
         tell_user: The same as a function of the conversation id and the text,
             plain or async. It should bound its own time: the generation starts after it.
-        file_url: Your file storage: what stands before an image's id. Without
-            it the tool takes no images.
-        on_unfollowed: Called with an `UntrackedJob` when a started video could not
+        file_url: The URL of your file storage: the id of an image is appended to it.
+            Without it the tool takes no images.
+        on_unfollowed: Called with an `UntrackedJob` if a started video could not
             be enqueued; plain or async.
-        mode: ``"async"`` has the video delivered later; ``"sync"`` waits for it, for minutes.
-        default_version: The model, 2 or 3, where the call names none. Veo 2 makes both aspect ratios.
+        mode: ``"async"`` delivers the video later; ``"sync"`` waits for it, for minutes.
+        default_version: The model, 2 or 3, if the call names none. Veo 2 makes both aspect ratios.
         description: What the model reads about the tool.
-        same_wish_s: Calls of one conversation that ask for the same video within so
-            many seconds are one call, whatever their ids: the first one's answer is
-            given again. 0 takes each id for a call of its own.
+        same_wish_s: Calls of one conversation that ask for the same video within this
+            many seconds are one call, whatever their ids: each gets the answer of the
+            first. With 0 every id is a call of its own.
         grace_s: Seconds that a call still gets to come to its end when it is
             interrupted (a cancelled event loop, Ctrl-C, ``sys.exit``) after its
             generation has begun.
@@ -242,7 +240,7 @@ class VideoGeneratorTool:
     # --- schemas ---
 
     def parameters(self) -> dict[str, JsonValue]:
-        """Give the JSON schema of the arguments, for strict mode: all are required, and optional ones take null."""
+        """Return the JSON schema of the arguments, for strict mode: all are required, and optional ones take null."""
         properties = copy.deepcopy(PROPERTIES)
         if self._file_url is None:
             del properties["imageFileId"]
@@ -254,11 +252,11 @@ class VideoGeneratorTool:
         }
 
     def schema_responses(self) -> dict[str, JsonValue]:
-        """Give the tool for ``client.responses.create(tools=[...])`` (function tools of the Responses API)."""
+        """Return the tool for ``client.responses.create(tools=[...])`` (function tools of the Responses API)."""
         return {"type": "function", **self._function()}
 
     def schema_chat(self) -> dict[str, JsonValue]:
-        """Give the tool for ``client.chat.completions.create(tools=[...])`` (function tools of Chat Completions)."""
+        """Return the tool for ``client.chat.completions.create(tools=[...])`` (function tools of Chat Completions)."""
         return {"type": "function", "function": self._function()}
 
     def _function(self) -> dict[str, JsonValue]:
@@ -275,11 +273,11 @@ class VideoGeneratorTool:
         conversation_id_from: Callable[..., str | Awaitable[str]],
         metadata_from: Callable[..., Mapping[str, JsonValue] | Awaitable[Mapping[str, JsonValue]]] | None = None,
     ) -> FunctionTool:
-        """Give the tool for ``Agent(tools=[...])`` of the Agents SDK, in strict mode.
+        """Return the tool for ``Agent(tools=[...])`` of the Agents SDK, in strict mode.
 
         Args:
-            conversation_id_from: Gives the conversation id from the SDK's ``ToolContext``, whose ``context`` is
-                what you gave to ``Runner.run(context=...)``; plain (then it runs in a thread) or async.
+            conversation_id_from: Returns the conversation id for the SDK's ``ToolContext``, whose ``context`` is
+                what you passed to ``Runner.run(context=...)``. A plain function runs in a thread; it may be async.
             metadata_from: The same for the job's metadata.
 
         Raises:
@@ -329,14 +327,14 @@ class VideoGeneratorTool:
         `grace_s`, so that a video which may have been paid for is still followed.
 
         Args:
-            arguments: What the model wrote: JSON text, or a mapping.
+            arguments: The arguments that the model wrote: JSON text, or a mapping.
             conversation_id: Your name for whom the video is for.
             call_id: The model's id of the call. The same id with equal arguments in
                 the same conversation, within the TTL of ``video:completed``, gives
                 the first answer and starts nothing, unless that answer says that
                 surely nothing was started: it counts for 10 s. While Redis is away
-                this cannot be checked, and the call is carried out; the log tells.
-            metadata: What else to store with the job, such as the recipient for
+                this cannot be checked: the call is carried out, and logged.
+            metadata: Further metadata to store with the job, such as the recipient for
                 `RoutingNotifier.from_metadata`.
 
         Returns:
@@ -348,7 +346,7 @@ class VideoGeneratorTool:
             return error_answer(_Code.TOOL_ERROR)
         generator, notifier = cast("VideoGenerator", self._generator), cast("Notifier | None", self._notifier)
         parts = _Parts(
-            tell=notifier.notify if notifier is not None else self._tell_user,
+            acknowledge=notifier.notify if notifier is not None else self._tell_user,
             generate=generator.generate,
             enqueue=self._queue.enqueue,
             unfollowed=self._on_unfollowed,
@@ -381,7 +379,7 @@ class VideoGeneratorTool:
         generator, notifier = self._generator, self._notifier
         notify = getattr(notifier, "anotify", notifier.notify) if notifier is not None else None
         parts = _Parts(
-            tell=notify or self._tell_user,
+            acknowledge=notify or self._tell_user,
             generate=getattr(generator, "agenerate", generator.generate),
             enqueue=self._queue.enqueue,
             unfollowed=self._on_unfollowed,
@@ -426,7 +424,7 @@ class VideoGeneratorTool:
     # --- what a call comes to ---
 
     def _prepare(self, parts: _Parts, call: _Call) -> Flow[_Plan | Answer]:
-        """Do all that costs nothing: check the call, note it, tell the user. Gives the answer if that is all."""
+        """Do all that costs nothing: check the call, claim its id, acknowledge it. Returns the plan, or the final answer."""
         try:
             plan = self._plan(call)
             if not isinstance(plan, _Plan):
@@ -434,8 +432,8 @@ class VideoGeneratorTool:
             known = yield from self._claim(parts, call, plan)
             if known is not None:
                 return known
-            if plan.message_to_user and parts.tell is not None:
-                yield from self._tell(parts.tell, call, plan, plan.message_to_user)
+            if plan.message_to_user and parts.acknowledge is not None:
+                yield from self._acknowledge(parts.acknowledge, call, plan, plan.message_to_user)
         except Exception as error:  # noqa: BLE001 - nothing of ours may break the agent's loop
             log.error("🎬 The tool failed: %s", _shown(error))  # noqa: TRY400 - a traceback may hold a prompt
             yield from self._release(call)
@@ -443,7 +441,7 @@ class VideoGeneratorTool:
         return plan
 
     def _claim(self, parts: _Parts, call: _Call, plan: _Plan) -> Flow[Answer | None]:
-        """Note this call as the first of its name, or give the first one's answer."""
+        """Claim this call id, or return the answer of the call that already holds it."""
         by_wish, calls = self._same_wish_s > 0, self._calls
         if plan.call_name is None and not by_wish:
             return None
@@ -494,7 +492,7 @@ class VideoGeneratorTool:
             log.warning("🎬 Redis cannot keep the answer to this call: %s", _shown(error))
 
     def _release(self, call: _Call) -> Flow[None]:
-        """Forget a call that has started nothing, so that the same call again is carried out."""
+        """Release the id of a call that has started nothing, so that the same call again is carried out."""
         try:
             for claim in call.claims:
                 if claim.ours:
@@ -503,7 +501,7 @@ class VideoGeneratorTool:
             log.warning("🎬 Redis cannot forget a call that came to nothing: %s", _shown(error))
 
     def _plan(self, call: _Call) -> _Plan | Answer:
-        """Check everything that can be wrong with a call before it costs anything; an answer says what is."""
+        """Check a call before it costs anything. Returns the plan, or the answer that says what is wrong."""
         try:
             check_id(call.conversation_id, "conversation_id")
             arguments = read_arguments(call.arguments, file_url=self._file_url, mode=self._mode)
@@ -560,10 +558,10 @@ class VideoGeneratorTool:
                 log.error("🎬 The generator gave %s instead of a Generation", type(result).__name__)
                 return error_answer(_Code.TOOL_ERROR, may_have_started=True)
 
-    def _tell(self, tell: Callable[..., object], call: _Call, plan: _Plan, text: str) -> Flow[None]:
+    def _acknowledge(self, send: Callable[..., object], call: _Call, plan: _Plan, text: str) -> Flow[None]:
         try:
             if self._notifier is None:
-                yield from do(tell, call.conversation_id, text)
+                yield from do(send, call.conversation_id, text)
                 return
             message = AcknowledgementMessage(
                 reference=f"vp-told-{(plan.call_name or uuid.uuid4().hex)[:32]}",
@@ -571,9 +569,9 @@ class VideoGeneratorTool:
                 metadata=plan.metadata,
                 text=text,
             )
-            receipt = yield from do(tell, message)
+            receipt = yield from do(send, message)
             if receipt is not None and not isinstance(receipt, Delivered):
-                log.warning("🎬 The user could not be told at once: %s", _told_of_receipt(receipt))
+                log.warning("🎬 The user could not be told at once: %s", _shown_receipt(receipt))
         except Exception as error:  # noqa: BLE001 - whatever happened, the video matters more
             problem = _shown(error)
             log.warning("🎬 The user of %s could not be told at once: %s", shown(call.conversation_id), problem)
@@ -604,7 +602,7 @@ class VideoGeneratorTool:
         return False
 
 
-def _told_of_receipt(receipt: object) -> str:
+def _shown_receipt(receipt: object) -> str:
     """Return what may be shown of a receipt that is no success."""
     return f"{type(receipt).__name__}, {told_or_withheld(getattr(receipt, 'reason', None)) or 'without a reason'}"
 
