@@ -411,8 +411,8 @@ def test_no_arguments_raise_and_bad_ones_never_start_a_generation(caplog, argume
 
 
 def test_a_failed_enqueue_does_not_fail_the_tool(host, caplog):
-    unfollowed = []
-    tool = host.tool(url=f"redis://127.0.0.1:{unused_port()}/0", on_unfollowed=unfollowed.append)
+    untracked = []
+    tool = host.tool(url=f"redis://127.0.0.1:{unused_port()}/0", on_untracked=untracked.append)
 
     answer = host.ask(tool, metadata={"to": phone(1)})
 
@@ -420,7 +420,7 @@ def test_a_failed_enqueue_does_not_fail_the_tool(host, caplog):
     assert answer["job_id"] == host.api.generated[0]
     assert "cannot be followed automatically" in answer["polling_status"]
     assert "cannot be followed automatically" in answer["message"]
-    (lost,) = unfollowed
+    (lost,) = untracked
     assert (lost.job_id, lost.conversation_id) == (answer["job_id"], CONVERSATION)
     assert lost.metadata["to"] == phone(1)
     assert "QueueUnavailableError" in lost.reason
@@ -432,7 +432,7 @@ def test_a_hook_that_fails_does_not_fail_the_tool(host):
     def hook(_):
         raise RuntimeError
 
-    assert host.ask(host.tool(url=f"redis://127.0.0.1:{unused_port()}/0", on_unfollowed=hook))["success"] is True
+    assert host.ask(host.tool(url=f"redis://127.0.0.1:{unused_port()}/0", on_untracked=hook))["success"] is True
 
 
 def test_the_same_call_twice_starts_one_video_and_gives_one_answer(host):
@@ -883,18 +883,18 @@ def test_the_end_of_a_program_waits_for_a_video_that_is_paid_for(asynchronous):
 def test_a_loop_that_shuts_down_while_redis_is_away_tells_of_the_video(api, redis_url, prefix, call):
     host = Host("async", api, redis_url, prefix, call)
     api.fail_every(1, Reply.slow(0.3), path=POST)
-    unfollowed = []
-    tool = host.tool(url=f"redis://127.0.0.1:{unused_port()}/0", on_unfollowed=unfollowed.append)
+    untracked = []
+    tool = host.tool(url=f"redis://127.0.0.1:{unused_port()}/0", on_untracked=untracked.append)
 
     shut_down_in_the_middle(call, tool, lambda: api.requests)
 
-    assert [lost.job_id for lost in unfollowed] == api.generated
+    assert [lost.job_id for lost in untracked] == api.generated
     host.close()
 
 
 @pytest.mark.parametrize("stuck", ["generate", "enqueue"])
 def test_a_shut_down_is_not_held_up_for_ever(call, caplog, stuck):
-    begun, unfollowed = [], []
+    begun, untracked = [], []
 
     class Stuck:
         async def generate(self, _):
@@ -907,11 +907,11 @@ def test_a_shut_down_is_not_held_up_for_ever(call, caplog, stuck):
             begun.append(1)
             await asyncio.Event().wait()
 
-    tool = VideoGeneratorTool(Stuck(), Stuck(), on_unfollowed=unfollowed.append, grace_s=0.2)
+    tool = VideoGeneratorTool(Stuck(), Stuck(), on_untracked=untracked.append, grace_s=0.2)
     shut_down_in_the_middle(call, tool, lambda: begun)
 
     assert "at most 0.2 s" in caplog.text
-    assert [lost.job_id for lost in unfollowed] == ["job_1"] * (stuck == "enqueue")
+    assert [lost.job_id for lost in untracked] == ["job_1"] * (stuck == "enqueue")
 
 
 def test_a_call_that_has_begun_nothing_ends_with_the_loop_and_may_be_made_again(api, redis_url, prefix, call):
@@ -1017,15 +1017,15 @@ def test_a_part_that_is_interrupted_after_the_generation_is_called_again(kind, r
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
 def test_a_video_that_cannot_be_enqueued_for_interruptions_is_told_of(kind, raised):
-    unfollowed = []
+    untracked = []
 
     class Interrupted:
         def enqueue(self, *_, **__):
             raise raised
 
-    tool = VideoGeneratorTool(Interrupted(), CountingGenerator(), on_unfollowed=unfollowed.append)
+    tool = VideoGeneratorTool(Interrupted(), CountingGenerator(), on_untracked=untracked.append)
     assert isinstance(interrupted_call(kind, tool), raised)
-    assert [lost.job_id for lost in unfollowed] == ["job_1"]
+    assert [lost.job_id for lost in untracked] == ["job_1"]
 
 
 def interrupted_call(kind, tool):
@@ -1075,7 +1075,7 @@ def test_a_finished_video_of_the_hosts_generator_needs_no_queue(call):
         {"generator": None},
         {"notifier": object()},
         {"tell_user": "x"},
-        {"on_unfollowed": "x"},
+        {"on_untracked": "x"},
         {"notifier": CountingGenerator(), "tell_user": print},
         {"file_url": "files/"},
         {"mode": "later"},

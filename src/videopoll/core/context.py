@@ -13,7 +13,6 @@ from videopoll.core.accounts import Accounts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from videopoll.core.step import JobStep
     from videopoll.events import Event
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.texts import Texts
@@ -45,7 +44,7 @@ class StepContext:
         texts: The texts of messages.
         emit: The event sink.
         pause_polling: Called with the seconds that the video API asked this worker to wait (429).
-        start_sending: Moves a step to a slot for sends; False if all are taken.
+        start_sending: Called with a step: moves it to a slot for sends. Returns False if all are taken.
         foreign_workers: Whether workers of another kind share the queue.
         clock: Redis's clock.
         rng: The source of jitter.
@@ -60,7 +59,8 @@ class StepContext:
     texts: Texts
     emit: Emit
     pause_polling: Callable[[float], None]
-    start_sending: Callable[[JobStep], bool]
+    # Called with the step. Its type would have the step and its context import each other.
+    start_sending: Callable[..., bool]
     foreign_workers: bool = False
     clock: RedisClock = attrs.field(factory=RedisClock)
     rng: random.Random = attrs.field(factory=random.Random)

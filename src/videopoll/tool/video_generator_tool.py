@@ -144,7 +144,7 @@ class _Parts:
     acknowledge: Callable[..., object] | None
     generate: Callable[..., object]
     enqueue: Callable[..., object]
-    unfollowed: Callable[[UntrackedJob], object] | None
+    untracked: Callable[[UntrackedJob], object] | None
     sleep: Callable[[float], object]
 
 
@@ -175,7 +175,7 @@ class VideoGeneratorTool:
             plain or async. It should bound its own time: the generation starts after it.
         file_url: The URL of your file storage: the id of an image is appended to it.
             Without it the tool takes no images.
-        on_unfollowed: Called with an `UntrackedJob` if a started video could not
+        on_untracked: Called with an `UntrackedJob` if a started video could not
             be enqueued; plain or async.
         mode: ``"async"`` delivers the video later; ``"sync"`` waits for it, for minutes.
         default_version: The model, 2 or 3, if the call names none. Veo 2 makes both aspect ratios.
@@ -199,7 +199,7 @@ class VideoGeneratorTool:
         notifier: Notifier | AsyncNotifier | None = None,
         tell_user: Callable[[str, str], object] | None = None,
         file_url: str | None = None,
-        on_unfollowed: Callable[[UntrackedJob], object] | None = None,
+        on_untracked: Callable[[UntrackedJob], object] | None = None,
         mode: Literal["async", "sync"] = "async",
         default_version: Literal[2, 3] = DEFAULT_VERSION,
         description: str = DESCRIPTION,
@@ -212,8 +212,8 @@ class VideoGeneratorTool:
             check_callable(getattr(notifier, "notify", None), "VideoGeneratorTool.notifier's notify", "the message")
         if tell_user is not None:
             check_callable(tell_user, "VideoGeneratorTool.tell_user", "the conversation id and the text")
-        if on_unfollowed is not None:
-            check_callable(on_unfollowed, "VideoGeneratorTool.on_unfollowed", "an UntrackedJob")
+        if on_untracked is not None:
+            check_callable(on_untracked, "VideoGeneratorTool.on_untracked", "an UntrackedJob")
         if notifier is not None and tell_user is not None:
             msg = "VideoGeneratorTool takes a notifier or tell_user, not both: the user would be told twice"
             raise ConfigurationError(msg)
@@ -228,7 +228,7 @@ class VideoGeneratorTool:
         self._queue, self._generator, self._notifier, self._tell_user = queue, generator, notifier, tell_user
         self._file_url = check_url(file_url, "VideoGeneratorTool.file_url") if file_url is not None else None
         self._mode: Literal["async", "sync"] = mode
-        self._on_unfollowed, self._default_version = on_unfollowed, default_version
+        self._on_untracked, self._default_version = on_untracked, default_version
         self._description = description
         self._calls = store_of(queue)
         self._running: set[asyncio.Task[Answer]] = set()
@@ -349,7 +349,7 @@ class VideoGeneratorTool:
             acknowledge=notifier.notify if notifier is not None else self._tell_user,
             generate=generator.generate,
             enqueue=self._queue.enqueue,
-            unfollowed=self._on_unfollowed,
+            untracked=self._on_untracked,
             sleep=time.sleep,
         )
         call = _Call(arguments, conversation_id, call_id, metadata)
@@ -382,7 +382,7 @@ class VideoGeneratorTool:
             acknowledge=notify or self._tell_user,
             generate=getattr(generator, "agenerate", generator.generate),
             enqueue=self._queue.enqueue,
-            unfollowed=self._on_unfollowed,
+            untracked=self._on_untracked,
             sleep=asyncio.sleep,
         )
         call = _Call(arguments, conversation_id, call_id, metadata)
@@ -417,7 +417,7 @@ class VideoGeneratorTool:
             "generator": is_async(self._generator.generate),
             "notifier": notifier_is_async,
             "tell_user": is_async(self._tell_user),
-            "on_unfollowed": is_async(self._on_unfollowed),
+            "on_untracked": is_async(self._on_untracked),
         }
         return next((f"VideoGeneratorTool.{name}" for name, it_is in asynchronous.items() if it_is), None)
 
@@ -591,14 +591,14 @@ class VideoGeneratorTool:
                 log.info("🎬 Video job enqueued for background polling: %s", shown(job_id))
                 return True
         log.error("🎬 [%s] The video was started, and cannot be enqueued: %s", shown(job_id), reason)
-        if parts.unfollowed is not None:
+        if parts.untracked is not None:
             lost = UntrackedJob(
                 job_id=job_id, conversation_id=call.conversation_id, metadata=plan.metadata, reason=reason
             )
             try:
-                yield from do(parts.unfollowed, lost)
+                yield from do(parts.untracked, lost)
             except Exception as error:  # noqa: BLE001 - a host's hook may raise anything
-                log.error("🎬 [%s] on_unfollowed failed: %s", shown(job_id), _shown(error))  # noqa: TRY400
+                log.error("🎬 [%s] on_untracked failed: %s", shown(job_id), _shown(error))  # noqa: TRY400
         return False
 
 
