@@ -198,3 +198,9 @@ def test_a_prefix_that_cannot_be_typed_is_refused(prefix):
 def test_a_prefix_may_be_a_hash_tag(prefix):
     """One slot of a Redis Cluster then holds all keys."""
     assert Keys(prefix).queue == f"{prefix}:poll:queue"
+
+
+@pytest.mark.parametrize(("make", "name"), [(PollingStrategy, "interval_s"), (DeliveryPolicy, "max_attempts")])
+def test_a_number_from_an_environment_variable_is_refused_with_the_advice_to_convert_it(make, name):
+    with pytest.raises(ConfigurationError, match=rf"{make.__name__}\.{name} .* got '10' \(a string: convert it\)"):
+        make(**{name: "10"})

@@ -30,25 +30,26 @@ __all__ = [
 ]
 
 ENDING_S = 10.0
-"""Seconds beyond `grace_s` that an end may take: what was given back has to be written, and threads have to end."""
+"""Seconds beyond `grace_s` that a stop may take: released jobs have to be written, and threads have to end."""
 
 FOREIGN_IDLE_S = 90.0
-"""A foreign worker polls a job at least every 60 s; one that nobody has polled for this long is lost."""
+"""A job of a foreign worker is lost after this many seconds without a poll: such a worker polls at least every 60 s."""
 
 
 LONGEST_QUOTE = 60
 """Characters of a bad value that an error quotes."""
 
 
-def _shortened(value: object) -> str:
-    """Quote a bad value, without its thousands of digits."""
+def _quoted(value: object) -> str:
+    """Quote a bad value, without its thousands of digits. An environment variable is a string, so say that."""
     text = repr(value)
-    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"
+    text = text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"
+    return f"{text} (a string: convert it)" if isinstance(value, str) else text
 
 
 def _finite(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not is_number(value):
-        msg = f"{type(instance).__name__}.{attribute.name} must be a finite number, got {_shortened(value)}"
+        msg = f"{type(instance).__name__}.{attribute.name} must be a finite number, got {_quoted(value)}"
         raise ConfigurationError(msg)
 
 
@@ -71,9 +72,7 @@ def _positive(instance: object, attribute: attrs.Attribute[float], value: float)
 
 def _count(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
     if not isinstance(value, int) or not is_number(value) or value < 1:
-        msg = (
-            f"{type(instance).__name__}.{attribute.name} must be a whole number of at least 1, got {_shortened(value)}"
-        )
+        msg = f"{type(instance).__name__}.{attribute.name} must be a whole number of at least 1, got {_quoted(value)}"
         raise ConfigurationError(msg)
 
 
@@ -81,7 +80,7 @@ def _whole_seconds(instance: object, attribute: attrs.Attribute[int], value: int
     if not isinstance(value, int) or not is_number(value) or value < 1:
         msg = (
             f"{type(instance).__name__}.{attribute.name} must be a whole number of seconds"
-            f" of at least 1 (it is a Redis EX), got {_shortened(value)}"
+            f" of at least 1 (it is a Redis EX), got {_quoted(value)}"
         )
         raise ConfigurationError(msg)
 
@@ -136,20 +135,11 @@ class PollingStrategy:
                 f" ({self.initial_delay_s:g}), otherwise no job would ever be polled"
             )
             raise ConfigurationError(msg)
-        if self.backoff_cap_s < self.backoff_base_s:
-            msg = (
-                f"PollingStrategy.backoff_cap_s ({self.backoff_cap_s:g}) must be at least backoff_base_s"
-                f" ({self.backoff_base_s:g})"
-            )
-            raise ConfigurationError(msg)
-        if self.jitter > 1:
-            msg = f"PollingStrategy.jitter is a fraction from 0 to 1, got {self.jitter:g}"
-            raise ConfigurationError(msg)
+        _check_backoff(self)
 
     def backoff_s(self, faults_before: int) -> float:
         """Seconds to wait after a fault that followed `faults_before` others in a row."""
-        # An exponent of 63 already exceeds any cap; more would overflow a float.
-        return min(self.backoff_base_s * 2.0 ** min(faults_before, 63), self.backoff_cap_s)
+        return _backoff_s(self, faults_before)
 
 
 @attrs.frozen(kw_only=True)
@@ -282,15 +272,7 @@ class DeliveryPolicy:
 
     def __attrs_post_init__(self) -> None:
         """Refuse pairs of values that contradict each other."""
-        if self.backoff_cap_s < self.backoff_base_s:
-            msg = (
-                f"DeliveryPolicy.backoff_cap_s ({self.backoff_cap_s:g}) must be at least backoff_base_s"
-                f" ({self.backoff_base_s:g})"
-            )
-            raise ConfigurationError(msg)
-        if self.jitter > 1:
-            msg = f"DeliveryPolicy.jitter is a fraction from 0 to 1, got {self.jitter:g}"
-            raise ConfigurationError(msg)
+        _check_backoff(self)
 
     @property
     def keep_s(self) -> int:
@@ -299,7 +281,7 @@ class DeliveryPolicy:
 
     def backoff_s(self, failures_before: int) -> float:
         """Seconds to wait after a failed send that followed `failures_before` others."""
-        return min(self.backoff_base_s * 2.0 ** min(failures_before, 63), self.backoff_cap_s)
+        return _backoff_s(self, failures_before)
 
 
 @attrs.frozen(kw_only=True)
@@ -327,3 +309,21 @@ def jittered_ms(wait_ms: float, jitter: float, fraction: float) -> int:
         fraction: A random number from 0 to 1: 0 gives the shortest wait, 0.5 the middle, 1 the longest.
     """
     return round(wait_ms * (1 + jitter * (2 * fraction - 1)))
+
+
+def _check_backoff(policy: PollingStrategy | DeliveryPolicy) -> None:
+    name = type(policy).__name__
+    if policy.backoff_cap_s < policy.backoff_base_s:
+        msg = (
+            f"{name}.backoff_cap_s ({policy.backoff_cap_s:g}) must be at least backoff_base_s"
+            f" ({policy.backoff_base_s:g})"
+        )
+        raise ConfigurationError(msg)
+    if policy.jitter > 1:
+        msg = f"{name}.jitter is a fraction from 0 to 1, got {policy.jitter:g}"
+        raise ConfigurationError(msg)
+
+
+def _backoff_s(policy: PollingStrategy | DeliveryPolicy, failures_before: int) -> float:
+    # An exponent of 63 already exceeds any cap; more would overflow a float.
+    return min(policy.backoff_base_s * 2.0 ** min(failures_before, 63), policy.backoff_cap_s)
