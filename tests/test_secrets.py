@@ -495,7 +495,7 @@ GUARDS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "codes of Redis": ({"videopoll.queue.scripts._codes": lambda _, text: text}, {"exceptions of the queue"}),
     "causes of Redis": ({"videopoll.queue.scripts.cause_of": lambda error: error}, {"exceptions of the queue"}),
     "exceptions of the tool": ({f"{TOOL}._shown": str}, {"log"}),
-    "receipts of the tool": ({f"{TOOL}._told_of_receipt": lambda receipt: receipt.reason}, {"log"}),
+    "receipts of the tool": ({f"{TOOL}._shown_receipt": lambda receipt: receipt.reason}, {"log"}),
     "details of generations": ({f"{TOOL}.told_or_withheld": str}, {"log"}),
     "texts beside events": ({"videopoll.queue.history._tell": telling_all(videopoll.queue.history._tell)}, {"stream"}),
     "dead letters in a list": ({"videopoll.cli.dead._listed": videopoll.cli.dead._describe}, {"dead list"}),

@@ -22,7 +22,7 @@ from videopoll.policies import OnUnknown, jittered_ms
 if TYPE_CHECKING:
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.transition import Abandoned
-    from videopoll.policies import DeliveryPolicy
+    from videopoll.policies import DeliveryPolicy, LeasePolicy
 
 __all__ = [
     "DeliveryAction",
@@ -37,6 +37,7 @@ __all__ = [
     "next_delivery_action",
     "open_outbox",
     "resume_abandoned",
+    "resume_delivery",
 ]
 
 BELIEVED = 4
@@ -123,6 +124,27 @@ def resume_abandoned(work: Abandoned, now_ms: int, policy: DeliveryPolicy) -> Ou
     # That was one send of unknown fate.
     entry = attrs.evolve(entry, unknowns=1)
     return GiveUp(entry, _unknown(entry)) if policy.unknown_attempts == 1 else entry
+
+
+def resume_delivery(entry: OutboxEntry, now_ms: int, lease: LeasePolicy, *, taken_over: bool) -> OutboxEntry:
+    """Return a stored entry as this worker goes on with it.
+
+    Args:
+        entry: The entry as it is stored.
+        now_ms: The current time.
+        lease: How long leases last.
+        taken_over: Whether its lease expired in the hands of another worker. If that worker
+            had begun a send, it was running at its last renewal at least: the message may be
+            on its way since then.
+    """
+    outcome = deliverable(entry.outcome)
+    if outcome.success is not entry.outcome.success:
+        entry = attrs.evolve(entry, outcome=outcome, form=MessageForm.TEXT)
+    if taken_over and entry.sending_ms is not None:
+        alive_ms = now_ms - round((lease.duration_s - lease.renew_every_s) * 1000)
+        entry = attrs.evolve(entry, sending_ms=max(entry.sending_ms, alive_ms))
+        entry = entry.noting(own("a worker died around this send"))
+    return entry
 
 
 def next_delivery_action(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> Send | LookUp | GiveUp:

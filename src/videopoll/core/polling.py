@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.transition import PollWork
     from videopoll.policies import PollingStrategy
 
-__all__ = ["Ask", "NextPoll", "before_poll", "decide"]
+__all__ = ["Ask", "NextPoll", "before_poll", "decide", "pause_after"]
 
 SHORTEST_REQUEST_S = 1.0
 """A poll that starts just before the deadline still gets this many seconds."""
@@ -117,6 +117,20 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
             return _after_fault(work, due_ms, observation, now_ms, strategy, fraction)
         case _:
             assert_never(observation)
+
+
+def pause_after(observation: Observation, faults: int, strategy: PollingStrategy) -> float | None:
+    """Return the seconds for which this worker must poll nothing after a 429, else None.
+
+    Args:
+        observation: What the API answered.
+        faults: The faults in a row before it.
+        strategy: The host's polling strategy.
+    """
+    if not isinstance(observation, Fault) or observation.kind is not FaultKind.THROTTLED:
+        return None
+    hint_s = observation.retry_after_s
+    return min(strategy.backoff_s(faults) if hint_s is None else hint_s, strategy.max_retry_after_s)
 
 
 def _after_missing(

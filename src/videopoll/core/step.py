@@ -26,14 +26,14 @@ from videopoll.core.delivery import (
     Send,
     after_lookup,
     after_send,
-    deliverable,
     next_delivery_action,
     open_outbox,
     resume_abandoned,
+    resume_delivery,
 )
 from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, SendMessage, Steps
 from videopoll.core.permits import Lease, SendPermit
-from videopoll.core.polling import Ask, NextPoll, before_poll, decide
+from videopoll.core.polling import Ask, NextPoll, before_poll, decide, pause_after
 from videopoll.core.report import (
     report_claimed,
     report_concluded,
@@ -44,9 +44,9 @@ from videopoll.core.report import (
     report_polled,
     report_sent,
 )
-from videopoll.jobs.codec import Poison, dump
-from videopoll.jobs.job import bounded_record
-from videopoll.jobs.outcome import DeadLetter, MessageForm, OutboxEntry, Outcome
+from videopoll.core.settlement import settle_delivered, settle_undeliverable, settle_unreadable
+from videopoll.jobs.codec import Poison
+from videopoll.jobs.outcome import OutboxEntry, Outcome
 from videopoll.jobs.transition import (
     Abandoned,
     BeginSend,
@@ -82,9 +82,6 @@ CRASH_POINTS = (
     "after_settle",
 )
 """The points between two effects at which tests kill a worker."""
-
-LARGEST_ENTRY_BYTES = 65_536
-"""An outbox entry of ours is smaller: larger ones are not kept whole in a dead letter."""
 
 
 class JobStep:
@@ -252,21 +249,13 @@ class JobStep:
         if isinstance(work, PollWork):
             yield from self._poll(work)
         elif isinstance(work, SendWork):
-            entry = work.entry
-            outcome = deliverable(entry.outcome)
-            if outcome.success is not entry.outcome.success:
-                entry = attrs.evolve(entry, outcome=outcome, form=MessageForm.TEXT)
-            if self.claim.taken_over and entry.sending_ms is not None:
-                # It was alive at its last renewal: only since then may the message be on its way.
-                lease = self._context.lease
-                alive_ms = self._now() - round((lease.duration_s - lease.renew_every_s) * 1000)
-                entry = attrs.evolve(entry, sending_ms=max(entry.sending_ms, alive_ms))
-                entry = entry.noting(own("a worker died around this send"))
-            yield from self._deliver(next_delivery_action(entry, self._now(), self._context.delivery))
+            now_ms, lease = self._now(), self._context.lease
+            entry = resume_delivery(work.entry, now_ms, lease, taken_over=self.claim.taken_over)
+            yield from self._deliver(next_delivery_action(entry, now_ms, self._context.delivery))
         elif isinstance(work, Abandoned):
             yield from self._resume(work)
         elif isinstance(work, Poison):
-            yield from self._refuse(own(work.reason))
+            yield from self._dead_letter(own(work.reason))
         else:
             yield from self._discard(work)
 
@@ -289,7 +278,8 @@ class JobStep:
             self._crash_point("after_poll")
             asked_ms, now_ms = now_ms, self._now()
             due_ms = asked_ms if claim.taken_over else claim.due_ms
-            self._pause_if_throttled(work, observation)
+            if (pause_s := pause_after(observation, work.faults, context.strategy)) is not None:
+                context.pause_polling(pause_s)
             after = decide(work, due_ms, observation, now_ms, context.strategy, context.rng.random())
             report_polled(context, claim, work, observation, asked_ms, took_s, after)
             if isinstance(after, NextPoll):
@@ -297,12 +287,6 @@ class JobStep:
                 return
             judged = after
         yield from self._conclude(work.job, judged, work.attempts)
-
-    def _pause_if_throttled(self, work: PollWork, observation: Observation) -> None:
-        if isinstance(observation, Fault) and observation.kind is FaultKind.THROTTLED:
-            strategy, hint_s = self._context.strategy, observation.retry_after_s
-            wait_s = strategy.backoff_s(work.faults) if hint_s is None else hint_s
-            self._context.pause_polling(min(wait_s, strategy.max_retry_after_s))
 
     def _reschedule(self, work: PollWork, after: NextPoll) -> Commit:
         noted = work.attempts if self._context.foreign_workers else None
@@ -456,52 +440,32 @@ class JobStep:
             self._noted = None
 
     def _settle_delivered(self, done: Done) -> Steps:
-        entry, now_ms = done.entry, self._now()
+        now_ms = self._now()
         self._crash_point("before_settle")
-        completed = entry.outcome.to_completed(
-            entry.job,
-            delivered=True,
-            deliveredAt=now_ms,
-            form=(done.receipt.form or entry.form).value,
-            sends=entry.tries,
-            messageId=done.receipt.message_id,
-        )
-        applied = yield from self._write_last(Settle(self.claim, dump(completed)))
+        applied = yield from self._write_last(settle_delivered(self.claim, done, now_ms))
         self._crash_point("after_settle")
         if applied:
-            report_delivered(self._context, entry, done.receipt, now_ms)
+            report_delivered(self._context, done.entry, done.receipt, now_ms)
 
-    # --- dead letters ---
+    def _give_up(self, given_up: GiveUp) -> Steps:
+        settlement = settle_undeliverable(self.claim, given_up, self._now())
+        if (yield from self._write_last(settlement)):
+            report_dead_lettered(self._context, self.claim.job_id, given_up.reason, given_up.entry.outcome)
 
-    def _give_up(self, action: GiveUp) -> Steps:
-        entry = action.entry
-        letter = DeadLetter(self.claim.job_id, action.reason, self._now(), entry=entry)
-        completed = entry.outcome.to_completed(
-            entry.job, delivered=False, undeliverable=action.reason, sends=entry.tries
-        )
-        yield from self._dead_letter(letter, dump(completed), entry.outcome)
+    # --- what is not a job ---
 
-    def _refuse(self, reason: str) -> Steps:
-        """Keep what is no job for an operator."""
-        raw = self.claim.raw
-        kept = None if raw is None else bounded_record(raw)
-        letter = DeadLetter(self.claim.job_id, reason, self._now(), record=kept)
-        if raw is not None and self.claim.raw_is_entry:
-            # It goes back to its delivery, not to the polling, if it can be read one day.
-            whole = raw.decode("utf-8", "surrogateescape") if len(raw) <= LARGEST_ENTRY_BYTES else kept
-            letter = attrs.evolve(letter, record=None, raw_entry=whole)
-        yield from self._dead_letter(letter)
-
-    def _dead_letter(self, letter: DeadLetter, completed: str | None = None, outcome: Outcome | None = None) -> Steps:
-        if (yield from self._write_last(Settle(self.claim, completed, letter))):
-            report_dead_lettered(self._context, self.claim.job_id, letter.reason, outcome)
+    def _dead_letter(self, reason: str) -> Steps:
+        if (yield from self._write_last(settle_unreadable(self.claim, reason, self._now()))):
+            report_dead_lettered(self._context, self.claim.job_id, reason, None)
 
     def _discard(self, missing: MissingRecord) -> Steps:
         if missing.finished:
             # Another kind of worker, or a cancel, ended it: there is nothing left to do.
             yield Commit(Settle(self.claim), wait=False)
         else:
-            yield from self._refuse(own("no record: it expired before its poll, or there never was a job with this id"))
+            yield from self._dead_letter(
+                own("no record: it expired before its poll, or there never was a job with this id")
+            )
 
     def _message(self, entry: OutboxEntry) -> tuple[Message, SendPermit]:
         """Build the message, and its permit."""

@@ -1,0 +1,51 @@
+"""How a job leaves the queue: the last write about it, as pure functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from videopoll.jobs.codec import dump
+from videopoll.jobs.job import bounded_record
+from videopoll.jobs.outcome import DeadLetter
+from videopoll.jobs.transition import Settle
+
+if TYPE_CHECKING:
+    from videopoll.core.delivery import Done, GiveUp
+    from videopoll.jobs.transition import Claim
+
+__all__ = ["settle_delivered", "settle_undeliverable", "settle_unreadable"]
+
+LARGEST_ENTRY_BYTES = 65_536
+"""An outbox entry of ours is smaller: larger ones are not kept whole in a dead letter."""
+
+
+def settle_delivered(claim: Claim, done: Done, now_ms: int) -> Settle:
+    """Return the settlement of a job whose user has the message."""
+    entry, receipt = done.entry, done.receipt
+    completed = entry.outcome.to_completed(
+        entry.job,
+        delivered=True,
+        deliveredAt=now_ms,
+        form=(receipt.form or entry.form).value,
+        sends=entry.tries,
+        messageId=receipt.message_id,
+    )
+    return Settle(claim, dump(completed))
+
+
+def settle_undeliverable(claim: Claim, given_up: GiveUp, now_ms: int) -> Settle:
+    """Return the settlement of a job whose message cannot be delivered: a dead letter with the entry."""
+    entry, reason = given_up.entry, given_up.reason
+    completed = entry.outcome.to_completed(entry.job, delivered=False, undeliverable=reason, sends=entry.tries)
+    return Settle(claim, dump(completed), DeadLetter(claim.job_id, reason, now_ms, entry=entry))
+
+
+def settle_unreadable(claim: Claim, reason: str, now_ms: int) -> Settle:
+    """Return the settlement of a claim that is no readable job: a dead letter with what is there."""
+    raw = claim.raw
+    record = None if raw is None else bounded_record(raw)
+    if raw is not None and claim.raw_is_entry:
+        # A redrive goes on with its delivery, not with the polling, if it can be read one day.
+        whole = raw.decode("utf-8", "surrogateescape") if len(raw) <= LARGEST_ENTRY_BYTES else record
+        return Settle(claim, letter=DeadLetter(claim.job_id, reason, now_ms, raw_entry=whole))
+    return Settle(claim, letter=DeadLetter(claim.job_id, reason, now_ms, record=record))
