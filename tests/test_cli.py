@@ -21,9 +21,10 @@ from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
 from videopoll import RedisVideoJobQueue, __version__, events
 from videopoll.cli import output
 from videopoll.cli.app import app
+from videopoll.cli.channels import load_resolver
+from videopoll.cli.commands.worker import GC_THRESHOLDS, calm_garbage_collection
+from videopoll.cli.demo.cases import CASES, World, judge
 from videopoll.cli.logs import JsonFormatter
-from videopoll.cli.scenes import SCENES, World, judge
-from videopoll.cli.worker import GC_THRESHOLDS, calm_garbage_collection, load_resolver
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import JobState
 from videopoll.testing import Reply, unused_port
@@ -532,10 +533,10 @@ def test_the_demo_ends_as_it_should(runner, redis_server):
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert f"All {len(SCENES)} jobs ended as they should" in done.stdout
+    assert f"All {len(CASES)} jobs ended as they should" in done.stdout
     assert phone(0)[:7] not in done.stdout
-    for scene in SCENES:
-        assert scene.to not in done.stdout
+    for case in CASES:
+        assert case.to not in done.stdout
     with redis.Redis.from_url(redis_server.url) as client:
         assert not list(client.scan_iter(match="videopoll-demo-*", count=1000))
 
@@ -556,21 +557,21 @@ def test_a_ctrl_c_ends_the_demo_quietly(require_server):
 
 
 def test_the_demo_notices_what_is_wrong(sync_world, queue):
-    """The verdict comes from the inboxes and from Redis, so it can be a bad one."""
+    """The result comes from the inboxes and from Redis, so it can be a bad one."""
     world = World(sync_world.api, sync_world.ultramsg, sync_world.factory)
-    scene = SCENES[0]
+    case = CASES[0]
 
-    nothing = judge(world, scene, None)
+    nothing = judge(world, case, None)
     assert "0 messages instead of 1" in nothing.problems
     assert "Redis does not call it delivered" in nothing.problems
 
-    queue.enqueue(scene.job_id, conversation_id=scene.conversation_id, metadata=scene.metadata)
+    queue.enqueue(case.job_id, conversation_id=case.conversation_id, metadata=case.metadata)
     with sync_world.worker():
-        until(lambda: queue.get(scene.job_id).state is JobState.SETTLED, "it is settled")
-    assert judge(world, scene, queue.get(scene.job_id)).good
+        until(lambda: queue.get(case.job_id).state is JobState.SETTLED, "it is settled")
+    assert judge(world, case, queue.get(case.job_id)).good
 
-    _send_text(sync_world, scene.to)
-    assert judge(world, scene, queue.get(scene.job_id)).problems == ("2 messages instead of 1",)
+    _send_text(sync_world, case.to)
+    assert judge(world, case, queue.get(case.job_id)).problems == ("2 messages instead of 1",)
 
 
 def _send_text(world, to):

@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 
 from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
 from videopoll import AsyncRedisVideoJobQueue, Health, PollingStrategy, RedisVideoJobQueue, events
-from videopoll.cli import doctor, figures, places
+from videopoll.cli import figures, places
 from videopoll.cli.app import app
+from videopoll.cli.commands import doctor
+from videopoll.cli.describe import describe_entry
 from videopoll.cli.output import duration
-from videopoll.cli.story import tell
 from videopoll.jobs import JobState
 from videopoll.observations import FaultKind
 from videopoll.policies import LeasePolicy
@@ -615,10 +616,14 @@ def _polled(worker):
 
 def test_every_step_and_every_fault_has_its_words():
     for step in Step:
-        said, _ = tell(HistoryEntry(0, step, "job_1", "w", {"fault": "timeout", "status": "x", "result": "unknown"}))
+        said, _ = describe_entry(
+            HistoryEntry(0, step, "job_1", "w", {"fault": "timeout", "status": "x", "result": "unknown"})
+        )
         assert said
     for fault in FaultKind:
-        said, _ = tell(HistoryEntry(0, Step.FAULT, "j", "w", {"fault": fault.value, "attempt": 1, "reason": "r"}))
+        said, _ = describe_entry(
+            HistoryEntry(0, Step.FAULT, "j", "w", {"fault": fault.value, "attempt": 1, "reason": "r"})
+        )
         assert f": {fault.value} (" not in said
 
 
@@ -877,7 +882,7 @@ def test_the_worker_refuses_what_cannot_work(metrics, redis_url, prefix):
         )
 
     assert done.returncode == 2
-    assert ("set --health-port, too" if metrics else "choose another port") in done.stderr.splitlines()[-1]
+    assert ("--metrics needs --health-port" if metrics else "choose another port") in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

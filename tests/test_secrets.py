@@ -20,7 +20,7 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-import videopoll.cli.dead
+import videopoll.cli.commands.dead
 import videopoll.core.report
 import videopoll.events
 import videopoll.queue.history
@@ -53,8 +53,8 @@ from videopoll import (
     events,
 )
 from videopoll.cli.app import app
+from videopoll.cli.describe import describe_entry
 from videopoll.cli.logs import JsonFormatter
-from videopoll.cli.story import tell
 from videopoll.events import show_texts
 from videopoll.observe.metrics import OpenTelemetryHook, PrometheusHook
 from videopoll.queue.history import RedisHistory, read_history, read_recent
@@ -498,8 +498,14 @@ GUARDS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "receipts of the tool": ({f"{TOOL}._shown_receipt": lambda receipt: receipt.reason}, {"log"}),
     "details of generations": ({f"{TOOL}.told_or_withheld": str}, {"log"}),
     "texts beside events": ({"videopoll.queue.history._tell": telling_all(videopoll.queue.history._tell)}, {"stream"}),
-    "dead letters in a list": ({"videopoll.cli.dead._listed": videopoll.cli.dead._describe}, {"dead list"}),
-    "what watch tells": ({"videopoll.cli.watch.tell": lambda entry: tell(entry, texts=True)}, {"watch"}),
+    "dead letters in a list": (
+        {"videopoll.cli.commands.dead._listed": videopoll.cli.commands.dead._describe},
+        {"dead list"},
+    ),
+    "what watch tells": (
+        {"videopoll.cli.commands.watch.describe_entry": lambda entry: describe_entry(entry, texts=True)},
+        {"watch"},
+    ),
     "logs of HTTP libraries": ({"videopoll._http.quiet._Filter.filter": lambda *_: True}, {"log"}),
 }
 """What has to be taken out for each guard, and where that shows at least."""

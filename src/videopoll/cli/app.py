@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from videopoll import __version__
-from videopoll.cli import act, dead, demo, doctor, explain, jobs, listing, status, watch, worker
+from videopoll.cli.commands import (
+    cancel,
+    dead,
+    doctor,
+    drain,
+    enqueue,
+    explain,
+    hand_back,
+    jobs,
+    poll_now,
+    show,
+    status,
+    watch,
+    worker,
+)
+from videopoll.cli.demo import command as demo
 
 __all__ = ["app"]
 
@@ -52,15 +67,15 @@ def videopoll(
 RUN, OPERATE = "Run", "Look and act"
 app.command("demo", rich_help_panel=RUN)(demo.demo)
 app.command("worker", rich_help_panel=RUN)(worker.worker)
-app.command("enqueue", rich_help_panel=RUN)(jobs.enqueue)
+app.command("enqueue", rich_help_panel=RUN)(enqueue.enqueue)
 app.command("status", rich_help_panel=OPERATE)(status.status)
 app.command("watch", rich_help_panel=OPERATE)(watch.watch)
-app.command("jobs", rich_help_panel=OPERATE)(listing.jobs)
-app.command("show", rich_help_panel=OPERATE)(jobs.show)
+app.command("jobs", rich_help_panel=OPERATE)(jobs.jobs)
+app.command("show", rich_help_panel=OPERATE)(show.show)
 app.command("explain", rich_help_panel=OPERATE)(explain.explain)
-app.command("poll-now", rich_help_panel=OPERATE)(act.poll_now)
-app.command("cancel", rich_help_panel=OPERATE)(jobs.cancel)
-app.command("drain", rich_help_panel=OPERATE)(act.drain)
-app.command("hand-back", rich_help_panel=OPERATE)(act.hand_back)
+app.command("poll-now", rich_help_panel=OPERATE)(poll_now.poll_now)
+app.command("cancel", rich_help_panel=OPERATE)(cancel.cancel)
+app.command("drain", rich_help_panel=OPERATE)(drain.drain)
+app.command("hand-back", rich_help_panel=OPERATE)(hand_back.hand_back)
 app.command("doctor", rich_help_panel=OPERATE)(doctor.doctor)
 app.add_typer(dead.app, name="dead", rich_help_panel=OPERATE)

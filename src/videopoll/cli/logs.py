@@ -14,7 +14,7 @@ EXTRA = "vp_"
 
 
 class LogLevel(enum.StrEnum):
-    """How much is written."""
+    """The least level that is written."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -23,7 +23,7 @@ class LogLevel(enum.StrEnum):
 
 
 class LogFormat(enum.StrEnum):
-    """In which form it is written."""
+    """The form of the lines."""
 
     TEXT = "text"
     JSON = "json"
@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
     """Writes a record as one line of JSON, with the event's fields beside its text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the line."""
+        """Return the line."""
         line: dict[str, object] = {
             "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -48,7 +48,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: LogLevel, form: LogFormat) -> None:
-    """Write videopoll's log at `level`, and everybody else's warnings.
+    """Write videopoll's log at `level`, and the warnings of all other libraries.
 
     HTTP libraries log URLs at INFO, and UltraMsg's have the token in them.
     """

@@ -8,6 +8,7 @@ list of processes and in no shell history.
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 from collections.abc import Iterator
 from typing import Annotated, TypeAlias
@@ -39,6 +40,7 @@ __all__ = [
     "JobTtl",
     "Prefix",
     "RedisUrl",
+    "RunnerKind",
     "UltraMsgInstance",
     "UltraMsgUrl",
     "WhatsAppFactoryInstance",
@@ -126,13 +128,20 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for
 JobId: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
 
 
+class RunnerKind(enum.StrEnum):
+    """Which runner the worker uses: asyncio, or threads."""
+
+    ASYNC = "async"
+    SYNC = "sync"
+
+
 def secret(variable: str) -> str | None:
-    """Read a secret from the environment; an empty one is none."""
+    """Return a secret from the environment, or None if it is unset or empty."""
     return os.environ.get(variable) or None
 
 
 def ttls_of(job_ttl_s: int) -> KeyTtls:
-    """Give the times to live: a job's counter lives as long as its record."""
+    """Return the times to live: a job's counter lives as long as its record."""
     return KeyTtls(job_s=job_ttl_s, attempts_s=job_ttl_s)
 
 

@@ -54,7 +54,7 @@ INTERRUPTED = 130
 
 
 def guarded(command: Callable[P, T]) -> Callable[P, T]:
-    """Let a command's errors end as one line and an exit code, never as a stack trace."""
+    """Wrap a command so that its errors end as one line and an exit code, never as a stack trace."""
 
     @functools.wraps(command)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -67,7 +67,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            # Whoever read our output has enough. What Python would flush at its end goes nowhere.
+            # The reader of our output has closed it. What Python flushes at its end goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
 
@@ -123,7 +123,7 @@ def _cell(value: Cell) -> Text:
 
 
 def when(at_ms: int | None) -> str | None:
-    """Give a time in Unix milliseconds as UTC."""
+    """Format a time in Unix milliseconds as UTC; None stays None."""
     if at_ms is None:
         return None
     try:
@@ -137,19 +137,19 @@ def when(at_ms: int | None) -> str | None:
 
 
 def time_of_day(at_ms: int) -> str:
-    """Give a time in Unix milliseconds as UTC, without the day."""
+    """Format a time in Unix milliseconds as UTC, without the day."""
     moment = when(at_ms) or ""
     return f"{moment[11:19]}.{at_ms % 1000 // 100}" if moment.endswith("Z") else moment
 
 
 def age(from_ms: int, to_ms: int) -> str:
-    """Say how far apart two times are, e.g. ``in 4 s`` or ``12 s ago``."""
+    """Format the distance of two times in Unix milliseconds, e.g. ``in 4 s`` or ``12 s ago``."""
     seconds = (from_ms - to_ms) / 1000
     return f"in {seconds:.0f} s" if seconds >= 0 else f"{-seconds:.0f} s ago"
 
 
 def duration(seconds: float) -> str:
-    """Say how long something is, e.g. ``850 ms``, ``4.2 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    """Format a duration, e.g. ``850 ms``, ``4.2 s``, ``3 min 5 s``, ``2 h 10 min``."""
     if seconds < 1:
         return f"{max(0.0, seconds) * 1000:.0f} ms"
     if seconds < MINUTE_S:
@@ -169,7 +169,7 @@ def mask(address: str) -> str:
 
 
 def masked_url(url: str) -> str:
-    """Give a URL without its query, which may be a signature; of what is no URL nothing."""
+    """Return a URL without its query, which may be a signature; what is no URL is hidden whole."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,4 +1,4 @@
-"""``videopoll explain``: a job's whole story, in the order of time, and what comes next."""
+"""``videopoll explain``: a job's whole history, in the order of time, and what comes next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from videopoll.cli.jobs import describe, live_answer
+from videopoll.cli.commands.show import live_answer
+from videopoll.cli.describe import OUTCOMES, describe_entry, describe_job
 from videopoll.cli.options import (
     DEFAULT_API_URL,
     DEFAULT_PREFIX,
@@ -25,7 +26,6 @@ from videopoll.cli.options import (
     open_queue,
 )
 from videopoll.cli.output import complain, duration, guarded, print_json, time_of_day, when
-from videopoll.cli.story import OUTCOMES, tell
 from videopoll.errors import QueueError
 from videopoll.jobs.codec import is_number
 from videopoll.jobs.job import JobState
@@ -43,7 +43,7 @@ class _Known:
 
     job_id: str
     view: JobView | None
-    story: tuple[HistoryEntry, ...]
+    history: tuple[HistoryEntry, ...]
     workers: tuple[WorkerInfo, ...]
     letter: DeadLetter | None
     live: str | None
@@ -59,7 +59,7 @@ def explain(
     prefix: Prefix = DEFAULT_PREFIX,
     api_url: ApiUrl = DEFAULT_API_URL,
 ) -> None:
-    """Tell a job's story: what happened, where it is, why it waits, and what its user got.
+    """Explain a job: what happened, where it is, why it waits, and what its user got.
 
     What happened comes from the history that workers keep for a day (not with
     --no-history); where it is comes from the job's own keys. Changes nothing.
@@ -68,21 +68,21 @@ def explain(
         view = queue.get(job)
         letter = queue.dead_letters.get(job) if view is not None and view.state is JobState.DEAD else None
         try:
-            story, workers = read_history(client, queue.keys, job), read_workers(client, queue.keys)
+            history, workers = read_history(client, queue.keys, job), read_workers(client, queue.keys)
         except QueueError as error:
-            story, workers = (), ()
+            history, workers = (), ()
             complain(f"the history cannot be read: {error}")
-    if view is None and not story:
+    if view is None and not history:
         complain(f"there is no job {job!r} under the prefix {prefix!r}: it was never enqueued here, or ended long ago")
         raise typer.Exit(1)
     told = live_answer(api_url, job, view) if live else None
-    known = _Known(job, view, _with_beginning(job, view, story), workers, letter, told)
+    known = _Known(job, view, _with_beginning(job, view, history), workers, letter, told)
     now = _now(known)
     if as_json:
         print_json(
             {
                 "job_id": job,
-                "now": describe(view, reveal=False) if view else None,
+                "now": describe_job(view, reveal=False) if view else None,
                 "explanation": now,
                 "live": told,
                 "story": [
@@ -93,7 +93,7 @@ def explain(
                         **one.details,
                         **({} if one.text is None else {"text": one.text}),
                     }
-                    for one in known.story
+                    for one in known.history
                 ],
             }
         )
@@ -101,18 +101,18 @@ def explain(
     _print(known, now)
 
 
-def _with_beginning(job: str, view: JobView | None, story: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
-    """Begin the story with the enqueueing, also if no producer keeps a history: later entries tell when it was."""
-    if any(entry.step is Step.ENQUEUED for entry in story):
-        return story
+def _with_beginning(job: str, view: JobView | None, history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
+    """Begin the history with the enqueueing, also if no producer keeps a history: later entries tell when it was."""
+    if any(entry.step is Step.ENQUEUED for entry in history):
+        return history
     start_ms = view.job.start_ms if view is not None and view.job is not None else None
-    for entry in story:
+    for entry in history:
         elapsed_s = entry.details.get("elapsed_s")
         if start_ms is None and is_number(elapsed_s):
             start_ms = entry.at_ms - round(elapsed_s * 1000)
     if start_ms is None:
-        return story
-    return (HistoryEntry(start_ms, Step.ENQUEUED, job, "", {}), *story)
+        return history
+    return (HistoryEntry(start_ms, Step.ENQUEUED, job, "", {}), *history)
 
 
 def _sentence(text: str) -> str:
@@ -120,12 +120,12 @@ def _sentence(text: str) -> str:
 
 
 def _now(known: _Known) -> list[str]:
-    """Say where the job is, and why; a sentence each."""
+    """Return where the job is, and why; a sentence each."""
     view = known.view
     if view is None:
-        told = known.story[-1].step
+        told = known.history[-1].step
         return [
-            f"Redis has forgotten the job; the last that is known is: {tell(known.story[-1], texts=True)[0]} ({told.value})."
+            f"Redis has forgotten the job; the last that is known is: {describe_entry(known.history[-1], texts=True)[0]} ({told.value})."
         ]
     said = [_place(known, view)]
     if view.state is JobState.SCHEDULED:
@@ -172,14 +172,14 @@ def _due(view: JobView) -> str:
 
 
 def _why(known: _Known, view: JobView) -> str:
-    """Say why the next poll is when it is."""
+    """Return why the next poll is due when it is."""
     if view.due_ms is not None and view.due_ms < view.now_ms - 1000:
         alive = sum(worker.alive for worker in known.workers)
         return f"It is due already: {alive} worker{' is' if alive == 1 else 's are'} known to be alive."
     if not view.attempts:
         return "That is so because a first poll waits for the initial delay."
     if view.faults:
-        last = next((entry for entry in reversed(known.story) if entry.step is Step.FAULT), None)
+        last = next((entry for entry in reversed(known.history) if entry.step is Step.FAULT), None)
         reason = f" The last: {shown(str(last.text or last.details.get('reason')))}." if last else ""
         row = "one fault" if view.faults == 1 else f"{view.faults} faults in a row"
         return f"That is so because of the backoff after {row}.{reason}"
@@ -204,7 +204,7 @@ def _holder(known: _Known, view: JobView) -> str:
 
 
 def _user(known: _Known, view: JobView) -> list[str]:
-    """Say what the user got."""
+    """Return what the user got; a sentence each."""
     if view.outcome is None:
         return ["The user has been told nothing yet."]
     outcome = view.outcome
@@ -215,7 +215,7 @@ def _user(known: _Known, view: JobView) -> list[str]:
         reasons = " What went wrong: " + _sentence("; ".join(map(shown, entry.reasons))) if entry.reasons else ""
         said.append(f"Sends so far: {entry.tries}, the next as {entry.form.value}.{reasons}")
     if view.delivered:
-        form = next((one.details.get("form") for one in reversed(known.story) if one.step is Step.DELIVERED), None)
+        form = next((one.details.get("form") for one in reversed(known.history) if one.step is Step.DELIVERED), None)
         said.append("The user was told" + (f", with a {form} message." if form else "."))
     elif view.delivered is False or view.state is JobState.DEAD:
         said.append("The user was NOT told.")
@@ -227,13 +227,13 @@ def _user(known: _Known, view: JobView) -> list[str]:
 
 
 def _print(known: _Known, now: list[str]) -> None:
-    start_ms = known.story[0].at_ms if known.story else 0
+    start_ms = known.history[0].at_ms if known.history else 0
     if not sys.stdout.isatty():
-        for entry in known.story:
+        for entry in known.history:
             line = (
                 when(entry.at_ms) or "-",
                 _offset(entry, start_ms),
-                tell(entry, texts=True)[0],
+                describe_entry(entry, texts=True)[0],
                 entry.worker_id or "-",
             )
             typer.echo("\t".join(line))
@@ -243,7 +243,7 @@ def _print(known: _Known, now: list[str]) -> None:
     console = Console()
     conversation = f" · conversation {shown(known.view.job.conversation_id)}" if known.view and known.view.job else ""
     console.print(Text.assemble((f"Job {shown(known.job_id)}", "bold"), (conversation, "dim")))
-    if known.story:
+    if known.history:
         console.print(Text(f"since {when(start_ms)}", style="dim"))
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column("time", no_wrap=True)
@@ -251,8 +251,8 @@ def _print(known: _Known, now: list[str]) -> None:
         table.add_column("what happened", overflow="fold", ratio=1)
         table.add_column("worker", overflow="fold", style="dim")
         last = ""
-        for entry in known.story:
-            said, style = tell(entry, texts=True)
+        for entry in known.history:
+            said, style = describe_entry(entry, texts=True)
             worker = shown(entry.worker_id)
             # A worker is named where it changes.
             table.add_row(

@@ -79,7 +79,7 @@ def status(
     prefix: Prefix = DEFAULT_PREFIX,
     api_url: ApiUrl = DEFAULT_API_URL,
 ) -> None:
-    """Tell how many jobs are where, and whether Redis and the video API are well.
+    """Show how many jobs are where, and whether Redis and the video API are well.
 
     \b
     videopoll status
@@ -124,7 +124,7 @@ def status(
 
 
 def describe(figures: Figures) -> dict[str, object]:
-    """Give the figures as JSON; what Redis did not say is null."""
+    """Return the figures as JSON; what Redis did not answer is null."""
     counts = figures.counts
     return {
         "queued": counts.queued if counts else None,

@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from videopoll.cli.commands.status import describe
+from videopoll.cli.describe import JOB_COLUMNS, describe_entry, job_row
 from videopoll.cli.figures import (
     WORKER_COLUMNS,
     Figures,
@@ -22,12 +24,9 @@ from videopoll.cli.figures import (
     read_figures,
     worker_rows,
 )
-from videopoll.cli.listing import COLUMNS, job_row
 from videopoll.cli.options import DEFAULT_PREFIX, DEFAULT_REDIS_URL, AsJson, Prefix, RedisUrl, open_client, open_queue
 from videopoll.cli.output import complain, duration, guarded, print_json, time_of_day
 from videopoll.cli.places import Listed, Place, list_jobs
-from videopoll.cli.status import describe
-from videopoll.cli.story import tell
 from videopoll.errors import QueueError
 from videopoll.observe.log import shown
 from videopoll.queue.history import HistoryEntry, read_recent
@@ -133,7 +132,7 @@ def _follow(
             print_json({"at_ms": look.now_ms, **describe(look.figures), "events": [_as_json(entry) for entry in fresh]})
         else:
             for entry in fresh:
-                typer.echo(f"{time_of_day(entry.at_ms)}\t{shown(entry.job_id)}\t{tell(entry)[0]}")
+                typer.echo(f"{time_of_day(entry.at_ms)}\t{shown(entry.job_id)}\t{describe_entry(entry)[0]}")
             now = "; ".join(look.figures.problems) or None
             if now != problem:
                 complain(now or "all is well again")
@@ -190,7 +189,7 @@ def _page(look: _Look, prefix: str, height: int) -> Group:
     total = pending(look.figures.counts)
     cells = [["-" if cell is None else shown(str(cell)) for cell in job_row(one, look.now_ms)] for one in look.jobs]
     title = f"Jobs ({min(jobs, len(cells))} of {total})" if cells else "No jobs"
-    parts += [Text(), _table(title, COLUMNS, cells[:jobs]) if cells else Text(title, style="dim")]
+    parts += [Text(), _table(title, JOB_COLUMNS, cells[:jobs]) if cells else Text(title, style="dim")]
     parts += [Text(), _events(look.recent[len(look.recent) - events :])]
     return Group(*parts)
 
@@ -250,6 +249,6 @@ def _events(entries: tuple[HistoryEntry, ...]) -> Table | Text:
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=36)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for entry in entries:
-        said, style = tell(entry)
+        said, style = describe_entry(entry)
         table.add_row(Text(time_of_day(entry.at_ms), style="dim"), Text(shown(entry.job_id)), Text(said, style=style))
     return table

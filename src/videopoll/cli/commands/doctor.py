@@ -226,7 +226,7 @@ def _check_persistence(client: redis.Redis) -> list[Finding]:
 
 
 def _saves(client: redis.Redis) -> str | None:
-    """Give the rule of the snapshots, empty without one; None where CONFIG is not allowed."""
+    """Return the rule of the snapshots, empty without one; None where CONFIG is not allowed."""
     try:
         config = cast("Mapping[str, str]", client.config_get("save"))
     except redis.ResponseError:
@@ -354,7 +354,7 @@ def check_ultramsg(base_url: str, instance_id: str | None, token: str | None) ->
 
 
 def check_whatsapp_factory(base_url: str | None, instance_id: str | None, token: str | None) -> Finding:
-    """Have WhatsApp Factory refuse an empty text to nobody: it documents no question after the instance or the key."""
+    """Try the instance and the key with an empty text to nobody, which WhatsApp Factory refuses: it has no status call."""
     name = "WhatsApp Factory"
     if not base_url or not instance_id or not token:
         wanted = {

@@ -1,7 +1,7 @@
 """The jobs of the demo: how each is meant to go, and whether it did.
 
-A verdict is computed from what the messengers received and from what Redis says
-of the job, never from what the scene expects.
+A result is computed from what the messengers received and from what Redis says
+of the job, never from what the case expects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from videopoll.jobs.outcome import OutcomeKind
 from videopoll.jobs.views import JobView
 from videopoll.testing import FakeMessage, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory, MessageKind, Reply
 
-__all__ = ["API_KEY", "INSTANCE", "SCENES", "TOKEN", "CaseResult", "Scene", "World", "judge"]
+__all__ = ["API_KEY", "CASES", "INSTANCE", "TOKEN", "Case", "CaseResult", "World", "judge"]
 
 API_KEY = "the-demo-has-no-secrets"
 TOKEN = "the-demo-has-no-tokens"  # noqa: S105 - the local messengers' own
@@ -35,42 +35,42 @@ class World:
     factory: FakeWhatsAppFactory
 
 
-def _nothing(world: World, scene: Scene) -> None:
+def _nothing(world: World, case: Case) -> None:
     """Leave all at its best."""
 
 
-def _refuse_video(world: World, scene: Scene) -> None:
-    world.ultramsg.refuse_videos(to=scene.to)
+def _refuse_video(world: World, case: Case) -> None:
+    world.ultramsg.refuse_videos(to=case.to)
 
 
-def _fail(world: World, scene: Scene) -> None:
-    world.api.job(scene.job_id, Reply.processing(), Reply.processing(), Reply.failed())
+def _fail(world: World, case: Case) -> None:
+    world.api.job(case.job_id, Reply.processing(), Reply.processing(), Reply.failed())
 
 
-def _never_end(world: World, scene: Scene) -> None:
-    world.api.job(scene.job_id, Reply.processing())
+def _never_end(world: World, case: Case) -> None:
+    world.api.job(case.job_id, Reply.processing())
 
 
-def _vanish(world: World, scene: Scene) -> None:
-    world.api.job(scene.job_id, Reply.processing(), Reply.processing(), Reply.vanished())
+def _vanish(world: World, case: Case) -> None:
+    world.api.job(case.job_id, Reply.processing(), Reply.processing(), Reply.vanished())
 
 
-def _lose_reply(world: World, scene: Scene) -> None:
+def _lose_reply(world: World, case: Case) -> None:
     world.ultramsg.fail_next(
         Reply.dropped(accept=True),
         path="/messages/video",
-        when=lambda request: request.body.get("to") == scene.to,
+        when=lambda request: request.body.get("to") == case.to,
     )
 
 
-def _hiccup(world: World, scene: Scene) -> None:
+def _hiccup(world: World, case: Case) -> None:
     world.api.job(
-        scene.job_id, Reply.processing(), Reply.fault(503), Reply.fault(503), end=Reply.completed(), ready_after_s=4.0
+        case.job_id, Reply.processing(), Reply.fault(503), Reply.fault(503), end=Reply.completed(), ready_after_s=4.0
     )
 
 
 @attrs.frozen(kw_only=True)
-class Scene:
+class Case:
     """One job of the demo.
 
     Args:
@@ -85,7 +85,7 @@ class Scene:
 
     name: str
     number: int
-    prepare: Callable[[World, Scene], None] = _nothing
+    prepare: Callable[[World, Case], None] = _nothing
     outcome: OutcomeKind = OutcomeKind.COMPLETED
     kind: MessageKind = "video"
     channel: str = ULTRAMSG
@@ -112,14 +112,14 @@ class Scene:
         return {"channel": self.channel, "to": self.to, "language": self.language}
 
 
-SCENES: tuple[Scene, ...] = (
-    Scene(name="done, over UltraMsg", number=1),
-    Scene(name="done, over WhatsApp Factory", number=2, channel=FACTORY, kind="text"),
-    Scene(name="refused as a video", number=3, prepare=_refuse_video, kind="text"),
-    Scene(name="UltraMsg's reply is lost", number=4, prepare=_lose_reply),
-    Scene(name="the API answers 503 twice", number=5, prepare=_hiccup, language="en"),
-    Scene(name="the generation fails", number=6, prepare=_fail, outcome=OutcomeKind.FAILED, kind="text"),
-    Scene(
+CASES: tuple[Case, ...] = (
+    Case(name="done, over UltraMsg", number=1),
+    Case(name="done, over WhatsApp Factory", number=2, channel=FACTORY, kind="text"),
+    Case(name="refused as a video", number=3, prepare=_refuse_video, kind="text"),
+    Case(name="UltraMsg's reply is lost", number=4, prepare=_lose_reply),
+    Case(name="the API answers 503 twice", number=5, prepare=_hiccup, language="en"),
+    Case(name="the generation fails", number=6, prepare=_fail, outcome=OutcomeKind.FAILED, kind="text"),
+    Case(
         name="vanishes",
         number=7,
         prepare=_vanish,
@@ -128,7 +128,7 @@ SCENES: tuple[Scene, ...] = (
         channel=FACTORY,
         language="en",
     ),
-    Scene(name="never ends", number=8, prepare=_never_end, outcome=OutcomeKind.TIMED_OUT, kind="text"),
+    Case(name="never ends", number=8, prepare=_never_end, outcome=OutcomeKind.TIMED_OUT, kind="text"),
 )
 """A job for every end, with some trouble on the way."""
 
@@ -138,13 +138,13 @@ class CaseResult:
     """What became of one job.
 
     Args:
-        scene: How it was meant to go.
+        case: How it was meant to go.
         received: Each message that its user got, with the messenger's name.
         outcome: How its polling ended, by ``video:completed``.
         problems: What is not as it should be.
     """
 
-    scene: Scene
+    case: Case
     received: tuple[tuple[str, FakeMessage], ...]
     outcome: OutcomeKind | None
     problems: tuple[str, ...]
@@ -155,12 +155,12 @@ class CaseResult:
         return not self.problems
 
 
-def judge(world: World, scene: Scene, view: JobView | None) -> CaseResult:
+def judge(world: World, case: Case, view: JobView | None) -> CaseResult:
     """Compare what a user received, and what Redis says, with what should be."""
     received = tuple(
         (name, message)
         for name, messenger in ((ULTRAMSG, world.ultramsg), (FACTORY, world.factory))
-        for message in messenger.inbox(scene.to)
+        for message in messenger.inbox(case.to)
     )
     outcome = view.outcome.kind if view is not None and view.outcome is not None else None
     problems = []
@@ -168,16 +168,16 @@ def judge(world: World, scene: Scene, view: JobView | None) -> CaseResult:
         problems.append(f"{len(received)} messages instead of 1")
     else:
         ((channel, message),) = received
-        if channel != scene.channel:
+        if channel != case.channel:
             problems.append(f"came over {CHANNELS[channel]}")
-        if message.kind != scene.kind:
+        if message.kind != case.kind:
             problems.append(f"came as a {message.kind}")
-        url = world.api.video_url(scene.job_id)
+        url = world.api.video_url(case.job_id)
         carried = url in (message.video or message.text)
-        if carried is not (scene.outcome is OutcomeKind.COMPLETED):
+        if carried is not (case.outcome is OutcomeKind.COMPLETED):
             problems.append("has the video's link" if carried else "lacks the video")
-    if outcome is not scene.outcome:
+    if outcome is not case.outcome:
         problems.append(f"ended as {outcome}")
     if view is None or view.state is not JobState.SETTLED or view.delivered is not True:
         problems.append("Redis does not call it delivered")
-    return CaseResult(scene=scene, received=received, outcome=outcome, problems=tuple(problems))
+    return CaseResult(case=case, received=received, outcome=outcome, problems=tuple(problems))

@@ -1,15 +1,24 @@
-"""Says in words what an entry of the history tells, for ``explain`` and ``watch``."""
+"""What the commands say of jobs and of the entries of their history: as JSON, as rows of a table, as sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from videopoll.cli.output import duration
+from videopoll.cli.output import Cell, duration, mask, masked_url
+from videopoll.cli.places import Listed, Place
 from videopoll.jobs.codec import JsonValue, is_number
+from videopoll.jobs.views import JobView
 from videopoll.observe.log import shown
 from videopoll.queue.history import HistoryEntry, Step
 
-__all__ = ["OUTCOMES", "tell"]
+__all__ = ["JOB_COLUMNS", "OUTCOMES", "describe_entry", "describe_job", "job_row"]
+
+JOB_COLUMNS = ("job", "state", "age", "polls", "sends", "what is next", "worker")
+
+
+PRIVATE = ("to", "prompt", "reply_to")
+"""Metadata that is hidden unless asked for."""
+
 
 OUTCOMES = {
     "completed": "the video is ready",
@@ -19,6 +28,7 @@ OUTCOMES = {
     "attempts_exhausted": "no answer within the polls allowed",
     "cancelled": "it was cancelled",
 }
+
 
 FAULTS = {
     "connection": "no connection to the video API",
@@ -31,6 +41,7 @@ FAULTS = {
     "internal": "the poller raised an exception",
 }
 
+
 RESULTS = {
     "delivered": ("accepted by the channel", "green"),
     "found": ("the channel has it already", "green"),
@@ -41,8 +52,76 @@ RESULTS = {
 }
 
 
-def tell(entry: HistoryEntry, *, texts: bool = False) -> tuple[str, str]:  # noqa: C901 - one case a step
-    """Return a sentence for an entry, and its style; `texts` has it say what others said in words of their own."""
+def describe_job(view: JobView, *, reveal: bool) -> dict[str, JsonValue]:
+    """Return all that is known of a job, as JSON; private fields are hidden unless `reveal` is true."""
+    job, outcome, entry = view.job, view.outcome, view.entry
+    metadata: dict[str, JsonValue] = {}
+    for name, value in (job.metadata if job else {}).items():
+        hidden = name in PRIVATE and not reveal
+        metadata[name] = (mask(str(value)) if name == "to" else "•••") if hidden else value
+    url, spoiled = (outcome.video_url, outcome.undeliverable_url) if outcome else (None, None)
+    return {
+        "job_id": view.job_id,
+        "state": view.state.value,
+        "conversation": job.conversation_id if job else None,
+        "started_ms": job.start_ms if job else None,
+        # The counter goes when the polling is over; what is there afterwards is nobody's count.
+        "polls": view.attempts if view.outcome is None else None,
+        "faults_in_a_row": view.faults,
+        "due_ms": view.due_ms,
+        "lease_ends_ms": view.lease_ms,
+        "worker": view.holder,
+        "locked_by_another_kind_of_worker": True if view.foreign_lock else None,
+        "outcome": outcome.kind.value if outcome else None,
+        "ended_ms": outcome.at_ms if outcome else None,
+        "error": outcome.error if outcome else None,
+        "video_url": url if url is None or reveal else masked_url(url),
+        "undeliverable_url": spoiled if spoiled is None or reveal else masked_url(spoiled),
+        "delivered": view.delivered,
+        "form": entry.form.value if entry else None,
+        "sends": entry.tries if entry else None,
+        "send_reasons": list(entry.reasons) if entry else None,
+        "metadata": metadata or None,
+    }
+
+
+def job_row(one: Listed, now_ms: int) -> list[Cell]:
+    """Return a job's row, for the columns of `JOB_COLUMNS`."""
+    return [
+        one.job_id,
+        one.state,
+        None if one.start_ms is None else duration((now_ms - one.start_ms) / 1000),
+        one.polls,
+        one.sends,
+        _next_turn(one, now_ms),
+        one.worker,
+    ]
+
+
+def _next_turn(one: Listed, now_ms: int) -> str | None:
+    outcome = f"{one.outcome}, " if one.outcome else ""
+    if one.place is Place.SETTLED:
+        return _end(one, now_ms)
+    if one.place is Place.DEAD:
+        return f"{outcome}{one.reason or 'no reason kept'}"
+    if one.at_ms is None:
+        return "waits to be taken"
+    left_s = (one.at_ms - now_ms) / 1000
+    if one.place is Place.IN_FLIGHT:
+        lease = f"lease ends in {duration(left_s)}" if left_s >= 0 else f"lease ended {duration(-left_s)} ago"
+        return f"{outcome}{lease}"
+    what = "send" if one.place is Place.OUTBOX else "poll"
+    return f"{outcome}{what} " + (f"in {duration(left_s)}" if left_s >= 0 else f"due for {duration(-left_s)}")
+
+
+def _end(one: Listed, now_ms: int) -> str:
+    told = {True: "user told", False: "user not told", None: None}[one.delivered]
+    ago = f"{duration((now_ms - one.at_ms) / 1000)} ago" if one.at_ms else None
+    return ", ".join(part for part in (one.outcome, ago, told, one.reason) if part)
+
+
+def describe_entry(entry: HistoryEntry, *, texts: bool = False) -> tuple[str, str]:  # noqa: C901 - one case a step
+    """Return a sentence about an entry, and its style. With `texts` it quotes what other systems said."""
     told = entry.details
     if texts and entry.text is not None:
         told = {**told, "status" if entry.step is Step.STATUS else "reason": entry.text}

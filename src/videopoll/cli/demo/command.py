@@ -20,11 +20,10 @@ from typing import Annotated
 import redis
 import typer
 
-from videopoll.cli.board import Board, print_verdicts
-from videopoll.cli.options import DEFAULT_REDIS_URL
+from videopoll.cli.demo.cases import API_KEY, CASES, INSTANCE, TOKEN, Case, CaseResult, World, judge
+from videopoll.cli.demo.table import JobTable, print_results
+from videopoll.cli.options import DEFAULT_REDIS_URL, RunnerKind
 from videopoll.cli.output import complain, guarded
-from videopoll.cli.scenes import API_KEY, INSTANCE, SCENES, TOKEN, CaseResult, Scene, World, judge
-from videopoll.cli.worker import RunnerKind
 from videopoll.events import Event, Hook, JobDeadLettered, JobDelivered
 from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFactoryNotifier
 from videopoll.policies import DeliveryPolicy, PollingStrategy
@@ -71,7 +70,7 @@ def demo(
     that end in every way there is, and shows who received what. It sends nothing
     to anybody. The exit code is 0 only if every job ended as it should.
     """
-    # The board tells it all; warnings of the worker in between would tear it apart.
+    # The table tells it all; warnings of the worker in between would tear it apart.
     logging.getLogger("videopoll").addHandler(logging.NullHandler())
     began_s = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -89,51 +88,50 @@ def demo(
         queue = stack.enter_context(RedisVideoJobQueue.from_url(url, prefix=prefix))
         if redis_url is not None:
             stack.callback(_clean_up, url, queue.keys)
-        board = Board(SCENES, title=f"{len(SCENES)} jobs · {runner.value} runner · {where}")
-        verdicts = _play(queue, world, board, kind=runner, url=url, prefix=prefix)
-    print_verdicts(verdicts, took_s=time.monotonic() - began_s)
-    if not all(verdict.good for verdict in verdicts):
+        table = JobTable(CASES, title=f"{len(CASES)} jobs · {runner.value} runner · {where}")
+        results = _play(queue, world, table, kind=runner, url=url, prefix=prefix)
+    print_results(results, took_s=time.monotonic() - began_s)
+    if not all(result.good for result in results):
         raise typer.Exit(1)
 
 
 def _play(
-    queue: RedisVideoJobQueue, world: World, board: Board, *, kind: RunnerKind, url: str, prefix: str
+    queue: RedisVideoJobQueue, world: World, table: JobTable, *, kind: RunnerKind, url: str, prefix: str
 ) -> list[CaseResult]:
-    """Enqueue the jobs, let a worker bring them to their ends, and judge what came of it."""
-    for scene in SCENES:
-        scene.prepare(world, scene)
-    ended = Ended(SCENES)
+    """Enqueue the jobs, run a worker until they have ended, and judge the results."""
+    for case in CASES:
+        case.prepare(world, case)
+    ended = Ended(CASES)
 
     def hook(event: Event) -> None:
-        board(event)
+        table(event)
         ended(event)
 
-    with board, _working(kind, url, prefix, world, hook) as worker:
-        for scene in SCENES:
-            queue.enqueue(scene.job_id, conversation_id=scene.conversation_id, metadata=scene.metadata)
+    with table, _working(kind, url, prefix, world, hook) as worker:
+        for case in CASES:
+            queue.enqueue(case.job_id, conversation_id=case.conversation_id, metadata=case.metadata)
         until_s = time.monotonic() + LONGEST_S
         while not ended.wait(0.1) and time.monotonic() < until_s and not worker.done():
             pass
     # The worker has stopped: what the messengers have now is all that users get.
-    return [judge(world, scene, queue.get(scene.job_id)) for scene in SCENES]
+    return [judge(world, case, queue.get(case.job_id)) for case in CASES]
 
 
 class Ended:
     """A hook that knows when the last job has ended."""
 
-    def __init__(self, scenes: tuple[Scene, ...]) -> None:
-        self._left = {scene.job_id for scene in scenes}
+    def __init__(self, cases: tuple[Case, ...]) -> None:
+        self._left = {case.job_id for case in cases}
         self._none_left = threading.Event()
 
     def __call__(self, event: Event) -> None:
-        """Strike out a job that ended."""
         if isinstance(event, JobDelivered | JobDeadLettered):
             self._left.discard(event.job_id)
             if not self._left:
                 self._none_left.set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the end of the last job; say whether it has come."""
+        """Wait for the end of the last job, at most `timeout_s`; return whether it has come."""
         return self._none_left.wait(timeout_s)
 
 
@@ -141,7 +139,7 @@ class Ended:
 def _working(
     kind: RunnerKind, url: str, prefix: str, world: World, hook: Hook
 ) -> Iterator[concurrent.futures.Future[None]]:
-    """Let a worker of either kind work in a thread; give what becomes done if it ends by itself."""
+    """Run a worker of either kind in a thread; the future is done early only if the worker ends by itself."""
     poller = VideoApiPoller(base_url=world.api.url, api_key=API_KEY)
     notifier = RoutingNotifier.from_metadata(
         {
@@ -180,8 +178,8 @@ def _working(
 def _clean_up(url: str, keys: Keys) -> None:
     """Delete every key that the demo can have left."""
     left = {*keys.fixed, keys.dead, keys.letters, keys.sweeper}
-    for scene in SCENES:
-        left.update(keys.of_job(scene.job_id))
+    for case in CASES:
+        left.update(keys.of_job(case.job_id))
     try:
         with redis.Redis.from_url(url, socket_timeout=5.0) as client:
             client.delete(*left)

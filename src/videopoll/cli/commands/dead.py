@@ -201,7 +201,7 @@ def _none(job: str) -> typer.Exit:
 
 
 def _kept(letter: DeadLetter) -> str:
-    """Say what a redrive would go on with."""
+    """Return what a redrive can resume from: the outcome, the record, or only the id."""
     if letter.entry is not None:
         return letter.entry.outcome.kind.value
     if letter.raw_entry is not None:

@@ -10,6 +10,7 @@ import attrs
 import redis
 import typer
 
+from videopoll.cli.describe import JOB_COLUMNS, job_row
 from videopoll.cli.options import (
     DEFAULT_PREFIX,
     DEFAULT_REDIS_URL,
@@ -19,14 +20,12 @@ from videopoll.cli.options import (
     asking,
     open_client,
 )
-from videopoll.cli.output import Cell, complain, duration, guarded, print_json, print_rows
+from videopoll.cli.output import complain, guarded, print_json, print_rows
 from videopoll.cli.places import Listed, Place, list_jobs
 from videopoll.errors import QueueRefusedError
 from videopoll.queue.schema import Keys
 
-__all__ = ["COLUMNS", "clock_ms", "job_row", "jobs"]
-
-COLUMNS = ("job", "state", "age", "polls", "sends", "what is next", "worker")
+__all__ = ["clock_ms", "jobs"]
 
 LIVING: tuple[Place, ...] = (Place.IN_FLIGHT, Place.OUTBOX, Place.SCHEDULED, Place.QUEUED)
 
@@ -91,7 +90,7 @@ def jobs(
     if as_json:
         print_json([attrs.asdict(one) for one in found])
     elif found or not sys.stdout.isatty():
-        print_rows(COLUMNS, [job_row(one, now_ms) for one in found], title="Jobs")
+        print_rows(JOB_COLUMNS, [job_row(one, now_ms) for one in found], title="Jobs")
     else:
         typer.echo("There are no such jobs.")
     if more:
@@ -99,7 +98,7 @@ def jobs(
 
 
 def _places(state: list[Place] | None, worker: str | None, conversation: str | None) -> tuple[Place, ...]:
-    """Give where to look: what was asked for, or what the filters make sense for."""
+    """Return where to look: what was asked for, or where the filters can match."""
     if state:
         return tuple(dict.fromkeys(state))
     if worker is not None:
@@ -127,7 +126,7 @@ def _listed(
 
 
 def clock_ms(client: redis.Redis) -> int:
-    """Give Redis's time in Unix milliseconds.
+    """Return Redis's time in Unix milliseconds.
 
     Raises:
         QueueError: Redis is away or says no.
@@ -135,38 +134,3 @@ def clock_ms(client: redis.Redis) -> int:
     with asking("reading the clock"):
         seconds, micros = client.time()
     return seconds * 1000 + micros // 1000
-
-
-def job_row(one: Listed, now_ms: int) -> list[Cell]:
-    """Give a job's row, for the columns of `COLUMNS`."""
-    return [
-        one.job_id,
-        one.state,
-        None if one.start_ms is None else duration((now_ms - one.start_ms) / 1000),
-        one.polls,
-        one.sends,
-        _next(one, now_ms),
-        one.worker,
-    ]
-
-
-def _next(one: Listed, now_ms: int) -> str | None:
-    outcome = f"{one.outcome}, " if one.outcome else ""
-    if one.place is Place.SETTLED:
-        return _end(one, now_ms)
-    if one.place is Place.DEAD:
-        return f"{outcome}{one.reason or 'no reason kept'}"
-    if one.at_ms is None:
-        return "waits to be taken"
-    left_s = (one.at_ms - now_ms) / 1000
-    if one.place is Place.IN_FLIGHT:
-        lease = f"lease ends in {duration(left_s)}" if left_s >= 0 else f"lease ended {duration(-left_s)} ago"
-        return f"{outcome}{lease}"
-    what = "send" if one.place is Place.OUTBOX else "poll"
-    return f"{outcome}{what} " + (f"in {duration(left_s)}" if left_s >= 0 else f"due for {duration(-left_s)}")
-
-
-def _end(one: Listed, now_ms: int) -> str:
-    told = {True: "user told", False: "user not told", None: None}[one.delivered]
-    ago = f"{duration((now_ms - one.at_ms) / 1000)} ago" if one.at_ms else None
-    return ", ".join(part for part in (one.outcome, ago, told, one.reason) if part)

@@ -1,4 +1,4 @@
-"""What the demo shows: a live table of the jobs on a terminal, plain lines in a pipe, and the verdicts."""
+"""What the demo shows: a live table of the jobs on a terminal, plain lines in a pipe, and the results at the end."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from videopoll import events
+from videopoll.cli.demo.cases import CHANNELS, Case, CaseResult
 from videopoll.cli.output import mask
-from videopoll.cli.scenes import CHANNELS, CaseResult, Scene
 from videopoll.testing import FakeMessage
 
-__all__ = ["Board", "print_verdicts"]
+__all__ = ["JobTable", "print_results"]
 
 OUTCOMES = {
     "completed": "video ready",
@@ -45,12 +45,12 @@ class _Row:
     ended: bool = False
 
 
-class Board:
+class JobTable:
     """A hook that shows what happens to each job. A context manager, as a live table has an end."""
 
-    def __init__(self, scenes: tuple[Scene, ...], *, title: str) -> None:
-        self._scenes = {scene.job_id: scene for scene in scenes}
-        self._rows = {job_id: _Row() for job_id in self._scenes}
+    def __init__(self, cases: tuple[Case, ...], *, title: str) -> None:
+        self._cases = {case.job_id: case for case in cases}
+        self._rows = {job_id: _Row() for job_id in self._cases}
         self._title = title
         self._began_s = time.monotonic()
         self._lock = threading.Lock()
@@ -60,7 +60,6 @@ class Board:
         )
 
     def __enter__(self) -> Self:
-        """Begin to show."""
         self._began_s = time.monotonic()
         if self._console.is_terminal:
             self._live.start()
@@ -71,12 +70,11 @@ class Board:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave the last state standing."""
         if self._console.is_terminal:
             self._live.stop()
 
     def __call__(self, event: events.Event) -> None:
-        """Note an event of a runner."""
+        """Show what an event says of its job."""
         job_id = getattr(event, "job_id", None)
         told = _stage(event)
         if told is None or job_id not in self._rows:
@@ -89,7 +87,7 @@ class Board:
             row.ended = isinstance(event, events.JobDelivered | events.JobDeadLettered)
             if not self._console.is_terminal:
                 elapsed_s = time.monotonic() - self._began_s
-                sys.stdout.write(f"{elapsed_s:5.1f} s  {job_id}  {self._scenes[job_id].name}: {row.stage}\n")
+                sys.stdout.write(f"{elapsed_s:5.1f} s  {job_id}  {self._cases[job_id].name}: {row.stage}\n")
                 sys.stdout.flush()
 
     def _table(self) -> Table:
@@ -102,12 +100,12 @@ class Board:
         table.add_column("now", no_wrap=True, min_width=36)
         with self._lock:
             for job_id, row in self._rows.items():
-                table.add_row(job_id, self._scenes[job_id].name, str(row.polls), Text(row.stage, style=row.style))
+                table.add_row(job_id, self._cases[job_id].name, str(row.polls), Text(row.stage, style=row.style))
         return table
 
 
 def _stage(event: events.Event) -> tuple[str, str] | None:
-    """Say in a few words where an event brings a job, and in which style."""
+    """Return the stage that an event brings a job to, in a few words, and its style; None for other events."""
     match event:
         case events.JobClaimed():
             return "taken by the worker", ""
@@ -127,39 +125,39 @@ def _stage(event: events.Event) -> tuple[str, str] | None:
             return None
 
 
-def print_verdicts(verdicts: list[CaseResult], *, took_s: float) -> None:
+def print_results(results: list[CaseResult], *, took_s: float) -> None:
     """Show who received what, and whether that is right."""
     console = Console()
-    good = sum(verdict.good for verdict in verdicts)
+    good = sum(result.good for result in results)
     if console.is_terminal:
         table = Table(title="Who received what, as the messengers have it", title_justify="left")
         for column in ("user", "received", "message", "ended as", ""):
             table.add_column(column, overflow="fold")
-        for verdict in verdicts:
-            over, kind, message = _received(verdict)
-            what = f"{over},\n{kind}" if verdict.received else "nothing"
-            sign = Text("✔", "green") if verdict.good else Text("✘ " + "; ".join(verdict.problems), "red")
-            table.add_row(mask(verdict.scene.to), what, Text(message), str(verdict.outcome or "-"), sign)
+        for result in results:
+            over, kind, message = _received(result)
+            what = f"{over},\n{kind}" if result.received else "nothing"
+            sign = Text("✔", "green") if result.good else Text("✘ " + "; ".join(result.problems), "red")
+            table.add_row(mask(result.case.to), what, Text(message), str(result.outcome or "-"), sign)
         console.print()
         console.print(table)
     else:
         sys.stdout.write("Who received what, as the messengers have it:\n")
-        for verdict in verdicts:
-            over, kind, message = _received(verdict)
-            mark = "ok" if verdict.good else "WRONG: " + "; ".join(verdict.problems)
-            line = (mask(verdict.scene.to), over, kind, str(verdict.outcome or "-"), mark, " ".join(message.split()))
+        for result in results:
+            over, kind, message = _received(result)
+            mark = "ok" if result.good else "WRONG: " + "; ".join(result.problems)
+            line = (mask(result.case.to), over, kind, str(result.outcome or "-"), mark, " ".join(message.split()))
             sys.stdout.write("\t".join(line) + "\n")
     said = f"All {good} jobs ended as they should, each user with exactly one message, in {took_s:.0f} s."
-    if good < len(verdicts):
-        said = f"{len(verdicts) - good} of {len(verdicts)} jobs did NOT end as they should."
-    console.print(Text(said, style="bold green" if good == len(verdicts) else "bold red"), soft_wrap=True)
+    if good < len(results):
+        said = f"{len(results) - good} of {len(results)} jobs did NOT end as they should."
+    console.print(Text(said, style="bold green" if good == len(results) else "bold red"), soft_wrap=True)
 
 
-def _received(verdict: CaseResult) -> tuple[str, str, str]:
+def _received(result: CaseResult) -> tuple[str, str, str]:
     return (
-        "\n".join(CHANNELS[name] for name, _ in verdict.received) or "-",
-        "\n".join(message.kind for _, message in verdict.received) or "-",
-        "\n".join(_text(message) for _, message in verdict.received) or "-",
+        "\n".join(CHANNELS[name] for name, _ in result.received) or "-",
+        "\n".join(message.kind for _, message in result.received) or "-",
+        "\n".join(_text(message) for _, message in result.received) or "-",
     )
 
 

@@ -1,0 +1,1 @@
+"""``videopoll demo``: the real library against a local video API and local messengers."""
