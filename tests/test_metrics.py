@@ -18,7 +18,7 @@ sdk_metrics = pytest.importorskip("opentelemetry.sdk.metrics", reason="opentelem
 sdk_trace = pytest.importorskip("opentelemetry.sdk.trace", reason="opentelemetry-sdk is not installed")
 
 COUNTS = QueueCounts(queued=1, scheduled=2, in_flight=3, deliveries=4, dead=5, oldest_due_ms=None, now_ms=0)
-PLACES = {"queued": 1, "scheduled": 2, "in_flight": 3, "deliveries": 4, "dead": 5}
+STATES = {"queued": 1, "scheduled": 2, "in_flight": 3, "deliveries": 4, "dead": 5}
 
 
 def polled(status="processing", fault=None):
@@ -81,7 +81,7 @@ def test_a_run_is_counted_alike_by_both(world, registry, otel, reader, spans):
             queue.enqueue(f"job_{number}", conversation_id="c", metadata=metadata)
         with worker:
             until(lambda: len(worker.recorder.of(events.JobDelivered)) == 2, "both are told")
-        places = registry.get_sample_value("videopoll_jobs", {"place": "in_flight"})
+        in_flight = registry.get_sample_value("videopoll_jobs", {"state": "in_flight"})
         told = prometheus.generate_latest(registry).decode()
 
     def value(name, **labels):
@@ -100,7 +100,7 @@ def test_a_run_is_counted_alike_by_both(world, registry, otel, reader, spans):
     assert value("schedule_lag_seconds_count") == 4
     assert 0 < value("poll_duration_seconds_sum") < 5
     assert value("delivery_delay_seconds_count") == 2
-    assert places == 0
+    assert in_flight == 0
     assert "job_1" not in told
 
     found = read(reader)
@@ -159,9 +159,9 @@ def test_every_measurement_has_its_instrument():
 def test_the_gauge_comes_from_the_queue_at_each_collection(registry, otel, reader):
     PrometheusHook(registry, counts=lambda: COUNTS)
 
-    for place, number in PLACES.items():
-        assert registry.get_sample_value("videopoll_jobs", {"place": place}) == number
-        assert read(reader)["videopoll.jobs", ("place", place)] == number
+    for state, number in STATES.items():
+        assert registry.get_sample_value("videopoll_jobs", {"state": state}) == number
+        assert read(reader)["videopoll.jobs", ("state", state)] == number
 
 
 def test_the_gauge_is_missing_while_redis_is_away(registry, reader):
@@ -172,7 +172,7 @@ def test_the_gauge_is_missing_while_redis_is_away(registry, reader):
     PrometheusHook(registry, counts=counts)
     OpenTelemetryHook(sdk_metrics.MeterProvider([reader]), counts=counts)
 
-    assert registry.get_sample_value("videopoll_jobs", {"place": "dead"}) is None
+    assert registry.get_sample_value("videopoll_jobs", {"state": "dead"}) is None
     assert b"videopoll_redis_losses" in prometheus.generate_latest(registry)
     assert reader.get_metrics_data() is None or not read(reader)
 

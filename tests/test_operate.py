@@ -862,7 +862,7 @@ def test_the_worker_keeps_a_history_tells_its_health_and_gives_metrics(  # noqa:
 
     assert process.returncode == 0
     assert 'videopoll_jobs_concluded_total{outcome="completed"} 1.0' in metrics
-    assert 'videopoll_jobs{place="dead"} 0.0' in metrics
+    assert 'videopoll_jobs{state="dead"} 0.0' in metrics
     assert read_history(client, keys, "job_1")[-1].step is Step.DELIVERED
     assert read_workers(client, keys) == ()
     assert "Traceback" not in errors

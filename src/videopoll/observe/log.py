@@ -1,13 +1,13 @@
 """Writes events as log lines in the specification's pattern, with their fields in ``extra``.
 
-Every line goes to the logger ``videopoll.jobs.job``. Ids are shown in a form that
+Every line goes to the logger ``videopoll.jobs``. Ids are shown in a form that
 cannot break a line, whatever stands in Redis.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
@@ -22,21 +22,24 @@ __all__ = ["LogHook", "shown", "shown_ids"]
 
 log = logging.getLogger("videopoll.jobs")
 
+Line: TypeAlias = tuple[int, str, *tuple[object, ...]]
+"""A level, a text with placeholders, and what fills them."""
+
 LONGEST_SHOWN = 120
 MOST_SHOWN = 100
 
 MOST_REMEMBERED = 10_000
-"""Jobs whose unknown status word is remembered as told."""
+"""Jobs whose unknown status word is remembered as logged."""
 
 
 def shown(text: str) -> str:
-    """Give hostile text in a printable form of one line."""
+    """Return hostile text in a printable form of one line, cut to 120 characters."""
     safe = text if text.isprintable() else ascii(text)[1:-1]
     return safe if len(safe) <= LONGEST_SHOWN else safe[:LONGEST_SHOWN] + "…"
 
 
 def shown_ids(job_ids: Iterable[str]) -> str:
-    """Return ids for one line of the log, a hundred at most."""
+    """Return ids for one line of the log, at most a hundred."""
     ids = list(job_ids)
     more = f" and {len(ids) - MOST_SHOWN} more" if len(ids) > MOST_SHOWN else ""
     return (", ".join(map(shown, ids[:MOST_SHOWN])) or "nothing") + more
@@ -46,15 +49,15 @@ _LOGGED_AS: dict[type[events.Event], str] = {
     events.JobClaimed: "JobTaken",
     events.JobDeadLettered: "JobUndeliverable",
 }
-"""Names that stand in the logs of running deployments, where that of the class is another one."""
+"""Names of events in the JSON log that differ from the class: logs of running deployments have them."""
 
 
 class LogHook:
-    """The hook that logs. Runners bring it along."""
+    """The hook that logs. Runners add it themselves."""
 
     def __init__(self) -> None:
-        # Jobs whose unknown status word was told, the newest last. A dictionary: hooks are called on any thread.
-        self._told: dict[str, None] = {}
+        # Jobs whose unknown status word was logged, the newest last. A dictionary: hooks are called on any thread.
+        self._logged: dict[str, None] = {}
 
     def __call__(self, event: events.Event) -> None:
         """Log one event."""
@@ -67,29 +70,22 @@ class LogHook:
             log.log(level, text, *args, extra={"vp_event": _LOGGED_AS.get(type(event), type(event).__name__), **fields})
 
     def _is_news(self, job_id: str) -> bool:
-        """Whether no unknown word of this job was told so far, as far as this worker remembers."""
-        if job_id in self._told:
+        """Whether this worker has logged no unknown word of this job so far, as far as it remembers."""
+        if job_id in self._logged:
             return False
-        self._told[job_id] = None
-        if len(self._told) > MOST_REMEMBERED:
-            self._told.pop(next(iter(list(self._told))), None)
+        self._logged[job_id] = None
+        if len(self._logged) > MOST_REMEMBERED:
+            self._logged.pop(next(iter(list(self._logged))), None)
         return True
 
 
-def _polled(event: events.JobPolled) -> tuple[int, str, *tuple[object, ...]]:
-    return (
-        logging.INFO,
-        "🔍 [%s] Polling video status (attempt %d, elapsed: %.0fs): %s",
-        shown(event.job_id),
-        event.attempt,
-        event.elapsed_s,
-        shown(event.status),
-    )
+def _line(event: events.Event) -> Line:
+    # The most frequent event comes first.
+    return _poll_line(event) or _send_line(event) or _job_line(event) or _worker_line(event) or _other_line(event)
 
 
-def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa: C901, PLR0912 - one case an event
+def _poll_line(event: events.Event) -> Line | None:
     match event:
-        # The most frequent event comes first.
         case events.JobPolled(fault=None, known=False):
             return (
                 logging.WARNING,
@@ -127,6 +123,84 @@ def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa:
                 event.detail,
                 event.next_s or 0,
             )
+        case _:
+            return None
+
+
+def _polled(event: events.JobPolled) -> Line:
+    return (
+        logging.INFO,
+        "🔍 [%s] Polling video status (attempt %d, elapsed: %.0fs): %s",
+        shown(event.job_id),
+        event.attempt,
+        event.elapsed_s,
+        shown(event.status),
+    )
+
+
+def _send_line(event: events.Event) -> Line | None:
+    match event:
+        case events.SendTried():
+            tried = (shown(event.job_id), event.attempt, event.form.value, event.result)
+            if event.result in {"delivered", "found"}:
+                return logging.DEBUG, "📨 [%s] Send %d as %s: %s", *tried
+            return logging.WARNING, "📨 [%s] Send %d as %s: %s (%s)", *tried, shown(event.reason or "")
+        case events.ChannelHeldBack():
+            channel = "the channel" if event.channel is None else shown(event.channel)
+            if event.refused:
+                return (
+                    logging.ERROR,
+                    "⛔ An account of %s is refused: check its instance, token and plan. Held back for %.0fs",
+                    channel,
+                    event.pause_s,
+                )
+            return (
+                logging.ERROR,
+                "⛔ Nobody knows what became of the last %d messages of one account of %s: held back for %.0fs",
+                event.messages,
+                channel,
+                event.pause_s,
+            )
+        case _:
+            return None
+
+
+def _job_line(event: events.Event) -> Line | None:
+    match event:
+        case events.JobEnqueued():
+            return logging.INFO, "📥 Video job enqueued for background polling: %s", shown(event.job_id)
+        case events.JobCancelled():
+            return logging.INFO, "🛑 Video job cancelled: %s", shown(event.job_id)
+        case events.JobClaimed(taken_over=True):
+            return logging.INFO, "♻️ Taking over video job from a dead worker: %s", shown(event.job_id)
+        case events.JobClaimed():
+            return logging.INFO, "🎬 Processing video job from queue: %s", shown(event.job_id)
+        case events.LeaseLost():
+            return logging.WARNING, "🔓 [%s] Lease lost: another worker has the job", shown(event.job_id)
+        case events.JobConcluded(outcome=OutcomeKind.COMPLETED):
+            return logging.INFO, "✅ [%s] Video generation completed", shown(event.job_id)
+        case events.JobConcluded():
+            return (
+                logging.WARNING,
+                "❌ [%s] Video generation ended without a video: %s (%s)",
+                shown(event.job_id),
+                event.outcome.value,
+                shown(event.error or ""),
+            )
+        case events.JobDelivered():
+            return (
+                logging.INFO,
+                "🎥 Video notification sent successfully for conversation: %s",
+                shown(event.conversation_id),
+            )
+        case events.JobDeadLettered():
+            return logging.ERROR, "💀 [%s] Dead letter: %s", shown(event.job_id), shown(event.reason)
+        case _:
+            return None
+
+
+def _worker_line(event: events.Event) -> Line | None:
+    match event:
         case events.WorkerStarted():
             return logging.INFO, "🚀 Starting video polling worker: %s", event.worker_id
         case events.WorkerStopped():
@@ -142,70 +216,9 @@ def _line(event: events.Event) -> tuple[int, str, *tuple[object, ...]]:  # noqa:
             return logging.ERROR, "🔌 Redis cannot be used, waiting for it: %s", event.reason
         case events.RedisRegained():
             return logging.WARNING, "🔌 Redis is back after %.1fs", event.after_s
-        case events.JobEnqueued():
-            return logging.INFO, "📥 Video job enqueued for background polling: %s", shown(event.job_id)
-        case events.JobCancelled():
-            return logging.INFO, "🛑 Video job cancelled: %s", shown(event.job_id)
-        case events.JobClaimed():
-            text = (
-                "♻️ Taking over video job from a dead worker: %s"
-                if event.taken_over
-                else "🎬 Processing video job from queue: %s"
-            )
-            return logging.INFO, text, shown(event.job_id)
-        case events.JobConcluded(outcome=OutcomeKind.COMPLETED):
-            return logging.INFO, "✅ [%s] Video generation completed", shown(event.job_id)
-        case events.JobConcluded():
-            return (
-                logging.WARNING,
-                "❌ [%s] Video generation ended without a video: %s (%s)",
-                shown(event.job_id),
-                event.outcome.value,
-                shown(event.error or ""),
-            )
-        case events.SendTried(result="delivered" | "found"):
-            return (
-                logging.DEBUG,
-                "📨 [%s] Send %d as %s: %s",
-                shown(event.job_id),
-                event.attempt,
-                event.form.value,
-                event.result,
-            )
-        case events.SendTried():
-            return (
-                logging.WARNING,
-                "📨 [%s] Send %d as %s: %s (%s)",
-                shown(event.job_id),
-                event.attempt,
-                event.form.value,
-                event.result,
-                shown(event.reason or ""),
-            )
-        case events.JobDelivered():
-            return (
-                logging.INFO,
-                "🎥 Video notification sent successfully for conversation: %s",
-                shown(event.conversation_id),
-            )
-        case events.JobDeadLettered():
-            return logging.ERROR, "💀 [%s] Dead letter: %s", shown(event.job_id), shown(event.reason)
-        case events.ChannelHeldBack(refused=True):
-            return (
-                logging.ERROR,
-                "⛔ An account of %s is refused: check its instance, token and plan. Held back for %.0fs",
-                "the channel" if event.channel is None else shown(event.channel),
-                event.pause_s,
-            )
-        case events.ChannelHeldBack():
-            return (
-                logging.ERROR,
-                "⛔ Nobody knows what became of the last %d messages of one account of %s: held back for %.0fs",
-                event.messages,
-                "the channel" if event.channel is None else shown(event.channel),
-                event.pause_s,
-            )
-        case events.LeaseLost():
-            return logging.WARNING, "🔓 [%s] Lease lost: another worker has the job", shown(event.job_id)
         case _:
-            return logging.DEBUG, "%s", event
+            return None
+
+
+def _other_line(event: events.Event) -> Line:
+    return logging.DEBUG, "%s", event

@@ -1,11 +1,11 @@
 """Metrics and traces from the stream of events: `PrometheusHook` and `OpenTelemetryHook`.
 
 Both are hooks of a runner. What is measured is described once (`INSTRUMENTS`,
-`measure`), so the two tell the same under the same names. Labels come from fixed
+`measure`), so both report the same under the same names. Labels come from fixed
 sets: no status word of an API, no id and no reason can make their number grow.
 
-How many jobs are where stands in Redis, not in a worker's events: give
-`counts`, e.g. the bound method `RedisVideoJobQueue.counts`, and it is asked
+How many jobs are in which state is known to Redis, not from a worker's events:
+pass `counts`, e.g. the bound method `RedisVideoJobQueue.counts`, which is called
 whenever the metrics are collected.
 """
 
@@ -35,7 +35,7 @@ __all__ = ["INSTRUMENTS", "Instrument", "Measurement", "OpenTelemetryHook", "Pro
 Counts: TypeAlias = "Callable[[], QueueCounts]"
 
 STATUSES = frozenset({"processing", "queued", "completed", "failed", "not_found"})
-"""The API's words that are told apart; all others count as ``unknown``."""
+"""The API's status words that are counted by name; all others count as ``unknown``."""
 
 FAST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 SLOW_S = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
@@ -43,7 +43,7 @@ _FAILED_SENDS = frozenset({"not_sent", "refused", "unknown", "no_answer"})
 
 POLLS = (1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0)
 
-PLACES = ("queued", "scheduled", "in_flight", "deliveries", "dead")
+STATES = ("queued", "scheduled", "in_flight", "deliveries", "dead")
 """The fields of `QueueCounts` that become gauges."""
 
 
@@ -95,11 +95,11 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     Instrument("takeovers", "Jobs that this worker took over from one that died"),
     Instrument("redis_losses", "Times that Redis went away"),
 )
-"""Every metric but the gauge of the jobs by place."""
+"""Every metric but the gauge of the jobs by state."""
 
 
 def measure(event: events.Event) -> tuple[Measurement, ...]:  # noqa: C901 - one case an event
-    """Give what an event adds to the metrics."""
+    """Return what an event adds to the metrics."""
     match event:
         case events.JobEnqueued():
             return (Measurement("jobs_enqueued"),)
@@ -153,15 +153,15 @@ def _status(word: str) -> str:
     return word.lower() if word.lower() in STATUSES else "unknown"
 
 
-def _places(counts: Counts | None) -> dict[str, int]:
-    """Ask how many jobs are where; nothing while Redis does not say."""
+def _by_state(counts: Counts | None) -> dict[str, int]:
+    """Count jobs by state; empty while Redis is unavailable."""
     if counts is None:
         return {}
     try:
         found = counts()
     except VideopollError:
         return {}
-    return {place: int(getattr(found, place)) for place in PLACES}
+    return {state: int(getattr(found, state)) for state in STATES}
 
 
 def _histogram(meter: Meter, name: str, one: Instrument) -> Histogram:
@@ -177,11 +177,11 @@ def _histogram(meter: Meter, name: str, one: Instrument) -> Histogram:
 class PrometheusHook:
     """Counts events in a Prometheus registry, under names that start with ``videopoll_``.
 
-    Times are in seconds. The gauge ``videopoll_jobs{place="…"}`` needs `counts`.
+    Times are in seconds. The gauge ``videopoll_jobs{state="…"}`` needs `counts`.
 
     Args:
-        registry: Where to register; the library's global one by default. One hook a registry.
-        counts: Gives how many jobs are where; asked at each collection, from the
+        registry: Where to register; the library's global one by default. One hook per registry.
+        counts: Counts the jobs by state; called at each collection, from the
             collecting thread. While it fails, the gauge is missing.
 
     Raises:
@@ -224,31 +224,31 @@ class PrometheusHook:
         return [self._gauge({})]
 
     def collect(self) -> Iterator[Metric]:
-        """Ask how many jobs are where; the registry calls this at each collection."""
-        places = _places(self._counts)
-        if places:
-            yield self._gauge(places)
+        """Yield the jobs by state; the registry calls this at each collection."""
+        by_state = _by_state(self._counts)
+        if by_state:
+            yield self._gauge(by_state)
 
     @staticmethod
-    def _gauge(places: Mapping[str, int]) -> Metric:
+    def _gauge(by_state: Mapping[str, int]) -> Metric:
         from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 - an extra
 
-        gauge = GaugeMetricFamily("videopoll_jobs", "Jobs by where they are", labels=["place"])
-        for place, number in places.items():
-            gauge.add_metric([place], number)
+        gauge = GaugeMetricFamily("videopoll_jobs", "Jobs by where they are", labels=["state"])
+        for state, number in by_state.items():
+            gauge.add_metric([state], number)
         return gauge
 
 
 class OpenTelemetryHook:
-    """Counts events with OpenTelemetry, under names that start with ``videopoll.``, and makes a span a poll and a send.
+    """Counts events with OpenTelemetry, under names that start with ``videopoll.``, and creates a span per poll and per send.
 
-    Times are in seconds. The gauge ``videopoll.jobs.job`` with the attribute
-    ``place`` needs `counts`. Spans carry the job's id, never what is sent.
+    Times are in seconds. The gauge ``videopoll.jobs`` with the attribute
+    ``state`` needs `counts`. Spans carry the job's id, never what is sent.
 
     Args:
         meter_provider: Where metrics go; the global provider by default.
         tracer_provider: Where spans go; the global provider by default.
-        counts: Gives how many jobs are where; asked at each collection. While
+        counts: Counts the jobs by state; called at each collection. While
             it fails, the gauge is missing.
 
     Raises:
@@ -286,7 +286,7 @@ class OpenTelemetryHook:
             meter.create_observable_gauge("videopoll.jobs", [self._observe], "1", "Jobs by where they are")
 
     def __call__(self, event: events.Event) -> None:
-        """Count an event, and make its span if it is a poll or a send."""
+        """Count an event, and record a span if it is a poll or a send."""
         for measured in measure(event):
             if measured.name in self._histograms:
                 self._histograms[measured.name].record(measured.value, dict(measured.labels))
@@ -314,7 +314,7 @@ class OpenTelemetryHook:
             self._end(span, event.result if event.result in _FAILED_SENDS else None)
 
     def _span(self, name: str, took_s: float, attributes: Mapping[str, str | int | float]) -> Span:
-        """Begin a span of something that has just ended."""
+        """Start a span of something that has just ended."""
         return self._tracer.start_span(
             name,
             kind=self._kind,
@@ -335,4 +335,4 @@ class OpenTelemetryHook:
     def _observe(self, _options: CallbackOptions) -> Iterable[Observation]:
         from opentelemetry.metrics import Observation  # noqa: PLC0415 - an extra
 
-        return [Observation(number, {"place": place}) for place, number in _places(self._counts).items()]
+        return [Observation(number, {"state": state}) for state, number in _by_state(self._counts).items()]
