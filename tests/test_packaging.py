@@ -64,7 +64,7 @@ def test_the_core_depends_on_four_packages(metadata):
 
 
 def test_the_extras_are_those_that_are_documented(metadata):
-    extras = {"all", "apprise", "cli", "embedded", "fast", "otel", "prometheus"}
+    extras = {"all", "apprise", "cli", "embedded", "fast", "otel", "prometheus", "testing"}
 
     assert set(metadata.get_all("Provides-Extra")) == extras
     (everything,) = PROJECT["optional-dependencies"]["all"]
@@ -88,6 +88,6 @@ def test_every_public_name_can_be_imported(wheel):
 
 def test_the_command_line_is_an_extra(wheel):
     """Importing the library must not import what only an extra brings. (httpx itself looks for rich.)"""
-    code = "import sys, videopoll, videopoll.testing; print(sorted({'typer', 'apprise'} & sys.modules.keys()))"
+    code = "import sys, videopoll, videopoll.testing; print(sorted({'typer', 'apprise', 'fakeredis'} & sys.modules.keys()))"
 
     assert in_wheel(wheel, code) == "[]"

@@ -15,10 +15,14 @@ no test framework. `EmbeddedRedis` is the same for Redis: a real server, started
 
 from __future__ import annotations
 
+from videopoll.testing.assertions import assert_delivered_once
+from videopoll.testing.clock import MovableClock
 from videopoll.testing.contract import NotifierContract, PlainNotifierContract
 from videopoll.testing.embedded import EmbeddedRedis, ServerChoice, unused_port
+from videopoll.testing.memory import MemoryServer, async_memory_queue, memory_queue
 from videopoll.testing.messengers import FakeMessage, FakeUltraMsg, FakeWhatsAppFactory, MessageKind
 from videopoll.testing.openai import FakeOpenAI
+from videopoll.testing.parts import PollAnswer, RecordingNotifier, ScriptedPoller, SendAttempt
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 from videopoll.testing.video_api import FakeVideoApi
 from videopoll.testing.waiting import async_wait_until, wait_until
@@ -31,13 +35,22 @@ __all__ = [
     "FakeUltraMsg",
     "FakeVideoApi",
     "FakeWhatsAppFactory",
+    "MemoryServer",
     "MessageKind",
+    "MovableClock",
     "NotifierContract",
     "PlainNotifierContract",
+    "PollAnswer",
     "ReceivedRequest",
+    "RecordingNotifier",
     "Reply",
+    "ScriptedPoller",
+    "SendAttempt",
     "ServerChoice",
+    "assert_delivered_once",
+    "async_memory_queue",
     "async_wait_until",
+    "memory_queue",
     "unused_port",
     "wait_until",
 ]

@@ -250,7 +250,7 @@ class NotifierContract:
         return None
 
     def message(self, form: MessageForm = MessageForm.VIDEO, *, success: bool = True) -> Message:
-        """Give the message that is sent; override it for a channel that needs more, e.g. metadata."""
+        """Return the message to send; override it for a channel that needs more, e.g. metadata."""
         return _message(form, self.recipient, success=success)
 
     # --- what is sent ---
@@ -540,7 +540,7 @@ class PlainNotifierContract:
         return None
 
     def message(self, form: MessageForm = MessageForm.VIDEO, *, success: bool = True) -> Message:
-        """Give the message that is sent; override it for a channel that needs more, e.g. metadata."""
+        """Return the message to send; override it for a channel that needs more, e.g. metadata."""
         return _message(form, self.recipient, success=success)
 
     def test_a_message_is_delivered_in_every_form(self) -> None:
