@@ -23,7 +23,7 @@ from videopoll import (
 )
 from videopoll.testing import EmbeddedRedis, FakeOpenAI, FakeUltraMsg, FakeVideoApi, async_wait_until
 from videopoll.tool import VideoGeneratorTool
-from videopoll.video_api.generator import VideoApiGenerator
+from videopoll.video_api import VideoApiGenerator
 
 USER, CONVERSATION = "5491155550001", "68bb3c3585425ee98e9f4f12"
 PEOPLE = {CONVERSATION: USER}

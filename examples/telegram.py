@@ -8,22 +8,10 @@ from __future__ import annotations
 
 import attrs
 
-from videopoll import (
-    Delivered,
-    HttpNotifier,
-    Message,
-    MessageForm,
-    NotSent,
-    PollingStrategy,
-    Receipt,
-    Recipient,
-    RedisVideoJobQueue,
-    RoutingNotifier,
-    Runner,
-    Unknown,
-    VideoApiPoller,
-)
-from videopoll.notifiers import HttpReply, HttpRequest, receipt_for_status, recipient_of
+from videopoll import Message, PollingStrategy, Recipient, RedisVideoJobQueue, RoutingNotifier, Runner, VideoApiPoller
+from videopoll.jobs import MessageForm
+from videopoll.messages import Delivered, NotSent, Receipt, Unknown
+from videopoll.notifiers import HttpNotifier, HttpReply, HttpRequest, receipt_for_status, recipient_of
 from videopoll.testing import EmbeddedRedis, FakeServer, FakeVideoApi, Reply, wait_until
 from videopoll.texts import cut
 

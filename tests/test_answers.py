@@ -7,24 +7,15 @@ import json
 import pytest
 
 from kit import phone, until
-from videopoll import (
-    Fault,
-    FaultKind,
-    PollingStrategy,
-    VideoFailed,
-    VideoJob,
-    VideoMissing,
-    VideoReady,
-    VideoWorking,
-    events,
-)
+from videopoll import PollingStrategy, VideoJob, events
 from videopoll._http import NOT_JSON, HttpReply
 from videopoll.core.polling import NextPoll, decide
 from videopoll.jobs import Outcome, OutcomeKind
 from videopoll.jobs.transition import PollWork
 from videopoll.jobs.urls import MAX_URL_CHARS, BadUrl, readied_url
+from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.testing import Reply
-from videopoll.video_api.generator import GenerationFailed
+from videopoll.video_api import GenerationFailed
 from videopoll.video_api.generator import read_reply as read_generation
 from videopoll.video_api.poller import read_reply
 

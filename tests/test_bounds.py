@@ -10,26 +10,11 @@ import pytest
 import redis
 
 from kit import until
-from videopoll import (
-    CallbackNotifier,
-    Delivered,
-    Fault,
-    FaultKind,
-    NotSent,
-    NotSentError,
-    Outcome,
-    OutcomeKind,
-    Refused,
-    RefusedError,
-    Unknown,
-    VideoFailed,
-    VideoJob,
-    VideoReady,
-    VideoWorking,
-    events,
-)
+from videopoll import CallbackNotifier, NotSentError, Outcome, OutcomeKind, RefusedError, VideoJob, events
 from videopoll.jobs.codec import Poison
 from videopoll.jobs.job import MAX_METADATA_BYTES
+from videopoll.messages import Delivered, NotSent, Refused, Unknown
+from videopoll.observations import Fault, FaultKind, VideoFailed, VideoReady, VideoWorking
 from videopoll.queue.schema import Keys
 from videopoll.testing import Reply
 from videopoll.worker.host_parts import as_observation

@@ -14,9 +14,10 @@ import pytest
 import redis
 
 from kit import FAST, QUICK, Recorder, until
-from videopoll import DeadLetter, DeliveryPolicy, InvalidJobError, JobState, LeasePolicy, PollingStrategy, events
+from videopoll import DeliveryPolicy, LeasePolicy, PollingStrategy, events
 from videopoll.core.delivery import open_outbox
-from videopoll.jobs import Outcome, OutcomeKind, VideoJob
+from videopoll.errors import InvalidJobError
+from videopoll.jobs import DeadLetter, JobState, Outcome, OutcomeKind, VideoJob
 from videopoll.jobs.codec import dump
 from videopoll.jobs.transition import (
     BeginSend,

@@ -14,21 +14,16 @@ import pytest
 from videopoll import (
     AsyncNotifier,
     CallbackNotifier,
-    Delivered,
-    HttpNotifier,
-    LookupResult,
-    MessageForm,
     Notifier,
-    NotSent,
     NotSentError,
-    Refused,
     SilentNotifier,
     UltraMsgNotifier,
-    Unknown,
     WebhookNotifier,
     WhatsAppFactoryNotifier,
 )
-from videopoll.notifiers import HttpRequest, receipt_for_status, recipient_of
+from videopoll.jobs import MessageForm
+from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
+from videopoll.notifiers import HttpNotifier, HttpRequest, receipt_for_status, recipient_of
 from videopoll.testing import NotifierContract, PlainNotifierContract, Reply
 
 ONLINE = Reply.json({"status": {"accountStatus": {"status": "authenticated", "substatus": "connected"}}})

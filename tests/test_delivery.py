@@ -17,28 +17,24 @@ import redis
 
 from kit import FAST, INSTANCE, QUICK, TOKEN, Worker, World, phone, until
 from videopoll import (
-    SPANISH,
     AsyncRunner,
     CallbackNotifier,
-    Delivered,
     LeasePolicy,
-    MessageForm,
-    NotSent,
     OnUnknown,
     Recipient,
     RoutingNotifier,
     Runner,
-    Texts,
     UltraMsgNotifier,
     WhatsAppFactoryNotifier,
     events,
 )
 from videopoll.core.delivery import open_outbox
-from videopoll.jobs import JobState, Outcome, OutcomeKind
+from videopoll.jobs import JobState, MessageForm, Outcome, OutcomeKind
 from videopoll.jobs.transition import Conclude, Redeliver
 from videopoll.jobs.views import CancelResult, EnqueueResult
+from videopoll.messages import Delivered, NotSent
 from videopoll.testing import Reply
-from videopoll.texts import SPANISH_AND_ENGLISH
+from videopoll.texts import SPANISH, SPANISH_AND_ENGLISH, Texts
 
 # The server's kind makes no difference here; the scripts are tested on both elsewhere.
 pytestmark = [pytest.mark.parametrize("redis_server", ["valkey"], indirect=True), pytest.mark.usefixtures("eager")]

@@ -20,10 +20,10 @@ from videopoll import (
     Runner,
     SilentNotifier,
     VideoApiPoller,
-    VideoWorking,
     events,
 )
 from videopoll.jobs.views import Health
+from videopoll.observations import VideoWorking
 from videopoll.testing import EmbeddedRedis
 from videopoll.worker import health_server
 from videopoll.worker.health_server import HealthServer

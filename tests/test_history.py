@@ -10,13 +10,14 @@ import pytest
 import redis
 
 from kit import API_KEY, TOKEN, phone, until
-from videopoll import ConfigurationError, Health, QueueError, events
+from videopoll import ConfigurationError, QueueError, events
 from videopoll.jobs import MessageForm, OutcomeKind
 from videopoll.observations import FaultKind
 from videopoll.queue import history
 from videopoll.queue.history import RedisHistory, Step, read_history, read_recent, read_workers
 from videopoll.queue.schema import Keys
 from videopoll.testing import Reply, unused_port
+from videopoll.worker import Health
 
 SIGNED = "https://files.example/1.mp4?signature=very-secret"
 PROMPT = "a private wish"

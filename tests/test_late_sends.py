@@ -15,21 +15,18 @@ from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
     CallbackNotifier,
-    Delivered,
     LeasePolicy,
-    LookupResult,
     Message,
-    NotSent,
     OnUnknown,
     QueueUnavailableError,
     Recipient,
     RoutingNotifier,
-    Unknown,
-    VideoReady,
     events,
 )
 from videopoll._calling import DaemonThreads
 from videopoll.jobs import JobState
+from videopoll.messages import Delivered, LookupResult, NotSent, Unknown
+from videopoll.observations import VideoReady
 from videopoll.testing import Reply
 
 # The server's kind makes no difference here; the scripts are tested on both elsewhere.

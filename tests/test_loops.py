@@ -13,9 +13,10 @@ import pytest
 import redis
 
 from kit import FAST, phone, until
-from videopoll import LeasePolicy, Runner, SilentNotifier, VideoApiPoller, VideoReady, VideoWorking, events
+from videopoll import LeasePolicy, Runner, SilentNotifier, VideoApiPoller, events
 from videopoll._supervise import BELL, RENEWER, SETTLER, Loops
 from videopoll.clock import Clock
+from videopoll.observations import VideoReady, VideoWorking
 from videopoll.queue.history import RedisHistory, read_history
 from videopoll.queue.redis_queue import RedisVideoJobQueue
 from videopoll.queue.schema import Keys

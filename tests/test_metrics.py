@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from kit import phone, until
-from videopoll import QueueCounts, QueueUnavailableError, events
+from videopoll import QueueUnavailableError, events
+from videopoll.jobs import QueueCounts
 from videopoll.observations import FaultKind
 from videopoll.observe.metrics import INSTRUMENTS, OpenTelemetryHook, PrometheusHook, measure
 from videopoll.testing import Reply

@@ -9,17 +9,8 @@ import attrs
 import pytest
 
 from kit import EACH_COMBINATION, QUICK, World, part, phone, until
-from videopoll import (
-    Delivered,
-    LookupResult,
-    NotSent,
-    NotSentError,
-    Refused,
-    RefusedError,
-    RoutingNotifier,
-    Unknown,
-    events,
-)
+from videopoll import NotSentError, RefusedError, RoutingNotifier, events
+from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
 from videopoll.testing import Reply
 
 # The server's kind makes no difference here; the scripts are tested on both elsewhere.

@@ -13,7 +13,7 @@ from kit import API_KEY, phone
 from videopoll import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.testing import FakeOpenAI, wait_until
 from videopoll.tool import VideoGeneratorTool
-from videopoll.video_api.generator import VideoApiGenerator
+from videopoll.video_api import VideoApiGenerator
 
 # In CI nothing may be skipped.
 need = importlib.import_module if os.environ.get("CI", "").lower() in {"1", "true"} else pytest.importorskip

@@ -16,7 +16,7 @@ import redis
 from typer.testing import CliRunner
 
 from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
-from videopoll import AsyncRedisVideoJobQueue, Health, PollingStrategy, RedisVideoJobQueue, events
+from videopoll import AsyncRedisVideoJobQueue, PollingStrategy, RedisVideoJobQueue, events
 from videopoll.cli import figures, places
 from videopoll.cli.app import app
 from videopoll.cli.commands import doctor
@@ -28,6 +28,7 @@ from videopoll.policies import LeasePolicy
 from videopoll.queue.history import HistoryEntry, RedisHistory, Step, read_history, read_workers
 from videopoll.queue.schema import KEYS, Keys
 from videopoll.testing import Reply, unused_port
+from videopoll.worker import Health
 
 SIGNED = "https://files.example/1.mp4?signature=very-secret"
 SLOW = PollingStrategy(interval_s=60.0, initial_delay_s=0.0, backoff_base_s=30.0)

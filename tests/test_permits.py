@@ -10,9 +10,10 @@ import time
 
 import attrs
 
-from videopoll import Message, MessageForm, Outcome, OutcomeKind, VideoJob
+from videopoll import Message, Outcome, OutcomeKind, VideoJob
 from videopoll._calling import DaemonThreads
 from videopoll.core.permits import Lease, SendPermit
+from videopoll.jobs import MessageForm
 
 
 def message(permit: SendPermit | None = None) -> Message:

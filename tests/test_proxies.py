@@ -14,9 +14,10 @@ import httpx
 import pytest
 
 from test_http import OWN, Server, World, answering, get, response
-from videopoll import ConfigurationError, UltraMsgNotifier, VideoApiGenerator, VideoApiPoller
+from videopoll import ConfigurationError, UltraMsgNotifier, VideoApiPoller
 from videopoll._http import Http, HttpFailure, HttpReply, HttpRequest
 from videopoll._http.proxies import read_proxies
+from videopoll.video_api import VideoApiGenerator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -75,6 +75,14 @@ def test_every_public_name_is_listed_once_and_is_there():
     assert set(videopoll.__all__) == {name for name in names if name not in modules} - {"annotations"}
 
 
+def test_the_front_door_is_small():
+    """What a host composes, tunes, brings and catches at once; the rest is where one looks for it."""
+    rooms = [path for path in Path(videopoll.__file__).parent.iterdir() if path.name != "__pycache__"]
+
+    assert len(videopoll.__all__) <= 40
+    assert len(rooms) <= 26
+
+
 def test_only_the_core_and_the_scripts_branch_on_a_state():
     """Judgements about a job have one home: a runner that compares states would be a second one."""
     source = Path(videopoll.__file__).parent

@@ -22,21 +22,18 @@ from kit import until
 from videopoll import (
     AsyncRedisVideoJobQueue,
     ConfigurationError,
-    DeadLetter,
     DeadLetterPolicy,
     DeliveryPolicy,
-    InvalidJobError,
-    JobState,
     KeyTtls,
     LeasePolicy,
     OutcomeKind,
     PollingStrategy,
-    QueueRefusedError,
     QueueUnavailableError,
     RedisVideoJobQueue,
 )
 from videopoll.core.delivery import open_outbox
-from videopoll.jobs import Outcome, VideoJob
+from videopoll.errors import InvalidJobError, QueueRefusedError
+from videopoll.jobs import DeadLetter, JobState, Outcome, VideoJob
 from videopoll.jobs.codec import Poison, dump
 from videopoll.jobs.transition import (
     Abandoned,

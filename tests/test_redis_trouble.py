@@ -20,11 +20,11 @@ from videopoll import (
     AsyncRedisVideoJobQueue,
     LeasePolicy,
     QueueError,
-    QueueRefusedError,
     QueueUnavailableError,
     RedisVideoJobQueue,
     events,
 )
+from videopoll.errors import QueueRefusedError
 from videopoll.testing import EmbeddedRedis, Reply, unused_port
 from videopoll.worker import state
 

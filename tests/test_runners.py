@@ -12,22 +12,19 @@ from kit import EACH_COMBINATION, FAST, QUICK, Recorder, part, phone, until
 from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
-    Delivered,
     KeyTtls,
     LeasePolicy,
-    LookupResult,
     QueueUnavailableError,
     RedisVideoJobQueue,
     RoutingNotifier,
     Runner,
     SilentNotifier,
     VideoJob,
-    VideoReady,
-    VideoWorking,
     events,
 )
 from videopoll.jobs.transition import Claim, ClaimBatch, PollWork, Settle, TransitionResult
-from videopoll.observations import FaultKind
+from videopoll.messages import Delivered, LookupResult
+from videopoll.observations import FaultKind, VideoReady, VideoWorking
 from videopoll.worker import state
 
 

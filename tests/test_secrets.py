@@ -29,37 +29,27 @@ import videopoll.worker.host_parts
 from kit import API_KEY, INSTANCE, QUICK, TOKEN, open_world, phone, until
 from videopoll import (
     CallbackNotifier,
-    Delivered,
-    Fault,
-    FaultKind,
-    GenerationErrorCode,
-    GenerationFailed,
-    LookupResult,
-    NotSent,
     NotSentError,
     QueueError,
     Recipient,
-    Refused,
     RefusedError,
     RoutingNotifier,
     UltraMsgNotifier,
-    Unknown,
-    VideoApiGenerator,
     VideoApiPoller,
-    VideoFailed,
-    VideoGeneratorTool,
-    VideoReady,
-    VideoWorking,
     events,
 )
 from videopoll.cli.app import app
 from videopoll.cli.describe import describe_entry
 from videopoll.cli.logs import JsonFormatter
 from videopoll.events import show_texts
+from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
+from videopoll.observations import Fault, FaultKind, VideoFailed, VideoReady, VideoWorking
 from videopoll.observe.metrics import OpenTelemetryHook, PrometheusHook
 from videopoll.queue.history import RedisHistory, read_history, read_recent
 from videopoll.queue.schema import Keys
 from videopoll.testing import FakeVideoApi, Reply
+from videopoll.tool import VideoGeneratorTool
+from videopoll.video_api import GenerationErrorCode, GenerationFailed, VideoApiGenerator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

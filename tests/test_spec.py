@@ -20,13 +20,12 @@ from videopoll import (
     RedisVideoJobQueue,
     VideoApiPoller,
     VideoJob,
-    VideoWorking,
 )
 from videopoll.core.delivery import open_outbox
 from videopoll.core.polling import Ask, NextPoll, before_poll, decide
 from videopoll.jobs.codec import dump
 from videopoll.jobs.transition import Conclude, PollWork, Reschedule, Settle
-from videopoll.observations import Fault, FaultKind, VideoMissing, VideoReady
+from videopoll.observations import Fault, FaultKind, VideoMissing, VideoReady, VideoWorking
 from videopoll.queue.schema import KEYS, Keys
 from videopoll.texts import SPANISH_AND_ENGLISH
 from videopoll.video_api.poller import build_request

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from videopoll import (
-    Delivered,
-    DeliveryPolicy,
-    LeasePolicy,
-    PollingStrategy,
-    VideoJob,
-    VideoReady,
-    VideoWorking,
-    events,
-)
+from videopoll import DeliveryPolicy, LeasePolicy, PollingStrategy, VideoJob, events
 from videopoll.clock import Clock, RedisClock
 from videopoll.core.context import StepContext
 from videopoll.core.effects import Commit, PollApi, SendMessage
@@ -30,7 +21,8 @@ from videopoll.jobs.transition import (
     Settle,
     TransitionResult,
 )
-from videopoll.messages import NotSent, Refused
+from videopoll.messages import Delivered, NotSent, Refused
+from videopoll.observations import VideoReady, VideoWorking
 from videopoll.texts import SPANISH_AND_ENGLISH
 
 START_MS = 1_757_157_518_747

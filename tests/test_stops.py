@@ -23,9 +23,9 @@ from videopoll import (
     RedisVideoJobQueue,
     Runner,
     SilentNotifier,
-    VideoReady,
     events,
 )
+from videopoll.observations import VideoReady
 from videopoll.testing import Reply
 from videopoll.worker.stopping import LOOK_S, REPEATED_S, STOP_SIGNALS, calm_ctrl_c
 from worker_process import end, spawn

@@ -29,7 +29,6 @@ from videopoll import (
     CallbackNotifier,
     ConfigurationError,
     Message,
-    MessageForm,
     OutcomeKind,
     PollingStrategy,
     RedisVideoJobQueue,
@@ -41,7 +40,7 @@ from videopoll import (
     WhatsAppFactoryNotifier,
 )
 from videopoll.core.polling import Ask, NextPoll, before_poll, decide
-from videopoll.jobs import Outcome
+from videopoll.jobs import MessageForm, Outcome
 from videopoll.jobs.transition import PollWork
 from videopoll.messages import AcknowledgementMessage
 from videopoll.testing import (
@@ -54,7 +53,7 @@ from videopoll.testing import (
     wait_until,
 )
 from videopoll.tool import VideoGeneratorTool, answers, video_generator_tool
-from videopoll.video_api.generator import GenerationErrorCode, GenerationFinished, GenerationStarted, VideoApiGenerator
+from videopoll.video_api import GenerationErrorCode, GenerationFinished, GenerationStarted, VideoApiGenerator
 
 POST = "/generate-video"
 PROMPT = "Video vertical para TikTok de persona bailando"

@@ -12,17 +12,10 @@ import pytest
 import redis
 
 from kit import EACH_COMBINATION, QUICK, Worker, World, part, phone, until
-from videopoll import (
-    LookupResult,
-    NotSent,
-    OnUnknown,
-    Recipient,
-    RoutingNotifier,
-    Unknown,
-    events,
-)
+from videopoll import OnUnknown, Recipient, RoutingNotifier, events
 from videopoll.jobs import JobState
 from videopoll.jobs.views import CancelResult, EnqueueResult
+from videopoll.messages import LookupResult, NotSent, Unknown
 from videopoll.testing import Reply
 
 # The server's kind makes no difference here; the scripts are tested on both elsewhere.

@@ -18,7 +18,8 @@ import redis
 
 from kit import until
 from trouble import BRISK, at_least, is_lost, jobs
-from videopoll import LeasePolicy, QueueRefusedError, QueueUnavailableError, RedisVideoJobQueue, events
+from videopoll import LeasePolicy, QueueUnavailableError, RedisVideoJobQueue, events
+from videopoll.errors import QueueRefusedError
 from videopoll.queue.scripts import to_queue_error
 from videopoll.testing import EmbeddedRedis, Reply, unused_port
 

@@ -7,19 +7,10 @@ import contextlib
 import pytest
 
 from kit import INSTANCE, TOKEN
-from videopoll import (
-    ConfigurationError,
-    Delivered,
-    Message,
-    MessageForm,
-    Outcome,
-    OutcomeKind,
-    Recipient,
-    Refused,
-    UltraMsgNotifier,
-    VideoCheck,
-    VideoJob,
-)
+from videopoll import ConfigurationError, Message, Outcome, OutcomeKind, Recipient, UltraMsgNotifier, VideoJob
+from videopoll.jobs import MessageForm
+from videopoll.messages import Delivered, Refused
+from videopoll.notifiers import VideoCheck
 from videopoll.testing import FakeServer, FakeUltraMsg, ReceivedRequest, Reply
 
 MEGABYTE = 1024 * 1024

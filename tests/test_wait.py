@@ -7,13 +7,8 @@ import time
 
 import pytest
 
-from videopoll import (
-    AsyncRedisVideoJobQueue,
-    JobNotFoundError,
-    OutcomeKind,
-    RedisVideoJobQueue,
-    SilentNotifier,
-)
+from videopoll import AsyncRedisVideoJobQueue, OutcomeKind, RedisVideoJobQueue, SilentNotifier
+from videopoll.errors import JobNotFoundError
 from videopoll.testing import Reply
 
 

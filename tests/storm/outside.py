@@ -10,9 +10,11 @@ import attrs
 
 from storm.kernel import PROCESS, Waiting
 from storm.server import spring
-from videopoll import Delivered, LookupResult, NotSent, Recipient, Refused, Unknown, VideoApiPoller, VideoReady
+from videopoll import Recipient, VideoApiPoller
 from videopoll._http.values import FailureKind, HttpFailure, HttpReply
 from videopoll.jobs import MessageForm
+from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
+from videopoll.observations import VideoReady
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,13 +15,8 @@ from videopoll import (
     AsyncVideoJobQueue,
     AsyncVideoPoller,
     CallbackNotifier,
-    Delivered,
-    EnqueueResult,
-    JobView,
     Message,
     Notifier,
-    Observation,
-    Receipt,
     Recipient,
     RedisVideoJobQueue,
     RoutingNotifier,
@@ -32,9 +27,11 @@ from videopoll import (
     VideoJob,
     VideoJobQueue,
     VideoPoller,
-    VideoReady,
     WhatsAppFactoryNotifier,
 )
+from videopoll.jobs import EnqueueResult, JobView
+from videopoll.messages import Delivered, Receipt
+from videopoll.observations import Observation, VideoReady
 
 
 class MyNotifier:

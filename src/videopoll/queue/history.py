@@ -145,7 +145,7 @@ class WorkerInfo:
         started_ms: When it started, in Unix milliseconds of its own clock.
         host: The name of its machine.
         pid: Its process.
-        problems: Why it is not well, by its own account; see `videopoll.Health`.
+        problems: Why it is not well, by its own account; see `videopoll.worker.Health`.
     """
 
     worker_id: str

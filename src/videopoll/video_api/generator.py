@@ -315,7 +315,7 @@ Generation: TypeAlias = GenerationStarted | GenerationFinished | GenerationFaile
 
 
 class VideoGenerator(Protocol):
-    """Starts generations. `videopoll.VideoGeneratorTool` takes one of these or an `AsyncVideoGenerator`."""
+    """Starts generations. `videopoll.tool.VideoGeneratorTool` takes one of these or an `AsyncVideoGenerator`."""
 
     def generate(self, request: GenerationRequest) -> Generation:
         """Ask for a video once.

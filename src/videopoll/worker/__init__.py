@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from videopoll.jobs.views import Health, RunSummary
 from videopoll.worker.async_runner import AsyncRunner
 from videopoll.worker.runner import Runner
 
-__all__ = ["AsyncRunner", "Runner"]
+__all__ = ["AsyncRunner", "Health", "RunSummary", "Runner"]
