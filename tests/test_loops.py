@@ -298,9 +298,9 @@ def test_a_loop_that_does_not_come_back_is_not_alive_unless_it_waits_for_redis(l
 def test_writes_that_go_well_do_not_hide_a_stuck_loop(monkeypatch):
     """The settler has a thread of its own: it says nothing of the loop that claims."""
     runner = Runner(RedisVideoJobQueue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier())
-    monkeypatch.setattr(runner, "_beat_s", time.monotonic() - 1000)
+    monkeypatch.setattr(runner._state, "_beat_s", time.monotonic() - 1000)
 
-    runner.redis_fine("apply", time.monotonic())
+    runner._state.redis_fine("apply", time.monotonic())
 
     assert not runner.health().alive
 

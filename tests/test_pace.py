@@ -77,8 +77,8 @@ def test_each_wish_is_met_in_time_and_none_too_soon(wishes, began_s):
 
 @pytest.fixture
 def worker():
-    """A runner that has not begun."""
-    return Runner(RedisVideoJobQueue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier())
+    """What a runner that has not begun knows of itself."""
+    return Runner(RedisVideoJobQueue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier())._state
 
 
 def test_a_claim_that_failed_holds_up_the_next_whatever_falls_due(worker):

@@ -244,7 +244,7 @@ def test_a_hosts_queue_that_answers_nonsense_is_asked_again_and_keeps_no_stop_wa
         with Runner(queue, Ready(), SilentNotifier(), strategy=FAST, delivery=QUICK, grace_s=0.5) as made:
             made.start()
             until(lambda: queue.calls > 2, "it was asked to write, again and again")
-            assert made.steps
+            assert made._state.steps
             made.stop()
 
     assert any("is not written" in record.message and "job_1" in record.message for record in caplog.records)
@@ -341,7 +341,7 @@ def test_a_full_worker_sleeps_until_a_place_is_free(world, runner):
     worker = world.worker(poller=Slow(), concurrency=1, delivery_concurrency=1)
     with worker:
         until(lambda: world.queue().counts().in_flight, "a job is in hand")
-        worker.runner.room = lambda room=worker.runner.room: turns.append(1) or room()
+        worker.runner._state.room = lambda room=worker.runner._state.room: turns.append(1) or room()
         until(lambda: world.queue().counts().now_ms % 1000 > 900, "some time has passed")
         until(lambda: world.queue().counts().now_ms % 1000 < 100, "and some more")
         counted = len(turns)
@@ -436,6 +436,6 @@ def test_a_stop_waits_for_a_run_in_another_thread_and_a_second_run_works(world):
             running.start()
             until(lambda number=number: world.ultramsg.inbox(phone(number)), "the video arrives")
             made.stop()
-            assert not made.steps
+            assert not made._state.steps
             running.join(1)
             assert not running.is_alive()

@@ -82,11 +82,11 @@ def main(settings: dict[str, Any]) -> None:
 
     def prepare(runner: Any) -> None:
         runners.append(runner)
-        runner.context.crash_point = crash
+        runner._state.context.crash_point = crash
         if "repeated_s" in settings:
             loop = None if settings["kind"] == "sync" else asyncio.get_running_loop()
             runner._signals = lambda: StopSignals(
-                runner.clock, runner.request_stop, runner.grace_s, loop, repeated_s=settings["repeated_s"]
+                runner._state.clock, runner.request_stop, runner._state.grace_s, loop, repeated_s=settings["repeated_s"]
             )
 
     def crash(point: str, _job_id: str) -> None:

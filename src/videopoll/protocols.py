@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.transition import ClaimBatch, Transition, TransitionResult
-    from videopoll.jobs.views import EnqueueResult, JobView
+    from videopoll.jobs.views import EnqueueResult, Health, JobView
     from videopoll.messages import LookupResult, Message, Receipt
     from videopoll.observations import Observation
     from videopoll.policies import KeyTtls, LeasePolicy, PollingStrategy
@@ -28,6 +28,7 @@ __all__ = [
     "AsyncVideoJobQueue",
     "AsyncVideoPoller",
     "Notifier",
+    "RunnerStatus",
     "VideoJobQueue",
     "VideoPoller",
 ]
@@ -267,4 +268,37 @@ class AsyncVideoJobQueue(Protocol):
 
     async def close(self) -> None:
         """Close the connections."""
+        ...
+
+
+class RunnerStatus(Protocol):
+    """What a runner tells of itself, for heartbeats and health probes. Both runners have it."""
+
+    @property
+    def worker_id(self) -> str:
+        """The name of this worker in Redis, in the log and in events."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Polls at a time, at most."""
+        ...
+
+    @property
+    def polls_in_hand(self) -> int:
+        """Jobs that are being polled now."""
+        ...
+
+    @property
+    def sends_in_hand(self) -> int:
+        """Jobs whose outcome is being sent now."""
+        ...
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been asked to stop, and has not ended yet."""
+        ...
+
+    def health(self) -> Health:
+        """Return whether the worker is fit, and what is wrong with it."""
         ...

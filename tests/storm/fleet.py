@@ -292,7 +292,7 @@ class Fleet:
             clock=self.kernel.clock,
             rng=random.Random(self.rng.getrandbits(32)),
         )
-        runner.worker_id = runner.context.worker_id = f"video_worker_{slot.process.name}{':b' * number}"  # type: ignore[union-attr]
+        runner._state.worker_id = runner._state.context.worker_id = f"video_worker_{slot.process.name}{':b' * number}"  # type: ignore[union-attr]
         return runner
 
     def _spawn(self, slot: Slot) -> None:

@@ -22,7 +22,7 @@ import secrets
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import redis
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from videopoll.jobs.codec import JsonValue
-    from videopoll.jobs.views import Health
+    from videopoll.protocols import RunnerStatus
 
 __all__ = ["HistoryEntry", "RedisHistory", "Step", "WorkerInfo", "read_history", "read_recent", "read_workers"]
 
@@ -162,19 +162,6 @@ class WorkerInfo:
     problems: tuple[str, ...] = ()
 
 
-class Working(Protocol):
-    """What a heartbeat is read from: `videopoll.Runner` and `videopoll.AsyncRunner` have it."""
-
-    worker_id: str
-    concurrency: int
-    polls_in_hand: int
-    sends_in_hand: int
-
-    def health(self) -> Health:
-        """Say whether the worker is fit."""
-        ...
-
-
 @attrs.frozen
 class _Noted:
     """An entry on its way to Redis; the number is its own, however often it is written."""
@@ -223,7 +210,7 @@ class RedisHistory(events.TextKeeper):
         self._origin = secrets.token_hex(4)  # With the process's id: a fork hands it on.
         self._count = 0
         self._dropped = 0
-        self._runner: Working | None = None
+        self._runner: RunnerStatus | None = None
         self._started_ms = round(time.time() * 1000)
         self._beat_s = float("-inf")
         self._away = False
@@ -275,7 +262,7 @@ class RedisHistory(events.TextKeeper):
             self._statuses.pop(event.job_id, None)
         return True
 
-    def follow(self, runner: Working) -> None:
+    def follow(self, runner: RunnerStatus) -> None:
         """Tell every 4 seconds that this runner is alive, how busy it is and what is wrong with it, until `close`."""
         self._runner = runner
         self._stir()
@@ -388,7 +375,7 @@ class RedisHistory(events.TextKeeper):
             batch.expire(self._keys.history, KEEP_S)
             batch.execute()
 
-    def _beat(self, runner: Working, *, leaving: bool) -> bool:
+    def _beat(self, runner: RunnerStatus, *, leaving: bool) -> bool:
         """Tell of the worker if it is time; say whether it was."""
         now_s = time.monotonic()
         if now_s - self._beat_s < BEAT_S and not leaving:
@@ -397,7 +384,7 @@ class RedisHistory(events.TextKeeper):
         load = "" if leaving else self._load_of(runner)
         return run(self._client, beat(self._keys, runner.worker_id, load, WORKERS_KEEP_S))
 
-    def _load_of(self, runner: Working) -> str:
+    def _load_of(self, runner: RunnerStatus) -> str:
         from videopoll import __version__  # noqa: PLC0415 - the package imports its parts
 
         return dump(

@@ -18,6 +18,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
+from typing_extensions import override
+
 from videopoll import events
 from videopoll._calling import SYNC_PARTS, DaemonThreads, is_async, send_in_time
 from videopoll._reasons import own, told_of
@@ -32,6 +34,7 @@ from videopoll.messages import LookupResult, NotSent
 from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S, FOREIGN_IDLE_S
 from videopoll.worker import state
+from videopoll.worker.base import RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
     as_observation,
     as_receipt,
@@ -45,15 +48,15 @@ from videopoll.worker.host_parts import (
     was_cancelled,
 )
 from videopoll.worker.hung import GUARD_S, not_back, poller_not_back
-from videopoll.worker.runner import RUNNING, SEND_GOES_ON_S
+from videopoll.worker.runner import SEND_GOES_ON_S
 from videopoll.worker.state import (
     MOST_ENDINGS,
     STILL_THERE_S,
     SWEEP_EVERY_S,
     SWEEP_SLOWLY_EVERY_S,
     WAKE_JITTER_S,
-    Engine,
     Room,
+    WorkerState,
 )
 from videopoll.worker.stopping import Stopping, StopSignals, calm_ctrl_c
 from videopoll.worker.writer import AsyncSettler
@@ -82,28 +85,29 @@ LAST_CALL_S = 3.0
 """How long a task that is ended may take for it, in seconds; one that swallows its cancellation is left to itself."""
 
 
-class _Run(Generic[R]):
+class _Run(BaseRun, Generic[R]):
     """One run, in a task of its own: no cancellation of whoever waits for it cuts its end short.
 
     Args:
         stopping: Its way to the end.
         background: Whether nobody waits for it.
+        asked: Called when somebody asks for its end.
     """
 
     task: asyncio.Task[R]
 
-    def __init__(self, stopping: Stopping, *, background: bool) -> None:
-        self.stopping = stopping
-        self.background = background
+    def __init__(self, stopping: Stopping, *, background: bool, asked: Callable[[], object]) -> None:
+        super().__init__(stopping, background=background, asked=asked)
         self.loop = asyncio.get_running_loop()
         # No future of a loop: another one, in another thread, may wait for it.
         self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._late: asyncio.TimerHandle | None = None
 
     @property
+    @override
     def over(self) -> bool:
         """Whether it has ended; so has one whose event loop runs no more."""
-        return self.ended.done() or not self.loop.is_running()
+        return self.ended.done() or not self.loop.is_running() or super().over
 
     def end(self, _task: object = None) -> None:
         """Note that it has ended."""
@@ -118,7 +122,7 @@ class _Run(Generic[R]):
             self._late = self.loop.call_later(max(0.0, self.stopping.left_s()), late)
 
 
-class AsyncRunner(Engine):
+class AsyncRunner(BaseRunner):
     """A worker with asyncio.
 
     `run` returns when `stop` is called or a signal comes; `start` works in the
@@ -183,7 +187,7 @@ class AsyncRunner(Engine):
                 f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs AsyncRedisVideoJobQueue or another one"
             )
             raise TypeError(msg)
-        super().__init__(
+        self._state = WorkerState(
             ttls=queue.ttls,
             strategy=strategy,
             lease=lease,
@@ -198,6 +202,9 @@ class AsyncRunner(Engine):
             take_new=take_new,
             clock=clock,
             rng=rng,
+            wake=self._wake,
+            hurry_renewal=self._hurry_renewal,
+            hung=self._count_hung,
         )
         self._queue = queue
         self._poller = poller
@@ -207,10 +214,9 @@ class AsyncRunner(Engine):
         self._notify = self._notifier_call("notify")
         self._find = self._notifier_call("find") if hasattr(notifier, "find") or hasattr(notifier, "afind") else None
         self._current: _Run[object] | None = None
-        self._asked_before = False
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
         self._swept = False
-        self._settler = AsyncSettler(self, queue)
+        self._settler = AsyncSettler(self._state, queue)
         self._new_events()
 
     def _new_events(self) -> None:
@@ -265,24 +271,13 @@ class AsyncRunner(Engine):
         current = self._current
         if current is None or current.over:
             return
-        self._ask(current)
+        current.ask()
         here = asyncio.current_task()
         if here is current.task or here in self._tasks:
             return
         cancelled = await wait_on([asyncio.wrap_future(current.ended)], current.stopping.left_s() + 1.0)
         if cancelled is not None:
             raise cancelled
-
-    def request_stop(self) -> None:
-        """Ask the runner to stop, without waiting; may be called from another thread, and in a signal handler.
-
-        If nothing runs, it counts for a `run` that is about to begin.
-        """
-        current = self._current
-        if current is None or current.over:
-            self._asked_before = True
-        else:
-            self._ask(current)
 
     async def run_once(self) -> RunSummary:
         """Do one batch: claim what is due, work on it to its end, and return.
@@ -322,7 +317,7 @@ class AsyncRunner(Engine):
         return None if current is None or current.over else current.stopping
 
     def _signals(self) -> StopSignals:
-        return StopSignals(self.clock, self.request_stop, self.grace_s, asyncio.get_running_loop())
+        return StopSignals(self._state.clock, self.request_stop, self._state.grace_s, asyncio.get_running_loop())
 
     def _launch(
         self,
@@ -342,7 +337,11 @@ class AsyncRunner(Engine):
                 raise RuntimeError(RUNNING)
             # If it is over because its loop stands still, and that goes on one day, it ends.
             current.stopping.hurry()
-        run: _Run[R] = _Run(Stopping(self.clock, self.grace_s), background=background)
+        run: _Run[R] = _Run(
+            Stopping(self._state.clock, self._state.grace_s),
+            background=background,
+            asked=lambda: self._asked(run),
+        )
 
         async def do() -> R:
             if before is not None:
@@ -356,30 +355,41 @@ class AsyncRunner(Engine):
         self._current = cast("_Run[object]", run)
         if self._asked_before:
             self._asked_before = False
-            self._ask(run)
+            run.ask()
         return run
 
-    def _ask(self, run: _Run[R]) -> None:
-        """Ask a run to stop. Takes no lock: this may be a signal handler, or another thread."""
-        run.stopping.ask()
-        self.stopping = True
+    def _asked(self, run: _Run[R]) -> None:
+        self._state.stopping = True
         with contextlib.suppress(RuntimeError):
             # Its loop may be closed just now.
-            run.loop.call_soon_threadsafe(self._asked, run)
+            run.loop.call_soon_threadsafe(self._hear, run)
 
-    def _asked(self, run: _Run[R]) -> None:
+    def _hear(self, run: _Run[R]) -> None:
         if run is self._current:
             self._changed.set()
             self._idle.set()
         run.call_when_late(functools.partial(self._give_up, run))
 
+    # --- what the state asks for ---
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    def _hurry_renewal(self) -> None:
+        self._renewal.set()
+
+    def _count_hung(self) -> int:
+        return sum(threads.hung for threads in self._threads)
+
+    # --- waiting for the end ---
+
     def _give_up(self, run: _Run[R]) -> None:
         log.error(
             "The worker has not ended within its grace of %g s and %g s more; something hangs in the queue, in a hook or"
             " in its loop. Left as they are: %s",
-            self.grace_s,
+            self._state.grace_s,
             ENDING_S,
-            shown_ids(self.steps),
+            shown_ids(self._state.steps),
         )
         run.task.cancel()
         run.end()
@@ -389,7 +399,7 @@ class AsyncRunner(Engine):
 
         def interrupted() -> None:
             if not run.stopping.asked:
-                self._ask(run)
+                run.ask()
 
         cancelled = await wait_on([asyncio.wrap_future(run.ended)], None, interrupted)
         if cancelled is not None:
@@ -405,11 +415,11 @@ class AsyncRunner(Engine):
 
     async def _work_until_stopped(self, run: _Run[None]) -> None:
         async with self._machinery(run):
-            self.be_patient()
-            self.emit(events.WorkerStarted(worker_id=self.worker_id))
-            self._swept = not self.recover
+            self._state.be_patient()
+            self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))
+            self._swept = not self._state.recover
             helpers = [self._task(BELL, self._listen), self._task(SWEEPER, self._sweep)]
-            self.loops.begin(LOOP)
+            self._state.loops.begin(LOOP)
             given_back = 0
             try:
                 while not run.stopping.asked:
@@ -419,33 +429,33 @@ class AsyncRunner(Engine):
                         if was_cancelled():
                             self._hurry(run)
                         else:
-                            await self._nap(run, self._changed, self.loops.failed(LOOP, error))
+                            await self._nap(run, self._changed, self._state.loops.failed(LOOP, error))
                     else:
-                        self.loop_fine(LOOP)
-                self.loops.end(LOOP)
+                        self._state.loop_fine(LOOP)
+                self._state.loops.end(LOOP)
                 given_back = await self._finish_work(run)
             finally:
                 if run.loop.is_running():
-                    self.stopping = True
+                    self._state.stopping = True
                     await self._end(run, helpers)
-        self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
+        self._state.emit(events.WorkerStopped(worker_id=self._state.worker_id, given_back=given_back))
 
     async def _do_batch(self, run: _Run[RunSummary]) -> RunSummary:
-        before = dict(self.counted)
+        before = dict(self._state.counted)
         async with self._machinery(run):
-            claimed = await self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
-            if self.takeovers.learnt:
-                claimed += await self._claim(Room(*self.room(), 0))
-            self._settler.be_patient_for(self.lease.duration_s)
+            claimed = await self._claim(Room(self._state.concurrency, self._state.delivery_concurrency, MOST_ENDINGS))
+            if self._state.takeovers.learnt:
+                claimed += await self._claim(Room(*self._state.room(), 0))
+            self._settler.be_patient_for(self._state.lease.duration_s)
             await self._finish_work(run)
         if self._settler.gave_up is not None:
             raise self._settler.gave_up
-        return self.summary(before, claimed)
+        return self._state.summary(before, claimed)
 
     def _hurry(self, run: _Run[R]) -> None:
         """Take the cancellation of the run's own task as the wish to end at once: its event loop is about to close."""
         run.stopping.hurry()
-        self._ask(run)
+        run.ask()
 
     async def _nap(self, run: _Run[R], event: asyncio.Event, seconds: float) -> None:
         """Wait for an event, at most so long."""
@@ -472,16 +482,16 @@ class AsyncRunner(Engine):
 
     async def _turn(self, run: _Run[None]) -> None:
         """Claim what there is room for, begin to work on it, and sleep until the next claim is wanted."""
-        room = self.begin_turn()
+        room = self._state.begin_turn()
         if room.any:
             try:
                 await self._claim(room)
             except QueueError as error:
-                self.claim_failed(error)
+                self._state.claim_failed(error)
             else:
-                if self.worth_listening():
+                if self._state.worth_listening():
                     self._listening.set()
-        while not run.stopping.asked and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
+        while not run.stopping.asked and (left_s := self._state.pace.next_s - self._state.clock.monotonic_s()) > 0:
             self._changed.clear()
             timer = run.loop.call_later(left_s, self._changed.set)
             await self._changed.wait()
@@ -489,45 +499,40 @@ class AsyncRunner(Engine):
 
     async def _claim(self, room: Room) -> int:
         """Claim, begin to work on what was found, and plan the next claim; return how many jobs that were."""
-        asked = self.ask()
+        asked = self._state.ask()
         batch = await self._queue.claim(
             polls=room.polls,
             sends=room.sends,
-            worker_id=self.worker_id,
-            strategy=self.strategy,
-            lease=self.lease,
-            foreign_workers=self.foreign_workers,
+            worker_id=self._state.worker_id,
+            strategy=self._state.strategy,
+            lease=self._state.lease,
+            foreign_workers=self._state.foreign_workers,
             endings=room.endings,
             look_from=room.look_from,
-            take_new=self.take_new,
+            take_new=self._state.take_new,
             take_over=asked.take_over,
-            in_hand=self.in_hand(asked, self._settler.job_ids),
+            in_hand=self._state.in_hand(asked, self._settler.job_ids),
             asked_ms=asked.clock_ms,
         )
-        for step in self.take(batch, asked):
+        for step in self._state.take(batch, asked):
             self._begin(step)
-        self.plan_after(batch)
+        self._state.plan_after(batch)
         return len(batch.claims)
-
-    def wake_at(self, at_s: float) -> None:
-        """Have a claim at this time."""
-        if self.claim_by(at_s):
-            self._changed.set()
 
     # --- tasks ---
 
     @contextlib.asynccontextmanager
     async def _machinery(self, run: _Run[R]) -> AsyncIterator[None]:
         """Keep the tasks that write and renew."""
-        self.forget_steps()
+        self._state.forget_steps()
         self._tasks = {}
         self._new_events()
         # The tasks that are started from here on inherit it.
         SYNC_PARTS.set(self._threads[1])
         # Of its own, as a run whose event loop was closed under it may still have the last one in its hands.
-        self._settler = writer = AsyncSettler(self, self._queue)
-        self.open_run()
-        self.loops.open()
+        self._settler = writer = AsyncSettler(self._state, self._queue)
+        self._state.open_run()
+        self._state.loops.open()
         settler, renewer = self._task(SETTLER, self._write), self._task(RENEWER, self._renew)
         # Whoever waits for a verdict must get one, however the settler ends.
         settler.add_done_callback(lambda _: writer.abandon())
@@ -535,19 +540,19 @@ class AsyncRunner(Engine):
             yield
         finally:
             if run.loop.is_running():
-                self.stopping = True
+                self._state.stopping = True
                 await self._end(run, [renewer])
                 writer.close()
                 await wait_on([settler], ENDING_S)
                 writer.abandon()
                 await self._end(run, [settler])
-                self.loops.open()
+                self._state.loops.open()
                 for threads in self._threads:
                     threads.close()
                 polls, sends = self._threads
                 self._threads = polls.renewed(), sends.renewed()
                 # The next run is a new one.
-                self.stopping = False
+                self._state.stopping = False
 
     def _begin(self, step: JobStep) -> None:
         task = asyncio.get_running_loop().create_task(self._carry_out(step))
@@ -558,7 +563,7 @@ class AsyncRunner(Engine):
         tasks.pop(task, None)
         if not self._tasks:
             self._idle.set()
-        self.let_go(step)
+        self._state.let_go(step)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("A job's step failed; its lease will run out\n%s", trace_of(error))
 
@@ -588,7 +593,7 @@ class AsyncRunner(Engine):
             future = self._settler.put(effect.transition, wait=effect.wait)
             return await future if future else None
         if isinstance(effect, SendMessage):
-            limit_s = self.delivery.send_timeout_s
+            limit_s = self._state.delivery.send_timeout_s
             limit = asyncio.timeout(limit_s)
             try:
                 async with limit:
@@ -608,7 +613,7 @@ class AsyncRunner(Engine):
         if self._find is None:
             return LookupResult.CANNOT_TELL
         try:
-            async with asyncio.timeout(self.delivery.send_timeout_s):
+            async with asyncio.timeout(self._state.delivery.send_timeout_s):
                 return await self._find(effect.message)
         except BaseException as error:
             if is_for_us(error):
@@ -618,10 +623,10 @@ class AsyncRunner(Engine):
     async def _finish_work(self, run: _Run[R]) -> int:
         """Wait for what is in hand, give back what is not done in time; return how many that were."""
         stopping = run.stopping
-        while self._tasks and (left_s := min(stopping.grace_left_s(), self.hangs_in_s())) > 0:
+        while self._tasks and (left_s := min(stopping.grace_left_s(), self._state.hangs_in_s())) > 0:
             await self._nap(run, self._idle, left_s)
         # Whatever this finds takes its time in the bounds of the end.
-        self._ask(run)
+        run.ask()
         # A channel that is a sync one goes on in its thread, as under `Runner`.
         sends = self._threads[1]
         left = [
@@ -634,10 +639,10 @@ class AsyncRunner(Engine):
         if await wait_on(waited_for, ENDING_S) is not None:
             self._hurry(run)
         given_back = sum(future.done() and future.result() is TransitionResult.APPLIED for future in waited_for)
-        self.tell_unfinished([step for step, _ in left], given_back)
+        self._state.tell_unfinished([step for step, _ in left], given_back)
         for step, _ in left:
             # One that swallows its cancellation is still there, and can neither write nor begin a send.
-            self.let_go(step)
+            self._state.let_go(step)
         return given_back
 
     def _task(self, name: str, work: Callable[[], Coroutine[object, object, bool]]) -> asyncio.Task[None]:
@@ -646,7 +651,7 @@ class AsyncRunner(Engine):
 
         def torn_down() -> None:
             # The run's own task is cancelled, too; but the Redis client swallows a cancellation that comes while it connects.
-            if current is not None and not self.stopping:
+            if current is not None and not self._state.stopping:
                 self._hurry(current)
 
         async def keep() -> None:
@@ -662,16 +667,16 @@ class AsyncRunner(Engine):
                         continue
                     if was_cancelled():
                         # We are being ended. Any other cancellation came out of the queue, and is a failure.
-                        self.loops.end(name)
+                        self._state.loops.end(name)
                         raise
-                    await asyncio.sleep(self.loops.failed(name, error))
+                    await asyncio.sleep(self._state.loops.failed(name, error))
                 else:
-                    self.loop_fine(name)
-            self.loops.end(name)
+                    self._state.loop_fine(name)
+            self._state.loops.end(name)
 
         task = asyncio.get_running_loop().create_task(keep(), name=f"videopoll-{name}")
         task.add_done_callback(lambda task: torn_down() if task.cancelled() else None)
-        self.loops.begin(name, lambda: not task.done())
+        self._state.loops.begin(name, lambda: not task.done())
         return task
 
     async def _write(self) -> bool:
@@ -681,26 +686,22 @@ class AsyncRunner(Engine):
     async def _renew(self) -> bool:
         """Renew the leases of what is in hand, in one round trip for many; end the work on lost ones."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._renewal.wait(), self.renew_in_s())
+            await asyncio.wait_for(self._renewal.wait(), self._state.renew_in_s())
         self._renewal.clear()
-        asked_s, steps = self.clock.monotonic_s(), self.to_renew()
+        asked_s, steps = self._state.clock.monotonic_s(), self._state.to_renew()
         try:
-            with self.loops.busy(RENEWER):
-                held = check_renewed(steps, await self._queue.renew([step.held for step in steps], self.lease))
+            with self._state.loops.busy(RENEWER):
+                held = check_renewed(steps, await self._queue.renew([step.held for step in steps], self._state.lease))
         except QueueError as error:
-            self.renewal_failed(error)
+            self._state.renewal_failed(error)
         else:
-            self.loop_fine(RENEWER)
-            lost = self.renewed(steps, held, asked_s)
+            self._state.loop_fine(RENEWER)
+            lost = self._state.renewed(steps, held, asked_s)
             self._settler.hurry()
             for task, step in list(self._tasks.items()):
                 if step in lost:
                     task.cancel()
         return True
-
-    def hurry_renewal(self) -> None:
-        """Renew at once."""
-        self._renewal.set()
 
     async def _listen(self) -> bool:
         """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""
@@ -708,28 +709,28 @@ class AsyncRunner(Engine):
         try:
             rang = await self._queue.wait_for_work(state.LONGEST_IDLE_S)
         except QueueError:
-            await asyncio.sleep(self.rng.uniform(0.5, 1.0))
+            await asyncio.sleep(self._state.rng.uniform(0.5, 1.0))
             return True
         if not rang:
             await asyncio.sleep(WAKE_JITTER_S)
             return True
-        await asyncio.sleep(self.rng.uniform(0, WAKE_JITTER_S))
+        await asyncio.sleep(self._state.rng.uniform(0, WAKE_JITTER_S))
         with contextlib.suppress(QueueError):
             if await self._queue.wait_for_work(STILL_THERE_S):
                 self._listening.clear()
-                self.wake_at(self.clock.monotonic_s())
+                self._state.wake_at(self._state.clock.monotonic_s())
         return True
 
     async def _sweep(self) -> bool:
         """Look for jobs that nobody has: at the start, and then now and again."""
-        if not self.sweeps:
+        if not self._state.sweeps:
             return False
-        wait_s = every_s = SWEEP_EVERY_S if self.foreign_workers else SWEEP_SLOWLY_EVERY_S
+        wait_s = every_s = SWEEP_EVERY_S if self._state.foreign_workers else SWEEP_SLOWLY_EVERY_S
         try:
             count = await self._queue.recover(
                 # At the start nobody else is there, as far as we know; later one of another kind may have come.
-                idle_s=FOREIGN_IDLE_S if self.foreign_workers or self._swept else 0.0,
-                initial_delay_s=self.strategy.initial_delay_s,
+                idle_s=FOREIGN_IDLE_S if self._state.foreign_workers or self._swept else 0.0,
+                initial_delay_s=self._state.strategy.initial_delay_s,
                 exclusive=self._swept,
                 every_s=every_s,
             )
@@ -742,22 +743,18 @@ class AsyncRunner(Engine):
         else:
             self._swept, self._sweep_refused = True, False
             if count:
-                self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
-                self.wake_at(self.clock.monotonic_s())
+                self._state.emit(events.JobsRecovered(worker_id=self._state.worker_id, count=count))
+                self._state.wake_at(self._state.clock.monotonic_s())
         await asyncio.sleep(wait_s)
         return True
 
     # --- the host's parts, sync or asyncio ---
 
-    def hung(self) -> int:
-        """Return how many calls of sync parts go on in their threads though they were given up."""
-        return sum(threads.hung for threads in self._threads)
-
     def _new_threads(self) -> tuple[DaemonThreads, DaemonThreads]:
         """Give the threads for sync polls, and those for sync sends."""
         return (
-            DaemonThreads(self.concurrency, "videopoll-poll"),
-            DaemonThreads(self.delivery_concurrency, "videopoll-send"),
+            DaemonThreads(self._state.concurrency, "videopoll-poll"),
+            DaemonThreads(self._state.delivery_concurrency, "videopoll-send"),
         )
 
     def _poller_call(self) -> Callable[[PollApi], Awaitable[Observation]]:

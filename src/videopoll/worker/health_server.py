@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from videopoll.jobs.views import Health
+    from videopoll.protocols import RunnerStatus
 
 __all__ = ["HealthServer"]
 
@@ -57,17 +57,6 @@ PAUSE_S = 0.1
 """Seconds between two tries to accept a connection when there is no file descriptor for it, or something else fails."""
 
 
-class Probed(Protocol):
-    """What is asked: `videopoll.Runner` and `videopoll.AsyncRunner` have it."""
-
-    worker_id: str
-    stopping: bool
-
-    def health(self) -> Health:
-        """Say whether the worker is fit."""
-        ...
-
-
 class HealthServer:
     """Serves a runner's health over HTTP, from a daemon thread.
 
@@ -87,7 +76,7 @@ class HealthServer:
     """
 
     def __init__(
-        self, runner: Probed, port: int, host: str = "127.0.0.1", *, registry: CollectorRegistry | None = None
+        self, runner: RunnerStatus, port: int, host: str = "127.0.0.1", *, registry: CollectorRegistry | None = None
     ) -> None:
         self._runner = runner
         self._registry = registry

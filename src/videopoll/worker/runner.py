@@ -17,6 +17,8 @@ import queue as stdlib_queue
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
+from typing_extensions import override
+
 from videopoll import events
 from videopoll._reasons import told_of
 from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
@@ -29,6 +31,7 @@ from videopoll.messages import LookupResult
 from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S, FOREIGN_IDLE_S
 from videopoll.worker import state
+from videopoll.worker.base import RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
     as_observation,
     as_receipt,
@@ -46,8 +49,8 @@ from videopoll.worker.state import (
     SWEEP_EVERY_S,
     SWEEP_SLOWLY_EVERY_S,
     WAKE_JITTER_S,
-    Engine,
     Room,
+    WorkerState,
 )
 from videopoll.worker.stopping import LOOK_S, Stopping, StopSignals
 from videopoll.worker.writer import Settler
@@ -79,30 +82,35 @@ ENDING_THREADS = 2
 IDLE_THREADS_END_S = 1.0
 """How long a run waits for threads that have nothing to do any more, in seconds."""
 
-RUNNING = "this runner is running already: build another one to run beside it"
-
 R = TypeVar("R")
 
 
-class _Run(Generic[R]):
+class _Run(BaseRun, Generic[R]):
     """One run, in a thread of its own: what Ctrl-C interrupts is only whoever waits for it, in whatever it does.
 
     Args:
         work: What to do; may be called once.
         stopping: Its way to the end.
         background: Whether nobody waits for it.
+        asked: Called when somebody asks for its end.
     """
 
-    def __init__(self, work: Callable[[_Run[R]], R], stopping: Stopping, *, background: bool) -> None:
+    def __init__(
+        self, work: Callable[[_Run[R]], R], stopping: Stopping, *, background: bool, asked: Callable[[], object]
+    ) -> None:
+        super().__init__(stopping, background=background, asked=asked)
         self._work = work
-        self.stopping = stopping
-        self.background = background
-        self.over = False
+        self._ended = False
         self.result: R | None = None
         self.error: BaseException | None = None
         # Of all locks this one is safe where an exception may come up between any two instructions.
         self._gate = threading.Lock()
         self._gate.acquire()
+
+    @property
+    @override
+    def over(self) -> bool:
+        return self._ended or super().over
 
     def do(self) -> None:
         """Do the work, in its thread."""
@@ -117,7 +125,7 @@ class _Run(Generic[R]):
 
     def end(self) -> None:
         """Note that it is over, and let go whoever waits."""
-        self.over = True
+        self._ended = True
         with contextlib.suppress(RuntimeError):
             self._gate.release()
 
@@ -127,7 +135,7 @@ class _Run(Generic[R]):
             self._gate.release()
 
 
-class Runner(Engine):
+class Runner(BaseRunner):
     """A worker with threads.
 
     `run` blocks until `stop` is called from another thread or a signal comes;
@@ -187,7 +195,7 @@ class Runner(Engine):
         refuse_async(queue, "claim", "queue")
         refuse_async(poller, "poll", "poller")
         refuse_async(notifier, "notify", "notifier")
-        super().__init__(
+        self._state = WorkerState(
             ttls=queue.ttls,
             strategy=strategy,
             lease=lease,
@@ -202,16 +210,18 @@ class Runner(Engine):
             take_new=take_new,
             clock=clock,
             rng=rng,
+            wake=self._wake,
+            hurry_renewal=self._hurry_renewal,
+            hung=self._count_hung,
         )
         self._queue = queue
         self._poller = poller
         self._notifier = notifier
-        self._planning = threading.RLock()
+        self._filling = threading.Lock()
         # A queue, because a signal handler may put something in while the same thread does.
         self._wakes: stdlib_queue.SimpleQueue[None] = stdlib_queue.SimpleQueue()
         self._beginning = threading.Lock()
         self._current: _Run[object] | None = None
-        self._asked_before = False
         self._own = threading.local()
         self._threads = self._places_of_threads
         self._workers: list[threading.Thread] = []
@@ -223,8 +233,8 @@ class Runner(Engine):
         self._work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
         self._swept = False
         self._sweep_refused = False
-        self._settler = Settler(self, queue)
-        self._hung = HungCalls(self.concurrency + self.delivery_concurrency)
+        self._settler = Settler(self._state, queue)
+        self._hung = HungCalls(self._state.concurrency + self._state.delivery_concurrency)
 
     # --- for the host ---
 
@@ -270,20 +280,9 @@ class Runner(Engine):
         current = self._current
         if current is None or current.over:
             return
-        self._ask(current)
+        current.ask()
         if not getattr(self._own, "here", False):
             self._attend(current, tell=False)
-
-    def request_stop(self) -> None:
-        """Ask the runner to stop, without waiting; safe in a signal handler.
-
-        If nothing runs, it counts for a `run` that is about to begin.
-        """
-        current = self._current
-        if current is None or current.over:
-            self._asked_before = True
-        else:
-            self._ask(current)
 
     def run_once(self) -> RunSummary:
         """Do one batch: claim what is due, work on it to its end, and return.
@@ -314,7 +313,7 @@ class Runner(Engine):
     # --- a run and its end ---
 
     def _signals(self) -> StopSignals:
-        return StopSignals(self.clock, self.request_stop, self.grace_s)
+        return StopSignals(self._state.clock, self.request_stop, self._state.grace_s)
 
     def _launch(self, work: Callable[[_Run[R]], R], *, background: bool = False) -> _Run[R]:
         """Begin a run in a thread of its own.
@@ -322,30 +321,40 @@ class Runner(Engine):
         Raises:
             RuntimeError: There is one already.
         """
-        run = _Run(work, Stopping(self.clock, self.grace_s), background=background)
+        run = _Run(work, Stopping(self._state.clock, self._state.grace_s), background=background, asked=self._asked)
         context = contextvars.copy_context()
         with self._beginning:
             if self._current is not None and not self._current.over:
                 raise RuntimeError(RUNNING)
             self._current = cast("_Run[object]", run)
         try:
-            thread = self._thread(lambda: context.run(run.do), "runner")
+            self._thread(lambda: context.run(run.do), "runner")
         except BaseException:
             # Ctrl-C, or no thread to be had.
             run.stopping.hurry()
             run.end()
             raise
-        del thread
         if self._asked_before:
             self._asked_before = False
-            self._ask(run)
+            run.ask()
         return run
 
-    def _ask(self, run: _Run[R]) -> None:
-        """Ask a run to stop. Takes no lock: this may be a signal handler."""
-        run.stopping.ask()
-        self.stopping = True
+    def _asked(self) -> None:
+        self._state.stopping = True
+        self._wake()
+
+    # --- what the state asks for ---
+
+    def _wake(self) -> None:
         self._wakes.put(None)
+
+    def _hurry_renewal(self) -> None:
+        self._renewal.set()
+
+    def _count_hung(self) -> int:
+        return self._hung.count
+
+    # --- waiting for the end ---
 
     def _attend(self, run: _Run[R], *, tell: bool = True) -> R | None:
         """Wait for a run's end, whatever comes up meanwhile, for as long as an end may take; return what it gave."""
@@ -358,15 +367,15 @@ class Runner(Engine):
                 if raised is not None and run.stopping.grace_left_s() <= 0:
                     raise
                 run.stopping.ask_again()
-                self._ask(run)
+                run.ask()
                 raised = error
         if not run.over:
             log.error(
                 "The worker has not ended within its grace of %g s and %g s more; something hangs in the queue, in a hook"
                 " or in its loop. Left as they are: %s",
-                self.grace_s,
+                self._state.grace_s,
                 ENDING_S,
-                shown_ids(self.steps),
+                shown_ids(self._state.steps),
             )
         if raised is not None:
             raise raised
@@ -378,62 +387,60 @@ class Runner(Engine):
 
     def _work_until_stopped(self, run: _Run[None]) -> None:
         with self._machinery():
-            self.be_patient()
-            self.emit(events.WorkerStarted(worker_id=self.worker_id))
-            self._swept = not self.recover
+            self._state.be_patient()
+            self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))
+            self._swept = not self._state.recover
             bell = self._loop(BELL, self._listen, self._stopped)
             sweeper = self._loop(SWEEPER, self._sweep, self._stopped)
-            self.loops.begin(LOOP)
+            self._state.loops.begin(LOOP)
             given_back = 0
             try:
                 while not run.stopping.asked:
                     try:
                         self._turn(run)
                     except BaseException as error:
-                        self._wait_for_wake(self.loops.failed(LOOP, error))
+                        self._wait_for_wake(self._state.loops.failed(LOOP, error))
                     else:
-                        self.loop_fine(LOOP)
-                self.loops.end(LOOP)
+                        self._state.loop_fine(LOOP)
+                self._state.loops.end(LOOP)
                 given_back = self._finish_work(run)
             finally:
-                self.stopping = True
+                self._state.stopping = True
                 self._stopped.set()
                 self._listening.set()
-                until_s = self.clock.monotonic_s() + ENDING_S
-                while bell.is_alive() and self.clock.monotonic_s() < until_s:
+                until_s = self._state.clock.monotonic_s() + ENDING_S
+                while bell.is_alive() and self._state.clock.monotonic_s() < until_s:
                     # Again and again: it may be just about to block.
                     self._queue.interrupt()
                     bell.join(0.02)
                 self._queue.resume()
                 sweeper.join(1.0)
-        self.emit(events.WorkerStopped(worker_id=self.worker_id, given_back=given_back))
+        self._state.emit(events.WorkerStopped(worker_id=self._state.worker_id, given_back=given_back))
 
     def _do_batch(self, run: _Run[RunSummary]) -> RunSummary:
-        before = dict(self.counted)
+        before = dict(self._state.counted)
         with self._machinery():
-            claimed = self._claim(Room(self.concurrency, self.delivery_concurrency, MOST_ENDINGS))
-            if self.takeovers.learnt:
-                claimed += self._claim(Room(*self.room(), 0))
-            self._settler.be_patient_for(self.lease.duration_s)
+            claimed = self._claim(Room(self._state.concurrency, self._state.delivery_concurrency, MOST_ENDINGS))
+            if self._state.takeovers.learnt:
+                claimed += self._claim(Room(*self._state.room(), 0))
+            self._settler.be_patient_for(self._state.lease.duration_s)
             self._finish_work(run)
         if self._settler.gave_up is not None:
             raise self._settler.gave_up
-        return self.summary(before, claimed)
+        return self._state.summary(before, claimed)
 
     def _turn(self, run: _Run[None]) -> None:
         """Claim what there is room for, hand it out, and sleep until the next claim is wanted."""
-        with self._planning:
-            room = self.begin_turn()
+        room = self._state.begin_turn()
         if room.any:
             try:
                 self._claim(room)
             except QueueError as error:
-                with self._planning:
-                    self.claim_failed(error)
+                self._state.claim_failed(error)
             else:
-                if self.worth_listening():
+                if self._state.worth_listening():
                     self._listening.set()
-        while not run.stopping.asked and (left_s := self.pace.next_s - self.clock.monotonic_s()) > 0:
+        while not run.stopping.asked and (left_s := self._state.pace.next_s - self._state.clock.monotonic_s()) > 0:
             self._wait_for_wake(left_s)
 
     def _wait_for_wake(self, seconds: float) -> None:
@@ -446,32 +453,25 @@ class Runner(Engine):
 
     def _claim(self, room: Room) -> int:
         """Claim, hand out what was found, and plan the next claim; return how many jobs that were."""
-        asked = self.ask()
+        asked = self._state.ask()
         batch = self._queue.claim(
             polls=room.polls,
             sends=room.sends,
-            worker_id=self.worker_id,
-            strategy=self.strategy,
-            lease=self.lease,
-            foreign_workers=self.foreign_workers,
+            worker_id=self._state.worker_id,
+            strategy=self._state.strategy,
+            lease=self._state.lease,
+            foreign_workers=self._state.foreign_workers,
             endings=room.endings,
             look_from=room.look_from,
-            take_new=self.take_new,
+            take_new=self._state.take_new,
             take_over=asked.take_over,
-            in_hand=self.in_hand(asked, self._settler.job_ids),
+            in_hand=self._state.in_hand(asked, self._settler.job_ids),
             asked_ms=asked.clock_ms,
         )
-        for step in self.take(batch, asked):
+        for step in self._state.take(batch, asked):
             self._work.put(step)
-        self.plan_after(batch)
+        self._state.plan_after(batch)
         return len(batch.claims)
-
-    def wake_at(self, at_s: float) -> None:
-        """Have a claim at this time."""
-        with self._planning:
-            sooner = self.claim_by(at_s)
-        if sooner:
-            self._wakes.put(None)
 
     # --- threads ---
 
@@ -489,17 +489,17 @@ class Runner(Engine):
     @contextlib.contextmanager
     def _machinery(self) -> Iterator[None]:
         """Keep the threads that work on jobs, write and renew."""
-        self.forget_steps()
+        self._state.forget_steps()
         self._stopped.clear()
         self._listening.clear()
         self._closed.clear()
         self._renewal.clear()
-        self.open_run()
+        self._state.open_run()
         # A queue of its own for each run: a thread that hung in the last one finds its end there.
         work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
         self._work = work
         self._settler.open()
-        self.loops.open()
+        self._state.loops.open()
         settler = self._loop(SETTLER, self._write, self._closed)
         renewer = self._loop(RENEWER, self._renew, self._closed)
         self._threads, self._workers = 0, []
@@ -507,7 +507,7 @@ class Runner(Engine):
         try:
             yield
         finally:
-            self.stopping = True
+            self._state.stopping = True
             for _ in range(self._places_of_threads):
                 work.put(None)
             self._hung.leave_all()
@@ -517,20 +517,20 @@ class Runner(Engine):
             for thread in (settler, renewer):
                 thread.join(ENDING_S)
             self._wait_for_idle_threads()
-            self.loops.open()
+            self._state.loops.open()
             # The next run is a new one.
-            self.stopping = False
+            self._state.stopping = False
 
     def _wait_for_idle_threads(self) -> None:
         """Wait until those threads have ended that do not hang in a host's part."""
-        until_s = self.clock.monotonic_s() + IDLE_THREADS_END_S
+        until_s = self._state.clock.monotonic_s() + IDLE_THREADS_END_S
         for thread in self._workers:
-            while thread.is_alive() and thread.ident not in self._busy and self.clock.monotonic_s() < until_s:
+            while thread.is_alive() and thread.ident not in self._busy and self._state.clock.monotonic_s() < until_s:
                 thread.join(0.01)
 
     @property
     def _places_of_threads(self) -> int:
-        return self.concurrency + self.delivery_concurrency + ENDING_THREADS
+        return self._state.concurrency + self._state.delivery_concurrency + ENDING_THREADS
 
     def _fill_up(self, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
         """Start the threads that work on jobs: one for each place, but never more than two for each that there ever are.
@@ -538,21 +538,15 @@ class Runner(Engine):
         Those that hang in a host's part since an earlier run are still there.
         """
         places = self._places_of_threads
-        with self._places:
+        with self._filling:
             if work is not self._work:
                 return
             more = max(0, min(places - self._threads, 2 * places - self._hung.count))
             numbers = range(self._threads, self._threads + more)
             self._threads += more
+            self._state.capacity = self._threads - ENDING_THREADS
         for number in numbers:
             self._workers.append(self._thread(lambda: self._serve(work), f"worker-{number}"))
-
-    def room(self) -> tuple[int, int]:
-        """How many more polls and sends this worker can take: as many as there are threads for."""
-        polls, sends = super().room()
-        free = self._threads - ENDING_THREADS - self.polls_in_hand - self.sends_in_hand
-        polls = max(0, min(polls, free))
-        return polls, max(0, min(sends, free - polls))
 
     def _serve(self, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
         """Work on jobs, one after the other, whatever a host's parts raise."""
@@ -563,11 +557,11 @@ class Runner(Engine):
         if work is not self._work and not self._closed.is_set():
             # It hung since an earlier run, and the one of today may have had to begin with fewer.
             self._fill_up(self._work)
-            self.place_freed()
+            self._state.place_freed()
 
     def _serve_instead(self, call: PartCall, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
         """Go on with a job whose part does not come back, and then in the place of the thread that waits for it."""
-        answer = not_back(call.effect, self.delivery.send_timeout_s)
+        answer = not_back(call.effect, self._state.delivery.send_timeout_s)
         if self._work_on(call.step, lambda: self._carry_out(call.step, call.steps, lambda: call.steps.send(answer))):
             self._serve(work)
 
@@ -585,7 +579,7 @@ class Runner(Engine):
             finally:
                 self._busy.discard(here)
                 if ours:
-                    self.let_go(step)
+                    self._let_go(step)
         except BaseException as error:
             # A host's logging may raise, too: the place that this thread serves must stay.
             with contextlib.suppress(Exception):
@@ -608,20 +602,16 @@ class Runner(Engine):
             return True
 
     def _timed(self, step: JobStep, steps: Steps, effect: Effect) -> PartCall:
-        limit_s = effect.timeout_s + GUARD_S if isinstance(effect, PollApi) else self.delivery.send_timeout_s
-        call = PartCall(step, steps, effect, self.clock.monotonic_s() + limit_s)
+        limit_s = effect.timeout_s + GUARD_S if isinstance(effect, PollApi) else self._state.delivery.send_timeout_s
+        call = PartCall(step, steps, effect, self._state.clock.monotonic_s() + limit_s)
         self._hung.begin(call)
         return call
 
     def _leave_hung(self) -> None:
         """Go on without the parts that have not come back in their time."""
         work = self._work
-        for call in self._hung.overdue(self.clock.monotonic_s()):
+        for call in self._hung.overdue(self._state.clock.monotonic_s()):
             self._thread(functools.partial(self._serve_instead, call, work), "worker-instead")
-
-    def hung(self) -> int:
-        """Return how many calls of parts were left to themselves and have not come back."""
-        return self._hung.count
 
     def _perform(self, effect: Effect) -> Answer:
         if isinstance(effect, PollApi):
@@ -648,27 +638,27 @@ class Runner(Engine):
         except BaseException as error:
             return look_up_failed(error)
 
-    def place_freed(self) -> None:
-        """Wake the loop if it waits for a place, or for the last job to be done."""
-        super().place_freed()
-        if not self.steps:
-            self._wakes.put(None)
+    def _let_go(self, step: JobStep) -> None:
+        """Forget a job that is out of hand, and wake the loop if it waits for the last one."""
+        self._state.let_go(step)
+        if not self._state.steps:
+            self._wake()
 
     def _finish_work(self, run: _Run[R]) -> int:
         """Wait for what is in hand, give back what is not done in time; return how many that were."""
         stopping = run.stopping
-        while self.steps and (left_s := min(stopping.grace_left_s(), self.hangs_in_s())) > 0:
+        while self._state.steps and (left_s := min(stopping.grace_left_s(), self._state.hangs_in_s())) > 0:
             self._wait_for_wake(left_s)
         # Whatever this finds takes its time in the bounds of the end.
         stopping.ask()
-        left = [(step, step.release(SEND_GOES_ON_S)) for step in list(self.steps.values())]
+        left = [(step, step.release(SEND_GOES_ON_S)) for step in list(self._state.steps.values())]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
         self._settler.be_patient_for(state.LONGEST_IDLE_S)
         done, _ = concurrent.futures.wait([future for future in futures if future], ENDING_S)
         given_back = sum(future.result() is TransitionResult.APPLIED for future in done)
-        self.tell_unfinished([step for step, _ in left], given_back)
+        self._state.tell_unfinished([step for step, _ in left], given_back)
         for step, _ in left:
-            self.let_go(step)
+            self._let_go(step)
         return given_back
 
     def _loop(self, name: str, work: Callable[[], bool], ended: threading.Event) -> threading.Thread:
@@ -682,13 +672,13 @@ class Runner(Engine):
                 try:
                     goes_on = work()
                 except BaseException as error:
-                    ended.wait(self.loops.failed(name, error))
+                    ended.wait(self._state.loops.failed(name, error))
                 else:
-                    self.loop_fine(name)
-            self.loops.end(name)
+                    self._state.loop_fine(name)
+            self._state.loops.end(name)
 
         thread = self._thread(keep, name)
-        self.loops.begin(name, thread.is_alive)
+        self._state.loops.begin(name, thread.is_alive)
         began.set()
         return thread
 
@@ -698,59 +688,55 @@ class Runner(Engine):
 
     def _renew(self) -> bool:
         """Renew the leases of what is in hand, in one round trip for many."""
-        self._renewal.wait(self.renew_in_s())
+        self._renewal.wait(self._state.renew_in_s())
         if self._closed.is_set():
             return False
         self._renewal.clear()
         self._leave_hung()
-        asked_s, steps = self.clock.monotonic_s(), self.to_renew()
+        asked_s, steps = self._state.clock.monotonic_s(), self._state.to_renew()
         try:
-            with self.loops.busy(RENEWER):
-                held = check_renewed(steps, self._queue.renew([step.held for step in steps], self.lease))
+            with self._state.loops.busy(RENEWER):
+                held = check_renewed(steps, self._queue.renew([step.held for step in steps], self._state.lease))
         except QueueError as error:
-            self.renewal_failed(error)
+            self._state.renewal_failed(error)
         else:
-            self.loop_fine(RENEWER)
+            self._state.loop_fine(RENEWER)
             # A thread cannot be cut off, but it begins nothing any more.
-            self.renewed(steps, held, asked_s)
+            self._state.renewed(steps, held, asked_s)
             self._settler.hurry()
         return True
-
-    def hurry_renewal(self) -> None:
-        """Renew at once."""
-        self._renewal.set()
 
     def _listen(self) -> bool:
         """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""
         self._listening.wait()
-        if self.stopping:
+        if self._state.stopping:
             return False
         try:
             rang = self._queue.wait_for_work(state.LONGEST_IDLE_S)
         except QueueError:
-            self._stopped.wait(self.rng.uniform(0.5, 1.0))
+            self._stopped.wait(self._state.rng.uniform(0.5, 1.0))
             return True
         if not rang:
             # Another runner's stop may have woken everybody who blocks on this queue.
             self._stopped.wait(WAKE_JITTER_S)
             return True
-        self._stopped.wait(self.rng.uniform(0, WAKE_JITTER_S))
+        self._stopped.wait(self._state.rng.uniform(0, WAKE_JITTER_S))
         with contextlib.suppress(QueueError):
-            if not self.stopping and self._queue.wait_for_work(STILL_THERE_S):
+            if not self._state.stopping and self._queue.wait_for_work(STILL_THERE_S):
                 self._listening.clear()
-                self.wake_at(self.clock.monotonic_s())
+                self._state.wake_at(self._state.clock.monotonic_s())
         return True
 
     def _sweep(self) -> bool:
         """Look for jobs that nobody has: at the start, and then now and again."""
-        if self.stopping or not self.sweeps:
+        if self._state.stopping or not self._state.sweeps:
             return False
-        wait_s = every_s = SWEEP_EVERY_S if self.foreign_workers else SWEEP_SLOWLY_EVERY_S
+        wait_s = every_s = SWEEP_EVERY_S if self._state.foreign_workers else SWEEP_SLOWLY_EVERY_S
         try:
             count = self._queue.recover(
                 # At the start nobody else is there, as far as we know; later one of another kind may have come.
-                idle_s=FOREIGN_IDLE_S if self.foreign_workers or self._swept else 0.0,
-                initial_delay_s=self.strategy.initial_delay_s,
+                idle_s=FOREIGN_IDLE_S if self._state.foreign_workers or self._swept else 0.0,
+                initial_delay_s=self._state.strategy.initial_delay_s,
                 exclusive=self._swept,
                 every_s=every_s,
             )
@@ -763,7 +749,7 @@ class Runner(Engine):
         else:
             self._swept, self._sweep_refused = True, False
             if count:
-                self.emit(events.JobsRecovered(worker_id=self.worker_id, count=count))
-                self.wake_at(self.clock.monotonic_s())
+                self._state.emit(events.JobsRecovered(worker_id=self._state.worker_id, count=count))
+                self._state.wake_at(self._state.clock.monotonic_s())
         self._stopped.wait(wait_s)
         return True

@@ -5,7 +5,6 @@ Nothing here blocks. The runners (`videopoll.worker.runner`) add threads or task
 
 from __future__ import annotations
 
-import abc
 import logging
 import os
 import random
@@ -125,8 +124,14 @@ class Room(NamedTuple):
         return bool(self.polls or self.sends or self.endings)
 
 
-class Engine(abc.ABC):
-    """The part of a runner that does no I/O."""
+class WorkerState:
+    """What a runner holds and judges without any I/O: the jobs in hand, what is counted, and when to do what.
+
+    Args:
+        wake: Wakes the runner's loop, in whatever thread it is called.
+        hurry_renewal: Wakes what renews leases.
+        hung: Returns how many calls of a host's parts were left to themselves.
+    """
 
     def __init__(
         self,
@@ -145,6 +150,9 @@ class Engine(abc.ABC):
         take_new: bool,
         clock: Clock | None,
         rng: random.Random | None,
+        wake: Callable[[], object],
+        hurry_renewal: Callable[[], object],
+        hung: Callable[[], int],
     ) -> None:
         self.strategy = strategy or PollingStrategy()
         self.lease = lease or LeasePolicy()
@@ -186,7 +194,11 @@ class Engine(abc.ABC):
             rng=self.rng,
             foreign_workers=foreign_workers,
         )
+        self._wake, self._hurry_renewal, self._hung = wake, hurry_renewal, hung
+        self._planning = threading.RLock()
         self._places = threading.Lock()
+        self.capacity = concurrency + delivery_concurrency
+        """How many jobs at a time there are hands for."""
         self.steps: dict[str, JobStep] = {}
         self.polls_in_hand = 0
         self.sends_in_hand = 0
@@ -256,7 +268,7 @@ class Engine(abc.ABC):
         loops_problems, loops_alive = self.loops.judge(redis_away=lost_since_s is not None)
         problems += loops_problems
         now_s = self.clock.monotonic_s()
-        stuck = self.hung() + sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
+        stuck = self._hung() + sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
         if stuck:
             problems.append(f"{stuck} polls or sends do not come back: the poller or a notifier hangs")
         held = self.context.accounts.held()
@@ -267,10 +279,6 @@ class Engine(abc.ABC):
                 count = f"{len(channels)} account{'s' if len(channels) > 1 else ''}"
                 problems.append(f"{names}: {count} held back, {why}")
         return Health(not problems, tuple(problems), alive and loops_alive)
-
-    @abc.abstractmethod
-    def hung(self) -> int:
-        """Return how many calls of a host's parts were left to themselves in their threads."""
 
     def beat(self) -> None:
         """Note that the loop moves."""
@@ -357,7 +365,9 @@ class Engine(abc.ABC):
         if self.writes_first:
             return 0, 0
         polls = 0 if self.pause_left_s() else self.concurrency - self.polls_in_hand
-        return max(0, polls), max(0, self.delivery_concurrency - self.sends_in_hand)
+        free = max(0, self.capacity - self.polls_in_hand - self.sends_in_hand)
+        polls = max(0, min(polls, free))
+        return polls, max(0, min(self.delivery_concurrency - self.sends_in_hand, free - polls))
 
     def be_patient(self) -> None:
         """End nothing without a place for a while: what is overdue when a worker comes gets its last poll first."""
@@ -367,22 +377,23 @@ class Engine(abc.ABC):
 
     def begin_turn(self) -> Room:
         """Begin a turn of the loop: give what to claim; nothing when there is no place at all, and no look is due."""
-        self.beat()
-        now_s = self.clock.monotonic_s()
-        self.pace.begin(now_s)
-        polls, sends = self._look_for_room()
-        endings = 0
-        if now_s >= self._look_wanted_s(polls):
-            endings = max(0, MOST_ENDINGS - self.endings_in_hand)
-            # Those that are being ended make room for the next.
-            self._look_at_s = now_s + LOOK_ON_S
-        if self.writes_first:
+        with self._planning:
+            self.beat()
+            now_s = self.clock.monotonic_s()
+            self.pace.begin(now_s)
+            polls, sends = self._look_for_room()
             endings = 0
-        self._looked = endings > 0
-        room = Room(polls, sends, endings, self._look_from)
-        if not room.any:
-            self.pace.want(min(now_s + (self.pause_left_s() or LONGEST_IDLE_S), self._look_at_s), 0.0)
-        return room
+            if now_s >= self._look_wanted_s(polls):
+                endings = max(0, MOST_ENDINGS - self.endings_in_hand)
+                # Those that are being ended make room for the next.
+                self._look_at_s = now_s + LOOK_ON_S
+            if self.writes_first:
+                endings = 0
+            self._looked = endings > 0
+            room = Room(polls, sends, endings, self._look_from)
+            if not room.any:
+                self.pace.want(min(now_s + (self.pause_left_s() or LONGEST_IDLE_S), self._look_at_s), 0.0)
+            return room
 
     def _look_for_room(self) -> tuple[int, int]:
         # Set before the look: a place that another thread frees after it must wake the loop.
@@ -393,11 +404,12 @@ class Engine(abc.ABC):
 
     def claim_failed(self, error: QueueError) -> None:
         """Note that Redis failed at a claim: the next one waits."""
-        until_s = self.clock.monotonic_s() + self.redis_lost(error, "claim")
-        self.pace.hold(until_s)
-        self.pace.want(until_s, 0.0)
-        self.be_patient()
-        self.renew_first()
+        with self._planning:
+            until_s = self.clock.monotonic_s() + self.redis_lost(error, "claim")
+            self.pace.hold(until_s)
+            self.pace.want(until_s, 0.0)
+            self.be_patient()
+            self.renew_first()
 
     def _claim_again(self) -> None:
         """Plan the claim that waited for writes, if none of them is open any more."""
@@ -460,14 +472,6 @@ class Engine(abc.ABC):
         """Whether a new id could be polled here, and would wait for long before it is seen."""
         return self.take_new and self.room()[0] > 0 and self.pace.next_s - self.clock.monotonic_s() > BELL_WORTH_S
 
-    @property
-    def _apart_s(self) -> float:
-        return GATHER_S if self._full else CLAIM_APART_S
-
-    def claim_by(self, at_s: float) -> bool:
-        """Plan a claim for this time, in monotonic seconds; say whether that is sooner than planned."""
-        return self.pace.want(at_s, self._apart_s)
-
     def at_of(self, due_ms: int) -> float:
         """Give the monotonic time at which something is due on Redis's clock."""
         return self.clock.monotonic_s() + (due_ms - self.context.clock.now_ms() + 1) / 1000
@@ -522,9 +526,12 @@ class Engine(abc.ABC):
         if self._full:
             self.wake_at(self.clock.monotonic_s())
 
-    @abc.abstractmethod
     def wake_at(self, at_s: float) -> None:
-        """Have a claim at this time, in monotonic seconds; each runner has its own way to wake its loop."""
+        """Have a claim at this time, in monotonic seconds."""
+        with self._planning:
+            sooner = self.pace.want(at_s, GATHER_S if self._full else CLAIM_APART_S)
+        if sooner:
+            self._wake()
 
     def _move(self, step: JobStep, by: int) -> None:
         if step.sending:
@@ -570,11 +577,7 @@ class Engine(abc.ABC):
         """Ask for the leases in hand to be renewed at once, before the next claim: others may be about to take them over."""
         if self.steps:
             self._renew_first = True
-            self.hurry_renewal()
-
-    @abc.abstractmethod
-    def hurry_renewal(self) -> None:
-        """Wake what renews leases; each runner has its own way."""
+            self._hurry_renewal()
 
     def renew_in_s(self) -> float:
         """Return the seconds to wait for the next renewal."""

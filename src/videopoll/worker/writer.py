@@ -45,7 +45,7 @@ from videopoll.worker.timing import Pace
 if TYPE_CHECKING:
     from videopoll.jobs.outcome import OutboxEntry
     from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
-    from videopoll.worker.state import Engine
+    from videopoll.worker.state import WorkerState
 
 __all__ = ["AsyncSettler", "Settler"]
 
@@ -109,8 +109,8 @@ Attempt: TypeAlias = "Sequence[object] | BaseException"
 class _Pending(Generic[F]):
     """What waits to be written, when to write it, and for how long to try."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, state: WorkerState) -> None:
+        self._state = state
         self._pace = Pace()
         self._pending: list[_Write[F]] = []
         # Touched only by whoever writes: what is being written, and what was refused.
@@ -128,7 +128,7 @@ class _Pending(Generic[F]):
 
     def be_patient_for(self, seconds: float) -> None:
         """Give up on what cannot be written for so long: the leases will bring the jobs back."""
-        self._patience_s, self._patience_from_s = seconds, self._engine.clock.monotonic_s()
+        self._patience_s, self._patience_from_s = seconds, self._state.clock.monotonic_s()
 
     def abandon(self) -> None:
         """Write no more: whatever waits is lost, and so is what comes later. The leases bring the jobs back."""
@@ -145,7 +145,7 @@ class _Pending(Generic[F]):
     def _add(self, transition: Transition, future: F | None) -> bool:
         """Take something in; say whether it is to be written sooner than planned."""
         self._pending.append(_Write(transition, future))
-        return self._pace.want(self._engine.clock.monotonic_s(), WRITES_APART_S if future is None else AWAITED_APART_S)
+        return self._pace.want(self._state.clock.monotonic_s(), WRITES_APART_S if future is None else AWAITED_APART_S)
 
     def _hurried(self) -> bool:
         """Try at once what was refused; say whether there is such a thing."""
@@ -160,7 +160,7 @@ class _Pending(Generic[F]):
 
     def _left_s(self) -> float | None:
         """Seconds until the next write, 0 when it is due, None while there is nothing to write."""
-        now_s = self._engine.clock.monotonic_s()
+        now_s = self._state.clock.monotonic_s()
         at_s = self._pace.next_s if self._pending else FOREVER_S
         if self._kept:
             at_s = min(at_s, max(self._pace.held_until_s, min(write.again_s for write in self._kept)))
@@ -168,7 +168,7 @@ class _Pending(Generic[F]):
 
     def _take(self) -> list[_Write[F]]:
         """Give what is to be written now, what was refused before first: what is written of one job keeps its order."""
-        now_s = self._engine.clock.monotonic_s()
+        now_s = self._state.clock.monotonic_s()
         self._pace.begin(now_s)
         waiting = self._kept + self._pending
         due = [write for write in waiting if write.again_s <= now_s][:LARGEST_COMMIT]
@@ -200,7 +200,7 @@ class _Pending(Generic[F]):
         refusals, asked_s, done = 0, 0.0, False
         while left:
             some = left.pop()
-            asked_s = self._engine.clock.monotonic_s()
+            asked_s = self._state.clock.monotonic_s()
             found = yield [write.to_apply for write in some]
             if not isinstance(found, BaseException):
                 done = self._answer(some, found, asked_s) or done
@@ -223,14 +223,14 @@ class _Pending(Generic[F]):
                     self._refused(write, found)
         if done and not any(write.refused for write in self._kept):
             self._failing_since_s = None
-            self._engine.redis_fine("apply", asked_s)
+            self._state.redis_fine("apply", asked_s)
 
     def _answer(self, batch: list[_Write[F]], verdicts: Sequence[object], asked_s: float) -> bool:
         """Tell whoever waits, and have a claim when the first of what was scheduled falls due; say if all is answered."""
-        self._engine.takeovers.answered(asked_s, self._engine.clock.monotonic_s())
+        self._state.takeovers.answered(asked_s, self._state.clock.monotonic_s())
         due_ms = [one.due_ms for one in (write.to_apply for write in batch) if isinstance(one, Reschedule | Redeliver)]
         if due_ms:
-            self._engine.wake_at(self._engine.at_of(min(due_ms)))
+            self._state.wake_at(self._state.at_of(min(due_ms)))
         known, all_known = list(verdicts) if isinstance(verdicts, Sequence) else [], True
         for place, write in enumerate(batch):
             verdict = known[place] if len(known) == len(batch) else None
@@ -251,8 +251,8 @@ class _Pending(Generic[F]):
 
     def _all_wait(self, batch: list[_Write[F]], error: QueueUnavailableError) -> None:
         """Keep what could not be written as Redis is away, and everything else with it for a while."""
-        now_s = self._engine.clock.monotonic_s()
-        wait_s = self._engine.redis_lost(error, "apply")
+        now_s = self._state.clock.monotonic_s()
+        wait_s = self._state.redis_lost(error, "apply")
         for write in batch:
             write.refused = True
         self._kept = batch + self._kept
@@ -264,19 +264,19 @@ class _Pending(Generic[F]):
 
     def _refused(self, write: _Write[F], error: BaseException) -> None:
         """Keep what would not be written, while others are."""
-        now_s = self._engine.clock.monotonic_s()
+        now_s = self._state.clock.monotonic_s()
         write.instead, write.refused = None, not _is_about_data(error)
         if not write.tries and not (write.refused and isinstance(error, QueueError)):
             log.error("What was decided about the job %s cannot be written\n%s", shown(write.job_id), trace_of(error))
         if write.refused:
             reason = error if isinstance(error, QueueError) else QueueRefusedError(own("the queue failed at a write"))
-            self._engine.redis_lost(reason, "apply")
+            self._state.redis_lost(reason, "apply")
         self._kept.append(write)
         left_s = self._patience_left_s(now_s)
         if left_s <= 0:
             self._give_up(error)
         else:
-            write.again_s = now_s + min(self._engine.trouble_s(write.tries), left_s)
+            write.again_s = now_s + min(self._state.trouble_s(write.tries), left_s)
             write.tries += 1
 
     def _patience_left_s(self, now_s: float) -> float:
@@ -321,14 +321,14 @@ class _Pending(Generic[F]):
             entry = claim.work.entry if write.instead is None else None
         record = None if claim.raw is None or entry is not None else claim.raw.decode("utf-8", "surrogateescape")
         reason = f"what was decided about it cannot be written: {type(transition).__name__}, {type(error).__name__}"
-        letter = DeadLetter(claim.job_id, own(reason), self._engine.context.clock.now_ms(), record=record, entry=entry)
+        letter = DeadLetter(claim.job_id, own(reason), self._state.context.clock.now_ms(), record=record, entry=entry)
         return Settle(claim, letter=letter)
 
     def _buried(self, write: _Write[F], verdict: TransitionResult) -> None:
         """Tell of a dead letter that was written in place of something else."""
         if verdict is TransitionResult.APPLIED and write.instead is not None and write.instead.letter is not None:
-            worker_id, reason = self._engine.worker_id, told_or_withheld(write.instead.letter.reason) or WITHHELD
-            self._engine.emit(
+            worker_id, reason = self._state.worker_id, told_or_withheld(write.instead.letter.reason) or WITHHELD
+            self._state.emit(
                 events.JobDeadLettered(worker_id=worker_id, job_id=write.job_id, reason=reason, outcome=None)
             )
             verdict = TransitionResult.FINISHED_ELSEWHERE
@@ -345,10 +345,10 @@ def _is_about_data(error: BaseException) -> bool:
 class Settler(_Pending["Future[TransitionResult]"]):
     """For threads: `put` may be called on any of them, `run` has one of its own."""
 
-    def __init__(self, engine: Engine, queue: VideoJobQueue) -> None:
+    def __init__(self, state: WorkerState, queue: VideoJobQueue) -> None:
         self._changed = threading.Condition()
         self._queue = queue
-        super().__init__(engine)
+        super().__init__(state)
 
     def put(self, transition: Transition, *, wait: bool = True) -> Future[TransitionResult] | None:
         """Have a transition written; with `wait`, give what its verdict will come in. When nobody writes any more, it is lost."""
@@ -379,7 +379,7 @@ class Settler(_Pending["Future[TransitionResult]"]):
             with self._safe(), contextlib.suppress(StopIteration):
                 transitions = next(attempts)
                 while True:
-                    with self._engine.loops.busy(SETTLER):
+                    with self._state.loops.busy(SETTLER):
                         found = self._apply(transitions)
                     transitions = attempts.send(found)
 
@@ -403,9 +403,9 @@ class Settler(_Pending["Future[TransitionResult]"]):
 class AsyncSettler(_Pending["asyncio.Future[TransitionResult]"]):
     """For asyncio; all of it on one event loop."""
 
-    def __init__(self, engine: Engine, queue: AsyncVideoJobQueue) -> None:
+    def __init__(self, state: WorkerState, queue: AsyncVideoJobQueue) -> None:
         self._queue = queue
-        super().__init__(engine)
+        super().__init__(state)
 
     def open(self) -> None:
         """Begin afresh, maybe on another event loop."""
@@ -438,7 +438,7 @@ class AsyncSettler(_Pending["asyncio.Future[TransitionResult]"]):
             with self._safe(), contextlib.suppress(StopIteration):
                 transitions = next(attempts)
                 while True:
-                    with self._engine.loops.busy(SETTLER):
+                    with self._state.loops.busy(SETTLER):
                         found = await self._apply(transitions)
                     transitions = attempts.send(found)
 

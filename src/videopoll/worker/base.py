@@ -1,0 +1,98 @@
+"""What both runners are to their host: one that works or not, tells how it is, and can be asked to stop."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from videopoll.jobs.views import Health
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from videopoll.worker.state import WorkerState
+    from videopoll.worker.stopping import Stopping
+
+__all__ = ["RUNNING", "BaseRun", "BaseRunner"]
+
+RUNNING = "this runner is running already: build another one to run beside it"
+
+
+class BaseRun:
+    """One run of a runner, from its start to its end.
+
+    Args:
+        stopping: Its way to the end.
+        background: Whether nobody waits for it.
+        asked: Called when somebody asks for its end; takes no lock, as this may be a signal handler.
+    """
+
+    def __init__(self, stopping: Stopping, *, background: bool, asked: Callable[[], object]) -> None:
+        self.stopping = stopping
+        self.background = background
+        self._asked = asked
+        self._pid = os.getpid()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended. In a forked child none goes on: neither threads nor event loops come along."""
+        return self._pid != os.getpid()
+
+    def ask(self) -> None:
+        """Ask for its end, without waiting."""
+        self.stopping.ask()
+        self._asked()
+
+
+class BaseRunner:
+    """What a runner tells of itself, and how it is asked to stop."""
+
+    _state: WorkerState
+    _current: BaseRun | None = None
+    _asked_before = False
+
+    def __repr__(self) -> str:
+        current = self._current
+        running = current is not None and not current.over
+        how = "not running" if not running else "stopping" if self.stopping else "running"
+        return f"<{type(self).__name__} {self.worker_id}: {how}, {len(self._state.steps)} jobs in hand>"
+
+    @property
+    def worker_id(self) -> str:
+        """The name of this worker in Redis, in the log and in events."""
+        return self._state.worker_id
+
+    @property
+    def concurrency(self) -> int:
+        """Polls at a time, at most."""
+        return self._state.concurrency
+
+    @property
+    def polls_in_hand(self) -> int:
+        """Jobs that are being polled now."""
+        return self._state.polls_in_hand
+
+    @property
+    def sends_in_hand(self) -> int:
+        """Jobs whose outcome is being sent now."""
+        return self._state.sends_in_hand
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been asked to stop, and has not ended yet."""
+        return self._state.stopping
+
+    def health(self) -> Health:
+        """Return whether this worker is fit, from what it has seen so far."""
+        return self._state.health()
+
+    def request_stop(self) -> None:
+        """Ask the runner to stop, without waiting; may be called in another thread, and in a signal handler.
+
+        If nothing runs, it counts for a `run` that is about to begin.
+        """
+        current = self._current
+        if current is None or current.over:
+            self._asked_before = True
+        else:
+            current.ask()
