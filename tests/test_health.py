@@ -114,7 +114,7 @@ def test_a_stuck_event_loop_is_neither(world, monkeypatch):
 def test_the_text_of_a_stuck_loop_is_that_of_the_engine(monkeypatch):
     """Liveness hangs on it."""
     runner = Runner(RedisVideoJobQueue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier())
-    monkeypatch.setattr(runner._state, "_beat_s", time.monotonic() - 1000)
+    monkeypatch.setattr(runner._state.vitals, "_ticked_s", time.monotonic() - 1000)
 
     (problem,) = runner.health().problems
     assert problem.startswith(STUCK_LOOP)

@@ -221,7 +221,7 @@ def test_nothing_begins_after_a_stop(world, call):
                 grace_s=0.1,
             )
             # One thread for two places, as if another send had been given up in the second one.
-            runner._threads = (runner._threads[0], DaemonThreads(1, "videopoll-send"))
+            runner._parts._threads = (runner._parts._threads[0], DaemonThreads(1, "videopoll-send"))
             async with runner:
                 runner.start()
                 await asyncio.to_thread(

@@ -104,8 +104,7 @@ def test_one_renewal_that_raises_costs_no_second_send(world, error):
 @pytest.mark.parametrize("method", ["claim", "apply", "renew", "wait_for_work", "recover"])
 @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
 def test_a_loop_goes_on_after_what_nobody_foresaw_and_tells_of_it_once(world, method, error, caplog, monkeypatch):
-    for module in ("runner", "async_runner"):
-        monkeypatch.setattr(f"videopoll.worker.{module}.SWEEP_EVERY_S", 0.1)
+    monkeypatch.setattr("videopoll.worker.upkeep.SWEEP_EVERY_S", 0.1)
     worker = world.worker(poller=Ready(), notifier=SilentNotifier(), lease=BRIEF, foreign_workers=True)
     with worker, caplog.at_level(logging.ERROR):
         broken = Breaking(worker.runner._queue, method, error, times=2)
@@ -298,7 +297,7 @@ def test_a_loop_that_does_not_come_back_is_not_alive_unless_it_waits_for_redis(l
 def test_writes_that_go_well_do_not_hide_a_stuck_loop(monkeypatch):
     """The settler has a thread of its own: it says nothing of the loop that claims."""
     runner = Runner(RedisVideoJobQueue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier())
-    monkeypatch.setattr(runner._state, "_beat_s", time.monotonic() - 1000)
+    monkeypatch.setattr(runner._state.vitals, "_ticked_s", time.monotonic() - 1000)
 
     runner._state.redis_fine("apply", time.monotonic())
 

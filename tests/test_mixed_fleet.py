@@ -29,7 +29,7 @@ from videopoll.jobs import JobState
 from videopoll.jobs.views import CancelResult, EnqueueResult
 from videopoll.queue import redis_queue
 from videopoll.testing import Reply
-from videopoll.worker import async_runner, runner
+from videopoll.worker import upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,10 +125,9 @@ def fleet(world) -> Iterator[Fleet]:
 @pytest.fixture
 def quick_sweeps(monkeypatch):
     """Jobs that other workers lost are looked for at once, instead of after 90 s, every 30 s."""
-    for module in (runner, async_runner):
-        monkeypatch.setattr(module, "FOREIGN_IDLE_S", 1.0)
-        monkeypatch.setattr(module, "SWEEP_EVERY_S", 0.3)
-        monkeypatch.setattr(module, "SWEEP_SLOWLY_EVERY_S", 0.3)
+    monkeypatch.setattr(upkeep, "FOREIGN_IDLE_S", 1.0)
+    monkeypatch.setattr(upkeep, "SWEEP_EVERY_S", 0.3)
+    monkeypatch.setattr(upkeep, "SWEEP_SLOWLY_EVERY_S", 0.3)
 
 
 on_one_server = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -251,8 +250,7 @@ def test_jobs_that_their_producer_never_pushed_are_found_without_the_flag_too(fl
 @on_one_server
 def test_without_the_flag_too_a_job_in_their_memory_is_left_alone_after_the_start(fleet, quick_sweeps, monkeypatch):
     """Somebody has polled it lately: only what nobody has polled for long is lost."""
-    for module in (runner, async_runner):
-        monkeypatch.setattr(module, "FOREIGN_IDLE_S", 90.0)
+    monkeypatch.setattr(upkeep, "FOREIGN_IDLE_S", 90.0)
     with fleet.world.worker(lease=BRISK) as worker:
         fleet.ours("job_0")
         until(lambda: worker.recorder.of(events.JobDelivered), "it has looked for lost jobs at its start")

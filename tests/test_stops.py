@@ -339,7 +339,7 @@ def test_whatever_was_called_in_whatever_order_it_works_afterwards_and_leaves_no
         sync()
     else:
         drive(asynchronous())
-    assert not made.steps
+    assert not made._state.steps
     assert not made.stopping
     until(lambda: not threads(), "all threads end")
 

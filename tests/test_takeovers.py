@@ -157,8 +157,8 @@ def test_a_claim_that_is_not_judged_by_the_clock_names_what_is_in_hand(kind):
     poller = VideoApiPoller(base_url="http://localhost:9", api_key="key")
     runner = kind(queue.from_url("redis://localhost:9"), poller, notifier)
 
-    assert runner.in_hand(Asked(1.0, CLOCK_MS, take_over=True), lambda: ["job_1"]) == []
-    assert runner.in_hand(Asked(1.0, None, take_over=True), lambda: ["job_1"]) == ["job_1"]
+    assert runner._state.in_hand(Asked(1.0, CLOCK_MS, take_over=True), lambda: ["job_1"]) == []
+    assert runner._state.in_hand(Asked(1.0, None, take_over=True), lambda: ["job_1"]) == ["job_1"]
 
 
 def test_a_redis_that_refused_to_write_has_refused_the_others_too(worker):

@@ -13,52 +13,35 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
-import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from typing_extensions import override
 
 from videopoll import events
-from videopoll._calling import SYNC_PARTS, DaemonThreads, is_async, send_in_time
-from videopoll._reasons import own, told_of
+from videopoll._calling import is_async
 from videopoll._shield import to_the_end, wait_on
-from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
-from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, SendMessage
+from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER
+from videopoll.core.effects import Answer, Commit, Effect, PollApi, SendMessage
+from videopoll.core.flow import acall, adrive
 from videopoll.core.step import JobStep
-from videopoll.errors import QueueError, QueueRefusedError
+from videopoll.errors import QueueError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
-from videopoll.messages import LookupResult, NotSent
 from videopoll.observe.log import shown_ids
-from videopoll.policies import ENDING_S, FOREIGN_IDLE_S
+from videopoll.policies import ENDING_S
 from videopoll.worker import state
+from videopoll.worker.async_parts import AsyncParts, resolve
 from videopoll.worker.base import RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
-    as_observation,
-    as_receipt,
-    as_sighting,
-    is_for_us,
-    look_up_failed,
-    notifier_failed,
-    poller_failed,
     resume,
     trace_of,
     was_cancelled,
 )
-from videopoll.worker.hung import GUARD_S, not_back, poller_not_back
-from videopoll.worker.runner import SEND_GOES_ON_S
-from videopoll.worker.state import (
-    MOST_ENDINGS,
-    STILL_THERE_S,
-    SWEEP_EVERY_S,
-    SWEEP_SLOWLY_EVERY_S,
-    WAKE_JITTER_S,
-    Room,
-    WorkerState,
-)
-from videopoll.worker.stopping import Stopping, StopSignals, calm_ctrl_c
+from videopoll.worker.state import MOST_ENDINGS, Room, WorkerState
+from videopoll.worker.stopping import SEND_GOES_ON_S, Stopping, StopSignals, calm_ctrl_c
+from videopoll.worker.upkeep import Upkeep
 from videopoll.worker.writer import AsyncSettler
 
 if TYPE_CHECKING:
@@ -68,9 +51,6 @@ if TYPE_CHECKING:
 
     from videopoll.clock import Clock
     from videopoll.events import Hook
-    from videopoll.jobs.job import VideoJob
-    from videopoll.messages import Message
-    from videopoll.observations import Observation
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, AsyncVideoPoller, Notifier, VideoPoller
     from videopoll.texts import Texts
@@ -209,14 +189,11 @@ class AsyncRunner(BaseRunner):
         self._queue = queue
         self._poller = poller
         self._notifier = notifier
-        self._threads = self._new_threads()
-        self._poll = self._poller_call()
-        self._notify = self._notifier_call("notify")
-        self._find = self._notifier_call("find") if hasattr(notifier, "find") or hasattr(notifier, "afind") else None
+        self._parts = AsyncParts(self._state, poller, notifier)
         self._current: _Run[object] | None = None
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
-        self._swept = False
         self._settler = AsyncSettler(self._state, queue)
+        self._upkeep = Upkeep(self._state, queue, asyncio.sleep)
         self._new_events()
 
     def _new_events(self) -> None:
@@ -225,7 +202,6 @@ class AsyncRunner(BaseRunner):
         self._listening = asyncio.Event()
         self._idle = asyncio.Event()
         self._renewal = asyncio.Event()
-        self._sweep_refused = False
 
     # --- for the host ---
 
@@ -379,7 +355,7 @@ class AsyncRunner(BaseRunner):
         self._renewal.set()
 
     def _count_hung(self) -> int:
-        return sum(threads.hung for threads in self._threads)
+        return self._parts.hung
 
     # --- waiting for the end ---
 
@@ -417,8 +393,8 @@ class AsyncRunner(BaseRunner):
         async with self._machinery(run):
             self._state.be_patient()
             self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))
-            self._swept = not self._state.recover
-            helpers = [self._task(BELL, self._listen), self._task(SWEEPER, self._sweep)]
+            self._upkeep.open()
+            helpers = [self._task(BELL, self._listen), self._task(SWEEPER, self._recover)]
             self._state.loops.begin(LOOP)
             given_back = 0
             try:
@@ -498,26 +474,7 @@ class AsyncRunner(BaseRunner):
             timer.cancel()
 
     async def _claim(self, room: Room) -> int:
-        """Claim, begin to work on what was found, and plan the next claim; return how many jobs that were."""
-        asked = self._state.ask()
-        batch = await self._queue.claim(
-            polls=room.polls,
-            sends=room.sends,
-            worker_id=self._state.worker_id,
-            strategy=self._state.strategy,
-            lease=self._state.lease,
-            foreign_workers=self._state.foreign_workers,
-            endings=room.endings,
-            look_from=room.look_from,
-            take_new=self._state.take_new,
-            take_over=asked.take_over,
-            in_hand=self._state.in_hand(asked, self._settler.job_ids),
-            asked_ms=asked.clock_ms,
-        )
-        for step in self._state.take(batch, asked):
-            self._begin(step)
-        self._state.plan_after(batch)
-        return len(batch.claims)
+        return await adrive(self._upkeep.claim(room, self._settler.job_ids, self._begin), acall)
 
     # --- tasks ---
 
@@ -527,8 +484,7 @@ class AsyncRunner(BaseRunner):
         self._state.forget_steps()
         self._tasks = {}
         self._new_events()
-        # The tasks that are started from here on inherit it.
-        SYNC_PARTS.set(self._threads[1])
+        self._parts.open()
         # Of its own, as a run whose event loop was closed under it may still have the last one in its hands.
         self._settler = writer = AsyncSettler(self._state, self._queue)
         self._state.open_run()
@@ -547,10 +503,7 @@ class AsyncRunner(BaseRunner):
                 writer.abandon()
                 await self._end(run, [settler])
                 self._state.loops.open()
-                for threads in self._threads:
-                    threads.close()
-                polls, sends = self._threads
-                self._threads = polls.renewed(), sends.renewed()
+                self._parts.close()
                 # The next run is a new one.
                 self._state.stopping = False
 
@@ -588,37 +541,13 @@ class AsyncRunner(BaseRunner):
 
     async def _perform(self, effect: Effect) -> Answer:
         if isinstance(effect, PollApi):
-            return await self._poll(effect)
+            return await self._parts.poll(effect)
         if isinstance(effect, Commit):
             future = self._settler.put(effect.transition, wait=effect.wait)
             return await future if future else None
         if isinstance(effect, SendMessage):
-            limit_s = self._state.delivery.send_timeout_s
-            limit = asyncio.timeout(limit_s)
-            try:
-                async with limit:
-                    return as_receipt(await self._notify(effect.message))
-            except BaseException as error:
-                if is_for_us(error):
-                    raise
-                if not (isinstance(error, TimeoutError) and limit.expired()):
-                    return notifier_failed(error)
-                if self._threads[1].never_began(asyncio.current_task()):
-                    reason = f"no thread was free for it within {limit_s:g} s: others hang in their sends"
-                    return NotSent(own(reason), counts=False, channel_fault=False)
-                return not_back(effect, limit_s)
-        return as_sighting(await self._look_up(effect))
-
-    async def _look_up(self, effect: LookUpMessage) -> object:
-        if self._find is None:
-            return LookupResult.CANNOT_TELL
-        try:
-            async with asyncio.timeout(self._state.delivery.send_timeout_s):
-                return await self._find(effect.message)
-        except BaseException as error:
-            if is_for_us(error):
-                raise
-            return look_up_failed(error)
+            return await self._parts.send(effect)
+        return await self._parts.look_up(effect)
 
     async def _finish_work(self, run: _Run[R]) -> int:
         """Wait for what is in hand, give back what is not done in time; return how many that were."""
@@ -627,10 +556,9 @@ class AsyncRunner(BaseRunner):
             await self._nap(run, self._idle, left_s)
         # Whatever this finds takes its time in the bounds of the end.
         run.ask()
-        # A channel that is a sync one goes on in its thread, as under `Runner`.
-        sends = self._threads[1]
         left = [
-            (step, step.release(SEND_GOES_ON_S if sends.runs_for(task) else 0.0)) for task, step in self._tasks.items()
+            (step, step.release(SEND_GOES_ON_S if self._parts.sends_in_thread(task) else 0.0))
+            for task, step in self._tasks.items()
         ]
         futures = [self._settler.put(transition) for _, transition in left if transition is not None]
         self._settler.be_patient_for(state.LONGEST_IDLE_S)
@@ -684,19 +612,11 @@ class AsyncRunner(BaseRunner):
         return False
 
     async def _renew(self) -> bool:
-        """Renew the leases of what is in hand, in one round trip for many; end the work on lost ones."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._renewal.wait(), self._state.renew_in_s())
         self._renewal.clear()
-        asked_s, steps = self._state.clock.monotonic_s(), self._state.to_renew()
-        try:
-            with self._state.loops.busy(RENEWER):
-                held = check_renewed(steps, await self._queue.renew([step.held for step in steps], self._state.lease))
-        except QueueError as error:
-            self._state.renewal_failed(error)
-        else:
-            self._state.loop_fine(RENEWER)
-            lost = self._state.renewed(steps, held, asked_s)
+        lost = await adrive(self._upkeep.renew(), acall)
+        if lost is not None:
             self._settler.hurry()
             for task, step in list(self._tasks.items()):
                 if step in lost:
@@ -704,117 +624,16 @@ class AsyncRunner(BaseRunner):
         return True
 
     async def _listen(self) -> bool:
-        """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""
         await self._listening.wait()
-        try:
-            rang = await self._queue.wait_for_work(state.LONGEST_IDLE_S)
-        except QueueError:
-            await asyncio.sleep(self._state.rng.uniform(0.5, 1.0))
-            return True
-        if not rang:
-            await asyncio.sleep(WAKE_JITTER_S)
-            return True
-        await asyncio.sleep(self._state.rng.uniform(0, WAKE_JITTER_S))
-        with contextlib.suppress(QueueError):
-            if await self._queue.wait_for_work(STILL_THERE_S):
-                self._listening.clear()
-                self._state.wake_at(self._state.clock.monotonic_s())
+        await adrive(self._upkeep.listen(self._listening.clear), acall)
         return True
 
-    async def _sweep(self) -> bool:
-        """Look for jobs that nobody has: at the start, and then now and again."""
-        if not self._state.sweeps:
-            return False
-        wait_s = every_s = SWEEP_EVERY_S if self._state.foreign_workers else SWEEP_SLOWLY_EVERY_S
-        try:
-            count = await self._queue.recover(
-                # At the start nobody else is there, as far as we know; later one of another kind may have come.
-                idle_s=FOREIGN_IDLE_S if self._state.foreign_workers or self._swept else 0.0,
-                initial_delay_s=self._state.strategy.initial_delay_s,
-                exclusive=self._swept,
-                every_s=every_s,
-            )
-        except QueueRefusedError as error:
-            if not self._sweep_refused:
-                log.warning("Lost jobs are not looked for: %s", told_of(error))
-            self._sweep_refused = True
-        except QueueError:
-            wait_s = 1.0
-        else:
-            self._swept, self._sweep_refused = True, False
-            if count:
-                self._state.emit(events.JobsRecovered(worker_id=self._state.worker_id, count=count))
-                self._state.wake_at(self._state.clock.monotonic_s())
-        await asyncio.sleep(wait_s)
-        return True
-
-    # --- the host's parts, sync or asyncio ---
-
-    def _new_threads(self) -> tuple[DaemonThreads, DaemonThreads]:
-        """Give the threads for sync polls, and those for sync sends."""
-        return (
-            DaemonThreads(self._state.concurrency, "videopoll-poll"),
-            DaemonThreads(self._state.delivery_concurrency, "videopoll-send"),
-        )
-
-    def _poller_call(self) -> Callable[[PollApi], Awaitable[Observation]]:
-        """Give the one way in which this poller is asked."""
-        own = getattr(self._poller, "apoll", None)
-        if own is not None:
-            # A second watch would take a fiftieth of a poll's time.
-            return functools.partial(_ask, own, guard=getattr(self._poller, "keeps_time", False) is not True)
-        poll = cast("Callable[..., Awaitable[object]]", self._poller.poll)
-        if is_async(self._poller.poll):
-            return functools.partial(_ask, poll)
-
-        async def in_thread(job: VideoJob, *, timeout_s: float) -> object:
-            return await _resolve(await self._threads[0].run(functools.partial(poll, job, timeout_s=timeout_s)))
-
-        return functools.partial(_ask, in_thread)
-
-    def _notifier_call(self, method: str) -> Callable[[Message], Awaitable[object]]:
-        """Give the one way in which this notifier's method is called."""
-        own = getattr(self._notifier, f"a{method}", None)
-        if own is not None:
-            return cast("Callable[[Message], Awaitable[object]]", own)
-        call = getattr(self._notifier, method, None)
-        if not callable(call):
-            msg = f"the notifier must have a method {method}(), got {type(self._notifier).__name__}"
-            raise TypeError(msg)
-        if is_async(call):
-            return cast("Callable[[Message], Awaitable[object]]", call)
-        if method == "notify":
-            call = functools.partial(send_in_time, call)
-
-        async def in_thread(message: Message) -> object:
-            return await _resolve(await self._threads[1].run(functools.partial(call, message)))
-
-        return in_thread
-
-
-async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard: bool = True) -> Observation:
-    """Ask a poller, and cut it off if it does not keep to its time."""
-    limit = None
-    try:
-        if not guard:
-            return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
-        async with asyncio.timeout(effect.timeout_s + GUARD_S) as limit:
-            return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
-    except BaseException as error:
-        if is_for_us(error):
-            raise
-        if isinstance(error, TimeoutError) and limit is not None and limit.expired():
-            return poller_not_back(effect)
-        return poller_failed(error)
-
-
-async def _resolve(result: object) -> object:
-    """Give a sync part's result, also if it is to be awaited after all."""
-    return await result if inspect.isawaitable(result) else result
+    async def _recover(self) -> bool:
+        return await adrive(self._upkeep.recover(), acall)
 
 
 async def _resolve_call(call: Callable[[], object]) -> None:
-    await _resolve(call())
+    await resolve(call())
 
 
 def _tell_failure(task: asyncio.Task[R]) -> None:

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from typing_extensions import override
 
 from videopoll import events
-from videopoll._reasons import told_of
-from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER, check_renewed
+from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER
+from videopoll.core import flow
 from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, SendMessage, Steps
 from videopoll.core.step import JobStep
-from videopoll.errors import QueueError, QueueRefusedError
+from videopoll.errors import QueueError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
 from videopoll.messages import LookupResult
 from videopoll.observe.log import shown_ids
-from videopoll.policies import ENDING_S, FOREIGN_IDLE_S
+from videopoll.policies import ENDING_S
 from videopoll.worker import state
 from videopoll.worker.base import RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
@@ -43,16 +43,9 @@ from videopoll.worker.host_parts import (
     trace_of,
 )
 from videopoll.worker.hung import GUARD_S, HungCalls, PartCall, not_back
-from videopoll.worker.state import (
-    MOST_ENDINGS,
-    STILL_THERE_S,
-    SWEEP_EVERY_S,
-    SWEEP_SLOWLY_EVERY_S,
-    WAKE_JITTER_S,
-    Room,
-    WorkerState,
-)
-from videopoll.worker.stopping import LOOK_S, Stopping, StopSignals
+from videopoll.worker.state import MOST_ENDINGS, Room, WorkerState
+from videopoll.worker.stopping import LOOK_S, SEND_GOES_ON_S, Stopping, StopSignals
+from videopoll.worker.upkeep import Upkeep
 from videopoll.worker.writer import Settler
 
 if TYPE_CHECKING:
@@ -72,9 +65,6 @@ log = logging.getLogger(__name__)
 
 THREADS = "videopoll-"
 """What the names of a runner's threads begin with."""
-
-SEND_GOES_ON_S = 30.0
-"""How long a send that was left to itself may go on: the longest that a shipped channel takes."""
 
 ENDING_THREADS = 2
 """Threads that are free for what ends without a place, while polls and sends hang in all the others."""
@@ -231,9 +221,8 @@ class Runner(BaseRunner):
         self._closed = threading.Event()
         self._renewal = threading.Event()
         self._work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
-        self._swept = False
-        self._sweep_refused = False
         self._settler = Settler(self._state, queue)
+        self._upkeep = Upkeep(self._state, queue, self._stopped.wait)
         self._hung = HungCalls(self._state.concurrency + self._state.delivery_concurrency)
 
     # --- for the host ---
@@ -389,9 +378,9 @@ class Runner(BaseRunner):
         with self._machinery():
             self._state.be_patient()
             self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))
-            self._swept = not self._state.recover
+            self._upkeep.open()
             bell = self._loop(BELL, self._listen, self._stopped)
-            sweeper = self._loop(SWEEPER, self._sweep, self._stopped)
+            sweeper = self._loop(SWEEPER, self._recover, self._stopped)
             self._state.loops.begin(LOOP)
             given_back = 0
             try:
@@ -452,26 +441,7 @@ class Runner(BaseRunner):
                 self._wakes.get_nowait()
 
     def _claim(self, room: Room) -> int:
-        """Claim, hand out what was found, and plan the next claim; return how many jobs that were."""
-        asked = self._state.ask()
-        batch = self._queue.claim(
-            polls=room.polls,
-            sends=room.sends,
-            worker_id=self._state.worker_id,
-            strategy=self._state.strategy,
-            lease=self._state.lease,
-            foreign_workers=self._state.foreign_workers,
-            endings=room.endings,
-            look_from=room.look_from,
-            take_new=self._state.take_new,
-            take_over=asked.take_over,
-            in_hand=self._state.in_hand(asked, self._settler.job_ids),
-            asked_ms=asked.clock_ms,
-        )
-        for step in self._state.take(batch, asked):
-            self._work.put(step)
-        self._state.plan_after(batch)
-        return len(batch.claims)
+        return flow.drive(self._upkeep.claim(room, self._settler.job_ids, self._work.put), flow.call)
 
     # --- threads ---
 
@@ -687,69 +657,22 @@ class Runner(BaseRunner):
         return False
 
     def _renew(self) -> bool:
-        """Renew the leases of what is in hand, in one round trip for many."""
         self._renewal.wait(self._state.renew_in_s())
         if self._closed.is_set():
             return False
         self._renewal.clear()
         self._leave_hung()
-        asked_s, steps = self._state.clock.monotonic_s(), self._state.to_renew()
-        try:
-            with self._state.loops.busy(RENEWER):
-                held = check_renewed(steps, self._queue.renew([step.held for step in steps], self._state.lease))
-        except QueueError as error:
-            self._state.renewal_failed(error)
-        else:
-            self._state.loop_fine(RENEWER)
-            # A thread cannot be cut off, but it begins nothing any more.
-            self._state.renewed(steps, held, asked_s)
+        # A thread cannot be cut off, but one that has lost its lease begins nothing any more.
+        if flow.drive(self._upkeep.renew(), flow.call) is not None:
             self._settler.hurry()
         return True
 
     def _listen(self) -> bool:
-        """Wake the loop when an id stands in the list; quiet until the loop has claimed again."""
         self._listening.wait()
         if self._state.stopping:
             return False
-        try:
-            rang = self._queue.wait_for_work(state.LONGEST_IDLE_S)
-        except QueueError:
-            self._stopped.wait(self._state.rng.uniform(0.5, 1.0))
-            return True
-        if not rang:
-            # Another runner's stop may have woken everybody who blocks on this queue.
-            self._stopped.wait(WAKE_JITTER_S)
-            return True
-        self._stopped.wait(self._state.rng.uniform(0, WAKE_JITTER_S))
-        with contextlib.suppress(QueueError):
-            if not self._state.stopping and self._queue.wait_for_work(STILL_THERE_S):
-                self._listening.clear()
-                self._state.wake_at(self._state.clock.monotonic_s())
+        flow.drive(self._upkeep.listen(self._listening.clear), flow.call)
         return True
 
-    def _sweep(self) -> bool:
-        """Look for jobs that nobody has: at the start, and then now and again."""
-        if self._state.stopping or not self._state.sweeps:
-            return False
-        wait_s = every_s = SWEEP_EVERY_S if self._state.foreign_workers else SWEEP_SLOWLY_EVERY_S
-        try:
-            count = self._queue.recover(
-                # At the start nobody else is there, as far as we know; later one of another kind may have come.
-                idle_s=FOREIGN_IDLE_S if self._state.foreign_workers or self._swept else 0.0,
-                initial_delay_s=self._state.strategy.initial_delay_s,
-                exclusive=self._swept,
-                every_s=every_s,
-            )
-        except QueueRefusedError as error:
-            if not self._sweep_refused:
-                log.warning("Lost jobs are not looked for: %s", told_of(error))
-            self._sweep_refused = True
-        except QueueError:
-            wait_s = 1.0
-        else:
-            self._swept, self._sweep_refused = True, False
-            if count:
-                self._state.emit(events.JobsRecovered(worker_id=self._state.worker_id, count=count))
-                self._state.wake_at(self._state.clock.monotonic_s())
-        self._stopped.wait(wait_s)
-        return True
+    def _recover(self) -> bool:
+        return flow.drive(self._upkeep.recover(), flow.call)

@@ -19,11 +19,11 @@ from videopoll.clock import FOREVER_S, Clock, RedisClock
 from videopoll.core.context import StepContext
 from videopoll.core.step import JobStep
 from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
-from videopoll.jobs.views import Health, RunSummary
-from videopoll.observations import FaultKind
-from videopoll.observe.log import LogHook, shown, shown_ids
+from videopoll.jobs.views import RunSummary
+from videopoll.observe.log import LogHook, shown_ids
 from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
 from videopoll.texts import SPANISH_AND_ENGLISH, Texts
+from videopoll.worker.health import Vitals
 from videopoll.worker.takeovers import Asked, Takeovers
 from videopoll.worker.timing import Pace
 
@@ -32,23 +32,18 @@ if TYPE_CHECKING:
 
     from videopoll.events import Hook
     from videopoll.jobs.transition import ClaimBatch
+    from videopoll.jobs.views import Health
 
 log = logging.getLogger(__name__)
 
 LONGEST_IDLE_S = 4.0
 """The longest that an idle worker sleeps: other workers' schedules and leases may have changed."""
 
-WAKE_JITTER_S = 0.02
-"""Workers that wake for the same id spread their claims over this long, so that the first one takes it."""
-
 CLAIM_APART_S = 0.02
 """How far apart two claims are at least: what falls due meanwhile shares the second one's round trip."""
 
 BELL_WORTH_S = 0.1
 """A worker that claims again within this time need not listen for new ids: the claim looks for them, too."""
-
-STILL_THERE_S = 0.001
-"""How long a worker that heard the bell looks whether somebody else has taken the id meanwhile."""
 
 GATHER_S = 0.01
 """How far apart they are while more is due than there are places for: a place that waits longer costs throughput."""
@@ -64,6 +59,7 @@ LOOK_ON_S = 0.1
 
 MOST_ENDINGS = 100
 """Jobs at a time that are ended without a place."""
+
 RENEW_EARLIER = 0.8
 """Leases are renewed a little sooner than others wait for it (`videopoll.worker.takeovers`)."""
 
@@ -76,38 +72,11 @@ WRITES = frozenset({"apply", "renew"})
 TROUBLE_BASE_S = 0.1
 TROUBLE_CAP_S = 5.0
 
-SWEEP_EVERY_S = 30.0
-"""How often lost jobs are looked for beside workers of another kind."""
-
-SWEEP_SLOWLY_EVERY_S = 120.0
-"""How often otherwise: a producer of another kind may end between its record and its push."""
-
-API_KEY_PROBLEM = "the video API refuses our key (401 or 403): check the API key"
-
-BLOCKED_PROBLEM = (
-    "something in front of the video API refuses us (401 or 403, not in the API's words): have its firewall or proxy"
-    " let this machine through; the API key may be right"
-)
-
-_REFUSALS = {
-    FaultKind.CREDENTIALS: (API_KEY_PROBLEM, "The video API refuses our key (%s). No job can go on until it is right."),
-    FaultKind.BLOCKED: (
-        BLOCKED_PROBLEM,
-        "Something in front of the video API refuses us (%s). No job can go on until it lets us through.",
-    ),
-}
-
-
 _RNG = random.Random()  # noqa: S311 - spreads workers, hides nothing
 """Chance for all runners of a process, a hundred times as quick as the system's; a forked child draws its own."""
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_RNG.seed)
-
-_HELD_BACK = {
-    True: "as the channel refuses the credentials or the instance: check them",
-    False: "as nobody knows what became of the last messages: look at what the channel answers",
-}
 
 
 class Room(NamedTuple):
@@ -213,11 +182,8 @@ class WorkerState:
         self._looked = self._late = False
         self.be_patient()
         self._lost: dict[str, int] = {}
-        self._lost_since_s: float | None = None
-        self._lost_reason = ""
-        self._refused: FaultKind | None = None
-        self._beat_s = self.clock.monotonic_s()
         longest_silence_s = 3 * LONGEST_IDLE_S + self.lease.duration_s
+        self.vitals = Vitals(self.clock, longest_silence_s)
         self.loops = Loops(
             self.clock,
             self.rng,
@@ -236,62 +202,23 @@ class WorkerState:
         """Count an event and give it to the hooks; `text` is the whole of its reason, for who asks for it."""
         self.counted[type(event)] = self.counted.get(type(event), 0) + 1
         if isinstance(event, events.JobPolled):
-            self._judge_key(event)
+            self.vitals.polled(event)
         self._emitter.emit(event, text)
 
-    def _judge_key(self, polled: events.JobPolled) -> None:
-        fault = polled.fault
-        if fault is None:
-            self._refused = None
-        elif fault in _REFUSALS and self._refused is not fault:
-            self._refused = fault
-            log.error(_REFUSALS[fault][1], polled.detail)
-
     def health(self) -> Health:
-        """Say whether this worker is fit, from what it has seen so far."""
-        problems = []
-        # Read once: this is asked in other threads.
-        lost_since_s = self._lost_since_s
-        if lost_since_s is not None:
-            away_s = self.clock.monotonic_s() - lost_since_s
-            problems.append(
-                f"Redis cannot be used for {away_s:.0f} s: check that it runs and can be reached ({self._lost_reason})"
-            )
-        # Read once, as above.
-        refused = self._refused
-        if refused is not None:
-            problems.append(_REFUSALS[refused][0])
-        silent_s = self.clock.monotonic_s() - self._beat_s
-        alive = silent_s <= 3 * LONGEST_IDLE_S + self.lease.duration_s or lost_since_s is not None
-        if not alive:
-            problems.append(f"the worker's loop has not moved for {silent_s:.0f} s: restart it")
-        loops_problems, loops_alive = self.loops.judge(redis_away=lost_since_s is not None)
-        problems += loops_problems
-        now_s = self.clock.monotonic_s()
-        stuck = self._hung() + sum(now_s - step.started_s > step.limit_s for step in list(self.steps.values()))
-        if stuck:
-            problems.append(f"{stuck} polls or sends do not come back: the poller or a notifier hangs")
-        held = self.context.accounts.held()
-        for of_account, why in _HELD_BACK.items():
-            channels = [name for name, was_refused in held if was_refused is of_account]
-            if channels:
-                names = ", ".join(sorted({"the channel" if name is None else shown(name) for name in channels}))
-                count = f"{len(channels)} account{'s' if len(channels) > 1 else ''}"
-                problems.append(f"{names}: {count} held back, {why}")
-        return Health(not problems, tuple(problems), alive and loops_alive)
-
-    def beat(self) -> None:
-        """Note that the loop moves."""
-        self._beat_s = self.clock.monotonic_s()
+        """Return whether this worker is fit, from what it has seen so far."""
+        return self.vitals.judge(
+            loops=self.loops, steps=list(self.steps.values()), hung=self._hung(), accounts=self.context.accounts
+        )
 
     def redis_lost(self, error: QueueError, doing: str) -> float:
         """Note that Redis failed at `doing`; give the seconds to wait. Told once, not at every try."""
         self.takeovers.failed(answered=not isinstance(error, QueueUnavailableError) or error.answered)
-        self._lost_reason = str(error)
+        self.vitals.lost_reason = str(error)
         losses = self._lost.get(doing, 0)
         self._lost[doing] = losses + 1
-        if self._lost_since_s is None:
-            self._lost_since_s = self.clock.monotonic_s()
+        if self.vitals.lost_since_s is None:
+            self.vitals.lost_since_s = self.clock.monotonic_s()
             self.emit(events.RedisLost(worker_id=self.worker_id, reason=told_of(error)), str(error))
         return self.trouble_s(losses)
 
@@ -312,7 +239,7 @@ class WorkerState:
         if self._lost:
             return
         # Taken at once: the settler and the loop may be here together.
-        lost_since_s, self._lost_since_s = self._lost_since_s, None
+        lost_since_s, self.vitals.lost_since_s = self.vitals.lost_since_s, None
         if lost_since_s is not None:
             after_s = self.clock.monotonic_s() - lost_since_s
             self.emit(events.RedisRegained(worker_id=self.worker_id, after_s=after_s))
@@ -378,7 +305,7 @@ class WorkerState:
     def begin_turn(self) -> Room:
         """Begin a turn of the loop: give what to claim; nothing when there is no place at all, and no look is due."""
         with self._planning:
-            self.beat()
+            self.vitals.tick()
             now_s = self.clock.monotonic_s()
             self.pace.begin(now_s)
             polls, sends = self._look_for_room()

@@ -1,0 +1,164 @@
+"""A host's poller and notifier as `AsyncRunner` calls them: asyncio ones as they are, sync ones in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, cast
+
+from videopoll._calling import SYNC_PARTS, DaemonThreads, is_async, send_in_time
+from videopoll._reasons import own
+from videopoll.core.effects import LookUpMessage, PollApi, SendMessage
+from videopoll.messages import LookupResult, NotSent
+from videopoll.worker.host_parts import (
+    as_observation,
+    as_receipt,
+    as_sighting,
+    is_for_us,
+    look_up_failed,
+    notifier_failed,
+    poller_failed,
+)
+from videopoll.worker.hung import GUARD_S, not_back, poller_not_back
+
+if TYPE_CHECKING:
+    from videopoll.core.effects import Answer
+    from videopoll.jobs.job import VideoJob
+    from videopoll.messages import Message
+    from videopoll.observations import Observation
+    from videopoll.protocols import AsyncNotifier, AsyncVideoPoller, Notifier, VideoPoller
+    from videopoll.worker.state import WorkerState
+
+__all__ = ["AsyncParts", "resolve"]
+
+
+class AsyncParts:
+    """Calls a host's poller and notifier, within their time limits, and reads what comes back.
+
+    Args:
+        state: What the worker holds.
+        poller: Asks the video API, sync or asyncio.
+        notifier: Brings outcomes to users, sync or asyncio.
+    """
+
+    def __init__(
+        self, state: WorkerState, poller: AsyncVideoPoller | VideoPoller, notifier: AsyncNotifier | Notifier
+    ) -> None:
+        self._state = state
+        self._poller = poller
+        self._notifier = notifier
+        self._threads = (
+            DaemonThreads(state.concurrency, "videopoll-poll"),
+            DaemonThreads(state.delivery_concurrency, "videopoll-send"),
+        )
+        self.poll = self._poller_call()
+        self._notify = self._notifier_call("notify")
+        self._find = self._notifier_call("find") if hasattr(notifier, "find") or hasattr(notifier, "afind") else None
+
+    @property
+    def hung(self) -> int:
+        """How many calls of sync parts were left to themselves."""
+        return sum(threads.hung for threads in self._threads)
+
+    def open(self) -> None:
+        """Have the tasks that are started from here on use the threads for sends."""
+        SYNC_PARTS.set(self._threads[1])
+
+    def close(self) -> None:
+        """End the threads that are idle; the next run gets new ones."""
+        for threads in self._threads:
+            threads.close()
+        polls, sends = self._threads
+        self._threads = polls.renewed(), sends.renewed()
+
+    def sends_in_thread(self, task: asyncio.Task[None]) -> bool:
+        """Whether a sync channel works on this task's send: it goes on in its thread, as under `Runner`."""
+        return self._threads[1].runs_for(task)
+
+    async def send(self, effect: SendMessage) -> Answer:
+        """Return what became of a send."""
+        limit_s = self._state.delivery.send_timeout_s
+        limit = asyncio.timeout(limit_s)
+        try:
+            async with limit:
+                return as_receipt(await self._notify(effect.message))
+        except BaseException as error:
+            if is_for_us(error):
+                raise
+            if not (isinstance(error, TimeoutError) and limit.expired()):
+                return notifier_failed(error)
+            if self._threads[1].never_began(asyncio.current_task()):
+                reason = f"no thread was free for it within {limit_s:g} s: others hang in their sends"
+                return NotSent(own(reason), counts=False, channel_fault=False)
+            return not_back(effect, limit_s)
+
+    async def look_up(self, effect: LookUpMessage) -> Answer:
+        """Return whether the channel has a message."""
+        if self._find is None:
+            return LookupResult.CANNOT_TELL
+        found: object
+        try:
+            async with asyncio.timeout(self._state.delivery.send_timeout_s):
+                found = await self._find(effect.message)
+        except BaseException as error:
+            if is_for_us(error):
+                raise
+            found = look_up_failed(error)
+        return as_sighting(found)
+
+    def _poller_call(self) -> Callable[[PollApi], Awaitable[Observation]]:
+        """Return a coroutine function that calls this poller."""
+        own = getattr(self._poller, "apoll", None)
+        if own is not None:
+            # A second watch would take a fiftieth of a poll's time.
+            return functools.partial(_ask, own, guard=getattr(self._poller, "keeps_time", False) is not True)
+        poll = cast("Callable[..., Awaitable[object]]", self._poller.poll)
+        if is_async(self._poller.poll):
+            return functools.partial(_ask, poll)
+
+        async def in_thread(job: VideoJob, *, timeout_s: float) -> object:
+            return await resolve(await self._threads[0].run(functools.partial(poll, job, timeout_s=timeout_s)))
+
+        return functools.partial(_ask, in_thread)
+
+    def _notifier_call(self, method: str) -> Callable[[Message], Awaitable[object]]:
+        """Return a coroutine function that calls this method of the notifier."""
+        own = getattr(self._notifier, f"a{method}", None)
+        if own is not None:
+            return cast("Callable[[Message], Awaitable[object]]", own)
+        call = getattr(self._notifier, method, None)
+        if not callable(call):
+            msg = f"the notifier must have a method {method}(), got {type(self._notifier).__name__}"
+            raise TypeError(msg)
+        if is_async(call):
+            return cast("Callable[[Message], Awaitable[object]]", call)
+        if method == "notify":
+            call = functools.partial(send_in_time, call)
+
+        async def in_thread(message: Message) -> object:
+            return await resolve(await self._threads[1].run(functools.partial(call, message)))
+
+        return in_thread
+
+
+async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard: bool = True) -> Observation:
+    """Ask a poller, and cut it off if it does not keep to its time."""
+    limit = None
+    try:
+        if not guard:
+            return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
+        async with asyncio.timeout(effect.timeout_s + GUARD_S) as limit:
+            return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
+    except BaseException as error:
+        if is_for_us(error):
+            raise
+        if isinstance(error, TimeoutError) and limit is not None and limit.expired():
+            return poller_not_back(effect)
+        return poller_failed(error)
+
+
+async def resolve(result: object) -> object:
+    """Return a sync part's result, also if it is to be awaited after all."""
+    return await result if inspect.isawaitable(result) else result
