@@ -14,7 +14,7 @@ import redis
 
 from kit import FAST, phone, until
 from videopoll import LeasePolicy, Runner, SilentNotifier, VideoApiPoller, events
-from videopoll._supervise import BELL, RENEWER, SETTLER, Loops
+from videopoll._loops import BELL, RENEWER, WRITER, Loops
 from videopoll.clock import Clock
 from videopoll.observations import VideoReady, VideoWorking
 from videopoll.queue.history import RedisHistory, read_history
@@ -284,8 +284,8 @@ def test_a_loop_that_has_ended_is_not_alive_even_the_bell(loops):
 
 
 def test_a_loop_that_does_not_come_back_is_not_alive_unless_it_waits_for_redis(loops):
-    loops.begin(SETTLER)
-    with loops.busy(SETTLER):
+    loops.begin(WRITER)
+    with loops.busy(WRITER):
         loops.clock.now_s = 25.0
         (problem,), alive = loops.judge(redis_away=False)
         assert "settler has not come back for 25 s" in problem
@@ -295,11 +295,11 @@ def test_a_loop_that_does_not_come_back_is_not_alive_unless_it_waits_for_redis(l
 
 
 def test_writes_that_go_well_do_not_hide_a_stuck_loop(monkeypatch):
-    """The settler has a thread of its own: it says nothing of the loop that claims."""
+    """The writer has a thread of its own: it says nothing of the loop that claims."""
     runner = Runner(RedisVideoJobQueue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier())
     monkeypatch.setattr(runner._state.vitals, "_ticked_s", time.monotonic() - 1000)
 
-    runner._state.redis_fine("apply", time.monotonic())
+    runner._state.redis_recovered("apply", time.monotonic())
 
     assert not runner.health().alive
 

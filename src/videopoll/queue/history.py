@@ -31,8 +31,8 @@ from redis.retry import Retry
 from typing_extensions import override
 
 from videopoll import events
+from videopoll._loops import HISTORY, Loops
 from videopoll._reasons import shown_word, told_of
-from videopoll._supervise import HISTORY, Loops
 from videopoll.clock import FOREVER_S, Clock
 from videopoll.errors import ConfigurationError, QueueError
 from videopoll.jobs.codec import Poison, dump, is_number, load_object

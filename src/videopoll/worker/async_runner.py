@@ -21,8 +21,8 @@ from typing_extensions import override
 
 from videopoll import events
 from videopoll._calling import is_async
+from videopoll._loops import BELL, LOOP, RENEWER, SWEEPER, WRITER
 from videopoll._shield import to_the_end, wait_on
-from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER
 from videopoll.core.effects import Answer, Commit, Effect, PollApi, SendMessage
 from videopoll.core.flow import acall, adrive
 from videopoll.core.step import JobStep
@@ -42,7 +42,7 @@ from videopoll.worker.host_parts import (
 from videopoll.worker.state import MOST_ENDINGS, Room, WorkerState
 from videopoll.worker.stopping import SEND_GOES_ON_S, Stopping, StopSignals, calm_ctrl_c
 from videopoll.worker.upkeep import Upkeep
-from videopoll.worker.writer import AsyncSettler
+from videopoll.worker.writer import AsyncTransitionWriter
 
 if TYPE_CHECKING:
     import random
@@ -192,7 +192,7 @@ class AsyncRunner(BaseRunner):
         self._parts = AsyncParts(self._state, poller, notifier)
         self._current: _Run[object] | None = None
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
-        self._settler = AsyncSettler(self._state, queue)
+        self._writer = AsyncTransitionWriter(self._state, queue)
         self._upkeep = Upkeep(self._state, queue, asyncio.sleep)
         self._new_events()
 
@@ -391,7 +391,7 @@ class AsyncRunner(BaseRunner):
 
     async def _work_until_stopped(self, run: _Run[None]) -> None:
         async with self._machinery(run):
-            self._state.be_patient()
+            self._state.defer_endings()
             self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))
             self._upkeep.open()
             helpers = [self._task(BELL, self._listen), self._task(SWEEPER, self._recover)]
@@ -407,7 +407,7 @@ class AsyncRunner(BaseRunner):
                         else:
                             await self._nap(run, self._changed, self._state.loops.failed(LOOP, error))
                     else:
-                        self._state.loop_fine(LOOP)
+                        self._state.round_succeeded(LOOP)
                 self._state.loops.end(LOOP)
                 given_back = await self._finish_work(run)
             finally:
@@ -422,10 +422,10 @@ class AsyncRunner(BaseRunner):
             claimed = await self._claim(Room(self._state.concurrency, self._state.delivery_concurrency, MOST_ENDINGS))
             if self._state.takeovers.learnt:
                 claimed += await self._claim(Room(*self._state.room(), 0))
-            self._settler.be_patient_for(self._state.lease.duration_s)
+            self._writer.give_up_after(self._state.lease.duration_s)
             await self._finish_work(run)
-        if self._settler.gave_up is not None:
-            raise self._settler.gave_up
+        if self._writer.gave_up is not None:
+            raise self._writer.gave_up
         return self._state.summary(before, claimed)
 
     def _hurry(self, run: _Run[R]) -> None:
@@ -465,16 +465,16 @@ class AsyncRunner(BaseRunner):
             except QueueError as error:
                 self._state.claim_failed(error)
             else:
-                if self._state.worth_listening():
+                if self._state.should_listen():
                     self._listening.set()
-        while not run.stopping.asked and (left_s := self._state.pace.next_s - self._state.clock.monotonic_s()) > 0:
+        while not run.stopping.asked and (left_s := self._state.coalescer.next_s - self._state.clock.monotonic_s()) > 0:
             self._changed.clear()
             timer = run.loop.call_later(left_s, self._changed.set)
             await self._changed.wait()
             timer.cancel()
 
     async def _claim(self, room: Room) -> int:
-        return await adrive(self._upkeep.claim(room, self._settler.job_ids, self._begin), acall)
+        return await adrive(self._upkeep.claim(room, self._writer.job_ids, self._begin), acall)
 
     # --- tasks ---
 
@@ -486,12 +486,12 @@ class AsyncRunner(BaseRunner):
         self._new_events()
         self._parts.open()
         # Of its own, as a run whose event loop was closed under it may still have the last one in its hands.
-        self._settler = writer = AsyncSettler(self._state, self._queue)
+        self._writer = writer = AsyncTransitionWriter(self._state, self._queue)
         self._state.open_run()
         self._state.loops.open()
-        settler, renewer = self._task(SETTLER, self._write), self._task(RENEWER, self._renew)
-        # Whoever waits for a verdict must get one, however the settler ends.
-        settler.add_done_callback(lambda _: writer.abandon())
+        writing, renewer = self._task(WRITER, self._write), self._task(RENEWER, self._renew)
+        # Whoever waits for a result must get one, however the writing ends.
+        writing.add_done_callback(lambda _: writer.abandon())
         try:
             yield
         finally:
@@ -499,9 +499,9 @@ class AsyncRunner(BaseRunner):
                 self._state.stopping = True
                 await self._end(run, [renewer])
                 writer.close()
-                await wait_on([settler], ENDING_S)
+                await wait_on([writing], ENDING_S)
                 writer.abandon()
-                await self._end(run, [settler])
+                await self._end(run, [writing])
                 self._state.loops.open()
                 self._parts.close()
                 # The next run is a new one.
@@ -516,7 +516,7 @@ class AsyncRunner(BaseRunner):
         tasks.pop(task, None)
         if not self._tasks:
             self._idle.set()
-        self._state.let_go(step)
+        self._state.forget(step)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("A job's step failed; its lease will run out\n%s", trace_of(error))
 
@@ -536,14 +536,14 @@ class AsyncRunner(BaseRunner):
         except asyncio.CancelledError:
             if not step.released and (transition := step.release()) is not None:
                 # Whoever closes the event loop has cancelled everything: another worker goes on at once.
-                self._settler.put(transition, wait=False)
+                self._writer.put(transition, wait=False)
             raise
 
     async def _perform(self, effect: Effect) -> Answer:
         if isinstance(effect, PollApi):
             return await self._parts.poll(effect)
         if isinstance(effect, Commit):
-            future = self._settler.put(effect.transition, wait=effect.wait)
+            future = self._writer.put(effect.transition, wait=effect.wait)
             return await future if future else None
         if isinstance(effect, SendMessage):
             return await self._parts.send(effect)
@@ -560,17 +560,17 @@ class AsyncRunner(BaseRunner):
             (step, step.release(SEND_GOES_ON_S if self._parts.sends_in_thread(task) else 0.0))
             for task, step in self._tasks.items()
         ]
-        futures = [self._settler.put(transition) for _, transition in left if transition is not None]
-        self._settler.be_patient_for(state.LONGEST_IDLE_S)
+        futures = [self._writer.put(transition) for _, transition in left if transition is not None]
+        self._writer.give_up_after(state.LONGEST_IDLE_S)
         await self._end(run, list(self._tasks))
         waited_for = [future for future in futures if future is not None]
         if await wait_on(waited_for, ENDING_S) is not None:
             self._hurry(run)
         given_back = sum(future.done() and future.result() is TransitionResult.APPLIED for future in waited_for)
-        self._state.tell_unfinished([step for step, _ in left], given_back)
+        self._state.log_unfinished([step for step, _ in left], given_back)
         for step, _ in left:
             # One that swallows its cancellation is still there, and can neither write nor begin a send.
-            self._state.let_go(step)
+            self._state.forget(step)
         return given_back
 
     def _task(self, name: str, work: Callable[[], Coroutine[object, object, bool]]) -> asyncio.Task[None]:
@@ -588,7 +588,7 @@ class AsyncRunner(BaseRunner):
                 try:
                     goes_on = await work()
                 except (asyncio.CancelledError, Exception) as error:
-                    if was_cancelled() and name == SETTLER and not self._settler.over:
+                    if was_cancelled() and name == WRITER and not self._writer.over:
                         # Whoever closes the event loop has cancelled everything; what was decided has to be written.
                         resume()
                         torn_down()
@@ -599,7 +599,7 @@ class AsyncRunner(BaseRunner):
                         raise
                     await asyncio.sleep(self._state.loops.failed(name, error))
                 else:
-                    self._state.loop_fine(name)
+                    self._state.round_succeeded(name)
             self._state.loops.end(name)
 
         task = asyncio.get_running_loop().create_task(keep(), name=f"videopoll-{name}")
@@ -608,7 +608,7 @@ class AsyncRunner(BaseRunner):
         return task
 
     async def _write(self) -> bool:
-        await self._settler.run()
+        await self._writer.run()
         return False
 
     async def _renew(self) -> bool:
@@ -617,7 +617,7 @@ class AsyncRunner(BaseRunner):
         self._renewal.clear()
         lost = await adrive(self._upkeep.renew(), acall)
         if lost is not None:
-            self._settler.hurry()
+            self._writer.hurry()
             for task, step in list(self._tasks.items()):
                 if step in lost:
                     task.cancel()

@@ -12,7 +12,7 @@ from videopoll.observe.log import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from videopoll._supervise import Loops
+    from videopoll._loops import Loops
     from videopoll.clock import Clock
     from videopoll.core.accounts import Accounts
     from videopoll.core.step import JobStep

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from typing_extensions import override
 
 from videopoll import events
-from videopoll._supervise import BELL, LOOP, RENEWER, SETTLER, SWEEPER
+from videopoll._loops import BELL, LOOP, RENEWER, SWEEPER, WRITER
 from videopoll.core import flow
 from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, SendMessage, Steps
 from videopoll.core.step import JobStep
@@ -46,7 +46,7 @@ from videopoll.worker.hung import GUARD_S, HungCalls, PartCall, not_back
 from videopoll.worker.state import MOST_ENDINGS, Room, WorkerState
 from videopoll.worker.stopping import LOOK_S, SEND_GOES_ON_S, Stopping, StopSignals
 from videopoll.worker.upkeep import Upkeep
-from videopoll.worker.writer import Settler
+from videopoll.worker.writer import TransitionWriter
 
 if TYPE_CHECKING:
     import random
@@ -213,7 +213,7 @@ class Runner(BaseRunner):
         self._beginning = threading.Lock()
         self._current: _Run[object] | None = None
         self._own = threading.local()
-        self._threads = self._places_of_threads
+        self._threads = self._most_threads
         self._workers: list[threading.Thread] = []
         self._busy: set[int] = set()
         self._listening = threading.Event()
@@ -221,7 +221,7 @@ class Runner(BaseRunner):
         self._closed = threading.Event()
         self._renewal = threading.Event()
         self._work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
-        self._settler = Settler(self._state, queue)
+        self._writer = TransitionWriter(self._state, queue)
         self._upkeep = Upkeep(self._state, queue, self._stopped.wait)
         self._hung = HungCalls(self._state.concurrency + self._state.delivery_concurrency)
 
@@ -376,7 +376,7 @@ class Runner(BaseRunner):
 
     def _work_until_stopped(self, run: _Run[None]) -> None:
         with self._machinery():
-            self._state.be_patient()
+            self._state.defer_endings()
             self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))
             self._upkeep.open()
             bell = self._loop(BELL, self._listen, self._stopped)
@@ -390,7 +390,7 @@ class Runner(BaseRunner):
                     except BaseException as error:
                         self._wait_for_wake(self._state.loops.failed(LOOP, error))
                     else:
-                        self._state.loop_fine(LOOP)
+                        self._state.round_succeeded(LOOP)
                 self._state.loops.end(LOOP)
                 given_back = self._finish_work(run)
             finally:
@@ -412,10 +412,10 @@ class Runner(BaseRunner):
             claimed = self._claim(Room(self._state.concurrency, self._state.delivery_concurrency, MOST_ENDINGS))
             if self._state.takeovers.learnt:
                 claimed += self._claim(Room(*self._state.room(), 0))
-            self._settler.be_patient_for(self._state.lease.duration_s)
+            self._writer.give_up_after(self._state.lease.duration_s)
             self._finish_work(run)
-        if self._settler.gave_up is not None:
-            raise self._settler.gave_up
+        if self._writer.gave_up is not None:
+            raise self._writer.gave_up
         return self._state.summary(before, claimed)
 
     def _turn(self, run: _Run[None]) -> None:
@@ -427,9 +427,9 @@ class Runner(BaseRunner):
             except QueueError as error:
                 self._state.claim_failed(error)
             else:
-                if self._state.worth_listening():
+                if self._state.should_listen():
                     self._listening.set()
-        while not run.stopping.asked and (left_s := self._state.pace.next_s - self._state.clock.monotonic_s()) > 0:
+        while not run.stopping.asked and (left_s := self._state.coalescer.next_s - self._state.clock.monotonic_s()) > 0:
             self._wait_for_wake(left_s)
 
     def _wait_for_wake(self, seconds: float) -> None:
@@ -441,7 +441,7 @@ class Runner(BaseRunner):
                 self._wakes.get_nowait()
 
     def _claim(self, room: Room) -> int:
-        return flow.drive(self._upkeep.claim(room, self._settler.job_ids, self._work.put), flow.call)
+        return flow.drive(self._upkeep.claim(room, self._writer.job_ids, self._work.put), flow.call)
 
     # --- threads ---
 
@@ -468,9 +468,9 @@ class Runner(BaseRunner):
         # A queue of its own for each run: a thread that hung in the last one finds its end there.
         work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
         self._work = work
-        self._settler.open()
+        self._writer.open()
         self._state.loops.open()
-        settler = self._loop(SETTLER, self._write, self._closed)
+        writing = self._loop(WRITER, self._write, self._closed)
         renewer = self._loop(RENEWER, self._renew, self._closed)
         self._threads, self._workers = 0, []
         self._fill_up(work)
@@ -478,13 +478,13 @@ class Runner(BaseRunner):
             yield
         finally:
             self._state.stopping = True
-            for _ in range(self._places_of_threads):
+            for _ in range(self._most_threads):
                 work.put(None)
             self._hung.leave_all()
             self._closed.set()
             self._renewal.set()
-            self._settler.close()
-            for thread in (settler, renewer):
+            self._writer.close()
+            for thread in (writing, renewer):
                 thread.join(ENDING_S)
             self._wait_for_idle_threads()
             self._state.loops.open()
@@ -499,7 +499,7 @@ class Runner(BaseRunner):
                 thread.join(0.01)
 
     @property
-    def _places_of_threads(self) -> int:
+    def _most_threads(self) -> int:
         return self._state.concurrency + self._state.delivery_concurrency + ENDING_THREADS
 
     def _fill_up(self, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
@@ -507,7 +507,7 @@ class Runner(BaseRunner):
 
         Those that hang in a host's part since an earlier run are still there.
         """
-        places = self._places_of_threads
+        places = self._most_threads
         with self._filling:
             if work is not self._work:
                 return
@@ -527,7 +527,7 @@ class Runner(BaseRunner):
         if work is not self._work and not self._closed.is_set():
             # It hung since an earlier run, and the one of today may have had to begin with fewer.
             self._fill_up(self._work)
-            self._state.place_freed()
+            self._state.on_slot_freed()
 
     def _serve_instead(self, call: PartCall, work: stdlib_queue.SimpleQueue[JobStep | None]) -> None:
         """Go on with a job whose part does not come back, and then in the place of the thread that waits for it."""
@@ -549,7 +549,7 @@ class Runner(BaseRunner):
             finally:
                 self._busy.discard(here)
                 if ours:
-                    self._let_go(step)
+                    self._forget(step)
         except BaseException as error:
             # A host's logging may raise, too: the place that this thread serves must stay.
             with contextlib.suppress(Exception):
@@ -590,7 +590,7 @@ class Runner(BaseRunner):
             except BaseException as error:
                 return poller_failed(error)
         if isinstance(effect, Commit):
-            future = self._settler.put(effect.transition, wait=effect.wait)
+            future = self._writer.put(effect.transition, wait=effect.wait)
             return future.result() if future else None
         if isinstance(effect, SendMessage):
             try:
@@ -608,9 +608,9 @@ class Runner(BaseRunner):
         except BaseException as error:
             return look_up_failed(error)
 
-    def _let_go(self, step: JobStep) -> None:
+    def _forget(self, step: JobStep) -> None:
         """Forget a job that is out of hand, and wake the loop if it waits for the last one."""
-        self._state.let_go(step)
+        self._state.forget(step)
         if not self._state.steps:
             self._wake()
 
@@ -622,13 +622,13 @@ class Runner(BaseRunner):
         # Whatever this finds takes its time in the bounds of the end.
         stopping.ask()
         left = [(step, step.release(SEND_GOES_ON_S)) for step in list(self._state.steps.values())]
-        futures = [self._settler.put(transition) for _, transition in left if transition is not None]
-        self._settler.be_patient_for(state.LONGEST_IDLE_S)
+        futures = [self._writer.put(transition) for _, transition in left if transition is not None]
+        self._writer.give_up_after(state.LONGEST_IDLE_S)
         done, _ = concurrent.futures.wait([future for future in futures if future], ENDING_S)
         given_back = sum(future.result() is TransitionResult.APPLIED for future in done)
-        self._state.tell_unfinished([step for step, _ in left], given_back)
+        self._state.log_unfinished([step for step, _ in left], given_back)
         for step, _ in left:
-            self._let_go(step)
+            self._forget(step)
         return given_back
 
     def _loop(self, name: str, work: Callable[[], bool], ended: threading.Event) -> threading.Thread:
@@ -644,7 +644,7 @@ class Runner(BaseRunner):
                 except BaseException as error:
                     ended.wait(self._state.loops.failed(name, error))
                 else:
-                    self._state.loop_fine(name)
+                    self._state.round_succeeded(name)
             self._state.loops.end(name)
 
         thread = self._thread(keep, name)
@@ -653,7 +653,7 @@ class Runner(BaseRunner):
         return thread
 
     def _write(self) -> bool:
-        self._settler.run()
+        self._writer.run()
         return False
 
     def _renew(self) -> bool:
@@ -664,7 +664,7 @@ class Runner(BaseRunner):
         self._leave_hung()
         # A thread cannot be cut off, but one that has lost its lease begins nothing any more.
         if flow.drive(self._upkeep.renew(), flow.call) is not None:
-            self._settler.hurry()
+            self._writer.hurry()
         return True
 
     def _listen(self) -> bool:

@@ -13,8 +13,8 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from videopoll import events
+from videopoll._loops import RENEWER, Loops
 from videopoll._reasons import told_of
-from videopoll._supervise import RENEWER, Loops
 from videopoll.clock import FOREVER_S, Clock, RedisClock
 from videopoll.core.context import StepContext
 from videopoll.core.step import JobStep
@@ -25,7 +25,7 @@ from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStra
 from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 from videopoll.worker.health import Vitals
 from videopoll.worker.takeovers import Asked, Takeovers
-from videopoll.worker.timing import Pace
+from videopoll.worker.timing import Coalescer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -39,16 +39,16 @@ log = logging.getLogger(__name__)
 LONGEST_IDLE_S = 4.0
 """The longest that an idle worker sleeps: other workers' schedules and leases may have changed."""
 
-CLAIM_APART_S = 0.02
+MIN_CLAIM_GAP_S = 0.02
 """How far apart two claims are at least: what falls due meanwhile shares the second one's round trip."""
 
-BELL_WORTH_S = 0.1
+MIN_LISTEN_S = 0.1
 """A worker that claims again within this time need not listen for new ids: the claim looks for them, too."""
 
-GATHER_S = 0.01
+MIN_CLAIM_GAP_BUSY_S = 0.01
 """How far apart they are while more is due than there are places for: a place that waits longer costs throughput."""
 
-OVERDUE_S = 0.25
+RETRY_CLAIM_S = 0.25
 """How soon to look again for what is due and could not be taken, though there was a place for it."""
 
 LOOK_EVERY_S = 1.0
@@ -165,13 +165,13 @@ class WorkerState:
         )
         self._wake, self._hurry_renewal, self._hung = wake, hurry_renewal, hung
         self._planning = threading.RLock()
-        self._places = threading.Lock()
+        self._slots = threading.Lock()
         self.capacity = concurrency + delivery_concurrency
         """How many jobs at a time there are hands for."""
         self.steps: dict[str, JobStep] = {}
         self.polls_in_hand = 0
         self.sends_in_hand = 0
-        self.pace = Pace()
+        self.coalescer = Coalescer()
         self._full = False
         self.stopping = False
         self.counted: dict[type[events.Event], int] = {}
@@ -180,7 +180,7 @@ class WorkerState:
         self._look_from = 0
         self._look_at_s = self._patient_until_s = 0.0
         self._looked = self._late = False
-        self.be_patient()
+        self.defer_endings()
         self._lost: dict[str, int] = {}
         longest_silence_s = 3 * LONGEST_IDLE_S + self.lease.duration_s
         self.vitals = Vitals(self.clock, longest_silence_s)
@@ -226,7 +226,7 @@ class WorkerState:
         """Return the seconds to wait after a failure that followed `failures_before` others."""
         return min(TROUBLE_BASE_S * 2.0 ** min(failures_before, 10), TROUBLE_CAP_S) * self.rng.uniform(0.5, 1.0)
 
-    def redis_fine(self, doing: str, asked_s: float) -> None:
+    def redis_recovered(self, doing: str, asked_s: float) -> None:
         """Note that Redis did what it was asked at `asked_s`; a full one still answers claims while it refuses to write."""
         if self.takeovers.answered(asked_s, self.clock.monotonic_s()):
             self.renew_first()
@@ -234,17 +234,17 @@ class WorkerState:
 
     def _no_longer_lost(self, doing: str) -> None:
         if self._lost.pop(doing, None) and doing in WRITES:
-            self.pace.hold(-FOREVER_S)
+            self.coalescer.suspend_until(-FOREVER_S)
             self._claim_again()
         if self._lost:
             return
-        # Taken at once: the settler and the loop may be here together.
+        # Taken at once: the writer and the loop may be here together.
         lost_since_s, self.vitals.lost_since_s = self.vitals.lost_since_s, None
         if lost_since_s is not None:
             after_s = self.clock.monotonic_s() - lost_since_s
             self.emit(events.RedisRegained(worker_id=self.worker_id, after_s=after_s))
 
-    def loop_fine(self, name: str) -> None:
+    def round_succeeded(self, name: str) -> None:
         """Note that a round of a loop went well; claims that waited for the renewer are wanted now."""
         if self.loops.failing(name):
             self.loops.fine(name)
@@ -296,7 +296,7 @@ class WorkerState:
         polls = max(0, min(polls, free))
         return polls, max(0, min(self.delivery_concurrency - self.sends_in_hand, free - polls))
 
-    def be_patient(self) -> None:
+    def defer_endings(self) -> None:
         """End nothing without a place for a while: what is overdue when a worker comes gets its last poll first."""
         patience_s = self.strategy.interval_s + self.strategy.request_timeout_s
         self._look_from = 0
@@ -307,7 +307,7 @@ class WorkerState:
         with self._planning:
             self.vitals.tick()
             now_s = self.clock.monotonic_s()
-            self.pace.begin(now_s)
+            self.coalescer.started(now_s)
             polls, sends = self._look_for_room()
             endings = 0
             if now_s >= self._look_wanted_s(polls):
@@ -319,7 +319,7 @@ class WorkerState:
             self._looked = endings > 0
             room = Room(polls, sends, endings, self._look_from)
             if not room.any:
-                self.pace.want(min(now_s + (self.pause_left_s() or LONGEST_IDLE_S), self._look_at_s), 0.0)
+                self.coalescer.request(min(now_s + (self.pause_left_s() or LONGEST_IDLE_S), self._look_at_s), 0.0)
             return room
 
     def _look_for_room(self) -> tuple[int, int]:
@@ -333,9 +333,9 @@ class WorkerState:
         """Note that Redis failed at a claim: the next one waits."""
         with self._planning:
             until_s = self.clock.monotonic_s() + self.redis_lost(error, "claim")
-            self.pace.hold(until_s)
-            self.pace.want(until_s, 0.0)
-            self.be_patient()
+            self.coalescer.suspend_until(until_s)
+            self.coalescer.request(until_s, 0.0)
+            self.defer_endings()
             self.renew_first()
 
     def _claim_again(self) -> None:
@@ -354,7 +354,7 @@ class WorkerState:
         self._no_longer_lost("claim")
         self.context.clock.set(batch.now_ms)
         taken = [JobStep(self.context, claim, asked.at_s) for claim in batch.claims]
-        with self._places:
+        with self._slots:
             for step in taken:
                 self.steps[step.claim.job_id] = step
                 self._move(step, 1)
@@ -395,28 +395,28 @@ class WorkerState:
         """Whether this worker looks for jobs that others lost."""
         return self.take_new and (self.recover or self.foreign_workers)
 
-    def worth_listening(self) -> bool:
+    def should_listen(self) -> bool:
         """Whether a new id could be polled here, and would wait for long before it is seen."""
-        return self.take_new and self.room()[0] > 0 and self.pace.next_s - self.clock.monotonic_s() > BELL_WORTH_S
+        return self.take_new and self.room()[0] > 0 and self.coalescer.next_s - self.clock.monotonic_s() > MIN_LISTEN_S
 
-    def at_of(self, due_ms: int) -> float:
+    def monotonic_of(self, due_ms: int) -> float:
         """Give the monotonic time at which something is due on Redis's clock."""
         return self.clock.monotonic_s() + (due_ms - self.context.clock.now_ms() + 1) / 1000
 
-    def let_go(self, step: JobStep) -> None:
+    def forget(self, step: JobStep) -> None:
         """Forget a job that is out of hand; a claim that was held up by a lack of places is wanted now."""
-        with self._places:
+        with self._slots:
             # A worker that lost a lease may have claimed the same job again meanwhile.
             if self.steps.get(step.claim.job_id) is step:
                 del self.steps[step.claim.job_id]
             if not step.slot_freed:
                 step.slot_freed = True
                 self._move(step, -1)
-        self.place_freed()
+        self.on_slot_freed()
 
     def forget_steps(self) -> None:
         """Begin a run with empty hands: what an earlier one has left behind takes no place in this one."""
-        with self._places:
+        with self._slots:
             for step in self.steps.values():
                 step.slot_freed = True
             self.steps = {}
@@ -427,7 +427,7 @@ class WorkerState:
         now_s = self.clock.monotonic_s()
         return max((step.started_s + step.limit_s - now_s for step in list(self.steps.values())), default=0.0)
 
-    def tell_unfinished(self, left: Sequence[JobStep], given_back: int) -> None:
+    def log_unfinished(self, left: Sequence[JobStep], given_back: int) -> None:
         """Log what a stop did not wait for; what could not even be given back is taken up when its lease ends."""
         if left:
             log.warning(
@@ -439,16 +439,16 @@ class WorkerState:
 
     def _start_sending(self, step: JobStep) -> bool:
         """Move a job whose polling is over to a place for sends; False if there is none."""
-        with self._places:
+        with self._slots:
             if self.sends_in_hand >= self.delivery_concurrency or step.slot_freed:
                 return False
             self._move(step, -1)
             step.sending = True
             self._move(step, 1)
-        self.place_freed()
+        self.on_slot_freed()
         return True
 
-    def place_freed(self) -> None:
+    def on_slot_freed(self) -> None:
         """Let the loop know that there is room again, if it waits for that."""
         if self._full:
             self.wake_at(self.clock.monotonic_s())
@@ -456,7 +456,7 @@ class WorkerState:
     def wake_at(self, at_s: float) -> None:
         """Have a claim at this time, in monotonic seconds."""
         with self._planning:
-            sooner = self.pace.want(at_s, GATHER_S if self._full else CLAIM_APART_S)
+            sooner = self.coalescer.request(at_s, MIN_CLAIM_GAP_BUSY_S if self._full else MIN_CLAIM_GAP_S)
         if sooner:
             self._wake()
 
@@ -486,7 +486,7 @@ class WorkerState:
             if due_ms is not None:
                 left_s = (due_ms - now_ms + 1) / 1000
                 # A claim has its bounds: what it left is taken by the next one, unless this one took nothing.
-                sleep_s = min(sleep_s, left_s if due_ms > batch.now_ms else 0.0 if batch.claims else OVERDUE_S)
+                sleep_s = min(sleep_s, left_s if due_ms > batch.now_ms else 0.0 if batch.claims else RETRY_CLAIM_S)
         pause_s = self.pause_left_s()
         sleep_s = min(sleep_s, self._look_wanted_s(polls) - self.clock.monotonic_s())
         return max(0.0, min(sleep_s, pause_s) if pause_s else sleep_s)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from videopoll.clock import FOREVER_S
 
-__all__ = ["Pace"]
+__all__ = ["Coalescer"]
 
 
-class Pace:
-    """Holds when the next round trip is wanted, and how long ago the last one was."""
+class Coalescer:
+    """When the next round trip is wanted, and how long ago the last one was."""
 
     __slots__ = ("_began_s", "_held_until_s", "_next_s")
 
@@ -31,16 +31,16 @@ class Pace:
         """Until when none is made."""
         return self._held_until_s
 
-    def want(self, at_s: float, apart_s: float) -> bool:
-        """Ask for one at `at_s`, but not within `apart_s` of the last; say whether that is sooner than planned."""
+    def request(self, at_s: float, apart_s: float) -> bool:
+        """Request a round trip at `at_s`, at least `apart_s` after the last; return whether it moved the next one forward."""
         planned_s = self.next_s
         self._next_s = min(self._next_s, max(at_s, self._began_s + apart_s))
         return self.next_s < planned_s
 
-    def begin(self, now_s: float) -> None:
-        """Note that one begins now: it serves all that was asked for so far."""
+    def started(self, now_s: float) -> None:
+        """Note that a round trip begins now: it serves all requests so far."""
         self._began_s, self._next_s = now_s, FOREVER_S
 
-    def hold(self, until_s: float) -> None:
-        """Make none before `until_s`, whatever is asked for."""
+    def suspend_until(self, until_s: float) -> None:
+        """Allow no round trip before `until_s`, whatever is requested."""
         self._held_until_s = until_s

@@ -10,8 +10,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from videopoll import events
+from videopoll._loops import RENEWER, check_renewed
 from videopoll._reasons import told_of
-from videopoll._supervise import RENEWER, check_renewed
 from videopoll.core.flow import do
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.policies import FOREIGN_IDLE_S
@@ -38,7 +38,7 @@ SWEEP_SLOWLY_EVERY_S = 120.0
 WAKE_JITTER_S = 0.02
 """Workers that wake for the same id spread their claims over this long, so that the first one takes it."""
 
-STILL_THERE_S = 0.001
+WAKE_RECHECK_S = 0.001
 """How long a worker that heard the bell looks whether somebody else has taken the id meanwhile."""
 
 RECOVER_AGAIN_S = 1.0
@@ -124,7 +124,7 @@ class Upkeep:
         except QueueError as error:
             state.renewal_failed(error)
             return None
-        state.loop_fine(RENEWER)
+        state.round_succeeded(RENEWER)
         return state.renewed(steps, held, asked_s)
 
     def listen(self, heard: Callable[[], object]) -> Flow[None]:
@@ -143,7 +143,7 @@ class Upkeep:
         if state.stopping:
             return
         with contextlib.suppress(QueueError):
-            if (yield from do(lambda: self._queue.wait_for_work(STILL_THERE_S))):
+            if (yield from do(lambda: self._queue.wait_for_work(WAKE_RECHECK_S))):
                 heard()
                 state.wake_at(state.clock.monotonic_s())
 

@@ -1,6 +1,6 @@
 """Writes what was decided about jobs, many transitions in a round trip, and keeps at it until they are written.
 
-`Settler` serves the threaded runner, `AsyncSettler` the asyncio one; what they
+`TransitionWriter` serves the threaded runner, `AsyncTransitionWriter` the asyncio one; what they
 share keeps no clock of its own and does no I/O.
 
 Whatever the queue answers, a write is kept and tried again until it is carried
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 import attrs
 
 from videopoll import events
+from videopoll._loops import WRITER
 from videopoll._reasons import WITHHELD, own, told_or_withheld, trace_of
-from videopoll._supervise import SETTLER
 from videopoll.clock import FOREVER_S
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 from videopoll.jobs.outcome import DeadLetter
@@ -40,14 +40,14 @@ from videopoll.jobs.transition import (
 )
 from videopoll.observe.log import shown
 from videopoll.worker.host_parts import resume, was_cancelled
-from videopoll.worker.timing import Pace
+from videopoll.worker.timing import Coalescer
 
 if TYPE_CHECKING:
     from videopoll.jobs.outcome import OutboxEntry
     from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
     from videopoll.worker.state import WorkerState
 
-__all__ = ["AsyncSettler", "Settler"]
+__all__ = ["AsyncTransitionWriter", "TransitionWriter"]
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class _Pending(Generic[F]):
 
     def __init__(self, state: WorkerState) -> None:
         self._state = state
-        self._pace = Pace()
+        self._coalescer = Coalescer()
         self._pending: list[_Write[F]] = []
         # Touched only by whoever writes: what is being written, and what was refused.
         self._writing: list[_Write[F]] = []
@@ -123,10 +123,10 @@ class _Pending(Generic[F]):
         self._closing = self.over = False
         self._patience_s, self._patience_from_s = FOREVER_S, 0.0
         self._failing_since_s: float | None = None
-        self._pace.hold(-FOREVER_S)
+        self._coalescer.suspend_until(-FOREVER_S)
         self.gave_up: QueueError | None = None
 
-    def be_patient_for(self, seconds: float) -> None:
+    def give_up_after(self, seconds: float) -> None:
         """Give up on what cannot be written for so long: the leases will bring the jobs back."""
         self._patience_s, self._patience_from_s = seconds, self._state.clock.monotonic_s()
 
@@ -145,13 +145,15 @@ class _Pending(Generic[F]):
     def _add(self, transition: Transition, future: F | None) -> bool:
         """Take something in; say whether it is to be written sooner than planned."""
         self._pending.append(_Write(transition, future))
-        return self._pace.want(self._state.clock.monotonic_s(), WRITES_APART_S if future is None else AWAITED_APART_S)
+        return self._coalescer.request(
+            self._state.clock.monotonic_s(), WRITES_APART_S if future is None else AWAITED_APART_S
+        )
 
     def _hurried(self) -> bool:
         """Try at once what was refused; say whether there is such a thing."""
         for write in list(self._kept):
             write.again_s = -FOREVER_S
-        self._pace.hold(-FOREVER_S)
+        self._coalescer.suspend_until(-FOREVER_S)
         return bool(self._kept)
 
     @property
@@ -161,15 +163,15 @@ class _Pending(Generic[F]):
     def _left_s(self) -> float | None:
         """Seconds until the next write, 0 when it is due, None while there is nothing to write."""
         now_s = self._state.clock.monotonic_s()
-        at_s = self._pace.next_s if self._pending else FOREVER_S
+        at_s = self._coalescer.next_s if self._pending else FOREVER_S
         if self._kept:
-            at_s = min(at_s, max(self._pace.held_until_s, min(write.again_s for write in self._kept)))
+            at_s = min(at_s, max(self._coalescer.held_until_s, min(write.again_s for write in self._kept)))
         return None if at_s == FOREVER_S else max(0.0, at_s - now_s)
 
     def _take(self) -> list[_Write[F]]:
         """Give what is to be written now, what was refused before first: what is written of one job keeps its order."""
         now_s = self._state.clock.monotonic_s()
-        self._pace.begin(now_s)
+        self._coalescer.started(now_s)
         waiting = self._kept + self._pending
         due = [write for write in waiting if write.again_s <= now_s][:LARGEST_COMMIT]
         taken = set(map(id, due))
@@ -177,7 +179,7 @@ class _Pending(Generic[F]):
         self._kept = [write for write in self._kept if id(write) not in taken]
         self._pending = [write for write in self._pending if id(write) not in taken]
         if self._pending:
-            self._pace.want(now_s, 0.0)
+            self._coalescer.request(now_s, 0.0)
         return due
 
     # --- writing ---
@@ -223,14 +225,14 @@ class _Pending(Generic[F]):
                     self._refused(write, found)
         if done and not any(write.refused for write in self._kept):
             self._failing_since_s = None
-            self._state.redis_fine("apply", asked_s)
+            self._state.redis_recovered("apply", asked_s)
 
     def _answer(self, batch: list[_Write[F]], verdicts: Sequence[object], asked_s: float) -> bool:
         """Tell whoever waits, and have a claim when the first of what was scheduled falls due; say if all is answered."""
         self._state.takeovers.answered(asked_s, self._state.clock.monotonic_s())
         due_ms = [one.due_ms for one in (write.to_apply for write in batch) if isinstance(one, Reschedule | Redeliver)]
         if due_ms:
-            self._state.wake_at(self._state.at_of(min(due_ms)))
+            self._state.wake_at(self._state.monotonic_of(min(due_ms)))
         known, all_known = list(verdicts) if isinstance(verdicts, Sequence) else [], True
         for place, write in enumerate(batch):
             verdict = known[place] if len(known) == len(batch) else None
@@ -260,7 +262,7 @@ class _Pending(Generic[F]):
         if left_s <= 0:
             self._give_up(error)
         else:
-            self._pace.hold(now_s + min(wait_s, left_s))
+            self._coalescer.suspend_until(now_s + min(wait_s, left_s))
 
     def _refused(self, write: _Write[F], error: BaseException) -> None:
         """Keep what would not be written, while others are."""
@@ -342,7 +344,7 @@ def _is_about_data(error: BaseException) -> bool:
     return isinstance(error, ValueError | TypeError | OverflowError | RecursionError)
 
 
-class Settler(_Pending["Future[TransitionResult]"]):
+class TransitionWriter(_Pending["Future[TransitionResult]"]):
     """For threads: `put` may be called on any of them, `run` has one of its own."""
 
     def __init__(self, state: WorkerState, queue: VideoJobQueue) -> None:
@@ -379,7 +381,7 @@ class Settler(_Pending["Future[TransitionResult]"]):
             with self._safe(), contextlib.suppress(StopIteration):
                 transitions = next(attempts)
                 while True:
-                    with self._state.loops.busy(SETTLER):
+                    with self._state.loops.busy(WRITER):
                         found = self._apply(transitions)
                     transitions = attempts.send(found)
 
@@ -400,7 +402,7 @@ class Settler(_Pending["Future[TransitionResult]"]):
             return error
 
 
-class AsyncSettler(_Pending["asyncio.Future[TransitionResult]"]):
+class AsyncTransitionWriter(_Pending["asyncio.Future[TransitionResult]"]):
     """For asyncio; all of it on one event loop."""
 
     def __init__(self, state: WorkerState, queue: AsyncVideoJobQueue) -> None:
@@ -438,7 +440,7 @@ class AsyncSettler(_Pending["asyncio.Future[TransitionResult]"]):
             with self._safe(), contextlib.suppress(StopIteration):
                 transitions = next(attempts)
                 while True:
-                    with self._state.loops.busy(SETTLER):
+                    with self._state.loops.busy(WRITER):
                         found = await self._apply(transitions)
                     transitions = attempts.send(found)
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from videopoll.clock import Clock
 
-__all__ = ["BELL", "HISTORY", "LOOP", "RENEWER", "SETTLER", "SWEEPER", "Loops", "check_renewed"]
+__all__ = ["BELL", "HISTORY", "LOOP", "RENEWER", "SWEEPER", "WRITER", "Loops", "check_renewed"]
 
 log = logging.getLogger(__name__)
 
-LOOP, SETTLER, RENEWER, BELL, SWEEPER = "loop", "settler", "renewer", "bell", "sweeper"
+LOOP, WRITER, RENEWER, BELL, SWEEPER = "loop", "settler", "renewer", "bell", "sweeper"
 HISTORY = "history"
 
-VITAL = frozenset({LOOP, SETTLER, RENEWER})
+VITAL = frozenset({LOOP, WRITER, RENEWER})
 """Loops without which a worker does harm, or nothing: the bell only saves time, the sweeper only looks for lost jobs."""
 
 PAUSE_BASE_S = 0.1
