@@ -58,7 +58,7 @@ class _Call:
         return not over
 
     def give_up(self) -> bool:
-        """Have the call not begin any more; False if it has begun."""
+        """Forbid the call to begin; return False if it has begun."""
         with self._lock:
             self._over, over = True, self._over
         return not over

@@ -62,13 +62,11 @@ class Reason(str):
     told: str
 
     def __new__(cls, text: str, told: str = "") -> Self:
-        """Make one; `told` must not quote anything that came from outside."""
         reason = super().__new__(cls, text)
         reason.told = told
         return reason
 
     def __reduce__(self) -> tuple[type[Reason], tuple[str, str]]:
-        """Support copying and pickling."""
         return Reason, (str(self), self.told)
 
 
@@ -126,7 +124,7 @@ def shown_name(name: str | None) -> str | None:
 
 
 def show_texts(shown: bool = True) -> None:  # noqa: FBT001, FBT002 - a switch with one argument
-    """Have events, log lines and ``repr`` carry the words of others as well, in this process, from now on.
+    """Show the words of others in events, log lines and ``repr``, too, in this process, from now on.
 
     They may quote prompts, phone numbers, tokens and signed links: turn it on
     where nobody but you reads them, for as long as you look for something.

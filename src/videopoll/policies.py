@@ -128,7 +128,6 @@ class PollingStrategy:
     not_found_grace_s: float = attrs.field(default=15.0, validator=_at_least(0))
 
     def __attrs_post_init__(self) -> None:
-        """Refuse pairs of values that contradict each other."""
         if self.timeout_s <= self.initial_delay_s:
             msg = (
                 f"PollingStrategy.timeout_s ({self.timeout_s:g}) must be longer than initial_delay_s"
@@ -197,7 +196,6 @@ class LeasePolicy:
     renew_every_s: float = attrs.field(default=4.0, validator=_positive)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse a renewal period that leaves no second chance."""
         if self.renew_every_s * 2 > self.duration_s:
             msg = (
                 f"LeasePolicy.renew_every_s ({self.renew_every_s:g}) must be at most half of duration_s"
@@ -271,7 +269,6 @@ class DeliveryPolicy:
     send_timeout_s: float = attrs.field(default=120.0, validator=_positive)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse pairs of values that contradict each other."""
         _check_backoff(self)
 
     @property

@@ -85,7 +85,7 @@ class MessageFinder(Protocol):
     """An optional part of a notifier: a channel that can be asked about its messages."""
 
     def find(self, message: Message) -> LookupResult:
-        """Say whether the channel has the message with this reference.
+        """Return whether the channel has the message with this reference.
 
         Raises:
             Exception: Counts as `LookupResult.NO_ANSWER`.
@@ -98,7 +98,7 @@ class AsyncMessageFinder(Protocol):
     """The asyncio side of `MessageFinder`."""
 
     async def find(self, message: Message) -> LookupResult:
-        """Say whether the channel has the message with this reference."""
+        """Return whether the channel has the message with this reference."""
         ...
 
 

@@ -135,7 +135,6 @@ class Texts:
     default: str = attrs.field(converter=_subtag, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse a default that has no texts."""
         if self.default not in self.languages:
             have = ", ".join(sorted(self.languages)) or "none"
             msg = f"Texts.default is {self.default!r}, which is not among the languages: {have}"

@@ -106,7 +106,6 @@ class Http:
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
-        """Name the object, and nothing that it holds."""
         return f"{type(self).__name__}(max_connections={self._max_connections})"
 
     def send(self, request: HttpRequest, *, may_send: Callable[[], bool] | None = None) -> HttpReply | HttpFailure:
@@ -172,7 +171,7 @@ class Http:
             return self._own
 
     def _of_loop(self) -> _OfLoop:
-        """Give what carries the requests of the running event loop."""
+        """Return the transport of the running event loop."""
         loop = asyncio.get_running_loop()
         # Read once: another thread's loop may put its own in between.
         latest = self._latest

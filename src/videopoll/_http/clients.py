@@ -157,7 +157,7 @@ def _was_read(response: httpx.Response) -> Iterator[bytes]:
 
 
 def _fault(error: Exception) -> HttpFailure:
-    """Say what an error of a host's httpx client means; whatever is in doubt counts as sent."""
+    """Return what an error of a host's httpx client means; whatever is in doubt counts as sent."""
     for cause in (error, error.__cause__):
         if _is_aiohttp(cause):
             # httpx-aiohttp reports every broken connection as a connect timeout, which would prove that nothing was sent.

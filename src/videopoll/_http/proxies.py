@@ -58,7 +58,6 @@ class Proxies:
     exempt: tuple[_Exempt, ...] = attrs.field(default=(), repr=False)
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
         return bool(self.by_scheme)
 
     def of(self, origin: tuple[str, str, int]) -> str | None:

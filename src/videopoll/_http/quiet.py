@@ -47,9 +47,7 @@ class Quiet:
     __slots__ = ("_token",)
 
     def __enter__(self) -> None:
-        """Begin."""
         self._token = _under_way.set(True)
 
     def __exit__(self, *_: object) -> None:
-        """End."""
         _under_way.reset(self._token)

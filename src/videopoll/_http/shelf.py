@@ -26,7 +26,7 @@ class Shelf(Generic[_Connection]):
         self._lock = threading.Lock()
 
     def take(self, origin: Origin) -> tuple[_Connection | None, list[_Connection]]:
-        """Give the idle connection to `origin` that was used last (None: open one), and those to close."""
+        """Return the idle connection to `origin` that was used last (None: open one), and those to close."""
         with self._lock:
             self._busy += 1
             to_close: list[_Connection] = []

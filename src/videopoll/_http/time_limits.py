@@ -27,7 +27,7 @@ class TimeLimits:
         self._running: dict[int, set[TimeLimit]] = {}
 
     def until(self, deadline_s: float) -> TimeLimit:
-        """Give a context that raises `TimeoutError` when the monotonic clock reaches `deadline_s`."""
+        """Return a context that raises `TimeoutError` when the monotonic clock reaches `deadline_s`."""
         return TimeLimit(self, math.ceil(deadline_s / GRAIN_S))
 
     def begin(self, limit: TimeLimit) -> None:
@@ -64,7 +64,6 @@ class TimeLimit:
         self._task.cancel()
 
     def __enter__(self) -> Self:
-        """Begin to count."""
         task = asyncio.current_task()
         if task is None:
             msg = "a time limit needs a task"
@@ -76,11 +75,6 @@ class TimeLimit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Stop counting.
-
-        Raises:
-            TimeoutError: The limit was reached, and nobody else cancelled the task.
-        """
         if not self._expired:
             self._limits.end(self)
         elif self._task.uncancel() <= self._before and kind is asyncio.CancelledError:

@@ -82,7 +82,7 @@ class Wire:
         return HttpFailure(kind=self.late, detail=f"no reply within {self.request.timeout_s:g} s")
 
     def broke(self, error: Exception) -> HttpFailure:
-        """Say what an error of our own connections means, which depends on whether anything was written."""
+        """Return what an error of our own connections means, which depends on whether anything was written."""
         if self.held_back:
             return self.too_late()
         kind = FailureKind.BROKEN if self.late is FailureKind.TIMEOUT else FailureKind.CONNECT
@@ -144,7 +144,7 @@ def _site(start: str) -> _Site | None:
 
 
 def _target(rest: str) -> str:
-    """Give the request's target: path and query, without the fragment."""
+    """Return the request's target: path and query, without the fragment."""
     target = rest.partition("#")[0]
     return target if target.startswith("/") else f"/{target}"
 
@@ -153,7 +153,7 @@ def _target(rest: str) -> str:
 def _headers(
     given: tuple[tuple[str, str], ...], netloc: str, content_type: str | None, length: int | None
 ) -> Headers | None:
-    """Give all headers of a request; None if one of them cannot be sent."""
+    """Return all headers of a request; None if one of them cannot be sent."""
     added = {"Host": netloc, "User-Agent": user_agent(), "Accept-Encoding": "identity"}
     if content_type:
         added["Content-Type"] = content_type

@@ -95,7 +95,7 @@ def lag_s(counts: QueueCounts | None) -> float | None:
 
 
 def workers_line(figures: Figures) -> str:
-    """Say how many workers are alive, and of which versions."""
+    """Return a line: how many workers are alive, and of which versions."""
     if figures.workers is None:
         return "unknown"
     if not figures.workers:
@@ -107,7 +107,7 @@ def workers_line(figures: Figures) -> str:
 
 
 def worker_rows(workers: tuple[WorkerInfo, ...], now_ms: int) -> list[list[str]]:
-    """Give a table's rows: worker, version, kind, polls, sends, since when, where, last beat."""
+    """Return a table's rows: worker, version, kind, polls, sends, since when, where, last beat."""
     return [
         [
             shown(worker.worker_id),
@@ -126,12 +126,12 @@ WORKER_COLUMNS = ("worker", "version", "polls", "sends", "up", "process", "last 
 
 
 def describe_worker(worker: WorkerInfo) -> dict[str, JsonValue]:
-    """Give a worker as JSON."""
+    """Return a worker as JSON."""
     return dict(attrs.asdict(worker))
 
 
 def describe_oldest(oldest: Listed | None, now_ms: int) -> dict[str, JsonValue] | None:
-    """Give the oldest job as JSON."""
+    """Return the oldest job as JSON."""
     if oldest is None or oldest.start_ms is None:
         return None
     return {"job_id": oldest.job_id, "state": oldest.state, "age_s": round((now_ms - oldest.start_ms) / 1000, 3)}

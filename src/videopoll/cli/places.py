@@ -91,7 +91,7 @@ def list_jobs(
     limit: int,
     keep: Callable[[Listed], bool] | None = None,
 ) -> tuple[list[Listed], bool]:
-    """Give jobs, in each place those first whose turn is next or who ended last, and whether there are more.
+    """Return jobs, in each place those first whose turn is next or who ended last, and whether there are more.
 
     Raises:
         QueueError: Redis is away or says no.
@@ -122,7 +122,7 @@ def _steps(
 
 
 def oldest_of(client: redis.Redis, keys: Keys) -> Listed | None:
-    """Give the job that waits for its end longest, of the first 100 of each place.
+    """Return the job that waits for its end longest, of the first 100 of each place.
 
     Raises:
         QueueError: Redis is away or says no.
@@ -133,7 +133,7 @@ def oldest_of(client: redis.Redis, keys: Keys) -> Listed | None:
 
 
 def _pages(client: redis.Redis, keys: Keys, place: Place, page: int) -> Iterator[list[tuple[bytes, int | None]]]:
-    """Give ids and times of a place, step by step."""
+    """Return ids and times of a place, step by step."""
     offset = 0
     while True:
         with asking("listing jobs"):
@@ -202,7 +202,7 @@ def _polls(counter: bytes | None) -> int:
 
 
 def _settled(client: redis.Redis, keys: Keys) -> Iterator[Iterator[Listed]]:
-    """Give the jobs that have ended, step by step, in no order."""
+    """Return the jobs that have ended, step by step, in no order."""
     start, cursor = keys.completed("").encode(), 0
     met = set[bytes]()
     while True:

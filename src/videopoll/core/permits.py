@@ -74,7 +74,6 @@ class SendPermit:
         self.channel: str | None = None
 
     def __reduce__(self) -> tuple[Callable[[Lease, bool], SendPermit], tuple[Lease, bool]]:
-        """Copy the permit without its accounts: a message may be passed to another process."""
         return _copied, (self._lease, self._withdrawn)
 
     def withdraw(self) -> None:

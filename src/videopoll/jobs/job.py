@@ -170,7 +170,7 @@ class VideoJob:
         return cls(job_id, conversation_id, start_ms, metadata)
 
     def to_record(self) -> dict[str, JsonValue]:
-        """Give the record's fields, metadata at the top level."""
+        """Return the record's fields, metadata at the top level."""
         return {
             "jobId": self.job_id,
             "conversationId": self.conversation_id,
@@ -242,7 +242,7 @@ def bounded_record(raw: bytes) -> str | None:
 
 
 def split_record(job_id: str, conversation_id: str, metadata: Mapping[str, JsonValue]) -> tuple[str, str]:
-    """Give the record's JSON before and after the digits of ``startTime``.
+    """Return the record's JSON before and after the digits of ``startTime``.
 
     The enqueue script puts Redis's own time in between, so that a job's start
     and its schedule follow one clock, whatever the producer's clock says.

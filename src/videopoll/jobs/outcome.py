@@ -68,7 +68,7 @@ class Outcome:
         return self.kind is OutcomeKind.COMPLETED
 
     def to_completed(self, job: VideoJob, **delivery: JsonValue) -> dict[str, JsonValue]:
-        """Give the fields of ``video:completed:{jobId}``, with what became of the delivery."""
+        """Return the fields of ``video:completed:{jobId}``, with what became of the delivery."""
         took_ms = max(0, self.at_ms - job.start_ms)
         if self.success:
             fields: dict[str, JsonValue] = {
@@ -155,7 +155,7 @@ class OutboxEntry:
     unknowns: int = 0
 
     def noting(self, reason: str) -> OutboxEntry:
-        """Give a copy that remembers one more reason, and forgets the oldest."""
+        """Return a copy that remembers one more reason, and forgets the oldest."""
         return attrs.evolve(self, reasons=(*self.reasons, bounded(reason, MAX_REASON_CHARS))[-MAX_REASONS:])
 
     def to_json(self) -> str:

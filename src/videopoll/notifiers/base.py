@@ -75,7 +75,7 @@ class HttpNotifier(abc.ABC):
 
     @abc.abstractmethod
     def read(self, reply: HttpReply, message: Message) -> Receipt:
-        """Tell from the reply what became of the message. See `receipt_for_status`.
+        """Read from the reply what became of the message. See `receipt_for_status`.
 
         Raises:
             Exception: Nobody knows what became of it.
@@ -87,12 +87,12 @@ class HttpNotifier(abc.ABC):
         return None
 
     def read_find(self, reply: HttpReply, message: Message) -> LookupResult:
-        """Tell from the reply whether the channel has the message."""
+        """Read from the reply whether the channel has the message."""
         del reply, message
         return LookupResult.CANNOT_TELL
 
     def secrets(self) -> tuple[str | None, ...]:
-        """Give what must never show in a receipt, beside what is in the message itself."""
+        """Return what must never show in a receipt, beside what is in the message itself."""
         return ()
 
     def notify(self, message: Message) -> Receipt:
@@ -124,11 +124,11 @@ class HttpNotifier(abc.ABC):
         return self._sighting(await self._http.asend(request), message) if request else LookupResult.CANNOT_TELL
 
     def close(self) -> None:
-        """Let go of the connections that `notify` and `find` opened."""
+        """Close the connections that `notify` and `find` opened."""
         self._http.close()
 
     async def aclose(self) -> None:
-        """Let go of the connections that `anotify` and `afind` opened in this event loop."""
+        """Close the connections that `anotify` and `afind` opened in this event loop."""
         await self._http.aclose()
 
     def _send(self, request: HttpRequest, message: Message) -> Receipt:

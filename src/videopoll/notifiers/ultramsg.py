@@ -99,7 +99,7 @@ class UltraMsgNotifier(HttpNotifier):
 
     @override
     def secrets(self) -> tuple[str | None, ...]:
-        """Give the notifier's own token."""
+        """Return the notifier's own token."""
         return (self._token,)
 
     @override
@@ -188,7 +188,7 @@ class UltraMsgNotifier(HttpNotifier):
         return _HELD_BACK if _known_offline(offline) else await super()._asend(request, message)
 
     def _line(self, message: Message) -> tuple[Future[bool], HttpRequest | None]:
-        """Give whether the instance is offline, now or soon, and the question if it is on the caller to ask."""
+        """Return whether the instance is offline, now or soon, and the question if the caller has to ask it."""
         if self._lines is None:
             return _ONLINE, None
         account = self._account(message)
@@ -224,7 +224,7 @@ class _Lines:
         self._asked: dict[str, tuple[float, Future[bool]]] = {}
 
     def state(self, instance_id: str) -> tuple[Future[bool], bool]:
-        """Give the newest answer, perhaps still to come, and whether the caller has to ask for it."""
+        """Return the newest answer, perhaps still to come, and whether the caller has to ask for it."""
         with self._lock:
             now_s = self._clock()
             asked = self._asked.get(instance_id)
@@ -271,7 +271,7 @@ def _refused(error: JsonValue, sent: str, reply: HttpReply, message: Message) ->
 
 
 def _listed(reply: HttpReply) -> tuple[list[dict[str, JsonValue]] | None, bool]:
-    """Give the messages of a list, and whether they are all that match."""
+    """Return the messages of a list, and whether they are all that match."""
     answer = reply.json()
     listed = answer.get("messages") if isinstance(answer, dict) else answer
     if not isinstance(listed, list):

@@ -58,7 +58,6 @@ class VideoCheck:
     types: frozenset[str] = attrs.field(default=WHATSAPP_TYPES, converter=frozenset)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse a check that could never ask anybody, or never pass."""
         if not self.hosts:
             msg = "VideoCheck.hosts must name at least one host that may be asked"
             raise ConfigurationError(msg)
@@ -74,7 +73,7 @@ class VideoCheck:
         return HttpRequest(method="HEAD", url=url, timeout_s=HEAD_TIMEOUT_S)
 
     def refusal(self, reply: HttpReply | HttpFailure) -> Refused | None:
-        """Say why the channel would not take the video; None for send it."""
+        """Return why the channel would not take the video, or None if it would."""
         if isinstance(reply, HttpFailure) or not 200 <= reply.status < 300:  # noqa: PLR2004 - the definition of success
             return None
         length = reply.headers.get("content-length", "")

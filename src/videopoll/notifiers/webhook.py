@@ -80,7 +80,7 @@ class WebhookNotifier(HttpNotifier):
 
     @override
     def secrets(self) -> tuple[str | None, ...]:
-        """Give the URL, which may hold a credential."""
+        """Return the URL, which may hold a credential."""
         return (self._url,)
 
     @override

@@ -33,7 +33,7 @@ TEXT_LIMIT = 4096
 
 
 def text_url(base_url: str, instance_id: str) -> str:
-    """Give where an instance takes texts; both are checked already."""
+    """Return where an instance takes texts; both are checked already."""
     return f"{base_url}/v1/api/whatsapp/{instance_id}/send/text"
 
 
@@ -72,7 +72,7 @@ class WhatsAppFactoryNotifier(HttpNotifier):
 
     @override
     def secrets(self) -> tuple[str | None, ...]:
-        """Give the notifier's own token."""
+        """Return the notifier's own token."""
         return (self._token,)
 
     @override

@@ -516,7 +516,7 @@ def _is_entry(text: str) -> bool:
 
 
 def _storable(value: object) -> str | None:
-    """Give a text that can go back to Redis; a lone surrogate of another sort cannot."""
+    """Return a text that can go back to Redis; a lone surrogate of another sort cannot."""
     if not isinstance(value, str):
         return None
     try:
@@ -693,7 +693,7 @@ def poll_now(keys: Keys, job_id: str) -> ScriptCall[bool]:
 
 
 def beat(keys: Keys, worker_id: str, load: str, keep_s: int) -> ScriptCall[bool]:
-    """Tell how busy a worker is; with no load, that it leaves."""
+    """Report how busy a worker is; with no load, that it leaves."""
     return ScriptCall(BEAT, (keys.workers, keys.loads), (worker_id, load, keep_s), lambda reply: reply == 1)
 
 

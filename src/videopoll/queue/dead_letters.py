@@ -81,7 +81,7 @@ class DeadLetters(_Base):
         self._client = client
 
     def list(self, *, limit: int = 100, offset: int = 0) -> list[DeadLetter]:
-        """Give letters, the newest first."""
+        """Return letters, the newest first."""
         if limit < 1:
             return []
         with _queue_errors("listing dead letters"):
@@ -90,7 +90,7 @@ class DeadLetters(_Base):
         return _read(ids, found)
 
     def get(self, job_id: str) -> DeadLetter | None:
-        """Give one letter, or None."""
+        """Return one letter, or None."""
         stored = self._stored(job_id)
         return None if stored is None else calls.read_letter(job_id, stored)
 
@@ -140,7 +140,7 @@ class AsyncDeadLetters(_Base):
         self._client = client
 
     async def list(self, *, limit: int = 100, offset: int = 0) -> list[DeadLetter]:
-        """Give letters, the newest first."""
+        """Return letters, the newest first."""
         if limit < 1:
             return []
         with _queue_errors("listing dead letters"):
@@ -149,7 +149,7 @@ class AsyncDeadLetters(_Base):
         return _read(ids, found)
 
     async def get(self, job_id: str) -> DeadLetter | None:
-        """Give one letter, or None."""
+        """Return one letter, or None."""
         stored = await self._stored(job_id)
         return None if stored is None else calls.read_letter(job_id, stored)
 
@@ -205,6 +205,5 @@ class _queue_errors:  # noqa: N801 - reads as a verb where it is used
         """Do nothing."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Raise `QueueError` for what the client raised."""
         if isinstance(error, redis_errors.RedisError | OSError):
             raise to_queue_error(error, self._doing) from cause_of(error)

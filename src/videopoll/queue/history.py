@@ -224,7 +224,6 @@ class RedisHistory(events.TextKeeper):
         self._loops.begin(HISTORY)
 
     def __repr__(self) -> str:
-        """Name the prefix, never the URL: it may hold a password."""
         return f"{type(self).__name__}(prefix={self._keys.prefix!r})"
 
     @property
@@ -263,7 +262,7 @@ class RedisHistory(events.TextKeeper):
         return True
 
     def follow(self, runner: RunnerStatus) -> None:
-        """Tell every 4 seconds that this runner is alive, how busy it is and what is wrong with it, until `close`."""
+        """Report every 4 seconds that this runner is alive, how busy it is and what is wrong with it, until `close`."""
         self._runner = runner
         self._stir()
 
@@ -277,11 +276,9 @@ class RedisHistory(events.TextKeeper):
         self._client.close()
 
     def __enter__(self) -> Self:
-        """Give the hook itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
         self.close()
 
     # --- the thread ---
@@ -376,7 +373,7 @@ class RedisHistory(events.TextKeeper):
             batch.execute()
 
     def _beat(self, runner: RunnerStatus, *, leaving: bool) -> bool:
-        """Tell of the worker if it is time; say whether it was."""
+        """Report the worker if it is time; return whether it was."""
         now_s = time.monotonic()
         if now_s - self._beat_s < BEAT_S and not leaving:
             return False
@@ -406,7 +403,7 @@ _BETWEEN_POLLS = frozenset({Step.TAKEN, Step.TAKEN_OVER, Step.LEASE_LOST})
 
 
 def _tell(event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
-    """Give the entry of an event: the job, what happened, and its figures; None for what is no job's story."""
+    """Turn an event into a history entry, or None if it is not about a job."""
     match event:
         case events.JobEnqueued():
             return event.job_id, Step.ENQUEUED, {}
@@ -482,7 +479,7 @@ def _clean(text: str | None) -> str | None:
 
 
 def read_history(client: redis.Redis, keys: Keys, job_id: str) -> tuple[HistoryEntry, ...]:
-    """Give what is known to have happened to a job, in the order of time, in steps of 1,000 entries.
+    """Return what is known to have happened to a job, in the order of time, in steps of 1,000 entries.
 
     Args:
         client: Must not decode responses.
@@ -513,7 +510,7 @@ def _without_repeats(story: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...
 
 
 def read_recent(client: redis.Redis, keys: Keys, *, limit: int = 20) -> tuple[HistoryEntry, ...]:
-    """Give the newest entries of all jobs, the newest last; `limit` of them at most.
+    """Return the newest entries of all jobs, the newest last; `limit` of them at most.
 
     Raises:
         QueueError: Redis is away or says no.
@@ -527,7 +524,7 @@ def read_recent(client: redis.Redis, keys: Keys, *, limit: int = 20) -> tuple[Hi
 
 
 def read_workers(client: redis.Redis, keys: Keys) -> tuple[WorkerInfo, ...]:
-    """Give the workers of the last hour that keep a history, those that beat last first; 1,000 at most.
+    """Return the workers of the last hour that keep a history, those that beat last first; 1,000 at most.
 
     Raises:
         QueueError: Redis is away or says no.

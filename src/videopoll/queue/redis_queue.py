@@ -108,7 +108,6 @@ class _Base:
         return self._ttls
 
     def __repr__(self) -> str:
-        """Name the prefix, never the URL: it may hold a password."""
         return f"{type(self).__name__}(prefix={self._keys.prefix!r})"
 
     def _token(self, worker_id: str) -> str:
@@ -119,7 +118,7 @@ class _Base:
     def _adoption(
         self, job_ids: list[str], clock: tuple[int, int], idle_s: float, initial_delay_s: float
     ) -> ScriptCall[list[bool]]:
-        """Give the call that takes up what stood in no list at `clock`, seconds and microseconds of Redis."""
+        """Return the call that takes up what stood in no list at `clock`, seconds and microseconds of Redis."""
         seconds, micros = clock
         return calls.recover(
             self._keys,
@@ -162,7 +161,7 @@ class _Base:
 
     @staticmethod
     def _outcome(view: JobView | None, job_id: str) -> Outcome | None:
-        """Give the outcome of a job, None while it is open.
+        """Return the job's outcome, or None while it is running.
 
         Raises:
             JobNotFoundError: There is no such job.
@@ -175,7 +174,7 @@ class _Base:
 
 
 def _loose(found: Iterable[bytes | str], start: str, listed: set[bytes | str]) -> list[str]:
-    """Give the ids of scanned records, without those that wait in the list."""
+    """Return the ids of scanned records, without those that wait in the list."""
     ids = (key[len(start) :] for key in found)
     return [calls.text_of(one) for one in ids if one not in listed]
 
@@ -308,11 +307,9 @@ class RedisVideoJobQueue(_Base):
         return queue
 
     def __enter__(self) -> Self:
-        """Give the queue itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close its connections."""
         self.close()
 
     def close(self) -> None:
@@ -503,7 +500,7 @@ class RedisVideoJobQueue(_Base):
             self._blocking.connection_pool.disconnect(inuse_connections=True)
 
     def resume(self) -> None:
-        """Let `wait_for_work` block again after an `interrupt`."""
+        """Allow `wait_for_work` to block again after an `interrupt`."""
         self._interrupted.clear()
 
     def recover(
@@ -688,11 +685,9 @@ class AsyncRedisVideoJobQueue(_Base):
         return queue
 
     async def __aenter__(self) -> Self:
-        """Give the queue itself."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close its connections."""
         await self.close()
 
     async def close(self) -> None:

@@ -91,7 +91,7 @@ class ScriptCall(Generic[T_co]):
     repeatable: bool = True
 
     def words(self) -> list[str | bytes | int]:
-        """Give the words after ``EVALSHA sha``."""
+        """Return the words after ``EVALSHA sha``."""
         return [len(self.keys), *self.keys, *self.args]
 
 
@@ -157,7 +157,7 @@ def _codes(error: Exception, text: str) -> str:
 
 
 def _why(error: Exception) -> str:
-    """Say why there is no connection, without an address."""
+    """Return why there is no connection, without an address."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno:

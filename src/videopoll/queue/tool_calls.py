@@ -50,7 +50,7 @@ def _kept(answer: Answer | None) -> str:
 
 
 def read_kept(raw: bytes | None) -> Answer | None:
-    """Give the answer that was kept; None while there is none."""
+    """Return the answer that was kept; None while there is none."""
     fields = load_object(raw) if raw is not None else Poison("gone")
     answer = None if isinstance(fields, Poison) else fields.get("answer")
     return answer if isinstance(answer, dict) else None
@@ -107,7 +107,7 @@ class _AsyncRedisCalls(_Calls):
 
 
 def store_of(queue: object) -> CallStore | None:
-    """Give the store beside a queue; None for a queue of the host, which may not be on Redis."""
+    """Return the store beside a queue; None for a queue of the host, which may not be on Redis."""
     if isinstance(queue, RedisVideoJobQueue):
         return _RedisCalls(queue)
     return _AsyncRedisCalls(queue) if isinstance(queue, AsyncRedisVideoJobQueue) else None

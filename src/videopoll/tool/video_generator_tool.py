@@ -234,7 +234,6 @@ class VideoGeneratorTool:
         self._running: set[asyncio.Task[Answer]] = set()
 
     def __repr__(self) -> str:
-        """Name the parts."""
         return f"{type(self).__name__}({self._queue!r}, {self._generator!r})"
 
     # --- schemas ---

@@ -169,7 +169,6 @@ class GenerationRequest:
     )
 
     def __attrs_post_init__(self) -> None:
-        """Refuse a model of another version."""
         if self.version is not None and self.model is not None and MODELS[self.version].name != self.model:
             msg = f"model is not that of version {self.version}: give only one of the two"
             raise InvalidGenerationError(msg)
@@ -194,7 +193,7 @@ class ModelChoice:
     switched: bool = False
 
     def applied_to(self, request: GenerationRequest) -> GenerationRequest:
-        """Give the request with this choice written into it; choosing again changes nothing."""
+        """Return the request with this choice written into it; choosing again changes nothing."""
         return attrs.evolve(request, version=self.version, model=self.model, aspect_ratio=self.aspect_ratio)
 
 
@@ -387,7 +386,7 @@ def build_request(base_url: str, api_key: str, request: GenerationRequest, timeo
 
 
 def read_reply(reply: HttpReply | HttpFailure, now_s: float) -> Generation:
-    """Say what a reply, or the lack of one, means. Never raises.
+    """Return what a reply, or the lack of one, means. Never raises.
 
     Args:
         reply: What came back.
@@ -555,7 +554,6 @@ class VideoApiGenerator:
         )
 
     def __repr__(self) -> str:
-        """Name the API, and never the key."""
         return f"{type(self).__name__}(base_url={self._base_url!r})"
 
     def generate(self, request: GenerationRequest) -> Generation:

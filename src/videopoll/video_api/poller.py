@@ -88,7 +88,6 @@ class ApiHealth:
     detail: str = attrs.field(repr=repr_told)
 
     def __bool__(self) -> bool:
-        """Tell whether the API is up."""
         return self.up
 
 
@@ -113,7 +112,7 @@ def build_request(base_url: str, api_key: str, job_id: str, timeout_s: float) ->
 
 
 def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Observation:
-    """Say what a reply, or the lack of one, means for the job. Never raises.
+    """Return what a reply, or the lack of one, means for the job. Never raises.
 
     Args:
         job_id: The job that was asked for; an answer about another one is malformed.
@@ -335,7 +334,6 @@ class VideoApiPoller:
         )
 
     def __repr__(self) -> str:
-        """Name the API, and never the key."""
         return f"{type(self).__name__}(base_url={self._base_url!r})"
 
     def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:

@@ -63,7 +63,7 @@ class AsyncParts:
         return sum(threads.hung for threads in self._threads)
 
     def open(self) -> None:
-        """Have the tasks that are started from here on use the threads for sends."""
+        """Make the tasks that are started from here on use the threads for sends."""
         SYNC_PARTS.set(self._threads[1])
 
     def close(self) -> None:

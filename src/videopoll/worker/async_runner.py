@@ -97,7 +97,7 @@ class _Run(BaseRun, Generic[R]):
             self.ended.set_result(None)
 
     def call_when_late(self, late: Callable[[], None]) -> None:
-        """Have `late` called, once, when nobody is to wait for the end any longer."""
+        """Call `late`, once, when nobody is to wait for the end any longer."""
         if self._late is None and not self.ended.done():
             self._late = self.loop.call_later(max(0.0, self.stopping.left_s()), late)
 
@@ -269,11 +269,9 @@ class AsyncRunner(BaseRunner):
         return await self._attend(self._launch(self._do_batch))
 
     async def __aenter__(self) -> Self:
-        """Give the runner itself."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop, and close what the poller and the notifier opened."""
         try:
             await self.stop()
         finally:

@@ -120,15 +120,13 @@ class HealthServer:
         self._thread.join(PROBE_S)
 
     def __enter__(self) -> Self:
-        """Give the server itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
         self.close()
 
     def answer(self, path: str) -> tuple[HTTPStatus, str, bytes]:
-        """Give the answer to a path: its status, the type of its content, and the content."""
+        """Return the answer to a path: its status, the type of its content, and the content."""
         match path.partition("?")[0].rstrip("/"):
             case "/live":
                 return self._judge(only_stuck=True)

@@ -287,11 +287,9 @@ class Runner(BaseRunner):
         return cast("RunSummary", self._attend(self._launch(self._do_batch)))
 
     def __enter__(self) -> Self:
-        """Give the runner itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop, and close what the poller and the notifier opened."""
         with contextlib.ExitStack() as closing:
             for part in (self._notifier, self._poller):
                 close = getattr(part, "close", None)

@@ -251,7 +251,7 @@ class WorkerState:
             self.wake_at(self.clock.monotonic_s())
 
     def summary(self, before: dict[type[events.Event], int], claimed: int) -> RunSummary:
-        """Give what has happened since `before`."""
+        """Return what has happened since `before`."""
 
         def since(kind: type[events.Event]) -> int:
             return self.counted.get(kind, 0) - before.get(kind, 0)
@@ -361,7 +361,7 @@ class WorkerState:
         return taken
 
     def plan_after(self, batch: ClaimBatch) -> None:
-        """Have the next claim when something may be due that this one did not take."""
+        """Plan the next claim for when something may be due that this one did not take."""
         self._plan_look(batch)
         polls, sends = self._look_for_room()
         self.wake_at(self.clock.monotonic_s() + self._sleep_s(batch, polls, sends))
@@ -400,7 +400,7 @@ class WorkerState:
         return self.take_new and self.room()[0] > 0 and self.coalescer.next_s - self.clock.monotonic_s() > MIN_LISTEN_S
 
     def monotonic_of(self, due_ms: int) -> float:
-        """Give the monotonic time at which something is due on Redis's clock."""
+        """Return the monotonic time at which something is due on Redis's clock."""
         return self.clock.monotonic_s() + (due_ms - self.context.clock.now_ms() + 1) / 1000
 
     def forget(self, step: JobStep) -> None:
@@ -449,12 +449,12 @@ class WorkerState:
         return True
 
     def on_slot_freed(self) -> None:
-        """Let the loop know that there is room again, if it waits for that."""
+        """Wake the loop if it waits for a free slot."""
         if self._full:
             self.wake_at(self.clock.monotonic_s())
 
     def wake_at(self, at_s: float) -> None:
-        """Have a claim at this time, in monotonic seconds."""
+        """Plan a claim at this time, in monotonic seconds."""
         with self._planning:
             sooner = self.coalescer.request(at_s, MIN_CLAIM_GAP_BUSY_S if self._full else MIN_CLAIM_GAP_S)
         if sooner:
@@ -553,7 +553,7 @@ class WorkerState:
         return [*here.union(unwritten())]
 
     def to_renew(self) -> list[JobStep]:
-        """Give the steps whose leases are to be renewed: not those that are stuck."""
+        """Return the steps whose leases are to be renewed: not those that are stuck."""
         now_s = self.clock.monotonic_s()
         fresh_s = self.lease.renew_every_s / 4
         return [

@@ -191,7 +191,6 @@ class StopSignals:
         self._over = False
 
     def __enter__(self) -> Self:
-        """Take the signals over."""
         for number in STOP_SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
         if self._loop is not None:
@@ -199,7 +198,6 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back; those of the wish that has ended the run are still ignored for what is left of its time."""
         self._stop_looking()
         self._over = True
         if self._repeats():

@@ -127,7 +127,7 @@ class _Pending(Generic[F]):
         self.gave_up: QueueError | None = None
 
     def give_up_after(self, seconds: float) -> None:
-        """Give up on what cannot be written for so long: the leases will bring the jobs back."""
+        """Stop trying to write what could not be written for so long: the leases will bring the jobs back."""
         self._patience_s, self._patience_from_s = seconds, self._state.clock.monotonic_s()
 
     def abandon(self) -> None:
@@ -169,7 +169,7 @@ class _Pending(Generic[F]):
         return None if at_s == FOREVER_S else max(0.0, at_s - now_s)
 
     def _take(self) -> list[_Write[F]]:
-        """Give what is to be written now, what was refused before first: what is written of one job keeps its order."""
+        """Return what is to be written now, what was refused before first: what is written of one job keeps its order."""
         now_s = self._state.clock.monotonic_s()
         self._coalescer.started(now_s)
         waiting = self._kept + self._pending
@@ -228,7 +228,7 @@ class _Pending(Generic[F]):
             self._state.redis_recovered("apply", asked_s)
 
     def _answer(self, batch: list[_Write[F]], verdicts: Sequence[object], asked_s: float) -> bool:
-        """Tell whoever waits, and have a claim when the first of what was scheduled falls due; say if all is answered."""
+        """Answer whoever waits, and plan a claim for when the first of what was scheduled falls due; return whether all is answered."""
         self._state.takeovers.answered(asked_s, self._state.clock.monotonic_s())
         due_ms = [one.due_ms for one in (write.to_apply for write in batch) if isinstance(one, Reschedule | Redeliver)]
         if due_ms:
@@ -303,7 +303,7 @@ class _Pending(Generic[F]):
     # --- what is wrong with one job's data ---
 
     def _letter_for(self, write: _Write[F], error: BaseException) -> Settle | None:
-        """Give the dead letter to write in place of what cannot be, with as much in it as can be written."""
+        """Return the dead letter to write in place of what cannot be, with as much in it as can be written."""
         transition = write.transition
         if not _is_about_data(error) or isinstance(transition, Release):
             return None
@@ -327,7 +327,7 @@ class _Pending(Generic[F]):
         return Settle(claim, letter=letter)
 
     def _buried(self, write: _Write[F], verdict: TransitionResult) -> None:
-        """Tell of a dead letter that was written in place of something else."""
+        """Report a dead letter that was written in place of something else."""
         if verdict is TransitionResult.APPLIED and write.instead is not None and write.instead.letter is not None:
             worker_id, reason = self._state.worker_id, told_or_withheld(write.instead.letter.reason) or WITHHELD
             self._state.emit(
@@ -353,7 +353,7 @@ class TransitionWriter(_Pending["Future[TransitionResult]"]):
         super().__init__(state)
 
     def put(self, transition: Transition, *, wait: bool = True) -> Future[TransitionResult] | None:
-        """Have a transition written; with `wait`, give what its verdict will come in. When nobody writes any more, it is lost."""
+        """Write a transition with the next round trip; with `wait`, return the future of its result. When nobody writes any more, it is lost."""
         future: Future[TransitionResult] | None = Future() if wait else None
         with self._changed:
             if self.over:
@@ -369,7 +369,7 @@ class TransitionWriter(_Pending["Future[TransitionResult]"]):
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Let `run` end when all is written."""
+        """End `run` when all is written."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -415,7 +415,7 @@ class AsyncTransitionWriter(_Pending["asyncio.Future[TransitionResult]"]):
         super().open()
 
     def put(self, transition: Transition, *, wait: bool = True) -> asyncio.Future[TransitionResult] | None:
-        """Have a transition written; with `wait`, give what its verdict will come in. When nobody writes any more, it is lost."""
+        """Write a transition with the next round trip; with `wait`, return the future of its result. When nobody writes any more, it is lost."""
         future: asyncio.Future[TransitionResult] | None = asyncio.get_running_loop().create_future() if wait else None
         if self.over:
             self._tell(_Write(transition, future), TransitionResult.LOST)
@@ -429,7 +429,7 @@ class AsyncTransitionWriter(_Pending["asyncio.Future[TransitionResult]"]):
             self._changed.set()
 
     def close(self) -> None:
-        """Let `run` end when all is written."""
+        """End `run` when all is written."""
         self._closing = True
         self._changed.set()
 
