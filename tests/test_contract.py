@@ -270,15 +270,15 @@ class SharesItsState(Pager):
 
 
 class FindsEverything(Pager):
-    def build_find(self, message):
+    def build_look_up(self, message):
         return HttpRequest(method="GET", url=f"{self._base_url}/{message.reference}", timeout_s=5)
 
-    def read_find(self, reply, message):
+    def read_look_up(self, reply, message):
         return LookupResult.FOUND
 
 
 class MissesWhatItCannotSee(FindsEverything):
-    def read_find(self, reply, message):
+    def read_look_up(self, reply, message):
         return LookupResult.FOUND if reply.status == 200 and reply.json() == {"page": "p-1"} else LookupResult.ABSENT
 
 

@@ -373,9 +373,9 @@ def test_the_last_send_of_a_video_that_the_channel_refuses_is_a_text():
     text = after_send(last.entry, Refused("too large"), at(4001), POLICY)
     assert isinstance(text, Send)
     assert text.entry.form is MessageForm.TEXT
-    for sighting in (LookupResult.FAILED, LookupResult.ABSENT):
-        again = after_lookup(entry(sending_ms=at(0), tries=1), sighting, at(4001), POLICY)
-        assert isinstance(again, Send), sighting
+    for result in (LookupResult.FAILED, LookupResult.ABSENT):
+        again = after_lookup(entry(sending_ms=at(0), tries=1), result, at(4001), POLICY)
+        assert isinstance(again, Send), result
 
 
 def test_a_text_at_the_deadline_waits_as_the_channel_asked():

@@ -329,7 +329,7 @@ class Forgetful:
         """Lose the reply."""
         raise ConnectionResetError
 
-    def find(self, message):
+    def look_up(self, message):
         """Say nothing."""
 
 
@@ -344,7 +344,7 @@ def test_a_look_up_that_gives_no_answer_sends_nothing_and_is_named_in_the_dead_l
 
     assert "does not answer" in event.reason
     assert tried(worker) == ["unknown", "no_answer"]
-    assert letter.entry.reasons[-1] == "the notifier's find gave NoneType, which is no LookupResult"
+    assert letter.entry.reasons[-1] == "the notifier's look_up gave NoneType, which is no LookupResult"
 
 
 def test_a_phone_number_that_is_a_number_is_one(world):

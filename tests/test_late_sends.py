@@ -62,7 +62,7 @@ class Gate:
         self.sent.append(message.job.job_id)
         return Delivered()
 
-    def find(self, message: Message) -> LookupResult:
+    def look_up(self, message: Message) -> LookupResult:
         """Tell what was sent."""
         return LookupResult.FOUND if message.job.job_id in self.sent else LookupResult.ABSENT
 
@@ -116,7 +116,7 @@ def test_a_worker_that_stood_still_in_resolve_does_not_send_once_another_has_del
 def test_a_hosts_own_channel_that_asks_is_told_that_another_worker_has_the_job(world, parts):
     """`message.may_still_send()` is the live answer of the lease."""
     gate = Gate()
-    own = part(parts, notify=gate.notify, find=gate.find)
+    own = part(parts, notify=gate.notify, look_up=gate.look_up)
     enqueue(world, "job_1")
     with world.worker(notifier=own, lease=BRIEF) as slow:
         until(gate.waits.is_set, "the send is under way")
@@ -244,7 +244,7 @@ def sending_threads() -> list[threading.Thread]:
 def test_a_send_that_stands_before_its_request_when_the_worker_stops_is_not_made(world, parts):
     """A thread cannot be cut off, but it is told: the next worker sends the message, and it is the only one."""
     gate = Gate()
-    own = part(parts, notify=gate.notify, find=gate.find)
+    own = part(parts, notify=gate.notify, look_up=gate.look_up)
     enqueue(world, "job_1")
     worker = world.worker(notifier=own, grace_s=0.1).start()
     until(gate.waits.is_set, "the send is under way")
@@ -319,14 +319,14 @@ def test_a_look_up_that_does_not_come_back_in_its_time_is_no_answer(world, parts
         sent.append(message.job.job_id)
         return Unknown("lost")
 
-    def find(_):
+    def look_up(_):
         if not waits.is_set():
             waits.set()
             yield free
         return LookupResult.FOUND
 
     enqueue(world, "job_1")
-    own = part(parts, notify=notify, find=find)
+    own = part(parts, notify=notify, look_up=look_up)
     with world.worker(notifier=own, delivery=attrs.evolve(QUICK, send_timeout_s=0.3), lease=BRIEF) as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "it is found")
         free.set()

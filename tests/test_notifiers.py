@@ -171,9 +171,9 @@ class Sync:
         finally:
             getattr(notifier, "close", lambda: None)()
 
-    def find(self, notifier, what):
+    def look_up(self, notifier, what):
         try:
-            return notifier.find(what)
+            return notifier.look_up(what)
         finally:
             getattr(notifier, "close", lambda: None)()
 
@@ -182,8 +182,8 @@ class Async:
     def notify(self, notifier, what):
         return asyncio.run(self._closing(notifier, notifier.anotify(what)))
 
-    def find(self, notifier, what):
-        return asyncio.run(self._closing(notifier, notifier.afind(what)))
+    def look_up(self, notifier, what):
+        return asyncio.run(self._closing(notifier, notifier.alook_up(what)))
 
     async def _closing(self, notifier, doing):
         try:
@@ -619,7 +619,7 @@ def test_a_message_id_that_holds_the_number_loses_it(side, server, ultramsg):
 def test_nothing_that_holds_a_secret_shows_it(ultramsg):
     notifier = UltraMsgNotifier(token=TOKEN, base_url="https://files.example")
     sent = message()
-    assert_tells_no_secret(notifier, ultramsg.build(sent), ultramsg.build_find(sent), WhatsAppFactoryNotifier)
+    assert_tells_no_secret(notifier, ultramsg.build(sent), ultramsg.build_look_up(sent), WhatsAppFactoryNotifier)
 
 
 def test_no_log_record_tells_a_secret_even_when_everything_is_logged(side, server, caplog):
@@ -627,9 +627,9 @@ def test_no_log_record_tells_a_secret_even_when_everything_is_logged(side, serve
     caplog.set_level(logging.DEBUG)
     notifier = UltraMsgNotifier(base_url=server.url)
     side.notify(notifier, message())
-    side.find(notifier, message())
+    side.look_up(notifier, message())
     server.hang_up()
-    side.find(notifier, message())
+    side.look_up(notifier, message())
     assert {seen.method for seen in server.seen} == {"GET", "POST"}
     assert_tells_no_secret(caplog.text)
 
@@ -647,7 +647,7 @@ def entry(status, reference="vp-1", body=TEXT):
 
 def test_ultramsg_is_asked_by_reference(side, server, ultramsg):
     server.answer(listed(entry("queue")))
-    assert side.find(ultramsg, message()) is LookupResult.FOUND
+    assert side.look_up(ultramsg, message()) is LookupResult.FOUND
     (seen,) = server.seen
     assert (seen.method, seen.path) == ("GET", "/instance1150/messages")
     assert seen.query == {"token": TOKEN, "referenceId": "vp-1", "page": "1", "limit": "100", "status": "all"}
@@ -675,7 +675,7 @@ def test_ultramsg_is_asked_by_reference(side, server, ultramsg):
 )
 def test_the_list_of_messages_tells_what_became_of_ours(side, server, ultramsg, body, expected):
     server.answer(body)
-    assert side.find(ultramsg, message()) is expected
+    assert side.look_up(ultramsg, message()) is expected
 
 
 @pytest.mark.parametrize(
@@ -685,25 +685,25 @@ def test_the_list_of_messages_tells_what_became_of_ours(side, server, ultramsg, 
 def test_a_list_that_is_not_given_tells_nothing(side, server, ultramsg, status, expected):
     """It is asked for again: to call it impossible would send the message a second time, blindly."""
     server.answer(b"404 page not found", status)
-    assert side.find(ultramsg, message()) is expected
+    assert side.look_up(ultramsg, message()) is expected
 
 
 def test_a_video_that_failed_before_says_nothing_about_its_text(side, server, ultramsg):
     """Both have the same reference; taking the one for the other would give up on the user."""
     server.answer(listed(entry("invalid", body=CAPTION)))
-    assert side.find(ultramsg, message(MessageForm.TEXT)) is LookupResult.ABSENT
+    assert side.look_up(ultramsg, message(MessageForm.TEXT)) is LookupResult.ABSENT
     server.answer(listed(entry("invalid", body=CAPTION), entry("invalid", body=TEXT)))
-    assert side.find(ultramsg, message(MessageForm.TEXT)) is LookupResult.FAILED
+    assert side.look_up(ultramsg, message(MessageForm.TEXT)) is LookupResult.FAILED
 
 
 def test_no_connection_is_no_answer(side):
     free = Server()
     free.close()
-    assert side.find(UltraMsgNotifier(base_url=free.url), message()) is LookupResult.NO_ANSWER
+    assert side.look_up(UltraMsgNotifier(base_url=free.url), message()) is LookupResult.NO_ANSWER
 
 
 def test_a_recipient_that_cannot_be_used_cannot_be_asked_about(side, ultramsg):
-    assert side.find(ultramsg, message(recipient=None)) is LookupResult.CANNOT_TELL
+    assert side.look_up(ultramsg, message(recipient=None)) is LookupResult.CANNOT_TELL
 
 
 # --- UltraMsg: an offline instance ----------------------------------------------------------------
@@ -850,7 +850,7 @@ def test_whatsapp_factory_needs_a_message_id_for_a_success(side, server, body, s
 
 
 def test_whatsapp_factory_cannot_be_asked_about_a_message(side, server):
-    assert side.find(WhatsAppFactoryNotifier(base_url=server.url), message()) is LookupResult.CANNOT_TELL
+    assert side.look_up(WhatsAppFactoryNotifier(base_url=server.url), message()) is LookupResult.CANNOT_TELL
     assert not server.seen
 
 
@@ -989,7 +989,7 @@ def test_while_the_host_cannot_say_who_gets_it_nothing_is_sent_and_it_is_tried_a
     assert isinstance(receipt, NotSent)
     assert hint in receipt.reason
     assert_tells_no_secret(receipt)
-    assert side.find(router, UNROUTED) is LookupResult.NO_ANSWER
+    assert side.look_up(router, UNROUTED) is LookupResult.NO_ANSWER
     assert not channel.got
 
 
@@ -1015,7 +1015,7 @@ def test_asynchronous_parts_work_under_asyncio_and_name_the_right_runner_elsewhe
     assert router.async_only
     assert asyncio.run(router.anotify(UNROUTED)) == Delivered()
     assert channel.got[0].recipient is RECIPIENT
-    for call in (router.notify, router.find):
+    for call in (router.notify, router.look_up):
         with pytest.raises(TypeError, match="AsyncRunner"):
             call(UNROUTED)
     with pytest.raises(TypeError, match="AsyncRunner"):
@@ -1048,13 +1048,14 @@ def test_under_asyncio_sync_functions_run_in_a_thread_with_the_context():
 def test_a_look_up_goes_to_the_messages_channel(side, server, ultramsg):
     server.answer(listed(entry("sent")))
     assert (
-        side.find(RoutingNotifier({"ultramsg": ultramsg}, resolve=lambda _: RECIPIENT), UNROUTED) is LookupResult.FOUND
+        side.look_up(RoutingNotifier({"ultramsg": ultramsg}, resolve=lambda _: RECIPIENT), UNROUTED)
+        is LookupResult.FOUND
     )
 
 
 def test_a_channel_that_cannot_be_asked_cannot_tell(side):
     router = RoutingNotifier({"ultramsg": Recording()}, resolve=lambda _: RECIPIENT)
-    assert side.find(router, UNROUTED) is LookupResult.CANNOT_TELL
+    assert side.look_up(router, UNROUTED) is LookupResult.CANNOT_TELL
 
 
 def test_without_a_resolver_the_recipient_may_stand_in_the_jobs_metadata(side):
@@ -1253,7 +1254,7 @@ class Pager(HttpNotifier):
 def test_a_channel_of_two_pure_methods_serves_both_sides(side, server):
     assert side.notify(Pager(server.url), message()) == Delivered()
     assert server.seen[0].json == {"text": TEXT, "form": "text"}
-    assert side.find(Pager(server.url), message()) is LookupResult.CANNOT_TELL
+    assert side.look_up(Pager(server.url), message()) is LookupResult.CANNOT_TELL
 
 
 @pytest.mark.parametrize(
@@ -1305,7 +1306,7 @@ def test_any_reply_gives_a_receipt_and_a_sighting(notifier, status, body, retry_
     assert isinstance(receipt, Delivered | NotSent | Refused | Unknown)
     if isinstance(receipt, Delivered):
         assert 200 <= status < 300
-    assert isinstance(notifier.read_find(reply, message(form)), LookupResult)
+    assert isinstance(notifier.read_look_up(reply, message(form)), LookupResult)
     cleaned = notifier._receipt(reply, message(form))
     assert type(cleaned) is type(receipt)
     assert len(getattr(cleaned, "reason", "")) <= 200

@@ -114,7 +114,7 @@ UNKNOWN = {
     "CancelledError": raising(asyncio.CancelledError()),
     "TimeoutError": raising(TimeoutError()),
     "huge reason": lambda: Unknown(HUGE),
-    "a sighting": lambda: LookupResult.FOUND,
+    "a result": lambda: LookupResult.FOUND,
 }
 REST = {
     "counts is a word": (lambda: NotSent("busy", counts="yes", channel_fault="no"), "sends failed: busy"),
@@ -199,7 +199,7 @@ def test_a_coroutine_that_a_plain_channel_returns_is_awaited_by_nobody_under_thr
 
 @EACH_COMBINATION
 @pytest.mark.parametrize(
-    "sighting",
+    "result",
     [
         lambda: "found",
         lambda: True,
@@ -211,7 +211,7 @@ def test_a_coroutine_that_a_plain_channel_returns_is_awaited_by_nobody_under_thr
     ],
     ids=["word", "True", "hostile", "impostor", "no text", "SystemExit", "CancelledError"],
 )
-def test_a_look_up_that_answers_nonsense_is_no_answer(world, parts, sighting):
+def test_a_look_up_that_answers_nonsense_is_no_answer(world, parts, result):
     """Nothing is sent again for it, and the deadline ends it."""
     sent: list[str] = []
 
@@ -220,7 +220,7 @@ def test_a_look_up_that_answers_nonsense_is_no_answer(world, parts, sighting):
         return Unknown("lost")
 
     enqueue(world)
-    own = part(parts, notify=notify, find=lambda _: sighting())
+    own = part(parts, notify=notify, find=lambda _: result())
     with world.worker(notifier=own, delivery=attrs.evolve(STEADY, deadline_s=0.5)) as worker:
         reason = until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")[0].reason
 

@@ -31,7 +31,7 @@ TWINS = [
     (VideoJobQueue, AsyncVideoJobQueue),
     (VideoPoller, AsyncVideoPoller),
     (protocols.Notifier, protocols.AsyncNotifier),
-    (protocols.MessageFinder, protocols.AsyncMessageFinder),
+    (protocols.MessageLookup, protocols.AsyncMessageLookup),
 ]
 
 # What one world needs and the other does not.

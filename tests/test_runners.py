@@ -206,7 +206,7 @@ def test_a_message_that_was_delivered_is_not_sent_again_after_a_stop_in_an_outag
         def notify(self, message):
             sent.append(message.reference)
 
-        def find(self, message):
+        def look_up(self, message):
             return LookupResult.FOUND if message.reference in sent else LookupResult.ABSENT
 
     enqueue(world)

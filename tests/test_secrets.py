@@ -124,8 +124,8 @@ class Finder:
     def notify(self, message: Any) -> Any:
         return Unknown(quoting("unknown of a channel"))
 
-    def find(self, message: Any) -> LookupResult:
-        raise_chained("find")
+    def look_up(self, message: Any) -> LookupResult:
+        raise_chained("look_up")
         raise AssertionError
 
 

@@ -40,19 +40,19 @@ def enqueue(world: World, *job_ids: str, channel: str = "ultramsg") -> None:
 class Gateway:
     """A channel that delivers, and whose answers tell nothing of it."""
 
-    def __init__(self, answer: Any = None, sighting: Any = LookupResult.CANNOT_TELL) -> None:
+    def __init__(self, answer: Any = None, result: Any = LookupResult.CANNOT_TELL) -> None:
         self.sent: list[str] = []
         self.forms: list[str] = []
         self.answer = answer or (lambda: Unknown("HTTP 500"))
-        self.sighting = sighting
+        self.result = result
 
     def notify(self, message):
         self.sent.append(message.job.job_id)
         self.forms.append(message.form.value)
         return self.answer()
 
-    def find(self, message):
-        return self.sighting
+    def look_up(self, message):
+        return self.result
 
 
 def raising() -> None:
@@ -75,7 +75,7 @@ def buried(worker: Worker, job_id: str = "job_1") -> events.JobDeadLettered:
         Gateway,
         lambda: Gateway(raising),
         lambda: Gateway(lambda: {"success": True}),
-        lambda: Gateway(sighting=LookupResult.ABSENT),
+        lambda: Gateway(result=LookupResult.ABSENT),
     ],
     ids=["500", "raises", "another shape", "its list is empty"],
 )
@@ -84,7 +84,7 @@ def test_a_gateway_that_delivers_and_does_not_say_so_sends_a_user_three_copies_a
     channel = gateway()
     enqueue(world, "job_1")
     with (
-        world.worker(notifier=part(parts, notify=channel.notify, find=channel.find), delivery=STEADY) as worker,
+        world.worker(notifier=part(parts, notify=channel.notify, look_up=channel.look_up), delivery=STEADY) as worker,
         world.queue() as queue,
     ):
         reason = buried(worker).reason
@@ -192,7 +192,7 @@ def test_an_entry_of_an_earlier_version_has_used_nothing_of_the_budget(world):
 
 def routed(parts: str, channel: Gateway, account: Any = lambda _: {}) -> RoutingNotifier:
     """Route every conversation over one channel, by the account that is given for it."""
-    own = part(parts, notify=channel.notify, find=channel.find)
+    own = part(parts, notify=channel.notify, look_up=channel.look_up)
     return RoutingNotifier({"own": own}, resolve=lambda c: Recipient(channel="own", to=TO, **account(c)))
 
 
@@ -206,7 +206,7 @@ SLOW = attrs.evolve(STEADY, backoff_base_s=5.0, backoff_cap_s=5.0)
 def test_a_channel_that_tells_nothing_of_message_after_message_is_held_back_with_one_alarm(world, parts, alone):
     """Its users are not flooded: one event, one line of the log, a problem in the health, and nothing more is sent."""
     channel = Gateway()
-    own = part(parts, notify=channel.notify, find=channel.find) if alone else routed(parts, channel)
+    own = part(parts, notify=channel.notify, look_up=channel.look_up) if alone else routed(parts, channel)
     enqueue(world, *JOBS)
     with (
         world.worker(notifier=own, delivery=SLOW, delivery_concurrency=1, concurrency=2) as worker,

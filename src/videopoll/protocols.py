@@ -81,10 +81,10 @@ class AsyncNotifier(Protocol):
 
 
 @runtime_checkable
-class MessageFinder(Protocol):
+class MessageLookup(Protocol):
     """An optional part of a notifier: a channel that can be asked about its messages."""
 
-    def find(self, message: Message) -> LookupResult:
+    def look_up(self, message: Message) -> LookupResult:
         """Return whether the channel has the message with this reference.
 
         Raises:
@@ -94,10 +94,10 @@ class MessageFinder(Protocol):
 
 
 @runtime_checkable
-class AsyncMessageFinder(Protocol):
-    """The asyncio side of `MessageFinder`."""
+class AsyncMessageLookup(Protocol):
+    """The asyncio side of `MessageLookup`."""
 
-    async def find(self, message: Message) -> LookupResult:
+    async def look_up(self, message: Message) -> LookupResult:
         """Return whether the channel has the message with this reference."""
         ...
 

@@ -323,9 +323,9 @@ class Messenger:
             and (one.delivered_s or 0.0) + self.plan.visible_after_s <= now_s
             for one in self.sent
         )
-        sighting = LookupResult.FOUND if seen else LookupResult.ABSENT
-        self.on_find(reference, sighting)
-        return 0.05, sighting
+        result = LookupResult.FOUND if seen else LookupResult.ABSENT
+        self.on_find(reference, result)
+        return 0.05, result
 
 
 def receipt_of(manner: str) -> Any:
@@ -389,7 +389,7 @@ class _Channel:
     def _asked(self, message: Any) -> Trip:
         return Trip(
             self.kernel,
-            "find",
+            "look_up",
             lambda: self.messenger.look_up(message.reference),
             self.messenger.plan.channel_s,
             LookupResult.NO_ANSWER,
@@ -410,7 +410,7 @@ class MuteChannel(_Channel):
 class AskableChannel(MuteChannel):
     """For threads; it can be asked."""
 
-    def find(self, message: Any) -> Any:
+    def look_up(self, message: Any) -> Any:
         return self._asked(message).result()
 
 
@@ -428,7 +428,7 @@ class AsyncMuteChannel(_Channel):
 class AsyncAskableChannel(AsyncMuteChannel):
     """For asyncio; it can be asked."""
 
-    async def find(self, message: Any) -> Any:
+    async def look_up(self, message: Any) -> Any:
         return await self._asked(message).aresult()
 
 

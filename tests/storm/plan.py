@@ -120,7 +120,7 @@ TRAPS = (
     (("redeliver",), "before it is served"),
     (("reschedule",), "served"),
     (("reschedule",), "before it is served"),
-    (("find",), "answered"),
+    (("look_up",), "answered"),
     (("renew",), "served"),
 )
 """Where workers are killed and frozen: at which round trip, and when on its way."""

@@ -407,7 +407,7 @@ class JobStep:
         message, permit = self._message(entry)
         result = yield LookUpMessage(message)
         if not isinstance(result, LookupResult):
-            entry = entry.noting(own(f"the notifier's find gave {result}, which is no LookupResult"))
+            entry = entry.noting(own(f"the notifier's look_up gave {result}, which is no LookupResult"))
             result = LookupResult.NO_ANSWER
         report_sent(context, entry, result, started_s)
         self._judge_account(permit, result, message.reference)

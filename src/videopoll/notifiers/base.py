@@ -42,7 +42,7 @@ class HttpNotifier(abc.ABC):
     """A channel that sends a message with one HTTP request.
 
     Subclasses write `build` and `read`, and do no I/O. Runners of both kinds
-    use it: `notify` and `find` block, `anotify` and `afind` do not. May be used
+    use it: `notify` and `look_up` block, `anotify` and `alook_up` do not. May be used
     by several threads at once.
 
     Args:
@@ -81,12 +81,12 @@ class HttpNotifier(abc.ABC):
             Exception: Nobody knows what became of it.
         """
 
-    def build_find(self, message: Message) -> HttpRequest | None:
+    def build_look_up(self, message: Message) -> HttpRequest | None:
         """Write the request that looks the message up by its reference; None where that is impossible."""
         del message
         return None
 
-    def read_find(self, reply: HttpReply, message: Message) -> LookupResult:
+    def read_look_up(self, reply: HttpReply, message: Message) -> LookupResult:
         """Read from the reply whether the channel has the message."""
         del reply, message
         return LookupResult.CANNOT_TELL
@@ -111,24 +111,24 @@ class HttpNotifier(abc.ABC):
             request = self._video_check.refusal(await self._http.asend(look)) or request
         return await self._asend(request, message) if isinstance(request, HttpRequest) else request
 
-    def find(self, message: Message) -> LookupResult:
+    def look_up(self, message: Message) -> LookupResult:
         """Ask the channel for the message by its reference."""
         message = self._in_own_form(message)
         request = self._find_request(message)
-        return self._sighting(self._http.send(request), message) if request else LookupResult.CANNOT_TELL
+        return self._looked_up(self._http.send(request), message) if request else LookupResult.CANNOT_TELL
 
-    async def afind(self, message: Message) -> LookupResult:
+    async def alook_up(self, message: Message) -> LookupResult:
         """Ask the channel for the message by its reference."""
         message = self._in_own_form(message)
         request = self._find_request(message)
-        return self._sighting(await self._http.asend(request), message) if request else LookupResult.CANNOT_TELL
+        return self._looked_up(await self._http.asend(request), message) if request else LookupResult.CANNOT_TELL
 
     def close(self) -> None:
-        """Close the connections that `notify` and `find` opened."""
+        """Close the connections that `notify` and `look_up` opened."""
         self._http.close()
 
     async def aclose(self) -> None:
-        """Close the connections that `anotify` and `afind` opened in this event loop."""
+        """Close the connections that `anotify` and `alook_up` opened in this event loop."""
         await self._http.aclose()
 
     def _send(self, request: HttpRequest, message: Message) -> Receipt:
@@ -165,15 +165,15 @@ class HttpNotifier(abc.ABC):
 
     def _find_request(self, message: Message) -> HttpRequest | None:
         try:
-            return self.build_find(message)
+            return self.build_look_up(message)
         except Exception:  # noqa: BLE001 - what cannot be asked cannot tell
             return None
 
-    def _sighting(self, reply: HttpReply | HttpFailure, message: Message) -> LookupResult:
+    def _looked_up(self, reply: HttpReply | HttpFailure, message: Message) -> LookupResult:
         if isinstance(reply, HttpFailure):
             return LookupResult.NO_ANSWER
         try:
-            return self.read_find(reply, message)
+            return self.read_look_up(reply, message)
         except Exception:  # noqa: BLE001 - an answer that cannot be read is none
             return LookupResult.NO_ANSWER
 

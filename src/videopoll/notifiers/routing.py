@@ -110,7 +110,7 @@ class RoutingNotifier:
         receipt = await send_async(send, routed.message)
         return _named(receipt, routed)
 
-    def find(self, message: Message) -> LookupResult:
+    def look_up(self, message: Message) -> LookupResult:
         """Ask the message's channel for it, if that channel can be asked.
 
         Raises:
@@ -120,10 +120,12 @@ class RoutingNotifier:
         routed = self._route(message)
         if not isinstance(routed, _Routed):
             return LookupResult.NO_ANSWER
-        find: _Find | None = getattr(routed.channel, "find", None)
-        return call_sync(find, routed.message, f"the channel {routed.name!r}") if find else LookupResult.CANNOT_TELL
+        look_up: _LookUp | None = getattr(routed.channel, "look_up", None)
+        return (
+            call_sync(look_up, routed.message, f"the channel {routed.name!r}") if look_up else LookupResult.CANNOT_TELL
+        )
 
-    async def afind(self, message: Message) -> LookupResult:
+    async def alook_up(self, message: Message) -> LookupResult:
         """Ask the message's channel for it, if that channel can be asked.
 
         Raises:
@@ -132,8 +134,8 @@ class RoutingNotifier:
         routed = await self._aroute(message)
         if not isinstance(routed, _Routed):
             return LookupResult.NO_ANSWER
-        find: _Find | None = getattr(routed.channel, "afind", getattr(routed.channel, "find", None))
-        return await call_async(find, routed.message) if find else LookupResult.CANNOT_TELL
+        look_up: _LookUp | None = getattr(routed.channel, "alook_up", getattr(routed.channel, "look_up", None))
+        return await call_async(look_up, routed.message) if look_up else LookupResult.CANNOT_TELL
 
     def close(self) -> None:
         """Close the channels that can be closed."""
@@ -193,7 +195,7 @@ class RoutingNotifier:
 
 
 _Notify: TypeAlias = "Callable[[Message], Receipt | Awaitable[Receipt | None] | None]"
-_Find: TypeAlias = "Callable[[Message], LookupResult | Awaitable[LookupResult]]"
+_LookUp: TypeAlias = "Callable[[Message], LookupResult | Awaitable[LookupResult]]"
 
 
 @attrs.frozen

@@ -140,13 +140,13 @@ class UltraMsgNotifier(HttpNotifier):
         return Unknown(own("the reply says neither that the message was sent nor that it was refused"))
 
     @override
-    def build_find(self, message: Message) -> HttpRequest:
+    def build_look_up(self, message: Message) -> HttpRequest:
         """Write ``GET /{instance}/messages`` with the reference as a filter."""
         query = {"referenceId": message.reference, "page": "1", "limit": str(PAGE_SIZE), "status": "all"}
         return self._get(self._account(message), "messages", query, TEXT_TIMEOUT_S)
 
     @override
-    def read_find(self, reply: HttpReply, message: Message) -> LookupResult:
+    def read_look_up(self, reply: HttpReply, message: Message) -> LookupResult:
         """Look for the reference in the list, whether or not the filter was honoured."""
         if not reply.is_success:
             # A 404 of a proxy, or a key that is being rotated, must not make it a blind second send.

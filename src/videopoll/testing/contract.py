@@ -159,7 +159,7 @@ class _Side:
 
     name: str
     notify: Callable[[Message], object]
-    find: Callable[[Message], object]
+    look_up: Callable[[Message], object]
 
     def receipt(self, message: Message) -> Receipt:
         """Send a message."""
@@ -167,13 +167,13 @@ class _Side:
         _check(isinstance(receipt, Receipt), f"{self.name} has to give a Receipt, got {type(receipt).__name__}")
         return cast("Receipt", receipt)
 
-    def sighting(self, message: Message) -> LookupResult:
+    def looked_up(self, message: Message) -> LookupResult:
         """Look a message up."""
-        sighting = self._call(self.find, message)
+        result = self._call(self.look_up, message)
         _check(
-            isinstance(sighting, LookupResult), f"{self.name} has to give a LookupResult, got {type(sighting).__name__}"
+            isinstance(result, LookupResult), f"{self.name} has to give a LookupResult, got {type(result).__name__}"
         )
-        return cast("LookupResult", sighting)
+        return cast("LookupResult", result)
 
     def _call(self, method: Callable[[Message], object], message: Message) -> object:
         try:
@@ -190,15 +190,17 @@ def _sides(notifier: HttpNotifier) -> Iterator[_Side]:
         finally:
             await notifier.aclose()
 
-    async def afind(message: Message) -> object:
+    async def alook_up(message: Message) -> object:
         try:
-            return await notifier.afind(message)
+            return await notifier.alook_up(message)
         finally:
             await notifier.aclose()
 
-    yield _Side("notify", notifier.notify, notifier.find)
+    yield _Side("notify", notifier.notify, notifier.look_up)
     notifier.close()
-    yield _Side("anotify", lambda message: asyncio.run(anotify(message)), lambda message: asyncio.run(afind(message)))
+    yield _Side(
+        "anotify", lambda message: asyncio.run(anotify(message)), lambda message: asyncio.run(alook_up(message))
+    )
 
 
 class NotifierContract:
@@ -354,7 +356,7 @@ class NotifierContract:
             notifier = service.notifier()
             message = self.message()
             secrets = self._secrets(notifier, message)
-            told: list[object] = [notifier, notifier.build(message), notifier.build_find(message)]
+            told: list[object] = [notifier, notifier.build(message), notifier.build_look_up(message)]
             quoted = " ".join(secrets)
             secrets.append(SIGNATURE)
             answer: dict[str, JsonValue] = {"error": quoted, "message": quoted}
@@ -424,24 +426,24 @@ class NotifierContract:
         reply = self.found(self.message())
         if reply is None:
             return
-        for side, sighting in self._sightings(reply):
-            _check(sighting is LookupResult.FOUND, f"{side.name}: the service has the message, got {sighting}")
+        for side, result in self._looked_up(reply):
+            _check(result is LookupResult.FOUND, f"{side.name}: the service has the message, got {result}")
         other = attrs.evolve(self.message(), reference="vp-another")
-        for side, sighting in self._sightings(reply, other):
+        for side, result in self._looked_up(reply, other):
             _check(
-                sighting is not LookupResult.FOUND, f"{side.name}: another message's reference was taken for this one's"
+                result is not LookupResult.FOUND, f"{side.name}: another message's reference was taken for this one's"
             )
 
     def test_a_look_up_without_an_answer_tells_nothing(self) -> None:
         """To call a message absent that the service could not look for would send it twice."""
         open_ended = {LookupResult.NO_ANSWER, LookupResult.CANNOT_TELL}
         for reply in (Reply.fault(503), Reply.fault(429), Reply.fault(500), Reply.dropped(), Reply.hang()):
-            for side, sighting in self._sightings(reply):
-                _check(sighting in open_ended, f"{side.name}: a look-up without an answer says nothing, got {sighting}")
+            for side, result in self._looked_up(reply):
+                _check(result in open_ended, f"{side.name}: a look-up without an answer says nothing, got {result}")
         for body in _NO_NEWS:
-            for side, sighting in self._sightings(Reply.garbage(body)):
+            for side, result in self._looked_up(Reply.garbage(body)):
                 _check(
-                    sighting is not LookupResult.FOUND or self.status_is_enough,
+                    result is not LookupResult.FOUND or self.status_is_enough,
                     f"{side.name}: found in a reply that says nothing: {body[:50]!r}",
                 )
 
@@ -467,14 +469,14 @@ class NotifierContract:
             service.always(reply)
             return [(side, side.receipt(self.message())) for side in _sides(service.notifier(hasty=True))]
 
-    def _sightings(self, reply: Reply, message: Message | None = None) -> list[tuple[_Side, LookupResult]]:
+    def _looked_up(self, reply: Reply, message: Message | None = None) -> list[tuple[_Side, LookupResult]]:
         message = message or self.message()
         with _Service(self) as service:
             service.always(reply)
             notifier = service.notifier(hasty=True)
-            if notifier.build_find(message) is None:
+            if notifier.build_look_up(message) is None:
                 return []
-            return [(side, side.sighting(message)) for side in _sides(notifier)]
+            return [(side, side.looked_up(message)) for side in _sides(notifier)]
 
     def _expect(self, reply: Reply, kind: type[Receipt] | tuple[type[Receipt], ...]) -> list[Receipt]:
         receipts = self._receipts(reply)

@@ -13,9 +13,9 @@ from videopoll._reasons import own
 from videopoll.core.effects import LookUpMessage, PollApi, SendMessage
 from videopoll.messages import LookupResult, NotSent
 from videopoll.worker.host_parts import (
+    as_lookup_result,
     as_observation,
     as_receipt,
-    as_sighting,
     is_for_us,
     look_up_failed,
     notifier_failed,
@@ -55,7 +55,9 @@ class AsyncParts:
         )
         self.poll = self._poller_call()
         self._notify = self._notifier_call("notify")
-        self._find = self._notifier_call("find") if hasattr(notifier, "find") or hasattr(notifier, "afind") else None
+        self._look_up = (
+            self._notifier_call("look_up") if hasattr(notifier, "look_up") or hasattr(notifier, "alook_up") else None
+        )
 
     @property
     def hung(self) -> int:
@@ -96,17 +98,17 @@ class AsyncParts:
 
     async def look_up(self, effect: LookUpMessage) -> Answer:
         """Return whether the channel has a message."""
-        if self._find is None:
+        if self._look_up is None:
             return LookupResult.CANNOT_TELL
         found: object
         try:
             async with asyncio.timeout(self._state.delivery.send_timeout_s):
-                found = await self._find(effect.message)
+                found = await self._look_up(effect.message)
         except BaseException as error:
             if is_for_us(error):
                 raise
             found = look_up_failed(error)
-        return as_sighting(found)
+        return as_lookup_result(found)
 
     def _poller_call(self) -> Callable[[PollApi], Awaitable[Observation]]:
         """Return a coroutine function that calls this poller."""

@@ -21,9 +21,9 @@ from videopoll.observations import Fault, FaultKind, Observation, VideoReady, ch
 from videopoll.observe.redact import redact
 
 __all__ = [
+    "as_lookup_result",
     "as_observation",
     "as_receipt",
-    "as_sighting",
     "is_for_us",
     "kind_of",
     "look_up_failed",
@@ -120,7 +120,7 @@ def _made_anew(value: object) -> Receipt | None:
     return None
 
 
-def as_sighting(value: object) -> LookupResult | str:
+def as_lookup_result(value: object) -> LookupResult | str:
     """Check what a notifier's look-up gave back; the name of its type for what is no `LookupResult`."""
     if type(value) is LookupResult:
         return value
@@ -157,7 +157,7 @@ def notifier_failed(error: BaseException) -> Receipt:
 
 
 def look_up_failed(error: BaseException) -> LookupResult:
-    """Make a sighting of an exception out of a notifier's look-up."""
+    """Return the lookup result that stands for an exception out of a notifier's look-up."""
     log.error("The notifier could not look a message up\n%s", trace_of(error))
     return LookupResult.NO_ANSWER
 

@@ -33,9 +33,9 @@ from videopoll.policies import ENDING_S
 from videopoll.worker import state
 from videopoll.worker.base import RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
+    as_lookup_result,
     as_observation,
     as_receipt,
-    as_sighting,
     look_up_failed,
     notifier_failed,
     poller_failed,
@@ -595,14 +595,14 @@ class Runner(BaseRunner):
                 return as_receipt(self._notifier.notify(effect.message))
             except BaseException as error:
                 return notifier_failed(error)
-        return as_sighting(self._find(effect))
+        return as_lookup_result(self._look_up(effect))
 
-    def _find(self, effect: LookUpMessage) -> object:
-        find = getattr(self._notifier, "find", None)
-        if find is None:
+    def _look_up(self, effect: LookUpMessage) -> object:
+        look_up = getattr(self._notifier, "look_up", None)
+        if look_up is None:
             return LookupResult.CANNOT_TELL
         try:
-            return find(effect.message)
+            return look_up(effect.message)
         except BaseException as error:
             return look_up_failed(error)
 
