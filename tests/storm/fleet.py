@@ -172,9 +172,7 @@ class Fleet:
         self.api = VideoApi(kernel, self.jobs)
         self.api.answers_in_s = plan.api_s
         self.messenger = Messenger(kernel, plan, self.jobs)
-        self.messenger.on_find = lambda reference, result: story.finds.append(
-            (kernel.now_s, reference, result.value)
-        )
+        self.messenger.on_find = lambda reference, result: story.finds.append((kernel.now_s, reference, result.value))
         story.sent, story.polls = self.messenger.sent, self.api.polls
         self.operator = Process(kernel, "operator")
         self.operator_queue = self.operator.context.run(self._queue, "async")

@@ -170,9 +170,7 @@ class _Side:
     def looked_up(self, message: Message) -> LookupResult:
         """Look a message up."""
         result = self._call(self.look_up, message)
-        _check(
-            isinstance(result, LookupResult), f"{self.name} has to give a LookupResult, got {type(result).__name__}"
-        )
+        _check(isinstance(result, LookupResult), f"{self.name} has to give a LookupResult, got {type(result).__name__}")
         return cast("LookupResult", result)
 
     def _call(self, method: Callable[[Message], object], message: Message) -> object:

@@ -391,7 +391,6 @@ class AsyncRunner(BaseRunner):
         async with self._machinery(run):
             self._state.defer_endings()
             self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))
-            self._upkeep.open()
             helpers = [self._task(BELL, self._listen), self._task(SWEEPER, self._recover)]
             self._state.loops.begin(LOOP)
             given_back = 0
@@ -486,6 +485,7 @@ class AsyncRunner(BaseRunner):
         # Of its own, as a run whose event loop was closed under it may still have the last one in its hands.
         self._writer = writer = AsyncTransitionWriter(self._state, self._queue)
         self._state.open_run()
+        self._upkeep = Upkeep(self._state, self._queue, asyncio.sleep)
         self._state.loops.open()
         writing, renewer = self._task(WRITER, self._write), self._task(RENEWER, self._renew)
         # Whoever waits for a result must get one, however the writing ends.

@@ -376,7 +376,6 @@ class Runner(BaseRunner):
         with self._machinery():
             self._state.defer_endings()
             self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))
-            self._upkeep.open()
             bell = self._loop(BELL, self._listen, self._stopped)
             sweeper = self._loop(SWEEPER, self._recover, self._stopped)
             self._state.loops.begin(LOOP)
@@ -463,6 +462,7 @@ class Runner(BaseRunner):
         self._closed.clear()
         self._renewal.clear()
         self._state.open_run()
+        self._upkeep = Upkeep(self._state, self._queue, self._stopped.wait)
         # A queue of its own for each run: a thread that hung in the last one finds its end there.
         work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
         self._work = work

@@ -46,7 +46,7 @@ RECOVER_AGAIN_S = 1.0
 
 
 class Upkeep:
-    """The rounds of a worker's loops.
+    """The rounds of the loops of one run.
 
     Args:
         state: What the worker holds.
@@ -63,11 +63,7 @@ class Upkeep:
         self._state = state
         self._queue = queue
         self._pause = pause
-        self._recovered = self._refused = False
-
-    def open(self) -> None:
-        """Begin a run: its first look for lost jobs takes nobody else into account, as nobody else is known."""
-        self._recovered, self._refused = not self._state.recover, False
+        self._recovered, self._refused = not state.recover, False
 
     def claim(
         self, room: Room, unwritten: Callable[[], Iterable[str]], begin: Callable[[JobStep], object]
