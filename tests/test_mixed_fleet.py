@@ -27,7 +27,7 @@ from videopoll import (
 )
 from videopoll.jobs import JobState
 from videopoll.jobs.views import CancelResult, EnqueueResult
-from videopoll.queue import redis_queue
+from videopoll.policies import KeyTtls
 from videopoll.testing import Reply
 from videopoll.worker import upkeep
 
@@ -352,7 +352,7 @@ def test_a_lock_of_theirs_without_an_end_gets_one(fleet):
     fleet.ours("job_0")
     fleet.producer.store("job_1", **fleet.user("job_1"))
 
-    with fleet.world.worker(lease=BRISK, queue_options={"ttls": redis_queue.KeyTtls(lock_s=1)}):
+    with fleet.world.worker(lease=BRISK, queue_options={"ttls": KeyTtls(lock_s=1)}):
         fleet.all_told()
 
 
@@ -378,7 +378,7 @@ def test_our_lock_stays_while_a_poll_takes_longer_than_the_lock_lives(fleet):
     """The lock is renewed with the lease: their `SET NX` fails as long as we work."""
     fleet.world.api.job("job_0", ready_after(2.5))
     fleet.ours("job_0")
-    ttls = redis_queue.KeyTtls(lock_s=1)
+    ttls = KeyTtls(lock_s=1)
 
     with fleet.own(queue_options={"ttls": ttls}, lease=LeasePolicy.lasting(0.9)):
         until(lambda: fleet.world.api.polls("job_0"), "we are polling it")

@@ -50,7 +50,7 @@ from videopoll.jobs.transition import (
     TransitionResult,
 )
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
-from videopoll.queue import redis_queue
+from videopoll.queue import operations
 from videopoll.queue.schema import Keys
 from videopoll.testing import EmbeddedRedis, unused_port
 
@@ -1282,28 +1282,18 @@ def test_letters_that_die_again_at_once_do_not_keep_redrive_all_for_ever(bench):
     letter = DeadLetter("job_1", "why", bench.now_ms(), record=claim.raw.decode())
     bench.apply(Settle(claim, letter=letter))
     letters = bench.queue.dead_letters
-    redrive, rounds = letters.redrive, itertools.count()
+    redrive, rounds = letters._redrive, itertools.count()
 
-    def die_again(worker_claim):
-        return Settle(worker_claim, letter=attrs.evolve(letter, reason=f"again {next(rounds)}"))
-
-    def sync_redrive(job_id):
+    def redrive_to_die_again(job_id):
         assert next(rounds) < 50, "it does not end"
-        revived = redrive(job_id)
-        other = RedisVideoJobQueue.from_url(bench.url, prefix=bench.prefix)
-        with other:
+        revived = yield from redrive(job_id)
+        with RedisVideoJobQueue.from_url(bench.url, prefix=bench.prefix) as other:
             claims = other.claim(polls=9, sends=9, worker_id="quick", strategy=AT_ONCE, lease=LEASE).claims
-            other.apply([die_again(one) for one in claims])
+            deaths = [attrs.evolve(letter, reason=f"again {next(rounds)}") for _ in claims]
+            other.apply([Settle(one, letter=death) for one, death in zip(claims, deaths, strict=True)])
         return revived
 
-    async def async_redrive(job_id):
-        assert next(rounds) < 50, "it does not end"
-        revived = await redrive(job_id)
-        claims = (await bench.queue.claim(polls=9, sends=9, worker_id="quick", strategy=AT_ONCE, lease=LEASE)).claims
-        await bench.queue.apply([die_again(one) for one in claims])
-        return revived
-
-    letters.redrive = sync_redrive if bench.kind == "sync" else async_redrive
+    letters._redrive = redrive_to_die_again
     assert bench.call(letters.redrive_all()) == 1
 
 
@@ -1479,7 +1469,7 @@ def test_lost_jobs_are_looked_for_by_one_worker_at_a_time(bench):
 
 def test_a_look_for_lost_jobs_that_takes_long_is_made_less_often(bench, monkeypatch):
     """Where there are very many keys, it takes a fiftieth of the time at most."""
-    monkeypatch.setattr(redis_queue, "SWEEP_SHARE", 1e-9)
+    monkeypatch.setattr(operations, "SWEEP_SHARE", 1e-9)
     recover(bench, exclusive=True, every_s=120)
     assert bench.db.ttl(bench.keys.sweeper) > 120
     bench.db.delete(bench.keys.sweeper)
@@ -2084,7 +2074,7 @@ def test_a_client_that_decodes_is_refused(kind):
 def test_a_client_of_the_other_kind_is_refused(kind):
     """The sentence names the other queue."""
     other = "async" if kind == "sync" else "sync"
-    with pytest.raises(ConfigurationError, match=r"RedisVideoJobQueue is the other one"):
+    with pytest.raises(ConfigurationError, match=r"use (Async)?RedisVideoJobQueue for it"):
         queue_of(kind, client_of(other, retry=never(other)))
 
 

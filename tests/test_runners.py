@@ -25,6 +25,7 @@ from videopoll import (
 from videopoll.jobs.transition import Claim, ClaimBatch, PollWork, Settle, TransitionResult
 from videopoll.messages import Delivered, LookupResult
 from videopoll.observations import FaultKind, VideoReady, VideoWorking
+from videopoll.queue.operations import new_token
 from videopoll.worker import state
 
 
@@ -317,10 +318,9 @@ def test_a_delivered_message_is_told_of_though_its_lease_ended_with_the_write(ca
     assert [type(event).__name__ for event in recorder.events if "Lease" in type(event).__name__] == []
 
 
-def test_claims_of_forked_workers_have_tokens_of_their_own(world):
+def test_claims_of_forked_workers_have_tokens_of_their_own():
     """A runner that was built before a fork must not share its fencing tokens with its copies."""
-    queue = world.queue()
-    copies = [queue._token("video_worker_1"), queue._token("video_worker_1")]
+    copies = [new_token("video_worker_1"), new_token("video_worker_1")]
 
     assert len(set(copies)) == 2
     assert all(len(token.rpartition(":")[2]) == 16 for token in copies)

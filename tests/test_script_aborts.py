@@ -406,7 +406,7 @@ def hand_back(stage: Stage):
     stage.jobs.add("ended")
     stage.db.zadd(stage.keys.schedule, {"ended": 1})
     stage.db.set(stage.keys.completed("ended"), '{"success":true}', ex=600)
-    return next(calls.hand_back(stage.keys, TTLS))
+    return calls.hand_back(stage.keys, TTLS, stay=0, leases=True)
 
 
 def redriving(what: str):

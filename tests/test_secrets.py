@@ -360,7 +360,7 @@ def refusals(outputs: Outputs) -> None:
 
     call = videopoll.queue.scripts.ScriptCall(videopoll.queue.calls.BEAT, (), (), lambda reply: reply)
     try:
-        videopoll.queue.scripts.run(Client(), call)
+        videopoll.queue.scripts.run(videopoll.queue.scripts.evaluate(Client(), call))
     except QueueError as error:
         outputs.add("exceptions of the queue", error, repr(error), *traceback.format_exception(error))
     else:
@@ -482,8 +482,8 @@ GUARDS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "names of channels": ({"videopoll.messages.shown_name": str}, {"repr of values"}),
     "traces of parts": ({"videopoll.worker.host_parts.trace_of": plain_trace}, {"log", "log in JSON"}),
     "traces of hooks": ({"videopoll.events.trace_of": plain_trace}, {"log"}),
-    "codes of Redis": ({"videopoll.queue.scripts._codes": lambda _, text: text}, {"exceptions of the queue"}),
-    "causes of Redis": ({"videopoll.queue.scripts.cause_of": lambda error: error}, {"exceptions of the queue"}),
+    "codes of Redis": ({"videopoll.queue.connect._codes": lambda _, text: text}, {"exceptions of the queue"}),
+    "causes of Redis": ({"videopoll.queue.connect.cause_of": lambda error: error}, {"exceptions of the queue"}),
     "exceptions of the tool": ({f"{TOOL}._shown": str}, {"log"}),
     "receipts of the tool": ({f"{TOOL}._shown_receipt": lambda receipt: receipt.reason}, {"log"}),
     "details of generations": ({f"{TOOL}.told_or_withheld": str}, {"log"}),

@@ -15,14 +15,11 @@ from typing import Annotated, TypeAlias
 
 import redis
 import typer
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from videopoll.errors import ConfigurationError
 from videopoll.policies import KeyTtls
+from videopoll.queue.connect import client_of
 from videopoll.queue.redis_queue import RedisVideoJobQueue
 from videopoll.queue.schema import DEFAULT_PREFIX
-from videopoll.queue.scripts import cause_of, to_queue_error
 from videopoll.video_api.poller import DEFAULT_BASE_URL
 
 __all__ = [
@@ -45,7 +42,6 @@ __all__ = [
     "UltraMsgUrl",
     "WhatsAppFactoryInstance",
     "WhatsAppFactoryUrl",
-    "asking",
     "open_client",
     "open_queue",
     "secret",
@@ -157,30 +153,8 @@ def open_client(redis_url: str) -> Iterator[redis.Redis]:
     Raises:
         ConfigurationError: The URL cannot be read.
     """
-    try:
-        client = redis.Redis.from_url(
-            redis_url,
-            socket_timeout=REDIS_TIMEOUT_S,
-            socket_connect_timeout=REDIS_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError:
-        msg = "the Redis URL cannot be read; it looks like redis://127.0.0.1:6379/0, rediss://… or unix://…"
-        raise ConfigurationError(msg) from None
+    client = client_of(redis_url, REDIS_TIMEOUT_S)
     try:
         yield client
     finally:
         client.close()
-
-
-@contextlib.contextmanager
-def asking(doing: str) -> Iterator[None]:
-    """Translate what the Redis client raises in this block.
-
-    Raises:
-        QueueError: Redis is away or says no.
-    """
-    try:
-        yield
-    except (redis.RedisError, OSError) as error:
-        raise to_queue_error(error, doing) from cause_of(error)

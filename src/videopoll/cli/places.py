@@ -15,11 +15,11 @@ from typing import TypeVar, cast
 import attrs
 import redis
 
-from videopoll.cli.options import asking
-from videopoll.jobs.codec import Poison, is_number, load_object
+from videopoll.jobs.codec import Poison, is_number, load_object, raw, text_of
 from videopoll.jobs.job import VideoJob
-from videopoll.jobs.outcome import OutboxEntry, Outcome
-from videopoll.queue.calls import MAX_DIGITS, raw, read_letter, text_of
+from videopoll.jobs.outcome import DeadLetter, OutboxEntry, Outcome
+from videopoll.queue.calls import counted, holder_of
+from videopoll.queue.connect import queue_errors
 from videopoll.queue.schema import Keys
 
 __all__ = ["Listed", "Place", "list_jobs", "oldest_of"]
@@ -136,7 +136,7 @@ def _pages(client: redis.Redis, keys: Keys, place: Place, page: int) -> Iterator
     """Return ids and times of a place, step by step."""
     offset = 0
     while True:
-        with asking("listing jobs"):
+        with queue_errors("listing jobs"):
             some = _page(client, keys, place, offset, page)
         if some:
             yield some
@@ -167,7 +167,7 @@ def _ms(score: float) -> int | None:
 
 def _describe(client: redis.Redis, keys: Keys, place: Place, some: list[tuple[bytes, int | None]]) -> Iterator[Listed]:
     ids = [text_of(one) for one, _ in some]
-    with asking("listing jobs"), client.pipeline(transaction=False) as batch:
+    with queue_errors("listing jobs"), client.pipeline(transaction=False) as batch:
         for key in (keys.job, keys.outbox, keys.attempts):
             batch.mget([raw(key(one)) for one in ids])
         batch.hmget(keys.leases, cast("list[str]", [one for one, _ in some]))
@@ -178,7 +178,7 @@ def _describe(client: redis.Redis, keys: Keys, place: Place, some: list[tuple[by
     ):
         job = _good(VideoJob.from_record(job_id, record)) if record is not None else None
         entry = _good(OutboxEntry.from_json(job_id, outbox)) if outbox is not None else None
-        dead = read_letter(job_id, letter) if place is Place.DEAD and letter is not None else None
+        dead = DeadLetter.from_json(job_id, letter) if place is Place.DEAD and letter is not None else None
         if dead is not None:
             entry = entry or dead.entry
         job = job or (entry.job if entry else None)
@@ -189,16 +189,12 @@ def _describe(client: redis.Redis, keys: Keys, place: Place, some: list[tuple[by
             conversation=job.conversation_id if job else None,
             start_ms=job.start_ms if job else None,
             at_ms=at_ms,
-            polls=_polls(polls) if entry is None else None,
+            polls=counted(polls) if entry is None else None,
             sends=entry.tries if entry else 0,
-            worker=text_of(token).rpartition(":")[0] if token and place is Place.IN_FLIGHT else None,
+            worker=holder_of(token) if place is Place.IN_FLIGHT else None,
             outcome=entry.outcome.kind.value if entry else None,
             reason=dead.reason if dead else None,
         )
-
-
-def _polls(counter: bytes | None) -> int:
-    return int(counter) if counter is not None and counter.isdigit() and len(counter) < MAX_DIGITS else 0
 
 
 def _settled(client: redis.Redis, keys: Keys) -> Iterator[Iterator[Listed]]:
@@ -206,7 +202,7 @@ def _settled(client: redis.Redis, keys: Keys) -> Iterator[Iterator[Listed]]:
     start, cursor = keys.completed("").encode(), 0
     met = set[bytes]()
     while True:
-        with asking("looking for jobs that have ended"):
+        with queue_errors("looking for jobs that have ended"):
             cursor, found = client.scan(cursor, match=f"{keys.completed('')}*", count=SCAN_STEP, _type="string")
             # A scan may give the same key twice.
             names = [name for name in cast("list[bytes]", found) if name not in met]

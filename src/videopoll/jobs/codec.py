@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
-__all__ = ["JsonValue", "Poison", "dump", "is_number", "load_object"]
+__all__ = ["JsonValue", "Poison", "dump", "is_number", "load_object", "raw", "text_of"]
 
 LARGEST = 2**53
 """Up to here a double, and so Redis and every reader of JSON, tells one whole number from the next."""
@@ -55,10 +55,20 @@ def _finite(text: str) -> float:
 _JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
-def load_object(raw: bytes) -> dict[str, JsonValue] | Poison:
+def raw(text: str) -> bytes:
+    """Encode an id, or a key with an id in it, as it stood in Redis."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def text_of(value: object) -> str:
+    """Decode what Redis gave; bytes that are no text become surrogates."""
+    return cast("bytes", value).decode("utf-8", "surrogateescape")
+
+
+def load_object(stored: bytes) -> dict[str, JsonValue] | Poison:
     """Read a JSON object from hostile bytes."""
     try:
-        value = _JSON.decode(raw.decode("utf-8", "surrogatepass"))
+        value = _JSON.decode(stored.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return Poison("not JSON")
     if not isinstance(value, dict):

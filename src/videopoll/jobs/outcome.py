@@ -7,9 +7,9 @@ from typing import cast
 
 import attrs
 
-from videopoll._reasons import Reason, repr_told
+from videopoll._reasons import Reason, own, repr_told
 from videopoll.jobs.bounds import bounded, bounded_detail, bounded_detail_or_none, bounded_id_or_none, time_or_none
-from videopoll.jobs.codec import JsonValue, Poison, dump, is_number, load_object, text_or_none, whole
+from videopoll.jobs.codec import JsonValue, Poison, dump, is_number, load_object, raw, text_or_none, whole
 from videopoll.jobs.job import VideoJob
 
 __all__ = ["DeadLetter", "MessageForm", "OutboxEntry", "Outcome", "OutcomeKind"]
@@ -93,9 +93,9 @@ class Outcome:
         return {**fields, "conversationId": job.conversation_id, "outcome": self.kind.value, **delivery}
 
     @classmethod
-    def from_completed(cls, raw: bytes) -> Outcome | Poison:
+    def from_completed(cls, stored: bytes) -> Outcome | Poison:
         """Read ``video:completed:{jobId}``, whoever wrote it."""
-        fields = load_object(raw)
+        fields = load_object(stored)
         if isinstance(fields, Poison):
             return fields
         success = fields.get("success") is True
@@ -189,9 +189,9 @@ class OutboxEntry:
         )
 
     @classmethod
-    def from_json(cls, job_id: str, raw: bytes, now_ms: int | None = None) -> OutboxEntry | Poison:
+    def from_json(cls, job_id: str, stored: bytes, now_ms: int | None = None) -> OutboxEntry | Poison:
         """Read an outbox entry, trusting nothing in it."""
-        fields = load_object(raw)
+        fields = load_object(stored)
         if isinstance(fields, Poison):
             return Poison(f"outbox entry is {fields.reason}")
         record, outcome = fields.get("record"), fields.get("outcome")
@@ -255,3 +255,55 @@ class DeadLetter:
     record: str | None = attrs.field(default=None, repr=False)
     entry: OutboxEntry | None = attrs.field(default=None, repr=False)
     raw_entry: str | None = attrs.field(default=None, repr=False)
+
+    def to_json(self) -> str:
+        """Write the letter as it is kept; version 1 of its form."""
+        return dump(
+            {
+                "v": 1,
+                "jobId": self.job_id,
+                "reason": self.reason,
+                "told": self.reason.told if isinstance(self.reason, Reason) else "",
+                "at": self.at_ms,
+                "record": self.record,
+                "entry": self.raw_entry if self.entry is None else self.entry.to_json(),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, job_id: str, stored: bytes) -> DeadLetter:
+        """Read a letter, whatever state it is in."""
+        fields = load_object(stored)
+        if isinstance(fields, Poison):
+            return cls(job_id, own(f"the dead letter itself is {fields.reason}"), 0)
+        at_ms, record, written = fields.get("at"), _storable(fields.get("record")), _storable(fields.get("entry"))
+        at_ms, told = at_ms if isinstance(at_ms, int) else 0, fields.get("told")
+        if written is None and record is not None and _is_entry(record):
+            # Earlier versions kept an outcome that they could not read as if it were a record.
+            record, written = None, record
+        entry = OutboxEntry.from_json(job_id, raw(written)) if written is not None else None
+        return cls(
+            job_id,
+            Reason(str(fields.get("reason", "unknown")), told if isinstance(told, str) else ""),
+            at_ms,
+            record,
+            None if isinstance(entry, Poison) else entry,
+            written if isinstance(entry, Poison) else None,
+        )
+
+
+def _is_entry(text: str) -> bool:
+    """Whether this is an outbox entry and no record: that names its job."""
+    fields = load_object(raw(text))
+    return not isinstance(fields, Poison) and "outcome" in fields and "record" in fields and "jobId" not in fields
+
+
+def _storable(value: object) -> str | None:
+    """Return a text that can go back to Redis; a lone surrogate of another sort cannot."""
+    if not isinstance(value, str):
+        return None
+    try:
+        raw(value)
+    except UnicodeEncodeError:
+        return None
+    return value

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
-from videopoll._reasons import Reason, own
-from videopoll.jobs.codec import Poison, dump, load_object
+from videopoll.jobs.codec import Poison, load_object, raw, text_of
 from videopoll.jobs.job import JobState, VideoJob, split_record
 from videopoll.jobs.outcome import DeadLetter, OutboxEntry, Outcome, OutcomeKind
 from videopoll.jobs.transition import (
@@ -30,12 +29,12 @@ from videopoll.jobs.transition import (
     Transition,
     TransitionResult,
 )
-from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack, JobView, QueueCounts
+from videopoll.jobs.views import CancelResult, EnqueueResult, JobView, QueueCounts
 from videopoll.policies import FOREIGN_IDLE_S
 from videopoll.queue.scripts import Script, ScriptCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from videopoll.jobs.codec import JsonValue
     from videopoll.policies import DeadLetterPolicy, KeyTtls, LeasePolicy, PollingStrategy
@@ -93,16 +92,6 @@ MAX_DIGITS = 10
 
 MAX_BATCH = 500
 """Jobs a script call: Redis serves nobody else meanwhile, and Lua's unpack has a limit."""
-
-
-def raw(text: str) -> bytes:
-    """Encode an id, or a key with an id in it, as it stood in Redis."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def text_of(value: object) -> str:
-    """Decode what Redis gave; bytes that are no text become surrogates."""
-    return cast("bytes", value).decode("utf-8", "surrogateescape")
 
 
 def _raws(texts: Iterable[str]) -> tuple[bytes, ...]:
@@ -328,10 +317,11 @@ def _verdicts_on(items: Sequence[Transition]) -> Callable[[object], list[Transit
     return parse
 
 
-_HandBackReply: TypeAlias = "tuple[int, int, int, int, int, int, int, int, list[bytes]]"
+HandBackReply: TypeAlias = "tuple[int, int, int, int, int, int, int, int, list[bytes]]"
+"""Looked at, staying, handed back, theirs, ended, locked, in hand, sends, ids without a record."""
 
 ApplyCall: TypeAlias = "tuple[list[int], ScriptCall[list[TransitionResult]]]"
-"""A call that carries out some transitions, with their places among all of them."""
+"""A call that carries out some transitions, with their indexes among all of them."""
 
 
 def apply(
@@ -345,7 +335,7 @@ def apply(
     def close() -> None:
         for kinds in _ONE_TRIP, _THE_NEXT:
             trip = [
-                (list(some), _call_for(kind, keys, [transitions[place] for place in some], ttls, dead))
+                (list(some), _call_for(kind, keys, [transitions[index] for index in some], ttls, dead))
                 for kind in kinds
                 for some in chunks(groups.get(kind, []))
             ]
@@ -354,12 +344,12 @@ def apply(
         groups.clear()
         seen.clear()
 
-    for place, transition in enumerate(transitions):
+    for index, transition in enumerate(transitions):
         if transition.claim.job_id in seen:
             # What is written of one job keeps its order.
             close()
         seen.add(transition.claim.job_id)
-        groups.setdefault(type(transition), []).append(place)
+        groups.setdefault(type(transition), []).append(index)
     close()
     return trips
 
@@ -466,64 +456,11 @@ def _settle(
     job_keys: list[bytes] = []
     for item in items:
         job_keys += _raws(keys.of_job(item.claim.job_id))
-        letter = "" if item.letter is None else write_letter(item.letter)
+        letter = "" if item.letter is None else item.letter.to_json()
         work = item.claim.work
         bare = int(isinstance(work, MissingRecord) and not work.left_over)
         args += [raw(item.claim.job_id), item.claim.token, item.completed or "", letter, bare]
     return ScriptCall(SETTLE, (*keys.fixed, keys.dead, keys.letters, *job_keys), tuple(args), _verdicts_on(items))
-
-
-def write_letter(letter: DeadLetter) -> str:
-    """Write a dead letter as JSON; version 1 of its form."""
-    return dump(
-        {
-            "v": 1,
-            "jobId": letter.job_id,
-            "reason": letter.reason,
-            "told": letter.reason.told if isinstance(letter.reason, Reason) else "",
-            "at": letter.at_ms,
-            "record": letter.record,
-            "entry": letter.raw_entry if letter.entry is None else letter.entry.to_json(),
-        }
-    )
-
-
-def read_letter(job_id: str, stored: bytes) -> DeadLetter:
-    """Read a dead letter, whatever state it is in."""
-    fields = load_object(stored)
-    if isinstance(fields, Poison):
-        return DeadLetter(job_id, own(f"the dead letter itself is {fields.reason}"), 0)
-    at_ms, record, written = fields.get("at"), _storable(fields.get("record")), _storable(fields.get("entry"))
-    at_ms, told = at_ms if isinstance(at_ms, int) else 0, fields.get("told")
-    if written is None and record is not None and _is_entry(record):
-        # Earlier versions kept an outcome that they could not read as if it were a record.
-        record, written = None, record
-    entry = OutboxEntry.from_json(job_id, raw(written)) if written is not None else None
-    return DeadLetter(
-        job_id,
-        Reason(str(fields.get("reason", "unknown")), told if isinstance(told, str) else ""),
-        at_ms,
-        record,
-        None if isinstance(entry, Poison) else entry,
-        written if isinstance(entry, Poison) else None,
-    )
-
-
-def _is_entry(text: str) -> bool:
-    """Whether this is an outbox entry and no record: that names its job."""
-    fields = load_object(raw(text))
-    return not isinstance(fields, Poison) and "outcome" in fields and "record" in fields and "jobId" not in fields
-
-
-def _storable(value: object) -> str | None:
-    """Return a text that can go back to Redis; a lone surrogate of another sort cannot."""
-    if not isinstance(value, str):
-        return None
-    try:
-        raw(value)
-    except UnicodeEncodeError:
-        return None
-    return value
 
 
 def cancel(
@@ -556,7 +493,7 @@ def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
         job = VideoJob.from_record(job_id, record) if record is not None else None
         entry = OutboxEntry.from_json(job_id, outbox) if outbox is not None else None
         if entry is None and letter is not None:
-            entry = read_letter(job_id, letter).entry
+            entry = DeadLetter.from_json(job_id, letter).entry
         ended = Outcome.from_completed(completed) if completed is not None else None
         if isinstance(job, Poison):
             job = None
@@ -574,16 +511,26 @@ def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
             outcome=entry.outcome if entry else (None if isinstance(ended, Poison) else ended),
             entry=entry,
             delivered=delivered,
-            attempts=int(attempts) if attempts is not None and attempts.isdigit() and len(attempts) < MAX_DIGITS else 0,
+            attempts=counted(attempts),
             faults=_read_faults(faults or b"")[0],
             due_ms=_score(send_due if outbox is not None else due),
             lease_ms=_score(lease),
-            holder=text_of(token).rpartition(":")[0] if token else None,
+            holder=holder_of(token),
             foreign_lock=lock is not None and not lock.startswith(b"vp:"),
             now_ms=now_ms,
         )
 
     return ScriptCall(INSPECT, (*keys.fixed, keys.letters, *_raws(keys.of_job(job_id))), (raw(job_id),), parse)
+
+
+def counted(counter: bytes | None) -> int:
+    """Read a counter of polls, whatever stands in it."""
+    return int(counter) if counter is not None and counter.isdigit() and len(counter) < MAX_DIGITS else 0
+
+
+def holder_of(token: bytes | None) -> str | None:
+    """Return the worker whose fencing token this is."""
+    return text_of(token).rpartition(":")[0] if token else None
 
 
 def _score(value: bytes | None) -> int | None:
@@ -640,39 +587,14 @@ def recover(
     )
 
 
-def hand_back(keys: Keys, ttls: KeyTtls) -> Generator[ScriptCall[_HandBackReply], _HandBackReply, HandedBack]:
-    """Hand jobs to workers of another kind, a bounded number a call; the whole result comes at the end."""
-    so_far, stay = HandedBack(), 0
-    leases = True
-    while True:
-        call: ScriptCall[_HandBackReply] = ScriptCall(
-            HAND_BACK,
-            keys.fixed,
-            (
-                keys.prefix,
-                stay,
-                MAX_BATCH,
-                ttls.job_s,
-                ttls.attempts_s,
-                ttls.lock_s,
-                ms(FOREIGN_IDLE_S),
-                int(leases),
-            ),
-            lambda reply: cast("_HandBackReply", reply),
-        )
-        looked_at, staying, handed, theirs, ended, locked, in_hand, sends, gone = yield call
-        stay, leases = stay + staying, False
-        so_far = HandedBack(
-            handed=so_far.handed + handed,
-            theirs=so_far.theirs + theirs,
-            ended=so_far.ended + ended,
-            gone=so_far.gone + tuple(map(text_of, gone)),
-            locked=so_far.locked + locked,
-            in_hand=in_hand,
-            sends=sends,
-        )
-        if looked_at < MAX_BATCH:
-            return so_far
+def hand_back(keys: Keys, ttls: KeyTtls, *, stay: int, leases: bool) -> ScriptCall[HandBackReply]:
+    """Hand some jobs to workers of another kind: `MAX_BATCH` of them are looked at, behind the `stay` that stay here."""
+    return ScriptCall(
+        HAND_BACK,
+        keys.fixed,
+        (keys.prefix, stay, MAX_BATCH, ttls.job_s, ttls.attempts_s, ttls.lock_s, ms(FOREIGN_IDLE_S), int(leases)),
+        lambda reply: cast("HandBackReply", reply),
+    )
 
 
 def redrive(

@@ -1,21 +1,58 @@
-"""Pools of connections for the clients that a queue builds itself: none is used that a firewall may have forgotten."""
+"""Connections to Redis: the clients of a URL, the checks of a host's own clients, and what their errors mean.
+
+No client retries on its own: a claim that runs twice would lease jobs to no one.
+Calls that are safe to repeat are repeated in `videopoll.queue.scripts`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import time
 import weakref
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import redis
 import redis.asyncio
+from redis import exceptions as redis_errors
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from videopoll._reasons import own
+from videopoll.errors import ConfigurationError, QueueError, QueueRefusedError, QueueUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
+    from typing import NoReturn
 
     from redis.asyncio.connection import AbstractConnection as AsyncConnection
     from redis.connection import ConnectionInterface
 
-__all__ = ["AsyncFreshPool", "FreshPool"]
+__all__ = [
+    "REDIS_ERRORS",
+    "AsyncFreshPool",
+    "FreshPool",
+    "async_client_of",
+    "check_client",
+    "client_of",
+    "has_moved",
+    "is_broken",
+    "ms_of",
+    "queue_errors",
+    "raise_queue_error",
+    "shown_address",
+    "to_queue_error",
+]
+
+T = TypeVar("T")
+
+REDIS_ERRORS = (redis_errors.RedisError, OSError)
+"""What a client of Redis raises."""
+
+CONNECT_TIMEOUT_S = 5.0
+"""Seconds that a connection takes at most to be opened."""
 
 RESTED_S = 30.0
 """A connection that has not been used for so long is opened anew: what lies between forgets idle ones, and says nothing.
@@ -23,6 +60,9 @@ RESTED_S = 30.0
 The first call after a quiet night would wait for its whole time limit, and fail. Home routers and load balancers
 forget after a minute at the earliest.
 """
+
+
+# --- clients of a URL ---
 
 
 class FreshPool(redis.ConnectionPool):
@@ -75,3 +115,231 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
         """Take a connection back, and note when it was."""
         self._released_s[connection] = time.monotonic()
         await super().release(connection)
+
+
+def client_of(url: str, timeout_s: float) -> redis.Redis:
+    """Return a client with a pool of its own, whose calls wait at most `timeout_s` seconds for a reply.
+
+    Raises:
+        ConfigurationError: The URL cannot be read.
+    """
+    return redis.Redis.from_pool(_pool_of(FreshPool, url, timeout_s, Retry(NoBackoff(), 0)))
+
+
+def async_client_of(url: str, timeout_s: float) -> redis.asyncio.Redis:
+    """Return an asyncio client; the asyncio side of `client_of`."""
+    return redis.asyncio.Redis.from_pool(_pool_of(AsyncFreshPool, url, timeout_s, AsyncRetry(NoBackoff(), 0)))
+
+
+def _pool_of(kind: type[T], url: str, timeout_s: float, retry: object) -> T:
+    pool_type = cast("Any", kind)
+    try:
+        pool = pool_type.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
+            retry=retry,
+            health_check_interval=0,
+        )
+    except (ValueError, TypeError, AttributeError):
+        # The cause would quote a part of the URL, and so of the password.
+        msg = "the Redis URL cannot be read; it looks like redis://127.0.0.1:6379/0, rediss://… or unix://…"
+        raise ConfigurationError(msg) from None
+    try:
+        # Opens nothing; else an option that does not exist would only be met by the first call.
+        pool.connection_class(**pool.connection_kwargs)
+    except (redis_errors.RedisError, ValueError, TypeError):
+        msg = (
+            "the Redis URL has an option behind its ? that the Redis client does not know, or cannot use: leave it out,"
+            " or build the client yourself"
+        )
+        raise ConfigurationError(msg) from None
+    return cast("T", pool)
+
+
+def shown_address(client: redis.Redis | redis.asyncio.Redis) -> str:
+    """Return where a client connects to, without user and password."""
+    options = client.connection_pool.connection_kwargs
+    where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+    return f"{where}/{options.get('db') or 0}"
+
+
+# --- clients of a host ---
+
+
+def check_client(client: object, wanted: type, queue: str, other: tuple[type, str]) -> None:
+    """Refuse a client that a queue cannot work with.
+
+    Args:
+        client: What was handed in.
+        wanted: The class of client that is needed.
+        queue: The name of the queue's class.
+        other: The other class of client, and the queue that takes it.
+
+    Raises:
+        ConfigurationError: It is of another class, decodes responses, or retries.
+    """
+    if not isinstance(client, wanted):
+        got = f"{type(client).__module__}.{type(client).__qualname__}".removeprefix("builtins.")
+        what_to_do = ""
+        if isinstance(client, other[0]):
+            what_to_do = f": use {other[1]} for it"
+        elif isinstance(client, str):
+            what_to_do = f": a URL goes into {queue}.from_url"
+        elif "Cluster" in got:
+            what_to_do = ": connect to the node, or the proxy, that owns the slot of the prefix, which is a hash tag such as {video}"
+        name = "redis.asyncio.Redis" if "asyncio" in wanted.__module__ else "redis.Redis"
+        msg = f"{queue} needs a {name} client, got {got}{what_to_do}"
+        raise ConfigurationError(msg)
+    options = cast("redis.Redis", client).connection_pool.connection_kwargs
+    if options.get("decode_responses"):
+        msg = "the Redis client must not decode responses, as an id in Redis may be no text: leave out decode_responses"
+        raise ConfigurationError(msg)
+    retry = cast("redis.Redis", client).get_retry()
+    # Without a retry of its own, a connection makes one for these.
+    implied = retry is None and (options.get("retry_on_timeout") or options.get("retry_on_error"))
+    if implied or (retry is not None and retry.get_retries() != 0):
+        msg = (
+            "the Redis client must not retry, as a claim that runs twice would lease jobs to no one: build it with"
+            f" retry=Retry(NoBackoff(), 0) and without retry_on_timeout, or use {queue}.from_url"
+        )
+        raise ConfigurationError(msg)
+
+
+# --- times ---
+
+
+def ms_of(clock: tuple[int, int]) -> int:
+    """Return Redis's time, seconds and microseconds, in Unix milliseconds."""
+    seconds, micros = clock
+    return seconds * 1000 + micros // 1000
+
+
+# --- errors ---
+
+TRANSIENT_PREFIXES = (
+    "LOADING",
+    "READONLY",
+    "OOM",
+    "UNBLOCKED",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "MISCONF",
+    "BUSY",
+    "UNKILLABLE",
+    "ASK",
+    "MOVED",
+)
+"""Error replies that pass: a restart, a failover, a full memory, a slot on the move."""
+
+_CODES = frozenset({*TRANSIENT_PREFIXES, "CROSSSLOT", "ERR", "EXECABORT", "NOAUTH", "NOPERM", "WRONGPASS", "WRONGTYPE"})
+"""The codes of errors that are shown."""
+
+_IN_SCRIPT = re.compile(r"Error running script \(.*?\): (?:@user_script: ?\d+: )+-?")
+"""What Redis 6.2 puts in front of the error of a command in a script. From 7.0 on the error comes as it is."""
+
+_MOVED = ("READONLY", "MASTERDOWN", "UNBLOCKED")
+
+_NO_RIGHTS = ("NOPERM", "The user executing the script can't")
+
+_LOOKED_AT = 300
+"""Characters of an error in which codes are looked for."""
+
+_CODE = re.compile(r"[A-Z]{3,20}")
+_COMMAND = re.compile(r"the '([a-z|]{1,30})' command")
+
+
+@contextlib.contextmanager
+def queue_errors(doing: str) -> Iterator[None]:
+    """Translate what a Redis client raises in this block.
+
+    Raises:
+        QueueError: Redis is away or says no.
+    """
+    try:
+        yield
+    except REDIS_ERRORS as error:
+        raise_queue_error(error, doing)
+
+
+def raise_queue_error(error: Exception, doing: str) -> NoReturn:
+    """Raise the `QueueError` for an exception of the Redis client."""
+    raise to_queue_error(error, doing) from cause_of(error)
+
+
+def to_queue_error(error: Exception, doing: str) -> QueueError:
+    """Translate an exception of the Redis client, saying what to do next."""
+    return _queue_error(error, doing, _IN_SCRIPT.sub("", str(error), count=1))
+
+
+def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
+    if isinstance(error, redis_errors.AuthenticationError | redis_errors.AuthorizationError):
+        return QueueRefusedError(
+            own(f"{doing}: Redis refused the credentials. Check the user and password of the URL.")
+        )
+    if isinstance(error, redis_errors.NoPermissionError) or text.startswith(_NO_RIGHTS):
+        command = _COMMAND.search(text)
+        which = f", {command[1]}" if command else ""
+        return QueueRefusedError(
+            own(
+                f"{doing}: this Redis user may not run a command or use a key that videopoll needs"
+                f" ({_codes(error, text)}{which}). Grant it access to the keys of the prefix."
+            )
+        )
+    if isinstance(error, redis_errors.TimeoutError):
+        return QueueUnavailableError(own(f"{doing}: Redis did not answer in time. Try again."))
+    if isinstance(error, redis_errors.ConnectionError | OSError):
+        return QueueUnavailableError(own(f"{doing}: cannot reach Redis ({_why(error)}). Try again."))
+    if text.lstrip("-").startswith(TRANSIENT_PREFIXES) or isinstance(
+        error,
+        # The client cuts the first word off these. MASTERDOWN is a ClusterDownError there, and MOVED an AskError.
+        redis_errors.ReadOnlyError
+        | redis_errors.OutOfMemoryError
+        | redis_errors.TryAgainError
+        | redis_errors.ClusterDownError
+        | redis_errors.AskError,
+    ):
+        role = ", it is a replica" if has_moved(error) else ""
+        return QueueUnavailableError(
+            own(f"{doing}: Redis is not ready{role} ({_codes(error, text)}). Try again."), answered=True
+        )
+    about_data = isinstance(error, redis_errors.DataError) or text.startswith("WRONGTYPE")
+    return QueueRefusedError(
+        own(f"{doing}: Redis answered with an error: {_codes(error, text)}"), about_data=about_data
+    )
+
+
+def cause_of(error: Exception) -> Exception | None:
+    """Return what a host may see behind a `QueueError`: not an answer of Redis, which may quote a prompt."""
+    return None if isinstance(error, redis_errors.ResponseError) else error
+
+
+def has_moved(error: Exception) -> bool:
+    """Whether the server at the other end is no primary any more: its name may lead to another one by now."""
+    text = _IN_SCRIPT.sub("", str(error), count=1)
+    return isinstance(error, redis_errors.ReadOnlyError | redis_errors.MasterDownError) or text.startswith(_MOVED)
+
+
+def is_broken(error: Exception) -> bool:
+    """Whether a connection broke: a pooled one may have died unnoticed, and a fresh one may work."""
+    return isinstance(error, redis_errors.ConnectionError | OSError) and not isinstance(
+        error, redis_errors.TimeoutError | redis_errors.AuthenticationError | redis_errors.BusyLoadingError
+    )
+
+
+def _codes(error: Exception, text: str) -> str:
+    """Name an error of Redis by its type and the codes in its text, which may quote the arguments."""
+    found = dict.fromkeys(code for code in _CODE.findall(text[:_LOOKED_AT]) if code in _CODES)
+    return ", ".join([type(error).__name__, *found])
+
+
+def _why(error: Exception) -> str:
+    """Say why there is no connection, without an address."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno) if cause.errno > 0 else "its name cannot be looked up"
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__

@@ -9,19 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import attrs
-from redis import exceptions as redis_errors
 
+from videopoll.core.flow import do
 from videopoll.errors import InvalidJobError
+from videopoll.jobs.codec import raw, text_of
+from videopoll.jobs.outcome import DeadLetter
 from videopoll.queue import calls
-from videopoll.queue.scripts import ScriptCall, arun, cause_of, run, to_queue_error
+from videopoll.queue.connect import queue_errors
+from videopoll.queue.scripts import ScriptCall, arun, evaluate, run
 
 if TYPE_CHECKING:
-    import redis
-    import redis.asyncio
+    import builtins
 
-    from videopoll.jobs.outcome import DeadLetter
-    from videopoll.policies import DeliveryPolicy, KeyTtls
-    from videopoll.queue.schema import Keys
+    from videopoll.core.flow import Flow
+    from videopoll.queue.operations import Operations
 
 __all__ = ["AsyncDeadLetters", "DeadLetters"]
 
@@ -29,19 +30,72 @@ PAGE = 200
 """Letters that `redrive_all` reads at a time."""
 
 
-class _Base:
-    def __init__(self, keys: Keys, ttls: KeyTtls, delivery: DeliveryPolicy) -> None:
-        self._keys = keys
-        self._ttls = ttls
-        self._delivery = delivery
+class _Letters:
+    """What can be done with letters, each thing once."""
+
+    def __init__(self, queue: Operations) -> None:
+        self._queue = queue
+
+    def _list(self, limit: int, offset: int) -> Flow[builtins.list[DeadLetter]]:
+        if limit < 1:
+            return []
+        client, keys = self._queue.front, self._queue.keys
+        with queue_errors("listing dead letters"):
+            ids = cast("list[bytes]", (yield from do(lambda: client.zrevrange(keys.dead, offset, offset + limit - 1))))
+            found = (yield from do(lambda: client.hmget(keys.letters, cast("list[str]", ids)))) if ids else []
+        return [
+            DeadLetter.from_json(text_of(job_id), stored)
+            for job_id, stored in zip(ids, cast("list[bytes | None]", found), strict=True)
+            if stored is not None
+        ]
+
+    def _get(self, job_id: str) -> Flow[DeadLetter | None]:
+        stored = yield from self._stored(job_id)
+        return None if stored is None else DeadLetter.from_json(job_id, stored)
+
+    def _redrive(self, job_id: str) -> Flow[bool]:
+        client = self._queue.front
+        stored = yield from self._stored(job_id)
+        if stored is None:
+            return False
+        with queue_errors("redriving"):
+            now_s, _ = yield from do(client.time)
+        return (yield from evaluate(client, self._revive(job_id, stored, now_s)))
+
+    def _redrive_all(self) -> Flow[int]:
+        redriven, offset, seen = 0, 0, set[str]()
+        while letters := (yield from self._list(PAGE, offset)):
+            for letter in letters:
+                try:
+                    # One that has died again meanwhile is not redriven for ever.
+                    revived = letter.job_id not in seen and (yield from self._redrive(letter.job_id))
+                except InvalidJobError:
+                    revived = False
+                seen.add(letter.job_id)
+                redriven += revived
+                offset += not revived
+        return redriven
+
+    def _dismiss(self, job_id: str) -> Flow[bool]:
+        stored = yield from self._stored(job_id)
+        if stored is None:
+            return False
+        queue = self._queue
+        return (yield from evaluate(queue.front, calls.redrive(queue.keys, job_id, stored, ttls=queue.ttls)))
+
+    def _stored(self, job_id: str) -> Flow[bytes | None]:
+        client, keys = self._queue.front, self._queue.keys
+        with queue_errors("reading a dead letter"):
+            found = yield from do(lambda: client.hget(keys.letters, cast("str", raw(job_id))))
+        return cast("bytes | None", found)
 
     def _revive(self, job_id: str, stored: bytes, now_s: int) -> ScriptCall[bool]:
-        """Build the call that redrives a letter.
+        """Return the call that redrives a letter.
 
         Raises:
             InvalidJobError: The letter has neither an outcome that can be read nor a record.
         """
-        letter = calls.read_letter(job_id, stored)
+        letter, queue = DeadLetter.from_json(job_id, stored), self._queue
         if letter.entry is not None:
             # The mark of a send whose fate is unknown stays: the channel is asked first.
             entry = attrs.evolve(
@@ -50,160 +104,73 @@ class _Base:
                 form_failures=0,
                 finds=0,
                 unknowns=0,
-                deadline_ms=round((now_s + self._delivery.deadline_s) * 1000),
+                deadline_ms=round((now_s + queue.delivery.deadline_s) * 1000),
             )
             return calls.redrive(
-                self._keys, job_id, stored, entry=entry.to_json(), entry_s=self._delivery.keep_s, ttls=self._ttls
+                queue.keys, job_id, stored, entry=entry.to_json(), entry_s=queue.delivery.keep_s, ttls=queue.ttls
             )
         if letter.raw_entry is not None:
             msg = (
                 "the outcome in this dead letter cannot be read: look at it in the hash"
-                f" {self._keys.letters}, tell its user, and dismiss it"
+                f" {queue.keys.letters}, tell its user, and dismiss it"
             )
             raise InvalidJobError(msg)
         if letter.record is not None:
-            return calls.redrive(self._keys, job_id, stored, record=letter.record, ttls=self._ttls)
+            return calls.redrive(queue.keys, job_id, stored, record=letter.record, ttls=queue.ttls)
         msg = "this dead letter is a bare id, its record had expired: enqueue the job again with its conversation id"
         raise InvalidJobError(msg)
 
-    def _dismiss(self, job_id: str, stored: bytes) -> ScriptCall[bool]:
-        return calls.redrive(self._keys, job_id, stored, ttls=self._ttls)
 
-
-class DeadLetters(_Base):
+class DeadLetters(_Letters):
     """Lists, redrives and dismisses dead letters; from `RedisVideoJobQueue.dead_letters`.
 
     Every method raises `QueueError` when Redis is away or says no.
     """
 
-    def __init__(self, client: redis.Redis, keys: Keys, ttls: KeyTtls, delivery: DeliveryPolicy) -> None:
-        super().__init__(keys, ttls, delivery)
-        self._client = client
-
-    def list(self, *, limit: int = 100, offset: int = 0) -> list[DeadLetter]:
+    def list(self, *, limit: int = 100, offset: int = 0) -> builtins.list[DeadLetter]:
         """Return letters, the newest first."""
-        if limit < 1:
-            return []
-        with _queue_errors("listing dead letters"):
-            ids = cast("list[bytes]", self._client.zrevrange(self._keys.dead, offset, offset + limit - 1))
-            found = cast("list[bytes | None]", self._client.hmget(self._keys.letters, ids)) if ids else []
-        return _read(ids, found)
+        return run(self._list(limit, offset))
 
     def get(self, job_id: str) -> DeadLetter | None:
         """Return one letter, or None."""
-        stored = self._stored(job_id)
-        return None if stored is None else calls.read_letter(job_id, stored)
+        return run(self._get(job_id))
 
     def redrive(self, job_id: str) -> bool:
-        """Bring one letter back to life; False if there is none, or a worker has its job in hand again by now.
+        """Bring one letter back to life; False if there is none, or a worker has claimed its job again by now.
 
         Raises:
             InvalidJobError: It is a bare id: there is nothing to go on with.
         """
-        stored = self._stored(job_id)
-        if stored is None:
-            return False
-        with _queue_errors("redriving"):
-            now_s = self._client.time()[0]
-        return run(self._client, self._revive(job_id, stored, now_s))
+        return run(self._redrive(job_id))
 
     def redrive_all(self) -> int:
-        """Bring back every letter that can be; give their number."""
-        redriven, offset, seen = 0, 0, set[str]()
-        while letters := self.list(limit=PAGE, offset=offset):
-            for letter in letters:
-                try:
-                    # One that has died again meanwhile is not redriven for ever.
-                    revived = letter.job_id not in seen and self.redrive(letter.job_id)
-                except InvalidJobError:
-                    revived = False
-                seen.add(letter.job_id)
-                redriven += revived
-                offset += not revived
-        return redriven
+        """Bring back every letter that can be; return their number."""
+        return run(self._redrive_all())
 
     def dismiss(self, job_id: str) -> bool:
         """Throw one letter away; False if there is none."""
-        stored = self._stored(job_id)
-        return stored is not None and run(self._client, self._dismiss(job_id, stored))
-
-    def _stored(self, job_id: str) -> bytes | None:
-        with _queue_errors("reading a dead letter"):
-            return cast("bytes | None", self._client.hget(self._keys.letters, cast("str", calls.raw(job_id))))
+        return run(self._dismiss(job_id))
 
 
-class AsyncDeadLetters(_Base):
+class AsyncDeadLetters(_Letters):
     """The asyncio side of `DeadLetters`: the same methods, to be awaited."""
 
-    def __init__(self, client: redis.asyncio.Redis, keys: Keys, ttls: KeyTtls, delivery: DeliveryPolicy) -> None:
-        super().__init__(keys, ttls, delivery)
-        self._client = client
-
-    async def list(self, *, limit: int = 100, offset: int = 0) -> list[DeadLetter]:
+    async def list(self, *, limit: int = 100, offset: int = 0) -> builtins.list[DeadLetter]:
         """Return letters, the newest first."""
-        if limit < 1:
-            return []
-        with _queue_errors("listing dead letters"):
-            ids = cast("list[bytes]", await self._client.zrevrange(self._keys.dead, offset, offset + limit - 1))
-            found = cast("list[bytes | None]", await self._client.hmget(self._keys.letters, ids)) if ids else []
-        return _read(ids, found)
+        return await arun(self._list(limit, offset))
 
     async def get(self, job_id: str) -> DeadLetter | None:
         """Return one letter, or None."""
-        stored = await self._stored(job_id)
-        return None if stored is None else calls.read_letter(job_id, stored)
+        return await arun(self._get(job_id))
 
     async def redrive(self, job_id: str) -> bool:
         """Bring one letter back to life; see `DeadLetters.redrive`."""
-        stored = await self._stored(job_id)
-        if stored is None:
-            return False
-        with _queue_errors("redriving"):
-            now_s = (await self._client.time())[0]
-        return await arun(self._client, self._revive(job_id, stored, now_s))
+        return await arun(self._redrive(job_id))
 
     async def redrive_all(self) -> int:
-        """Bring back every letter that can be; give their number."""
-        redriven, offset, seen = 0, 0, set[str]()
-        while letters := await self.list(limit=PAGE, offset=offset):
-            for letter in letters:
-                try:
-                    # One that has died again meanwhile is not redriven for ever.
-                    revived = letter.job_id not in seen and await self.redrive(letter.job_id)
-                except InvalidJobError:
-                    revived = False
-                seen.add(letter.job_id)
-                redriven += revived
-                offset += not revived
-        return redriven
+        """Bring back every letter that can be; return their number."""
+        return await arun(self._redrive_all())
 
     async def dismiss(self, job_id: str) -> bool:
         """Throw one letter away; False if there is none."""
-        stored = await self._stored(job_id)
-        return stored is not None and await arun(self._client, self._dismiss(job_id, stored))
-
-    async def _stored(self, job_id: str) -> bytes | None:
-        with _queue_errors("reading a dead letter"):
-            return cast("bytes | None", await self._client.hget(self._keys.letters, cast("str", calls.raw(job_id))))
-
-
-def _read(ids: list[bytes], found: list[bytes | None]) -> list[DeadLetter]:
-    return [
-        calls.read_letter(calls.text_of(one), stored)
-        for one, stored in zip(ids, found, strict=True)
-        if stored is not None
-    ]
-
-
-class _queue_errors:  # noqa: N801 - reads as a verb where it is used
-    """Translates the client's exceptions raised in its block."""
-
-    def __init__(self, doing: str) -> None:
-        self._doing = doing
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, redis_errors.RedisError | OSError):
-            raise to_queue_error(error, self._doing) from cause_of(error)
+        return await arun(self._dismiss(job_id))

@@ -26,20 +26,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from typing_extensions import override
 
 from videopoll import events
 from videopoll._loops import HISTORY, Loops
 from videopoll._reasons import shown_word, told_of
 from videopoll.clock import FOREVER_S, Clock
-from videopoll.errors import ConfigurationError, QueueError
-from videopoll.jobs.codec import Poison, dump, is_number, load_object
+from videopoll.errors import QueueError
+from videopoll.jobs.codec import Poison, dump, is_number, load_object, raw, text_of
 from videopoll.observe.redact import redact
-from videopoll.queue.calls import beat, raw, text_of
+from videopoll.queue.calls import beat
+from videopoll.queue.connect import REDIS_ERRORS, client_of, ms_of, raise_queue_error, to_queue_error
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
-from videopoll.queue.scripts import cause_of, let_go_if_moved, run, to_queue_error
+from videopoll.queue.scripts import evaluate, let_go_if_moved, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -194,14 +193,8 @@ class RedisHistory(events.TextKeeper):
 
     def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX) -> None:
         self._keys = Keys(prefix)
-        try:
-            # A client that retries would make `close` wait for a Redis that is gone.
-            self._client = redis.Redis.from_url(
-                url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-            )
-        except ValueError:
-            msg = "the Redis URL cannot be read; it looks like redis://127.0.0.1:6379/0, rediss://… or unix://…"
-            raise ConfigurationError(msg) from None
+        # A client that retried would make `close` wait for a Redis that is gone.
+        self._client = client_of(url, TIMEOUT_S)
         self._heard: collections.deque[tuple[float, events.Event] | tuple[float, events.Event, str]] = (
             collections.deque()
         )
@@ -326,9 +319,9 @@ class RedisHistory(events.TextKeeper):
                 for _ in some:
                     self._waiting.popleft()
                 written = True
-        except (redis.RedisError, OSError, QueueError) as error:
+        except (*REDIS_ERRORS, QueueError) as error:
             if not isinstance(error, QueueError):
-                let_go_if_moved(self._client, error)
+                run(let_go_if_moved(self._client, error))
             if not self._away:
                 self._away = True
                 told = error if isinstance(error, QueueError) else to_queue_error(error, "history")
@@ -379,7 +372,7 @@ class RedisHistory(events.TextKeeper):
             return False
         self._beat_s = now_s
         load = "" if leaving else self._load_of(runner)
-        return run(self._client, beat(self._keys, runner.worker_id, load, WORKERS_KEEP_S))
+        return run(evaluate(self._client, beat(self._keys, runner.worker_id, load, WORKERS_KEEP_S)))
 
     def _load_of(self, runner: RunnerStatus) -> str:
         from videopoll import __version__  # noqa: PLC0415 - the package imports its parts
@@ -533,10 +526,9 @@ def read_workers(client: redis.Redis, keys: Keys) -> tuple[WorkerInfo, ...]:
         beats = cast("list[tuple[bytes, float]]", client.zrevrange(keys.workers, 0, PAGE - 1, withscores=True))
         ids = cast("list[str]", [one for one, _ in beats])
         loads = cast("list[bytes | None]", client.hmget(keys.loads, ids)) if ids else []
-        seconds, micros = client.time()
-    except (redis.RedisError, OSError) as error:
-        raise to_queue_error(error, "reading the workers") from cause_of(error)
-    now_ms = seconds * 1000 + micros // 1000
+        now_ms = ms_of(client.time())
+    except REDIS_ERRORS as error:
+        raise_queue_error(error, "reading the workers")
     return tuple(_read_worker(one, round(beat), now_ms, load) for (one, beat), load in zip(beats, loads, strict=True))
 
 
@@ -578,8 +570,8 @@ def _entries(client: redis.Redis, keys: Keys, page: int) -> Iterator[tuple[dict[
             found = cast(
                 "list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(keys.history, max=last, min="-", count=page)
             )
-        except (redis.RedisError, OSError) as error:
-            raise to_queue_error(error, "reading the history") from cause_of(error)
+        except REDIS_ERRORS as error:
+            raise_queue_error(error, "reading the history")
         for stream_id, fields in found:
             number = fields.get(b"n", stream_id)
             entry = _read_entry(stream_id, fields)

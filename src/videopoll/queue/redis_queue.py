@@ -1,56 +1,36 @@
 """The queue on Redis: `RedisVideoJobQueue` for threads, `AsyncRedisVideoJobQueue` for asyncio.
 
-Every effect is one script (`videopoll.queue.calls`); the twins below only run them.
-Three pools of connections serve three needs: producers, whose calls fail fast;
-workers, who can wait for a slow server; and the one connection on which an idle
-worker blocks.
-
-No client retries on its own: a claim that was run twice would lease jobs to
-nobody. Calls that are safe to repeat are repeated here.
+What they do is in `videopoll.queue.operations`, each thing once; the twins below
+say what a host gets, and carry it out. Three pools of connections serve three
+needs: producers, whose calls fail fast; workers, who can wait for a slow server;
+and the one connection on which an idle worker blocks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import threading
 import time
 from typing import TYPE_CHECKING, cast
 
 import redis
 import redis.asyncio
-from redis import exceptions as redis_errors
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from videopoll import events
-from videopoll._reasons import own
 from videopoll._shield import to_the_end
-from videopoll.core.delivery import open_outbox
-from videopoll.errors import ConfigurationError, JobNotFoundError
-from videopoll.jobs.codec import dump
-from videopoll.jobs.job import check_id, check_metadata
-from videopoll.jobs.outcome import Outcome, OutcomeKind
-from videopoll.jobs.transition import TransitionResult
-from videopoll.jobs.views import CancelResult, EnqueueResult
-from videopoll.observe.log import LogHook, shown
-from videopoll.policies import ENDING_S, DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
+from videopoll.policies import ENDING_S
 from videopoll.queue import calls
-from videopoll.queue.connect import AsyncFreshPool, FreshPool
-from videopoll.queue.dead_letters import AsyncDeadLetters, DeadLetters
-from videopoll.queue.schema import DEFAULT_PREFIX, Keys
-from videopoll.queue.scripts import (
-    ScriptCall,
-    alet_go_if_moved,
-    arun,
-    arun_all,
-    cause_of,
-    let_go_if_moved,
-    run,
-    run_all,
-    to_queue_error,
+from videopoll.queue.connect import (
+    REDIS_ERRORS,
+    async_client_of,
+    check_client,
+    client_of,
+    raise_queue_error,
+    shown_address,
 )
+from videopoll.queue.dead_letters import AsyncDeadLetters, DeadLetters
+from videopoll.queue.operations import Operations
+from videopoll.queue.schema import DEFAULT_PREFIX, Keys
+from videopoll.queue.scripts import arun, let_go_if_moved, run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -58,32 +38,32 @@ if TYPE_CHECKING:
 
     from videopoll.events import Hook
     from videopoll.jobs.codec import JsonValue
-    from videopoll.jobs.transition import ClaimBatch, Transition
-    from videopoll.jobs.views import HandedBack, JobView, QueueCounts
+    from videopoll.jobs.outcome import Outcome
+    from videopoll.jobs.transition import ClaimBatch, Transition, TransitionResult
+    from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack, JobView, QueueCounts
+    from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
+    from videopoll.queue.operations import NewJob
 
-__all__ = ["AsyncRedisVideoJobQueue", "NewJob", "RedisVideoJobQueue"]
-
-NewJob = tuple[str, str, "Mapping[str, JsonValue] | None"]
-"""A job to take in: its id, its conversation id, its metadata."""
-
-
-SCAN_STEP = 500
-"""Keys that one step of a scan looks at: a fraction of a millisecond of Redis's time."""
-
-LOOK_EVERY_S = 1.0
-"""How often `wait` looks at the keys besides: other kinds of workers publish nothing."""
-
-SWEEP_SHARE = 0.02
-"""The share of the time that looking for lost jobs may take, where there are so many keys that it matters."""
-
-_URL_HELP = "the Redis URL cannot be read; it looks like redis://127.0.0.1:6379/0, rediss://… or unix://…"
+__all__ = ["AsyncRedisVideoJobQueue", "RedisVideoJobQueue"]
 
 
 class _Base:
-    """What both twins share: configuration, and the checks of what comes from outside."""
+    """What both twins are made of.
+
+    Args:
+        client: A client for the workers' calls.
+        front: A client for the calls of producers and operators.
+        prefix: What every key starts with.
+        ttls: How long the documented keys live.
+        dead_letters: How many dead letters are kept, and how long.
+        delivery: The delivery policy of notices.
+        hooks: Hear of jobs that are enqueued and cancelled.
+    """
 
     def __init__(
         self,
+        client: redis.Redis,
+        front: redis.Redis,
         *,
         prefix: str,
         ttls: KeyTtls | None,
@@ -91,116 +71,30 @@ class _Base:
         delivery: DeliveryPolicy | None,
         hooks: Iterable[Hook],
     ) -> None:
-        self._emitter = events.Emitter((LogHook(), *hooks))
-        self._keys = Keys(prefix)
-        self._ttls = ttls or KeyTtls()
-        self._dead = dead_letters or DeadLetterPolicy()
-        self._delivery = delivery or DeliveryPolicy()
+        self._operations = Operations(
+            client,
+            front,
+            keys=Keys(prefix),
+            ttls=ttls,
+            dead_letters=dead_letters,
+            delivery=delivery,
+            hooks=hooks,
+        )
 
     @property
     def keys(self) -> Keys:
         """The names of this queue's keys."""
-        return self._keys
+        return self._operations.keys
 
     @property
     def ttls(self) -> KeyTtls:
         """How long the keys live."""
-        return self._ttls
+        return self._operations.ttls
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(prefix={self._keys.prefix!r})"
-
-    def _token(self, worker_id: str) -> str:
-        # Unique for each claim, also among forked processes: a worker that claims a job again must not
-        # pass for its former self.
-        return f"{worker_id}:{secrets.token_hex(8)}"
-
-    def _adoption(
-        self, job_ids: list[str], clock: tuple[int, int], idle_s: float, initial_delay_s: float
-    ) -> ScriptCall[list[bool]]:
-        """Return the call that takes up what stood in no list at `clock`, seconds and microseconds of Redis."""
-        seconds, micros = clock
-        return calls.recover(
-            self._keys,
-            job_ids,
-            idle_s=idle_s,
-            initial_delay_s=initial_delay_s,
-            looked_at_ms=seconds * 1000 + micros // 1000,
-            ttls=self._ttls,
-        )
-
-    @staticmethod
-    def _checked(jobs: Iterable[NewJob]) -> list[tuple[str, str, Mapping[str, JsonValue]]]:
-        return [
-            (check_id(job_id, "job_id"), check_id(conversation_id, "conversation_id"), check_metadata(metadata))
-            for job_id, conversation_id, metadata in jobs
-        ]
-
-    def _cancel(self, job_id: str, view: JobView, *, notify: bool) -> ScriptCall[CancelResult]:
-        completed, notice = dump({"success": False, "error": "Cancelled", "jobId": job_id}), ""
-        if view.job is not None:
-            outcome = Outcome(OutcomeKind.CANCELLED, view.now_ms, error=own("Cancelled"))
-            completed = dump(outcome.to_completed(view.job, delivered=False))
-            notice = open_outbox(view.job, outcome, self._delivery).to_json() if notify else ""
-        return calls.cancel(
-            self._keys, job_id, completed=completed, ttls=self._ttls, notice=notice, notice_s=self._delivery.keep_s
-        )
-
-    def _told(
-        self, jobs: Sequence[tuple[str, str, Mapping[str, JsonValue]]], results: list[EnqueueResult]
-    ) -> list[EnqueueResult]:
-        for (job_id, conversation_id, _), result in zip(jobs, results, strict=True):
-            if result is EnqueueResult.CREATED:
-                self._emitter.emit(events.JobEnqueued(job_id=job_id, conversation_id=conversation_id))
-        return results
-
-    def _told_cancelled(self, job_id: str, result: CancelResult) -> CancelResult:
-        if result is CancelResult.CANCELLED:
-            self._emitter.emit(events.JobCancelled(job_id=job_id))
-        return result
-
-    @staticmethod
-    def _outcome(view: JobView | None, job_id: str) -> Outcome | None:
-        """Return the job's outcome, or None while it is running.
-
-        Raises:
-            JobNotFoundError: There is no such job.
-        """
-        if view is None or (view.outcome is None and view.dead):
-            what = "became a dead letter without an outcome" if view else "is not known, or was forgotten long ago"
-            msg = f"the job {shown(job_id)} {what}"
-            raise JobNotFoundError(msg)
-        return view.outcome
-
-
-def _loose(found: Iterable[bytes | str], start: str, listed: set[bytes | str]) -> list[str]:
-    """Return the ids of scanned records, without those that wait in the list."""
-    ids = (key[len(start) :] for key in found)
-    return [calls.text_of(one) for one in ids if one not in listed]
-
-
-def _rest_s(took_s: float, every_s: float) -> float | None:
-    """Return how long nobody looks for lost jobs after a look that was too long for its pace."""
-    rest_s = took_s / SWEEP_SHARE
-    return rest_s if rest_s > every_s else None
-
-
-def _check_client(client: object, wanted: type, twin: str) -> None:
-    if not isinstance(client, wanted):
-        msg = f"expected a {wanted.__module__}.{wanted.__qualname__}, got {type(client).__name__}; {twin} is the other one"
-        raise ConfigurationError(msg)
-
-
-def _check_behaviour(decode_responses: object, retry: Retry | AsyncRetry | None) -> None:
-    if decode_responses:
-        msg = "the Redis client must not decode responses, as an id in Redis may be no text: leave out decode_responses"
-        raise ConfigurationError(msg)
-    if retry is not None and retry.get_retries() != 0:
-        msg = (
-            "the Redis client must not retry, as a claim that is run twice leases jobs to nobody:"
-            " build it with retry=Retry(NoBackoff(), 0), or use from_url"
-        )
-        raise ConfigurationError(msg)
+        # Never the URL: it may hold a password.
+        address = shown_address(self._operations.client)
+        return f"{type(self).__name__}(prefix={self.keys.prefix!r}, redis={address!r})"
 
 
 class RedisVideoJobQueue(_Base):
@@ -237,13 +131,18 @@ class RedisVideoJobQueue(_Base):
         delivery: DeliveryPolicy | None = None,
         hooks: Iterable[Hook] = (),
     ) -> None:
-        super().__init__(prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery, hooks=hooks)
         for one in filter(None, (client, front, blocking)):
-            _check_client(one, redis.Redis, "AsyncRedisVideoJobQueue")
-            _check_behaviour(one.connection_pool.connection_kwargs.get("decode_responses"), one.get_retry())
-        self._client = client
-        self._front = front or client
-        self._blocking = blocking
+            check_client(one, redis.Redis, "RedisVideoJobQueue", (redis.asyncio.Redis, "AsyncRedisVideoJobQueue"))
+        self._client, self._front, self._blocking = client, front or client, blocking
+        super().__init__(
+            self._client,
+            self._front,
+            prefix=prefix,
+            ttls=ttls,
+            dead_letters=dead_letters,
+            delivery=delivery,
+            hooks=hooks,
+        )
         self._interrupted = threading.Event()
         self._owned: tuple[redis.Redis, ...] = ()
 
@@ -276,23 +175,9 @@ class RedisVideoJobQueue(_Base):
         Raises:
             ConfigurationError: The URL cannot be read.
         """
-
-        def client(timeout_s: float) -> redis.Redis:
-            pool = FreshPool.from_url(
-                url,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=min(timeout_s, 5.0),
-                retry=Retry(NoBackoff(), 0),
-                health_check_interval=0,
-            )
-            return redis.Redis.from_pool(pool)
-
-        limits_s = (worker_timeout_s, front_timeout_s, calls.LONGEST_BLOCK_S + 10)
-        try:
-            worker, front, blocking = (client(limit_s) for limit_s in limits_s)
-        except ValueError:
-            # The cause would quote a part of the URL, and so of the password.
-            raise ConfigurationError(_URL_HELP) from None
+        worker, front, blocking = (
+            client_of(url, limit_s) for limit_s in (worker_timeout_s, front_timeout_s, calls.LONGEST_BLOCK_S + 10)
+        )
         queue = cls(
             worker,
             front=front,
@@ -335,8 +220,7 @@ class RedisVideoJobQueue(_Base):
             QueueUnavailableError: Redis is away; the call may be made again.
             QueueRefusedError: Redis says no.
         """
-        jobs = self._checked([(job_id, conversation_id, metadata)])
-        return self._told(jobs, run(self._front, calls.enqueue(self._keys, jobs, self._ttls)))[0]
+        return run(self._operations.enqueue([(job_id, conversation_id, metadata)]))[0]
 
     def enqueue_many(self, jobs: Iterable[NewJob]) -> list[EnqueueResult]:
         """Take many jobs in, 500 a round trip; all are checked before the first is sent.
@@ -346,10 +230,7 @@ class RedisVideoJobQueue(_Base):
             QueueUnavailableError: Redis is away; the call may be made again.
             QueueRefusedError: Redis says no.
         """
-        results: list[EnqueueResult] = []
-        for some in calls.chunks(self._checked(jobs)):
-            results += self._told(some, run(self._front, calls.enqueue(self._keys, some, self._ttls)))
-        return results
+        return run(self._operations.enqueue(jobs))
 
     def get(self, job_id: str) -> JobView | None:
         """Look a job up: where it is, what is next, how it ended; None if there is no such job.
@@ -357,7 +238,7 @@ class RedisVideoJobQueue(_Base):
         Raises:
             QueueError: Redis is away or says no.
         """
-        return run(self._front, calls.inspect(self._keys, check_id(job_id, "job_id")))
+        return run(self._operations.get(job_id))
 
     def cancel(self, job_id: str, *, notify: bool = False) -> CancelResult:
         """Stop a job; a worker that is polling it at this moment changes nothing any more.
@@ -369,12 +250,7 @@ class RedisVideoJobQueue(_Base):
         Raises:
             QueueError: Redis is away or says no.
         """
-        view = self.get(job_id)
-        # One that comes in from now on is another job: cancelled unseen, its user would not be told.
-        result = CancelResult.UNKNOWN
-        if view is not None:
-            result = run(self._front, self._cancel(job_id, view, notify=notify))
-        return self._told_cancelled(job_id, result)
+        return run(self._operations.cancel(job_id, notify=notify))
 
     def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
         """Wait for the outcome of a job, for a host that wants the answer itself.
@@ -393,25 +269,8 @@ class RedisVideoJobQueue(_Base):
             JobNotFoundError: There is no such job, or its record is none.
             QueueError: Redis is away or says no.
         """
-        until_s = time.monotonic() + timeout_s
-        outcome = self._outcome(self.get(job_id), job_id)
-        if outcome is not None:
-            return outcome
         with self._front.pubsub(ignore_subscribe_messages=True) as ended:  # type: ignore[no-untyped-call]
-            subscribed = False
-            while outcome is None and (left_s := until_s - time.monotonic()) > 0:
-                try:
-                    if not subscribed:
-                        ended.subscribe(self._keys.ended(job_id))
-                        subscribed = True
-                    else:
-                        ended.get_message(timeout=min(left_s, LOOK_EVERY_S))
-                except (redis_errors.RedisError, OSError):
-                    # Without the right to subscribe, or the connection: looking now and then is enough.
-                    time.sleep(min(left_s, LOOK_EVERY_S))
-                # A look after the subscription, and after each message: none can be missed in between.
-                outcome = self._outcome(self.get(job_id), job_id)
-        return outcome
+            return run(self._operations.wait(job_id, ended, time.sleep, timeout_s=timeout_s))
 
     # --- for runners ---
 
@@ -433,15 +292,12 @@ class RedisVideoJobQueue(_Base):
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         return run(
-            self._client,
-            calls.claim(
-                self._keys,
+            self._operations.claim(
                 polls=polls,
                 sends=sends,
-                token=self._token(worker_id),
+                worker_id=worker_id,
                 strategy=strategy,
                 lease=lease,
-                ttls=self._ttls,
                 foreign_workers=foreign_workers,
                 endings=endings,
                 look_from=look_from,
@@ -454,19 +310,11 @@ class RedisVideoJobQueue(_Base):
 
     def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
-        verdicts = [TransitionResult.LOST] * len(transitions)
-        for trip in calls.apply(self._keys, transitions, self._ttls, self._dead):
-            for (places, _), found in zip(trip, run_all(self._client, [call for _, call in trip]), strict=True):
-                for place, verdict in zip(places, found, strict=True):
-                    verdicts[place] = verdict
-        return verdicts
+        return run(self._operations.apply(transitions))
 
     def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
         """Renew leases, each an id, a token and whether the job is being polled; False for a lost one."""
-        held: list[bool] = []
-        for some in calls.chunks(claims):
-            held += run(self._client, calls.renew(self._keys, some, lease, self._ttls))
-        return held
+        return run(self._operations.renew(claims, lease))
 
     def wait_for_work(self, timeout_s: float) -> bool:
         """Block until an id stands in the list, at most so many seconds; takes nothing away.
@@ -483,14 +331,14 @@ class RedisVideoJobQueue(_Base):
             return not self._interrupted.wait(min(timeout_s, 1.0))
         try:
             block = cast("Callable[..., object]", self._blocking.execute_command)
-            return block(*calls.doorbell(self._keys, timeout_s)) is not None
+            return block(*calls.doorbell(self.keys, timeout_s)) is not None
         except Exception as error:
             if self._interrupted.is_set():
                 # Its connection was closed while it was being read: the client has no one error for that.
                 return False
-            if isinstance(error, redis_errors.RedisError | OSError):
-                let_go_if_moved(self._blocking, error)
-                raise to_queue_error(error, "waiting for work") from cause_of(error)
+            if isinstance(error, REDIS_ERRORS):
+                run(let_go_if_moved(self._blocking, error))
+                raise_queue_error(error, "waiting for work")
             raise
 
     def interrupt(self) -> None:
@@ -523,27 +371,11 @@ class RedisVideoJobQueue(_Base):
         Raises:
             QueueError: Redis is away or says no (an ACL may forbid ``SCAN``).
         """
-        adopted, cursor, start = 0, 0, self._keys.job("")
-        began_s = time.monotonic()
-        try:
-            if exclusive and not self._client.set(self._keys.sweeper, "vp", nx=True, px=calls.ms(every_s)):
-                return 0
-            clock = self._client.time()
-            listed = {one for end in calls.LIST_ENDS for one in self._client.lrange(self._keys.queue, *end)}
-            while True:
-                cursor, found = self._client.scan(cursor, match=f"{start}*", count=SCAN_STEP, _type="string")
-                loose = _loose(found, start, listed)
-                if loose:
-                    adopted += sum(run(self._client, self._adoption(loose, clock, idle_s, initial_delay_s)))
-                if cursor == 0:
-                    break
-            rest_s = _rest_s(time.monotonic() - began_s, every_s)
-            if exclusive and rest_s:
-                self._client.pexpire(self._keys.sweeper, calls.ms(rest_s))
-        except (redis_errors.RedisError, OSError) as error:
-            let_go_if_moved(self._client, error)
-            raise to_queue_error(error, "looking for lost jobs") from cause_of(error)
-        return adopted
+        return run(
+            self._operations.recover(
+                idle_s=idle_s, initial_delay_s=initial_delay_s, exclusive=exclusive, every_s=every_s
+            )
+        )
 
     # --- for operators ---
 
@@ -553,7 +385,7 @@ class RedisVideoJobQueue(_Base):
         Raises:
             QueueError: Redis is away or says no.
         """
-        return run(self._front, calls.count(self._keys))
+        return run(self._operations.counts())
 
     def poll_now(self, job_id: str) -> bool:
         """Make the next poll of a job due at once, instead of after its interval or backoff.
@@ -568,7 +400,7 @@ class RedisVideoJobQueue(_Base):
         Raises:
             QueueError: Redis is away or says no.
         """
-        return run(self._front, calls.poll_now(self._keys, check_id(job_id, "job_id")))
+        return run(self._operations.poll_now(job_id))
 
     def hand_back(self) -> HandedBack:
         """Hand the jobs that our workers have scheduled to workers of another kind, by the list that they take ids from.
@@ -583,18 +415,12 @@ class RedisVideoJobQueue(_Base):
         Raises:
             QueueError: Redis is away or says no; the call may be made again.
         """
-        work = calls.hand_back(self._keys, self._ttls)
-        call = next(work)
-        while True:
-            try:
-                call = work.send(run(self._client, call))
-            except StopIteration as end:
-                return cast("HandedBack", end.value)
+        return run(self._operations.hand_back())
 
     @property
     def dead_letters(self) -> DeadLetters:
         """What could not be processed or delivered."""
-        return DeadLetters(self._front, self._keys, self._ttls, self._delivery)
+        return DeadLetters(self._operations)
 
 
 class AsyncRedisVideoJobQueue(_Base):
@@ -628,13 +454,18 @@ class AsyncRedisVideoJobQueue(_Base):
         delivery: DeliveryPolicy | None = None,
         hooks: Iterable[Hook] = (),
     ) -> None:
-        super().__init__(prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery, hooks=hooks)
         for one in filter(None, (client, front, blocking)):
-            _check_client(one, redis.asyncio.Redis, "RedisVideoJobQueue")
-            _check_behaviour(one.connection_pool.connection_kwargs.get("decode_responses"), one.get_retry())
-        self._client = client
-        self._front = front or client
-        self._blocking = blocking
+            check_client(one, redis.asyncio.Redis, "AsyncRedisVideoJobQueue", (redis.Redis, "RedisVideoJobQueue"))
+        self._client, self._front, self._blocking = client, front or client, blocking
+        super().__init__(
+            cast("redis.Redis", self._client),
+            cast("redis.Redis", self._front),
+            prefix=prefix,
+            ttls=ttls,
+            dead_letters=dead_letters,
+            delivery=delivery,
+            hooks=hooks,
+        )
         self._owned: tuple[redis.asyncio.Redis, ...] = ()
 
     @classmethod
@@ -655,22 +486,9 @@ class AsyncRedisVideoJobQueue(_Base):
         Raises:
             ConfigurationError: The URL cannot be read.
         """
-
-        def client(timeout_s: float) -> redis.asyncio.Redis:
-            pool = AsyncFreshPool.from_url(
-                url,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=min(timeout_s, 5.0),
-                retry=AsyncRetry(NoBackoff(), 0),
-            )
-            return redis.asyncio.Redis.from_pool(pool)
-
-        limits_s = (worker_timeout_s, front_timeout_s, calls.LONGEST_BLOCK_S + 10)
-        try:
-            worker, front, blocking = (client(limit_s) for limit_s in limits_s)
-        except ValueError:
-            # The cause would quote a part of the URL, and so of the password.
-            raise ConfigurationError(_URL_HELP) from None
+        worker, front, blocking = (
+            async_client_of(url, limit_s) for limit_s in (worker_timeout_s, front_timeout_s, calls.LONGEST_BLOCK_S + 10)
+        )
         queue = cls(
             worker,
             front=front,
@@ -704,47 +522,24 @@ class AsyncRedisVideoJobQueue(_Base):
         self, job_id: str, *, conversation_id: str, metadata: Mapping[str, JsonValue] | None = None
     ) -> EnqueueResult:
         """Take a job in, in one round trip; see `RedisVideoJobQueue.enqueue`."""
-        jobs = self._checked([(job_id, conversation_id, metadata)])
-        return self._told(jobs, await arun(self._front, calls.enqueue(self._keys, jobs, self._ttls)))[0]
+        return (await arun(self._operations.enqueue([(job_id, conversation_id, metadata)])))[0]
 
     async def enqueue_many(self, jobs: Iterable[NewJob]) -> list[EnqueueResult]:
         """Take many jobs in, 500 a round trip; see `RedisVideoJobQueue.enqueue_many`."""
-        results: list[EnqueueResult] = []
-        for some in calls.chunks(self._checked(jobs)):
-            results += self._told(some, await arun(self._front, calls.enqueue(self._keys, some, self._ttls)))
-        return results
+        return await arun(self._operations.enqueue(jobs))
 
     async def get(self, job_id: str) -> JobView | None:
         """Look a job up; see `RedisVideoJobQueue.get`."""
-        return await arun(self._front, calls.inspect(self._keys, check_id(job_id, "job_id")))
+        return await arun(self._operations.get(job_id))
 
     async def cancel(self, job_id: str, *, notify: bool = False) -> CancelResult:
         """Stop a job; see `RedisVideoJobQueue.cancel`."""
-        view = await self.get(job_id)
-        result = CancelResult.UNKNOWN
-        if view is not None:
-            result = await arun(self._front, self._cancel(job_id, view, notify=notify))
-        return self._told_cancelled(job_id, result)
+        return await arun(self._operations.cancel(job_id, notify=notify))
 
     async def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
         """Wait for the outcome of a job; see `RedisVideoJobQueue.wait`."""
-        until_s = time.monotonic() + timeout_s
-        outcome = self._outcome(await self.get(job_id), job_id)
-        if outcome is not None:
-            return outcome
         async with self._front.pubsub(ignore_subscribe_messages=True) as ended:
-            subscribed = False
-            while outcome is None and (left_s := until_s - time.monotonic()) > 0:
-                try:
-                    if not subscribed:
-                        await ended.subscribe(self._keys.ended(job_id))
-                        subscribed = True
-                    else:
-                        await ended.get_message(timeout=min(left_s, LOOK_EVERY_S))
-                except (redis_errors.RedisError, OSError):
-                    await asyncio.sleep(min(left_s, LOOK_EVERY_S))
-                outcome = self._outcome(await self.get(job_id), job_id)
-        return outcome
+            return await arun(self._operations.wait(job_id, ended, asyncio.sleep, timeout_s=timeout_s))
 
     # --- for runners ---
 
@@ -766,15 +561,12 @@ class AsyncRedisVideoJobQueue(_Base):
     ) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         return await arun(
-            self._client,
-            calls.claim(
-                self._keys,
+            self._operations.claim(
                 polls=polls,
                 sends=sends,
-                token=self._token(worker_id),
+                worker_id=worker_id,
                 strategy=strategy,
                 lease=lease,
-                ttls=self._ttls,
                 foreign_workers=foreign_workers,
                 endings=endings,
                 look_from=look_from,
@@ -787,19 +579,11 @@ class AsyncRedisVideoJobQueue(_Base):
 
     async def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
-        verdicts = [TransitionResult.LOST] * len(transitions)
-        for trip in calls.apply(self._keys, transitions, self._ttls, self._dead):
-            for (places, _), found in zip(trip, await arun_all(self._client, [call for _, call in trip]), strict=True):
-                for place, verdict in zip(places, found, strict=True):
-                    verdicts[place] = verdict
-        return verdicts
+        return await arun(self._operations.apply(transitions))
 
     async def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
         """Renew leases, each an id, a token and whether the job is being polled; False for a lost one."""
-        held: list[bool] = []
-        for some in calls.chunks(claims):
-            held += await arun(self._client, calls.renew(self._keys, some, lease, self._ttls))
-        return held
+        return await arun(self._operations.renew(claims, lease))
 
     async def wait_for_work(self, timeout_s: float) -> bool:
         """Block until an id stands in the list, at most so many seconds; takes nothing away. May be cancelled.
@@ -815,58 +599,36 @@ class AsyncRedisVideoJobQueue(_Base):
             return True
         try:
             block = cast("Callable[..., Awaitable[object]]", self._blocking.execute_command)
-            return await block(*calls.doorbell(self._keys, timeout_s)) is not None
-        except (redis_errors.RedisError, OSError) as error:
-            await alet_go_if_moved(self._blocking, error)
-            raise to_queue_error(error, "waiting for work") from cause_of(error)
+            return await block(*calls.doorbell(self.keys, timeout_s)) is not None
+        except REDIS_ERRORS as error:
+            await arun(let_go_if_moved(cast("redis.Redis", self._blocking), error))
+            raise_queue_error(error, "waiting for work")
 
     async def recover(
         self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
     ) -> int:
         """Take up jobs that have a record and are nowhere else; see `RedisVideoJobQueue.recover`."""
-        adopted, cursor, start = 0, 0, self._keys.job("")
-        began_s = time.monotonic()
-        try:
-            if exclusive and not await self._client.set(self._keys.sweeper, "vp", nx=True, px=calls.ms(every_s)):
-                return 0
-            clock = await self._client.time()
-            listed = {one for end in calls.LIST_ENDS for one in await self._client.lrange(self._keys.queue, *end)}
-            while True:
-                cursor, found = await self._client.scan(cursor, match=f"{start}*", count=SCAN_STEP, _type="string")
-                loose = _loose(found, start, listed)
-                if loose:
-                    adopted += sum(await arun(self._client, self._adoption(loose, clock, idle_s, initial_delay_s)))
-                if cursor == 0:
-                    break
-            rest_s = _rest_s(time.monotonic() - began_s, every_s)
-            if exclusive and rest_s:
-                await self._client.pexpire(self._keys.sweeper, calls.ms(rest_s))
-        except (redis_errors.RedisError, OSError) as error:
-            await alet_go_if_moved(self._client, error)
-            raise to_queue_error(error, "looking for lost jobs") from cause_of(error)
-        return adopted
+        return await arun(
+            self._operations.recover(
+                idle_s=idle_s, initial_delay_s=initial_delay_s, exclusive=exclusive, every_s=every_s
+            )
+        )
 
     # --- for operators ---
 
     async def counts(self) -> QueueCounts:
         """Count the jobs by where they are, in constant time; see `RedisVideoJobQueue.counts`."""
-        return await arun(self._front, calls.count(self._keys))
+        return await arun(self._operations.counts())
 
     async def poll_now(self, job_id: str) -> bool:
         """Make the next poll of a job due at once; see `RedisVideoJobQueue.poll_now`."""
-        return await arun(self._front, calls.poll_now(self._keys, check_id(job_id, "job_id")))
+        return await arun(self._operations.poll_now(job_id))
 
     async def hand_back(self) -> HandedBack:
         """Hand scheduled jobs to workers of another kind; see `RedisVideoJobQueue.hand_back`."""
-        work = calls.hand_back(self._keys, self._ttls)
-        call = next(work)
-        while True:
-            try:
-                call = work.send(await arun(self._client, call))
-            except StopIteration as end:
-                return cast("HandedBack", end.value)
+        return await arun(self._operations.hand_back())
 
     @property
     def dead_letters(self) -> AsyncDeadLetters:
         """What could not be processed or delivered."""
-        return AsyncDeadLetters(self._front, self._keys, self._ttls, self._delivery)
+        return AsyncDeadLetters(self._operations)

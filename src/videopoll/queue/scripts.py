@@ -1,15 +1,18 @@
-"""Runs Lua scripts on Redis: one description, a sync and an async executor.
+"""Lua scripts on Redis as flows: one description, which threads and asyncio carry out alike.
 
-Owns the loading of ``lua/*.lua`` and the translation of the client's exceptions
-into videopoll's. What each script is given and what its reply means is in
-`videopoll.queue.calls`.
+Owns the loading of ``lua/*.lua``, and when a call is made again. What each script is
+given and what its reply means is in `videopoll.queue.calls`; what an error of the
+client means is in `videopoll.queue.connect`.
+
+A flow calls the methods of a client that is typed as the sync one. The asyncio
+client has the same methods, whose results `arun` awaits.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
-import re
+import operator
 from importlib import resources
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -17,36 +20,19 @@ import attrs
 from redis import exceptions as redis_errors
 
 from videopoll._reasons import own
-from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
+from videopoll.core.flow import adrive, do, drive
+from videopoll.errors import QueueUnavailableError
+from videopoll.queue.connect import REDIS_ERRORS, has_moved, is_broken, raise_queue_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     import redis
-    import redis.asyncio
+
+    from videopoll.core.flow import Call, Flow
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-TRANSIENT_PREFIXES = (
-    "LOADING",
-    "READONLY",
-    "OOM",
-    "UNBLOCKED",
-    "TRYAGAIN",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "NOREPLICAS",
-    "MISCONF",
-    "BUSY",
-    "UNKILLABLE",
-    "ASK",
-    "MOVED",
-)
-"""Error replies that pass: a restart, a failover, a full memory, a slot on the move."""
-
-_CODES = frozenset({*TRANSIENT_PREFIXES, "CROSSSLOT", "ERR", "EXECABORT", "NOAUTH", "NOPERM", "WRONGPASS", "WRONGTYPE"})
-"""The codes of errors that are shown."""
 
 
 @attrs.frozen
@@ -90,153 +76,64 @@ class ScriptCall(Generic[T_co]):
     parse: Callable[[object], T_co] = attrs.field(repr=False)
     repeatable: bool = True
 
-    def words(self) -> list[str | bytes | int]:
+    def words(self) -> tuple[str | bytes | int, ...]:
         """Return the words after ``EVALSHA sha``."""
-        return [len(self.keys), *self.keys, *self.args]
+        return (len(self.keys), *self.keys, *self.args)
 
 
-_IN_SCRIPT = re.compile(r"Error running script \(.*?\): (?:@user_script: ?\d+: )+-?")
-"""What Redis 6.2 puts in front of the error of a command in a script. From 7.0 on the error comes as it is."""
+def run(flow: Flow[T]) -> T:
+    """Carry out a flow over a sync client.
 
-_MOVED = ("READONLY", "MASTERDOWN", "UNBLOCKED")
-
-_NO_RIGHTS = ("NOPERM", "The user executing the script can't")
-
-
-def to_queue_error(error: Exception, doing: str) -> QueueError:
-    """Translate an exception of the Redis client, saying what to do next."""
-    return _queue_error(error, doing, _IN_SCRIPT.sub("", str(error), count=1))
+    Raises:
+        QueueUnavailableError: Redis is away.
+        QueueRefusedError: Redis says no.
+    """
+    return drive(flow, operator.call)
 
 
-def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
-    if isinstance(error, redis_errors.AuthenticationError | redis_errors.AuthorizationError):
-        return QueueRefusedError(
-            own(f"{doing}: Redis refused the credentials. Check the user and password of the URL.")
-        )
-    if isinstance(error, redis_errors.NoPermissionError) or text.startswith(_NO_RIGHTS):
-        command = _COMMAND.search(text)
-        which = f", {command[1]}" if command else ""
-        return QueueRefusedError(
-            own(
-                f"{doing}: this Redis user may not run a command or use a key that videopoll needs"
-                f" ({_codes(error, text)}{which}). Grant it access to the keys of the prefix."
-            )
-        )
-    if isinstance(error, redis_errors.TimeoutError):
-        return QueueUnavailableError(own(f"{doing}: Redis did not answer in time. Try again."))
-    if isinstance(error, redis_errors.ConnectionError | OSError):
-        return QueueUnavailableError(own(f"{doing}: cannot reach Redis ({_why(error)}). Try again."))
-    if text.lstrip("-").startswith(TRANSIENT_PREFIXES) or isinstance(
-        error,
-        # The client cuts the first word off these. MASTERDOWN is a ClusterDownError there, and MOVED an AskError.
-        redis_errors.ReadOnlyError
-        | redis_errors.OutOfMemoryError
-        | redis_errors.TryAgainError
-        | redis_errors.ClusterDownError
-        | redis_errors.AskError,
-    ):
-        role = ", it is a replica" if has_moved(error) else ""
-        return QueueUnavailableError(
-            own(f"{doing}: Redis is not ready{role} ({_codes(error, text)}). Try again."), answered=True
-        )
-    about_data = isinstance(error, redis_errors.DataError) or text.startswith("WRONGTYPE")
-    return QueueRefusedError(
-        own(f"{doing}: Redis answered with an error: {_codes(error, text)}"), about_data=about_data
-    )
+_BEGIN = cast("Callable[[Call], Awaitable[object]]", operator.call)
 
 
-def cause_of(error: Exception) -> Exception | None:
-    """Return what a host may see behind a `QueueError`: not an answer of Redis, which may quote a prompt."""
-    return None if isinstance(error, redis_errors.ResponseError) else error
+def arun(flow: Flow[T]) -> Awaitable[T]:
+    """Carry out a flow over an asyncio client; the asyncio side of `run`."""
+    return adrive(flow, _BEGIN)
 
 
-def _codes(error: Exception, text: str) -> str:
-    """Name an error of Redis by its type and the codes in its text, which may quote the arguments."""
-    found = dict.fromkeys(code for code in _CODE.findall(text[:LOOKED_AT]) if code in _CODES)
-    return ", ".join([type(error).__name__, *found])
-
-
-def _why(error: Exception) -> str:
-    """Return why there is no connection, without an address."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno:
-            return os.strerror(cause.errno) if cause.errno > 0 else "its name cannot be looked up"
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
-
-
-LOOKED_AT = 300
-
-_CODE = re.compile(r"[A-Z]{3,20}")
-_COMMAND = re.compile(r"the '([a-z|]{1,30})' command")
-
-
-def has_moved(error: Exception) -> bool:
-    """Whether the server at the other end is no primary any more: its name may lead to another one by now."""
-    text = _IN_SCRIPT.sub("", str(error), count=1)
-    return isinstance(error, redis_errors.ReadOnlyError | redis_errors.MasterDownError) or text.startswith(_MOVED)
-
-
-def let_go_if_moved(client: redis.Redis, error: Exception) -> bool:
+def let_go_if_moved(client: redis.Redis, error: Exception) -> Flow[bool]:
     """Keep no idle connection to a server that is no primary any more; return whether it is that."""
     if not has_moved(error):
         return False
-    client.connection_pool.disconnect(inuse_connections=False)
+    yield from do(lambda: client.connection_pool.disconnect(inuse_connections=False))
     return True
 
 
-async def alet_go_if_moved(client: redis.asyncio.Redis, error: Exception) -> bool:
-    """Keep no idle connection to a server that is no primary any more; the async side of `let_go_if_moved`."""
-    if not has_moved(error):
-        return False
-    await client.connection_pool.disconnect(inuse_connections=False)
-    return True
-
-
-def run(client: redis.Redis, call: ScriptCall[T]) -> T:
-    """Run a script over a sync client.
+def evaluate(client: redis.Redis, call: ScriptCall[T]) -> Flow[T]:
+    """Run a script.
 
     Raises:
         QueueUnavailableError: Redis is away; a repeatable call may be made again.
         QueueRefusedError: Redis says no.
     """
     execute = cast("Callable[..., object]", client.execute_command)
+    words = call.words()
     for last in (False, True):
         try:
             try:
-                reply = execute("EVALSHA", call.script.sha, *call.words())
+                reply = yield functools.partial(execute, "EVALSHA", call.script.sha, *words)
             except redis_errors.NoScriptError:
                 # Nothing has run: the server was restarted, or its scripts were flushed.
-                reply = execute("EVAL", call.script.source, *call.words())
+                reply = yield functools.partial(execute, "EVAL", call.script.source, *words)
             return _parse(call, reply)
-        except (redis_errors.RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             # A pooled connection may have died unnoticed, or lead to a server that is a replica by now, and so
             # has written nothing: one fresh try, where that is safe.
-            moved = let_go_if_moved(client, error)
-            if last or not (moved or (call.repeatable and _is_broken(error))):
-                raise to_queue_error(error, call.script.name) from cause_of(error)
+            moved = yield from let_go_if_moved(client, error)
+            if last or not (moved or (call.repeatable and is_broken(error))):
+                raise_queue_error(error, call.script.name)
     raise AssertionError
 
 
-async def arun(client: redis.asyncio.Redis, call: ScriptCall[T]) -> T:
-    """Run a script over an asyncio client; the async side of `run`."""
-    execute = cast("Callable[..., Awaitable[object]]", client.execute_command)
-    for last in (False, True):
-        try:
-            try:
-                reply = await execute("EVALSHA", call.script.sha, *call.words())
-            except redis_errors.NoScriptError:
-                reply = await execute("EVAL", call.script.source, *call.words())
-            return _parse(call, reply)
-        except (redis_errors.RedisError, OSError) as error:
-            moved = await alet_go_if_moved(client, error)
-            if last or not (moved or (call.repeatable and _is_broken(error))):
-                raise to_queue_error(error, call.script.name) from cause_of(error)
-    raise AssertionError
-
-
-def run_all(client: redis.Redis, calls: Sequence[ScriptCall[T]]) -> list[T]:
+def evaluate_all(client: redis.Redis, calls: Sequence[ScriptCall[T]]) -> Flow[list[T]]:
     """Run several scripts in one round trip; all of them must be repeatable.
 
     Raises:
@@ -244,44 +141,22 @@ def run_all(client: redis.Redis, calls: Sequence[ScriptCall[T]]) -> list[T]:
         QueueRefusedError: Redis says no to one of them.
     """
     if len(calls) == 1:
-        return [run(client, calls[0])]
+        return [(yield from evaluate(client, calls[0]))]
     pipe = client.pipeline(transaction=False)
     add = cast("Callable[..., object]", pipe.execute_command)
     for call in calls:
         add("EVALSHA", call.script.sha, *call.words())
     try:
-        with pipe:
-            replies = pipe.execute(raise_on_error=False)
-    except (redis_errors.RedisError, OSError) as error:
-        if not _is_broken(error):
-            raise to_queue_error(error, calls[0].script.name) from cause_of(error)
+        replies = yield from do(lambda: pipe.execute(raise_on_error=False))
+    except REDIS_ERRORS as error:
+        if not is_broken(error):
+            raise_queue_error(error, calls[0].script.name)
         # One after the other: the first one finds out whether there is a connection to be had.
-        return [run(client, call) for call in calls]
-    return [
-        run(client, call) if _is_undone(reply) else _read(call, reply)
-        for call, reply in zip(calls, replies, strict=True)
-    ]
-
-
-async def arun_all(client: redis.asyncio.Redis, calls: Sequence[ScriptCall[T]]) -> list[T]:
-    """Run several scripts in one round trip over an asyncio client; the async side of `run_all`."""
-    if len(calls) == 1:
-        return [await arun(client, calls[0])]
-    pipe = client.pipeline(transaction=False)
-    add = cast("Callable[..., object]", pipe.execute_command)
-    for call in calls:
-        add("EVALSHA", call.script.sha, *call.words())
-    try:
-        async with pipe:
-            replies = await pipe.execute(raise_on_error=False)
-    except (redis_errors.RedisError, OSError) as error:
-        if not _is_broken(error):
-            raise to_queue_error(error, calls[0].script.name) from cause_of(error)
-        return [await arun(client, call) for call in calls]
-    return [
-        await arun(client, call) if _is_undone(reply) else _read(call, reply)
-        for call, reply in zip(calls, replies, strict=True)
-    ]
+        replies = [redis_errors.NoScriptError()] * len(calls)
+    results: list[T] = []
+    for call, reply in zip(calls, replies, strict=True):
+        results.append((yield from evaluate(client, call)) if _is_undone(reply) else _read(call, reply))
+    return results
 
 
 def _is_undone(reply: object) -> bool:
@@ -291,7 +166,7 @@ def _is_undone(reply: object) -> bool:
 
 def _read(call: ScriptCall[T], reply: object) -> T:
     if isinstance(reply, redis_errors.RedisError):
-        raise to_queue_error(reply, call.script.name) from cause_of(reply)
+        raise_queue_error(reply, call.script.name)
     return _parse(call, reply)
 
 
@@ -305,9 +180,3 @@ def _parse(call: ScriptCall[T], reply: object) -> T:
             " answers at this address, and that nothing in between changes its replies. Try again."
         )
         raise QueueUnavailableError(own(msg)) from None
-
-
-def _is_broken(error: Exception) -> bool:
-    return isinstance(error, redis_errors.ConnectionError | OSError) and not isinstance(
-        error, redis_errors.TimeoutError | redis_errors.AuthenticationError | redis_errors.BusyLoadingError
-    )

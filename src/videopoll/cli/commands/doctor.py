@@ -38,7 +38,6 @@ from videopoll.cli.options import (
     UltraMsgUrl,
     WhatsAppFactoryInstance,
     WhatsAppFactoryUrl,
-    asking,
     open_client,
     open_queue,
     secret,
@@ -51,6 +50,7 @@ from videopoll.notifiers.whatsapp_factory import text_url
 from videopoll.observations import Fault, FaultKind
 from videopoll.observe.log import shown
 from videopoll.observe.redact import redact
+from videopoll.queue.connect import queue_errors
 from videopoll.queue.schema import KEYS, Keys
 from videopoll.video_api.poller import VideoApiPoller
 
@@ -141,7 +141,7 @@ def check_redis(redis_url: str, prefix: str, *, clock: bool = True) -> list[Find
     """Look at the server, at the fixed keys, and at what the queue says of itself."""
     with open_client(redis_url) as client, open_queue(redis_url, prefix) as queue:
         try:
-            with asking("looking at Redis"):
+            with queue_errors("looking at Redis"):
                 client.ping()
         except QueueError as error:
             fix = "check that it runs, the URL (--redis-url, VIDEOPOLL_REDIS_URL), and the user and password in it"
@@ -158,7 +158,7 @@ def check_redis(redis_url: str, prefix: str, *, clock: bool = True) -> list[Find
             checks.append(("clock", _check_clock))
         for name, check in checks:
             try:
-                with asking(name):
+                with queue_errors(name):
                     findings += check(client)
             except QueueError as error:
                 findings.append(Finding(name, Mark.NOTE, f"cannot be checked: {error}"))

@@ -25,7 +25,8 @@ from videopoll.jobs.codec import JsonValue, Poison, load_object
 from videopoll.jobs.job import check_id, check_metadata
 from videopoll.jobs.views import EnqueueResult
 from videopoll.queue.calls import MAX_BATCH
-from videopoll.queue.redis_queue import NewJob, RedisVideoJobQueue
+from videopoll.queue.operations import NewJob
+from videopoll.queue.redis_queue import RedisVideoJobQueue
 
 __all__ = ["enqueue"]
 

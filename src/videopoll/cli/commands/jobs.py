@@ -17,12 +17,12 @@ from videopoll.cli.options import (
     AsJson,
     Prefix,
     RedisUrl,
-    asking,
     open_client,
 )
 from videopoll.cli.output import complain, guarded, print_json, print_rows
 from videopoll.cli.places import Listed, Place, list_jobs
 from videopoll.errors import QueueRefusedError
+from videopoll.queue.connect import queue_errors
 from videopoll.queue.schema import Keys
 
 __all__ = ["clock_ms", "jobs"]
@@ -131,6 +131,6 @@ def clock_ms(client: redis.Redis) -> int:
     Raises:
         QueueError: Redis is away or says no.
     """
-    with asking("reading the clock"):
+    with queue_errors("reading the clock"):
         seconds, micros = client.time()
     return seconds * 1000 + micros // 1000

@@ -28,7 +28,6 @@ from videopoll.cli.options import (
     AsJson,
     Prefix,
     RedisUrl,
-    asking,
     open_client,
     open_queue,
     secret,
@@ -36,6 +35,7 @@ from videopoll.cli.options import (
 from videopoll.cli.output import Cell, complain, duration, guarded, print_json, print_rows, print_values
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.observe.log import shown
+from videopoll.queue.connect import queue_errors
 from videopoll.queue.schema import Keys
 from videopoll.video_api.poller import VideoApiPoller
 
@@ -149,7 +149,7 @@ def count_keys(redis_url: str, keys: Keys) -> KeyCounts:
     found = dict.fromkeys(starts, 0)
     until_s = time.monotonic() + SCAN_BUDGET_S
     cursor = 0
-    with open_client(redis_url) as client, asking("counting keys"):
+    with open_client(redis_url) as client, queue_errors("counting keys"):
         while True:
             cursor, found_now = client.scan(cursor, match=f"{keys.prefix}:*", count=SCAN_STEP)
             some = cast("list[bytes]", found_now)

@@ -1,0 +1,309 @@
+"""What the queue does, each thing once: flows over Redis that `RedisVideoJobQueue` and its asyncio twin carry out.
+
+Most are one script (`videopoll.queue.calls`). The clients are typed as the sync
+ones; see `videopoll.queue.scripts`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from videopoll import events
+from videopoll._reasons import own
+from videopoll.core.delivery import open_outbox
+from videopoll.core.flow import do
+from videopoll.errors import InvalidJobError, JobNotFoundError
+from videopoll.jobs.codec import dump, text_of
+from videopoll.jobs.job import check_id, check_metadata
+from videopoll.jobs.outcome import Outcome, OutcomeKind
+from videopoll.jobs.transition import TransitionResult
+from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
+from videopoll.observe.log import LogHook, shown
+from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls
+from videopoll.queue import calls
+from videopoll.queue.connect import REDIS_ERRORS, ms_of, raise_queue_error
+from videopoll.queue.scripts import evaluate, evaluate_all, let_go_if_moved
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+    from typing import Protocol
+
+    import redis
+
+    from videopoll.core.flow import Flow
+    from videopoll.events import Hook
+    from videopoll.jobs.codec import JsonValue
+    from videopoll.jobs.transition import ClaimBatch, Transition
+    from videopoll.jobs.views import JobView, QueueCounts
+    from videopoll.policies import LeasePolicy, PollingStrategy
+    from videopoll.queue.schema import Keys
+
+    Sleep = Callable[[float], "Awaitable[None] | None"]
+
+    class Subscription(Protocol):
+        """What `Operations.wait` uses of a client's ``pubsub()``, sync or async."""
+
+        def subscribe(self, *channels: str) -> object:
+            """Begin to listen."""
+
+        def get_message(self, *, timeout: float) -> object:
+            """Return the next message, or None after `timeout` seconds."""
+
+
+__all__ = ["NewJob", "Operations", "new_token"]
+
+NewJob = tuple[str, str, "Mapping[str, JsonValue] | None"]
+"""A job to take in: its id, its conversation id, its metadata."""
+
+SCAN_STEP = 500
+"""Keys that one step of a scan looks at: a fraction of a millisecond of Redis's time."""
+
+LOOK_EVERY_S = 1.0
+"""How often `wait` looks at the keys: other kinds of workers publish nothing."""
+
+SWEEP_SHARE = 0.02
+"""The share of the time that looking for lost jobs may take, where there are so many keys that it matters."""
+
+
+class Operations:
+    """The flows of one queue.
+
+    Args:
+        client: For the workers' calls.
+        front: For the calls of producers and operators.
+        keys: The names of the keys.
+        ttls: How long the documented keys live.
+        dead_letters: How many dead letters are kept, and how long.
+        delivery: The delivery policy of notices that `cancel` and redrives start.
+        hooks: Hear of jobs that are enqueued and cancelled here.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        front: redis.Redis,
+        *,
+        keys: Keys,
+        ttls: KeyTtls | None,
+        dead_letters: DeadLetterPolicy | None,
+        delivery: DeliveryPolicy | None,
+        hooks: Iterable[Hook],
+    ) -> None:
+        self.client = client
+        self.front = front
+        self.keys = keys
+        self.ttls = ttls or KeyTtls()
+        self.dead = dead_letters or DeadLetterPolicy()
+        self.delivery = delivery or DeliveryPolicy()
+        self._emitter = events.Emitter((LogHook(), *hooks))
+
+    # --- for producers ---
+
+    def enqueue(self, jobs: Iterable[NewJob]) -> Flow[list[EnqueueResult]]:
+        """Take jobs in; all are checked before the first is sent."""
+        results: list[EnqueueResult] = []
+        for some in calls.chunks([_checked(job) for job in jobs]):
+            found = yield from evaluate(self.front, calls.enqueue(self.keys, some, self.ttls))
+            for (job_id, conversation_id, _), result in zip(some, found, strict=True):
+                if result is EnqueueResult.CREATED:
+                    self._emitter.emit(events.JobEnqueued(job_id=job_id, conversation_id=conversation_id))
+            results += found
+        return results
+
+    def get(self, job_id: str) -> Flow[JobView | None]:
+        """Look a job up."""
+        return evaluate(self.front, calls.inspect(self.keys, check_id(job_id, "job_id")))
+
+    def cancel(self, job_id: str, *, notify: bool) -> Flow[CancelResult]:
+        """Stop a job, and tell its user if `notify`."""
+        view = yield from self.get(job_id)
+        if view is None:
+            # One that comes in from now on is another job: cancelled unseen, its user would not be told.
+            return CancelResult.UNKNOWN
+        completed, notice = dump({"success": False, "error": "Cancelled", "jobId": job_id}), ""
+        if view.job is not None:
+            outcome = Outcome(OutcomeKind.CANCELLED, view.now_ms, error=own("Cancelled"))
+            completed = dump(outcome.to_completed(view.job, delivered=False))
+            notice = open_outbox(view.job, outcome, self.delivery).to_json() if notify else ""
+        call = calls.cancel(
+            self.keys, job_id, completed=completed, ttls=self.ttls, notice=notice, notice_s=self.delivery.keep_s
+        )
+        result = yield from evaluate(self.front, call)
+        if result is CancelResult.CANCELLED:
+            self._emitter.emit(events.JobCancelled(job_id=job_id))
+        return result
+
+    def wait(self, job_id: str, ended: Subscription, sleep: Sleep, *, timeout_s: float) -> Flow[Outcome | None]:
+        """Wait for the outcome of a job."""
+        until_s = time.monotonic() + timeout_s
+        outcome = _outcome_of((yield from self.get(job_id)), job_id)
+        subscribed = False
+        while outcome is None and (left_s := until_s - time.monotonic()) > 0:
+            try:
+                if not subscribed:
+                    yield from do(ended.subscribe, self.keys.ended(job_id))
+                    subscribed = True
+                else:
+                    yield from do(ended.get_message, timeout=min(left_s, LOOK_EVERY_S))
+            except REDIS_ERRORS:
+                # Without the right to subscribe, or the connection: looking now and then is enough.
+                yield from do(sleep, min(left_s, LOOK_EVERY_S))
+            # A look after the subscription, and after each message: none can be missed in between.
+            outcome = _outcome_of((yield from self.get(job_id)), job_id)
+        return outcome
+
+    # --- for runners ---
+
+    def claim(
+        self,
+        *,
+        polls: int,
+        sends: int,
+        worker_id: str,
+        strategy: PollingStrategy,
+        lease: LeasePolicy,
+        foreign_workers: bool,
+        endings: int,
+        look_from: int,
+        take_new: bool,
+        take_over: bool,
+        in_hand: Collection[str],
+        asked_ms: int | None,
+    ) -> Flow[ClaimBatch]:
+        """Lease what is due."""
+        call = calls.claim(
+            self.keys,
+            polls=polls,
+            sends=sends,
+            token=new_token(worker_id),
+            strategy=strategy,
+            lease=lease,
+            ttls=self.ttls,
+            foreign_workers=foreign_workers,
+            endings=endings,
+            look_from=look_from,
+            take_new=take_new,
+            take_over=take_over,
+            in_hand=in_hand,
+            asked_ms=asked_ms,
+        )
+        return evaluate(self.client, call)
+
+    def apply(self, transitions: Sequence[Transition]) -> Flow[list[TransitionResult]]:
+        """Carry out what was decided about claimed jobs."""
+        results = [TransitionResult.LOST] * len(transitions)
+        for trip in calls.apply(self.keys, transitions, self.ttls, self.dead):
+            replies = yield from evaluate_all(self.client, [call for _, call in trip])
+            for (indexes, _), found in zip(trip, replies, strict=True):
+                for index, result in zip(indexes, found, strict=True):
+                    results[index] = result
+        return results
+
+    def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> Flow[list[bool]]:
+        """Renew leases."""
+        held: list[bool] = []
+        for some in calls.chunks(claims):
+            held += yield from evaluate(self.client, calls.renew(self.keys, some, lease, self.ttls))
+        return held
+
+    def recover(self, *, idle_s: float, initial_delay_s: float, exclusive: bool, every_s: float) -> Flow[int]:
+        """Take up jobs that have a record and are nowhere else."""
+        try:
+            return (yield from self._recover(idle_s, initial_delay_s, exclusive, every_s))
+        except REDIS_ERRORS as error:
+            yield from let_go_if_moved(self.client, error)
+            raise_queue_error(error, "looking for lost jobs")
+
+    def _recover(self, idle_s: float, initial_delay_s: float, exclusive: bool, every_s: float) -> Flow[int]:  # noqa: FBT001 - from `recover`
+        client, keys = self.client, self.keys
+        recovered, cursor, start = 0, 0, keys.job("")
+        began_s = time.monotonic()
+        if exclusive and not (yield from do(client.set, keys.sweeper, "vp", nx=True, px=calls.ms(every_s))):
+            return 0
+        looked_at_ms = ms_of((yield from do(client.time)))
+        listed = set[bytes | str]()
+        for first, last in calls.LIST_ENDS:
+            listed.update((yield from do(client.lrange, keys.queue, first, last)))
+        while True:
+            cursor, found = yield from do(client.scan, cursor, match=f"{start}*", count=SCAN_STEP, _type="string")
+            # Without those that wait in the list.
+            loose = [text_of(one) for one in (key[len(start) :] for key in found) if one not in listed]
+            if loose:
+                call = calls.recover(
+                    keys,
+                    loose,
+                    idle_s=idle_s,
+                    initial_delay_s=initial_delay_s,
+                    looked_at_ms=looked_at_ms,
+                    ttls=self.ttls,
+                )
+                recovered += sum((yield from evaluate(client, call)))
+            if cursor == 0:
+                break
+        rest_s = (time.monotonic() - began_s) / SWEEP_SHARE
+        if exclusive and rest_s > every_s:
+            # This look was too long for its pace: nobody looks again for that long.
+            yield from do(client.pexpire, keys.sweeper, calls.ms(rest_s))
+        return recovered
+
+    # --- for operators ---
+
+    def counts(self) -> Flow[QueueCounts]:
+        """Count the jobs by where they are."""
+        return evaluate(self.front, calls.count(self.keys))
+
+    def poll_now(self, job_id: str) -> Flow[bool]:
+        """Make the next poll of a job due at once."""
+        return evaluate(self.front, calls.poll_now(self.keys, check_id(job_id, "job_id")))
+
+    def hand_back(self) -> Flow[HandedBack]:
+        """Hand scheduled jobs to workers of another kind, a bounded number a call."""
+        so_far, stay, leases = HandedBack(), 0, True
+        while True:
+            call = calls.hand_back(self.keys, self.ttls, stay=stay, leases=leases)
+            reply = yield from evaluate(self.client, call)
+            looked_at, staying, handed, theirs, ended, locked, in_hand, sends, gone = reply
+            stay, leases = stay + staying, False
+            so_far = HandedBack(
+                handed=so_far.handed + handed,
+                theirs=so_far.theirs + theirs,
+                ended=so_far.ended + ended,
+                gone=so_far.gone + tuple(map(text_of, gone)),
+                locked=so_far.locked + locked,
+                in_hand=in_hand,
+                sends=sends,
+            )
+            if looked_at < calls.MAX_BATCH:
+                return so_far
+
+
+def new_token(worker_id: str) -> str:
+    """Return a fencing token.
+
+    It is unique for each claim, also among forked processes: a worker that claims a job again must not pass for
+    its former self.
+    """
+    return f"{worker_id}:{secrets.token_hex(8)}"
+
+
+def _checked(job: NewJob) -> tuple[str, str, Mapping[str, JsonValue]]:
+    if not isinstance(job, tuple | list) or len(job) != len(("job_id", "conversation_id", "metadata")):
+        msg = f"each job of enqueue_many is a tuple (job_id, conversation_id, metadata), got {type(job).__name__}"
+        raise InvalidJobError(msg)
+    job_id, conversation_id, metadata = job
+    return check_id(job_id, "job_id"), check_id(conversation_id, "conversation_id"), check_metadata(metadata)
+
+
+def _outcome_of(view: JobView | None, job_id: str) -> Outcome | None:
+    """Return the outcome of a job, None while it is open.
+
+    Raises:
+        JobNotFoundError: There is no such job.
+    """
+    if view is None or (view.outcome is None and view.dead):
+        what = "became a dead letter without an outcome" if view else "is not known, or was forgotten long ago"
+        msg = f"the job {shown(job_id)} {what}"
+        raise JobNotFoundError(msg)
+    return view.outcome
