@@ -553,8 +553,8 @@ def test_a_channel_that_does_not_answer_is_asked_until_the_deadline():
     """With longer and longer waits; then a person has to look."""
     some = entry(tries=1, sending_ms=at(0))
     waits = []
-    for finds in range(4):
-        step = after_lookup(attrs.evolve(some, finds=finds), LookupResult.NO_ANSWER, at(9), POLICY)
+    for lookups in range(4):
+        step = after_lookup(attrs.evolve(some, lookups=lookups), LookupResult.NO_ANSWER, at(9), POLICY)
         waits.append((step.due_ms - at(9)) / 1000)
     assert waits == [2, 4, 8, 16]
     assert isinstance(after_lookup(some, LookupResult.NO_ANSWER, at(3600), POLICY), GiveUp)

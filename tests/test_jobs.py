@@ -60,7 +60,7 @@ entries = st.builds(
     tries=numbers,
     form_failures=numbers,
     sending_ms=st.none() | numbers,
-    finds=numbers,
+    lookups=numbers,
     reasons=st.lists(st.text(), max_size=10).map(tuple),
     unquoted=st.booleans(),
 )

@@ -157,7 +157,7 @@ def next_delivery_action(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy
         return LookUp(entry)
     if entry.tries >= policy.max_attempts:
         return _used_up(entry)
-    return Send(attrs.evolve(entry, tries=entry.tries + 1, sending_ms=now_ms, finds=0))
+    return Send(attrs.evolve(entry, tries=entry.tries + 1, sending_ms=now_ms, lookups=0))
 
 
 def after_send(
@@ -228,8 +228,8 @@ def after_lookup(
         case LookupResult.NO_ANSWER:
             if now_ms >= entry.deadline_ms:
                 return GiveUp(entry, own("nobody can say whether the message went out: the channel does not answer"))
-            wait_ms = jittered_ms(policy.backoff_s(entry.finds) * 1000, policy.jitter, fraction)
-            return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
+            wait_ms = jittered_ms(policy.backoff_s(entry.lookups) * 1000, policy.jitter, fraction)
+            return Later(attrs.evolve(entry, lookups=entry.lookups + 1), now_ms + wait_ms)
         case _:
             assert_never(result)
 
@@ -246,8 +246,8 @@ def _send_again(
     patience_s = max(patience_s, policy.backoff_s(max(0, entry.tries - 1)))
     left_ms = (entry.sending_ms or now_ms) + round(patience_s * 1000) - now_ms
     if left_ms > 0:
-        wait_ms = min(left_ms, round(policy.backoff_s(entry.finds) * 1000))
-        return Later(attrs.evolve(entry, finds=entry.finds + 1), now_ms + wait_ms)
+        wait_ms = min(left_ms, round(policy.backoff_s(entry.lookups) * 1000))
+        return Later(attrs.evolve(entry, lookups=entry.lookups + 1), now_ms + wait_ms)
     # Without a try of its own it was redriven: that send was counted before.
     unknowns = entry.unknowns + (entry.tries > 0)
     if unknowns >= limit:

@@ -136,7 +136,7 @@ class OutboxEntry:
         tries: Sends begun, all forms together.
         form_failures: Sends in the present form that failed for a passing reason.
         sending_ms: When a send began whose end is not known; None when there is none.
-        finds: How often the channel was asked about that send without success.
+        lookups: How often the channel was asked about that send without success.
         reasons: What went wrong, the newest last.
         unquoted: Whether the channel has refused the message with its quote, so that it goes without.
         unknowns: Sends whose fate nobody could learn, all forms together.
@@ -149,7 +149,7 @@ class OutboxEntry:
     tries: int = 0
     form_failures: int = 0
     sending_ms: int | None = None
-    finds: int = 0
+    lookups: int = 0
     reasons: tuple[str, ...] = attrs.field(default=(), repr=_repr_reasons)
     unquoted: bool = False
     unknowns: int = 0
@@ -179,7 +179,7 @@ class OutboxEntry:
                 "tries": self.tries,
                 "formFailures": self.form_failures,
                 "sending": self.sending_ms,
-                "finds": self.finds,
+                "finds": self.lookups,
                 "reasons": list(self.reasons),
                 **({"unquoted": True} if self.unquoted else {}),
                 "unknowns": self.unknowns,
@@ -217,7 +217,7 @@ class OutboxEntry:
                 tries=whole(fields["tries"]),
                 form_failures=whole(fields["formFailures"]),
                 sending_ms=None if fields["sending"] is None else whole(fields["sending"]),
-                finds=whole(fields["finds"]),
+                lookups=whole(fields["finds"]),
                 reasons=_read_reasons(fields["reasons"], fields.get("told")),
                 unquoted=fields.get("unquoted") is True,
                 # Earlier versions did not count them.

@@ -102,7 +102,7 @@ class _Letters:
                 letter.entry,
                 tries=0,
                 form_failures=0,
-                finds=0,
+                lookups=0,
                 unknowns=0,
                 deadline_ms=round((now_s + queue.delivery.deadline_s) * 1000),
             )

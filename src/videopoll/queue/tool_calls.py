@@ -11,7 +11,11 @@ from videopoll.jobs.codec import Poison, dump, load_object
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 
 if TYPE_CHECKING:
-    from videopoll.tool.answers import Answer
+    from typing import TypeAlias
+
+    from videopoll.jobs.codec import JsonValue
+
+    Answer: TypeAlias = dict[str, JsonValue]
 
 __all__ = ["CallStore", "read_kept", "store_of"]
 
