@@ -237,6 +237,9 @@ def test_a_hand_back_says_what_it_did_and_what_it_could_not(cli, queue, world, c
     assert "1 under the lock of another worker: hand back again in a minute" in told.stderr
     assert "1 in the hands of videopoll's workers: stop them" in told.stderr
     assert "1 to be delivered, which only videopoll's workers can" in told.stderr
+    named = re.findall(r"--state (\w+)", told.stderr)
+    assert named
+    assert set(named) <= {place.value for place in places.Place}
     again = cli("hand-back --json")
     assert again.exit_code == 1
     left = {"handed": 0, "gone": [], "locked": 1, "in_hand": 1, "sends": 1, "complete": False}

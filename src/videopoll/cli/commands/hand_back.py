@@ -62,6 +62,6 @@ def _left_behind(result: HandedBack) -> list[str]:
         f"{result.locked} under the lock of another worker: hand back again in a minute": result.locked,
         f"{result.in_hand} in the hands of videopoll's workers: stop them, and hand back again": result.in_hand,
         f"{result.sends} to be delivered, which only videopoll's workers can: run videopoll worker --no-new-jobs until"
-        " they are; videopoll jobs --state outbox --state delivering lists them": result.sends,
+        " they are; videopoll jobs --state outbox --state in_flight lists them": result.sends,
     }
     return [line for line, count in lines.items() if count]
