@@ -22,15 +22,11 @@ from storm.outside import (
     VideoApi,
     resolver,
 )
-from storm.plan import POLICY
+from storm.plan import address, named, queue_options, runner_options
 from storm.server import AsyncClient, RedisServer, SyncClient, moved_clock
 from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
-    DeliveryPolicy,
-    KeyTtls,
-    LeasePolicy,
-    PollingStrategy,
     QueueError,
     RedisVideoJobQueue,
     RoutingNotifier,
@@ -84,6 +80,8 @@ class Life:
     cut_off: list[tuple[float, float]] = attrs.field(factory=list)
     stop_s: float | None = None
     stopped_s: float | None = None
+    starved: list[tuple[float, float]] = attrs.field(factory=list)
+    """When the machine gave it no time, or stood still between it and the rest."""
 
 
 @attrs.define
@@ -126,6 +124,13 @@ class Story:
     redis_calls: int = 0
     stolen: list[str] = attrs.field(factory=list)
     held: list[tuple[str, str]] = attrs.field(factory=list)
+    server: str = "fakeredis"
+    slack_s: float = 1.0
+    """Within so many seconds two things count as one: none are that far apart in virtual time."""
+    instant_s: float = 0.1
+    """How long what is under way may go on after its cause is over."""
+    late_s: float = 0.0
+    """What waits that do not shrink with the storm, and a busy machine, may add to a bound."""
 
 
 class Fleet:
@@ -187,7 +192,7 @@ class Fleet:
             kernel.at(event.at_s, self._make, event)
         last_s = max([event.at_s for event in plan.events], default=0.0)
         while kernel.now_s <= last_s or self.busy or self.producers or self.armed or self._troubled():
-            await asyncio.sleep(0.5)
+            await kernel.sleep(0.5)
             if kernel.now_s > last_s + 2 * PATIENCE_S:
                 story.broken.append("the faults never came to an end")
                 break
@@ -195,7 +200,7 @@ class Fleet:
         # After a step back of Redis's clock all is late by that much, and no worse.
         patience_s = PATIENCE_S - sum(step_s for _, step_s in story.steps if step_s < 0)
         while not self.server.empty and kernel.now_s < story.calm_s + patience_s:
-            await asyncio.sleep(0.5)
+            await self.kernel.sleep(0.5)
         story.over, story.over_s = self.server.empty, kernel.now_s
         await self._stop_all()
         self._look_around()
@@ -228,35 +233,17 @@ class Fleet:
     # --- workers ---
 
     def _queue(self, kind: str) -> Any:
-        plan = self.plan
-        ttls = KeyTtls(job_s=plan.job_ttl_s, attempts_s=plan.job_ttl_s)
         client = SyncClient if kind == "sync" else AsyncClient
         build = RedisVideoJobQueue if kind == "sync" else AsyncRedisVideoJobQueue
         queue: Any = build(
             client(self.server, 10.0),  # type: ignore[arg-type]
             front=client(self.server, 2.0),  # type: ignore[arg-type]
             blocking=client(self.server, 15.0),  # type: ignore[arg-type]
-            ttls=ttls,
-            delivery=self._delivery(),
+            **queue_options(self.plan),
         )
         rng = self.rng
         queue._token = lambda worker_id: f"{worker_id}:{rng.getrandbits(64):016x}"
         return queue
-
-    def _delivery(self) -> DeliveryPolicy:
-        return DeliveryPolicy(
-            max_attempts=6,
-            video_attempts=3,
-            backoff_base_s=1.0,
-            backoff_cap_s=8.0,
-            deadline_s=90.0,
-            retention_s=600.0,
-            appear_within_s=4.0,
-            max_retry_after_s=20.0,
-            send_timeout_s=25.0,
-            jitter=self.plan.jitter,
-            on_unknown=self.plan.on_unknown,  # type: ignore[arg-type]
-        )
 
     def _runners(self, slot: Slot, kind: str) -> list[Any]:
         """Give the runners of one process; they share nothing but that."""
@@ -275,23 +262,12 @@ class Fleet:
             queue,
             poller,
             notifier,
-            strategy=PollingStrategy(
-                **POLICY,
-                timeout_s=plan.timeout_s,
-                jitter=plan.jitter,
-                max_attempts=30,  # type: ignore[arg-type]
-            ),
-            lease=LeasePolicy.lasting(plan.lease_s),
-            delivery=self._delivery(),
             hooks=[self._heard],
-            concurrency=one.polls,
-            delivery_concurrency=one.sends,
-            grace_s=plan.grace_s,
+            **runner_options(plan, one),
             clock=self.kernel.clock,
             rng=random.Random(self.rng.getrandbits(32)),
         )
-        runner._state.worker_id = runner._state.context.worker_id = f"video_worker_{slot.process.name}{':b' * number}"  # type: ignore[union-attr]
-        return runner
+        return named(runner, slot.process.name, number)  # type: ignore[union-attr]
 
     def _spawn(self, slot: Slot) -> None:
         slot.count += 1
@@ -350,15 +326,19 @@ class Fleet:
         try:
             for _ in range(1000):
                 try:
-                    result = await self.operator_queue.enqueue(job_id, conversation_id=f"user-{job_id}")
+                    result = await self._enqueue(job_id)
                 except QueueError:
-                    await asyncio.sleep(0.5)
+                    await self.kernel.sleep(0.5)
                 else:
                     self.story.accepted.setdefault(job_id, self.kernel.now_s)
                     self.note(f"enqueue {job_id}: {result.value}")
                     return
         finally:
             self.producers -= 1
+
+    async def _enqueue(self, job_id: str) -> Any:
+        metadata = {"channel": "c", "to": address(job_id)}
+        return await self.operator_queue.enqueue(job_id, conversation_id=f"user-{job_id}", metadata=metadata)
 
     async def _act(self, what: str, job_id: str) -> None:
         queue, result = self.operator_queue, None
@@ -371,7 +351,7 @@ class Fleet:
                         case "poll now":
                             result = await queue.poll_now(job_id)
                         case "enqueue again":
-                            result = await queue.enqueue(job_id, conversation_id=f"user-{job_id}")
+                            result = await self._enqueue(job_id)
                             self.story.accepted.setdefault(job_id, self.kernel.now_s)
                         case "push":
                             # As a worker of another kind puts an id back that it has in its memory.
@@ -383,7 +363,7 @@ class Fleet:
                         case _:
                             result = await queue.dead_letters.dismiss(job_id)
                 except (QueueError, RedisError):
-                    await asyncio.sleep(0.5)
+                    await self.kernel.sleep(0.5)
                 except VideopollError as error:
                     result = type(error).__name__
                     break
@@ -524,7 +504,7 @@ class Fleet:
         for _ in range(200):
             if slot.runners and slot.process is not None and slot.process.awake:
                 break
-            await asyncio.sleep(0.2)
+            await self.kernel.sleep(0.2)
         await self._stop_slot(slot)
         self.story.made["stop"] += 1
         self.busy -= 1
@@ -548,7 +528,7 @@ class Fleet:
         for _ in range(1000):
             if done or process.dead:
                 break
-            await asyncio.sleep(0.1)
+            await self.kernel.sleep(0.1)
         if done:
             life.stopped_s = self.kernel.now_s
             if not life.frozen and not self._troubled_since(life.stop_s):
@@ -593,7 +573,7 @@ class Fleet:
         for slot in self.slots:
             await self._stop_slot(slot)
         for _ in range(20):
-            await asyncio.sleep(1.0)
+            await self.kernel.sleep(1.0)
 
     def _look_around(self) -> None:
         look = self.server.look

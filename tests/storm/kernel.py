@@ -345,6 +345,10 @@ class Kernel:
         """Have something happen outside of every process."""
         return self.loop.call_at(at_s, call, *args, context=self._nobody)
 
+    async def sleep(self, seconds: float) -> None:
+        """Let seconds of the storm pass."""
+        await asyncio.sleep(seconds)
+
     def maybe_yield(self) -> None:
         """Let others run here, now and then: a thread may be interrupted anywhere."""
         thread = self.running

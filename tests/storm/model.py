@@ -28,7 +28,6 @@ SEND_TIMEOUT_S = 25.0
 APPEAR_WITHIN_S = 4.0
 DELIVERY_S = 90.0
 MAX_SENDS = 6
-SLACK_S = 1.0
 SHORTEST_WAIT_S = 0.7
 FAILING = {"throttled", "unreachable", "down"}
 """What is surely not sent, and tried again after a while."""
@@ -46,6 +45,7 @@ class _Judge:
         self.lives = {life.name: life for life in story.lives}
         self.at_most_once = story.plan.on_unknown == "at_most_once"
         self.renew_s = story.plan.lease_s / 3
+        self.slack_s, self.instant_s, self.late_s = story.slack_s, story.instant_s, story.late_s
 
     def wrongs(self) -> Iterator[str]:
         story = self.story
@@ -87,7 +87,7 @@ class _Judge:
         yield from self._taken_in(job_id)
         letter_s = next((at_s for at_s, one, _ in self.story.ended if one == job_id), float("inf"))
         for one in requests:
-            if one.at_s > letter_s + SLACK_S and not self._acted(job_id, {"redrive"}):
+            if one.at_s > letter_s + self.slack_s and not self._acted(job_id, {"redrive"}):
                 yield f"sent after its dead letter: {job_id} at {one.at_s:.2f} s"
         if not got:
             reason = self._untold(job_id, requests)
@@ -113,13 +113,13 @@ class _Judge:
         for at_s, what, one, result in self.story.acts:
             if one == job_id and what == "enqueue again" and result is EnqueueResult.CREATED:
                 lost = self._alone_s() >= self.plan.job_ttl_s / 2 - self.plan.lease_s
-                if at_s > self.story.accepted[job_id] + SLACK_S and not lost:
+                if at_s > self.story.accepted[job_id] + self.slack_s and not lost:
                     yield f"taken in twice: {job_id} at {at_s:.2f} s"
 
     def _after_a_cancel(self, job_id: str, requests: list[Sent]) -> Iterator[str]:
         for at_s, what, one, result in self.story.acts:
             if one == job_id and what == "cancel" and result is CancelResult.CANCELLED:
-                late = [sent for sent in requests if sent.at_s > at_s + SLACK_S]
+                late = [sent for sent in requests if sent.at_s > at_s + self.slack_s]
                 if late and not self._acted(job_id, {"enqueue again"}):
                     yield f"told after a cancel: {job_id} at {late[0].at_s:.2f} s"
 
@@ -128,7 +128,7 @@ class _Judge:
 
     def _redriven(self, job_id: str, from_s: float, to_s: float) -> bool:
         return any(
-            what == "redrive" and one == job_id and result and from_s - SLACK_S <= at_s <= to_s
+            what == "redrive" and one == job_id and result and from_s - self.slack_s <= at_s <= to_s
             for at_s, what, one, result in self.story.acts
         )
 
@@ -148,7 +148,7 @@ class _Judge:
             at_s, said = asked[-1]
             if said == "found":
                 return "the channel had shown it"
-            if at_s < first.at_s + APPEAR_WITHIN_S - SLACK_S / 2:
+            if at_s < first.at_s + APPEAR_WITHIN_S - self.slack_s / 2:
                 return "it had no time to show up"
             return None if at_s <= visible_s else "the channel was asked and shows it"
         if self.at_most_once:
@@ -161,7 +161,7 @@ class _Judge:
         told_s = one.told_s if one.told_s is not None else float("inf")
         if told_s <= at_s and one.told not in KNOWN:
             return True
-        if told_s > at_s and at_s - one.at_s >= SEND_TIMEOUT_S - SLACK_S:
+        if told_s > at_s and at_s - one.at_s >= SEND_TIMEOUT_S - self.slack_s:
             return True
         return self._worker_was_gone(life, one.at_s, at_s)
 
@@ -171,10 +171,10 @@ class _Judge:
             return True
         if life.stop_s is not None and life.stop_s <= to_s:
             return True
-        gone_s = self.plan.lease_s - self.renew_s - SLACK_S
+        gone_s = self.plan.lease_s - self.renew_s - self.slack_s
         gone: list[tuple[float, float]] = []
-        for began_s, ended_s in sorted((*life.frozen, *life.cut_off)):
-            if gone and began_s <= gone[-1][1] + SLACK_S:
+        for began_s, ended_s in sorted((*life.frozen, *life.cut_off, *life.starved)):
+            if gone and began_s <= gone[-1][1] + self.slack_s:
                 gone[-1] = (gone[-1][0], max(gone[-1][1], ended_s))
             else:
                 gone.append((began_s, ended_s))
@@ -198,7 +198,7 @@ class _Judge:
                 case "not_found" if job.ends != "missing" and {"working", "ready"} & said:
                     yield f"told 'not found' of a job that the API has known: {job_id}"
                 case "timed_out" if one.at_s - self.story.accepted[job_id] + self._stepped() < (
-                    self.plan.timeout_s - SLACK_S
+                    self.plan.timeout_s - self.slack_s
                 ):
                     yield f"timed out before its time: {job_id}"
                 case "cancelled" if not self._acted(job_id, {"cancel and tell"}):
@@ -210,20 +210,26 @@ class _Judge:
         return sum(step_s for _, step_s in self.story.steps if step_s > 0)
 
     def _budget(self, job_id: str, requests: list[Sent]) -> Iterator[str]:
-        redrives = sum(what == "redrive" and one == job_id for _, what, one, _ in self.story.acts)
+        # A redrive, and a cancel of which the user is told, begin a message anew.
+        anew = sum(
+            what == "redrive" or (what == "cancel and tell" and result is CancelResult.CANCELLED)
+            for _, what, one, result in self.story.acts
+            if one == job_id
+        )
         blind = [one for one in requests if one.told not in KNOWN]
         limit = 1 if self.at_most_once and self.plan.channel == "mute" else UNKNOWN_AT_MOST
-        if self.plan.channel == "mute" and len(blind) > limit * (1 + redrives):
+        if self.plan.channel == "mute" and len(blind) > limit * (1 + anew):
             yield f"flooded: {job_id} got {len(blind)} sends of unknown fate"
-        if len(requests) > MAX_SENDS * (1 + redrives):
+        if len(requests) > MAX_SENDS * (1 + anew):
             yield f"too many sends: {job_id} got {len(requests)}"
         videos = [one for one in requests if one.form == "video" and one.manner in FAILING]
-        if len(videos) > 3 * (1 + redrives) + 1:
+        if len(videos) > 3 * (1 + anew) + 1:
             yield f"too many videos: {job_id} got {len(videos)} failed videos and no text"
 
         for first, second in itertools.pairwise(requests):
             if first.told in FAILING and first.form == second.form and second.at_s - first.at_s < SHORTEST_WAIT_S:
-                if not redrives:
+                stepped = any(first.at_s <= at_s <= second.at_s and step_s > 0 for at_s, step_s in self.story.steps)
+                if not anew and not stepped:
                     yield f"sent too soon: {job_id} at {first.at_s:.2f} s and {second.at_s:.2f} s"
                 break
 
@@ -236,15 +242,16 @@ class _Judge:
         lettered = any(one == job_id for _, one, _ in self.story.ended)
         if not lettered:
             return "no message, no dead letter" if self.story.over else "still pending"
-        if job.refused == "all" or self._spent(requests):
+        if job.refused == "all" or self._spent(job_id, requests):
             return None
         return "a dead letter, though it could have been delivered"
 
-    def _spent(self, requests: list[Sent]) -> bool:
+    def _spent(self, job_id: str, requests: list[Sent]) -> bool:
         """Whether what may be tried for a user was tried, or nobody lived to keep the job."""
         if self._alone_s() >= self.plan.job_ttl_s / 2 - self.plan.lease_s:
             return True  # By Redis's clock nobody has kept the record for as long as it lives.
-        around = [life for life in self.story.lives if life.died_s or life.frozen or life.cut_off or life.stop_s]
+        over_s = next(at_s for at_s, one, _ in self.story.ended if one == job_id)
+        around = [life for life in self.story.lives if self._broke_off(life, self.story.accepted[job_id], over_s)]
         blind = [one for one in requests if one.told not in KNOWN]
         if self.plan.channel == "mute" and self.at_most_once and (blind or around):
             return True
@@ -256,6 +263,12 @@ class _Judge:
         if failing and failing[-1].at_s - failing[0].at_s >= DELIVERY_S - 20.0:
             return True
         return bool(self.plan.channel == "askable" and len(blind) >= UNKNOWN_AT_MOST)
+
+    @staticmethod
+    def _broke_off(life: Life, from_s: float, to_s: float) -> bool:
+        """Whether something ended or interrupted a worker's sends in a time."""
+        moments = [*filter(None, (life.died_s, life.stop_s)), *(at_s for at_s, _ in life.frozen + life.cut_off)]
+        return any(from_s <= at_s <= to_s for at_s in moments)
 
     def _alone_s(self) -> float:
         """For how long, at most, there was nobody to keep records, by Redis's clock."""
@@ -293,13 +306,13 @@ class _Judge:
     def _after_stops(self) -> Iterator[str]:
         for one in self.story.sent:
             stopped_s = self.lives[one.worker].stopped_s
-            if stopped_s is not None and one.at_s > stopped_s + SLACK_S / 10:
+            if stopped_s is not None and one.at_s > stopped_s + self.instant_s:
                 yield f"sent after its stop: {one.job_id} by {one.worker} at {one.at_s:.2f} s"
         for worker, job_id in self.story.held:
             yield f"held after its stop: {job_id} by {worker}"
         for life in self.story.lives:
             if life.stop_s is not None and life.stopped_s is not None and not life.frozen:
-                limit_s = self.plan.grace_s + 15.0
+                limit_s = self.plan.grace_s + 15.0 + self.late_s
                 if life.stopped_s - life.stop_s > limit_s:
                     yield f"slow stop: {life.name} took {life.stopped_s - life.stop_s:.1f} s"
 
@@ -310,7 +323,7 @@ class _Judge:
                 return True
             if life.stop_s is not None and from_s - 30 <= life.stop_s <= to_s:
                 return True
-            if any(a <= to_s and b >= from_s - 15 for a, b in (*life.frozen, *life.cut_off)):
+            if any(a <= to_s and b >= from_s - 15 for a, b in (*life.frozen, *life.cut_off, *life.starved)):
                 return True
         if any(a <= to_s and b >= from_s - 15 for a, b, _ in self.story.outages):
             return True
@@ -344,9 +357,9 @@ class _Judge:
             if self.plan.workers[number].runners > 1 or not asked:
                 continue
             hint_s = min([one.hint_s for one in asked if one.job_id == event.job_id][-1:] or [0.0])
-            until_s = told_s + min(hint_s, POLICY["max_retry_after_s"]) - SLACK_S / 10
+            until_s = told_s + min(hint_s, POLICY["max_retry_after_s"]) - self.instant_s
             for one in self.story.polls:
-                if one.worker == worker and told_s + SLACK_S / 10 < one.at_s < until_s:
+                if one.worker == worker and told_s + self.instant_s < one.at_s < until_s:
                     yield f"polled in a pause: {one.job_id} by {worker} at {one.at_s:.2f} s"
                     return
 
@@ -358,7 +371,8 @@ class _Judge:
             if self._acted(event.job_id, {"redrive"}) or any("hangs" in one.how for one in self.plan.events):
                 continue
             accepted_s = self.story.accepted[event.job_id]
-            limit_s = accepted_s + self.plan.timeout_s + POLICY["interval_s"] + POLICY["request_timeout_s"] + 8.0
+            over_s = accepted_s + self.plan.timeout_s + POLICY["interval_s"] + POLICY["request_timeout_s"]
+            limit_s = over_s + 8.0 + self.late_s
             limit_s -= sum(step_s for _, step_s in self.story.steps if step_s < 0)
             if at_s > limit_s and not self._disturbed(accepted_s + self.plan.timeout_s - 10.0, at_s):
                 yield f"ended late: {event.job_id} at {at_s:.1f} s instead of {limit_s:.1f} s"
@@ -368,7 +382,7 @@ class _Judge:
         """What was still open when the last fault was over is told within a bound of that."""
         if any(one.told not in KNOWN for one in self.story.sent) or any("hangs" in one.how for one in self.plan.events):
             return  # An account may be held back for minutes, and what hangs holds its places.
-        bound_s = 2 * self.plan.lease_s + 45.0 + self.plan.slow_s
+        bound_s = 2 * self.plan.lease_s + 45.0 + self.plan.slow_s + self.late_s
         bound_s -= sum(step_s for _, step_s in self.story.steps if step_s < 0)
         for job_id, accepted_s in self.story.accepted.items():
             first_s = min([one.at_s for one in self.story.sent if one.job_id == job_id], default=0.0)

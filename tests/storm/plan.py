@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from storm.outside import MANNERS, ODD_POLLS
+from videopoll import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
 
 POLICY = {
     "interval_s": 5.0,
@@ -99,6 +100,57 @@ class Plan:
         ]
         lines += [f"  {event}" for event in self.events]
         return "\n".join(lines)
+
+
+def queue_options(plan: Plan, scale: float = 1.0) -> dict[str, Any]:
+    """Give what a plan says of a queue; `scale` is how long a second of the plan takes."""
+    record_s = round(plan.job_ttl_s * scale)
+    return {"ttls": KeyTtls(job_s=record_s, attempts_s=record_s), "delivery": _delivery(plan, scale)}
+
+
+def runner_options(plan: Plan, worker: WorkerPlan, scale: float = 1.0) -> dict[str, Any]:
+    """Give what a plan says of the runners of a worker."""
+    policy = {name: seconds * scale for name, seconds in POLICY.items()}
+    return {
+        "strategy": PollingStrategy(
+            **policy,
+            timeout_s=plan.timeout_s * scale,
+            jitter=plan.jitter,
+            max_attempts=30,  # type: ignore[arg-type]
+        ),
+        "lease": LeasePolicy.lasting(plan.lease_s * scale),
+        "delivery": _delivery(plan, scale),
+        "concurrency": worker.polls,
+        "delivery_concurrency": worker.sends,
+        "grace_s": plan.grace_s * scale,
+    }
+
+
+def _delivery(plan: Plan, scale: float) -> DeliveryPolicy:
+    return DeliveryPolicy(
+        max_attempts=6,
+        video_attempts=3,
+        backoff_base_s=1.0 * scale,
+        backoff_cap_s=8.0 * scale,
+        deadline_s=90.0 * scale,
+        retention_s=600.0 * scale,
+        appear_within_s=4.0 * scale,
+        max_retry_after_s=20.0 * scale,
+        send_timeout_s=25.0 * scale,
+        jitter=plan.jitter,
+        on_unknown=plan.on_unknown,  # type: ignore[arg-type]
+    )
+
+
+def address(job_id: str) -> str:
+    """Give the phone number of the user of a job."""
+    return f"54911{int(job_id.removeprefix('job')):08d}"
+
+
+def named(runner: Any, worker: str, number: int) -> Any:
+    """Let a runner sign its leases with the name that its worker has in the storm."""
+    runner._state.worker_id = runner._state.context.worker_id = f"video_worker_{worker}{':b' * number}"
+    return runner
 
 
 TRAPS = (
@@ -278,3 +330,66 @@ def _redis_event(rng: random.Random, at_s: float, worker: int, long_s: float) ->
     elif kind == "break off":
         how = (rng.choice(SCRIPTS), rng.randrange(6))
     return Event(at_s, kind, how)
+
+
+# --- large ones ---
+
+
+def kill_storm(seed: int, *, jobs: int = 1000, kills: int = 100, for_s: float = 750.0) -> Plan:
+    """Three workers that keep being killed, now and then frozen, over a Redis that restarts: nobody may stay untold."""
+    rng = random.Random(seed)
+    workers = (WorkerPlan(runner="sync", parts="sync", polls=32, sends=8), *(WorkerPlan(polls=100, sends=32),) * 2)
+    events = [
+        Event(round(for_s * (number + 1) / (kills + 1), 2), "kill", (number % 3, "/".join(names), phase, 1.0))
+        for number, (names, phase) in enumerate(rng.choice(TRAPS) for _ in range(kills))
+    ]
+    for number in range(max(1, kills // 33)):
+        at_s = round(rng.uniform(0.1, 0.9) * for_s, 2)
+        names, phase = rng.choice(FROZEN_AT)
+        events.append(Event(at_s, "freeze", (number % 3, "/".join(names), phase, 15.0)))
+    events += [Event(round(share * for_s, 2), "restart", (2.0,)) for share in (0.35, 0.7)]
+    events += [Event(round(share * for_s, 2), "api", ("down", 5.0, 1.0)) for share in (0.2, 0.5, 0.8)]
+    return Plan(
+        seed=seed,
+        workers=workers,
+        jobs=tuple(JobPlan(at_s=round(number * for_s / jobs, 2), takes_s=8.0) for number in range(jobs)),
+        events=tuple(sorted(events, key=lambda event: event.at_s)),
+        channel="askable",
+        timeout_s=200.0,
+        job_ttl_s=1800,
+    )
+
+
+def delivery_storm(seed: int, *, jobs: int = 500, kills: int = 40, for_s: float = 300.0) -> Plan:
+    """A messenger that misbehaves in every way, and workers that die in the midst of their sends."""
+    rng = random.Random(seed)
+    sending = [
+        trap for trap in TRAPS if {"conclude", "begin_send", "send", "settle", "redeliver", "look_up"} & set(trap[0])
+    ]
+    chosen = [
+        JobPlan(
+            at_s=round(number * for_s / jobs, 2),
+            takes_s=1.0,
+            refused="all" if number % 25 == 0 else "video" if number % 10 == 3 else "",
+            sends=(rng.choice(MANNERS),) if number % 2 else (),
+        )
+        for number in range(jobs)
+    ]
+    events = [
+        Event(round(for_s * (number + 1) / (kills + 1), 2), "kill", (number % 2, "/".join(names), phase, 0.5))
+        for number, (names, phase) in enumerate(rng.choice(sending) for _ in range(kills))
+    ]
+    events.append(Event(round(for_s / 2, 2), "messenger", ("down", 30.0)))
+    return Plan(
+        seed=seed,
+        workers=(WorkerPlan(polls=32, sends=32), WorkerPlan(runner="sync", parts="sync", polls=32, sends=32)),
+        jobs=tuple(chosen),
+        events=tuple(sorted(events, key=lambda event: event.at_s)),
+        channel="askable",
+        timeout_s=200.0,
+        job_ttl_s=1800,
+    )
+
+
+LARGE = {"kills": kill_storm, "deliveries": delivery_storm}
+"""Storms that are the same from seed to seed but for their moments: what a night's fleet goes through."""
