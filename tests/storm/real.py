@@ -368,7 +368,18 @@ class RealFleet(Fleet):
         """Give the sends that a messenger that is down cannot see: it refuses the connection."""
         downs = [(one.at_s, one.at_s + one.how[1]) for one in self.plan.events if one.what == "messenger"]
         return [
-            Sent(at_s, event.job_id, worker, event.form.value, "", "", "down", told="down", told_s=at_s)
+            # It began when the worker began it: it may have stood still for long before it connected.
+            Sent(
+                at_s - event.took_s / self.scale,
+                event.job_id,
+                worker,
+                event.form.value,
+                "",
+                "",
+                "down",
+                told="down",
+                told_s=at_s,
+            )
             for at_s, worker, event in self.story.told_of
             if isinstance(event, events.SendTried)
             and str(event.reason).startswith("connect")
