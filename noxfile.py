@@ -32,6 +32,10 @@ def _lint(session: nox.Session) -> None:
 def _types(session: nox.Session) -> None:
     session.run("mypy")
     session.run("pyright", "--pythonpath", _python(session))
+    # Whether a type checker of a host knows the type of everything public, in the package as it is installed.
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    installed = str(session.run("python", "-c", where, silent=True)).strip()
+    session.run("pyright", "--verifytypes", "videopoll", "--ignoreexternal", env={"PYTHONPATH": installed})
 
 
 def _tests(session: nox.Session, *args: str) -> None:
@@ -88,8 +92,21 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def package(session: nox.Session) -> None:
+    """The sdist and the wheel, as they would be released: built, checked, and the wheel installed and looked at."""
+    session.install("build", "twine")
+    folder = Path(session.create_tmp()) / "dist"
+    session.run("python", "-m", "build", "--outdir", str(folder))
+    built = sorted(str(path) for path in folder.iterdir())
+    session.run("twine", "check", "--strict", *built)
+    wheel = next(path for path in built if path.endswith(".whl"))
+    session.install(f"{wheel}[all]", *_groups("tests"))
+    session.run("pytest", "tests/test_packaging.py", "tests/test_public_face.py", *session.posargs)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
-    """The tests, and which lines and branches they reach."""
+    """The tests, and which lines and branches they reach; less than the floor in pyproject.toml is an error."""
     session.install(".[all]", *_groups("tests"))
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)

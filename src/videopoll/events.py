@@ -48,7 +48,7 @@ __all__ = [
     "show_texts",
 ]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)

@@ -26,7 +26,7 @@ from videopoll.cli.demo import command as demo
 
 __all__ = ["app"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     no_args_is_help=True,
     # A stack trace with local variables would show tokens.
     pretty_exceptions_enable=False,

@@ -21,7 +21,7 @@ from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFacto
 
 __all__ = ["NoChannelNotifier", "build_channels", "build_notifier", "load_resolver"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 NO_CHANNEL = (

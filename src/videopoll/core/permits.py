@@ -70,7 +70,7 @@ class SendPermit:
         self._reference = reference
         self._withdrawn = False
         # Those of a channel that stands alone.
-        self.account = ""
+        self.account: str = ""
         self.channel: str | None = None
 
     def __reduce__(self) -> tuple[Callable[[Lease, bool], SendPermit], tuple[Lease, bool]]:
@@ -86,7 +86,8 @@ class SendPermit:
 
     def goes_over(self, channel: str, *credentials: str | None) -> None:
         """Note over which account of which channel the message goes."""
-        self.account, self.channel = account_key(channel, *credentials), channel
+        self.account = account_key(channel, *credentials)
+        self.channel = channel
 
     def held_back(self) -> NotSent | None:
         """Return the receipt of a send whose account this worker holds back, else None."""

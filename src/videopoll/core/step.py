@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from videopoll.core.context import StepContext
     from videopoll.jobs.job import VideoJob
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 CRASH_POINTS = (
     "after_claim",
@@ -124,22 +124,22 @@ class JobStep:
 
     def __init__(self, context: StepContext, claim: Claim, asked_s: float | None = None) -> None:
         self._context = context
-        self.claim = claim
+        self.claim: Claim = claim
         # As it is confirmed: by the claim, which was asked for at `asked_s`, and then by each write and renewal.
-        self.lease = Lease(context.clock.monotonic_s)
+        self.lease: Lease = Lease(context.clock.monotonic_s)
         self.confirm(context.clock.monotonic_s() if asked_s is None else asked_s)
         self.entry: OutboxEntry | None = claim.work.entry if isinstance(claim.work, SendWork) else None
-        self.sending = self.entry is not None
+        self.sending: bool = self.entry is not None
         self._pending_write: Transition | None = None
-        self.released = False
+        self.released: bool = False
         self._lost = False
         # The entry whose send is noted in Redis.
         self._noted: OutboxEntry | None = None
         # The permit of the send under way.
         self._permit: SendPermit | None = None
-        self.finished = False
-        self.slot_freed = False
-        self.started_s = context.clock.monotonic_s()
+        self.finished: bool = False
+        self.slot_freed: bool = False
+        self.started_s: float = context.clock.monotonic_s()
 
     @property
     def polling(self) -> bool:

@@ -18,7 +18,7 @@ from videopoll.observe.log import shown
 
 __all__ = ["AppriseNotifier"]
 
-log = logging.getLogger("videopoll.jobs")
+log: logging.Logger = logging.getLogger("videopoll.jobs")
 
 Urls: TypeAlias = str | Sequence[str]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
@@ -54,7 +54,7 @@ class WhatsAppFactoryNotifier(HttpNotifier):
         ConfigurationError: The base URL cannot work.
     """
 
-    forms = frozenset({MessageForm.TEXT})
+    forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.TEXT})
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LogHook", "shown", "shown_ids"]
 
-log = logging.getLogger("videopoll.jobs")
+log: logging.Logger = logging.getLogger("videopoll.jobs")
 
 Line: TypeAlias = tuple[int, str, *tuple[object, ...]]
 """A level, a text with placeholders, and what fills them."""

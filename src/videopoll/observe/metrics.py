@@ -194,7 +194,7 @@ class PrometheusHook:
         except ImportError:
             msg = "PrometheusHook needs prometheus-client: pip install 'videopoll[prometheus]'"
             raise ImportError(msg) from None
-        self.registry = registry if registry is not None else prometheus.REGISTRY
+        self.registry: CollectorRegistry = registry if registry is not None else prometheus.REGISTRY
         self._counts = counts
         self._counters: dict[str, prometheus.Counter] = {}
         self._histograms: dict[str, prometheus.Histogram] = {}

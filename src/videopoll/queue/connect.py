@@ -48,7 +48,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-REDIS_ERRORS = (redis_errors.RedisError, OSError)
+REDIS_ERRORS: tuple[type[redis_errors.RedisError], type[OSError]] = (redis_errors.RedisError, OSError)
 """What a client of Redis raises."""
 
 CONNECT_TIMEOUT_S = 5.0

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HistoryEntry", "RedisHistory", "Step", "WorkerInfo", "read_history", "read_recent", "read_workers"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 MAX_ENTRIES = 20_000
 """Entries that the stream keeps, about."""

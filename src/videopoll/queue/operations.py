@@ -94,9 +94,9 @@ class Operations:
         self.client = client
         self.front = front
         self.keys = keys
-        self.ttls = ttls or KeyTtls()
-        self.dead = dead_letters or DeadLetterPolicy()
-        self.delivery = delivery or DeliveryPolicy()
+        self.ttls: KeyTtls = ttls or KeyTtls()
+        self.dead: DeadLetterPolicy = dead_letters or DeadLetterPolicy()
+        self.delivery: DeliveryPolicy = delivery or DeliveryPolicy()
         self._emitter = events.Emitter((LogHook(), *hooks))
 
     # --- for producers ---

@@ -211,19 +211,19 @@ class Keys:
                 f" those of the prefix before it. Choose another word, e.g. {prefix.replace(f':{taken[0]}', '-' + taken[0])!r}"
             )
             raise ConfigurationError(msg)
-        self.prefix = prefix
-        self.queue = f"{prefix}:poll:queue"
-        self.schedule = f"{prefix}:poll:schedule"
-        self.inflight = f"{prefix}:poll:inflight"
-        self.leases = f"{prefix}:poll:leases"
-        self.faults = f"{prefix}:poll:faults"
-        self.deliveries = f"{prefix}:poll:deliveries"
-        self.dead = f"{prefix}:poll:dead"
-        self.letters = f"{prefix}:poll:letters"
-        self.sweeper = f"{prefix}:poll:sweeper"
-        self.history = f"{prefix}:poll:history"
-        self.workers = f"{prefix}:poll:workers"
-        self.loads = f"{prefix}:poll:loads"
+        self.prefix: str = prefix
+        self.queue: str = f"{prefix}:poll:queue"
+        self.schedule: str = f"{prefix}:poll:schedule"
+        self.inflight: str = f"{prefix}:poll:inflight"
+        self.leases: str = f"{prefix}:poll:leases"
+        self.faults: str = f"{prefix}:poll:faults"
+        self.deliveries: str = f"{prefix}:poll:deliveries"
+        self.dead: str = f"{prefix}:poll:dead"
+        self.letters: str = f"{prefix}:poll:letters"
+        self.sweeper: str = f"{prefix}:poll:sweeper"
+        self.history: str = f"{prefix}:poll:history"
+        self.workers: str = f"{prefix}:poll:workers"
+        self.loads: str = f"{prefix}:poll:loads"
 
     @property
     def fixed(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InterruptedStepError", "adrive_to_end", "call_in_thread", "drive_to_end"]
 
-log = logging.getLogger("videopoll.tool")
+log: logging.Logger = logging.getLogger("videopoll.tool")
 
 T = TypeVar("T")
 

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UntrackedJob", "VideoGeneratorTool"]
 
-log = logging.getLogger("videopoll.tool")
+log: logging.Logger = logging.getLogger("videopoll.tool")
 
 CALL_WAIT_S = 5.0
 """How long a repeated call waits for the answer of the first one."""

@@ -53,7 +53,7 @@ class AsyncParts:
             DaemonThreads(state.concurrency, "videopoll-poll"),
             DaemonThreads(state.delivery_concurrency, "videopoll-send"),
         )
-        self.poll = self._poller_call()
+        self.poll: Callable[[PollApi], Awaitable[Observation]] = self._poller_call()
         self._notify = self._notifier_call("notify")
         self._look_up = (
             self._notifier_call("look_up") if hasattr(notifier, "look_up") or hasattr(notifier, "alook_up") else None

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncRunner"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Vitals"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 API_KEY_PROBLEM = "the video API refuses our key (401 or 403): check the API key"
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HealthServer"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 STOPPING = "the worker is stopping: it takes no more jobs"
 

@@ -35,7 +35,7 @@ __all__ = [
     "was_cancelled",
 ]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 MAX_NAME_CHARS = 100
 """How much of the name of a host's class gets into a reason."""

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Runner"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 THREADS = "videopoll-"
 """What the names of a runner's threads begin with."""

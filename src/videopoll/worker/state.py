@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.transition import ClaimBatch
     from videopoll.jobs.views import Health
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 LONGEST_IDLE_S = 4.0
 """The longest that an idle worker sleeps: other workers' schedules and leases may have changed."""
@@ -123,9 +123,9 @@ class WorkerState:
         hurry_renewal: Callable[[], object],
         hung: Callable[[], int],
     ) -> None:
-        self.strategy = strategy or PollingStrategy()
-        self.lease = lease or LeasePolicy()
-        self.delivery = delivery or DeliveryPolicy()
+        self.strategy: PollingStrategy = strategy or PollingStrategy()
+        self.lease: LeasePolicy = lease or LeasePolicy()
+        self.delivery: DeliveryPolicy = delivery or DeliveryPolicy()
         for name, count in (("concurrency", concurrency), ("delivery_concurrency", delivery_concurrency)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 msg = f"{name} must be a whole number of at least 1, got {count!r}"
@@ -146,11 +146,11 @@ class WorkerState:
         self.foreign_workers = foreign_workers
         self.recover = recover
         self.take_new = take_new
-        self.worker_id = f"video_worker_{os.getpid()}_{secrets.token_hex(3)}"
-        self.clock = clock or Clock()
-        self.rng = rng or _RNG
+        self.worker_id: str = f"video_worker_{os.getpid()}_{secrets.token_hex(3)}"
+        self.clock: Clock = clock or Clock()
+        self.rng: random.Random = rng or _RNG
         self._emitter = events.Emitter((LogHook(), *hooks))
-        self.context = StepContext(
+        self.context: StepContext = StepContext(
             worker_id=self.worker_id,
             strategy=self.strategy,
             lease=self.lease,
@@ -166,25 +166,25 @@ class WorkerState:
         self._wake, self._hurry_renewal, self._hung = wake, hurry_renewal, hung
         self._planning = threading.RLock()
         self._slots = threading.Lock()
-        self.capacity = concurrency + delivery_concurrency
+        self.capacity: int = concurrency + delivery_concurrency
         """How many jobs at a time there are hands for."""
         self.steps: dict[str, JobStep] = {}
-        self.polls_in_hand = 0
-        self.sends_in_hand = 0
-        self.coalescer = Coalescer()
+        self.polls_in_hand: int = 0
+        self.sends_in_hand: int = 0
+        self.coalescer: Coalescer = Coalescer()
         self._full = False
         self.stopping = False
         self.counted: dict[type[events.Event], int] = {}
         self._paused_until_s = 0.0
-        self.endings_in_hand = 0
+        self.endings_in_hand: int = 0
         self._look_from = 0
         self._look_at_s = self._patient_until_s = 0.0
         self._looked = self._late = False
         self.defer_endings()
         self._lost: dict[str, int] = {}
         longest_silence_s = 3 * LONGEST_IDLE_S + self.lease.duration_s
-        self.vitals = Vitals(self.clock, longest_silence_s)
-        self.loops = Loops(
+        self.vitals: Vitals = Vitals(self.clock, longest_silence_s)
+        self.loops: Loops = Loops(
             self.clock,
             self.rng,
             patience_s=self.lease.duration_s,
@@ -192,7 +192,7 @@ class WorkerState:
             # A renewer that pauses for longer than that would lose leases by the pause alone.
             pause_cap_s=min(TROUBLE_CAP_S, self.lease.renew_every_s),
         )
-        self.takeovers = Takeovers(self.lease)
+        self.takeovers: Takeovers = Takeovers(self.lease)
         self._renew_first = False
         self._renewed_s = self.clock.monotonic_s()
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LOOK_S", "REPEATED_S", "SEND_GOES_ON_S", "STOP_SIGNALS", "StopSignals", "Stopping", "calm_ctrl_c"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

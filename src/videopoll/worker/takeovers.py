@@ -54,10 +54,10 @@ class Takeovers:
         self._drift_ms = lease.renew_every_s * 1000
         # Whoever lives had renewed at most one period before Redis went, and will within one after it is back.
         # Who looks less often than that would not notice.
-        self.gap_s = max(lease.duration_s - 2 * lease.renew_every_s, lease.renew_every_s / 2)
-        self.held_until_s = -FOREVER_S
+        self.gap_s: float = max(lease.duration_s - 2 * lease.renew_every_s, lease.renew_every_s / 2)
+        self.held_until_s: float = -FOREVER_S
         self._known = False
-        self.learnt = False
+        self.learnt: bool = False
         """Whether the last claim took nothing over only because this worker did not know Redis's clock before."""
         self.open()
 

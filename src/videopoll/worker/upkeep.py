@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Upkeep"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 30.0
 """How often lost jobs are looked for beside workers of another kind."""

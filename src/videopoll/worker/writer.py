@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncTransitionWriter", "TransitionWriter"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 WRITES_APART_S = 0.05
 """How far apart two writes are at least, if nobody waits for them: a poll that is due in 10 s can wait for company."""
@@ -120,7 +120,8 @@ class _Pending(Generic[F]):
 
     def open(self) -> None:
         """Begin afresh, with patience without end."""
-        self._closing = self.over = False
+        self._closing = False
+        self.over: bool = False
         self._patience_s, self._patience_from_s = FOREVER_S, 0.0
         self._failing_since_s: float | None = None
         self._coalescer.suspend_until(-FOREVER_S)

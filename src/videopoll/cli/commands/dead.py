@@ -31,7 +31,7 @@ __all__ = ["app"]
 PAGE = 200
 """Letters that are read at a time."""
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Dead letters: list them, look at one, redrive or dismiss them.",
