@@ -102,7 +102,7 @@ class _Run(BaseRun, Generic[R]):
             self._late = self.loop.call_later(max(0.0, self.stopping.left_s()), late)
 
 
-class AsyncRunner(BaseRunner):
+class AsyncRunner(BaseRunner["_Run[object]"]):
     """A worker with asyncio.
 
     `run` returns when `stop` is called or a signal comes; `start` works in the
@@ -190,7 +190,7 @@ class AsyncRunner(BaseRunner):
         self._poller = poller
         self._notifier = notifier
         self._parts = AsyncParts(self._state, poller, notifier)
-        self._current: _Run[object] | None = None
+        self._current = None
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
         self._writer = AsyncTransitionWriter(self._state, queue)
         self._upkeep = Upkeep(self._state, queue, asyncio.sleep)

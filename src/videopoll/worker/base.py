@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from videopoll.jobs.views import Health
 
@@ -44,11 +44,14 @@ class BaseRun:
         self._asked()
 
 
-class BaseRunner:
+RunT = TypeVar("RunT", bound=BaseRun)
+
+
+class BaseRunner(Generic[RunT]):
     """What a runner tells of itself, and how it is asked to stop."""
 
     _state: WorkerState
-    _current: BaseRun | None = None
+    _current: RunT | None = None
     _asked_before = False
 
     def __repr__(self) -> str:

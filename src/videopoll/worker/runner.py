@@ -125,7 +125,7 @@ class _Run(BaseRun, Generic[R]):
             self._gate.release()
 
 
-class Runner(BaseRunner):
+class Runner(BaseRunner["_Run[object]"]):
     """A worker with threads.
 
     `run` blocks until `stop` is called from another thread or a signal comes;
@@ -211,7 +211,7 @@ class Runner(BaseRunner):
         # A queue, because a signal handler may put something in while the same thread does.
         self._wakes: stdlib_queue.SimpleQueue[None] = stdlib_queue.SimpleQueue()
         self._beginning = threading.Lock()
-        self._current: _Run[object] | None = None
+        self._current = None
         self._own = threading.local()
         self._threads = self._most_threads
         self._workers: list[threading.Thread] = []
