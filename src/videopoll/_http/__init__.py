@@ -1,23 +1,22 @@
-"""HTTP exchanges as values, and the two executors that carry them out.
+"""HTTP exchanges as values, and what carries them out.
 
 An exchange is described once, as an `HttpRequest`, and comes back as an
 `HttpReply` or an `HttpFailure`; nothing that a network or a server can do raises
-an exception. `Http.send` is the executor for threads, `Http.asend` the one for
-asyncio. Both follow no redirect, read a reply up to a size limit, ask for no
-compression and accept none, and end within the request's total time.
+an exception. `Http.send` is for threads, `Http.asend` for asyncio. Both follow no
+redirect, read a reply up to a size limit, ask for no compression, and end within
+the request's total time.
 
 httpx's connection pools slow down with the square of their connections, so our
-own side keeps single connections (of httpcore, the layer under httpx) on a
-last-in-first-out shelf, or uses aiohttp under asyncio where it is installed. A
-host that needs its own proxies, certificates or hooks hands in an httpx client.
+own transports keep single connections (of httpcore, the layer under httpx) in a
+last-in-first-out pool, or use aiohttp under asyncio where it is installed. A host that needs its own proxies, certificates or hooks hands in an httpx client.
 Proxies of the environment (``HTTPS_PROXY`` ...) are honoured too, by a plain
 httpx client, which is slower; they are read and checked when `Http` is built.
 
 The files: `values` (requests, replies, failures), `wire` (a request on its way),
-`core`, `aio` and `clients` (what carries it: our own connections, aiohttp, httpx
+`transports` (what carries it: our own connections of httpcore, aiohttp, httpx
 clients), `shelf` (idle connections), `proxies` (the environment's), `tls` (the
-shared TLS context), `quiet` (no secrets in the logs of others), `sides` (which of
-them to use), `client` (`Http`), `answerer` (whose reply it looks like).
+shared TLS context), `quiet` (no secrets in the logs of others), `client`
+(`Http`), `answerer` (whose reply it looks like).
 """
 
 from __future__ import annotations

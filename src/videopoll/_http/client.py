@@ -1,4 +1,4 @@
-"""The public face of the package: `Http`, which picks an executor and keeps it."""
+"""The public face of the package: `Http`, which picks a transport and keeps it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from videopoll._http.sides import AsyncSide, Side
+    from videopoll._http.transports import AsyncTransport, Transport
     from videopoll._http.values import HttpReply, HttpRequest
 
-_OfLoop: TypeAlias = "tuple[AsyncSide, TimeLimits]"
+_OfLoop: TypeAlias = "tuple[AsyncTransport, TimeLimits]"
 
 
 class Http:
@@ -71,23 +71,23 @@ class Http:
             raise ConfigurationError(msg)
         # Loading httpx takes a tenth of a second, and who only submits jobs never sends a request.
         try:
-            from videopoll._http import sides  # noqa: PLC0415
+            from videopoll._http import proxies, tls, transports  # noqa: PLC0415
         except ModuleNotFoundError as error:
             if error.name != "httpcore":
                 raise
             msg = "videopoll needs httpcore, which httpx 0.27 and 0.28 bring along: install one of them, or httpcore"
             raise ConfigurationError(msg) from error
 
-        self._use_aiohttp = transport != "httpx" and sides.has_aiohttp()
+        self._use_aiohttp = transport != "httpx" and transports.has_aiohttp()
         if transport == "aiohttp" and not self._use_aiohttp:
             msg = 'transport="aiohttp" needs aiohttp 3.10 or later: install videopoll[fast], or use transport="auto"'
             raise ConfigurationError(msg)
         self._trouble: str | None = None
-        self._proxies = sides.Proxies()
+        self._proxies = proxies.Proxies()
         try:
             if client is None or async_client is None:
-                self._proxies = sides.read_proxies()
-                sides.check_environment()
+                self._proxies = proxies.read_proxies()
+                tls.check_environment()
         except ConfigurationError as error:
             if client is None and async_client is None:
                 raise
@@ -95,11 +95,11 @@ class Http:
             self._trouble = str(error)
         quiet.install()
         self._max_reply_bytes, self._max_connections = max_reply_bytes, max_connections
-        self._sides = sides
-        self._given = sides.ClientSide(client) if client else None
-        self._async_given = sides.AsyncClientSide(async_client) if async_client else None
+        self._transports = transports
+        self._given = transports.HttpxTransport(client) if client else None
+        self._async_given = transports.AsyncHttpxTransport(async_client) if async_client else None
         self._lock = threading.Lock()
-        self._own: Side | None = None
+        self._own: Transport | None = None
         self._of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
         # The loop that was here last: most of the time there is one. A forked process has other loops.
         self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], _OfLoop] | None = None
@@ -122,7 +122,7 @@ class Http:
         if self._trouble is not None and self._given is None:
             return HttpFailure(kind=FailureKind.CONNECT, detail=self._trouble)
         with quiet.Quiet():
-            return self._side().exchange(wire)
+            return self._transport().exchange(wire)
 
     async def asend(
         self, request: HttpRequest, *, may_send: Callable[[], bool] | None = None
@@ -134,40 +134,40 @@ class Http:
         if self._trouble is not None and self._async_given is None:
             return HttpFailure(kind=FailureKind.CONNECT, detail=self._trouble)
         with quiet.Quiet():
-            side, limits = self._of_loop()
+            transport, limits = self._of_loop()
             try:
                 with limits.until(wire.deadline_s):
-                    return await side.exchange(wire)
+                    return await transport.exchange(wire)
             except TimeoutError:
                 return wire.timed_out()
 
     def close(self) -> None:
         """Close our own connections for threads; one in use closes when its request ends."""
         with self._lock:
-            side, self._own = self._own, None
-        if side:
-            side.close()
+            transport, self._own = self._own, None
+        if transport:
+            transport.close()
 
     async def aclose(self) -> None:
         """Close our own connections of the running event loop."""
         with self._lock:
             self._latest = None
-            side, _ = self._of_loops.pop(asyncio.get_running_loop(), (None, None))
-        if side and side is not self._async_given:
-            await side.close()
+            transport, _ = self._of_loops.pop(asyncio.get_running_loop(), (None, None))
+        if transport and transport is not self._async_given:
+            await transport.close()
 
     def _forget_parent(self) -> None:
         # After a fork the sockets are shared with the parent: two processes would read each other's replies.
         if self._pid != os.getpid():
             self._own, self._of_loops, self._pid = None, weakref.WeakKeyDictionary(), os.getpid()
 
-    def _side(self) -> Side:
+    def _transport(self) -> Transport:
         if self._given:
             return self._given
         with self._lock:
             self._forget_parent()
             if self._own is None:
-                self._own = self._sides.open_side(self._max_connections, self._proxies)
+                self._own = self._transports.open_transport(self._max_connections, self._proxies)
             return self._own
 
     def _of_loop(self) -> _OfLoop:
@@ -181,9 +181,9 @@ class Http:
             self._forget_parent()
             found = self._of_loops.get(loop)
             if found is None:
-                side = self._async_given or self._sides.open_async_side(
+                transport = self._async_given or self._transports.open_async_transport(
                     self._max_connections, self._proxies, use_aiohttp=self._use_aiohttp
                 )
-                found = self._of_loops[loop] = (side, TimeLimits())
+                found = self._of_loops[loop] = (transport, TimeLimits())
             self._latest = (weakref.ref(loop), found)
             return found

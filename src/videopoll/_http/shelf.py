@@ -1,4 +1,4 @@
-"""The idle connections of one executor. Does no I/O: it says which connection to use and which ones to close."""
+"""The idle connections of one transport. Does no I/O: it says which connection to use and which ones to close."""
 
 from __future__ import annotations
 

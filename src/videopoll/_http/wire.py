@@ -1,6 +1,6 @@
 """A checked request on its way: what is written, how its reply is read, and what a break in between means.
 
-Each executor gets a `Wire` from `prepare`, moves its `Wire.late` along while the
+Each transport gets a `Wire` from `prepare`, moves its `Wire.late` along while the
 request proceeds, and reads the reply through a `Reading`, so that all of them
 keep to the same limits and tell the same failures.
 """

@@ -1,4 +1,4 @@
-"""The executor over aiohttp, which is optional: asyncio, several times as fast as httpx."""
+"""The transport over aiohttp, which is optional: asyncio, several times as fast as httpx."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONGEST_SEND_S = 30.0
 """How long closing waits for requests of others: the longest that a shipped channel takes."""
 
 
-class AiohttpSide:
+class AiohttpTransport:
     """asyncio, over aiohttp. The time is kept by the caller."""
 
     def __init__(self, max_connections: int) -> None:

@@ -1,4 +1,4 @@
-"""Executors over our own connections, which are httpcore's: one for threads, one for asyncio."""
+"""Transports over our own connections, which are httpcore's: one for threads, one for asyncio."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _FAULTS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, OSError, TooLateError)
 
 
-class CoreSide:
+class HttpcoreTransport:
     """Threads, over our own connections."""
 
     def __init__(self, max_connections: int) -> None:
@@ -61,7 +61,7 @@ class CoreSide:
             connection.close()
 
 
-class AsyncCoreSide:
+class AsyncHttpcoreTransport:
     """asyncio, over our own connections. The time is kept by the caller."""
 
     def __init__(self, max_connections: int) -> None:

@@ -1,4 +1,4 @@
-"""Executors over httpx clients, the host's or those that go through the environment's proxies, and their faults."""
+"""Transports over httpx clients, the host's or those that go through the environment's proxies, and their faults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ come before the end of the total time, or a request that surely was not sent loo
 _FAULTS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, TooLateError)
 
 
-class ClientSide:
+class HttpxTransport:
     """Threads, over an httpx client: the host's, or our own that goes through one of the environment's proxies."""
 
     def __init__(self, client: httpx.Client, *, own: bool = False) -> None:
@@ -54,7 +54,7 @@ class ClientSide:
         self._client.close()
 
 
-class AsyncClientSide:
+class AsyncHttpxTransport:
     """asyncio, over an httpx client: the host's, or our own that goes through one of the environment's proxies."""
 
     def __init__(self, client: httpx.AsyncClient, *, own: bool = False) -> None:
