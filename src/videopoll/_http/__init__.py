@@ -12,7 +12,7 @@ last-in-first-out pool, or use aiohttp under asyncio where it is installed. A ho
 Proxies of the environment (``HTTPS_PROXY`` ...) are honoured too, by a plain
 httpx client, which is slower; they are read and checked when `Http` is built.
 
-The files: `values` (requests, replies, failures), `wire` (a request on its way),
+The files: `values` (requests, replies, failures), `prepare` (a request on its way),
 `transports` (what carries it: our own connections of httpcore, aiohttp, httpx
 clients), `shelf` (idle connections), `proxies` (the environment's), `tls` (the
 shared TLS context), `quiet` (no secrets in the logs of others), `client`

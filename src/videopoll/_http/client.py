@@ -9,9 +9,9 @@ import weakref
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from videopoll._http import quiet
+from videopoll._http.prepare import prepare
 from videopoll._http.time_limits import TimeLimits
 from videopoll._http.values import FailureKind, HttpFailure
-from videopoll._http.wire import prepare
 from videopoll.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -116,30 +116,30 @@ class Http:
             may_send: Asked when the request's bytes are about to go out, after a
                 connection is there; if it says no, nothing is sent.
         """
-        wire = prepare(request, self._max_reply_bytes, may_send)
-        if isinstance(wire, HttpFailure):
-            return wire
+        prepared = prepare(request, self._max_reply_bytes, may_send)
+        if isinstance(prepared, HttpFailure):
+            return prepared
         if self._trouble is not None and self._given is None:
             return HttpFailure(kind=FailureKind.CONNECT, detail=self._trouble)
         with quiet.Quiet():
-            return self._transport().exchange(wire)
+            return self._transport().exchange(prepared)
 
     async def asend(
         self, request: HttpRequest, *, may_send: Callable[[], bool] | None = None
     ) -> HttpReply | HttpFailure:
         """Carry out `request` under asyncio, within its `HttpRequest.timeout_s`. The arguments are those of `send`."""
-        wire = prepare(request, self._max_reply_bytes, may_send)
-        if isinstance(wire, HttpFailure):
-            return wire
+        prepared = prepare(request, self._max_reply_bytes, may_send)
+        if isinstance(prepared, HttpFailure):
+            return prepared
         if self._trouble is not None and self._async_given is None:
             return HttpFailure(kind=FailureKind.CONNECT, detail=self._trouble)
         with quiet.Quiet():
             transport, limits = self._of_loop()
             try:
-                with limits.until(wire.deadline_s):
-                    return await transport.exchange(wire)
+                with limits.until(prepared.deadline_s):
+                    return await transport.exchange(prepared)
             except TimeoutError:
-                return wire.timed_out()
+                return prepared.timed_out()
 
     def close(self) -> None:
         """Close our own connections for threads; one in use closes when its request ends."""

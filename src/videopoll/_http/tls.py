@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from videopoll._http.wire import describe
+from videopoll._http.prepare import describe
 from videopoll.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from videopoll._http.transports.httpx import AsyncHttpxTransport, HttpxTransport
 from videopoll._http.transports.proxied import AsyncProxyTransport, ProxyTransport
 
 if TYPE_CHECKING:
+    from videopoll._http.prepare import PreparedRequest
     from videopoll._http.proxies import Proxies
     from videopoll._http.values import HttpFailure, HttpReply
-    from videopoll._http.wire import Wire
 
 __all__ = [
     "AsyncHttpxTransport",
@@ -28,14 +28,14 @@ __all__ = [
 class Transport(Protocol):
     """Carries out one exchange after the other, in any number of threads."""
 
-    def exchange(self, wire: Wire) -> HttpReply | HttpFailure: ...
+    def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure: ...
     def close(self) -> None: ...
 
 
 class AsyncTransport(Protocol):
     """The same for the tasks of one event loop."""
 
-    async def exchange(self, wire: Wire) -> HttpReply | HttpFailure: ...
+    async def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure: ...
     async def close(self) -> None: ...
 
 

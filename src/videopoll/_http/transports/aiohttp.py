@@ -11,13 +11,12 @@ import aiohttp
 import aiohttp.http_exceptions
 import yarl
 
+from videopoll._http.prepare import KEEP_ALIVE_S, Phase, Reading, TooLateError
 from videopoll._http.tls import tls_context
-from videopoll._http.values import FailureKind
-from videopoll._http.wire import KEEP_ALIVE_S, Reading, TooLateError
 
 if TYPE_CHECKING:
+    from videopoll._http.prepare import PreparedRequest
     from videopoll._http.values import HttpFailure, HttpReply
-    from videopoll._http.wire import Wire
 
 _FAULTS = (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError, TooLateError)
 
@@ -47,30 +46,30 @@ class AiohttpTransport:
             trace_configs=list(traces),
         )
 
-    async def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
+    async def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
         async with self._slots:
-            wire.late = FailureKind.CONNECT_TIMEOUT
-            _connecting.set(wire)
-            session = self._session if wire.may_send is None else self._guarded
+            prepared.phase = Phase.CONNECTING
+            _connecting.set(prepared)
+            session = self._session if prepared.may_send is None else self._guarded
             try:
                 async with session.request(
-                    wire.request.method,
+                    prepared.request.method,
                     # A URL that is parsed afresh would be normalised: "%2E%2E" would climb the path.
-                    yarl.URL(wire.request.url, encoded=True),
-                    headers=wire.headers,
-                    data=wire.body or None,
+                    yarl.URL(prepared.request.url, encoded=True),
+                    headers=prepared.headers,
+                    data=prepared.body or None,
                     allow_redirects=False,
-                    ssl=tls_context() if wire.origin[0] == "https" else True,
+                    ssl=tls_context() if prepared.origin[0] == "https" else True,
                 ) as response:
-                    reading = Reading(wire, response.status, response.raw_headers)
+                    reading = Reading(prepared, response.status, response.raw_headers)
                     result = await reading.aread(response.content.iter_any())
                     if reading.refusal:
                         response.close()
                     return result
             except TimeoutError:
-                return wire.timed_out()
+                return prepared.timed_out()
             except _FAULTS as error:
-                return wire.broke(error)
+                return prepared.failure(error)
 
     async def close(self) -> None:
         # Another runner may be in the middle of a send over the same notifier: its message would be doubled.
@@ -83,7 +82,7 @@ class AiohttpTransport:
         await self._connector.close()
 
 
-_connecting: contextvars.ContextVar[Wire] = contextvars.ContextVar("videopoll_connecting")
+_connecting: contextvars.ContextVar[PreparedRequest] = contextvars.ContextVar("videopoll_connecting")
 """The request that this task is about to send."""
 
 
@@ -101,9 +100,9 @@ class _Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the name is aiohttp's
     ) -> aiohttp.connector.Connection:
         connection = await super().connect(req, traces, timeout)
-        wire = _connecting.get()
-        if wire.may_send is None:
-            wire.late = FailureKind.TIMEOUT
+        prepared = _connecting.get()
+        if prepared.may_send is None:
+            prepared.phase = Phase.SENDING
         return connection
 
 
@@ -112,9 +111,9 @@ def _asking() -> aiohttp.TraceConfig:
 
     async def ask(*_: object) -> None:
         # In the context of the request, or of the task that it starts for its body.
-        wire = _connecting.get()
-        wire.check()
-        wire.late = FailureKind.TIMEOUT
+        prepared = _connecting.get()
+        prepared.check()
+        prepared.phase = Phase.SENDING
 
     traces = aiohttp.TraceConfig()
     traces.on_request_headers_sent.append(ask)

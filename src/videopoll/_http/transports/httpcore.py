@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, cast
 
 import httpcore  # No dependency of its own: httpx 0.27 and 0.28 stand on it and bring it along.
 
+from videopoll._http.prepare import KEEP_ALIVE_S, Phase, Reading, TooLateError
 from videopoll._http.shelf import Shelf
 from videopoll._http.tls import tls_context
-from videopoll._http.values import FailureKind
-from videopoll._http.wire import KEEP_ALIVE_S, Reading, TooLateError
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 
+    from videopoll._http.prepare import PreparedRequest
     from videopoll._http.values import HttpFailure, HttpReply
-    from videopoll._http.wire import Wire
 
 _FAULTS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, OSError, TooLateError)
 
@@ -31,28 +30,30 @@ class HttpcoreTransport:
         self._slots = threading.Semaphore(max_connections)
         self._shelf: Shelf[_Connection] = Shelf(max_connections)
 
-    def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
-        if not self._slots.acquire(timeout=max(0.0, wire.remaining_s())):
-            return wire.timed_out()
-        wire.late = FailureKind.CONNECT_TIMEOUT
+    def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
+        if not self._slots.acquire(timeout=max(0.0, prepared.remaining_s())):
+            return prepared.timed_out()
+        prepared.phase = Phase.CONNECTING
         connection = None
         try:
-            connection, stale = self._shelf.take(wire.origin)
+            connection, stale = self._shelf.take(prepared.origin)
             for old in stale:
                 old.close()
-            connection = connection or _Connection(wire)
-            connection.network.wire = wire
-            response = connection.handle_request(_request(wire))
+            connection = connection or _Connection(prepared)
+            connection.network.prepared = prepared
+            response = connection.handle_request(_request(prepared))
             try:
-                return Reading(wire, response.status, response.headers).read(cast("Iterable[bytes]", response.stream))
+                return Reading(prepared, response.status, response.headers).read(
+                    cast("Iterable[bytes]", response.stream)
+                )
             finally:
                 response.close()
         except (httpcore.TimeoutException, TimeoutError):
-            return wire.timed_out()
+            return prepared.timed_out()
         except _FAULTS as error:
-            return wire.broke(error)
+            return prepared.failure(error)
         finally:
-            for old in self._shelf.put(wire.origin, connection):
+            for old in self._shelf.put(prepared.origin, connection):
                 old.close()
             self._slots.release()
 
@@ -68,31 +69,31 @@ class AsyncHttpcoreTransport:
         self._slots = asyncio.Semaphore(max_connections)
         self._shelf: Shelf[httpcore.AsyncHTTPConnection] = Shelf(max_connections)
 
-    async def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
+    async def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
         async with self._slots:
-            request, connection = _request(wire), None
+            request, connection = _request(prepared), None
             opened: list[httpcore.AsyncNetworkStream] = []
             try:
-                connection, stale = self._shelf.take(wire.origin)
-                guarded = wire.may_send is not None
-                wire.late = FailureKind.TIMEOUT if connection and not guarded else FailureKind.CONNECT_TIMEOUT
+                connection, stale = self._shelf.take(prepared.origin)
+                guarded = prepared.may_send is not None
+                prepared.phase = Phase.SENDING if connection and not guarded else Phase.CONNECTING
                 for old in stale:
                     await old.aclose()
                 if connection is None or guarded:
-                    request.extensions["trace"] = _noting(wire, opened)
-                connection = connection or httpcore.AsyncHTTPConnection(_origin(wire), _tls(wire), KEEP_ALIVE_S)
+                    request.extensions["trace"] = _noting(prepared, opened)
+                connection = connection or httpcore.AsyncHTTPConnection(_origin(prepared), _tls(prepared), KEEP_ALIVE_S)
                 response = await connection.handle_async_request(request)
                 try:
-                    reading = Reading(wire, response.status, response.headers)
+                    reading = Reading(prepared, response.status, response.headers)
                     return await reading.aread(cast("AsyncIterable[bytes]", response.stream))
                 finally:
                     await response.aclose()
             except (httpcore.TimeoutException, TimeoutError):
-                return wire.timed_out()
+                return prepared.timed_out()
             except _FAULTS as error:
-                return wire.broke(error)
+                return prepared.failure(error)
             finally:
-                for old in self._shelf.put(wire.origin, connection):
+                for old in self._shelf.put(prepared.origin, connection):
                     await old.aclose()
                     if old is connection:
                         # httpcore forgets a socket whose TLS handshake was cancelled.
@@ -104,36 +105,36 @@ class AsyncHttpcoreTransport:
             await connection.aclose()
 
 
-def _origin(wire: Wire) -> httpcore.Origin:
-    scheme, host, port = wire.origin
+def _origin(prepared: PreparedRequest) -> httpcore.Origin:
+    scheme, host, port = prepared.origin
     return httpcore.Origin(scheme.encode(), host.encode(), port)
 
 
-def _tls(wire: Wire) -> ssl.SSLContext | None:
-    return tls_context() if wire.origin[0] == "https" else None
+def _tls(prepared: PreparedRequest) -> ssl.SSLContext | None:
+    return tls_context() if prepared.origin[0] == "https" else None
 
 
-def _request(wire: Wire) -> httpcore.Request:
-    scheme, host, port = wire.origin
+def _request(prepared: PreparedRequest) -> httpcore.Request:
+    scheme, host, port = prepared.origin
     return httpcore.Request(
-        wire.request.method,
-        httpcore.URL(scheme=scheme.encode(), host=host.encode(), port=port, target=wire.target.encode()),
-        headers=wire.headers,
-        content=wire.body,
+        prepared.request.method,
+        httpcore.URL(scheme=scheme.encode(), host=host.encode(), port=port, target=prepared.target.encode()),
+        headers=prepared.headers,
+        content=prepared.body,
     )
 
 
 def _noting(
-    wire: Wire, opened: list[httpcore.AsyncNetworkStream]
+    prepared: PreparedRequest, opened: list[httpcore.AsyncNetworkStream]
 ) -> Callable[[str, Mapping[str, object]], Awaitable[None]]:
     async def trace(event: str, info: Mapping[str, object]) -> None:
         if event == "connection.connect_tcp.complete":
             opened.append(cast("httpcore.AsyncNetworkStream", info["return_value"]))
         elif event == "http11.send_request_headers.started":
-            wire.check()
-            wire.late = FailureKind.TIMEOUT
+            prepared.check()
+            prepared.phase = Phase.SENDING
         elif event == "http11.send_request_body.started":
-            wire.check()
+            prepared.check()
 
     return trace
 
@@ -141,19 +142,19 @@ def _noting(
 class _Connection(httpcore.HTTPConnection):
     """A connection for threads, with the network under it."""
 
-    def __init__(self, wire: Wire) -> None:
-        self.network = _Network(wire)
-        super().__init__(_origin(wire), _tls(wire), KEEP_ALIVE_S, network_backend=self.network)
+    def __init__(self, prepared: PreparedRequest) -> None:
+        self.network = _Network(prepared)
+        super().__init__(_origin(prepared), _tls(prepared), KEEP_ALIVE_S, network_backend=self.network)
 
 
 class _Network(httpcore.NetworkBackend):
     """Sockets whose every step gets what is left of the request's time, so that the steps together keep to it."""
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire  # of the request that is using the connection
+    def __init__(self, prepared: PreparedRequest) -> None:
+        self.prepared = prepared  # of the request that is using the connection
 
     def left_s(self, late: type[httpcore.TimeoutException]) -> float:
-        left_s = self.wire.remaining_s()
+        left_s = self.prepared.remaining_s()
         if left_s <= 0:
             raise late
         return left_s
@@ -193,8 +194,8 @@ class _Stream(httpcore.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
         left_s = self._network.left_s(httpcore.WriteTimeout)
         if buffer:  # httpcore marks the end of a request, which has been written by then, with nothing.
-            self._network.wire.check()
-        self._network.wire.late = FailureKind.TIMEOUT
+            self._network.prepared.check()
+        self._network.prepared.phase = Phase.SENDING
         self._inner.write(buffer, left_s)
 
     def close(self) -> None:

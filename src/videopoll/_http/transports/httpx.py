@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import httpx
 
+from videopoll._http.prepare import Phase, Reading, TooLateError, describe, user_agent
 from videopoll._http.values import FailureKind, HttpFailure
-from videopoll._http.wire import Reading, TooLateError, describe, user_agent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
+    from videopoll._http.prepare import PreparedRequest
     from videopoll._http.values import HttpReply
-    from videopoll._http.wire import Wire
 
 CONNECT_SHARE = 0.9
 """The part of the time that an asyncio client may spend before the request goes out: its connect timeout must
@@ -28,24 +28,24 @@ class HttpxTransport:
     def __init__(self, client: httpx.Client, *, own: bool = False) -> None:
         self._client, self._own = client, own
 
-    def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
-        wire.late = FailureKind.TIMEOUT  # A host's client does not say how far it came.
+    def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
+        prepared.phase = Phase.SENDING  # A host's client does not say how far it came.
         extensions: dict[str, object] = {}
         if self._own:
-            wire.late = FailureKind.CONNECT_TIMEOUT
-        if self._own or wire.may_send is not None:
-            extensions["trace"] = lambda event, info: _note(wire, event, info)
+            prepared.phase = Phase.CONNECTING
+        if self._own or prepared.may_send is not None:
+            extensions["trace"] = lambda event, info: _note(prepared, event, info)
         try:
-            request = _request(self._client, wire, extensions)
+            request = _request(self._client, prepared, extensions)
             response = self._client.send(request, stream=True, follow_redirects=False)
             try:
-                reading = _reading(wire, response)
+                reading = _reading(prepared, response)
                 return reading.read(_was_read(response) if response.is_stream_consumed else response.iter_raw())
             finally:
                 response.close()
         except Exception as error:
-            if self._own or wire.held_back:
-                return _own_fault(wire, error)
+            if self._own or prepared.held_back:
+                return _own_fault(prepared, error)
             if isinstance(error, _FAULTS):
                 return _fault(error)
             raise
@@ -60,30 +60,30 @@ class AsyncHttpxTransport:
     def __init__(self, client: httpx.AsyncClient, *, own: bool = False) -> None:
         self._client, self._own = client, own
 
-    async def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
-        wire.late = FailureKind.TIMEOUT
+    async def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
+        prepared.phase = Phase.SENDING
         extensions: dict[str, object] = {}
         if self._own:
-            wire.late = FailureKind.CONNECT_TIMEOUT
-        if self._own or wire.may_send is not None:
+            prepared.phase = Phase.CONNECTING
+        if self._own or prepared.may_send is not None:
 
             async def trace(event: str, info: Mapping[str, object]) -> None:
-                _note(wire, event, info)
+                _note(prepared, event, info)
 
             extensions["trace"] = trace
         try:
-            request = _request(self._client, wire, extensions, CONNECT_SHARE)
+            request = _request(self._client, prepared, extensions, CONNECT_SHARE)
             response = await self._client.send(request, stream=True, follow_redirects=False)
             try:
-                reading = _reading(wire, response)
+                reading = _reading(prepared, response)
                 if response.is_stream_consumed:
                     return reading.read(_was_read(response))
                 return await reading.aread(response.aiter_raw())
             finally:
                 await response.aclose()
         except Exception as error:
-            if self._own or wire.held_back:
-                return _own_fault(wire, error)
+            if self._own or prepared.held_back:
+                return _own_fault(prepared, error)
             if isinstance(error, _FAULTS) or _is_aiohttp(error):  # httpx-aiohttp lets some of them through.
                 return _fault(error)
             raise
@@ -92,63 +92,63 @@ class AsyncHttpxTransport:
         await self._client.aclose()
 
 
-def _note(wire: Wire, event: str, info: Mapping[str, object]) -> None:
+def _note(prepared: PreparedRequest, event: str, info: Mapping[str, object]) -> None:
     """Note that the request begins to go out; what is asked of the proxy itself before is no part of it."""
     if event.endswith(".send_request_headers.started") and getattr(info["request"], "method", b"") != b"CONNECT":
-        wire.check()
-        wire.late = FailureKind.TIMEOUT
+        prepared.check()
+        prepared.phase = Phase.SENDING
 
 
 class _Guarded(httpx.SyncByteStream, httpx.AsyncByteStream):
     """A body that asks whether it may go out when it is about to: whatever the host's transport is, a connection is there."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, prepared: PreparedRequest) -> None:
+        self._prepared = prepared
 
     def __iter__(self) -> Iterator[bytes]:
-        self._wire.check()
-        yield self._wire.body
+        self._prepared.check()
+        yield self._prepared.body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        self._wire.check()
-        yield self._wire.body
+        self._prepared.check()
+        yield self._prepared.body
 
 
-def _own_fault(wire: Wire, error: Exception) -> HttpFailure:
+def _own_fault(prepared: PreparedRequest, error: Exception) -> HttpFailure:
     """Return what an error of our own client means, which depends on whether the request had begun to go out."""
-    if not wire.held_back and isinstance(error, httpx.TimeoutException | TimeoutError):
-        return wire.timed_out()
-    return wire.broke(error)
+    if not prepared.held_back and isinstance(error, httpx.TimeoutException | TimeoutError):
+        return prepared.timed_out()
+    return prepared.failure(error)
 
 
 def _request(
     client: httpx.Client | httpx.AsyncClient,
-    wire: Wire,
+    prepared: PreparedRequest,
     extensions: dict[str, object],
     connect_share: float = 1.0,
 ) -> httpx.Request:
-    total_s = wire.remaining_s()
+    total_s = prepared.remaining_s()
     first_s = total_s * connect_share
-    headers = wire.headers
+    headers = prepared.headers
     if not client.headers.get("user-agent", "").startswith("python-httpx/"):
         # The host has chosen a name of its own.
         headers = tuple(header for header in headers if header != ("User-Agent", user_agent()))
-    wire.check()
+    prepared.check()
     request = client.build_request(
-        wire.request.method,
-        wire.request.url,
+        prepared.request.method,
+        prepared.request.url,
         headers=headers,
-        content=wire.body or None,
+        content=prepared.body or None,
         timeout=httpx.Timeout(total_s, connect=first_s, pool=first_s),
         extensions=extensions,
     )
-    if wire.may_send is not None:
-        request.stream = _Guarded(wire)
+    if prepared.may_send is not None:
+        request.stream = _Guarded(prepared)
     return request
 
 
-def _reading(wire: Wire, response: httpx.Response) -> Reading:
-    return Reading(wire, response.status_code, response.headers.raw, unpacked=response.is_stream_consumed)
+def _reading(prepared: PreparedRequest, response: httpx.Response) -> Reading:
+    return Reading(prepared, response.status_code, response.headers.raw, unpacked=response.is_stream_consumed)
 
 
 def _was_read(response: httpx.Response) -> Iterator[bytes]:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from videopoll._http.prepare import KEEP_ALIVE_S
 from videopoll._http.tls import tls_context
 from videopoll._http.transports.httpx import AsyncHttpxTransport, HttpxTransport
-from videopoll._http.wire import KEEP_ALIVE_S
 
 if TYPE_CHECKING:
+    from videopoll._http.prepare import PreparedRequest
     from videopoll._http.proxies import Proxies
     from videopoll._http.transports import AsyncTransport, Transport
     from videopoll._http.values import HttpFailure, HttpReply
-    from videopoll._http.wire import Wire
 
 
 class ProxyTransport:
@@ -26,9 +26,9 @@ class ProxyTransport:
         self._lock = threading.Lock()
         self._through: dict[str, HttpxTransport] = {}
 
-    def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
-        proxy = self._proxies.of(wire.origin)
-        return (self._direct if proxy is None else self._transport(proxy)).exchange(wire)
+    def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
+        proxy = self._proxies.of(prepared.origin)
+        return (self._direct if proxy is None else self._transport(proxy)).exchange(prepared)
 
     def _transport(self, proxy: str) -> HttpxTransport:
         with self._lock:
@@ -52,9 +52,9 @@ class AsyncProxyTransport:
         self._max_connections, self._proxies, self._direct = max_connections, proxies, direct
         self._through: dict[str, AsyncHttpxTransport] = {}
 
-    async def exchange(self, wire: Wire) -> HttpReply | HttpFailure:
-        proxy = self._proxies.of(wire.origin)
-        return await (self._direct if proxy is None else self._transport(proxy)).exchange(wire)
+    async def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
+        proxy = self._proxies.of(prepared.origin)
+        return await (self._direct if proxy is None else self._transport(proxy)).exchange(prepared)
 
     def _transport(self, proxy: str) -> AsyncHttpxTransport:
         if proxy not in self._through:

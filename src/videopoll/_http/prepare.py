@@ -1,12 +1,13 @@
 """A checked request on its way: what is written, how its reply is read, and what a break in between means.
 
-Each transport gets a `Wire` from `prepare`, moves its `Wire.late` along while the
-request proceeds, and reads the reply through a `Reading`, so that all of them
-keep to the same limits and tell the same failures.
+Each transport gets a `PreparedRequest` from `prepare`, moves its phase along while
+the request proceeds, and reads the reply through a `Reading`, so that all of them
+keep to the same limits and report the same failures.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
 import json as jsonlib
 import os
@@ -45,12 +46,30 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 Headers: TypeAlias = "tuple[tuple[str, str], ...]"
 
 
+class Phase(enum.Enum):
+    """How far a request has come."""
+
+    WAITING = enum.auto()
+    """For one of the connections that may be open at once."""
+    CONNECTING = enum.auto()
+    """Nothing of it was written yet."""
+    SENDING = enum.auto()
+    """Some of it may have been written."""
+
+
+_TIMED_OUT = {
+    Phase.WAITING: FailureKind.POOL_TIMEOUT,
+    Phase.CONNECTING: FailureKind.CONNECT_TIMEOUT,
+    Phase.SENDING: FailureKind.TIMEOUT,
+}
+
+
 class TooLateError(Exception):
     """The request may not go out any more. Never leaves this package."""
 
 
 @attrs.define(eq=False)
-class Wire:
+class PreparedRequest:
     """A checked request on its way, and how far it has come."""
 
     request: HttpRequest
@@ -60,8 +79,7 @@ class Wire:
     body: bytes
     max_bytes: int
     deadline_s: float
-    # What it means if the time is up, or an error comes, at this point.
-    late: FailureKind = FailureKind.POOL_TIMEOUT
+    phase: Phase = Phase.WAITING
     may_send: Callable[[], bool] | None = None
     held_back: bool = False
 
@@ -79,20 +97,22 @@ class Wire:
         return self.deadline_s - time.monotonic()
 
     def timed_out(self) -> HttpFailure:
-        return HttpFailure(kind=self.late, detail=f"no reply within {self.request.timeout_s:g} s")
+        return HttpFailure(kind=_TIMED_OUT[self.phase], detail=f"no reply within {self.request.timeout_s:g} s")
 
-    def broke(self, error: Exception) -> HttpFailure:
+    def failure(self, error: Exception) -> HttpFailure:
         """Return what an error of our own connections means, which depends on whether anything was written."""
         if self.held_back:
             return self.too_late()
-        kind = FailureKind.BROKEN if self.late is FailureKind.TIMEOUT else FailureKind.CONNECT
+        kind = FailureKind.BROKEN if self.phase is Phase.SENDING else FailureKind.CONNECT
         return HttpFailure(kind=kind, detail=describe(error))
 
     def too_late(self) -> HttpFailure:
         return HttpFailure(kind=FailureKind.TOO_LATE, detail="the request might not go out any more")
 
 
-def prepare(request: HttpRequest, max_bytes: int, may_send: Callable[[], bool] | None = None) -> Wire | HttpFailure:
+def prepare(
+    request: HttpRequest, max_bytes: int, may_send: Callable[[], bool] | None = None
+) -> PreparedRequest | HttpFailure:
     """Check everything that can be wrong with a request before any of it is sent."""
     try:
         url = request.url
@@ -112,7 +132,7 @@ def prepare(request: HttpRequest, max_bytes: int, may_send: Callable[[], bool] |
             return _invalid("a header has characters that cannot be sent")
     except (ValueError, TypeError, RecursionError) as error:
         return _invalid(f"the request cannot be encoded ({type(error).__name__})")
-    return Wire(
+    return PreparedRequest(
         request=request,
         origin=site.origin,
         target=_target(url[end:]),
@@ -194,28 +214,28 @@ class Reading:
     """Collects a reply, and refuses one that is encoded or too large before it is in memory."""
 
     def __init__(
-        self, wire: Wire, status: int, headers: Iterable[tuple[bytes, bytes]], *, unpacked: bool = False
+        self, prepared: PreparedRequest, status: int, headers: Iterable[tuple[bytes, bytes]], *, unpacked: bool = False
     ) -> None:
         named: dict[str, str] = {}
         for raw_name, raw_value in headers:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             named[name] = f"{named[name]}, {value}" if name in named else value
-        self._wire, self._status, self._headers = wire, status, named
+        self._prepared, self._status, self._headers = prepared, status, named
         self._chunks: list[bytes] = []
         self._size = 0
         self._encodings: list[str] = []
         self.refusal: HttpFailure | None = None
-        if wire.request.method != "HEAD":  # The headers of a HEAD describe a body that does not come.
+        if prepared.request.method != "HEAD":  # The headers of a HEAD describe a body that does not come.
             given = (one.strip() for one in named.get("content-encoding", "").lower().split(","))
             self._encodings = [one for one in given if one not in {"", "identity"} and not unpacked]
             if len(self._encodings) > MOST_ENCODINGS or not _UNPACKED.issuperset(self._encodings):
                 self.refusal = HttpFailure(kind=FailureKind.UNREADABLE, detail=f"HTTP {status} with an encoded body")
             length = named.get("content-length", "")
-            if length.isdecimal() and len(length) <= 20 and int(length) > wire.max_bytes:  # noqa: PLR2004
+            if length.isdecimal() and len(length) <= 20 and int(length) > prepared.max_bytes:  # noqa: PLR2004
                 self._too_large()
 
     def _too_large(self) -> None:
-        detail = f"HTTP {self._status} with more than {self._wire.max_bytes} bytes"
+        detail = f"HTTP {self._status} with more than {self._prepared.max_bytes} bytes"
         self.refusal = HttpFailure(kind=FailureKind.TOO_LARGE, detail=detail)
 
     def read(self, chunks: Iterable[bytes]) -> HttpReply | HttpFailure:
@@ -236,10 +256,10 @@ class Reading:
     def _take(self, chunk: bytes) -> bool:
         self._size += len(chunk)
         self._chunks.append(chunk)
-        if self._size > self._wire.max_bytes:
+        if self._size > self._prepared.max_bytes:
             self._too_large()
-        elif self._wire.remaining_s() <= 0:
-            self.refusal = self._wire.timed_out()
+        elif self._prepared.remaining_s() <= 0:
+            self.refusal = self._prepared.timed_out()
         return self.refusal is None
 
     def _result(self) -> HttpReply | HttpFailure:
@@ -255,12 +275,12 @@ class Reading:
                 # "deflate" should have zlib's frame, and often has none.
                 framed = encoding != "deflate" or body[0] & 0x0F == zlib.DEFLATED
                 unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS if framed else -zlib.MAX_WBITS)
-                body = unpacker.decompress(body, self._wire.max_bytes + 1)
+                body = unpacker.decompress(body, self._prepared.max_bytes + 1)
             except (zlib.error, IndexError):
                 detail = f"HTTP {self._status} with an encoded body that cannot be unpacked"
                 self.refusal = HttpFailure(kind=FailureKind.UNREADABLE, detail=detail)
                 return b""
-            if len(body) > self._wire.max_bytes:
+            if len(body) > self._prepared.max_bytes:
                 self._too_large()
                 return b""
         return body
