@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import httpcore  # No dependency of its own: httpx 0.27 and 0.28 stand on it and bring it along.
 
 from videopoll._http.prepare import KEEP_ALIVE_S, Phase, Reading, TooLateError
-from videopoll._http.shelf import Shelf
+from videopoll._http.pool import IdlePool
 from videopoll._http.tls import tls_context
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class HttpcoreTransport:
 
     def __init__(self, max_connections: int) -> None:
         self._slots = threading.Semaphore(max_connections)
-        self._shelf: Shelf[_Connection] = Shelf(max_connections)
+        self._idle: IdlePool[_Connection] = IdlePool(max_connections)
 
     def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
         if not self._slots.acquire(timeout=max(0.0, prepared.remaining_s())):
@@ -36,7 +36,7 @@ class HttpcoreTransport:
         prepared.phase = Phase.CONNECTING
         connection = None
         try:
-            connection, stale = self._shelf.take(prepared.origin)
+            connection, stale = self._idle.take(prepared.origin)
             for old in stale:
                 old.close()
             connection = connection or _Connection(prepared)
@@ -53,12 +53,12 @@ class HttpcoreTransport:
         except _FAULTS as error:
             return prepared.failure(error)
         finally:
-            for old in self._shelf.put(prepared.origin, connection):
+            for old in self._idle.put(prepared.origin, connection):
                 old.close()
             self._slots.release()
 
     def close(self) -> None:
-        for connection in self._shelf.close():
+        for connection in self._idle.close():
             connection.close()
 
 
@@ -67,14 +67,14 @@ class AsyncHttpcoreTransport:
 
     def __init__(self, max_connections: int) -> None:
         self._slots = asyncio.Semaphore(max_connections)
-        self._shelf: Shelf[httpcore.AsyncHTTPConnection] = Shelf(max_connections)
+        self._idle: IdlePool[httpcore.AsyncHTTPConnection] = IdlePool(max_connections)
 
     async def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
         async with self._slots:
             request, connection = _request(prepared), None
             opened: list[httpcore.AsyncNetworkStream] = []
             try:
-                connection, stale = self._shelf.take(prepared.origin)
+                connection, stale = self._idle.take(prepared.origin)
                 guarded = prepared.may_send is not None
                 prepared.phase = Phase.SENDING if connection and not guarded else Phase.CONNECTING
                 for old in stale:
@@ -93,7 +93,7 @@ class AsyncHttpcoreTransport:
             except _FAULTS as error:
                 return prepared.failure(error)
             finally:
-                for old in self._shelf.put(prepared.origin, connection):
+                for old in self._idle.put(prepared.origin, connection):
                     await old.aclose()
                     if old is connection:
                         # httpcore forgets a socket whose TLS handshake was cancelled.
@@ -101,7 +101,7 @@ class AsyncHttpcoreTransport:
                             await stream.aclose()
 
     async def close(self) -> None:
-        for connection in self._shelf.close():
+        for connection in self._idle.close():
             await connection.aclose()
 
 

@@ -6,18 +6,18 @@ import threading
 from typing import Generic, Protocol, TypeVar
 
 
-class Shelved(Protocol):
-    """What the shelf asks of a connection."""
+class PooledConnection(Protocol):
+    """What the pool asks of a connection."""
 
     def has_expired(self) -> bool: ...
     def is_available(self) -> bool: ...
 
 
-_Connection = TypeVar("_Connection", bound=Shelved)
+_Connection = TypeVar("_Connection", bound=PooledConnection)
 Origin = tuple[str, str, int]
 
 
-class Shelf(Generic[_Connection]):
+class IdlePool(Generic[_Connection]):
     """Last in, first out, so that connections which are not needed grow old and go."""
 
     def __init__(self, size: int) -> None:
@@ -26,7 +26,7 @@ class Shelf(Generic[_Connection]):
         self._lock = threading.Lock()
 
     def take(self, origin: Origin) -> tuple[_Connection | None, list[_Connection]]:
-        """Return the idle connection to `origin` that was used last (None: open one), and those to close."""
+        """Take the idle connection to `origin` that was used last (None: open one). Returns it, and those to close."""
         with self._lock:
             self._busy += 1
             to_close: list[_Connection] = []
@@ -41,7 +41,7 @@ class Shelf(Generic[_Connection]):
             return None, to_close
 
     def put(self, origin: Origin, connection: _Connection | None) -> list[_Connection]:
-        """Take a connection back that was given or opened (None: it came to none), and say which ones to close."""
+        """Put a connection back (None if connecting failed). Returns the connections to close."""
         with self._lock:
             self._busy -= 1
             if connection is None:
@@ -52,7 +52,7 @@ class Shelf(Generic[_Connection]):
             return [self._idle.pop(0)[1]] if self._idle[0][1].has_expired() else []
 
     def close(self) -> list[_Connection]:
-        """Keep no connection from now on, and say which ones to close."""
+        """Keep no connection from now on. Returns the connections to close."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
