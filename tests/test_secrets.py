@@ -496,7 +496,7 @@ GUARDS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"videopoll.cli.commands.watch.describe_entry": lambda entry: describe_entry(entry, texts=True)},
         {"watch"},
     ),
-    "logs of HTTP libraries": ({"videopoll._http.quiet._Filter.filter": lambda *_: True}, {"log"}),
+    "logs of HTTP libraries": ({"videopoll._http.log_filter._Filter.filter": lambda *_: True}, {"log"}),
 }
 """What has to be taken out for each guard, and where that shows at least."""
 

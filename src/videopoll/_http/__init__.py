@@ -15,7 +15,7 @@ httpx client, which is slower; they are read and checked when `Http` is built.
 The files: `values` (requests, replies, failures), `prepare` (a request on its way),
 `transports` (what carries it: our own connections of httpcore, aiohttp, httpx
 clients), `pool` (idle connections), `proxies` (the environment's), `tls` (the
-shared TLS context), `quiet` (no secrets in the logs of others), `client`
+shared TLS context), `log_filter` (no secrets in the logs of others), `client`
 (`Http`), `answerer` (whose reply it looks like).
 """
 

@@ -8,7 +8,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from videopoll._http import quiet
+from videopoll._http import log_filter
 from videopoll._http.prepare import prepare
 from videopoll._http.time_limits import TimeLimits
 from videopoll._http.values import FailureKind, HttpFailure
@@ -93,7 +93,7 @@ class Http:
                 raise
             # The host may have given a client because of that, and need no other one.
             self._trouble = str(error)
-        quiet.install()
+        log_filter.install()
         self._max_reply_bytes, self._max_connections = max_reply_bytes, max_connections
         self._transports = transports
         self._given = transports.HttpxTransport(client) if client else None
@@ -121,7 +121,7 @@ class Http:
             return prepared
         if self._trouble is not None and self._given is None:
             return HttpFailure(kind=FailureKind.CONNECT, detail=self._trouble)
-        with quiet.Quiet():
+        with log_filter.suppress_client_logs():
             return self._transport().exchange(prepared)
 
     async def asend(
@@ -133,7 +133,7 @@ class Http:
             return prepared
         if self._trouble is not None and self._async_given is None:
             return HttpFailure(kind=FailureKind.CONNECT, detail=self._trouble)
-        with quiet.Quiet():
+        with log_filter.suppress_client_logs():
             transport, limits = self._of_loop()
             try:
                 with limits.until(prepared.deadline_s):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 import httpcore  # No dependency of its own: httpx 0.27 and 0.28 stand on it and bring it along.
 
-from videopoll._http.prepare import KEEP_ALIVE_S, Phase, Reading, TooLateError
 from videopoll._http.pool import IdlePool
+from videopoll._http.prepare import KEEP_ALIVE_S, Phase, Reading, TooLateError
 from videopoll._http.tls import tls_context
 
 if TYPE_CHECKING:

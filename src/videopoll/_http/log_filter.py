@@ -41,7 +41,7 @@ def install() -> None:
         logging.getLogger(name).addFilter(_FILTER)
 
 
-class Quiet:
+class suppress_client_logs:  # noqa: N801 - a context, as contextlib.suppress is
     """Marks a request of ours as under way, in this thread or task and the tasks that it starts."""
 
     __slots__ = ("_token",)
