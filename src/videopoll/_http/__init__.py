@@ -12,11 +12,11 @@ last-in-first-out pool, or use aiohttp under asyncio where it is installed. A ho
 Proxies of the environment (``HTTPS_PROXY`` ...) are honoured too, by a plain
 httpx client, which is slower; they are read and checked when `Http` is built.
 
-The files: `values` (requests, replies, failures), `prepare` (a request on its way),
-`transports` (what carries it: our own connections of httpcore, aiohttp, httpx
-clients), `pool` (idle connections), `proxies` (the environment's), `tls` (the
-shared TLS context), `log_filter` (no secrets in the logs of others), `client`
-(`Http`), `answerer` (whose reply it looks like).
+The files: `values` (requests, replies, failures), `prepare` (a checked request and
+how far it came), `transports` (what carries it: our own connections of httpcore,
+aiohttp, httpx clients), `pool` (idle connections), `deadline` (when a request ends),
+`proxies` (the environment's), `tls` (the shared TLS context), `log_filter` (no
+secrets in the logs of others), `client` (`Http`), `answerer` (whose reply it looks like).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import weakref
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from videopoll._http import log_filter
+from videopoll._http.deadline import Deadlines
 from videopoll._http.prepare import prepare
-from videopoll._http.time_limits import TimeLimits
 from videopoll._http.values import FailureKind, HttpFailure
 from videopoll.errors import ConfigurationError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from videopoll._http.transports import AsyncTransport, Transport
     from videopoll._http.values import HttpReply, HttpRequest
 
-_OfLoop: TypeAlias = "tuple[AsyncTransport, TimeLimits]"
+_OfLoop: TypeAlias = "tuple[AsyncTransport, Deadlines]"
 
 
 class Http:
@@ -134,9 +134,9 @@ class Http:
         if self._trouble is not None and self._async_given is None:
             return HttpFailure(kind=FailureKind.CONNECT, detail=self._trouble)
         with log_filter.suppress_client_logs():
-            transport, limits = self._of_loop()
+            transport, deadlines = self._of_loop()
             try:
-                with limits.until(prepared.deadline_s):
+                with deadlines.at(prepared.deadline_s):
                     return await transport.exchange(prepared)
             except TimeoutError:
                 return prepared.timed_out()
@@ -184,6 +184,6 @@ class Http:
                 transport = self._async_given or self._transports.open_async_transport(
                     self._max_connections, self._proxies, use_aiohttp=self._use_aiohttp
                 )
-                found = self._of_loops[loop] = (transport, TimeLimits())
+                found = self._of_loops[loop] = (transport, Deadlines())
             self._latest = (weakref.ref(loop), found)
             return found
