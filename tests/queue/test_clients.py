@@ -110,10 +110,42 @@ def test_a_client_that_decodes_is_refused(kind):
 
 
 def test_a_client_of_the_other_kind_is_refused(kind):
-    """The sentence names the other queue."""
-    other = "async" if kind == "sync" else "sync"
-    with pytest.raises(ConfigurationError, match=r"use (Async)?RedisVideoJobQueue for it"):
+    """The sentence names both classes, and the other queue."""
+    other, needed, got, way_out = {
+        "sync": ("async", "redis.Redis", "redis.asyncio.Redis", "AsyncRedisVideoJobQueue"),
+        "async": ("sync", "redis.asyncio.Redis", "redis.Redis", "RedisVideoJobQueue"),
+    }[kind]
+    with pytest.raises(ConfigurationError, match=f"needs a {needed} client, got {got}: use {way_out} for it$"):
         queue_of(kind, client_of(other, retry=never(other)))
+
+
+@pytest.mark.parametrize("client", ["redis://:secret@h", b"redis://:secret@h"])
+def test_a_url_in_place_of_a_client_is_refused(kind, client):
+    """The sentence says where a URL goes, and does not repeat it."""
+    with pytest.raises(ConfigurationError, match=r"a URL goes into (Async)?RedisVideoJobQueue\.from_url$") as caught:
+        queue_of(kind, client)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_client_of_a_cluster_is_refused(kind):
+    """Its calls would go to whatever node owns a key; a script needs all keys on one."""
+    cluster = (redis if kind == "sync" else redis.asyncio).RedisCluster
+    # Built without a server, which its constructor would ask.
+    with pytest.raises(ConfigurationError, match=r"RedisCluster: connect to the node.* a hash tag such as \{video\}"):
+        queue_of(kind, cluster.__new__(cluster))
+
+
+@pytest.mark.parametrize("client", [None, 5, object()], ids=["None", "a number", "an object"])
+def test_what_is_no_client_is_refused(kind, client):
+    """At the construction, and in every role; no front or blocking client is None."""
+    needed = "redis.Redis" if kind == "sync" else "redis.asyncio.Redis"
+    with pytest.raises(ConfigurationError, match=f"needs a {needed} client, got {type(client).__name__}$"):
+        queue_of(kind, client)
+    if client is None:
+        return
+    for role in ("front", "blocking"):
+        with pytest.raises(ConfigurationError, match=f"got {type(client).__name__}$"):
+            queue_of(kind, client_of(kind, retry=never(kind)), **{role: client})
 
 
 @pytest.mark.parametrize(

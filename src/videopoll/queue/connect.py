@@ -167,29 +167,19 @@ def shown_address(client: redis.Redis | redis.asyncio.Redis) -> str:
 # --- clients of a host ---
 
 
-def check_client(client: object, wanted: type, queue: str, other: tuple[type, str]) -> None:
+def check_client(client: object, wanted: type, queue: str) -> None:
     """Refuse a client that a queue cannot work with.
 
     Args:
         client: What was handed in.
         wanted: The class of client that is needed.
         queue: The name of the queue's class.
-        other: The other class of client, and the queue that takes it.
 
     Raises:
         ConfigurationError: It is of another class, decodes responses, or retries.
     """
     if not isinstance(client, wanted):
-        got = f"{type(client).__module__}.{type(client).__qualname__}".removeprefix("builtins.")
-        what_to_do = ""
-        if isinstance(client, other[0]):
-            what_to_do = f": use {other[1]} for it"
-        elif isinstance(client, str):
-            what_to_do = f": a URL goes into {queue}.from_url"
-        elif "Cluster" in got:
-            what_to_do = ": connect to the node, or the proxy, that owns the slot of the prefix, which is a hash tag such as {video}"
-        name = "redis.asyncio.Redis" if "asyncio" in wanted.__module__ else "redis.Redis"
-        msg = f"{queue} needs a {name} client, got {got}{what_to_do}"
+        msg = f"{queue} needs a {_name_of(wanted)} client, got {_name_of(type(client))}{_instead_of(client, queue)}"
         raise ConfigurationError(msg)
     options = cast("redis.Redis", client).connection_pool.connection_kwargs
     if options.get("decode_responses"):
@@ -204,6 +194,27 @@ def check_client(client: object, wanted: type, queue: str, other: tuple[type, st
             f" retry=Retry(NoBackoff(), 0) and without retry_on_timeout, or use {queue}.from_url"
         )
         raise ConfigurationError(msg)
+
+
+def _name_of(kind: type) -> str:
+    # Where a host imports it from: both kinds of client are called Redis.
+    module = {"redis.client": "redis", "redis.asyncio.client": "redis.asyncio", "builtins": ""}
+    return f"{module.get(kind.__module__, kind.__module__)}.{kind.__qualname__}".removeprefix(".")
+
+
+def _instead_of(client: object, queue: str) -> str:
+    """Return what to do about a client of another class."""
+    if isinstance(client, redis.asyncio.Redis):
+        return ": use AsyncRedisVideoJobQueue for it"
+    if isinstance(client, redis.Redis):
+        return ": use RedisVideoJobQueue for it"
+    if isinstance(client, str | bytes):
+        return f": a URL goes into {queue}.from_url"
+    if isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
+        return (
+            ": connect to the node, or the proxy, that owns the slot of the prefix, which is a hash tag such as {video}"
+        )
+    return ""
 
 
 # --- times ---

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 import redis
 import redis.asyncio
+from typing_extensions import override
 
 from videopoll._shield import to_the_end
 from videopoll.policies import ENDING_S
@@ -47,39 +48,93 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRedisVideoJobQueue", "RedisVideoJobQueue"]
 
 
-class _Base:
-    """What both twins are made of.
+ClientT = TypeVar("ClientT")
 
-    Args:
-        client: A client for the workers' calls.
-        front: A client for the calls of producers and operators.
-        prefix: What every key starts with.
-        ttls: How long the documented keys live.
-        dead_letters: How many dead letters are kept, and how long.
-        delivery: The delivery policy of notices.
-        hooks: Hear of jobs that are enqueued and cancelled.
-    """
+
+class _Base(Generic[ClientT]):
+    """What both twins are made of: how they are built. Theirs are the methods that wait for Redis."""
+
+    _client_type: ClassVar[type]
+    """The class of client that this twin takes."""
 
     def __init__(
         self,
-        client: redis.Redis,
-        front: redis.Redis,
+        client: ClientT,
         *,
-        prefix: str,
-        ttls: KeyTtls | None,
-        dead_letters: DeadLetterPolicy | None,
-        delivery: DeliveryPolicy | None,
-        hooks: Iterable[Hook],
+        front: ClientT | None = None,
+        blocking: ClientT | None = None,
+        prefix: str = DEFAULT_PREFIX,
+        ttls: KeyTtls | None = None,
+        dead_letters: DeadLetterPolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        hooks: Iterable[Hook] = (),
     ) -> None:
+        for one in (client, front, blocking):
+            if one is client or one is not None:
+                check_client(one, self._client_type, type(self).__name__)
+        self._client, self._blocking = client, blocking
+        self._front: ClientT = client if front is None else front
         self._operations = Operations(
-            client,
-            front,
+            cast("redis.Redis", self._client),
+            cast("redis.Redis", self._front),
             keys=Keys(prefix),
             ttls=ttls,
             dead_letters=dead_letters,
             delivery=delivery,
             hooks=hooks,
         )
+        self._interrupted = threading.Event()
+        self._owned: tuple[ClientT, ...] = ()
+
+    @classmethod
+    def _open(cls, url: str, timeout_s: float) -> ClientT:
+        """Return a client of this twin's class, whose calls wait at most `timeout_s` seconds."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        ttls: KeyTtls | None = None,
+        dead_letters: DeadLetterPolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        hooks: Iterable[Hook] = (),
+        front_timeout_s: float = 2.0,
+        worker_timeout_s: float = 10.0,
+    ) -> Self:
+        """Build a queue with connections of its own.
+
+        Args:
+            url: ``redis://``, ``rediss://`` or ``unix://``.
+            prefix: What every key starts with.
+            ttls: How long the documented keys live.
+            dead_letters: How many dead letters are kept, and how long.
+            delivery: The delivery policy of notices that `cancel` and `redrive` start.
+            hooks: Hear of jobs that are enqueued and cancelled here.
+            front_timeout_s: Seconds that a producer's call waits for the
+                connection, and again for the reply, before it fails.
+            worker_timeout_s: The same for a worker's calls.
+
+        Raises:
+            ConfigurationError: The URL cannot be read.
+        """
+        worker, front, blocking = (
+            cls._open(url, limit_s) for limit_s in (worker_timeout_s, front_timeout_s, calls.LONGEST_BLOCK_S + 10)
+        )
+        queue = cls(
+            worker,
+            front=front,
+            blocking=blocking,
+            prefix=prefix,
+            ttls=ttls,
+            dead_letters=dead_letters,
+            delivery=delivery,
+            hooks=hooks,
+        )
+        queue._owned = (worker, front, blocking)
+        return queue
 
     @property
     def keys(self) -> Keys:
@@ -97,7 +152,7 @@ class _Base:
         return f"{type(self).__name__}(prefix={self.keys.prefix!r}, redis={address!r})"
 
 
-class RedisVideoJobQueue(_Base):
+class RedisVideoJobQueue(_Base[redis.Redis]):
     """Keeps jobs in Redis, for threads and for code without an event loop.
 
     Producers need `enqueue`, `get` and `cancel`; the rest is for runners and operators.
@@ -119,77 +174,12 @@ class RedisVideoJobQueue(_Base):
         ConfigurationError: A client retries, or decodes responses, or is an asyncio one.
     """
 
-    def __init__(
-        self,
-        client: redis.Redis,
-        *,
-        front: redis.Redis | None = None,
-        blocking: redis.Redis | None = None,
-        prefix: str = DEFAULT_PREFIX,
-        ttls: KeyTtls | None = None,
-        dead_letters: DeadLetterPolicy | None = None,
-        delivery: DeliveryPolicy | None = None,
-        hooks: Iterable[Hook] = (),
-    ) -> None:
-        for one in filter(None, (client, front, blocking)):
-            check_client(one, redis.Redis, "RedisVideoJobQueue", (redis.asyncio.Redis, "AsyncRedisVideoJobQueue"))
-        self._client, self._front, self._blocking = client, front or client, blocking
-        super().__init__(
-            self._client,
-            self._front,
-            prefix=prefix,
-            ttls=ttls,
-            dead_letters=dead_letters,
-            delivery=delivery,
-            hooks=hooks,
-        )
-        self._interrupted = threading.Event()
-        self._owned: tuple[redis.Redis, ...] = ()
+    _client_type = redis.Redis
 
     @classmethod
-    def from_url(
-        cls,
-        url: str,
-        *,
-        prefix: str = DEFAULT_PREFIX,
-        ttls: KeyTtls | None = None,
-        dead_letters: DeadLetterPolicy | None = None,
-        delivery: DeliveryPolicy | None = None,
-        hooks: Iterable[Hook] = (),
-        front_timeout_s: float = 2.0,
-        worker_timeout_s: float = 10.0,
-    ) -> RedisVideoJobQueue:
-        """Build a queue with connections of its own.
-
-        Args:
-            url: ``redis://``, ``rediss://`` or ``unix://``.
-            prefix: What every key starts with.
-            ttls: How long the documented keys live.
-            dead_letters: How many dead letters are kept, and how long.
-            delivery: The delivery policy of notices that `cancel` and `redrive` start.
-            hooks: Hear of jobs that are enqueued and cancelled here.
-            front_timeout_s: Seconds that a producer's call waits for the
-                connection, and again for the reply, before it fails.
-            worker_timeout_s: The same for a worker's calls.
-
-        Raises:
-            ConfigurationError: The URL cannot be read.
-        """
-        worker, front, blocking = (
-            client_of(url, limit_s) for limit_s in (worker_timeout_s, front_timeout_s, calls.LONGEST_BLOCK_S + 10)
-        )
-        queue = cls(
-            worker,
-            front=front,
-            blocking=blocking,
-            prefix=prefix,
-            ttls=ttls,
-            dead_letters=dead_letters,
-            delivery=delivery,
-            hooks=hooks,
-        )
-        queue._owned = (worker, front, blocking)
-        return queue
+    @override
+    def _open(cls, url: str, timeout_s: float) -> redis.Redis:
+        return client_of(url, timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -423,7 +413,7 @@ class RedisVideoJobQueue(_Base):
         return DeadLetters(self._operations)
 
 
-class AsyncRedisVideoJobQueue(_Base):
+class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
     """The asyncio side of `RedisVideoJobQueue`: the same methods, to be awaited.
 
     Args:
@@ -442,65 +432,12 @@ class AsyncRedisVideoJobQueue(_Base):
         ConfigurationError: A client retries, or decodes responses, or is a sync one.
     """
 
-    def __init__(
-        self,
-        client: redis.asyncio.Redis,
-        *,
-        front: redis.asyncio.Redis | None = None,
-        blocking: redis.asyncio.Redis | None = None,
-        prefix: str = DEFAULT_PREFIX,
-        ttls: KeyTtls | None = None,
-        dead_letters: DeadLetterPolicy | None = None,
-        delivery: DeliveryPolicy | None = None,
-        hooks: Iterable[Hook] = (),
-    ) -> None:
-        for one in filter(None, (client, front, blocking)):
-            check_client(one, redis.asyncio.Redis, "AsyncRedisVideoJobQueue", (redis.Redis, "RedisVideoJobQueue"))
-        self._client, self._front, self._blocking = client, front or client, blocking
-        super().__init__(
-            cast("redis.Redis", self._client),
-            cast("redis.Redis", self._front),
-            prefix=prefix,
-            ttls=ttls,
-            dead_letters=dead_letters,
-            delivery=delivery,
-            hooks=hooks,
-        )
-        self._owned: tuple[redis.asyncio.Redis, ...] = ()
+    _client_type = redis.asyncio.Redis
 
     @classmethod
-    def from_url(
-        cls,
-        url: str,
-        *,
-        prefix: str = DEFAULT_PREFIX,
-        ttls: KeyTtls | None = None,
-        dead_letters: DeadLetterPolicy | None = None,
-        delivery: DeliveryPolicy | None = None,
-        hooks: Iterable[Hook] = (),
-        front_timeout_s: float = 2.0,
-        worker_timeout_s: float = 10.0,
-    ) -> AsyncRedisVideoJobQueue:
-        """Build a queue with connections of its own; the arguments are those of `RedisVideoJobQueue.from_url`.
-
-        Raises:
-            ConfigurationError: The URL cannot be read.
-        """
-        worker, front, blocking = (
-            async_client_of(url, limit_s) for limit_s in (worker_timeout_s, front_timeout_s, calls.LONGEST_BLOCK_S + 10)
-        )
-        queue = cls(
-            worker,
-            front=front,
-            blocking=blocking,
-            prefix=prefix,
-            ttls=ttls,
-            dead_letters=dead_letters,
-            delivery=delivery,
-            hooks=hooks,
-        )
-        queue._owned = (worker, front, blocking)
-        return queue
+    @override
+    def _open(cls, url: str, timeout_s: float) -> redis.asyncio.Redis:
+        return async_client_of(url, timeout_s)
 
     async def __aenter__(self) -> Self:
         return self
