@@ -100,7 +100,11 @@ class PreparedRequest:
         return HttpFailure(kind=_TIMED_OUT[self.phase], detail=f"no reply within {self.request.timeout_s:g} s")
 
     def failure(self, error: Exception) -> HttpFailure:
-        """Return what an error of our own connections means, which depends on whether anything was written."""
+        """Return what an error of our own connections means, which depends on whether anything was written.
+
+        Any error: libraries raise more than what they name (a `UnicodeError` for a host of 64 letters, for one), and
+        more in a version to come. The phase tells what it means for the request, whatever it is called.
+        """
         if self.held_back:
             return self.too_late()
         kind = FailureKind.BROKEN if self.phase is Phase.SENDING else FailureKind.CONNECT
@@ -122,7 +126,7 @@ def prepare(
         end = found.start() if found else len(url)
         site = _site(url[:end])
         if site is None:
-            return _invalid("the URL must be http or https, with a host and without credentials")
+            return _invalid("the URL must be http or https, with the name or address of a host and without credentials")
         if not request.timeout_s > 0:
             return HttpFailure(kind=FailureKind.POOL_TIMEOUT, detail="no time left for the request")
         body, content_type = _encode(request)
@@ -158,6 +162,11 @@ def _site(start: str) -> _Site | None:
     parts = urlsplit(start)
     scheme, host, port = parts.scheme, parts.hostname, parts.port
     if scheme not in {"http", "https"} or not host or "@" in parts.netloc:
+        return None
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        # A label is empty or too long. Looking it up would raise this, and some clients let it through.
         return None
     origin = (scheme, host, port or (443 if scheme == "https" else 80))
     return _Site(origin, parts.netloc)

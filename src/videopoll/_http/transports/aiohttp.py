@@ -8,18 +8,14 @@ import contextvars
 from typing import TYPE_CHECKING
 
 import aiohttp
-import aiohttp.http_exceptions
 import yarl
 
-from videopoll._http.prepare import KEEP_ALIVE_S, Phase, Reading, TooLateError
+from videopoll._http.prepare import KEEP_ALIVE_S, Phase, Reading
 from videopoll._http.tls import tls_context
 
 if TYPE_CHECKING:
     from videopoll._http.prepare import PreparedRequest
     from videopoll._http.values import HttpFailure, HttpReply
-
-_FAULTS = (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError, TooLateError)
-
 
 LONGEST_SEND_S = 30.0
 """How long closing waits for requests of others: the longest that a shipped channel takes."""
@@ -68,7 +64,7 @@ class AiohttpTransport:
                     return result
             except TimeoutError:
                 return prepared.timed_out()
-            except _FAULTS as error:
+            except Exception as error:  # noqa: BLE001 - see PreparedRequest.failure
                 return prepared.failure(error)
 
     async def close(self) -> None:

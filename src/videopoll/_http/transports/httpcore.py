@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from typing import TYPE_CHECKING, cast
 
-import httpcore  # No dependency of its own: httpx 0.27 and 0.28 stand on it and bring it along.
+# No dependency of its own: httpx 0.27 and 0.28 bring it along, and pin it to 1.*, so that its names stay what they are.
+import httpcore
 
 from videopoll._http.pool import IdlePool
-from videopoll._http.prepare import KEEP_ALIVE_S, Phase, Reading, TooLateError
+from videopoll._http.prepare import KEEP_ALIVE_S, Phase, Reading
 from videopoll._http.tls import tls_context
 
 if TYPE_CHECKING:
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 
     from videopoll._http.prepare import PreparedRequest
     from videopoll._http.values import HttpFailure, HttpReply
-
-_FAULTS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, OSError, TooLateError)
 
 
 class HttpcoreTransport:
@@ -38,7 +38,7 @@ class HttpcoreTransport:
         try:
             connection, stale = self._idle.take(prepared.origin)
             for old in stale:
-                old.close()
+                _close(old)
             connection = connection or _Connection(prepared)
             connection.network.prepared = prepared
             response = connection.handle_request(_request(prepared))
@@ -50,16 +50,16 @@ class HttpcoreTransport:
                 response.close()
         except (httpcore.TimeoutException, TimeoutError):
             return prepared.timed_out()
-        except _FAULTS as error:
+        except Exception as error:  # noqa: BLE001 - see PreparedRequest.failure
             return prepared.failure(error)
         finally:
             for old in self._idle.put(prepared.origin, connection):
-                old.close()
+                _close(old)
             self._slots.release()
 
     def close(self) -> None:
         for connection in self._idle.close():
-            connection.close()
+            _close(connection)
 
 
 class AsyncHttpcoreTransport:
@@ -78,7 +78,7 @@ class AsyncHttpcoreTransport:
                 guarded = prepared.may_send is not None
                 prepared.phase = Phase.SENDING if connection and not guarded else Phase.CONNECTING
                 for old in stale:
-                    await old.aclose()
+                    await _aclose(old)
                 if connection is None or guarded:
                     request.extensions["trace"] = _noting(prepared, opened)
                 connection = connection or httpcore.AsyncHTTPConnection(_origin(prepared), _tls(prepared), KEEP_ALIVE_S)
@@ -90,19 +90,29 @@ class AsyncHttpcoreTransport:
                     await response.aclose()
             except (httpcore.TimeoutException, TimeoutError):
                 return prepared.timed_out()
-            except _FAULTS as error:
+            except Exception as error:  # noqa: BLE001 - see PreparedRequest.failure
                 return prepared.failure(error)
             finally:
                 for old in self._idle.put(prepared.origin, connection):
-                    await old.aclose()
+                    await _aclose(old)
                     if old is connection:
                         # httpcore forgets a socket whose TLS handshake was cancelled.
                         for stream in opened:
-                            await stream.aclose()
+                            await _aclose(stream)
 
     async def close(self) -> None:
         for connection in self._idle.close():
-            await connection.aclose()
+            await _aclose(connection)
+
+
+def _close(connection: _Connection) -> None:
+    with contextlib.suppress(Exception):  # The reply is there, or the failure is: neither may give way to this.
+        connection.close()
+
+
+async def _aclose(opened: httpcore.AsyncHTTPConnection | httpcore.AsyncNetworkStream) -> None:
+    with contextlib.suppress(Exception):
+        await opened.aclose()
 
 
 def _origin(prepared: PreparedRequest) -> httpcore.Origin:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import httpx
 
-from videopoll._http.prepare import Phase, Reading, TooLateError, describe, user_agent
+from videopoll._http.prepare import Phase, Reading, describe, user_agent
 from videopoll._http.values import FailureKind, HttpFailure
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ CONNECT_SHARE = 0.9
 """The part of the time that an asyncio client may spend before the request goes out: its connect timeout must
 come before the end of the total time, or a request that surely was not sent looks like one that may have been."""
 
-_FAULTS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, TooLateError)
+_LIBRARIES = frozenset({"aiohttp", "anyio", "h11", "h2", "httpcore", "httpx", "httpx_aiohttp", "socksio"})
+"""Whose errors come through a host's client, mapped to httpx's or not. Those of a hook of the host are the host's."""
 
 
 class HttpxTransport:
@@ -46,7 +47,7 @@ class HttpxTransport:
         except Exception as error:
             if self._own or prepared.held_back:
                 return _own_fault(prepared, error)
-            if isinstance(error, _FAULTS):
+            if _is_fault(error):
                 return _fault(error)
             raise
 
@@ -84,7 +85,7 @@ class AsyncHttpxTransport:
         except Exception as error:
             if self._own or prepared.held_back:
                 return _own_fault(prepared, error)
-            if isinstance(error, _FAULTS) or _is_aiohttp(error):  # httpx-aiohttp lets some of them through.
+            if _is_fault(error):
                 return _fault(error)
             raise
 
@@ -156,6 +157,14 @@ def _was_read(response: httpx.Response) -> Iterator[bytes]:
     yield response.content
 
 
+def _is_fault(error: Exception) -> bool:
+    return isinstance(error, OSError) or _is_of(error, _LIBRARIES)
+
+
+def _is_of(error: BaseException, libraries: frozenset[str]) -> bool:
+    return any(base.__module__.partition(".")[0] in libraries for base in type(error).__mro__)
+
+
 def _fault(error: Exception) -> HttpFailure:
     """Return what an error of a host's httpx client means; whatever is in doubt counts as sent."""
     for cause in (error, error.__cause__):
@@ -179,7 +188,7 @@ def _fault(error: Exception) -> HttpFailure:
 
 
 def _is_aiohttp(error: BaseException | None) -> TypeGuard[Exception]:
-    return error is not None and type(error).__module__.startswith("aiohttp.")
+    return error is not None and _is_of(error, frozenset({"aiohttp"}))
 
 
 def _aiohttp_kind(error: BaseException) -> FailureKind:
