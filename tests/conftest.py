@@ -15,8 +15,8 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from kit import World, open_world
-from resp_proxy import RespProxy
-from trouble import Trouble
+from kit.resp_proxy import RespProxy
+from kit.trouble import Trouble
 from videopoll.queue.schema import KEYS
 from videopoll.testing import EmbeddedRedis
 

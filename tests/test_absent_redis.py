@@ -18,11 +18,10 @@ import attrs
 import pytest
 
 from kit import QUICK, until
-from test_crash_points import process
-from trouble import BRISK, at_least, is_lost, jobs
+from kit.trouble import BRISK, at_least, is_lost, jobs
+from kit.worker_process import end
 from videopoll import LeasePolicy, OnUnknown, events
 from videopoll.testing import EmbeddedRedis, Reply
-from worker_process import end
 
 SENDS = 8
 AWAY_S = 2.5
@@ -107,7 +106,7 @@ def test_a_worker_that_was_frozen_itself_goes_on_with_what_is_in_its_hands(troub
     """SIGSTOP, a laptop's lid, a paused VM: Redis was there all the time, and nobody else took the jobs over."""
     trouble.world.factory.fail_every(1, Reply.slow(1.0))
     trouble.enqueue(*jobs(SENDS))
-    frozen = process(trouble.world, lease_s=BRISK.duration_s)
+    frozen = trouble.world.process(lease_s=BRISK.duration_s)
     try:
         until(lambda: len(trouble.world.factory.requests) == SENDS, "all sends are on their way")
         frozen.send_signal(signal.SIGSTOP)

@@ -13,19 +13,9 @@ from videopoll.jobs import JobState
 from videopoll.testing import Reply
 
 
-def enqueue(world, job_id: str, number: int = 1, channel: str = "ultramsg", **metadata) -> str:
-    """Take a job in for a user of their own."""
-    to = phone(number)
-    with world.queue() as queue:
-        queue.enqueue(
-            job_id, conversation_id=f"conversation-{number}", metadata={"channel": channel, "to": to, **metadata}
-        )
-    return to
-
-
 def test_a_finished_video_arrives_as_a_native_video_with_a_caption(world):
     """The main job: a job id goes in, the video arrives on WhatsApp."""
-    to = enqueue(world, "job_1")
+    to = world.enqueue()
 
     with world.worker():
         (message,) = until(lambda: world.ultramsg.inbox(to), "the video arrives")
@@ -37,7 +27,7 @@ def test_a_finished_video_arrives_as_a_native_video_with_a_caption(world):
 
 def test_whatsapp_factory_gets_the_link_as_text(world):
     """That service has no video format yet."""
-    to = enqueue(world, "job_1", channel="whatsapp_factory")
+    to = world.enqueue(channel="whatsapp_factory")
 
     with world.worker():
         (message,) = until(lambda: world.factory.inbox(to), "the text arrives")
@@ -47,7 +37,7 @@ def test_whatsapp_factory_gets_the_link_as_text(world):
 
 def test_a_video_that_the_channel_refuses_goes_as_text_with_the_link(world):
     """A made video is never dropped because a messenger does not like it."""
-    to = enqueue(world, "job_1")
+    to = world.enqueue()
     world.ultramsg.refuse_videos()
 
     with world.worker():
@@ -64,7 +54,7 @@ def test_a_video_that_the_channel_refuses_goes_as_text_with_the_link(world):
 )
 def test_a_job_without_a_video_sends_a_plain_word(world, reply, outcome):
     """The user hears of it in their language, and never in the provider's words."""
-    to = enqueue(world, "job_1")
+    to = world.enqueue()
     world.api.job("job_1", reply)
 
     with world.worker() as worker:
@@ -78,7 +68,7 @@ def test_a_job_without_a_video_sends_a_plain_word(world, reply, outcome):
 
 def test_a_job_that_never_ends_times_out_once(world):
     """The deadline ends it, with a notice."""
-    to = enqueue(world, "job_1")
+    to = world.enqueue()
     world.api.job("job_1", Reply.processing())
 
     with world.worker(strategy=FAST.__class__(interval_s=0.2, timeout_s=1, initial_delay_s=0.1)) as worker:
@@ -91,7 +81,8 @@ def test_a_job_that_never_ends_times_out_once(world):
 def test_a_hundred_jobs_all_end_and_each_user_gets_one_message(world):
     """Nothing is lost, nothing comes twice, and nothing is left in Redis but the audit trail."""
     to = [
-        enqueue(world, f"job_{number}", number, ("ultramsg", "whatsapp_factory")[number % 2]) for number in range(100)
+        world.enqueue(f"job_{number}", user=number, channel=("ultramsg", "whatsapp_factory")[number % 2])
+        for number in range(100)
     ]
 
     with world.worker() as worker:
@@ -119,7 +110,7 @@ def test_an_idle_worker_stops_within_a_second(world):
 
 def test_a_stopped_worker_gives_its_unfinished_poll_back_at_once(world):
     """Nobody waits for a lease to run out after an orderly stop."""
-    enqueue(world, "job_1")
+    world.enqueue()
     world.api.job("job_1", Reply.hang(30), end=Reply.completed(), ready_after_polls=0)
     worker = world.worker(grace_s=0.1).start()
     until(lambda: world.api.polls("job_1"), "it is being polled")

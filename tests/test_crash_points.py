@@ -10,11 +10,11 @@ import pytest
 import redis
 
 import kit
-from kit import API_KEY, FAST, INSTANCE, QUICK, TOKEN, phone, until
+from kit import QUICK, phone, until
+from kit.worker_process import end, stands_still
 from videopoll import LeasePolicy, OnUnknown, events
 from videopoll.core.step import CRASH_POINTS
 from videopoll.testing import Reply
-from worker_process import end, spawn, stands_still
 
 LEASE_S = 0.9
 
@@ -22,38 +22,11 @@ LEASE_S = 0.9
 pytestmark = pytest.mark.parametrize("redis_server", ["redis"], indirect=True)
 
 
-def process(world: kit.World, **settings):
-    """Start a worker process in this world."""
-    return spawn(
-        kind=world.kind,
-        url=world.url,
-        prefix=world.prefix,
-        api_url=world.api.url,
-        api_key=API_KEY,
-        ultramsg_url=world.ultramsg.url,
-        instance=INSTANCE,
-        token=TOKEN,
-        **{
-            "factory_url": world.factory.url,
-            "lease_s": LEASE_S,
-            "strategy": attrs.asdict(FAST),
-            "delivery": attrs.asdict(QUICK) | {"on_unknown": "at_least_once"},
-            **settings,
-        },
-    )
-
-
-def enqueue(world: kit.World, channel: str = "ultramsg") -> str:
-    with world.queue() as queue:
-        queue.enqueue("job_1", conversation_id="conversation-1", metadata={"channel": channel, "to": phone(1)})
-    return phone(1)
-
-
 @pytest.mark.parametrize("point", CRASH_POINTS)
 def test_a_user_gets_one_message_whatever_instant_the_worker_dies_at(world, point):
     """UltraMsg can be asked for a message by its reference, so even a crash right after the send doubles nothing."""
-    to = enqueue(world)
-    dying = process(world, crash_at=point)
+    to = world.enqueue()
+    dying = world.process(crash_at=point)
     assert dying.wait(20) == -signal.SIGKILL
 
     with world.worker(lease=LeasePolicy.lasting(LEASE_S)) as worker:
@@ -75,8 +48,8 @@ def test_a_user_gets_one_message_whatever_instant_the_worker_dies_at(world, poin
 )
 def test_where_the_channel_cannot_be_asked_the_host_chooses(world, point, choice, messages):
     """After a crash between the note of a send and its settlement, WhatsApp Factory cannot tell: again, or a dead letter."""
-    to = enqueue(world, "whatsapp_factory")
-    dying = process(world, crash_at=point)
+    to = world.enqueue(channel="whatsapp_factory")
+    dying = world.process(crash_at=point)
     assert dying.wait(20) == -signal.SIGKILL
 
     with (
@@ -92,9 +65,9 @@ def test_where_the_channel_cannot_be_asked_the_host_chooses(world, point, choice
 
 def test_a_worker_that_was_frozen_past_its_lease_changes_nothing_and_sends_nothing(world):
     """A thawed worker finds that its lease is another one's: no write, no send."""
-    to = enqueue(world)
+    to = world.enqueue()
     world.api.job("job_1", Reply.slow(0.5), end=Reply.completed(), ready_after_polls=0)
-    frozen = process(world)
+    frozen = world.process()
     until(lambda: world.api.polls("job_1"), "the worker is polling")
     frozen.send_signal(signal.SIGSTOP)
     try:
@@ -115,16 +88,15 @@ def test_a_worker_that_was_frozen_past_its_lease_changes_nothing_and_sends_nothi
 def test_a_worker_that_is_frozen_in_the_middle_of_a_send_does_not_send_when_it_thaws(world, point):
     """Its lease was confirmed before; by now another worker has delivered, and nothing that posts may begin."""
     channel, messenger = ("whatsapp_factory", world.factory) if point == "connect" else ("ultramsg", world.ultramsg)
-    to = enqueue(world, channel)
+    to = world.enqueue(channel=channel)
     by_name = {"factory_url": world.factory.url.replace("127.0.0.1", "localhost")}
-    frozen = process(world, freeze_at=point, **by_name if point == "connect" else {})
+    frozen = world.process(freeze_at=point, **by_name if point == "connect" else {})
     try:
         until(lambda: stands_still(frozen), "the worker stands still in its send")
         with world.worker(lease=LeasePolicy.lasting(LEASE_S)) as worker:
             until(lambda: worker.recorder.of(events.JobDelivered), "another worker delivers it")
         frozen.send_signal(signal.SIGCONT)
-        with world.queue() as queue:
-            queue.enqueue("job_2", conversation_id="conversation-2", metadata={"channel": channel, "to": phone(2)})
+        world.enqueue("job_2", user=2, channel=channel)
         until(lambda: messenger.inbox(phone(2)), "the worker goes on with other jobs")
     finally:
         end(frozen, signal.SIGTERM)
@@ -134,7 +106,7 @@ def test_a_worker_that_is_frozen_in_the_middle_of_a_send_does_not_send_when_it_t
 
 def test_a_long_upload_is_not_cut_short(world):
     """A send takes many lease times: the lease is renewed, and nobody else sends the same."""
-    to = enqueue(world)
+    to = world.enqueue()
     world.ultramsg.fail_next(Reply.slow(4 * LEASE_S), path="/messages/video")
 
     with (
@@ -157,9 +129,9 @@ def snapshot(world: kit.World) -> dict[bytes, bytes | None]:
 @pytest.mark.slow
 def test_with_the_defaults_a_killed_workers_job_is_polled_again_within_15_seconds(world):
     """Dead workers are told by their leases, in seconds, by whoever lives."""
-    enqueue(world)
+    world.enqueue()
     world.api.job("job_1", Reply.hang(60), end=Reply.completed(), ready_after_polls=0)
-    dying = process(world, lease_s=LeasePolicy().duration_s)
+    dying = world.process(lease_s=LeasePolicy().duration_s)
     until(lambda: world.api.polls("job_1"), "the dying worker is polling")
     end(dying)
     killed_s = time.monotonic()

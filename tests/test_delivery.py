@@ -49,13 +49,6 @@ def eager(monkeypatch):
     monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 0.1)
 
 
-def enqueue(world: World, channel: str = "ultramsg", *, reply: Reply | None = None, **metadata: str) -> None:
-    """Take a job in whose video is ready at once, or whose API answers as given."""
-    world.api.job("job_1", reply or Reply.completed())
-    with world.queue() as queue:
-        queue.enqueue("job_1", conversation_id="conversation-1", metadata={"channel": channel, "to": TO, **metadata})
-
-
 def settled(worker: Worker, timeout_s: float = 15.0) -> events.JobDelivered:
     """Wait until the user has the message and the job is over."""
     return until(lambda: worker.recorder.of(events.JobDelivered), "the job is delivered", timeout_s)[0]
@@ -124,7 +117,7 @@ def test_an_outcome_that_is_being_sent_has_a_key_of_its_own_and_nothing_else(wor
             seen["view"] = queue.get("job_1")
         return Delivered()
 
-    enqueue(world)
+    world.enqueue_ready()
     with world.worker(notifier=CallbackNotifier(look)) as worker:
         settled(worker)
 
@@ -140,7 +133,7 @@ def test_an_outcome_that_is_being_sent_has_a_key_of_its_own_and_nothing_else(wor
 
 def test_an_outcome_that_waits_for_its_next_send_is_seen_by_look_up_enqueue_and_cancel(world):
     """The host can tell what is going on, starts nothing twice, and can still stop the message."""
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_every(1, Reply.fault(503), path="/messages/")
     patient = attrs.evolve(STEADY, backoff_base_s=10.0, backoff_cap_s=10.0)
 
@@ -161,7 +154,7 @@ def test_an_outcome_that_waits_for_its_next_send_is_seen_by_look_up_enqueue_and_
 def test_a_delivery_goes_on_after_the_time_for_polling_is_long_over(world):
     """The budgets are separate: a messenger that is down does not eat the video's time, nor the other way round."""
     short = attrs.evolve(FAST, timeout_s=0.6, max_attempts=2)
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.stop()
 
     with world.worker(strategy=short, delivery=attrs.evolve(STEADY, video_attempts=40)) as worker:
@@ -202,7 +195,7 @@ def test_a_delivery_goes_on_after_the_time_for_polling_is_long_over(world):
 def test_whatever_becomes_of_a_send_the_user_gets_one_message(world, monkeypatch, reply, results, kinds):
     """Not sent is sent again, refused goes as text, and an unknown fate is asked for first."""
     monkeypatch.setattr("videopoll.notifiers.ultramsg.VIDEO_TIMEOUT_S", 0.4)
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_next(reply, path="/messages/video")
 
     with world.worker(delivery=STEADY) as worker:
@@ -219,7 +212,7 @@ def test_whatever_becomes_of_a_send_the_user_gets_one_message(world, monkeypatch
 def test_a_worker_comes_back_to_a_delivery_when_it_is_due(world, monkeypatch):
     """A user whose message needs a second try waits for the back-off, and not until the worker happens to look."""
     monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 4.0)
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_next(*[Reply.fault(503)] * 2, path="/messages/")
 
     with world.worker(delivery=STEADY) as worker:
@@ -231,7 +224,7 @@ def test_a_worker_comes_back_to_a_delivery_when_it_is_due(world, monkeypatch):
 def test_a_message_that_shows_late_at_the_channel_is_not_sent_twice(world):
     """The first look-ups find nothing: that is no proof before its time is over."""
     world.ultramsg._visible_after_s = 0.7
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_next(Reply.dropped(accept=True), path="/messages/video")
 
     with world.worker(delivery=attrs.evolve(STEADY, appear_within_s=1.5)) as worker:
@@ -244,7 +237,7 @@ def test_a_message_that_shows_late_at_the_channel_is_not_sent_twice(world):
 
 def test_a_channel_that_does_not_answer_a_look_up_is_asked_until_it_does(world):
     """Without an answer nothing is sent."""
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_next(Reply.dropped(accept=True), path="/messages/video")
     world.ultramsg.fail_next(Reply.fault(503), Reply.dropped(), when=asks_for_messages)
 
@@ -257,7 +250,7 @@ def test_a_channel_that_does_not_answer_a_look_up_is_asked_until_it_does(world):
 
 def test_a_messenger_that_fails_all_the_time_ends_as_a_dead_letter_after_the_allowed_sends(world):
     """With a longer wait each time; the letter has the video, the reason of each send, and how many there were."""
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_every(1, Reply.fault(503), path="/messages/")
 
     with (
@@ -285,7 +278,7 @@ def test_a_messenger_that_fails_all_the_time_ends_as_a_dead_letter_after_the_all
 
 def test_a_message_that_is_not_delivered_by_its_deadline_becomes_a_dead_letter(world):
     """A person hears of it while it still matters."""
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.stop()
 
     with world.worker(delivery=attrs.evolve(STEADY, deadline_s=1.0)) as worker:
@@ -302,7 +295,7 @@ def test_a_channel_that_answers_with_odd_values_sends_once_all_the_same(world):
         sent.append(message.reference)
         return Delivered(uuid.UUID(int=7))
 
-    enqueue(world)
+    world.enqueue_ready()
     with world.worker(notifier=CallbackNotifier(send)) as worker:
         settled(worker)
 
@@ -313,7 +306,7 @@ def test_a_channel_that_answers_with_odd_values_sends_once_all_the_same(world):
 def test_a_wait_that_is_no_number_is_no_wait(world):
     """Services write what they like into their bodies, and channels hand it on."""
     receipts = iter([NotSent(OSError("busy"), "soon"), NotSent("busy", math.nan), NotSent("busy", -3)])
-    enqueue(world)
+    world.enqueue_ready()
 
     with world.worker(notifier=CallbackNotifier(lambda _: next(receipts, None)), delivery=STEADY) as worker:
         delivered = settled(worker)
@@ -335,7 +328,7 @@ class Forgetful:
 
 def test_a_look_up_that_gives_no_answer_sends_nothing_and_is_named_in_the_dead_letter(world):
     """What a host's part returns must not keep a job going round for ever."""
-    enqueue(world)
+    world.enqueue_ready()
 
     with world.worker(notifier=Forgetful(), delivery=attrs.evolve(STEADY, deadline_s=0.6)) as worker:
         event = buried(worker, 6)
@@ -349,7 +342,7 @@ def test_a_look_up_that_gives_no_answer_sends_nothing_and_is_named_in_the_dead_l
 
 def test_a_phone_number_that_is_a_number_is_one(world):
     """That is how many databases keep it."""
-    enqueue(world)
+    world.enqueue_ready()
     recipient = Recipient(channel="ultramsg", to=int(TO), reply_to=17)
 
     with world.worker(notifier=over(world, lambda _: recipient)) as worker:
@@ -368,7 +361,7 @@ def test_a_phone_number_that_is_a_number_is_one(world):
 )
 def test_a_video_that_keeps_failing_goes_as_text_with_the_link(world, reply, quick):
     """The upload may be what breaks: a link is better than a dead letter."""
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_every(1, reply, path="/messages/video")
 
     with world.worker(delivery=attrs.evolve(STEADY, video_attempts=2, **quick)) as worker:
@@ -383,7 +376,7 @@ def test_a_video_that_keeps_failing_goes_as_text_with_the_link(world, reply, qui
 
 def test_what_is_refused_for_good_in_both_forms_is_a_dead_letter_with_the_reason(world):
     """No number of tries helps, so there are two sends and no more."""
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_every(1, Reply.json({"error": f"user {TO} has blocked you"}), path="/messages/")
 
     with world.worker() as worker, world.queue() as queue:
@@ -413,7 +406,7 @@ PASSING = {
 @pytest.mark.parametrize("channel", ["ultramsg", "whatsapp_factory"])
 @pytest.mark.parametrize("reply", PASSING.values(), ids=PASSING)
 def test_a_refusal_that_passes_costs_neither_the_message_nor_its_video(world, channel, reply):
-    enqueue(world, channel)
+    world.enqueue_ready(channel=channel)
     messenger = world.ultramsg if channel == "ultramsg" else world.factory
     messenger.fail_next(*[reply] * 6, path="/messages/" if channel == "ultramsg" else "/send/")
     delivery = attrs.evolve(HASTY, video_attempts=7)
@@ -430,7 +423,7 @@ def test_a_refusal_that_passes_costs_neither_the_message_nor_its_video(world, ch
 
 @pytest.mark.parametrize("reply", [PASSING["404 of a proxy"], PASSING["wrong token"], PASSING["throttled"]])
 def test_what_is_not_the_videos_fault_does_not_make_it_a_text(world, reply):
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_next(*[reply] * 6, path="/messages/")
 
     with world.worker(delivery=HASTY) as worker:
@@ -442,7 +435,7 @@ def test_what_is_not_the_videos_fault_does_not_make_it_a_text(world, reply):
 def test_a_token_that_is_rotated_costs_no_message(world):
     """The host's database has the new one a moment later."""
     tokens = iter(["old-token"] * 5)
-    enqueue(world)
+    world.enqueue_ready()
     with world.worker(
         notifier=over(world, lambda _: Recipient(channel="ultramsg", to=TO, token=next(tokens, TOKEN))), delivery=HASTY
     ) as worker:
@@ -453,7 +446,7 @@ def test_a_token_that_is_rotated_costs_no_message(world):
 
 def test_a_404_during_a_look_up_is_no_second_message(world):
     """The reply to a send is lost, and a proxy answers the question about it."""
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_next(Reply.dropped(accept=True), path="/messages/video")
     world.ultramsg.fail_next(*[PASSING["404 of a proxy"]] * 3, when=asks_for_messages)
 
@@ -469,7 +462,7 @@ def test_a_404_during_a_look_up_is_no_second_message(world):
 def test_a_quoted_message_that_is_gone_costs_the_quote_alone(world, channel, succeeds):
     messenger = world.ultramsg if channel == "ultramsg" else world.factory
     messenger.forget("false_gone")
-    enqueue(world, channel, reply=None if succeeds else Reply.failed(), reply_to="false_gone")
+    world.enqueue("job_1", Reply.completed() if succeeds else Reply.failed(), channel=channel, reply_to="false_gone")
 
     with world.worker(delivery=STEADY) as worker:
         settled(worker)
@@ -484,7 +477,7 @@ def test_a_quoted_message_that_is_gone_costs_the_quote_alone(world, channel, suc
 def test_a_delivery_remembers_that_its_quote_was_refused(world, monkeypatch):
     """Whoever takes the delivery over does not try the quote again."""
     world.ultramsg.forget("false_gone")
-    enqueue(world, reply_to="false_gone")
+    world.enqueue_ready(reply_to="false_gone")
     world.ultramsg.fail_next(
         *[Reply.json({"sent": "false", "message": "throttled"})] * 50,
         when=lambda request: "msgId" not in request.body and request.method == "POST",
@@ -501,7 +494,7 @@ def test_a_delivery_remembers_that_its_quote_was_refused(world, monkeypatch):
 
 
 def test_a_message_that_quotes_what_is_there_keeps_its_quote_over_failures(world):
-    enqueue(world, reply_to="false_there")
+    world.enqueue_ready(reply_to="false_there")
     world.ultramsg.fail_next(*[PASSING["throttled"]] * 2, PASSING["404 of a proxy"], path="/messages/")
 
     with world.worker(delivery=HASTY) as worker:
@@ -514,7 +507,7 @@ def test_long_words_are_cut_to_the_channels_limits_without_breaking_the_link(wor
     """The messenger would refuse them: a caption has 1024 characters, a text 4096."""
     family = "👨‍👩‍👧‍👦"
     texts = Texts({"es": attrs.evolve(SPANISH, done="¡Listo! " + family * 1000)}, default="es")
-    enqueue(world)
+    world.enqueue_ready()
     enqueue_second = phone(2)
     world.ultramsg.refuse_videos(to=enqueue_second)
     world.api.job("job_2", Reply.completed())
@@ -562,7 +555,7 @@ def test_the_host_is_asked_again_for_each_send_so_a_rotated_token_is_right_at_th
         asked.append(conversation_id)
         return Recipient(channel="ultramsg", to=TO, token=next(tokens, TOKEN))
 
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_next(Reply.fault(503), path="/messages/")
     with world.worker(notifier=over(world, resolve)) as worker:
         settled(worker)
@@ -586,7 +579,7 @@ def test_a_recipient_that_cannot_be_looked_up_is_tried_again_and_costs_no_video(
             raise found
         return found
 
-    enqueue(world)
+    world.enqueue_ready()
     with world.worker(
         notifier=over(world, resolve), delivery=attrs.evolve(STEADY, video_attempts=1, backoff_cap_s=0.1)
     ) as worker:
@@ -603,7 +596,7 @@ def test_a_recipient_that_is_never_found_ends_as_a_dead_letter_that_tells_no_sec
         msg = f"no row for {TO} at postgres://user:{TOKEN}@db"
         raise LookupError(msg)
 
-    enqueue(world)
+    world.enqueue_ready()
     with (
         world.worker(notifier=over(world, resolve), delivery=attrs.evolve(STEADY, max_attempts=2)) as worker,
         world.queue() as queue,
@@ -628,7 +621,7 @@ def test_a_resolve_function_of_either_kind_runs_where_it_should(world):
         await asyncio.sleep(0)
         return resolve(conversation_id)
 
-    enqueue(world)
+    world.enqueue_ready()
     if world.kind == "sync":
         with pytest.raises(TypeError, match="AsyncRunner"):
             Runner(world.queue(), world.poller(), over(world, aresolve))
@@ -689,7 +682,7 @@ def test_an_offline_instance_holds_messages_back_and_delivers_them_when_it_is_on
     """UltraMsg would queue them and send all in one burst; and a phone without power must not cost any attempts."""
     notifier, now_s = held_back(world)
     world.ultramsg.online = False
-    enqueue(world)
+    world.enqueue_ready()
 
     with world.worker(notifier=notifier, delivery=HELD) as worker:
         until(lambda: len(worker.recorder.of(events.SendTried)) > 3 * HELD.max_attempts, "it was held back many times")
@@ -712,7 +705,7 @@ def test_a_message_that_is_held_back_is_given_up_at_its_deadline_and_not_before(
     """Being offline uses up no tries, but not for ever: then a person decides."""
     notifier, _ = held_back(world)
     world.ultramsg.online = False
-    enqueue(world)
+    world.enqueue_ready()
 
     with world.worker(notifier=notifier, delivery=attrs.evolve(HELD, deadline_s=1.2)) as worker:
         event = buried(worker, 6)
@@ -728,7 +721,7 @@ def test_a_message_that_is_held_back_is_given_up_at_its_deadline_and_not_before(
 
 def test_at_least_once_sends_again_with_longer_and_longer_waits(world):
     """A service that takes every message and loses every reply must not send the user one every few seconds."""
-    enqueue(world, "whatsapp_factory")
+    world.enqueue_ready(channel="whatsapp_factory")
     world.factory.fail_every(1, Reply.dropped(accept=True))
     policy = attrs.evolve(STEADY, unknown_attempts=4, backoff_base_s=0.2, backoff_cap_s=5.0)
 
@@ -743,7 +736,7 @@ def test_at_least_once_sends_again_with_longer_and_longer_waits(world):
 
 def test_at_most_once_leaves_it_to_a_person_who_can_still_have_it_sent(world):
     """Nothing goes out twice by itself; a redrive is somebody's decision to send it again."""
-    enqueue(world, "whatsapp_factory")
+    world.enqueue_ready(channel="whatsapp_factory")
     world.factory.fail_next(Reply.dropped(accept=True))
     once = attrs.evolve(STEADY, on_unknown=OnUnknown.AT_MOST_ONCE)
 
@@ -763,7 +756,7 @@ def test_at_most_once_leaves_it_to_a_person_who_can_still_have_it_sent(world):
 
 def test_a_redrive_asks_the_channel_first_when_the_fate_of_the_message_is_unknown(world):
     """The user may have had the video all along."""
-    enqueue(world)
+    world.enqueue_ready()
     world.ultramsg.fail_next(Reply.dropped(accept=True), path="/messages/video")
     world.ultramsg.fail_every(1, Reply.fault(500), when=asks_for_messages)
 
@@ -820,7 +813,7 @@ def test_dead_letters_are_listed_redriven_and_dismissed_from_code(world):
 
 def test_the_provider_speaks_to_the_operator_and_we_to_the_user(world):
     """The API's error may have anything in it: it stays in the audit record."""
-    enqueue(world, reply=Reply.failed("RAI_FILTERED: /var/task/veo.py line 12"))
+    world.enqueue("job_1", Reply.failed("RAI_FILTERED: /var/task/veo.py line 12"))
 
     with world.worker() as worker:
         settled(worker)
@@ -835,7 +828,7 @@ def test_the_provider_speaks_to_the_operator_and_we_to_the_user(world):
 @pytest.mark.parametrize("where", ["outbox", "a dead worker's hands"])
 def test_a_video_that_no_worker_was_there_for_is_sent_however_late(world, where):
     """It was kept for a day, and the deadline of its delivery was an hour."""
-    enqueue(world)
+    world.enqueue_ready()
     strategy, lease = attrs.evolve(FAST, initial_delay_s=0), LeasePolicy()
     with world.queue() as queue, redis.Redis.from_url(world.url) as client:
         (claim,) = queue.claim(polls=1, sends=0, worker_id="w", strategy=strategy, lease=lease).claims

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kit import API_KEY, open_world, phone, until
+from kit import API_KEY, open_world, until
 from videopoll import (
     ConfigurationError,
     LeasePolicy,
@@ -76,8 +76,7 @@ def test_a_worker_whose_redis_is_gone_is_live_and_not_ready(kind, request, requi
 def test_a_wrong_key_is_not_ready(world):
     world.api.api_key = "another one"
     worker = world.worker()
-    with world.queue() as queue:
-        queue.enqueue("job_1", conversation_id="c", metadata={"channel": "ultramsg", "to": phone(1)})
+    world.enqueue()
     with worker, HealthServer(worker.runner, 0) as server:
         until(lambda: worker.recorder.of(events.JobPolled), "it has polled")
         answer = until(lambda: (one := get(server, "/ready")).status_code == 503 and one, "it is not ready")
@@ -98,8 +97,7 @@ def test_a_stuck_event_loop_is_neither(world, monkeypatch):
             return VideoWorking()
 
     worker = world.worker(kind="async", poller=Stuck(), lease=LeasePolicy.lasting(1.0))
-    with world.queue() as queue:
-        queue.enqueue("job_1", conversation_id="c", metadata={"channel": "ultramsg", "to": phone(1)})
+    world.enqueue()
     try:
         with worker, HealthServer(worker.runner, 0) as server:
             until(lambda: get(server, "/live").status_code == 503, "the loop is found to be stuck")

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
-from kit import EACH_COMBINATION, FAST, QUICK, Worker, World, function, part, phone, until
+from kit import EACH_COMBINATION, FAST, QUICK, Worker, function, part, phone, until
 from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
@@ -34,14 +34,6 @@ pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
 BRIEF = LeasePolicy.lasting(0.9)
 TO = phone(1)
-
-
-def enqueue(world: World, *job_ids: str) -> None:
-    """Take jobs in whose videos are ready at once."""
-    with world.queue() as queue:
-        for job_id in job_ids:
-            world.api.job(job_id, Reply.completed())
-            queue.enqueue(job_id, conversation_id=job_id, metadata={"channel": "ultramsg", "to": TO})
 
 
 class Gate:
@@ -98,7 +90,7 @@ def test_a_worker_that_stood_still_in_resolve_does_not_send_once_another_has_del
 
     own = part(parts, notify=lambda message: sent.append(message.job.job_id))
     router = RoutingNotifier({"own": own}, resolve=function(parts, resolve))
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     with world.worker(notifier=router, lease=BRIEF) as slow:
         until(gate.waits.is_set, "the host is being asked")
         stand_still(slow)
@@ -117,7 +109,7 @@ def test_a_hosts_own_channel_that_asks_is_told_that_another_worker_has_the_job(w
     """`message.may_still_send()` is the live answer of the lease."""
     gate = Gate()
     own = part(parts, notify=gate.notify, look_up=gate.look_up)
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     with world.worker(notifier=own, lease=BRIEF) as slow:
         until(gate.waits.is_set, "the send is under way")
         stand_still(slow)
@@ -133,7 +125,7 @@ def test_a_hosts_own_channel_that_asks_is_told_that_another_worker_has_the_job(w
 def test_renewals_keep_the_permission_to_send(world, parts):
     """A long look-up of a healthy worker is no reason to hold anything back."""
     gate = Gate()
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     with world.worker(notifier=part(parts, notify=gate.notify), lease=BRIEF) as worker:
         until(gate.waits.is_set, "the send is under way")
         began_s = time.monotonic()
@@ -146,7 +138,7 @@ def test_renewals_keep_the_permission_to_send(world, parts):
 
 def test_a_slow_look_at_the_lines_state_holds_the_message_back_too(world):
     """UltraMsg's `instance/status` lies between the note of a send and its request."""
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     world.ultramsg.fail_next(Reply.slow(2.5), when=lambda request: request.path.endswith("/instance/status"))
     with world.worker(lease=BRIEF) as slow:
         until(lambda: any("instance/status" in one.path for one in world.ultramsg.requests), "it looks")
@@ -180,17 +172,17 @@ WEARY = attrs.evolve(
 def test_a_send_that_was_given_up_while_it_waited_for_a_thread_is_never_made(world, wrap):
     """It is surely not sent: neither is it of unknown fate, nor may it go out after its dead letter."""
     gate = Gate()
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     with world.worker(
         notifier=wrap(part("sync", notify=gate.notify)), delivery=WEARY, delivery_concurrency=1
     ) as worker:
         until(gate.waits.is_set, "the only thread hangs in a send")
         until(lambda: results(worker), "it is given up")
-        enqueue(world, "job_2")
+        world.enqueue_ready("job_2")
         until(lambda: results(worker, "job_2"), "another send is given up that waited for the thread")
         until(lambda: worker.recorder.of(events.JobDeadLettered, "job_2"), "it is a dead letter")
         gate.open.set()
-        enqueue(world, "job_3")
+        world.enqueue_ready("job_3")
         until(lambda: worker.recorder.of(events.JobDelivered, "job_3"), "the thread is free again")
 
     assert set(results(worker, "job_2")) == {"not_sent"}
@@ -206,7 +198,8 @@ def test_nothing_begins_after_a_stop(world, call):
         polls.append(job.job_id)
         return VideoReady("https://files.example/1.mp4")
 
-    enqueue(world, "job_1", "job_2")
+    for job_id in ("job_1", "job_2"):
+        world.enqueue_ready(job_id)
 
     async def work():
         queue = AsyncRedisVideoJobQueue.from_url(world.url, prefix=world.prefix)
@@ -245,7 +238,7 @@ def test_a_send_that_stands_before_its_request_when_the_worker_stops_is_not_made
     """A thread cannot be cut off, but it is told: the next worker sends the message, and it is the only one."""
     gate = Gate()
     own = part(parts, notify=gate.notify, look_up=gate.look_up)
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     worker = world.worker(notifier=own, grace_s=0.1).start()
     until(gate.waits.is_set, "the send is under way")
     worker.stop()
@@ -268,7 +261,7 @@ def test_a_send_that_does_not_come_back_in_its_time_is_of_unknown_fate(world, pa
     """The job goes on without it, under threads too, and what still stands before its request does not go out."""
     gate = Gate()
     own = part(parts, notify=gate.notify)
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     weary = attrs.evolve(QUICK, send_timeout_s=0.3)
     with world.worker(notifier=own, delivery=weary, lease=BRIEF) as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered by another try")
@@ -299,7 +292,7 @@ def test_a_poll_that_does_not_come_back_in_its_time_is_a_fault(world, parts, mon
         return VideoReady("https://files.example/1.mp4")
 
     sent: list[str] = []
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     quick = attrs.evolve(FAST, request_timeout_s=0.2)
     own = part(parts, notify=lambda message: sent.append(message.job.job_id))
     with world.worker(poller=part(parts, poll=poll), notifier=own, strategy=quick, lease=BRIEF) as worker:
@@ -325,7 +318,7 @@ def test_a_look_up_that_does_not_come_back_in_its_time_is_no_answer(world, parts
             yield free
         return LookupResult.FOUND
 
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     own = part(parts, notify=notify, look_up=look_up)
     with world.worker(notifier=own, delivery=attrs.evolve(QUICK, send_timeout_s=0.3), lease=BRIEF) as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "it is found")

@@ -12,7 +12,7 @@ import time
 import pytest
 import redis
 
-from kit import FAST, phone, until
+from kit import FAST, until
 from videopoll import LeasePolicy, Runner, SilentNotifier, VideoApiPoller, events
 from videopoll._loops import BELL, RENEWER, WRITER, Loops
 from videopoll.clock import Clock
@@ -68,12 +68,6 @@ class Breaking:
         self.left = 0
 
 
-def enqueue(world, *job_ids):
-    with world.queue() as queue:
-        for number, job_id in enumerate(job_ids):
-            queue.enqueue(job_id, conversation_id="c", metadata={"channel": "ultramsg", "to": phone(number)})
-
-
 def told_failures(caplog):
     return [record for record in caplog.records if "failed; it goes on after a pause" in record.getMessage()]
 
@@ -88,7 +82,7 @@ def test_one_renewal_that_raises_costs_no_second_send(world, error):
             sent.append(message.reference)
             threading.Event().wait(3 * BRIEF.duration_s)
 
-    enqueue(world, "job_1")
+    world.enqueue()
     worker = world.worker(poller=Ready(), notifier=Slow(), lease=BRIEF)
     other = world.worker(poller=Ready(), notifier=Slow(), lease=BRIEF)
     with worker, other:
@@ -108,9 +102,9 @@ def test_a_loop_goes_on_after_what_nobody_foresaw_and_tells_of_it_once(world, me
     worker = world.worker(poller=Ready(), notifier=SilentNotifier(), lease=BRIEF, foreign_workers=True)
     with worker, caplog.at_level(logging.ERROR):
         broken = Breaking(worker.runner._queue, method, error, times=2)
-        enqueue(world, "job_1")
+        world.enqueue()
         until(lambda: broken.calls > 2, f"{method} is called again", 30)
-        enqueue(world, "job_2")
+        world.enqueue("job_2")
         until(lambda: worker.recorder.of(events.JobDelivered, "job_2"), "the worker works")
         until(lambda: worker.runner.health().alive, "it is alive")
 
@@ -124,7 +118,7 @@ def test_a_worker_that_cannot_renew_takes_no_job_says_so_and_goes_on_when_it_can
         broken = Breaking(worker.runner._queue, "renew", ZeroDivisionError)
         until(lambda: not worker.runner.health().alive, "it is not alive")
         assert "renewer" in " ".join(worker.runner.health().problems)
-        enqueue(world, "job_1")
+        world.enqueue()
         calls = broken.calls
         until(lambda: broken.calls > calls + 2, "it tries to renew all the while")
         assert not worker.recorder.of(events.JobClaimed)
@@ -142,7 +136,7 @@ def test_a_renewal_that_answers_for_other_leases_than_were_asked_ends_no_work(wo
             release.wait(20)
             return VideoReady("https://files.example/1.mp4")
 
-    enqueue(world, "job_1")
+    world.enqueue()
     worker = world.worker(poller=Slow(), notifier=SilentNotifier(), lease=LeasePolicy.lasting(4.0))
     with worker:
         broken = Breaking(worker.runner._queue, "renew", answer, times=2)
@@ -177,7 +171,7 @@ def test_a_reply_of_redis_in_a_shape_of_its_own_does_not_end_a_worker(world, rep
                 return reply if strange(*words) else await whole(*words, **more)
 
             client.execute_command = execute
-        enqueue(world, "job_1")
+        world.enqueue()
         until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered", 30)
         until(lambda: worker.runner.health().healthy, "all is well")
 
@@ -187,7 +181,7 @@ def test_a_hook_that_raises_harms_nothing_whatever_it_raises(world, error):
     def hook(_event):
         raise error
 
-    enqueue(world, "job_1", "job_2")
+    world.enqueue_many("job_1", "job_2")
     with world.worker(poller=Ready(), notifier=SilentNotifier(), hooks=[hook]) as worker:
         until(lambda: len(worker.recorder.of(events.JobDelivered)) == 2, "both are delivered")
         assert worker.runner.health().healthy
@@ -207,7 +201,7 @@ def test_an_exception_that_cannot_say_what_it_is_costs_no_place(world):
                 raise UntoldError
             return VideoReady("https://files.example/1.mp4")
 
-    enqueue(world, "job_1")
+    world.enqueue()
     with world.worker(poller=Poller(), notifier=SilentNotifier(), concurrency=1) as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
 
@@ -224,7 +218,7 @@ def test_a_claim_that_cannot_be_read_takes_no_other_along(world, monkeypatch):
         return whole(fields, token, now_ms)
 
     monkeypatch.setattr(calls, "_read_claim", read)
-    enqueue(world, "good_1", "bad", "good_2")
+    world.enqueue_many("good_1", "bad", "good_2")
 
     with world.worker(poller=Ready(), notifier=SilentNotifier()) as worker:
         until(lambda: len(worker.recorder.of(events.JobDelivered)) == 2, "the others are delivered")
@@ -321,7 +315,7 @@ def test_a_loop_that_raises_in_its_own_logging_goes_on(world, monkeypatch):
     monkeypatch.setattr(logger, "filters", [refuse])
     monkeypatch.setattr(logging.getLogger("videopoll.events"), "filters", [refuse])
     monkeypatch.setattr(logger, "level", logging.DEBUG)
-    enqueue(world, "job_1")
+    world.enqueue()
     with world.worker(poller=Poller(), notifier=SilentNotifier(), strategy=FAST, lease=BRIEF) as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered", 30)
 

@@ -17,8 +17,8 @@ import attrs
 import pytest
 import redis
 
-from foreign import ForeignProducer, ForeignWorker, Pace
 from kit import FAST, QUICK, phone, until
+from kit.foreign import ForeignProducer, ForeignWorker, Pace
 from videopoll import (
     AsyncRedisVideoJobQueue,
     LeasePolicy,

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from kit import until
-from trouble import is_lost, jobs
+from kit.trouble import is_lost, jobs
 from videopoll import AsyncRedisVideoJobQueue, QueueUnavailableError, RedisVideoJobQueue, events
 from videopoll.queue import connect
 from videopoll.testing import EmbeddedRedis

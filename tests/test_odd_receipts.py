@@ -8,10 +8,9 @@ from typing import Any
 import attrs
 import pytest
 
-from kit import EACH_COMBINATION, QUICK, World, part, phone, until
+from kit import EACH_COMBINATION, QUICK, part, until
 from videopoll import NotSentError, RefusedError, RoutingNotifier, events
 from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
-from videopoll.testing import Reply
 
 # The server's kind makes no difference here; the scripts are tested on both elsewhere.
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -126,12 +125,6 @@ REST = {
 }
 
 
-def enqueue(world: World) -> None:
-    with world.queue() as queue:
-        world.api.job("job_1", Reply.completed())
-        queue.enqueue("job_1", conversation_id="c", metadata={"channel": "own", "to": phone(1)})
-
-
 def channel(parts: str, answer: Any, sent: list[str]) -> Any:
     """A host's channel that sends, and then answers; one with both sides stands behind a router."""
 
@@ -148,7 +141,7 @@ def channel(parts: str, answer: Any, sent: list[str]) -> Any:
 def test_a_delivered_message_is_delivered_whatever_its_fields_are(world, parts, answer):
     """It is sent once, and settled."""
     sent: list[str] = []
-    enqueue(world)
+    world.enqueue_ready(channel="own")
     with world.worker(notifier=channel(parts, answer, sent), delivery=STEADY) as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
 
@@ -160,7 +153,7 @@ def test_a_delivered_message_is_delivered_whatever_its_fields_are(world, parts, 
 def test_whatever_else_comes_back_after_a_send_is_of_unknown_fate(world, parts, answer):
     """Three sends at most, and a dead letter; no lease has to run out for it."""
     sent: list[str] = []
-    enqueue(world)
+    world.enqueue_ready(channel="own")
     with world.worker(notifier=channel(parts, answer, sent), delivery=STEADY) as worker:
         until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")
 
@@ -174,7 +167,7 @@ def test_whatever_else_comes_back_after_a_send_is_of_unknown_fate(world, parts, 
 def test_a_refusal_is_what_it_says_whatever_its_fields_are(world, parts, answer, reason):
     """It ends within the budget, with a reason of a bounded length."""
     sent: list[str] = []
-    enqueue(world)
+    world.enqueue_ready(channel="own")
     with world.worker(notifier=channel(parts, answer, sent), delivery=STEADY) as worker:
         until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")
         with world.queue() as queue:
@@ -189,7 +182,7 @@ def test_a_refusal_is_what_it_says_whatever_its_fields_are(world, parts, answer,
 def test_a_coroutine_that_a_plain_channel_returns_is_awaited_by_nobody_under_threads(world):
     """What was done before it was returned may have been the send."""
     sent: list[str] = []
-    enqueue(world)
+    world.enqueue_ready(channel="own")
     with world.worker(notifier=channel("sync", later, sent), delivery=STEADY) as worker:
         reason = until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")[0].reason
 
@@ -219,7 +212,7 @@ def test_a_look_up_that_answers_nonsense_is_no_answer(world, parts, result):
         sent.append(message.form.value)
         return Unknown("lost")
 
-    enqueue(world)
+    world.enqueue_ready(channel="own")
     own = part(parts, notify=notify, find=lambda _: result())
     with world.worker(notifier=own, delivery=attrs.evolve(STEADY, deadline_s=0.5)) as worker:
         reason = until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")[0].reason
@@ -238,7 +231,7 @@ def test_a_hook_that_raises_after_a_send_has_no_message_sent_twice(world, parts,
         if isinstance(event, events.SendTried | events.JobConcluded | events.JobPolled):
             raise error
 
-    enqueue(world)
+    world.enqueue_ready(channel="own")
     notifier = channel(parts, lambda: None, sent)
     with world.worker(notifier=notifier, delivery=STEADY, hooks=[hook]) as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from kit import FAST, until
-from trouble import at_least, is_lost, jobs
+from kit.trouble import at_least, is_lost, jobs
 from videopoll import (
     AsyncRedisVideoJobQueue,
     LeasePolicy,

@@ -53,14 +53,9 @@ def runner(world, call):
     call(queue.close())
 
 
-def enqueue(world, job_id="job_1", number=1):
-    with world.queue() as queue:
-        queue.enqueue(job_id, conversation_id="c", metadata={"channel": "ultramsg", "to": phone(number)})
-
-
 def test_run_once_does_a_batch_and_says_what_it_did(world, runner, call):
     """For cron and Celery beat: no process that stays."""
-    enqueue(world)
+    world.enqueue()
     made = runner()
 
     summaries = []
@@ -78,7 +73,7 @@ def test_a_runner_works_in_the_background_and_again_after_a_stop(world, runner, 
 
     if world.kind == "sync":
         for number in (1, 2):
-            enqueue(world, f"job_{number}", number)
+            world.enqueue(f"job_{number}", user=number)
             made.start()
             until(lambda number=number: world.ultramsg.inbox(phone(number)), "the video arrives")
             made.stop()
@@ -86,7 +81,7 @@ def test_a_runner_works_in_the_background_and_again_after_a_stop(world, runner, 
 
         async def work():
             for number in (1, 2):
-                enqueue(world, f"job_{number}", number)
+                world.enqueue(f"job_{number}", user=number)
                 made.start()
                 await asyncio.to_thread(until, lambda number=number: world.ultramsg.inbox(phone(number)), "it arrives")
                 await made.stop()
@@ -108,7 +103,7 @@ def test_a_hosts_own_parts_need_one_side_only(world, runner, call):
         def notify(self, message):
             told.append((message.text, threading.current_thread() is threading.main_thread()))
 
-    enqueue(world)
+    world.enqueue()
     made = runner(Poller(), Notifier())
 
     until(lambda: call(made.run_once()).delivered, "it is delivered")
@@ -133,7 +128,7 @@ def test_async_parts_run_on_the_event_loop(world, runner, call):
             threads.append(threading.current_thread())
             return Delivered("1")
 
-    enqueue(world)
+    world.enqueue()
     made = runner(Poller(), Notifier())
 
     until(lambda: call(made.run_once()).delivered, "it is delivered")
@@ -153,7 +148,7 @@ def test_a_poller_that_raises_is_a_passing_fault(world, runner, call):
                 raise ZeroDivisionError
             return VideoReady("https://files.example/1.mp4")
 
-    enqueue(world)
+    world.enqueue()
     made = runner(Poller(), SilentNotifier())
 
     until(lambda: call(made.run_once()).delivered, "it is delivered")
@@ -210,7 +205,7 @@ def test_a_message_that_was_delivered_is_not_sent_again_after_a_stop_in_an_outag
         def look_up(self, message):
             return LookupResult.FOUND if message.reference in sent else LookupResult.ABSENT
 
-    enqueue(world)
+    world.enqueue()
     with world.queue() as plain:
         queue = Stubborn(plain)
         queue.away = True
@@ -239,7 +234,7 @@ def test_a_hosts_queue_that_answers_nonsense_is_asked_again_and_keeps_no_stop_wa
         def apply(self, transitions):
             self.calls += 1
 
-    enqueue(world)
+    world.enqueue()
     with world.queue() as plain:
         queue = Nonsense(plain)
         with Runner(queue, Ready(), SilentNotifier(), strategy=FAST, delivery=QUICK, grace_s=0.5) as made:
@@ -337,7 +332,7 @@ def test_a_full_worker_sleeps_until_a_place_is_free(world, runner):
             return VideoWorking()
 
     for number in range(3):
-        enqueue(world, f"job_{number}", number)
+        world.enqueue(f"job_{number}", user=number)
     worker = world.worker(poller=Slow(), concurrency=1, delivery_concurrency=1)
     with worker:
         until(lambda: world.queue().counts().in_flight, "a job is in hand")
@@ -366,7 +361,7 @@ def test_whatever_type_an_exception_of_a_poller_has_it_counts(world, parts, erro
             raise error
         return VideoReady("https://files.example/1.mp4")
 
-    enqueue(world)
+    world.enqueue()
     with world.worker(poller=part(parts, poll=poll), notifier=SilentNotifier()) as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
         first, *_ = worker.recorder.of(events.JobPolled)
@@ -388,7 +383,7 @@ def test_a_poller_that_raises_what_ends_threads_is_a_passing_fault_all_the_same(
                 raise error
             return VideoReady("https://files.example/1.mp4")
 
-    enqueue(world)
+    world.enqueue()
     made = runner(Poller(), SilentNotifier(), concurrency=1, delivery_concurrency=1)
 
     until(lambda: call(made.run_once()).delivered, "it is delivered")
@@ -404,7 +399,7 @@ def test_one_answer_that_is_no_json_takes_no_job_along(world):
             return VideoReady("https://files.example/1.mp4", timestamp=object() if job.job_id == "bad" else None)
 
     for number, job_id in enumerate(["bad", "good_1", "good_2"]):
-        enqueue(world, job_id, number)
+        world.enqueue(job_id, user=number)
 
     with world.worker(poller=Poller(), notifier=SilentNotifier()) as worker:
         until(lambda: len(worker.recorder.of(events.JobDelivered)) == 3, "all are delivered")
@@ -420,7 +415,7 @@ def test_a_slow_sync_channel_behind_a_router_does_not_hold_up_other_sends(world,
             together.wait()
 
     for number in range(8):
-        enqueue(world, f"job_{number}", number)
+        world.enqueue(f"job_{number}", user=number)
     router = RoutingNotifier.from_metadata({"ultramsg": Slow()})
 
     with world.worker(notifier=router, delivery_concurrency=8, concurrency=8) as worker:
@@ -431,7 +426,7 @@ def test_a_stop_waits_for_a_run_in_another_thread_and_a_second_run_works(world):
     """A host closes its queue after `stop`: nothing may be using it by then."""
     with world.queue() as queue, Runner(queue, world.poller(), world.notifier(), strategy=FAST, delivery=QUICK) as made:
         for number in (1, 2):
-            enqueue(world, f"job_{number}", number)
+            world.enqueue(f"job_{number}", user=number)
             running = threading.Thread(target=made.run)
             running.start()
             until(lambda number=number: world.ultramsg.inbox(phone(number)), "the video arrives")

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kit import API_KEY, FAST, INSTANCE, QUICK, TOKEN, Recorder, phone, until
+from kit.worker_process import end, spawn
 from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
@@ -28,7 +29,6 @@ from videopoll import (
 from videopoll.observations import VideoReady
 from videopoll.testing import Reply
 from videopoll.worker.stopping import LOOK_S, REPEATED_S, STOP_SIGNALS, calm_ctrl_c
-from worker_process import end, spawn
 
 TOO_LONG_S = 30.0
 """How long no end may take, on a machine that is five times slower."""
@@ -74,12 +74,6 @@ class SlowAsync(Slow):
         self.ended.append(message.reference)
 
 
-def enqueue(world, *job_ids):
-    with world.queue() as queue:
-        for number, job_id in enumerate(job_ids):
-            queue.enqueue(job_id, conversation_id="c", metadata={"channel": "ultramsg", "to": phone(number)})
-
-
 def delivered(world, job_id="job_1"):
     with world.queue() as queue:
         view = queue.get(job_id)
@@ -122,7 +116,7 @@ async def soon(condition, describe):
 def test_restarts_with_polls_in_hand_leak_no_threads(world):
     """Eighty after ten restarts: each run left those that hung, and they never ended."""
     hanging = Hanging()
-    enqueue(world, *[f"job_{number}" for number in range(4)])
+    world.enqueue_many(*[f"job_{number}" for number in range(4)])
     made = build(world, hanging, grace_s=0, concurrency=4, delivery_concurrency=4)
     try:
         for number in range(1, 7):
@@ -143,7 +137,7 @@ def test_restarts_with_polls_in_hand_leak_no_threads(world):
 @pytest.mark.parametrize("kind", ["async"], indirect=True)
 def test_restarts_with_sync_polls_in_hand_leak_no_threads_under_asyncio(world):
     hanging = Hanging()
-    enqueue(world, *[f"job_{number}" for number in range(4)])
+    world.enqueue_many(*[f"job_{number}" for number in range(4)])
     made = build(world, hanging, grace_s=0, concurrency=4, delivery_concurrency=4)
 
     async def work():
@@ -168,7 +162,7 @@ def test_restarts_with_sync_polls_in_hand_leak_no_threads_under_asyncio(world):
 
 def run_until_delivered(world, made, job_id):
     """Run it until a new job is delivered, whatever happened to it before."""
-    enqueue(world, job_id)
+    world.enqueue(job_id)
     if world.kind == "sync":
         running = threading.Thread(target=made.run)
         running.start()
@@ -321,7 +315,7 @@ def test_whatever_was_called_in_whatever_order_it_works_afterwards_and_leaves_no
         for operation in operations:
             do_sync(made, operation)
         made.start()
-        enqueue(world, job_id)
+        world.enqueue(job_id)
         until(lambda: delivered(world, job_id), f"it works after {operations}")
         made.stop()
         made._queue.close()
@@ -330,7 +324,7 @@ def test_whatever_was_called_in_whatever_order_it_works_afterwards_and_leaves_no
         for operation in operations:
             await do(made, operation)
         made.start()
-        enqueue(world, job_id)
+        world.enqueue(job_id)
         await soon(lambda: delivered(world, job_id), f"it works after {operations}")
         await made.stop()
         await made._queue.close()
@@ -428,7 +422,7 @@ async def leave_the_block_in_a_cancelled_scope(made, channel):
     ],
 )
 def test_a_send_under_way_is_settled_however_the_run_is_cancelled_and_none_goes_out_later(world, channel, how):
-    enqueue(world, "job_1", *[f"other_{number}" for number in range(5)])
+    world.enqueue_many("job_1", *[f"other_{number}" for number in range(5)])
     made = build(world, notifier=channel, delivery_concurrency=1)
 
     async def work():
@@ -452,7 +446,7 @@ def test_a_send_under_way_is_settled_however_the_run_is_cancelled_and_none_goes_
 
 @pytest.mark.parametrize("kind", ["async"], indirect=True)
 def test_a_cancelled_run_once_finishes_what_it_has_in_hand(world, channel):
-    enqueue(world, "job_1")
+    world.enqueue()
     made = build(world, notifier=channel)
 
     async def work():
@@ -528,7 +522,7 @@ def bounded(started_s):
 @pytest.mark.parametrize("kind", ["async"], indirect=True)
 def test_a_channel_that_swallows_its_cancellation_does_not_hold_up_a_stop(world, caplog):
     deaf = Deaf()
-    enqueue(world, "job_1")
+    world.enqueue()
     made = build(world, notifier=deaf, grace_s=0.2, lease=LeasePolicy.lasting(60))
 
     async def work():
@@ -551,7 +545,7 @@ def test_a_channel_that_swallows_its_cancellation_does_not_hold_up_a_stop(world,
 
 def test_a_channel_that_hangs_in_a_thread_does_not_hold_up_a_stop(world, caplog):
     stuck = Stuck()
-    enqueue(world, "job_1")
+    world.enqueue()
     made = build(world, notifier=stuck, grace_s=0.2)
 
     async def work():
@@ -603,7 +597,7 @@ def test_a_channel_that_waits_for_a_thread_that_stops_the_worker_is_no_deadlock(
                 asyncio.run_coroutine_threadsafe(made.stop(), loops[0]).result()
 
     joining = Joining()
-    enqueue(world, "job_1")
+    world.enqueue()
     made = build(world, notifier=joining, grace_s=0.2)
     started_s = time.monotonic()
 
@@ -634,7 +628,7 @@ def test_an_asyncio_channel_that_awaits_the_stop_of_its_worker_is_no_deadlock(wo
             else:
                 await made.stop()
 
-    enqueue(world, "job_1")
+    world.enqueue()
     made = build(world, notifier=Stopping(), grace_s=0.2)
     started_s = time.monotonic()
 
@@ -658,7 +652,7 @@ def test_a_hook_that_stops_the_worker_is_no_deadlock(world):
             else:
                 tasks.append(asyncio.get_running_loop().create_task(made.stop()))
 
-    enqueue(world, "job_1")
+    world.enqueue()
     made = build(world, hooks=[hook])
     started_s = time.monotonic()
 
@@ -700,7 +694,7 @@ def test_a_hook_that_waits_for_a_thread_that_stops_the_worker_is_no_deadlock(wor
 @pytest.mark.parametrize("kind", ["sync"], indirect=True)
 def test_a_stop_in_another_runners_thread_waits(world):
     """What a hook of one runner stops is another one: nothing is in its way."""
-    enqueue(world, "job_1")
+    world.enqueue()
     slow = Slow(0.5)
     other = build(world, notifier=slow)
     other.start()
@@ -785,7 +779,7 @@ def run(world, tmp_path):
 
 def slow_send(world, seconds=1.5):
     """Have one job whose send takes its time."""
-    enqueue(world, "job_1")
+    world.enqueue()
     world.api.job("job_1", ready_after_polls=0)
     world.ultramsg.fail_next(Reply.slow(seconds), path="/messages/video")
 
@@ -808,7 +802,7 @@ def test_a_signal_that_is_forwarded_once_more_cuts_no_send(world, run, number):
 
     assert worker.wait() == 0, worker.text()
     assert delivered(world)
-    assert len(world.ultramsg.inbox(phone(0))) == 1
+    assert len(world.ultramsg.inbox(phone(1))) == 1
     (line,) = [line for line in worker.text().splitlines() if "Stopping on" in line]
     assert number.name in line
     assert "a later one ends the process at once" in line

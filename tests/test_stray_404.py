@@ -7,7 +7,7 @@ import json
 import attrs
 import pytest
 
-from kit import FAST, phone, until
+from kit import FAST, until
 from videopoll import events
 from videopoll._http import HttpReply
 from videopoll._reasons import told_or_withheld
@@ -162,13 +162,6 @@ def test_what_is_remembered_is_read_whoever_wrote_it(state, read_as):
 STEADY = attrs.evolve(FAST, interval_s=0.3, not_found_grace_s=0.05)
 
 
-def enqueue(world, *replies: Reply, end: Reply | None = None) -> str:
-    world.api.job("job_1", *replies, end=end)
-    with world.queue() as queue:
-        queue.enqueue("job_1", conversation_id="c", metadata={"channel": "ultramsg", "to": phone(1)})
-    return phone(1)
-
-
 PROXY = Reply(status=404, body=b"404 page not found\n", headers={"content-type": "text/plain"})
 
 
@@ -179,14 +172,15 @@ PROXY = Reply(status=404, body=b"404 page not found\n", headers={"content-type":
 )
 def test_a_video_arrives_though_a_404_came_while_the_api_was_redeployed(world, stray):
     """processing, processing, then that, then completed."""
-    to = enqueue(world, Reply.processing(), Reply.processing(), *stray, end=Reply.completed())
+    world.api.job("job_1", Reply.processing(), Reply.processing(), *stray, end=Reply.completed())
+    to = world.enqueue()
     with world.worker(strategy=STEADY) as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "the video arrives")
     assert [message.kind for message in world.ultramsg.inbox(to)] == ["video"]
 
 
 def test_a_job_that_the_api_has_really_forgotten_ends_at_the_second_404(world):
-    enqueue(world, Reply.processing(), Reply.vanished())
+    world.enqueue("job_1", Reply.processing(), Reply.vanished())
     with world.worker(strategy=STEADY) as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "the user hears")
     assert worker.recorder.of(events.JobConcluded)[0].outcome is OutcomeKind.NOT_FOUND
@@ -194,7 +188,7 @@ def test_a_job_that_the_api_has_really_forgotten_ends_at_the_second_404(world):
 
 
 def test_a_job_that_the_api_never_knew_ends_when_the_grace_is_over(world):
-    enqueue(world, Reply.vanished())
+    world.enqueue("job_1", Reply.vanished())
     with world.worker(strategy=attrs.evolve(STEADY, not_found_grace_s=0.2)) as worker:
         until(lambda: worker.recorder.of(events.JobDelivered), "the user hears")
     assert worker.recorder.of(events.JobConcluded)[0].outcome is OutcomeKind.NOT_FOUND

@@ -11,7 +11,7 @@ import attrs
 import pytest
 import redis
 
-from kit import EACH_COMBINATION, QUICK, Worker, World, part, phone, until
+from kit import EACH_COMBINATION, QUICK, Worker, part, phone, until
 from videopoll import OnUnknown, Recipient, RoutingNotifier, events
 from videopoll.jobs import JobState
 from videopoll.jobs.views import CancelResult, EnqueueResult
@@ -27,14 +27,6 @@ STEADY = attrs.evolve(QUICK, jitter=0.0, backoff_base_s=0.05, backoff_cap_s=0.1,
 @pytest.fixture(autouse=True)
 def _eager(monkeypatch):
     monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 0.1)
-
-
-def enqueue(world: World, *job_ids: str, channel: str = "ultramsg") -> None:
-    """Take jobs in whose videos are ready at once, each for a user of its own."""
-    with world.queue() as queue:
-        for number, job_id in enumerate(job_ids, 1):
-            world.api.job(job_id, Reply.completed())
-            queue.enqueue(job_id, conversation_id=job_id, metadata={"channel": channel, "to": phone(number)})
 
 
 class Gateway:
@@ -82,7 +74,7 @@ def buried(worker: Worker, job_id: str = "job_1") -> events.JobDeadLettered:
 def test_a_gateway_that_delivers_and_does_not_say_so_sends_a_user_three_copies_at_most(world, parts, gateway):
     """Then a person looks, and reads that the user may have it."""
     channel = gateway()
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     with (
         world.worker(notifier=part(parts, notify=channel.notify, look_up=channel.look_up), delivery=STEADY) as worker,
         world.queue() as queue,
@@ -107,7 +99,7 @@ def test_a_gateway_that_delivers_and_does_not_say_so_sends_a_user_three_copies_a
 )
 def test_a_shipped_channel_whose_server_answers_so_has_the_same_budget(world, reply):
     """WhatsApp Factory cannot be asked."""
-    enqueue(world, "job_1", channel="whatsapp_factory")
+    world.enqueue_ready(channel="whatsapp_factory")
     world.factory.fail_every(1, reply)
 
     with world.worker(delivery=STEADY) as worker:
@@ -120,7 +112,7 @@ def test_a_shipped_channel_whose_server_answers_so_has_the_same_budget(world, re
 def test_at_most_once_is_one_send_of_unknown_fate(world, parts):
     """The budget of at least once is no concern of it."""
     channel = Gateway()
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     once = attrs.evolve(STEADY, on_unknown=OnUnknown.AT_MOST_ONCE)
 
     with world.worker(notifier=part(parts, notify=channel.notify), delivery=once) as worker:
@@ -132,7 +124,7 @@ def test_at_most_once_is_one_send_of_unknown_fate(world, parts):
 @EACH_COMBINATION
 def test_the_budget_is_the_hosts_to_set(world, parts):
     channel = Gateway()
-    enqueue(world, "job_1")
+    world.enqueue_ready()
 
     with world.worker(
         notifier=part(parts, notify=channel.notify), delivery=attrs.evolve(STEADY, unknown_attempts=1)
@@ -147,7 +139,7 @@ def test_a_refusal_in_between_does_not_refill_the_budget(world, parts):
     """What surely was not sent costs nothing of it, and gives nothing back."""
     answers = iter([Unknown("a"), NotSent("busy"), Unknown("b"), NotSent("busy"), Unknown("c"), NotSent("d")])
     channel = Gateway(lambda: next(answers))
-    enqueue(world, "job_1")
+    world.enqueue_ready()
 
     with world.worker(notifier=part(parts, notify=channel.notify), delivery=STEADY) as worker:
         buried(worker)
@@ -158,7 +150,7 @@ def test_a_refusal_in_between_does_not_refill_the_budget(world, parts):
 def test_a_redriven_letter_has_a_fresh_budget(world):
     """Somebody has decided to have it sent again."""
     channel = Gateway()
-    enqueue(world, "job_1")
+    world.enqueue_ready()
 
     with world.worker(notifier=part("sync", notify=channel.notify), delivery=STEADY) as worker, world.queue() as queue:
         buried(worker)
@@ -171,7 +163,7 @@ def test_a_redriven_letter_has_a_fresh_budget(world):
 def test_an_entry_of_an_earlier_version_has_used_nothing_of_the_budget(world):
     """Its outbox entries do not count these sends."""
     channel = Gateway()
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     patient = attrs.evolve(STEADY, backoff_base_s=0.6, backoff_cap_s=0.6)
     with world.worker(notifier=part("sync", notify=channel.notify), delivery=patient), world.queue() as queue:
         until(lambda: queue.get("job_1").state is JobState.OUTBOX, "it waits")
@@ -207,7 +199,7 @@ def test_a_channel_that_tells_nothing_of_message_after_message_is_held_back_with
     """Its users are not flooded: one event, one line of the log, a problem in the health, and nothing more is sent."""
     channel = Gateway()
     own = part(parts, notify=channel.notify, look_up=channel.look_up) if alone else routed(parts, channel)
-    enqueue(world, *JOBS)
+    world.enqueue_many(*JOBS, answer=Reply.completed())
     with (
         world.worker(notifier=own, delivery=SLOW, delivery_concurrency=1, concurrency=2) as worker,
         world.queue() as queue,
@@ -232,7 +224,7 @@ def test_one_message_finds_out_whether_the_account_is_well_again(world, parts):
     """After the pause; when it is told of, the others follow and the problem is over."""
     well: list[bool] = []
     channel = Gateway(lambda: None if well else Unknown("HTTP 500"))
-    enqueue(world, *JOBS)
+    world.enqueue_many(*JOBS, answer=Reply.completed())
     with world.worker(notifier=routed(parts, channel), delivery=STEADY, delivery_concurrency=1) as worker:
         until(lambda: worker.recorder.of(events.ChannelHeldBack), "it is held back")
         well.append(True)
@@ -257,7 +249,7 @@ def test_another_account_of_the_same_channel_goes_on(world):
         {"own": part("sync", notify=notify)},
         resolve=lambda c: Recipient(channel="own", to=TO, token="good" if c.endswith(("1", "2")) else "bad-token"),
     )
-    enqueue(world, *JOBS)
+    world.enqueue_many(*JOBS, answer=Reply.completed())
     with world.worker(notifier=router, delivery=SLOW, delivery_concurrency=1) as worker:
         until(lambda: len({e.job_id for e in worker.recorder.of(events.SendTried)}) == len(JOBS), "all were tried")
         delivered = {event.job_id for event in worker.recorder.of(events.JobDelivered)}
@@ -273,7 +265,7 @@ def test_another_account_of_the_same_channel_goes_on(world):
 def test_an_account_that_is_refused_is_held_back_at_its_first_refusal(world, parts):
     """A wrong token, an instance that is gone: each message would fail, and none uses up a try while it is held."""
     channel = Gateway(lambda: NotSent("HTTP 401", channel_fault=False, account_fault=True))
-    enqueue(world, *JOBS)
+    world.enqueue_many(*JOBS, answer=Reply.completed())
     with (
         world.worker(notifier=routed(parts, channel), delivery=SLOW, delivery_concurrency=1) as worker,
         world.queue() as queue,
@@ -297,7 +289,7 @@ def test_an_account_that_is_refused_is_held_back_at_its_first_refusal(world, par
 def test_a_message_that_may_have_gone_out_cannot_be_cancelled(world, parts, notify):
     """The user would get the video and "cancelled", and the URL would be lost; the answer is "sending"."""
     channel = Gateway()
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     with (
         world.worker(notifier=part(parts, notify=channel.notify), delivery=SLOW) as worker,
         world.queue() as queue,
@@ -337,7 +329,7 @@ def test_a_letter_whose_job_is_being_sent_again_cannot_be_redriven(world):
         return Unknown("lost")
 
     redriven: list[bool] = []
-    enqueue(world, "job_1")
+    world.enqueue_ready()
     once = attrs.evolve(STEADY, on_unknown=OnUnknown.AT_MOST_ONCE)
     with (
         world.worker(notifier=part("sync", notify=notify), delivery=once) as worker,

@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from kit import until
-from trouble import BRISK, at_least, is_lost, jobs
+from kit.trouble import BRISK, at_least, is_lost, jobs
 from videopoll import LeasePolicy, QueueUnavailableError, RedisVideoJobQueue, events
 from videopoll.errors import QueueRefusedError
 from videopoll.queue.connect import to_queue_error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import subprocess
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 import pytest
 
+from kit.worker_process import spawn
 from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
@@ -23,7 +25,7 @@ from videopoll import (
     WhatsAppFactoryNotifier,
     events,
 )
-from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory, wait_until
+from videopoll.testing import FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory, Reply, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -228,6 +230,48 @@ class World:
     def queue(self, **options: Any) -> RedisVideoJobQueue:
         """A producer's queue."""
         return RedisVideoJobQueue.from_url(self.url, prefix=self.prefix, **options)
+
+    def enqueue(
+        self, job_id: str = "job_1", *answers: Reply, user: int = 1, channel: str = "ultramsg", **metadata: Any
+    ) -> str:
+        """Enqueue a job, whose polls are answered so if that is given; return its user's address."""
+        if answers:
+            self.api.job(job_id, *answers)
+        to = phone(user)
+        with self.queue() as queue:
+            queue.enqueue(
+                job_id, conversation_id=f"conversation-{user}", metadata={"channel": channel, "to": to, **metadata}
+            )
+        return to
+
+    def enqueue_ready(self, job_id: str = "job_1", **options: Any) -> str:
+        """Enqueue a job whose video is ready at once; return its user's address."""
+        return self.enqueue(job_id, Reply.completed(), **options)
+
+    def enqueue_many(self, *job_ids: str, answer: Reply | None = None) -> list[str]:
+        """Enqueue a job for each of as many users; return their addresses."""
+        answers = () if answer is None else (answer,)
+        return [self.enqueue(job_id, *answers, user=user) for user, job_id in enumerate(job_ids, 1)]
+
+    def process(self, **settings: Any) -> subprocess.Popen[bytes]:
+        """Start a worker in a process of its own, to be killed."""
+        return spawn(
+            kind=self.kind,
+            url=self.url,
+            prefix=self.prefix,
+            api_url=self.api.url,
+            api_key=API_KEY,
+            ultramsg_url=self.ultramsg.url,
+            instance=INSTANCE,
+            token=TOKEN,
+            **{
+                "factory_url": self.factory.url,
+                "lease_s": 0.9,
+                "strategy": attrs.asdict(FAST),
+                "delivery": attrs.asdict(QUICK) | {"on_unknown": "at_least_once"},
+                **settings,
+            },
+        )
 
 
 def phone(number: int) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pytest
 
     from kit import Worker, World
-    from resp_proxy import RespProxy
+    from kit.resp_proxy import RespProxy
     from videopoll.testing import EmbeddedRedis
 
 BRISK = LeasePolicy.lasting(1.2)
