@@ -17,7 +17,7 @@ from typing import Final, cast
 
 import attrs
 
-from videopoll.jobs.codec import JsonValue
+from videopoll.jobs.codec import LENIENT_JSON, JsonValue
 
 
 class FailureKind(enum.StrEnum):
@@ -143,9 +143,6 @@ class HttpFailure:
         return self.kind in _NOT_SENT
 
 
-# Made once: `json.loads` with an option makes a decoder for each call. Others write NaN where they have no number.
-_JSON = jsonlib.JSONDecoder(parse_constant=lambda _: None)
-
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9._:-]{1,40})", re.IGNORECASE)
 
 _NO_TEXT = frozenset({"idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
@@ -154,7 +151,7 @@ _NO_TEXT = frozenset({"idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "
 
 def _read(body: bytes, encoding: str, errors: str) -> JsonValue | NotJson:
     try:
-        return cast("JsonValue", _JSON.decode(body.decode(encoding, errors)))
+        return cast("JsonValue", LENIENT_JSON.decode(body.decode(encoding, errors)))
     except (ValueError, RecursionError, LookupError):
         return NOT_JSON
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
-__all__ = ["JsonValue", "Poison", "dump", "is_number", "load_object", "raw", "text_of"]
+__all__ = ["LENIENT_JSON", "STRICT_JSON", "JsonValue", "Poison", "dump", "is_number", "load_object", "raw", "text_of"]
 
 LARGEST = 2**53
 """Up to here a double, and so Redis and every reader of JSON, tells one whole number from the next."""
@@ -51,8 +51,12 @@ def _finite(text: str) -> float:
     return number
 
 
-# Made once: `json.loads` with options makes a decoder for each call, and a worker reads a record for each poll.
-_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+# Made once: `json.loads` with options makes a decoder for each call, and a worker reads a record and a reply for each poll.
+STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+"""For what stands in Redis, and will be written again: NaN and the infinities are no JSON."""
+
+LENIENT_JSON = json.JSONDecoder(parse_constant=lambda _: None)
+"""For what servers answer, and is only looked at: some write NaN where they have no number; it reads as null."""
 
 
 def raw(text: str) -> bytes:
@@ -68,7 +72,7 @@ def text_of(value: object) -> str:
 def load_object(stored: bytes) -> dict[str, JsonValue] | Poison:
     """Read a JSON object from hostile bytes."""
     try:
-        value = _JSON.decode(stored.decode("utf-8", "surrogatepass"))
+        value = STRICT_JSON.decode(stored.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return Poison("not JSON")
     if not isinstance(value, dict):

@@ -74,7 +74,7 @@ class VideoCheck:
 
     def refusal(self, reply: HttpReply | HttpFailure) -> Refused | None:
         """Return why the channel would not take the video, or None if it would."""
-        if isinstance(reply, HttpFailure) or not 200 <= reply.status < 300:  # noqa: PLR2004 - the definition of success
+        if isinstance(reply, HttpFailure) or not reply.is_success:
             return None
         length = reply.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length[:20]) > self.max_bytes:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import collections
 import enum
-import json
 import logging
 import os
 import random
@@ -585,15 +584,14 @@ def _entries(client: redis.Redis, keys: Keys, page: int) -> Iterator[tuple[dict[
 
 
 def _read_entry(stream_id: bytes, fields: dict[bytes, bytes]) -> HistoryEntry | None:
-    details: object = {}
     text = fields.get(b"text")
     try:
         at_ms = int(stream_id.partition(b"-")[0]) - int(fields.get(b"ago", b"0"))
         step = Step(text_of(fields[b"step"]))
-        details = json.loads(fields.get(b"details", b"{}"))
-    except (KeyError, ValueError, RecursionError):
+    except (KeyError, ValueError):
         return None
-    if not isinstance(details, dict):
+    details = load_object(fields.get(b"details", b"{}"))
+    if isinstance(details, Poison):
         return None
     return HistoryEntry(
         at_ms,

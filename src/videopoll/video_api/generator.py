@@ -399,7 +399,7 @@ def read_reply(reply: HttpReply | HttpFailure, now_s: float) -> Generation:
             return GenerationFailed(code=_FAILURES[reply.kind], detail=detail, passing=passing)
         return GenerationUnknown(code=_FAILURES[reply.kind], detail=detail)
     status, name = reply.status, f"HTTP {reply.status}"
-    if 200 <= status <= 299:  # noqa: PLR2004 - the definition of success
+    if reply.is_success:
         return _read_body(reply.json(), name)
     if status in {429, 503}:
         code = _Code.RATE_LIMITED if status == 429 else _Code.SERVICE_UNAVAILABLE  # noqa: PLR2004

@@ -122,8 +122,10 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
     if isinstance(reply, HttpFailure):
         return Fault(_FAULTS[reply.kind], own(reply.detail))
     wait_s = retry_after_s(reply.headers, now_s)
-    status, name = reply.status, f"HTTP {reply.status}"
-    match status:
+    name = f"HTTP {reply.status}"
+    if reply.is_success:
+        return _read_body(job_id, reply, name, wait_s)
+    match reply.status:
         case 404 | 400 | 410:
             return _read_refusal(job_id, reply, name, wait_s)
         case 401 | 403 if refused_by_another(reply):
@@ -135,9 +137,7 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
             return Fault(FaultKind.SERVER, own(f"{name}: a proxy on the way wants credentials"), wait_s)
         case 429:
             return Fault(FaultKind.THROTTLED, own(f"{name}: too many requests"), wait_s)
-        case _ if 200 <= status <= 299:  # noqa: PLR2004
-            return _read_body(job_id, reply, name, wait_s)
-        case _ if 300 <= status <= 399:  # noqa: PLR2004
+        case status if 300 <= status <= 399:  # noqa: PLR2004
             return Fault(FaultKind.SERVER, own(f"{name}: the video API redirects, which is not followed"), wait_s)
         case _:
             # An unforeseen 4xx may come from a proxy or a deployment in progress. Taking it for a passing fault costs
@@ -376,9 +376,9 @@ def _health_request(base_url: str, timeout_s: float) -> HttpRequest:
 def _read_health(reply: HttpReply | HttpFailure) -> ApiHealth:
     if isinstance(reply, HttpFailure):
         return ApiHealth(up=False, detail=own(f"{reply.kind}: {reply.detail}"))
-    if reply.status == 200 and reply.json() is NOT_JSON:  # noqa: PLR2004
+    if reply.status == HTTPStatus.OK and reply.json() is NOT_JSON:
         return ApiHealth(up=False, detail=own("HTTP 200: not JSON"))
-    return ApiHealth(up=reply.status == 200, detail=own(f"HTTP {reply.status}"))  # noqa: PLR2004
+    return ApiHealth(up=reply.status == HTTPStatus.OK, detail=own(f"HTTP {reply.status}"))
 
 
 def _checked_base_url(base_url: object) -> str:
