@@ -29,6 +29,7 @@ APPEAR_WITHIN_S = 4.0
 DELIVERY_S = 90.0
 MAX_SENDS = 6
 SHORTEST_WAIT_S = 0.7
+LONGEST_IDLE_S = 4.0
 FAILING = {"throttled", "unreachable", "down"}
 """What is surely not sent, and tried again after a while."""
 KEPT = ("video:completed:", "video:poll:dead", "video:poll:letters", "video:poll:sweeper")
@@ -118,10 +119,17 @@ class _Judge:
 
     def _after_a_cancel(self, job_id: str, requests: list[Sent]) -> Iterator[str]:
         for at_s, what, one, result in self.story.acts:
-            if one == job_id and what == "cancel" and result is CancelResult.CANCELLED:
-                late = [sent for sent in requests if sent.at_s > at_s + self.slack_s]
-                if late and not self._acted(job_id, {"enqueue again"}):
-                    yield f"told after a cancel: {job_id} at {late[0].at_s:.2f} s"
+            if one != job_id or what not in {"cancel", "cancel and tell"} or result is not CancelResult.CANCELLED:
+                continue
+            late = [sent for sent in requests if sent.at_s > at_s + self.slack_s]
+            if what == "cancel and tell":
+                # Of the cancel itself the user is told.
+                late = [sent for sent in late if sent.outcome != "cancelled"]
+            if late and not self._acted(job_id, {"enqueue again"}):
+                yield f"told after a cancel: {job_id} at {late[0].at_s:.2f} s"
+            had = [sent for sent in requests if sent.delivered and (sent.delivered_s or 0.0) < at_s - self.slack_s]
+            if had and not self._acted(job_id, {"redrive", "dismiss"}):
+                yield f"cancelled though its user has it: {job_id} at {at_s:.2f} s, sent at {had[0].at_s:.2f} s"
 
     def _acted(self, job_id: str, acts: set[str]) -> bool:
         return any(what in acts and one == job_id and result for _, what, one, result in self.story.acts)
@@ -228,10 +236,21 @@ class _Judge:
 
         for first, second in itertools.pairwise(requests):
             if first.told in FAILING and first.form == second.form and second.at_s - first.at_s < SHORTEST_WAIT_S:
-                stepped = any(first.at_s <= at_s <= second.at_s and step_s > 0 for at_s, step_s in self.story.steps)
-                if not anew and not stepped:
+                if not anew and not self._may_hurry(requests[0], first, second):
                     yield f"sent too soon: {job_id} at {first.at_s:.2f} s and {second.at_s:.2f} s"
-                break
+                    break
+
+    def _may_hurry(self, earliest: Sent, first: Sent, second: Sent) -> bool:
+        """Whether a send may follow one that failed at once."""
+        # A worker learns with each of its claims what Redis's clock says, and this job was claimed before its send.
+        claimed_s = first.at_s - POLICY["request_timeout_s"] - LONGEST_IDLE_S
+        if any(claimed_s <= at_s <= second.at_s and step_s > 0 for at_s, step_s in self.story.steps):
+            return True
+        if second.at_s - earliest.at_s >= DELIVERY_S - 20.0:
+            return True  # The last one is made at the deadline of the delivery, however soon that is.
+        # Who stops gives its jobs to others at once, also one whose send has just failed.
+        stop_s = self.lives[first.worker].stop_s
+        return second.worker != first.worker and stop_s is not None and first.at_s <= stop_s <= second.at_s
 
     def _untold(self, job_id: str, requests: list[Sent]) -> str | None:
         """Say why a user had to hear something; None if silence is allowed."""

@@ -199,8 +199,10 @@ SCRIPTS = ("claim", "conclude", "begin_send", "settle", "redeliver", "reschedule
 
 
 def plan_of(seed: int) -> Plan:
-    """Give the storm of a seed."""
+    """Give the storm of a seed; of eight, one is pointed at a race that chance alone seldom meets."""
     rng = random.Random(seed)
+    if seed % EVERY == POINTED:
+        return KINDS[seed // EVERY % len(KINDS)](seed, rng)
     themes = set(rng.sample(THEMES, rng.choice((1, 2, 2, 3, 3, 4))))
     lease_s = rng.choice((6.0, 12.0))
     workers = tuple(
@@ -330,6 +332,101 @@ def _redis_event(rng: random.Random, at_s: float, worker: int, long_s: float) ->
     elif kind == "break off":
         how = (rng.choice(SCRIPTS), rng.randrange(6))
     return Event(at_s, kind, how)
+
+
+# --- small ones, each pointed at a rare race ---
+
+EVERY, POINTED = 8, 5
+"""Of so many seeds, the one with this remainder is pointed."""
+
+
+def _fleet(rng: random.Random, count: int) -> tuple[WorkerPlan, ...]:
+    kinds = (WorkerPlan(runner="sync", parts="sync"), WorkerPlan(), WorkerPlan(parts="sync"))
+    return tuple(rng.choice(kinds) for _ in range(count))
+
+
+def _cancel_in_a_poll(seed: int, rng: random.Random) -> Plan:
+    """The API is asked, and will say that the video is there: a cancel comes before its answer."""
+    jobs, events = [], []
+    for number in range(rng.choice((1, 2, 3))):
+        at_s, polled_after_s = round(rng.uniform(0.0, 10.0), 2), rng.choice((1.0, 6.0))
+        jobs.append(JobPlan(at_s=at_s, takes_s=polled_after_s - 0.6))
+        cancel_s = at_s + polled_after_s + rng.uniform(0.1, 1.8)
+        events.append(Event(round(cancel_s, 2), rng.choice(("cancel", "cancel", "cancel and tell")), (number,)))
+    return Plan(
+        seed=seed,
+        workers=_fleet(rng, rng.choice((1, 2))),
+        jobs=tuple(jobs),
+        events=tuple(sorted(events, key=lambda event: event.at_s)),
+        channel=rng.choice(("mute", "askable")),
+        api_s=3.0,
+        yields=rng.choice((0.0, 0.05)),
+    )
+
+
+def _cancel_in_a_send(seed: int, rng: random.Random) -> Plan:
+    """The message is out and its reply is lost: a cancel comes before anybody knows."""
+    jobs, events = [], []
+    channel = rng.choice(("mute", "askable", "askable"))
+    for number in range(rng.choice((1, 2))):
+        at_s = round(rng.uniform(0.0, 10.0), 2)
+        jobs.append(JobPlan(at_s=at_s, takes_s=0.4, sends=(rng.choice(("lost", "500", "slow")),)))
+        if channel == "askable":
+            events.append(Event(round(at_s + 1.0, 2), "messenger", ("mum", round(rng.uniform(4.0, 14.0), 1))))
+        for _ in range(2):
+            late_s = rng.uniform(1.25, 2.1) if channel == "mute" else rng.uniform(1.3, 6.0)
+            events.append(Event(round(at_s + late_s, 2), rng.choice(("cancel", "cancel and tell")), (number,)))
+    return Plan(
+        seed=seed,
+        workers=_fleet(rng, rng.choice((1, 2))),
+        jobs=tuple(jobs),
+        events=tuple(sorted(events, key=lambda event: event.at_s)),
+        channel=channel,
+        slow_s=4.0,
+        yields=rng.choice((0.0, 0.05)),
+    )
+
+
+def _kept_record(seed: int, rng: random.Random) -> Plan:
+    """Each claim of an overdue job is cut off by a death, until its record would have died without its keepers."""
+    lease_s, at_s = rng.choice((6.0, 12.0)), round(rng.uniform(0.0, 5.0), 2)
+    deaths = 2 if lease_s == 12.0 else 4
+    apart_s = 1.02 * lease_s
+    return Plan(
+        seed=seed,
+        workers=_fleet(rng, 1),
+        jobs=(JobPlan(at_s=at_s, ends="never"),),
+        events=tuple(
+            Event(round(at_s + 56.0 + apart_s * number, 2), "kill", (0, "conclude", "before it is served", 1.0))
+            for number in range(deaths)
+        ),
+        # Of a channel that can be asked a death says nothing about how many sends there were.
+        channel="askable",
+        lease_s=lease_s,
+        job_ttl_s=75,
+    )
+
+
+def _start_in_the_future(seed: int, rng: random.Random) -> Plan:
+    """Redis's clock steps back by minutes: a job that it has dated itself begins in its future, and is polled at once."""
+    at_s = round(rng.uniform(0.0, 5.0), 2)
+    step_s = at_s + rng.uniform(2.0, 12.0)
+    acts = [
+        Event(round(step_s + rng.uniform(0.5, 12.0), 2), rng.choice(("poll now", "poll now", "push", "enqueue again")), (0,))
+        for _ in range(3)
+    ]
+    return Plan(
+        seed=seed,
+        workers=_fleet(rng, rng.choice((1, 2))),
+        jobs=(JobPlan(at_s=at_s, takes_s=14.0),),
+        events=tuple(
+            sorted((Event(round(step_s, 2), "clock", (rng.choice((-120.0, -600.0)),)), *acts), key=lambda event: event.at_s)
+        ),
+    )
+
+
+KINDS = (_cancel_in_a_poll, _cancel_in_a_send, _kept_record, _start_in_the_future)
+"""Storms that are pointed at one race each; the seed chooses which one."""
 
 
 # --- large ones ---

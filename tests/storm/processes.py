@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import contextvars
 import functools
 import http.client
 import logging
@@ -145,6 +146,10 @@ class OddPoller(VideoApiPoller):
         return odd_observation(how) if how not in {"", "hangs"} else observation
 
 
+ASKED_FORM: contextvars.ContextVar[str] = contextvars.ContextVar("storm_asked_form")
+"""The form in which the worker wants the message sent; a channel of texts alone sends a video as text, too."""
+
+
 class _Watched(HttpNotifier):
     """A channel that tells the storm what it sends, and whose receipts go wrong where the messenger says so."""
 
@@ -154,7 +159,8 @@ class _Watched(HttpNotifier):
         request = super().build(message)
         about = {
             "job_id": message.job.job_id,
-            "form": message.form.value,
+            "form": ASKED_FORM.get(),
+            "sent_as": message.form.value,
             "outcome": message.outcome.kind.value,
             "reference": message.reference,
         }
@@ -162,10 +168,12 @@ class _Watched(HttpNotifier):
 
     def notify(self, message: Any) -> Any:
         self.home.reach("posting")
+        ASKED_FORM.set(message.form.value)
         return _receipt(super().notify(message))
 
     async def anotify(self, message: Any) -> Any:
         await self.home.areach("posting")
+        ASKED_FORM.set(message.form.value)
         return _receipt(await super().anotify(message))
 
 

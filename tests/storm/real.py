@@ -471,7 +471,8 @@ class RealFleet(Fleet):
     def _ask_to_stop(self, slot: Slot, process: Any, runners: list[Any], done: list[bool]) -> None:
         del slot, runners
         process.asked = True
-        process.on_end = lambda _: done.append(True)
+        # Whoever is killed while it stops has not stopped.
+        process.on_end = lambda _: None if process.dead else done.append(True)
         process.send(signal.SIGTERM)
 
     def _make(self, event: Event) -> None:
@@ -542,7 +543,7 @@ class RealFleet(Fleet):
         about = request.body["storm"]
         one = Sent(self.kernel.now_s, about["job_id"], worker, about["form"], about["outcome"], about["reference"], "?")
         self.note(f"{worker} sends {one.job_id} as {one.form}")
-        stay_s, manner = self.messenger.serve(_Posted(one.job_id, MessageForm(one.form)), worker, one)
+        stay_s, manner = self.messenger.serve(_Posted(one.job_id, MessageForm(about["sent_as"])), worker, one)
         spring(process, ["send"], "served")  # type: ignore[arg-type]
         if manner is None:
             await request.never()
