@@ -78,6 +78,8 @@ class Life:
     died_s: float | None = None
     frozen: list[tuple[float, float]] = attrs.field(factory=list)
     cut_off: list[tuple[float, float]] = attrs.field(factory=list)
+    unwritten: list[tuple[float, float]] = attrs.field(factory=list)
+    """When Redis refused what it wrote about jobs in its hands."""
     stop_s: float | None = None
     stopped_s: float | None = None
     starved: list[tuple[float, float]] = attrs.field(factory=list)
@@ -124,6 +126,8 @@ class Story:
     redis_calls: int = 0
     stolen: list[str] = attrs.field(factory=list)
     held: list[tuple[str, str]] = attrs.field(factory=list)
+    refused: list[tuple[float, str]] = attrs.field(factory=list)
+    """When Redis refused to write what became of a job, and to which worker."""
     server: str = "fakeredis"
     slack_s: float = 1.0
     """Within so many seconds two things count as one: none are that far apart in virtual time."""
@@ -167,7 +171,7 @@ class Fleet:
         finally:
             logger.setLevel(before[0])
             asyncio_logger.setLevel(asyncio_before)
-        self.story.stolen = self.server.stolen
+        self.story.stolen, self.story.refused = self.server.stolen, self.server.refused
         self.story.broken += [f"{type(error).__name__}: {error}" for error in self.kernel.loop.broken]
         return self.story
 
@@ -402,7 +406,7 @@ class Fleet:
             self.story.planned["stop"] += 1
             self._as_operator(self._stop(*event.how))
         else:
-            if event.what in {"kill", "freeze", "cut off"}:
+            if event.what in {"kill", "freeze", "cut off", "refuse writes"}:
                 self._trouble_worker(event.what, *event.how)
             elif event.what in {"api", "odd polls", "messenger"}:
                 self._trouble_others(event.what, event.how)
@@ -413,6 +417,9 @@ class Fleet:
     def _trouble_worker(self, what: str, number: int, *how: Any) -> None:
         if what == "cut off":
             self._cut_off(number, how[0])
+            return
+        if what == "refuse writes":
+            self._refuse_writes(number, how[0])
             return
         names, phase, seconds = how
         self.story.planned[what] += 1
@@ -472,6 +479,12 @@ class Fleet:
         if slot.process is not None and not slot.process.dead:
             self.server.cut_off[slot.process] = now_s + for_s
             slot.life.cut_off.append((now_s, now_s + for_s))
+
+    def _refuse_writes(self, number: int, for_s: float) -> None:
+        slot, now_s = self.slots[number], self.kernel.now_s
+        if slot.process is not None and not slot.process.dead:
+            self.server.no_writes[slot.process] = now_s + for_s
+            slot.life.unwritten.append((now_s, now_s + for_s))
 
     def _life(self, process: Process) -> Life:
         return next(life for life in self.story.lives if life.name == process.name)
@@ -542,7 +555,8 @@ class Fleet:
             self.story.broken.append(f"{process.name} did not stop within 100 s")
 
     def _troubled_since(self, at_s: float) -> bool:
-        ends = [end_s for _, end_s, _ in self.story.outages] + [b for life in self.story.lives for _, b in life.cut_off]
+        ends = [end_s for _, end_s, _ in self.story.outages]
+        ends += [b for life in self.story.lives for _, b in (*life.cut_off, *life.unwritten)]
         lost = self.server.lose_replies or self.server.break_off or self.server.fired
         return bool(lost) or any(end_s >= at_s - 15.0 for end_s in ends)
 

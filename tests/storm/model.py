@@ -181,7 +181,7 @@ class _Judge:
             return True
         gone_s = self.plan.lease_s - self.renew_s - self.slack_s
         gone: list[tuple[float, float]] = []
-        for began_s, ended_s in sorted((*life.frozen, *life.cut_off, *life.starved)):
+        for began_s, ended_s in sorted((*life.frozen, *life.cut_off, *life.unwritten, *life.starved)):
             if gone and began_s <= gone[-1][1] + self.slack_s:
                 gone[-1] = (gone[-1][0], max(gone[-1][1], ended_s))
             else:
@@ -235,10 +235,10 @@ class _Judge:
             yield f"too many videos: {job_id} got {len(videos)} failed videos and no text"
 
         for first, second in itertools.pairwise(requests):
-            if first.told in FAILING and first.form == second.form and second.at_s - first.at_s < SHORTEST_WAIT_S:
-                if not anew and not self._may_hurry(requests[0], first, second):
-                    yield f"sent too soon: {job_id} at {first.at_s:.2f} s and {second.at_s:.2f} s"
-                    break
+            soon = first.form == second.form and second.at_s - first.at_s < SHORTEST_WAIT_S
+            if first.told in FAILING and soon and not anew and not self._may_hurry(requests[0], first, second):
+                yield f"sent too soon: {job_id} at {first.at_s:.2f} s and {second.at_s:.2f} s"
+                break
 
     def _may_hurry(self, earliest: Sent, first: Sent, second: Sent) -> bool:
         """Whether a send may follow one that failed at once."""
@@ -365,6 +365,7 @@ class _Judge:
             if len(times) > 45:
                 yield f"polled too often: {job_id} {len(times)} times"
         yield from self._pauses()
+        yield from self._in_vain()
 
     def _pauses(self) -> Iterator[str]:
         """After a 429 a worker polls nothing until its pause is over."""
@@ -382,12 +383,23 @@ class _Judge:
                     yield f"polled in a pause: {one.job_id} by {worker} at {one.at_s:.2f} s"
                     return
 
+    def _in_vain(self) -> Iterator[str]:
+        """Whoever cannot write what became of its jobs takes no more into its hands."""
+        for refused_s, worker in self.story.refused:
+            # At least until its lease is somebody else's, the write is still to be made.
+            ends_s = [b for a, b in self.lives[worker].unwritten if a <= refused_s]
+            until_s = min(*ends_s, refused_s + self.plan.lease_s - self.renew_s - self.slack_s)
+            for one in self.story.polls:
+                if one.worker == worker and refused_s + self.slack_s < one.at_s < until_s:
+                    yield f"polled in vain: {one.job_id} by {worker} at {one.at_s:.2f} s"
+                    return
+
     def _ends_in_time(self) -> Iterator[str]:
         """A job ends by its deadline, an interval and a request, whatever the API does; and is told soon after."""
         for at_s, _, event in self.story.told_of:
             if not isinstance(event, events.JobConcluded) or event.job_id not in self.story.accepted:
                 continue
-            if self._acted(event.job_id, {"redrive"}) or any("hangs" in one.how for one in self.plan.events):
+            if self._acted(event.job_id, {"redrive"}) or self._hangs:
                 continue
             accepted_s = self.story.accepted[event.job_id]
             over_s = accepted_s + self.plan.timeout_s + POLICY["interval_s"] + POLICY["request_timeout_s"]
@@ -397,9 +409,14 @@ class _Judge:
                 yield f"ended late: {event.job_id} at {at_s:.1f} s instead of {limit_s:.1f} s"
         yield from self._told_in_time()
 
+    @property
+    def _hangs(self) -> bool:
+        """Whether a host's part hangs: what it holds is let go of after half a minute of real time."""
+        return any({"hangs", "hangs on"} & set(event.how) for event in self.plan.events)
+
     def _told_in_time(self) -> Iterator[str]:
         """What was still open when the last fault was over is told within a bound of that."""
-        if any(one.told not in KNOWN for one in self.story.sent) or any("hangs" in one.how for one in self.plan.events):
+        if any(one.told not in KNOWN for one in self.story.sent) or self._hangs:
             return  # An account may be held back for minutes, and what hangs holds its places.
         bound_s = 2 * self.plan.lease_s + 45.0 + self.plan.slow_s + self.late_s
         bound_s -= sum(step_s for _, step_s in self.story.steps if step_s < 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import contextvars
 import json
 from typing import TYPE_CHECKING, Any
@@ -196,6 +198,9 @@ ODD_POLLS = ("raises", "nonsense", "no url", "bad url", "bad text", "hangs")
 HANGS_S = 150.0
 """How long a host's own poller hangs, whatever time it was given."""
 
+HANGS_ON_S = 900.0
+"""How long one hangs that does not listen to its cancellation either: for longer than any storm."""
+
 
 def odd_observation(how: str) -> Any:
     """What a careless host's poller comes back with."""
@@ -235,6 +240,12 @@ class OwnAsyncPoller(OwnPoller):
         how = self.api.odd.pop(0) if self.api.odd else ""
         if how == "hangs":
             await Trip(self.api.kernel, "hanging", lambda: (0.0, None), HANGS_S, None).aresult()
+            return observation
+        if how == "hangs on":
+            hanging = Trip(self.api.kernel, "hanging", lambda: (0.0, None), HANGS_ON_S, None)
+            while not hanging.done:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await hanging.aresult()
             return observation
         return odd_observation(how) if how else observation
 

@@ -412,7 +412,11 @@ def _start_in_the_future(seed: int, rng: random.Random) -> Plan:
     at_s = round(rng.uniform(0.0, 5.0), 2)
     step_s = at_s + rng.uniform(2.0, 12.0)
     acts = [
-        Event(round(step_s + rng.uniform(0.5, 12.0), 2), rng.choice(("poll now", "poll now", "push", "enqueue again")), (0,))
+        Event(
+            round(step_s + rng.uniform(0.5, 12.0), 2),
+            rng.choice(("poll now", "poll now", "push", "enqueue again")),
+            (0,),
+        )
         for _ in range(3)
     ]
     return Plan(
@@ -420,12 +424,46 @@ def _start_in_the_future(seed: int, rng: random.Random) -> Plan:
         workers=_fleet(rng, rng.choice((1, 2))),
         jobs=(JobPlan(at_s=at_s, takes_s=14.0),),
         events=tuple(
-            sorted((Event(round(step_s, 2), "clock", (rng.choice((-120.0, -600.0)),)), *acts), key=lambda event: event.at_s)
+            sorted(
+                (Event(round(step_s, 2), "clock", (rng.choice((-120.0, -600.0)),)), *acts), key=lambda event: event.at_s
+            )
         ),
     )
 
 
-KINDS = (_cancel_in_a_poll, _cancel_in_a_send, _kept_record, _start_in_the_future)
+def _poll_that_hangs_on(seed: int, rng: random.Random) -> Plan:
+    """A host's poller never comes back, and does not listen to its cancellation: others have to take its job over."""
+    jobs = tuple(
+        JobPlan(at_s=round(rng.uniform(0.0, 5.0), 2), takes_s=rng.choice((0.5, 8.0))) for _ in range(rng.choice((1, 2)))
+    )
+    return Plan(
+        seed=seed,
+        workers=(WorkerPlan(),) * 2,
+        jobs=jobs,
+        events=(Event(round(rng.uniform(0.0, 3.0), 2), "odd polls", ("hangs on",)),),
+    )
+
+
+def _writes_that_fail(seed: int, rng: random.Random) -> Plan:
+    """Redis refuses the writes of one worker, while jobs come to their deadlines and another worker has time."""
+    at_s = [round(rng.uniform(0.0, 4.0), 2) for _ in range(3)]
+    return Plan(
+        seed=seed,
+        workers=(*_fleet(rng, 1), WorkerPlan()),
+        jobs=tuple(JobPlan(at_s=one, ends="never") for one in at_s),
+        events=(Event(round(min(at_s) + rng.uniform(5.0, 28.0), 2), "refuse writes", (0, 40.0)),),
+        timeout_s=30.0,
+    )
+
+
+KINDS = (
+    _cancel_in_a_poll,
+    _cancel_in_a_send,
+    _kept_record,
+    _start_in_the_future,
+    _poll_that_hangs_on,
+    _writes_that_fail,
+)
 """Storms that are pointed at one race each; the seed chooses which one."""
 
 

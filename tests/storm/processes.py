@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from storm.outside import HANGS_S, odd_observation, receipt_of
+from storm.outside import HANGS_ON_S, HANGS_S, odd_observation, receipt_of
 from storm.plan import Plan, address, named, queue_options, runner_options
 from videopoll import (
     AsyncRedisVideoJobQueue,
@@ -143,7 +143,17 @@ class OddPoller(VideoApiPoller):
         how = (await self.home.aask("odd")).strip('"')
         if how == "hangs":
             await asyncio.sleep(HANGS_S * self.home.spec.scale)
-        return odd_observation(how) if how not in {"", "hangs"} else observation
+        if how == "hangs on":
+            await _hang_on(HANGS_ON_S * self.home.spec.scale)
+        return odd_observation(how) if how not in {"", "hangs", "hangs on"} else observation
+
+
+async def _hang_on(for_s: float) -> None:
+    """Hang, and do not listen to any cancellation."""
+    until_s = time.monotonic() + for_s
+    while time.monotonic() < until_s:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(until_s - time.monotonic())
 
 
 ASKED_FORM: contextvars.ContextVar[str] = contextvars.ContextVar("storm_asked_form")
@@ -333,7 +343,11 @@ def _work_with_asyncio(spec: Spec) -> None:
                 await stack.enter_async_context(runner)
             await asyncio.gather(*(runner.run(handle_signals=len(runners) == 1) for runner in runners))
 
-    asyncio.run(main())
+    if any("hangs on" in event.how for event in spec.plan.events):
+        # Closing the loop would wait for what hangs; such a host ends its process without.
+        asyncio.new_event_loop().run_until_complete(main())
+    else:
+        asyncio.run(main())
 
 
 # --- the process that they are forked from ---

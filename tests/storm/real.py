@@ -28,7 +28,7 @@ from storm.fleet import Fleet, Life, Slot, Story
 from storm.outside import Sent
 from storm.plan import queue_options
 from storm.processes import ODD_RECEIPTS, STARVED_S, Nursery, Spec, events_of, nursery
-from storm.server import PENDING, spring
+from storm.server import OF_A_HOLDER, PENDING, REFUSED_WRITE, spring
 from storm.wire import Answer, HttpServer, RedisProxy, Request, know_scripts, name_of, troubled
 from videopoll import AsyncRedisVideoJobQueue, events
 from videopoll.jobs import MessageForm
@@ -149,6 +149,8 @@ class RealServer:
         self.away_until_s = self.stalled_until_s = self.full_until_s = self.refusing_until_s = 0.0
         self.refusal = ""
         self.cut_off: dict[Any, float] = {}
+        self.no_writes: dict[Any, float] = {}
+        self.refused: list[tuple[float, str]] = []
         self.lose_replies: list[str] = []
         self.break_off: list[tuple[str, int]] = []
         self.fired: list[str] = []
@@ -167,7 +169,7 @@ class RealServer:
     def troubled(self) -> bool:
         now_s = self.kernel.now_s
         ends = (self.stalled_until_s, self.full_until_s, self.refusing_until_s)
-        return self.away or any(end_s > now_s for end_s in (*ends, *self.cut_off.values()))
+        return self.away or any(end_s > now_s for end_s in (*ends, *self.cut_off.values(), *self.no_writes.values()))
 
     @property
     def step_s(self) -> float:
@@ -268,6 +270,9 @@ class _Way:
             return words
         if server.refusing_until_s > now_s and name not in OPERATORS:
             return f"-{server.refusal}\r\n".encode()
+        if name in OF_A_HOLDER and server.no_writes.get(self.process, 0.0) > now_s:
+            server.refused.append((now_s, self.process.name))
+            return f"-NOPERM {REFUSED_WRITE}\r\n".encode()
         if name != "blmove":
             spring(self.process, [name], "before it is served")
         writes = next((writes for wanted, writes in server.break_off if wanted == name), None)
@@ -329,6 +334,7 @@ class RealFleet(Fleet):
 
     def run(self) -> Story:
         self.kernel.run(self._whole())
+        self.story.refused = self.server.refused
         return self.story
 
     async def _whole(self) -> None:

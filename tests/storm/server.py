@@ -31,6 +31,9 @@ FED = frozenset(b"SET ZADD HSET LPUSH RPUSH BLMOVE LMOVE".split())
 """What a full server refuses."""
 PENDING = ("video:poll:queue", "video:poll:schedule", "video:poll:inflight", "video:poll:deliveries")
 FULL = "OOM command not allowed when used memory > 'maxmemory'."
+OF_A_HOLDER = frozenset({"conclude", "begin_send", "redeliver", "settle", "reschedule", "release", "renew"})
+"""What a worker writes about jobs in its hands."""
+REFUSED_WRITE = "this user has no permissions to access one of the keys used as arguments"
 
 
 class _RedisTime:
@@ -78,6 +81,8 @@ class RedisServer:
         self.refusing_until_s = 0.0
         self.refusal = ""
         self.cut_off: dict[Process, float] = {}
+        self.no_writes: dict[Process, float] = {}
+        self.refused: list[tuple[float, str]] = []
         self.lose_replies: list[str] = []
         self.break_off: list[tuple[str, int]] = []
         self._breaking: int | None = None
@@ -101,7 +106,14 @@ class RedisServer:
     def troubled(self) -> bool:
         now_s = self.kernel.now_s
         ends = (self.away_until_s, self.stalled_until_s, self.full_until_s, self.refusing_until_s)
-        return any(end_s > now_s for end_s in (*ends, *self.cut_off.values()))
+        return any(end_s > now_s for end_s in (*ends, *self.cut_off.values(), *self.no_writes.values()))
+
+    def refuses(self, process: Process | None, name: str) -> bool:
+        """Whether it refuses this write, because of who asks."""
+        if process is None or name not in OF_A_HOLDER or self.no_writes.get(process, 0.0) <= self.kernel.now_s:
+            return False
+        self.refused.append((self.kernel.now_s, process.name))
+        return True
 
     def name_of(self, words: tuple[Any, ...]) -> str:
         if words[0] in {"EVALSHA", "EVAL"}:
@@ -250,7 +262,12 @@ class Call:
         if self.block_s is None:
             spring(self.process, self.names, "before it is served")
         caller = self.process.name if self.process is not None else ""
-        replies = [server.execute(words, caller) for words in self.commands]
+        replies = [
+            errors.NoPermissionError(REFUSED_WRITE)
+            if server.refuses(self.process, name)
+            else server.execute(words, caller)
+            for name, words in zip(self.names, self.commands, strict=True)
+        ]
         self.served = True
         server.on_served(self.process, self.names, replies)
         if server.listeners and server.has_work(server.listeners[0].commands[0][1]):

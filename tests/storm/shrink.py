@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 OF_A_JOB = {"cancel", "cancel and tell", "poll now", "enqueue again", "redrive", "dismiss", "push"}
-OF_A_WORKER = {"kill", "freeze", "stop", "cut off"}
+OF_A_WORKER = {"kill", "freeze", "stop", "cut off", "refuse writes"}
 
 
 def kinds_of(wrongs: list[str]) -> set[str]:
