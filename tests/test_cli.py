@@ -21,13 +21,13 @@ from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
 from videopoll import RedisVideoJobQueue, __version__, events
 from videopoll.cli import output
 from videopoll.cli.app import app
-from videopoll.cli.channels import load_resolver
-from videopoll.cli.commands.worker import GC_THRESHOLDS, calm_garbage_collection
 from videopoll.cli.demo.cases import CASES, World, judge
-from videopoll.cli.logs import JsonFormatter
+from videopoll.cli.load import load_function
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import JobState
+from videopoll.observe.log_setup import JsonFormatter
 from videopoll.testing import Reply, unused_port
+from videopoll.worker.serve import GC_THRESHOLDS, calm_garbage_collection
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -493,9 +493,9 @@ def test_the_garbage_collector_of_a_worker_process_is_calm():
 
 
 def test_a_resolver_may_be_a_method():
-    assert load_resolver("collections:OrderedDict.fromkeys") is not None
+    assert load_function("--resolver", "collections:OrderedDict.fromkeys") is not None
     with pytest.raises(ConfigurationError):
-        load_resolver(":recipient_of")
+        load_function("--resolver", ":recipient_of")
 
 
 def test_json_lines_are_json_whatever_is_in_them():

@@ -16,7 +16,7 @@ import redis
 
 from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
 from videopoll import LeasePolicy, PollingStrategy, events
-from videopoll.cli.logs import JsonFormatter
+from videopoll.observe.log_setup import JsonFormatter
 from videopoll.queue.history import RedisHistory
 from videopoll.testing import Reply
 

@@ -40,10 +40,10 @@ from videopoll import (
 )
 from videopoll.cli.app import app
 from videopoll.cli.describe import describe_entry
-from videopoll.cli.logs import JsonFormatter
 from videopoll.events import show_texts
 from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoReady, VideoWorking
+from videopoll.observe.log_setup import JsonFormatter
 from videopoll.observe.metrics import OpenTelemetryHook, PrometheusHook
 from videopoll.queue.history import RedisHistory, read_history, read_recent
 from videopoll.queue.schema import Keys

@@ -276,6 +276,11 @@ class Emitter:
     def __init__(self, hooks: Iterable[Hook]) -> None:
         self._hooks = tuple(hooks)
 
+    def add(self, hook: Hook) -> None:
+        """Call this hook, too, from the next event on."""
+        # A new tuple: another thread may be going through the old one.
+        self._hooks = (*self._hooks, hook)
+
     def emit(self, event: Event, text: str | None = None) -> None:
         """Call every hook, also after one that raised.
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-import sys
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import cast
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from videopoll._reasons import own
-from videopoll.cli.options import (
-    ULTRAMSG_TOKEN,
-    WHATSAPP_FACTORY_TOKEN,
-    secret,
-)
+from videopoll.cli.load import call_function, load_function
+from videopoll.cli.options import ULTRAMSG_TOKEN, WHATSAPP_FACTORY_TOKEN, secret
 from videopoll.errors import ConfigurationError
 from videopoll.messages import Message, NotSent, Recipient
 from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFactoryNotifier
 
-__all__ = ["NoChannelNotifier", "build_channels", "build_notifier", "load_resolver"]
+__all__ = ["NoChannelNotifier", "build_channels", "build_notifier"]
+
+if TYPE_CHECKING:
+    from videopoll.protocols import AsyncNotifier, Notifier
 
 log: logging.Logger = logging.getLogger(__name__)
 
+Resolve: TypeAlias = Callable[[str], Recipient | Awaitable[Recipient]]
+Channels: TypeAlias = "dict[str, Notifier | AsyncNotifier]"
 
 NO_CHANNEL = (
     "no channel is configured, so no user gets anything: set --ultramsg-instance and VIDEOPOLL_ULTRAMSG_TOKEN,"
@@ -50,9 +49,16 @@ def build_channels(
     whatsapp_factory_url: str | None,
     whatsapp_factory_instance: str | None,
     resolving: bool,
-) -> dict[str, UltraMsgNotifier | WhatsAppFactoryNotifier]:
-    """Build the channels that are fully configured. With a resolver, the recipient may bring instance and token."""
-    channels: dict[str, UltraMsgNotifier | WhatsAppFactoryNotifier] = {}
+    hosts: Iterable[str] = (),
+) -> Channels:
+    """Build the channels that are fully configured, and the host's own, each ``name=package.module:function``.
+
+    With a resolver, the recipient may bring instance and token.
+
+    Raises:
+        ConfigurationError: A channel of the host's cannot be built.
+    """
+    channels: Channels = {}
     token = secret(ULTRAMSG_TOKEN)
     if resolving or (ultramsg_instance and token):
         channels["ultramsg"] = UltraMsgNotifier(base_url=ultramsg_url, instance_id=ultramsg_instance, token=token)
@@ -68,42 +74,20 @@ def build_channels(
             "WhatsApp Factory is left out: it needs --whatsapp-factory-url, --whatsapp-factory-instance and %s",
             WHATSAPP_FACTORY_TOKEN,
         )
+    for each in hosts:
+        name, equals, function = each.partition("=")
+        if not name or not equals:
+            msg = f"--channel looks like name=package.module:function, got {each!r}"
+            raise ConfigurationError(msg)
+        channels[name] = cast("Notifier | AsyncNotifier", call_function(f"--channel {name}", function))
     return channels
 
 
-def build_notifier(
-    channels: dict[str, UltraMsgNotifier | WhatsAppFactoryNotifier], resolver: str | None
-) -> RoutingNotifier | NoChannelNotifier:
+def build_notifier(channels: Channels, resolver: str | None) -> RoutingNotifier | NoChannelNotifier:
     """Return the notifier over these channels, or one that keeps every outcome if there is none."""
     if not channels:
         log.warning("%s%s", NO_CHANNEL[0].upper(), NO_CHANNEL[1:])
         return NoChannelNotifier()
     if resolver is None:
         return RoutingNotifier.from_metadata(channels)
-    return RoutingNotifier(channels, resolve=load_resolver(resolver))
-
-
-def load_resolver(name: str) -> Callable[[str], Recipient | Awaitable[Recipient]]:
-    """Import the host's function, e.g. ``myshop.people:recipient_of``; also from the working directory.
-
-    Raises:
-        ConfigurationError: There is no such function.
-    """
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        msg = f"--resolver looks like package.module:function, got {name!r}"
-        raise ConfigurationError(msg)
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: object = importlib.import_module(module_name)
-    except Exception as error:
-        msg = f"--resolver: {module_name!r} cannot be imported ({type(error).__name__}: {error})"
-        raise ConfigurationError(msg) from error
-    for part in attribute.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        msg = f"--resolver: {module_name!r} has no function {attribute!r}"
-        raise ConfigurationError(msg)
-    return cast("Callable[[str], Recipient | Awaitable[Recipient]]", found)
+    return RoutingNotifier(channels, resolve=cast("Resolve", load_function("--resolver", resolver)))

@@ -10,6 +10,7 @@ from videopoll.jobs.views import Health
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from videopoll.events import Hook
     from videopoll.worker.state import WorkerState
     from videopoll.worker.stopping import Stopping
 
@@ -84,6 +85,10 @@ class BaseRunner(Generic[RunT]):
     def stopping(self) -> bool:
         """Whether it has been asked to stop, and has not ended yet."""
         return self._state.stopping
+
+    def add_hook(self, hook: Hook) -> None:
+        """Give `hook` every event from now on, like those that the runner was built with."""
+        self._state.add_hook(hook)
 
     def health(self) -> Health:
         """Return whether this worker is fit, from what it has seen so far."""

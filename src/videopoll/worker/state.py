@@ -205,6 +205,10 @@ class WorkerState:
             self.vitals.polled(event)
         self._emitter.emit(event, text)
 
+    def add_hook(self, hook: Hook) -> None:
+        """Give this hook every event from now on."""
+        self._emitter.add(hook)
+
     def health(self) -> Health:
         """Return whether this worker is fit, from what it has seen so far."""
         return self.vitals.judge(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import gc
-from typing import Annotated, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypedDict, TypeVar, cast
 
 import typer
 
-from videopoll.cli.channels import NoChannelNotifier, build_channels, build_notifier
-from videopoll.cli.logs import LogFormat, LogLevel, set_up_logging
+from videopoll._calling import is_async
+from videopoll.cli.channels import build_channels, build_notifier
+from videopoll.cli.load import call_function
 from videopoll.cli.options import (
     API_KEY,
     DEFAULT_API_URL,
@@ -27,31 +26,68 @@ from videopoll.cli.options import (
     UltraMsgUrl,
     WhatsAppFactoryInstance,
     WhatsAppFactoryUrl,
-    open_queue,
     secret,
     ttls_of,
 )
 from videopoll.cli.output import guarded
 from videopoll.errors import ConfigurationError
-from videopoll.events import Hook
 from videopoll.notifiers import RoutingNotifier
-from videopoll.observe.metrics import PrometheusHook
+from videopoll.observe.log_setup import LogFormat, LogLevel, set_up_logging
 from videopoll.policies import LeasePolicy, PollingStrategy
 from videopoll.queue.history import RedisHistory
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.texts import ENGLISH, SPANISH, Texts
 from videopoll.video_api.poller import VideoApiPoller
 from videopoll.worker.async_runner import AsyncRunner
-from videopoll.worker.health_server import HealthServer
 from videopoll.worker.runner import Runner
+from videopoll.worker.serve import serve
 
-__all__ = ["calm_garbage_collection", "worker"]
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
-GC_THRESHOLDS = (50_000, 20, 20)
-"""What `gc.set_threshold` gets: new objects, and younger collections, between two looks."""
+    from videopoll.cli.channels import NoChannelNotifier
+    from videopoll.events import Hook
+    from videopoll.policies import KeyTtls
+    from videopoll.protocols import AsyncVideoPoller, VideoPoller
+    from videopoll.worker.serve import App, Built
+
+__all__ = ["worker"]
+
+Q = TypeVar("Q", RedisVideoJobQueue, AsyncRedisVideoJobQueue)
 
 POLLING, CHANNELS, WORKER, OPERATING, LOGS = "Polling", "Channels", "Worker", "Health, metrics and history", "Log"
 
+OwnApp: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--app",
+        envvar="VIDEOPOLL_APP",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="Your function that builds the whole Runner or AsyncRunner, from parts of your own."
+        " Then only the options on health, metrics and the log count here.",
+        rich_help_panel=WORKER,
+    ),
+]
+OwnPoller: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--poller",
+        envvar="VIDEOPOLL_POLLER",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="Your function that builds a poller of your own, for another video API.",
+        rich_help_panel=POLLING,
+    ),
+]
+OwnChannels: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--channel",
+        envvar="VIDEOPOLL_CHANNEL",
+        metavar="NAME=PACKAGE.MODULE:FUNCTION",
+        help="A channel, and your function that builds its notifier; as often as you like. In the variable, spaces separate them.",
+        rich_help_panel=CHANNELS,
+    ),
+]
 Resolver: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -191,11 +227,15 @@ Format: TypeAlias = Annotated[
 
 @guarded
 def worker(
+    ctx: typer.Context,
     *,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
     job_ttl: JobTtl = DEFAULT_JOB_TTL_S,
+    app: OwnApp = None,
+    poller: OwnPoller = None,
     api_url: ApiUrl = DEFAULT_API_URL,
+    channel: OwnChannels = None,
     ultramsg_url: UltraMsgUrl = DEFAULT_ULTRAMSG_URL,
     ultramsg_instance: UltraMsgInstance = None,
     whatsapp_factory_url: WhatsAppFactoryUrl = None,
@@ -221,22 +261,39 @@ def worker(
 ) -> None:
     """Run a worker until SIGTERM or Ctrl-C, which drain it; another one, a second or more later, ends it at once.
 
-    Secrets come from the environment only: VIDEOPOLL_API_KEY (needed),
-    VIDEOPOLL_ULTRAMSG_TOKEN, VIDEOPOLL_WHATSAPP_FACTORY_TOKEN.
+    Secrets come from the environment only: VIDEOPOLL_API_KEY (needed, unless the
+    poller is yours), VIDEOPOLL_ULTRAMSG_TOKEN, VIDEOPOLL_WHATSAPP_FACTORY_TOKEN.
 
     \b
     export VIDEOPOLL_API_KEY=… VIDEOPOLL_ULTRAMSG_TOKEN=…
     videopoll worker --ultramsg-instance instance1150
     videopoll worker --resolver myshop.people:recipient_of --log-format json
+    videopoll worker --app myshop.worker:build --health-port 8080
 
     Start as many as you like on one Redis: each job is in the hands of one, and
     the jobs of one that dies go to the others.
     """  # noqa: D301 - a backspace keeps line ends in the help
+    # Before the parts are built: what they warn of belongs into the log.
     set_up_logging(log_level, log_format)
-    _check_lifetimes(job_ttl, timeout)
     if metrics and health_port is None:
         msg = "--metrics needs --health-port: metrics are served by the health endpoint"
         raise ConfigurationError(msg)
+
+    def serve_app(build: App) -> None:
+        serve(
+            build,
+            health_port=health_port,
+            health_host=health_host,
+            metrics=metrics,
+            log_level=log_level,
+            log_format=log_format,
+        )
+
+    if app is not None:
+        _check_alone(ctx)
+        serve_app(lambda: cast("Built", call_function("--app", app)))
+        return
+    _check_lifetimes(job_ttl, timeout)
     options = RunnerOptions(
         strategy=PollingStrategy(
             interval_s=interval, timeout_s=timeout, initial_delay_s=initial_delay, max_attempts=max_attempts
@@ -249,30 +306,68 @@ def worker(
     )
     if concurrency is not None:
         options["concurrency"] = concurrency
-    poller = _poller(api_url)
+    asking = _poller(api_url, poller)
     channels = build_channels(
         ultramsg_url=ultramsg_url,
         ultramsg_instance=ultramsg_instance,
         whatsapp_factory_url=whatsapp_factory_url,
         whatsapp_factory_instance=whatsapp_factory_instance,
         resolving=resolver is not None,
+        hosts=channel or (),
     )
     notifier = build_notifier(channels, resolver)
-    if runner is RunnerKind.SYNC and isinstance(notifier, RoutingNotifier) and notifier.async_only:
-        msg = f"--resolver {resolver} is an async function: use --runner async, or give a plain one"
-        raise ConfigurationError(msg)
-    with contextlib.ExitStack() as stack:
-        operating = _Operating(
-            stack, redis_url, prefix, history=history, metrics=metrics, address=(health_host, health_port)
-        )
-        options["hooks"] = operating.hooks
-        calm_garbage_collection()
-        if runner is RunnerKind.ASYNC:
-            jobs = AsyncRedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls_of(job_ttl))
-            asyncio.run(_run_async(jobs, poller, notifier, options, operating))
-        else:
-            queue = RedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls_of(job_ttl))
-            _run(queue, poller, notifier, options, operating)
+    if runner is RunnerKind.SYNC:
+        _check_sync(asking, poller, notifier, resolver)
+    place = _Place(redis_url, prefix, ttls_of(job_ttl), history=history)
+    parts = _Parts(place, asking, notifier, options)
+    serve_app(parts.async_app if runner is RunnerKind.ASYNC else parts.app)
+
+
+class _Place:
+    """Where the jobs are, and whether what happens to them is kept there."""
+
+    def __init__(self, url: str, prefix: str, ttls: KeyTtls, *, history: bool) -> None:
+        self._url, self._prefix, self._ttls = url, prefix, ttls
+        self.keeper: RedisHistory | None = RedisHistory(url, prefix=prefix) if history else None
+
+    def open(self, kind: type[Q]) -> Q:
+        return kind.from_url(self._url, prefix=self._prefix, ttls=self._ttls)
+
+
+class _Parts:
+    """What the options say, as an app for `serve`."""
+
+    def __init__(
+        self,
+        place: _Place,
+        poller: VideoPoller | AsyncVideoPoller,
+        notifier: RoutingNotifier | NoChannelNotifier,
+        options: RunnerOptions,
+    ) -> None:
+        self._place, self._poller, self._notifier = place, poller, notifier
+        self._keeper = place.keeper
+        self._options = options
+        self._options["hooks"] = [] if self._keeper is None else [self._keeper]
+
+    @contextlib.contextmanager
+    def app(self) -> Iterator[Runner]:
+        with self._keeper or contextlib.nullcontext(), self._place.open(RedisVideoJobQueue) as queue:
+            # Checked before: an async poller is refused with --runner sync.
+            runner = Runner(queue, cast("VideoPoller", self._poller), self._notifier, **self._options)
+            self._follow(runner)
+            yield runner
+
+    @contextlib.asynccontextmanager
+    async def async_app(self) -> AsyncIterator[AsyncRunner]:
+        with self._keeper or contextlib.nullcontext():
+            async with self._place.open(AsyncRedisVideoJobQueue) as queue:
+                runner = AsyncRunner(queue, self._poller, self._notifier, **self._options)
+                self._follow(runner)
+                yield runner
+
+    def _follow(self, runner: Runner | AsyncRunner) -> None:
+        if self._keeper is not None:
+            self._keeper.follow(runner)
 
 
 class RunnerOptions(TypedDict, total=False):
@@ -288,6 +383,24 @@ class RunnerOptions(TypedDict, total=False):
     hooks: list[Hook]
 
 
+OF_THE_PROCESS = frozenset({"app", "health_port", "health_host", "metrics", "log_level", "log_format"})
+"""The options that count beside `--app`."""
+
+
+def _check_alone(ctx: typer.Context) -> None:
+    """Raise a ConfigurationError if the command line has options that `--app` would pass over in silence."""
+    given = [
+        option.opts[0]
+        for option in ctx.command.params
+        if option.name
+        and option.name not in OF_THE_PROCESS
+        and getattr(ctx.get_parameter_source(option.name), "name", None) == "COMMANDLINE"
+    ]
+    if given:
+        msg = f"--app builds the whole runner, so {', '.join(given)} would have no effect: set it there, or leave --app out"
+        raise ConfigurationError(msg)
+
+
 def _check_lifetimes(job_ttl: int, timeout: float) -> None:
     """Raise a ConfigurationError if a job's record would expire before its polling can end."""
     if job_ttl <= timeout:
@@ -298,83 +411,22 @@ def _check_lifetimes(job_ttl: int, timeout: float) -> None:
         raise ConfigurationError(msg)
 
 
-def _poller(api_url: str) -> VideoApiPoller:
+def _check_sync(asking: object, poller: str | None, notifier: object, resolver: str | None) -> None:
+    """Raise a ConfigurationError if a part of the host's needs asyncio."""
+    if is_async(getattr(asking, "poll", None)):
+        msg = f"--poller {poller} builds an async poller: use --runner async, or give a plain one"
+        raise ConfigurationError(msg)
+    if isinstance(notifier, RoutingNotifier) and notifier.async_only:
+        whose = f"--resolver {resolver} is" if resolver is not None else "--channel builds"
+        msg = f"{whose} an async {'function' if resolver is not None else 'notifier'}: use --runner async, or give a plain one"
+        raise ConfigurationError(msg)
+
+
+def _poller(api_url: str, own: str | None) -> VideoPoller | AsyncVideoPoller:
+    if own is not None:
+        return cast("VideoPoller | AsyncVideoPoller", call_function("--poller", own))
     api_key = secret(API_KEY)
     if api_key is None:
         msg = f"the video API needs a key: set {API_KEY} in the environment"
         raise ConfigurationError(msg)
     return VideoApiPoller(base_url=api_url, api_key=api_key)
-
-
-class _Operating:
-    """What an operator sees of a worker: the history, the metrics, the health endpoint; closed with the stack."""
-
-    def __init__(
-        self,
-        stack: contextlib.ExitStack,
-        redis_url: str,
-        prefix: str,
-        *,
-        history: bool,
-        metrics: bool,
-        address: tuple[str, int | None],
-    ) -> None:
-        self.hooks: list[Hook] = []
-        self._stack = stack
-        self._host, self._port = address
-        self._history = stack.enter_context(RedisHistory(redis_url, prefix=prefix)) if history else None
-        self._prometheus: PrometheusHook | None = None
-        if self._history is not None:
-            self.hooks.append(self._history)
-        if metrics:
-            counting = stack.enter_context(open_queue(redis_url, prefix))
-            try:
-                self._prometheus = PrometheusHook(counts=counting.counts)
-            except ImportError as error:
-                raise ConfigurationError(str(error)) from error
-            self.hooks.append(self._prometheus)
-
-    def follow(self, running: Runner | AsyncRunner) -> None:
-        """Report the heartbeats and the health of this runner from now on."""
-        if self._history is not None:
-            self._history.follow(running)
-        if self._port is not None:
-            registry = self._prometheus.registry if self._prometheus else None
-            self._stack.enter_context(HealthServer(running, self._port, self._host, registry=registry))
-
-
-def _run(
-    queue: RedisVideoJobQueue,
-    poller: VideoApiPoller,
-    notifier: RoutingNotifier | NoChannelNotifier,
-    options: RunnerOptions,
-    operating: _Operating,
-) -> None:
-    with queue, Runner(queue, poller, notifier, **options) as running:
-        operating.follow(running)
-        running.run(handle_signals=True)
-
-
-async def _run_async(
-    queue: AsyncRedisVideoJobQueue,
-    poller: VideoApiPoller,
-    notifier: RoutingNotifier | NoChannelNotifier,
-    options: RunnerOptions,
-    operating: _Operating,
-) -> None:
-    async with queue, AsyncRunner(queue, poller, notifier, **options) as running:
-        operating.follow(running)
-        await running.run(handle_signals=True)
-
-
-def calm_garbage_collection() -> None:
-    """Make Python look for cyclic garbage less often. Only the owner of a process should call this.
-
-    A worker holds tens of thousands of short-lived objects, and makes
-    hardly any cycles. With Python's defaults a fifth of its time goes into looking
-    for them, in pauses of up to 50 ms (`docs/explanation/speed.md` has the figures).
-    """
-    gc.collect()
-    # What is there by now stays for good: no later look has to go through it.
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)

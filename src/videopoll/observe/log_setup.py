@@ -1,4 +1,4 @@
-"""How the worker writes its log: readable lines or JSON lines, on standard error."""
+"""How a worker process writes its log: readable lines or JSON lines, on standard error."""
 
 from __future__ import annotations
 
