@@ -213,7 +213,7 @@ def test_a_look_up_that_answers_nonsense_is_no_answer(world, parts, result):
         return Unknown("lost")
 
     world.enqueue_ready(channel="own")
-    own = part(parts, notify=notify, find=lambda _: result())
+    own = part(parts, notify=notify, look_up=lambda _: result())
     with world.worker(notifier=own, delivery=attrs.evolve(STEADY, deadline_s=0.5)) as worker:
         reason = until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")[0].reason
 

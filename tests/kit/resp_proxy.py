@@ -238,8 +238,8 @@ class RespProxy:
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._open |= {client, server}
-            if self._listener is None:
-                # It came in just before connections were refused, and too late to be cut with the others.
+            if self._listener is None or self._hanging_up:
+                # It came in just before the trouble began, and too late to be cut with the others.
                 _cut(client)
         try:
             self._relay(_Stream(client), _Stream(server))
