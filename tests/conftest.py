@@ -179,6 +179,7 @@ ONE_SERVER = {
     "test_poison",
     "test_script_aborts",
     "test_secrets",
+    "test_serve",
     "test_stops",
     "test_stray_404",
     "test_tool",

@@ -84,7 +84,7 @@ def serve(
         log_format: ``text``, or ``json`` for one JSON object a line.
 
     Raises:
-        ConfigurationError: The app returns something else, or an option cannot work.
+        ConfigurationError: The app raised, or returned something else; or an option cannot work.
     """
     _check(log_level, log_format)
     if metrics and health_port is None:
@@ -92,13 +92,14 @@ def serve(
         raise ConfigurationError(msg)
     if log_level is not None:
         set_up_logging(LogLevel(log_level), LogFormat(log_format))
-    built = app()
+    with _told():
+        built = app()
     calm_garbage_collection()
 
     def watched(runner: Runner | AsyncRunner) -> AbstractContextManager[None]:
         return observed(runner, health_port=health_port, health_host=health_host, metrics=metrics)
 
-    if isinstance(built, AbstractContextManager) and not isinstance(built, AsyncRunner):
+    if isinstance(built, AbstractContextManager):
         _run(built, watched)
     elif isinstance(built, Awaitable | AbstractAsyncContextManager):
         asyncio.run(_run_async(built, watched))
@@ -110,25 +111,42 @@ Watched: TypeAlias = Callable[[Runner | AsyncRunner], AbstractContextManager[Non
 
 
 def _run(built: AbstractContextManager[Runner], watched: Watched) -> None:
-    with built as runner:
+    with contextlib.ExitStack() as stack:
+        with _told():
+            runner = stack.enter_context(built)
         if not isinstance(runner, Runner):
             raise _no_runner(runner)
-        with runner, watched(runner):
-            runner.run(handle_signals=True)
+        stack.enter_context(runner)
+        stack.enter_context(watched(runner))
+        runner.run(handle_signals=True)
 
 
 async def _run_async(
     built: Awaitable[AsyncRunner] | AbstractAsyncContextManager[AsyncRunner], watched: Watched
 ) -> None:
-    entered = await built if isinstance(built, Awaitable) else built
-    if not isinstance(entered, AbstractAsyncContextManager):
-        raise _no_runner(entered)
-    async with entered as runner:
+    async with contextlib.AsyncExitStack() as stack:
+        with _told():
+            entered = await built if isinstance(built, Awaitable) else built
+            if not isinstance(entered, AbstractAsyncContextManager):
+                raise _no_runner(entered)
+            runner = await stack.enter_async_context(entered)
         if not isinstance(runner, AsyncRunner):
             raise _no_runner(runner)
-        async with runner:
-            with watched(runner):
-                await runner.run(handle_signals=True)
+        await stack.enter_async_context(runner)
+        stack.enter_context(watched(runner))
+        await runner.run(handle_signals=True)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turn what the host's app raises while it builds into a ConfigurationError."""
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        msg = f"the app raised {type(error).__name__}: {error}"
+        raise ConfigurationError(msg) from error
 
 
 @contextlib.contextmanager
