@@ -34,10 +34,10 @@ FENCE = re.compile(
 
 # Runs a page in one namespace. A worker that runs until a signal comes gets one when it has started.
 PROGRAM = """
-import json, logging, os, signal, sys
+import json, logging, os, re, signal, sys
 class Stop(logging.Handler):
     def emit(self, record):
-        if getattr(record, "vp_event", "") == "WorkerStarted" and "handle_signals=True" in code:
+        if getattr(record, "vp_event", "") == "WorkerStarted" and re.search(r"handle_signals=True|^serve\\(", code, re.M):
             os.kill(os.getpid(), signal.SIGTERM)
 logging.getLogger("videopoll.jobs").addHandler(Stop())
 logging.getLogger("videopoll.jobs").setLevel(logging.INFO)
