@@ -8,11 +8,7 @@ from storm.model import judge
 from storm.plan import delivery_storm, kill_storm, plan_of
 from storm.real import run_real
 
-pytestmark = [
-    pytest.mark.slow,
-    # redis-py forgets a connection whose opening was cut off by its time limit; the server is restarted here.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("server", ["redis", "valkey"])
