@@ -6,9 +6,11 @@ Calls that are safe to repeat are repeated in `videopoll.queue.scripts`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
+import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from redis.connection import ConnectionInterface
 
 __all__ = [
+    "MAX_CONNECTIONS",
     "REDIS_ERRORS",
     "AsyncFreshPool",
     "FreshPool",
@@ -39,6 +42,7 @@ __all__ = [
     "client_of",
     "has_moved",
     "is_broken",
+    "is_full",
     "ms_of",
     "queue_errors",
     "raise_queue_error",
@@ -46,7 +50,7 @@ __all__ = [
     "to_queue_error",
 ]
 
-T = TypeVar("T")
+PoolT = TypeVar("PoolT")
 
 REDIS_ERRORS: tuple[type[redis_errors.RedisError], type[OSError]] = (redis_errors.RedisError, OSError)
 """What a client of Redis raises."""
@@ -62,20 +66,49 @@ forget after a minute at the earliest.
 """
 
 
+MAX_CONNECTIONS = 50
+"""Connections of one client at most, where nothing else is said; further calls wait for one."""
+
+
 # --- clients of a URL ---
 
 
 class FreshPool(redis.ConnectionPool):
-    """A pool that opens a connection anew, by name, before it is used after a long rest."""
+    """A pool whose connections are waited for, and opened anew, by name, before they are used after a long rest.
+
+    redis-py's own pool that waits has deadlocked under asyncio in some of its versions, and opens no
+    connection anew; so places are counted here.
+    """
+
+    wait_s = 0.0
+    """Seconds that a call waits for a connection, at most."""
 
     def __init__(self, *args: object, **options: object) -> None:
         self._released_s: weakref.WeakKeyDictionary[ConnectionInterface, float] = weakref.WeakKeyDictionary()
+        # A connection goes back to the gate that it came through.
+        self._gates: weakref.WeakKeyDictionary[ConnectionInterface, threading.Semaphore] = weakref.WeakKeyDictionary()
         cast("Callable[..., None]", super().__init__)(*args, **options)
+        self._gate = (os.getpid(), threading.Semaphore(self.max_connections))
 
     def get_connection(self, *args: object, **options: object) -> redis.Connection:
-        """Get a connection that is fit to be used."""
-        get: Callable[..., redis.Connection] = super().get_connection
-        connection = get(*args, **options)
+        """Get a connection that is fit to be used.
+
+        Raises:
+            redis.exceptions.MaxConnectionsError: All are in use, and none came free in time.
+        """
+        if self._gate[0] != os.getpid():
+            # A forked process has none of its parent's connections, nor the threads that would put them back.
+            self._gate = (os.getpid(), threading.Semaphore(self.max_connections))
+        gate = self._gate[1]
+        if not gate.acquire(timeout=self.wait_s):
+            raise redis_errors.MaxConnectionsError
+        try:
+            get: Callable[..., redis.Connection] = super().get_connection
+            connection = get(*args, **options)
+        except BaseException:
+            gate.release()
+            raise
+        self._gates[connection] = gate
         if time.monotonic() - self._released_s.pop(connection, float("inf")) > RESTED_S:
             try:
                 cast("Callable[[], None]", connection.disconnect)()
@@ -88,20 +121,43 @@ class FreshPool(redis.ConnectionPool):
     def release(self, connection: ConnectionInterface) -> None:
         """Take a connection back, and note when it was."""
         self._released_s[connection] = time.monotonic()
-        super().release(cast("redis.Connection", connection))
+        gate = self._gates.pop(connection, None)
+        try:
+            super().release(cast("redis.Connection", connection))
+        finally:
+            if gate is not None:
+                gate.release()
 
 
 class AsyncFreshPool(redis.asyncio.ConnectionPool):
     """The asyncio side of `FreshPool`."""
 
+    wait_s = 0.0
+
     def __init__(self, *args: object, **options: object) -> None:
         self._released_s: weakref.WeakKeyDictionary[AsyncConnection, float] = weakref.WeakKeyDictionary()
+        self._gates: weakref.WeakKeyDictionary[AsyncConnection, asyncio.Semaphore] = weakref.WeakKeyDictionary()
         cast("Callable[..., None]", super().__init__)(*args, **options)
+        self._gate: tuple[asyncio.AbstractEventLoop | None, asyncio.Semaphore] = (None, asyncio.Semaphore(0))
 
     async def get_connection(self, *args: object, **options: object) -> AsyncConnection:
-        """Get a connection that is fit to be used."""
-        get = cast("Callable[..., Awaitable[AsyncConnection]]", super().get_connection)
-        connection = await get(*args, **options)
+        """Get a connection that is fit to be used; see `FreshPool.get_connection`."""
+        if self._gate[0] is not (loop := asyncio.get_running_loop()):
+            # One loop after the other may use a pool, and what is waited for belongs to one.
+            self._gate = (loop, asyncio.Semaphore(self.max_connections))
+        gate = self._gate[1]
+        try:
+            async with asyncio.timeout(self.wait_s if gate.locked() else None):
+                await gate.acquire()
+        except TimeoutError:
+            raise redis_errors.MaxConnectionsError from None
+        try:
+            get = cast("Callable[..., Awaitable[AsyncConnection]]", super().get_connection)
+            connection = await get(*args, **options)
+        except BaseException:
+            gate.release()
+            raise
+        self._gates[connection] = gate
         if time.monotonic() - self._released_s.pop(connection, float("inf")) > RESTED_S:
             try:
                 await connection.disconnect()
@@ -114,24 +170,39 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
     async def release(self, connection: AsyncConnection) -> None:
         """Take a connection back, and note when it was."""
         self._released_s[connection] = time.monotonic()
-        await super().release(connection)
+        gate = self._gates.pop(connection, None)
+        try:
+            await super().release(connection)
+        finally:
+            if gate is not None:
+                gate.release()
 
 
-def client_of(url: str, timeout_s: float) -> redis.Redis:
-    """Return a client with a pool of its own, whose calls wait at most `timeout_s` seconds for a reply.
+def client_of(url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> redis.Redis:
+    """Return a client with a pool of its own.
+
+    Args:
+        url: Where to.
+        timeout_s: Seconds that a call waits at most for a connection to be free, again for it to be opened, and
+            again for a reply.
+        max_connections: Connections at most. A ``max_connections`` in the URL goes before it.
 
     Raises:
-        ConfigurationError: The URL cannot be read.
+        ConfigurationError: The URL cannot be read, or the number is none.
     """
-    return redis.Redis.from_pool(_pool_of(FreshPool, url, timeout_s, Retry(NoBackoff(), 0)))
+    return redis.Redis.from_pool(_pool_of(FreshPool, url, timeout_s, max_connections, Retry(NoBackoff(), 0)))
 
 
-def async_client_of(url: str, timeout_s: float) -> redis.asyncio.Redis:
+def async_client_of(url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> redis.asyncio.Redis:
     """Return an asyncio client; the asyncio side of `client_of`."""
-    return redis.asyncio.Redis.from_pool(_pool_of(AsyncFreshPool, url, timeout_s, AsyncRetry(NoBackoff(), 0)))
+    retry = AsyncRetry(NoBackoff(), 0)
+    return redis.asyncio.Redis.from_pool(_pool_of(AsyncFreshPool, url, timeout_s, max_connections, retry))
 
 
-def _pool_of(kind: type[T], url: str, timeout_s: float, retry: object) -> T:
+def _pool_of(kind: type[PoolT], url: str, timeout_s: float, max_connections: int, retry: object) -> PoolT:
+    if type(max_connections) is not int or max_connections < 1:
+        msg = f"max_connections must be a whole number of at least 1, got {max_connections!r}"
+        raise ConfigurationError(msg)
     pool_type = cast("Any", kind)
     try:
         pool = pool_type.from_url(
@@ -140,6 +211,7 @@ def _pool_of(kind: type[T], url: str, timeout_s: float, retry: object) -> T:
             socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
             retry=retry,
             health_check_interval=0,
+            max_connections=max_connections,
         )
     except (ValueError, TypeError, AttributeError):
         # The cause would quote a part of the URL, and so of the password.
@@ -154,7 +226,8 @@ def _pool_of(kind: type[T], url: str, timeout_s: float, retry: object) -> T:
             " or build the client yourself"
         )
         raise ConfigurationError(msg) from None
-    return cast("T", pool)
+    pool.wait_s = timeout_s
+    return cast("PoolT", pool)
 
 
 def shown_address(client: redis.Redis | redis.asyncio.Redis) -> str:
@@ -253,6 +326,9 @@ _IN_SCRIPT = re.compile(r"Error running script \(.*?\): (?:@user_script: ?\d+: )
 
 _MOVED = ("READONLY", "MASTERDOWN", "UNBLOCKED")
 
+_FULL = ("Too many connections", "No connection available.")
+"""What redis-py's pools say when all is in use: of no class of its own in some versions, or in the pool that waits."""
+
 _NO_RIGHTS = ("NOPERM", "The user executing the script can't")
 
 _LOOKED_AT = 300
@@ -299,6 +375,13 @@ def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
                 f" ({_codes(error, text)}{which}). Grant it access to the keys of the prefix."
             )
         )
+    if is_full(error):
+        return QueueUnavailableError(
+            own(
+                f"{doing}: every connection that this client may open is in use, and none came free in time; Redis was"
+                " not asked. Allow more (max_connections), or make fewer calls at once. Try again."
+            )
+        )
     if isinstance(error, redis_errors.TimeoutError):
         return QueueUnavailableError(own(f"{doing}: Redis did not answer in time. Try again."))
     if isinstance(error, redis_errors.ConnectionError | OSError):
@@ -333,10 +416,21 @@ def has_moved(error: Exception) -> bool:
     return isinstance(error, redis_errors.ReadOnlyError | redis_errors.MasterDownError) or text.startswith(_MOVED)
 
 
+def is_full(error: Exception) -> bool:
+    """Whether a client's pool had no connection to give: nothing was sent, and the server may be well."""
+    return isinstance(error, redis_errors.MaxConnectionsError) or (
+        isinstance(error, redis_errors.ConnectionError) and str(error) in _FULL
+    )
+
+
 def is_broken(error: Exception) -> bool:
     """Whether a connection broke: a pooled one may have died unnoticed, and a fresh one may work."""
-    return isinstance(error, redis_errors.ConnectionError | OSError) and not isinstance(
-        error, redis_errors.TimeoutError | redis_errors.AuthenticationError | redis_errors.BusyLoadingError
+    return (
+        isinstance(error, redis_errors.ConnectionError | OSError)
+        and not isinstance(
+            error, redis_errors.TimeoutError | redis_errors.AuthenticationError | redis_errors.BusyLoadingError
+        )
+        and not is_full(error)
     )
 
 

@@ -28,7 +28,6 @@ from videopoll.queue.scripts import evaluate, evaluate_all, let_go_if_moved
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-    from typing import Protocol
 
     import redis
 
@@ -40,16 +39,7 @@ if TYPE_CHECKING:
     from videopoll.policies import LeasePolicy, PollingStrategy
     from videopoll.queue.schema import Keys
 
-    Sleep = Callable[[float], "Awaitable[None] | None"]
-
-    class Subscription(Protocol):
-        """What `Operations.wait` uses of a client's ``pubsub()``, sync or async."""
-
-        def subscribe(self, *channels: str) -> object:
-            """Begin to listen."""
-
-        def get_message(self, *, timeout: float) -> object:
-            """Return the next message, or None after `timeout` seconds."""
+    Rung = Callable[[float], "Awaitable[None] | None"]
 
 
 __all__ = ["NewJob", "Operations", "new_token"]
@@ -59,9 +49,6 @@ NewJob = tuple[str, str, "Mapping[str, JsonValue] | None"]
 
 SCAN_STEP = 500
 """Keys that one step of a scan looks at: a fraction of a millisecond of Redis's time."""
-
-LOOK_EVERY_S = 1.0
-"""How often `wait` looks at the keys: other kinds of workers publish nothing."""
 
 SWEEP_SHARE = 0.02
 """The share of the time that looking for lost jobs may take, where there are so many keys that it matters."""
@@ -135,24 +122,15 @@ class Operations:
             self._emitter.emit(events.JobCancelled(job_id=job_id))
         return result
 
-    def wait(self, job_id: str, ended: Subscription, sleep: Sleep, *, timeout_s: float) -> Flow[Outcome | None]:
-        """Wait for the outcome of a job."""
+    def wait(self, job_id: str, rung: Rung, *, timeout_s: float) -> Flow[Outcome | None]:
+        """Wait for the outcome of a job; `rung` returns when it is time to look."""
         until_s = time.monotonic() + timeout_s
-        outcome = _outcome_of((yield from self.get(job_id)), job_id)
-        subscribed = False
-        while outcome is None and (left_s := until_s - time.monotonic()) > 0:
-            try:
-                if not subscribed:
-                    yield from do(ended.subscribe, self.keys.ended(job_id))
-                    subscribed = True
-                else:
-                    yield from do(ended.get_message, timeout=min(left_s, LOOK_EVERY_S))
-            except REDIS_ERRORS:
-                # Without the right to subscribe, or the connection: looking now and then is enough.
-                yield from do(sleep, min(left_s, LOOK_EVERY_S))
-            # A look after the subscription, and after each message: none can be missed in between.
+        while True:
             outcome = _outcome_of((yield from self.get(job_id)), job_id)
-        return outcome
+            left_s = until_s - time.monotonic()
+            if outcome is not None or left_s <= 0:
+                return outcome
+            yield from do(rung, left_s)
 
     # --- for runners ---
 

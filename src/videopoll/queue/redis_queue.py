@@ -1,16 +1,15 @@
 """The queue on Redis: `RedisVideoJobQueue` for threads, `AsyncRedisVideoJobQueue` for asyncio.
 
 What they do is in `videopoll.queue.operations`, each thing once; the twins below
-say what a host gets, and carry it out. Three pools of connections serve three
-needs: producers, whose calls fail fast; workers, who can wait for a slow server;
-and the one connection on which an idle worker blocks.
+say what a host gets, and carry it out. Pools of connections serve four needs:
+producers, whose calls fail fast; workers, who can wait for a slow server; the one
+connection on which an idle worker blocks; and the one on which all waits listen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 import redis
@@ -21,6 +20,7 @@ from videopoll._shield import to_the_end
 from videopoll.policies import ENDING_S
 from videopoll.queue import calls
 from videopoll.queue.connect import (
+    MAX_CONNECTIONS,
     REDIS_ERRORS,
     async_client_of,
     check_client,
@@ -32,6 +32,7 @@ from videopoll.queue.dead_letters import AsyncDeadLetters, DeadLetters
 from videopoll.queue.operations import Operations
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.scripts import arun, let_go_if_moved, run
+from videopoll.queue.waits import AsyncSeats, Seats
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -83,12 +84,17 @@ class _Base(Generic[ClientT]):
             delivery=delivery,
             hooks=hooks,
         )
+        self._listen_with(self._front)
         self._interrupted = threading.Event()
         self._owned: tuple[ClientT, ...] = ()
 
     @classmethod
-    def _open(cls, url: str, timeout_s: float) -> ClientT:
+    def _open(cls, url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> ClientT:
         """Return a client of this twin's class, whose calls wait at most `timeout_s` seconds."""
+        raise NotImplementedError
+
+    def _listen_with(self, client: ClientT) -> None:
+        """Have waits hear of the ends of jobs over this client."""
         raise NotImplementedError
 
     @classmethod
@@ -103,6 +109,7 @@ class _Base(Generic[ClientT]):
         hooks: Iterable[Hook] = (),
         front_timeout_s: float = 2.0,
         worker_timeout_s: float = 10.0,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> Self:
         """Build a queue with connections of its own.
 
@@ -113,15 +120,20 @@ class _Base(Generic[ClientT]):
             dead_letters: How many dead letters are kept, and how long.
             delivery: The delivery policy of notices that `cancel` and `redrive` start.
             hooks: Hear of jobs that are enqueued and cancelled here.
-            front_timeout_s: Seconds that a producer's call waits for the
-                connection, and again for the reply, before it fails.
+            front_timeout_s: Seconds that a producer's call waits at most for one of
+                the connections to be free, again for it to be opened, and again for
+                the reply, before it fails.
             worker_timeout_s: The same for a worker's calls.
+            max_connections: Connections that the calls of producers and operators hold
+                at most; further calls wait for one. All calls of `wait` together hold
+                one more, and a worker about five of its own.
 
         Raises:
-            ConfigurationError: The URL cannot be read.
+            ConfigurationError: The URL cannot be read, or `max_connections` is less than 1.
         """
-        worker, front, blocking = (
-            cls._open(url, limit_s) for limit_s in (worker_timeout_s, front_timeout_s, calls.LONGEST_BLOCK_S + 10)
+        front = cls._open(url, front_timeout_s, max_connections)
+        worker, blocking, listening = (
+            cls._open(url, limit_s) for limit_s in (worker_timeout_s, calls.LONGEST_BLOCK_S + 10, front_timeout_s)
         )
         queue = cls(
             worker,
@@ -133,7 +145,9 @@ class _Base(Generic[ClientT]):
             delivery=delivery,
             hooks=hooks,
         )
-        queue._owned = (worker, front, blocking)
+        queue._owned = (worker, front, blocking, listening)
+        # Beside the producers' connections: the one that stays taken would leave them one less, or none.
+        queue._listen_with(listening)
         return queue
 
     @property
@@ -178,8 +192,12 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
 
     @classmethod
     @override
-    def _open(cls, url: str, timeout_s: float) -> redis.Redis:
-        return client_of(url, timeout_s)
+    def _open(cls, url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> redis.Redis:
+        return client_of(url, timeout_s, max_connections)
+
+    @override
+    def _listen_with(self, client: redis.Redis) -> None:
+        self._seats = Seats(client)
 
     def __enter__(self) -> Self:
         return self
@@ -188,7 +206,8 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
         self.close()
 
     def close(self) -> None:
-        """Close the connections that `from_url` opened."""
+        """Close the connections that `from_url` opened, and the one that waits listen on."""
+        self._seats.close()
         for client in self._owned:
             client.close()
 
@@ -259,8 +278,8 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
             JobNotFoundError: There is no such job, or its record is none.
             QueueError: Redis is away or says no.
         """
-        with self._front.pubsub(ignore_subscribe_messages=True) as ended:  # type: ignore[no-untyped-call]
-            return run(self._operations.wait(job_id, ended, time.sleep, timeout_s=timeout_s))
+        with self._seats.seat(self.keys.ended(job_id)) as seat:
+            return run(self._operations.wait(job_id, seat.rung, timeout_s=timeout_s))
 
     # --- for runners ---
 
@@ -436,8 +455,12 @@ class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
 
     @classmethod
     @override
-    def _open(cls, url: str, timeout_s: float) -> redis.asyncio.Redis:
-        return async_client_of(url, timeout_s)
+    def _open(cls, url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> redis.asyncio.Redis:
+        return async_client_of(url, timeout_s, max_connections)
+
+    @override
+    def _listen_with(self, client: redis.asyncio.Redis) -> None:
+        self._seats = AsyncSeats(client)
 
     async def __aenter__(self) -> Self:
         return self
@@ -446,10 +469,11 @@ class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections that `from_url` opened; a cancellation does not cut that short."""
+        """Close the connections; see `RedisVideoJobQueue.close`. A cancellation does not cut that short."""
         await to_the_end(self._close_owned(), "closing of the queue", within_s=ENDING_S)
 
     async def _close_owned(self) -> None:
+        await self._seats.close()
         for client in self._owned:
             await client.aclose()
 
@@ -475,8 +499,8 @@ class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
 
     async def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
         """Wait for the outcome of a job; see `RedisVideoJobQueue.wait`."""
-        async with self._front.pubsub(ignore_subscribe_messages=True) as ended:
-            return await arun(self._operations.wait(job_id, ended, asyncio.sleep, timeout_s=timeout_s))
+        async with self._seats.seat(self.keys.ended(job_id)) as seat:
+            return await arun(self._operations.wait(job_id, seat.rung, timeout_s=timeout_s))
 
     # --- for runners ---
 

@@ -1,0 +1,397 @@
+"""The waits of one queue object share one subscription: who waits for the end of which job, and who tells them.
+
+A thousand waits cost one connection and one listener, a thread or an asyncio task,
+which is there while somebody waits. The end of a job's polling is published; a wait
+looks at the keys when that is heard, when its subscription begins or breaks, and now
+and then anyway. So nothing is missed between a look and the subscription, and a wait
+goes on without one, only slower.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, cast
+
+from videopoll.core.flow import do
+from videopoll.jobs.codec import raw
+from videopoll.policies import ENDING_S
+from videopoll.queue.scripts import arun, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Protocol, Self
+
+    import redis
+    import redis.asyncio
+
+    from videopoll.core.flow import Flow
+
+    class Subscription(Protocol):
+        """What is used of a client's ``pubsub()``, sync or async."""
+
+        def subscribe(self, *channels: bytes) -> object:
+            """Begin to listen."""
+
+        def unsubscribe(self, *channels: bytes) -> object:
+            """Listen no more."""
+
+        def ping(self) -> object:
+            """Ask for a sign of life."""
+
+        def get_message(self, *, timeout: float) -> Mapping[str, object] | None:
+            """Return the next message, or None after `timeout` seconds."""
+
+
+__all__ = ["AsyncSeats", "Seats", "Waits"]
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+"""How often a wait looks at the keys: other kinds of workers publish nothing."""
+
+LOOKS_A_SECOND = 200
+"""Looks of all waits together; where more wait, each looks less often."""
+
+TICK_S = 0.05
+"""How soon the listener notices that waits have come or gone. They look when their subscription begins."""
+
+REOPEN_S = 1.0
+"""After so long a subscription that broke, or that was refused, is tried again."""
+
+QUIET_S = 20.0
+"""After so much silence the server is asked for a sign of life, and after as much again it is taken for gone.
+
+What lies between forgets idle connections, and says nothing.
+"""
+
+
+class Waits:
+    """Who waits for what, and the flow that listens for all of them. May be used by threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rings: dict[bytes, list[Callable[[], object]]] = {}
+        self._count = 0
+        self._changed = True
+        self.over = False
+
+    @property
+    def any(self) -> bool:
+        """Whether somebody waits who is to be told."""
+        return self._count > 0 and not self.over
+
+    def join(self, channel: str, ring: Callable[[], object]) -> None:
+        """Have `ring` called when it is time to look at the keys."""
+        with self._lock:
+            self._rings.setdefault(raw(channel), []).append(ring)
+            self._count += 1
+            self._changed = True
+
+    def leave(self, channel: str, ring: Callable[[], object]) -> None:
+        """Wait no more."""
+        with self._lock:
+            rings = self._rings[raw(channel)]
+            rings.remove(ring)
+            self._count -= 1
+            if not rings:
+                del self._rings[raw(channel)]
+            self._changed = True
+
+    def end(self) -> None:
+        """Tell nobody any more."""
+        self.over = self._changed = True
+
+    def look_every_s(self) -> float:
+        """Return how long each wait may go on without a look, in seconds."""
+        return max(LOOK_EVERY_S, self._count / LOOKS_A_SECOND)
+
+    def listen(self, pubsub: Subscription) -> Flow[None]:
+        """Listen for all that is waited for, until nobody waits any more.
+
+        Raises:
+            Exception: Whatever the client raises; all waits look at the keys then.
+        """
+        subscribed, confirmed = set[bytes](), set[bytes]()
+        silence = _Silence()
+        self._changed = True
+        try:
+            while self.any:
+                if self._changed:
+                    subscribed = yield from self._follow(pubsub, subscribed)
+                    confirmed &= subscribed
+                message = yield from do(pubsub.get_message, timeout=TICK_S)
+                if message is None:
+                    if silence.needs_a_ping():
+                        yield from do(pubsub.ping)
+                    continue
+                silence.end()
+                channel = message.get("channel")
+                if isinstance(channel, bytes) and message.get("type") in {"subscribe", "message"}:
+                    # What was published before the subscription began is seen by a look after it.
+                    confirmed.add(channel)
+                    self._ring(channel)
+        finally:
+            # From here on nobody would be told.
+            for channel in confirmed:
+                self._ring(channel)
+
+    def _follow(self, pubsub: Subscription, subscribed: set[bytes]) -> Flow[set[bytes]]:
+        """Subscribe to what is waited for, and to nothing else."""
+        with self._lock:
+            wanted, self._changed = set(self._rings), False
+        if new := wanted - subscribed:
+            yield from do(pubsub.subscribe, *new)
+        if gone := subscribed - wanted:
+            yield from do(pubsub.unsubscribe, *gone)
+        return wanted
+
+    def _ring(self, channel: bytes) -> None:
+        with self._lock:
+            rings = tuple(self._rings.get(channel, ()))
+        for ring in rings:
+            ring()
+
+
+class _Silence:
+    """How long nothing was heard, and what to do about it."""
+
+    def __init__(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Note that something was heard."""
+        self._since_s = time.monotonic()
+        self._asked = False
+
+    def needs_a_ping(self) -> bool:
+        """Whether to ask for a sign of life now.
+
+        Raises:
+            TimeoutError: None came.
+        """
+        silent_s = time.monotonic() - self._since_s
+        if silent_s > 2 * QUIET_S:
+            msg = "the subscription is silent"
+            raise TimeoutError(msg)
+        ask = silent_s > QUIET_S and not self._asked
+        self._asked = self._asked or ask
+        return ask
+
+
+def _tell(error: Exception) -> None:
+    log.debug("The subscription of the waits ended (%s): they look at the keys meanwhile", type(error).__name__)
+
+
+# --- threads ---
+
+
+class Seats:
+    """Places for waits in threads.
+
+    Args:
+        client: Where the one connection of all of them comes from.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._of_processes: dict[int, _Listener] = {}
+
+    def seat(self, channel: str) -> _Seat:
+        """Return a place for a wait that hears of this channel; enter it."""
+        pid = os.getpid()
+        # A forked child has neither the thread of its parent nor its waits; its lock may be held by nobody for ever.
+        listener = self._of_processes.get(pid) or self._of_processes.setdefault(pid, _Listener(self._client))
+        return _Seat(listener, channel)
+
+    def close(self) -> None:
+        """End the subscription; waits that go on look from time to time."""
+        listener = self._of_processes.pop(os.getpid(), None)
+        if listener is not None:
+            listener.close()
+
+
+class _Seat:
+    """A place that is taken when it is first needed: the outcome may be there at the first look."""
+
+    def __init__(self, listener: _Listener, channel: str) -> None:
+        self._listener = listener
+        self._channel = channel
+        self._bell = threading.Event()
+        self._taken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._taken:
+            self._listener.leave(self._channel, self._bell.set)
+
+    def rung(self, left_s: float) -> None:
+        """Wait until it is time to look at the keys, at most so many seconds."""
+        if not self._taken:
+            self._listener.join(self._channel, self._bell.set)
+            self._taken = True
+            self._listener.start()
+        self._bell.wait(min(left_s, self._listener.look_every_s()))
+        # Before the look: whatever rings from here on is seen by the next one.
+        self._bell.clear()
+
+
+class _Listener(Waits):
+    """The waits of one process, and the thread that listens for them."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__()
+        self._client = client
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    def start(self) -> None:
+        """See to it that there is a thread."""
+        with self._starting:
+            if self._thread is not None or self.over:
+                return
+            self._thread = threading.Thread(target=self._serve, name="videopoll-waits", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:
+                # No more threads for this process, or it ends: waits look from time to time.
+                self._thread = None
+
+    def close(self) -> None:
+        """End the thread."""
+        self.end()
+        self._closing.set()
+        with self._starting:
+            thread = self._thread
+        if thread is not None:
+            thread.join(ENDING_S)
+
+    def _serve(self) -> None:
+        while self._goes_on():
+            try:
+                pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
+                with pubsub:
+                    run(self.listen(pubsub))
+            except Exception as error:  # noqa: BLE001 - a socket that another thread closes raises anything
+                _tell(error)
+                self._closing.wait(REOPEN_S)
+
+    def _goes_on(self) -> bool:
+        with self._starting:
+            if not self.any:
+                # Whoever joins from now on finds no thread, and starts one.
+                self._thread = None
+            return self._thread is not None
+
+
+# --- asyncio ---
+
+
+class AsyncSeats:
+    """Places for waits under asyncio; the asyncio side of `Seats`."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client = client
+        self._of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncListener] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def seat(self, channel: str) -> _AsyncSeat:
+        """Return a place for a wait that hears of this channel; enter it."""
+        loop = asyncio.get_running_loop()
+        listener = self._of_loops.get(loop)
+        if listener is None:
+            listener = self._of_loops[loop] = _AsyncListener(self._client)
+        return _AsyncSeat(listener, channel)
+
+    async def close(self) -> None:
+        """End the subscription of this event loop; waits that go on look from time to time."""
+        listener = self._of_loops.pop(asyncio.get_running_loop(), None)
+        if listener is not None:
+            await listener.close()
+
+
+class _AsyncSeat:
+    """The asyncio side of `_Seat`."""
+
+    def __init__(self, listener: _AsyncListener, channel: str) -> None:
+        self._listener = listener
+        self._channel = channel
+        self._bell = asyncio.Event()
+        self._taken = False
+        self._cancelled = _cancellations()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._taken:
+            self._listener.leave(self._channel, self._bell.set)
+            if not self._listener.any:
+                await self._listener.stop()
+
+    async def rung(self, left_s: float) -> None:
+        """Wait until it is time to look at the keys, at most so many seconds."""
+        if _cancellations() > self._cancelled:
+            # It came in the middle of a look, where Python 3.11's wait_for loses one now and then.
+            raise asyncio.CancelledError
+        if not self._taken:
+            self._listener.join(self._channel, self._bell.set)
+            self._taken = True
+            self._listener.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(left_s, self._listener.look_every_s())):
+                await self._bell.wait()
+        self._bell.clear()
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+class _AsyncListener(Waits):
+    """The waits of one event loop, and the task that listens for them."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        super().__init__()
+        self._client = client
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """See to it that there is a task."""
+        if self._task is None and not self.over:
+            # With no context of the wait that happens to be the first.
+            self._task = asyncio.get_running_loop().create_task(
+                self._serve(), name="videopoll-waits", context=contextvars.Context()
+            )
+
+    async def stop(self) -> None:
+        """End the task, which closes its connection. Nothing of it is left in the loop when a host's last wait is over."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task], timeout=ENDING_S)
+
+    async def close(self) -> None:
+        """End the task for good."""
+        self.end()
+        await self.stop()
+
+    async def _serve(self) -> None:
+        while self.any:
+            try:
+                async with self._client.pubsub() as pubsub:
+                    await arun(self.listen(cast("Subscription", pubsub)))
+            except Exception as error:  # noqa: BLE001 - also of a client that is closed meanwhile
+                _tell(error)
+                await asyncio.sleep(REOPEN_S)
