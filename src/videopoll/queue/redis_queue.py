@@ -174,8 +174,9 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
 
     Args:
         client: A client for the workers' calls. It must not retry and not decode.
-        front: A client for producers' calls, with short timeouts; `client` if there is none. Where
-            a firewall forgets idle connections, build it with ``health_check_interval``.
+        front: A client for producers' calls, with short timeouts; `client` if there is none. Give
+            it a ``BlockingConnectionPool``: others do not wait for a free connection. Where a
+            firewall forgets idle connections, build it with ``health_check_interval``.
         blocking: A client whose socket timeout is longer than a block of an idle
             worker; without one, idle workers look again every second instead.
         prefix: What every key starts with.
@@ -437,8 +438,9 @@ class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
 
     Args:
         client: A client for the workers' calls. It must not retry and not decode.
-        front: A client for producers' calls, with short timeouts; `client` if there is none. Where
-            a firewall forgets idle connections, build it with ``health_check_interval``.
+        front: A client for producers' calls, with short timeouts; `client` if there is none. Give
+            it a ``BlockingConnectionPool``: others do not wait for a free connection. Where a
+            firewall forgets idle connections, build it with ``health_check_interval``.
         blocking: A client whose socket timeout is longer than a block of an idle
             worker; without one, idle workers look again every second instead.
         prefix: What every key starts with.
