@@ -46,6 +46,7 @@ from videopoll.notifiers import (
     whatsapp_address,
 )
 from videopoll.notifiers.receipts import receipt_for_failure
+from videopoll.policies import LONGEST_SEND_S
 
 START_MS = 1_757_157_518_747
 URL = "https://files.example/file/abc?signature=s3cr3t"
@@ -258,6 +259,14 @@ def test_ultramsg_fills_in_its_own_instance_and_token(side, server):
 def test_a_video_gets_30_seconds_and_a_text_15(ultramsg):
     assert ultramsg.build(message()).timeout_s == 30
     assert ultramsg.build(message(MessageForm.TEXT)).timeout_s == 15
+
+
+@pytest.mark.parametrize("form", MessageForm)
+def test_no_request_of_a_shipped_channel_outlasts_what_a_stop_allows_a_send(form):
+    """Another worker, which may send again after that, would meet a send that still goes on."""
+    webhook = WebhookNotifier("https://hooks.example", secret=SECRET)
+    for channel in UltraMsgNotifier(), WhatsAppFactoryNotifier(base_url="https://factory.example"), webhook:
+        assert channel.build(message(form)).timeout_s <= LONGEST_SEND_S
 
 
 def test_long_texts_are_cut_to_the_limits_and_the_link_stays_whole(ultramsg):

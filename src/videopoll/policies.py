@@ -32,6 +32,10 @@ __all__ = [
 ENDING_S = 10.0
 """Seconds beyond `grace_s` that a stop may take: released jobs have to be written, and threads have to end."""
 
+LONGEST_SEND_S = 30.0
+"""The longest that a request of a shipped channel takes: how long a send that was left to itself may go on after a stop,
+and how long closing connections waits for the requests of others."""
+
 FOREIGN_IDLE_S = 90.0
 """A job of a foreign worker is lost after this many seconds without a poll: such a worker polls at least every 60 s."""
 

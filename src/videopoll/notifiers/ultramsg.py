@@ -27,6 +27,7 @@ from videopoll.notifiers.addresses import Account, account_of, recipient_of, wha
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.receipts import message_id_in
 from videopoll.notifiers.refusals import read_refusal, read_status, words_of
+from videopoll.policies import LONGEST_SEND_S
 from videopoll.texts import cut
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UltraMsgNotifier"]
 
-VIDEO_TIMEOUT_S = 30.0
+VIDEO_TIMEOUT_S = LONGEST_SEND_S
 TEXT_TIMEOUT_S = 15.0
 STATUS_TIMEOUT_S = 5.0
 STATUS_EVERY_S = 30.0
@@ -49,7 +50,6 @@ CAPTION_LIMIT = 1024
 TEXT_LIMIT = 4096
 PRIORITIES = range(11)
 PAGE_SIZE = 100
-_TAKEN = frozenset({"queue", "sent"})
 _GIVEN_UP = frozenset({"unsent", "invalid", "expired"})
 
 

@@ -30,7 +30,7 @@ from videopoll.errors import QueueError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
 from videopoll.observe.log import shown_ids
-from videopoll.policies import ENDING_S
+from videopoll.policies import ENDING_S, LONGEST_SEND_S
 from videopoll.worker import state
 from videopoll.worker.async_parts import AsyncParts, resolve
 from videopoll.worker.base import RUNNING, BaseRun, BaseRunner
@@ -40,7 +40,7 @@ from videopoll.worker.host_parts import (
     was_cancelled,
 )
 from videopoll.worker.state import MOST_ENDINGS, Room, WorkerState
-from videopoll.worker.stopping import SEND_GOES_ON_S, Stopping, StopSignals, calm_ctrl_c
+from videopoll.worker.stopping import Stopping, StopSignals, calm_ctrl_c
 from videopoll.worker.upkeep import Upkeep
 from videopoll.worker.writer import AsyncTransitionWriter
 
@@ -555,7 +555,7 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         # Whatever this finds takes its time in the bounds of the end.
         run.ask()
         left = [
-            (step, step.release(SEND_GOES_ON_S if self._parts.sends_in_thread(task) else 0.0))
+            (step, step.release(LONGEST_SEND_S if self._parts.sends_in_thread(task) else 0.0))
             for task, step in self._tasks.items()
         ]
         futures = [self._writer.put(transition) for _, transition in left if transition is not None]

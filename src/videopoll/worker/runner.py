@@ -29,7 +29,7 @@ from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
 from videopoll.messages import LookupResult
 from videopoll.observe.log import shown_ids
-from videopoll.policies import ENDING_S
+from videopoll.policies import ENDING_S, LONGEST_SEND_S
 from videopoll.worker import state
 from videopoll.worker.base import RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
@@ -44,7 +44,7 @@ from videopoll.worker.host_parts import (
 )
 from videopoll.worker.hung import GUARD_S, HungCalls, PartCall, not_back
 from videopoll.worker.state import MOST_ENDINGS, Room, WorkerState
-from videopoll.worker.stopping import LOOK_S, SEND_GOES_ON_S, Stopping, StopSignals
+from videopoll.worker.stopping import LOOK_S, Stopping, StopSignals
 from videopoll.worker.upkeep import Upkeep
 from videopoll.worker.writer import TransitionWriter
 
@@ -619,7 +619,7 @@ class Runner(BaseRunner["_Run[object]"]):
             self._wait_for_wake(left_s)
         # Whatever this finds takes its time in the bounds of the end.
         stopping.ask()
-        left = [(step, step.release(SEND_GOES_ON_S)) for step in list(self._state.steps.values())]
+        left = [(step, step.release(LONGEST_SEND_S)) for step in list(self._state.steps.values())]
         futures = [self._writer.put(transition) for _, transition in left if transition is not None]
         self._writer.give_up_after(state.LONGEST_IDLE_S)
         done, _ = concurrent.futures.wait([future for future in futures if future], ENDING_S)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from videopoll.clock import Clock
 
-__all__ = ["LOOK_S", "REPEATED_S", "SEND_GOES_ON_S", "STOP_SIGNALS", "StopSignals", "Stopping", "calm_ctrl_c"]
+__all__ = ["LOOK_S", "REPEATED_S", "STOP_SIGNALS", "StopSignals", "Stopping", "calm_ctrl_c"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -36,9 +36,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 REPEATED_S = 1.0
 """A signal that comes within so many seconds of the first is the same wish: process managers forward one more."""
-
-SEND_GOES_ON_S = 30.0
-"""How long a send that was left to itself may go on: the longest that a shipped channel takes."""
 
 LOOK_S = 0.2
 """How often the main thread wakes while a run goes on, in seconds: it takes a signal only when it is awake.

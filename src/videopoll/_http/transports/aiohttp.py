@@ -12,13 +12,11 @@ import yarl
 
 from videopoll._http.prepare import KEEP_ALIVE_S, Phase, Reading
 from videopoll._http.tls import tls_context
+from videopoll.policies import LONGEST_SEND_S
 
 if TYPE_CHECKING:
     from videopoll._http.prepare import PreparedRequest
     from videopoll._http.values import HttpFailure, HttpReply
-
-LONGEST_SEND_S = 30.0
-"""How long closing waits for requests of others: the longest that a shipped channel takes."""
 
 
 class AiohttpTransport:
