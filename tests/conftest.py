@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import re
 import signal
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -17,16 +16,12 @@ from hypothesis import HealthCheck, settings
 from kit import World, open_world
 from kit.resp_proxy import RespProxy
 from kit.trouble import Trouble
-from videopoll.queue.schema import KEYS
-from videopoll.testing import EmbeddedRedis
+from videopoll.testing import EmbeddedRedis, assert_no_keys_leaked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from videopoll.testing import ServerChoice
-
-# Keys that stay while their prefix is in use; all others need a time to live.
-PERMANENT = frozenset(record.pattern.removeprefix("{prefix}:") for record in KEYS if record.ttl is None)
 
 # How fast examples are made says how busy the machine is, and nothing about the code.
 settings.register_profile("patient", suppress_health_check=[HealthCheck.too_slow], deadline=None)
@@ -84,17 +79,12 @@ def prefix(redis_server) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield name
     with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
-        keys = list(client.scan_iter(match=f"*{name}*", count=1000))
-        leaked = [key for key in keys if client.ttl(key) == -1 and not _is_permanent(key, name)]
-        if keys:
-            client.delete(*keys)
-    assert not leaked, f"keys without a time to live were left behind: {leaked}"
-
-
-def _is_permanent(key: str, prefix: str) -> bool:
-    # The prefix may have been used as a hash tag.
-    found = re.fullmatch(rf"\{{?{re.escape(prefix)}\}}?:(.*)", key)
-    return found is not None and found[1] in PERMANENT
+        try:
+            for used in (name, f"{{{name}}}"):  # it may have been used as a hash tag
+                assert_no_keys_leaked(client, used)
+        finally:
+            if keys := list(client.scan_iter(match=f"*{name}*", count=1000)):
+                client.delete(*keys)
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -13,8 +13,7 @@ import kit
 from kit import QUICK, phone, until
 from kit.worker_process import end, stands_still
 from videopoll import LeasePolicy, OnUnknown, events
-from videopoll.core.step import CRASH_POINTS
-from videopoll.testing import Reply
+from videopoll.testing import CRASH_POINTS, Reply
 
 LEASE_S = 0.9
 

@@ -38,6 +38,7 @@ from videopoll import (
 )
 from videopoll._http import Http
 from videopoll.notifiers import VideoCheck
+from videopoll.testing import die_at
 from videopoll.worker.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -82,17 +83,18 @@ def main(settings: dict[str, Any]) -> None:
 
     def prepare(runner: Any) -> None:
         runners.append(runner)
-        runner._state.context.crash_point = crash
+        if "crash_at" in settings:
+            die_at(runner, settings["crash_at"])
+        if "stop_at" in settings:
+            runner._state.context.crash_point = stop
         if "repeated_s" in settings:
             loop = None if settings["kind"] == "sync" else asyncio.get_running_loop()
             runner._signals = lambda: StopSignals(
                 runner._state.clock, runner.request_stop, runner._state.grace_s, loop, repeated_s=settings["repeated_s"]
             )
 
-    def crash(point: str, _job_id: str) -> None:
-        if point == settings.get("crash_at"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if point == settings.get("stop_at"):
+    def stop(point: str, _job_id: str) -> None:
+        if point == settings["stop_at"]:
             runners[0].request_stop()
 
     if settings["kind"] == "sync":

@@ -15,19 +15,24 @@ no test framework. `EmbeddedRedis` is the same for Redis: a real server, started
 
 from __future__ import annotations
 
-from videopoll.testing.assertions import assert_delivered_once
+from videopoll.testing.assertions import assert_delivered_once, assert_no_keys_leaked
+from videopoll.testing.builders import build_job, build_message, build_outcome
 from videopoll.testing.clock import MovableClock
 from videopoll.testing.contract import NotifierContract, PlainNotifierContract
+from videopoll.testing.crashes import CRASH_POINTS, die_at
 from videopoll.testing.embedded import EmbeddedRedis, ServerChoice, unused_port
 from videopoll.testing.memory import MemoryServer, async_memory_queue, memory_queue
 from videopoll.testing.messengers import FakeMessage, FakeUltraMsg, FakeWhatsAppFactory, MessageKind
 from videopoll.testing.openai import FakeOpenAI
 from videopoll.testing.parts import PollAnswer, RecordingNotifier, ScriptedPoller, SendAttempt
+from videopoll.testing.sandbox import AsyncSandbox, Sandbox
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 from videopoll.testing.video_api import FakeVideoApi
 from videopoll.testing.waiting import async_wait_until, wait_until
 
 __all__ = [
+    "CRASH_POINTS",
+    "AsyncSandbox",
     "EmbeddedRedis",
     "FakeMessage",
     "FakeOpenAI",
@@ -44,12 +49,18 @@ __all__ = [
     "ReceivedRequest",
     "RecordingNotifier",
     "Reply",
+    "Sandbox",
     "ScriptedPoller",
     "SendAttempt",
     "ServerChoice",
     "assert_delivered_once",
+    "assert_no_keys_leaked",
     "async_memory_queue",
     "async_wait_until",
+    "build_job",
+    "build_message",
+    "build_outcome",
+    "die_at",
     "memory_queue",
     "unused_port",
     "wait_until",

@@ -1,16 +1,25 @@
-"""Assertions about what a user got."""
+"""Assertions about what a user got, and about what is left in Redis."""
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
 from videopoll.jobs.outcome import OutcomeKind
 from videopoll.messages import Message
+from videopoll.queue.schema import DEFAULT_PREFIX, KEYS
 from videopoll.testing.parts import RecordingNotifier, SendAttempt
 
-__all__ = ["assert_delivered_once"]
+if TYPE_CHECKING:
+    import redis
+
+__all__ = ["assert_delivered_once", "assert_no_keys_leaked"]
+
+_PERMANENT = frozenset(record.pattern.removeprefix("{prefix}:") for record in KEYS if record.ttl is None)
 
 
 def assert_delivered_once(
-    notifier: RecordingNotifier, job_id: str, *, outcome: OutcomeKind = OutcomeKind.COMPLETED
+    notifier: RecordingNotifier, job_id: str, *, outcome: OutcomeKind | str = OutcomeKind.COMPLETED
 ) -> Message:
     """Check that the user of a job got exactly one message about it, with this outcome.
 
@@ -42,6 +51,30 @@ def assert_delivered_once(
         msg = f"the user of {job_id} was told {message.outcome.kind.value}, not {OutcomeKind(outcome).value}"
         raise AssertionError(msg)
     return message
+
+
+def assert_no_keys_leaked(client: redis.Redis, prefix: str = DEFAULT_PREFIX) -> None:
+    """Check that every key of a prefix ends by itself.
+
+    Left out are the list and the sorted sets that stay while a prefix is in use; they empty themselves.
+
+    Args:
+        client: A client of the server.
+        prefix: The queue's prefix.
+
+    Raises:
+        AssertionError: Some keys have no time to live. The text names them.
+    """
+    escaped = re.sub(r"([\\*?\[\]])", r"\\\1", prefix)
+    names = [
+        key.decode() if isinstance(key, bytes) else key for key in client.scan_iter(match=f"{escaped}:*", count=1000)
+    ]
+    leaked = sorted(
+        name for name in names if client.ttl(name) == -1 and name.removeprefix(f"{prefix}:") not in _PERMANENT
+    )
+    if leaked:
+        msg = f"keys without a time to live were left behind: {', '.join(leaked)}"
+        raise AssertionError(msg)
 
 
 def _shown(attempt: SendAttempt) -> str:

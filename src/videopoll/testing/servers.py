@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import urllib.parse
+from collections import deque
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, cast
@@ -183,7 +184,20 @@ class _Trouble:
 
 
 class FakeServer:
-    """A small real HTTP server; the base of the fakes.
+    """A small real HTTP server that answers as you say; the base of the fakes.
+
+    ::
+
+        with FakeServer() as server:
+            server.route("GET", "/jobs/17", Reply.json({"state": "running"}), Reply.json({"state": "done"}))
+            server.reply_with(Reply.fault(503))  # before that
+
+    What answers a request, in this order:
+
+    1. what `reply_with`, `fail_next` and `fail_every` programmed for it, the newest first; what is used up is passed over;
+    2. the newest `route` of its method and path;
+    3. what a fake like `FakeVideoApi` answers by itself;
+    4. 404.
 
     Use it in a ``with`` statement, or call `start` and `stop`. After a `stop`
     connections are refused; a later `start` listens on the same port again, with
@@ -201,6 +215,7 @@ class FakeServer:
         self._latency_s = latency_s
         self._requests: list[ReceivedRequest] = []
         self._troubles: list[_Trouble] = []
+        self._routes: dict[tuple[str, str], deque[Reply]] = {}
         self._listener: _Listener | None = None
         self._thread: threading.Thread | None = None
 
@@ -248,7 +263,26 @@ class FakeServer:
             listener.server_close()
             listener.cut_connections()
 
-    def fail_next(self, *replies: Reply, path: str = "", when: Callable[[ReceivedRequest], bool] | None = None) -> None:
+    def route(self, method: str, path: str, *replies: Reply) -> None:
+        """Answer a path from now on; a second call for it replaces the first.
+
+        Args:
+            method: Such as ``GET``.
+            path: The whole path, decoded, e.g. ``/jobs/17``.
+            replies: What to answer, in this order; the last one is repeated.
+
+        Raises:
+            ConfigurationError: There is no reply.
+        """
+        if not replies:
+            msg = f"route needs at least one Reply for {method} {path}"
+            raise ConfigurationError(msg)
+        with self._lock:
+            self._routes[method.upper(), path] = deque(replies)
+
+    def reply_with(
+        self, *replies: Reply, path: str = "", when: Callable[[ReceivedRequest], bool] | None = None
+    ) -> None:
         """Answer the next requests that match with these replies, one each.
 
         Args:
@@ -257,6 +291,10 @@ class FakeServer:
             when: Only requests of which this is true.
         """
         self._add_trouble(iter(replies), every=1, path=path, when=when)
+
+    def fail_next(self, *replies: Reply, path: str = "", when: Callable[[ReceivedRequest], bool] | None = None) -> None:
+        """Do the same as `reply_with`, where the replies are faults."""
+        self.reply_with(*replies, path=path, when=when)
 
     def fail_every(
         self, nth: int, reply: Reply, *, path: str = "", when: Callable[[ReceivedRequest], bool] | None = None
@@ -303,8 +341,14 @@ class FakeServer:
             self._troubles.append(_Trouble(matches, every, replies))
 
     def _handle(self, request: ReceivedRequest) -> Reply:
-        """Return the normal answer. Called with the lock held; subclasses implement it."""
-        raise NotImplementedError
+        """Return the normal answer. Called with the lock held; the fakes override it."""
+        return Reply.json({"error": f"nothing answers {request.method} {request.path}"}, status=HTTPStatus.NOT_FOUND)
+
+    def _normal(self, request: ReceivedRequest) -> Reply:
+        route = self._routes.get((request.method, request.path))
+        if route is None:
+            return self._handle(request)
+        return route.popleft() if len(route) > 1 else route[0]
 
     def _receive(self, request: ReceivedRequest) -> Reply:
         """Log a request and find its answer."""
@@ -312,9 +356,9 @@ class FakeServer:
             self._requests.append(request)
             trouble = self._trouble_for(request)
             if trouble is None:
-                reply = self._handle(request)
+                reply = self._normal(request)
             elif trouble.accept:
-                normal = self._handle(request)
+                normal = self._normal(request)
                 reply = trouble if trouble.status is not None or trouble.drop else _late(normal, trouble)
             else:
                 reply = trouble

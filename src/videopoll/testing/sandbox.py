@@ -1,0 +1,228 @@
+"""All that a test of an app needs, put together: a queue in memory, a worker, its parts, and a clock that moves."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, cast
+
+from videopoll.queue.schema import Keys
+from videopoll.testing.assertions import assert_delivered_once
+from videopoll.testing.clock import MovableClock
+from videopoll.testing.memory import MemoryServer, async_memory_queue, memory_queue
+from videopoll.testing.parts import RecordingNotifier, ScriptedPoller
+from videopoll.worker.async_runner import AsyncRunner
+from videopoll.worker.runner import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from videopoll.events import Hook
+    from videopoll.jobs.outcome import OutcomeKind
+    from videopoll.messages import Message
+    from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
+    from videopoll.protocols import AsyncNotifier, AsyncVideoPoller, Notifier, VideoPoller
+    from videopoll.texts import Texts
+
+__all__ = ["AsyncSandbox", "Sandbox"]
+
+STUCK_STEP_S = 1.0
+"""How far the clock is moved when something is due and no worker may take it, e.g. because of a foreign lock."""
+
+
+class _World:
+    """What both sandboxes have: everything but the queue and its runner."""
+
+    def __init__(self) -> None:
+        self.server = MemoryServer()
+        self.clock = MovableClock()
+        self.poller = ScriptedPoller()
+        self.notifier = RecordingNotifier()
+        self._client = self.server.client()
+        self._moved_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.poller!r} {self.notifier!r}>"
+
+    def assert_delivered_once(self, job_id: str, *, outcome: OutcomeKind | str = "completed") -> Message:
+        """Check that the user of a job got exactly one message, with this outcome, and return it.
+
+        See `videopoll.testing.assert_delivered_once`. It looks at what `notifier` was asked to
+        send, and so needs a sandbox without a notifier of your own.
+
+        Raises:
+            AssertionError: The user got no message, several, or one about another outcome.
+        """
+        return assert_delivered_once(self.notifier, job_id, outcome=outcome)
+
+    def _move(self, keys: Keys, claimed: int, within_s: float) -> bool:
+        """Move the clock to what is due next; False if nothing is left to do.
+
+        Raises:
+            AssertionError: It has been moved by more than `within_s`.
+        """
+        client, waits_s = self._client, [0.0] if self._client.llen(keys.queue) else []
+        for key in (keys.schedule, keys.deliveries, keys.inflight):
+            first = cast("list[tuple[bytes, float]]", client.zrange(key, 0, 0, withscores=True))
+            waits_s += [due_ms / 1000 - self.clock.unix_s() for _, due_ms in first]
+        if not waits_s:
+            return False
+        wait_s = max(0.0, min(waits_s)) or (0.0 if claimed else STUCK_STEP_S)
+        self._moved_s += wait_s
+        if self._moved_s > within_s:
+            left = {name: client.zcard(getattr(keys, name)) for name in ("schedule", "deliveries", "inflight")}
+            left["queue"] = client.llen(keys.queue)
+            shown = ", ".join(f"{count} in {getattr(keys, name)}" for name, count in left.items() if count)
+            msg = f"jobs are left after {within_s:g} s of the sandbox's clock: {shown}"
+            raise AssertionError(msg)
+        self.clock.move(wait_s)
+        return True
+
+    def _enter(self) -> None:
+        self.clock.__enter__()
+
+    def _exit(self) -> None:
+        self._client.close()
+        self.clock.__exit__(None, None, None)
+
+
+class Sandbox(_World):
+    """A queue in memory with a worker over it: a job's whole life in milliseconds. For threads.
+
+    ::
+
+        with Sandbox() as sandbox:
+            order_video(sandbox.queue, customer="42")  # your app
+            sandbox.run_until_settled()
+            message = sandbox.assert_delivered_once("job_1")
+
+    Its parts are attributes: `queue`, `runner`, `poller` (a `ScriptedPoller`), `notifier` (a
+    `RecordingNotifier`), `clock` (a `MovableClock`), and `server` (a `MemoryServer`, for a client
+    that looks at keys). One sandbox at a time can be in use in a process, as it moves the time.
+
+    Args:
+        poller: Your own poller; the runner then asks it instead of `poller`.
+        notifier: Your own notifier; the runner then sends with it instead of `notifier`.
+        strategy: When to poll, and when to give up.
+        lease: How long a crash costs, at most.
+        delivery: How hard to try to reach a user.
+        texts: The texts that users get.
+        hooks: Called with every event of the runner, and of the queue.
+
+    Raises:
+        ImportError: The extra ``testing`` is not installed.
+        ConfigurationError: On ``with``: another sandbox or `MovableClock` is in use.
+    """
+
+    def __init__(
+        self,
+        *,
+        poller: VideoPoller | None = None,
+        notifier: Notifier | None = None,
+        strategy: PollingStrategy | None = None,
+        lease: LeasePolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        texts: Texts | None = None,
+        hooks: Iterable[Hook] = (),
+    ) -> None:
+        super().__init__()
+        hooks = tuple(hooks)
+        self.queue = memory_queue(self.server, delivery=delivery, hooks=hooks)
+        self.runner = Runner(
+            self.queue,
+            poller or self.poller,
+            notifier or self.notifier,
+            strategy=strategy,
+            lease=lease,
+            delivery=delivery,
+            texts=texts,
+            hooks=hooks,
+            clock=self.clock,
+        )
+
+    def run_until_settled(self, *, within_s: float = 7200.0) -> None:
+        """Let the worker do what is due, and move the clock to what is due next, until every job has ended.
+
+        Args:
+            within_s: How far the clock may be moved, in seconds.
+
+        Raises:
+            AssertionError: Jobs are left after that time.
+        """
+        self._moved_s = 0.0
+        claimed = self.runner.run_once().claimed
+        while self._move(self.queue.keys, claimed, within_s):
+            claimed = self.runner.run_once().claimed
+
+    def __enter__(self) -> Self:
+        self._enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.runner.stop()
+        self.queue.close()
+        self._exit()
+
+
+class AsyncSandbox(_World):
+    """A queue in memory with a worker over it: a job's whole life in milliseconds. For asyncio.
+
+    The same as `Sandbox`, used with ``async with`` and ``await sandbox.run_until_settled()``. It may be
+    built outside of an event loop.
+
+    Raises:
+        ImportError: The extra ``testing`` is not installed.
+        ConfigurationError: On ``async with``: another sandbox or `MovableClock` is in use.
+    """
+
+    def __init__(
+        self,
+        *,
+        poller: AsyncVideoPoller | VideoPoller | None = None,
+        notifier: AsyncNotifier | Notifier | None = None,
+        strategy: PollingStrategy | None = None,
+        lease: LeasePolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        texts: Texts | None = None,
+        hooks: Iterable[Hook] = (),
+    ) -> None:
+        super().__init__()
+        hooks = tuple(hooks)
+        self.queue = async_memory_queue(self.server, delivery=delivery, hooks=hooks)
+        self.runner = AsyncRunner(
+            self.queue,
+            poller or self.poller,
+            notifier or self.notifier,
+            strategy=strategy,
+            lease=lease,
+            delivery=delivery,
+            texts=texts,
+            hooks=hooks,
+            clock=self.clock,
+        )
+
+    async def run_until_settled(self, *, within_s: float = 7200.0) -> None:
+        """Let the worker do what is due, and move the clock to what is due next, until every job has ended.
+
+        Args:
+            within_s: How far the clock may be moved, in seconds.
+
+        Raises:
+            AssertionError: Jobs are left after that time.
+        """
+        self._moved_s = 0.0
+        claimed = (await self.runner.run_once()).claimed
+        while self._move(self.queue.keys, claimed, within_s):
+            claimed = (await self.runner.run_once()).claimed
+
+    async def __aenter__(self) -> Self:
+        self._enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.runner.stop()
+        await self.queue.close()
+        self._exit()

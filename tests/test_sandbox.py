@@ -1,0 +1,278 @@
+"""The sandbox and the small helpers of `videopoll.testing`: a host's test of its integration, in few lines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from videopoll import DeliveryPolicy, OutcomeKind, PollingStrategy, RedisVideoJobQueue
+from videopoll.errors import ConfigurationError
+from videopoll.jobs import MessageForm
+from videopoll.messages import NotSent, Recipient
+from videopoll.observations import VideoFailed, VideoReady, VideoWorking
+from videopoll.testing import (
+    CRASH_POINTS,
+    AsyncSandbox,
+    FakeServer,
+    Reply,
+    Sandbox,
+    ScriptedPoller,
+    assert_no_keys_leaked,
+    build_job,
+    build_message,
+    build_outcome,
+    die_at,
+)
+from videopoll.texts import ENGLISH, Texts
+
+DAY_S = 86_400
+
+
+@pytest.fixture
+def open_sandbox(kind, call):
+    """Build sandboxes of either kind, and close them."""
+    opened = []
+
+    def build(**options):
+        sandbox = (Sandbox if kind == "sync" else AsyncSandbox)(**options)
+        opened.append(sandbox)
+        if kind == "sync":
+            return sandbox.__enter__()
+        return call(sandbox.__aenter__())
+
+    yield build
+    for sandbox in opened:
+        call(sandbox.__exit__(None, None, None) if kind == "sync" else sandbox.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def sandbox(open_sandbox):
+    return open_sandbox()
+
+
+def test_a_job_is_carried_to_its_end(sandbox, call):
+    """The delay before the first poll and the interval pass at once."""
+    sandbox.poller.job("job_1", VideoWorking(), VideoWorking(), VideoReady("https://files.example/1.mp4"))
+    call(sandbox.queue.enqueue("job_1", conversation_id="c"))
+    began_s = time.monotonic()
+
+    call(sandbox.run_until_settled())
+
+    assert sandbox.assert_delivered_once("job_1").video_url == "https://files.example/1.mp4"
+    assert sandbox.poller.polls == ("job_1",) * 3
+    assert time.monotonic() - began_s < PollingStrategy().initial_delay_s
+    assert repr(sandbox).endswith("<ScriptedPoller polls=3> <RecordingNotifier attempts=1 delivered=1>>")
+
+
+def test_jobs_with_every_end_are_carried_there(sandbox, call):
+    """A timeout takes its five minutes of polls, a failed send its back-off."""
+    sandbox.poller.job("slow", VideoWorking())
+    sandbox.poller.job("failed", VideoFailed("content policy"))
+    sandbox.notifier.answer_next(NotSent("busy"))
+    for job_id in ("slow", "failed", "ready"):
+        call(sandbox.queue.enqueue(job_id, conversation_id=job_id))
+
+    call(sandbox.run_until_settled())
+
+    ends = {"slow": "timed_out", "failed": OutcomeKind.FAILED, "ready": "completed"}
+    assert [sandbox.assert_delivered_once(job_id, outcome=end).job.job_id for job_id, end in ends.items()] == [*ends]
+    assert len([job_id for job_id in sandbox.poller.polls if job_id == "slow"]) == 30
+    assert_no_keys_leaked(sandbox.server.client())
+
+
+def test_nothing_to_do_is_settled(sandbox, call):
+    call(sandbox.run_until_settled())
+
+    assert sandbox.poller.polls == ()
+
+
+def test_what_does_not_end_in_time_is_told(open_sandbox, call):
+    """With where it stands; an endless loop would tell nothing."""
+    sandbox = open_sandbox(strategy=PollingStrategy(interval_s=60, timeout_s=550))
+    sandbox.poller.job("job_1", VideoWorking())
+    call(sandbox.queue.enqueue("job_1", conversation_id="c"))
+
+    with pytest.raises(AssertionError, match=r"left after 300 s of the sandbox's clock: 1 in video:poll:schedule"):
+        call(sandbox.run_until_settled(within_s=300))
+
+
+def test_what_nobody_may_take_is_told_as_well(sandbox, call):
+    """A lock of another kind of worker ends after a minute; here it never does."""
+    call(sandbox.queue.enqueue("job_1", conversation_id="c"))
+    keys = sandbox.queue.keys
+    with sandbox.server.client() as client:
+        client.set(keys.lock("job_1"), "foreign", ex=DAY_S)
+
+        with pytest.raises(AssertionError, match="jobs are left after 100 s"):
+            call(sandbox.run_until_settled(within_s=100))
+
+
+def test_a_host_brings_its_own_parts_and_policies(open_sandbox, call):
+    """What is not brought is scripted and recorded."""
+    poller, heard = ScriptedPoller({"job_1": VideoReady("https://files.example/own.mp4")}), []
+    sandbox = open_sandbox(
+        poller=poller,
+        strategy=PollingStrategy(initial_delay_s=60, timeout_s=300),
+        delivery=DeliveryPolicy(),
+        texts=Texts({"en": ENGLISH}, default="en"),
+        hooks=[heard.append],
+    )
+    before_s = sandbox.clock.monotonic_s()
+    call(sandbox.queue.enqueue("job_1", conversation_id="c"))
+    call(sandbox.run_until_settled())
+
+    assert sandbox.poller.polls == ()
+    assert poller.polls == ("job_1",)
+    assert "Your video is ready" in sandbox.assert_delivered_once("job_1").text
+    assert sandbox.clock.monotonic_s() - before_s >= 60
+    assert {type(event).__name__ for event in heard} >= {"JobEnqueued", "JobPolled", "JobDelivered"}
+
+
+def test_one_sandbox_at_a_time(sandbox):
+    """Two clocks cannot move the same time."""
+    with pytest.raises(ConfigurationError, match="another MovableClock is in use"), Sandbox():
+        pass
+
+
+FIXTURES = """
+import asyncio
+
+def test_threads(video_sandbox):
+    video_sandbox.queue.enqueue("job_1", conversation_id="c")
+    video_sandbox.run_until_settled()
+    video_sandbox.assert_delivered_once("job_1")
+
+def test_asyncio(async_video_sandbox):
+    async def main():
+        async with async_video_sandbox as sandbox:
+            await sandbox.queue.enqueue("job_1", conversation_id="c")
+            await sandbox.run_until_settled()
+            sandbox.assert_delivered_once("job_1")
+    asyncio.run(main())
+
+def test_unused(async_video_sandbox):
+    pass
+"""
+
+
+def test_a_hosts_conftest_names_the_fixtures_in_one_line(tmp_path):
+    """Of both worlds, in a pytest of its own, where every warning is an error."""
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["videopoll.testing.pytest_plugin"]\n')
+    (tmp_path / "test_app.py").write_text(FIXTURES)
+    command = [
+        sys.executable,
+        "-X",
+        "dev",
+        "-m",
+        "pytest",
+        "-q",
+        "-W",
+        "error",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+        ".",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+
+
+class TestBuilders:
+    def test_a_message_is_what_a_worker_would_send_first(self):
+        ready, failed = build_message(), build_message("failed")
+
+        assert (ready.form, ready.video_url) == (MessageForm.VIDEO, "https://files.example/video.mp4")
+        assert (failed.form, failed.video_url) == (MessageForm.TEXT, None)
+        assert ready.reference == ready.job.reference
+
+    def test_everything_can_be_said(self):
+        job = build_job("job_7", conversation_id="c_7", metadata={"to": "1"}, start_ms=1_757_157_518_747)
+        outcome = build_outcome("failed", error="content policy", at_ms=1_757_157_528_747)
+        recipient = Recipient(channel="ultramsg", to="1")
+        message = build_message(
+            outcome,
+            job=job,
+            form="text",
+            recipient=recipient,
+            language="en",
+            texts=Texts({"en": ENGLISH}, default="en"),
+        )
+
+        assert (message.job, message.outcome, message.recipient) == (job, outcome, recipient)
+        assert (job.start_ms, dict(job.metadata), outcome.error) == (1_757_157_518_747, {"to": "1"}, "content policy")
+        assert "video" in message.text
+
+
+class TestRoutes:
+    def get(self, server, path="/jobs/17", method="GET"):
+        with httpx.Client(trust_env=False) as client:
+            return client.request(method, f"{server.url}{path}")
+
+    def test_a_path_answers_in_order_and_the_last_answer_stays(self):
+        with FakeServer() as server:
+            server.route("get", "/jobs/17", Reply.json({"state": "running"}, status=202), Reply.json({"state": "done"}))
+
+            replies = [self.get(server) for _ in range(3)]
+
+        assert [(reply.status_code, reply.json()["state"]) for reply in replies] == [
+            (202, "running"),
+            (200, "done"),
+            (200, "done"),
+        ]
+
+    @pytest.mark.parametrize(("method", "path"), [("GET", "/jobs/1"), ("POST", "/jobs/17"), ("GET", "/jobs/17/more")])
+    def test_what_nobody_expects_is_not_found(self, method, path):
+        with FakeServer() as server:
+            server.route("GET", "/jobs/17", Reply.json({}))
+            reply = self.get(server, path, method)
+
+        assert (reply.status_code, reply.json()) == (404, {"error": f"nothing answers {method} {path}"})
+
+    def test_the_rules_have_an_order(self):
+        """Replies for the next requests, then faults that last, then routes."""
+        with FakeServer() as server:
+            server.route("GET", "/jobs/17", Reply.json("an older route"))
+            server.route("GET", "/jobs/17", Reply.json("the route"))
+            server.fail_every(2, Reply.fault(500))
+            server.reply_with(Reply.json("first"), Reply.json("second"))
+
+            assert [self.get(server).json() for _ in range(5)] == [
+                "first",
+                "second",
+                "the route",
+                {"error": "fault 500"},
+                "the route",
+            ]
+
+    def test_a_route_needs_an_answer(self):
+        with pytest.raises(ConfigurationError, match="at least one Reply for GET /x"):
+            FakeServer().route("GET", "/x")
+
+
+class TestLeakCheck:
+    def test_a_key_without_an_end_is_named(self, redis_server, prefix):
+        import redis
+
+        with (
+            redis.Redis.from_url(redis_server.url) as client,
+            RedisVideoJobQueue.from_url(redis_server.url, prefix=prefix) as queue,
+        ):
+            queue.enqueue("job_1", conversation_id="c")
+            client.set(f"{prefix}x:mine", "of another prefix", ex=60)
+            assert_no_keys_leaked(client, prefix)
+
+            client.persist(queue.keys.job("job_1"))
+            with pytest.raises(AssertionError, match=f"left behind: {prefix}:job:job_1$"):
+                assert_no_keys_leaked(client, prefix)
+            client.expire(queue.keys.job("job_1"), 60)
+
+
+def test_there_are_no_other_points_to_die_at():
+    with Sandbox() as sandbox, pytest.raises(ConfigurationError, match=f"choose one of {CRASH_POINTS[0]}, "):
+        die_at(sandbox.runner, "after_lunch")
