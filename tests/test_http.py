@@ -551,9 +551,11 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(own_wor
             closed(sent)
         http.close()
     else:
+        transport = "aiohttp" if "aiohttp" in own_world.name else "httpx"
+        pytest.importorskip(transport)
 
         async def main() -> None:
-            http = Http(transport="aiohttp" if "aiohttp" in own_world.name else "httpx")
+            http = Http(transport=transport)
             for sent in range(1, 4):
                 assert isinstance(await http.asend(post), HttpReply)
                 await asyncio.to_thread(closed, sent)
@@ -579,11 +581,13 @@ def test_an_http_object_works_again_after_it_was_closed(serve):
     assert server.connections == 4
 
 
-def test_a_cancelled_request_gives_its_place_back(serve):
+@pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
+def test_a_cancelled_request_gives_its_place_back(serve, transport):
     """A worker that shuts down cancels its polls; the places must not leak away."""
+    pytest.importorskip(transport)
     server = serve(lambda server, connection: server.over.wait(20))
 
-    async def main(transport: str) -> None:
+    async def main() -> None:
         http = Http(transport=transport, max_connections=1)
         for _ in range(3):
             with pytest.raises(TimeoutError):
@@ -592,8 +596,7 @@ def test_a_cancelled_request_gives_its_place_back(serve):
         assert failure(await http.asend(get(server.url, timeout_s=0.2))).kind is FailureKind.TIMEOUT
         await http.aclose()
 
-    asyncio.run(main("httpx"))
-    asyncio.run(main("aiohttp"))
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

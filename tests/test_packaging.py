@@ -63,6 +63,18 @@ def test_the_core_depends_on_four_packages(metadata):
     assert len(core) == 4
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/embed.md", "CHANGELOG.md"])
+def test_the_pages_name_the_oldest_versions_of_these(page):
+    """`nox -s lowest` tests with them."""
+    bounds = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in PROJECT["dependencies"])
+    attrs, httpx, redis, typing_extensions = (bounds[name] for name in sorted(bounds))
+    sentence = (
+        f"It needs attrs {attrs}, httpx {httpx}, redis-py {redis} and typing-extensions {typing_extensions}, or newer"
+    )
+
+    assert sentence in (ROOT / page).read_text(encoding="utf-8")
+
+
 def test_the_extras_are_those_that_are_documented(metadata):
     extras = {"all", "apprise", "cli", "embedded", "fast", "otel", "prometheus", "testing"}
 

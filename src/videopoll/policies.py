@@ -75,13 +75,13 @@ def _positive(instance: object, attribute: attrs.Attribute[float], value: float)
 
 
 def _count(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
-    if not isinstance(value, int) or not is_number(value) or value < 1:
+    if not is_number(value) or not isinstance(value, int) or value < 1:
         msg = f"{type(instance).__name__}.{attribute.name} must be a whole number of at least 1, got {_quoted(value)}"
         raise ConfigurationError(msg)
 
 
 def _whole_seconds(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
-    if not isinstance(value, int) or not is_number(value) or value < 1:
+    if not is_number(value) or not isinstance(value, int) or value < 1:
         msg = (
             f"{type(instance).__name__}.{attribute.name} must be a whole number of seconds"
             f" of at least 1 (it is a Redis EX), got {_quoted(value)}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
 
 import attrs
-from typing_extensions import TypeIs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +18,7 @@ LARGEST = 2**53
 """Up to here a double, and so Redis and every reader of JSON, tells one whole number from the next."""
 
 
-def is_number(value: object) -> TypeIs[int | float]:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is a finite number of a sane size.
 
     `math.isfinite` raises for integers of more than 308 digits, and JSON may have those.
@@ -86,7 +85,7 @@ def dump(value: Mapping[str, object]) -> str:
 
 
 def whole(value: JsonValue) -> int:
-    if not isinstance(value, int) or not is_number(value):
+    if not is_number(value) or not isinstance(value, int):
         msg = "not a whole number"
         raise TypeError(msg)
     return value

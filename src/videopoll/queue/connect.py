@@ -261,7 +261,7 @@ def check_client(client: object, wanted: type, queue: str) -> None:
     retry = cast("redis.Redis", client).get_retry()
     # Without a retry of its own, a connection makes one for these.
     implied = retry is None and (options.get("retry_on_timeout") or options.get("retry_on_error"))
-    if implied or (retry is not None and retry.get_retries() != 0):
+    if implied or (retry is not None and _retries_of(retry) != 0):
         msg = (
             "the Redis client must not retry, as a claim that runs twice would lease jobs to no one: build it with"
             f" retry=Retry(NoBackoff(), 0) and without retry_on_timeout, or use {queue}.from_url"
@@ -288,6 +288,12 @@ def _instead_of(client: object, queue: str) -> str:
             ": connect to the node, or the proxy, that owns the slot of the prefix, which is a hash tag such as {video}"
         )
     return ""
+
+
+def _retries_of(retry: Retry) -> int:
+    # redis-py 5 has the number, but no method that tells it.
+    tell = getattr(retry, "get_retries", None)
+    return int(tell() if tell else retry._retries)  # noqa: SLF001
 
 
 # --- times ---
