@@ -10,11 +10,11 @@ import pytest
 import redis
 
 from kit import API_KEY, TOKEN, phone, until
-from videopoll import ConfigurationError, QueueError, events
-from videopoll.jobs import MessageForm, OutcomeKind
+from videopoll import ConfigurationError, QueueError, RedisVideoJobQueue, events
+from videopoll.jobs import HistoryEvent, MessageForm, OutcomeKind
 from videopoll.observations import FaultKind
-from videopoll.queue import history
-from videopoll.queue.history import RedisHistory, Step, read_history, read_recent, read_workers
+from videopoll.queue import history, history_reader
+from videopoll.queue.history import RedisHistory
 from videopoll.queue.schema import Keys
 from videopoll.testing import Reply, unused_port
 from videopoll.worker import Health
@@ -33,6 +33,12 @@ def client(redis_url):
 @pytest.fixture
 def keys(prefix):
     return Keys(prefix)
+
+
+@pytest.fixture
+def queue(redis_url, prefix):
+    with RedisVideoJobQueue.from_url(redis_url, prefix=prefix) as queue:
+        yield queue
 
 
 @pytest.fixture
@@ -67,17 +73,17 @@ def test_a_job_from_its_enqueue_to_its_delivery(world, redis_url, prefix, client
         worker = world.worker(hooks=[hook])
         with worker:
             until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
-    story = read_history(client, keys, "job_1")
+    story = queue.history("job_1")
 
-    assert [(entry.step, entry.details.get("status")) for entry in story] == [
-        (Step.ENQUEUED, None),
-        (Step.TAKEN, None),
-        (Step.STATUS, "processing"),
-        (Step.FAULT, None),
-        (Step.STATUS, "completed"),
-        (Step.CONCLUDED, None),
-        (Step.SENT, None),
-        (Step.DELIVERED, None),
+    assert [(entry.event, entry.details.get("status")) for entry in story] == [
+        (HistoryEvent.ENQUEUED, None),
+        (HistoryEvent.TAKEN, None),
+        (HistoryEvent.STATUS, "processing"),
+        (HistoryEvent.FAULT, None),
+        (HistoryEvent.STATUS, "completed"),
+        (HistoryEvent.CONCLUDED, None),
+        (HistoryEvent.SENT, None),
+        (HistoryEvent.DELIVERED, None),
     ]
     fault, sent = story[3], story[6]
     assert (fault.details["attempt"], fault.details["fault"], fault.details["reason"]) == (3, "server", "HTTP 503")
@@ -91,7 +97,7 @@ def test_a_job_from_its_enqueue_to_its_delivery(world, redis_url, prefix, client
         assert secret not in stored
 
 
-def test_foreign_texts_are_cleaned(hook, client, keys):
+def test_foreign_texts_are_cleaned(hook, client, keys, queue):
     """The API's and the messengers' words may quote anything."""
     said = f"see https://x.example/?sig=1 token=abc123 for {phone(1)}"
     hook(polled(fault=FaultKind.SERVER, detail=said))
@@ -120,21 +126,21 @@ def test_foreign_texts_are_cleaned(hook, client, keys):
     )
     hook.close()
 
-    assert len(read_history(client, keys, "job_1")) == 5
+    assert len(queue.history("job_1")) == 5
     stored = repr(client.xrange(keys.history))
     for secret in ("sig=1", "abc123", phone(1)):
         assert secret not in stored
 
 
-def test_only_distinct_statuses_are_kept(hook, client, keys):
+def test_only_distinct_statuses_are_kept(hook, queue):
     for attempt, status in enumerate(["queued", "queued", "processing", "processing", "queued"], 1):
         hook(polled(attempt=attempt, status=status))
     hook(polled("job_2", status="queued"))
     hook.close()
 
-    told = [(entry.details["status"], entry.details["attempt"]) for entry in read_history(client, keys, "job_1")]
+    told = [(entry.details["status"], entry.details["attempt"]) for entry in queue.history("job_1")]
     assert told == [("queued", 1), ("processing", 3), ("queued", 5)]
-    assert len(read_history(client, keys, "job_2")) == 1
+    assert len(queue.history("job_2")) == 1
 
 
 def test_a_poll_that_finds_what_the_last_one_found_costs_nothing(hook):
@@ -148,13 +154,17 @@ def test_a_poll_that_finds_what_the_last_one_found_costs_nothing(hook):
     assert not hook._heard
 
 
-def test_a_status_after_a_fault_is_told_again(hook, client, keys):
+def test_a_status_after_a_fault_is_told_again(hook, queue):
     """Also if both come before the first is written."""
     for event in (polled(), polled(fault=FaultKind.SERVER, detail="HTTP 503"), polled(attempt=3)):
         hook(event)
     hook.close()
 
-    assert [entry.step for entry in read_history(client, keys, "job_1")] == [Step.STATUS, Step.FAULT, Step.STATUS]
+    assert [entry.event for entry in queue.history("job_1")] == [
+        HistoryEvent.STATUS,
+        HistoryEvent.FAULT,
+        HistoryEvent.STATUS,
+    ]
 
 
 def test_a_heartbeat_is_one_round_trip(hook, client):
@@ -169,16 +179,16 @@ def test_a_heartbeat_is_one_round_trip(hook, client):
     assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before == 1
 
 
-def test_ids_that_are_no_text_come_back_as_they_were(hook, client, keys):
+def test_ids_that_are_no_text_come_back_as_they_were(hook, queue):
     ghost = "gh\nost\udcff"
     hook(events.JobDeadLettered(job_id=ghost, reason="no record"))
     hook.close()
 
-    (entry,) = read_history(client, keys, ghost)
+    (entry,) = queue.history(ghost)
     assert entry.job_id == ghost
 
 
-def test_the_stream_is_bounded_and_has_a_time_to_live(hook, client, keys, monkeypatch):
+def test_the_stream_is_bounded_and_has_a_time_to_live(hook, client, keys, monkeypatch, queue):
     monkeypatch.setattr(history, "MAX_ENTRIES", 200)
     for number in range(1_000):
         hook(events.JobEnqueued(job_id=f"job_{number}", conversation_id="c"))
@@ -186,21 +196,21 @@ def test_the_stream_is_bounded_and_has_a_time_to_live(hook, client, keys, monkey
 
     assert client.xlen(keys.history) < 400
     assert 0 < client.ttl(keys.history) <= history.KEEP_S
-    assert [entry.job_id for entry in read_recent(client, keys, limit=3)] == ["job_997", "job_998", "job_999"]
+    assert [entry.job_id for entry in queue.history(limit=3)] == ["job_997", "job_998", "job_999"]
 
 
-def test_reading_goes_on_from_step_to_step(hook, client, keys, monkeypatch):
-    monkeypatch.setattr(history, "PAGE", 7)
+def test_reading_goes_on_from_step_to_step(hook, monkeypatch, queue):
+    monkeypatch.setattr(history_reader, "PAGE", 7)
     for number in range(100):
         hook(events.JobClaimed(job_id=f"job_{number % 2}", taken_over=bool(number // 2 % 2)))
     hook.close()
 
-    assert len(read_history(client, keys, "job_0")) == 50
-    assert read_history(client, keys, "job_9") == ()
-    assert len(read_recent(client, keys, limit=100)) == 100
+    assert len(queue.history("job_0")) == 50
+    assert queue.history("job_9") == ()
+    assert len(queue.history(limit=100)) == 100
 
 
-def test_damaged_entries_are_passed_over(hook, client, keys):
+def test_damaged_entries_are_passed_over(hook, client, keys, queue):
     client.xadd(keys.history, {"job": "job_1"})
     client.xadd(keys.history, {"job": "job_1", "step": "dancing"})
     client.xadd(keys.history, {"job": "job_1", "step": "sent", "details": "no json"})
@@ -208,25 +218,25 @@ def test_damaged_entries_are_passed_over(hook, client, keys):
     hook(events.JobCancelled(job_id="job_1"))
     hook.close()
 
-    assert [entry.step for entry in read_history(client, keys, "job_1")] == [Step.CANCELLED]
+    assert [entry.event for entry in queue.history("job_1")] == [HistoryEvent.CANCELLED]
 
 
-def test_an_entry_that_was_written_twice_is_told_once(hook, client, keys):
+def test_an_entry_that_was_written_twice_is_told_once(hook, client, keys, queue):
     """A reply that was lost leads to a second try."""
     hook(events.JobCancelled(job_id="job_1"))
     hook.close()
     ((_, fields),) = client.xrange(keys.history)
     client.xadd(keys.history, fields)
 
-    assert len(read_history(client, keys, "job_1")) == 1
+    assert len(queue.history("job_1")) == 1
 
 
-def test_times_are_those_of_the_events_not_of_the_writing(hook, client, keys, monkeypatch):
+def test_times_are_those_of_the_events_not_of_the_writing(hook, monkeypatch, queue):
     hook._heard.append((time.monotonic() - 30, events.JobCancelled(job_id="job_1")))
     hook(events.JobCancelled(job_id="job_2"))
     hook.close()
 
-    (one,), (other,) = read_history(client, keys, "job_1"), read_history(client, keys, "job_2")
+    (one,), (other,) = queue.history("job_1"), queue.history("job_2")
     assert other.at_ms - one.at_ms == pytest.approx(30_000, abs=1_000)
 
 
@@ -244,15 +254,15 @@ def test_without_redis_nothing_is_raised_and_what_does_not_fit_is_counted(monkey
     assert caplog.text.count("cannot reach Redis") == 1
 
 
-def test_what_happened_while_redis_refused_is_written_later(hook, client, keys, caplog):
+def test_what_happened_while_redis_refused_is_written_later(hook, client, keys, caplog, queue):
     client.set(keys.history, "not a stream", ex=60)
     hook(events.JobCancelled(job_id="job_1"))
     until(lambda: "The history is not written" in caplog.text, "it says so")
     with pytest.raises(QueueError):
-        read_history(client, keys, "job_1")
+        queue.history("job_1")
     client.delete(keys.history)
 
-    assert until(lambda: read_history(client, keys, "job_1"), "it is written")[0].step is Step.CANCELLED
+    assert until(lambda: queue.history("job_1"), "it is written")[0].event is HistoryEvent.CANCELLED
     assert hook.dropped == 0
 
 
@@ -281,13 +291,13 @@ class Runner:
         return Health(healthy=False, problems=("the video API refuses our key: check it",))
 
 
-def test_a_worker_whose_history_is_refused_is_seen_to_be_alive(hook, client, keys):
+def test_a_worker_whose_history_is_refused_is_seen_to_be_alive(hook, client, keys, queue):
     """An ACL may forbid the stream, or its key be taken."""
     client.set(keys.history, "not a stream", ex=60)
     hook(events.JobCancelled(job_id="job_1"))
     hook.follow(Runner())
 
-    (worker,) = until(lambda: read_workers(client, keys), "it beats")
+    (worker,) = until(queue.workers, "it beats")
     assert worker.alive
 
 
@@ -303,11 +313,11 @@ def test_copies_of_a_process_number_their_entries_apart(hook, monkeypatch):
     assert len(numbers) == 2
 
 
-def test_a_heartbeat_with_mad_numbers_is_read(client, keys):
+def test_a_heartbeat_with_mad_numbers_is_read(client, keys, queue):
     client.zadd(keys.workers, {"mad": int(time.time() * 1000)})
     client.hset(keys.loads, "mad", '{"started_ms":1%s,"pid":1.5,"problems":{}}' % ("0" * 400))
 
-    (worker,) = read_workers(client, keys)
+    (worker,) = queue.workers()
     assert (worker.started_ms, worker.pid, worker.problems) == (0, 1, ())
     client.delete(keys.workers, keys.loads)
 
@@ -320,10 +330,10 @@ def test_a_url_that_cannot_be_read_is_not_quoted():
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
-def test_the_heartbeat_of_a_worker(hook, client, keys):
+def test_the_heartbeat_of_a_worker(hook, client, keys, queue):
     hook.follow(Runner())
 
-    (worker,) = until(lambda: read_workers(client, keys), "it beats")
+    (worker,) = until(queue.workers, "it beats")
     assert worker.alive
     assert (worker.worker_id, worker.kind, worker.concurrency) == ("video_worker_1", "sync", 16)
     assert (worker.polls_in_hand, worker.sends_in_hand) == (3, 1)
@@ -334,26 +344,26 @@ def test_the_heartbeat_of_a_worker(hook, client, keys):
     assert client.ttl(keys.loads) > 0
 
     hook.close()
-    assert read_workers(client, keys) == ()
+    assert queue.workers() == ()
     assert not client.exists(keys.workers, keys.loads)
 
 
-def test_workers_that_died_are_listed_for_a_while_and_then_removed(hook, client, keys):
+def test_workers_that_died_are_listed_for_a_while_and_then_removed(hook, client, keys, queue):
     now_ms = int(time.time() * 1000)
     client.zadd(keys.workers, {"dead": now_ms - 60_000, "forgotten": now_ms - 2 * history.WORKERS_KEEP_S * 1000})
     client.hset(keys.loads, mapping={"dead": "no json", "forgotten": "{}"})
     hook.follow(Runner())
     until(lambda: client.zscore(keys.workers, "video_worker_1"), "it beats")
 
-    found = read_workers(client, keys)
+    found = queue.workers()
     assert [(worker.worker_id, worker.alive) for worker in found] == [("video_worker_1", True), ("dead", False)]
     assert client.hkeys(keys.loads) != [b"forgotten"]
 
 
-def test_runners_of_both_kinds_have_what_a_heartbeat_needs(world, redis_url, prefix, client, keys):
+def test_runners_of_both_kinds_have_what_a_heartbeat_needs(world, redis_url, prefix, queue):
     with RedisHistory(redis_url, prefix=prefix) as hook, world.worker(hooks=[hook]) as worker:
         hook.follow(worker.runner)
-        (info,) = until(lambda: read_workers(client, keys), "it beats")
+        (info,) = until(queue.workers, "it beats")
         assert info.kind == world.kind
         assert info.worker_id == worker.runner.worker_id
 

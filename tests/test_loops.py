@@ -10,16 +10,14 @@ import threading
 import time
 
 import pytest
-import redis
 
 from kit import FAST, until
 from videopoll import LeasePolicy, Runner, SilentNotifier, VideoApiPoller, events
 from videopoll._loops import BELL, RENEWER, WRITER, Loops
 from videopoll.clock import Clock
 from videopoll.observations import VideoReady, VideoWorking
-from videopoll.queue.history import RedisHistory, read_history
+from videopoll.queue.history import RedisHistory
 from videopoll.queue.redis_queue import RedisVideoJobQueue
-from videopoll.queue.schema import Keys
 
 BRIEF = LeasePolicy.lasting(1.0)
 
@@ -321,7 +319,8 @@ def test_a_loop_that_raises_in_its_own_logging_goes_on(world, monkeypatch):
 
 
 def test_the_history_goes_on_after_what_nobody_foresaw(redis_url, prefix, monkeypatch, caplog):
-    with RedisHistory(redis_url, prefix=prefix) as history, redis.Redis.from_url(redis_url) as client:
+    queue = RedisVideoJobQueue.from_url(redis_url, prefix=prefix)
+    with queue, RedisHistory(redis_url, prefix=prefix) as history:
         whole, calls = history._write, []
 
         def write(some):
@@ -332,5 +331,5 @@ def test_the_history_goes_on_after_what_nobody_foresaw(redis_url, prefix, monkey
 
         monkeypatch.setattr(history, "_write", write)
         history(events.JobEnqueued(job_id="job_1", conversation_id="c"))
-        until(lambda: read_history(client, Keys(prefix), "job_1"), "the entry is written")
+        until(lambda: queue.history("job_1"), "the entry is written")
     assert len(told_failures(caplog)) == 1

@@ -17,15 +17,16 @@ from typer.testing import CliRunner
 
 from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
 from videopoll import AsyncRedisVideoJobQueue, PollingStrategy, RedisVideoJobQueue, events
-from videopoll.cli import figures, places
+from videopoll.cli import figures
 from videopoll.cli.app import app
 from videopoll.cli.commands import doctor
+from videopoll.cli.commands.jobs import ListedState
 from videopoll.cli.describe import describe_entry
 from videopoll.cli.output import duration
-from videopoll.jobs import JobState
+from videopoll.jobs import HistoryEntry, HistoryEvent, JobState
 from videopoll.observations import FaultKind
 from videopoll.policies import LeasePolicy
-from videopoll.queue.history import HistoryEntry, RedisHistory, Step, read_history, read_workers
+from videopoll.queue.history import RedisHistory
 from videopoll.queue.schema import KEYS, Keys
 from videopoll.testing import Reply, unused_port
 from videopoll.worker import Health
@@ -239,7 +240,7 @@ def test_a_hand_back_says_what_it_did_and_what_it_could_not(cli, queue, world, c
     assert "1 to be delivered, which only videopoll's workers can" in told.stderr
     named = re.findall(r"--state (\w+)", told.stderr)
     assert named
-    assert set(named) <= {place.value for place in places.Place}
+    assert set(named) <= {state.value for state in ListedState}
     again = cli("hand-back --json")
     assert again.exit_code == 1
     left = {"handed": 0, "gone": [], "locked": 1, "in_hand": 1, "sends": 1, "complete": False}
@@ -255,7 +256,7 @@ def test_a_hand_back_that_leaves_nothing_is_exit_code_0(cli):
 # --- jobs ---
 
 
-def test_jobs_are_listed_by_place(cli, queue, world, client, keys):
+def test_jobs_are_listed_by_place(cli, queue, world):
     for number in range(3):
         enqueue(queue, f"scheduled_{number}")
     run_until_scheduled(world, queue, *(f"scheduled_{number}" for number in range(3)))
@@ -359,20 +360,6 @@ def test_the_jobs_of_a_conversation_are_found_wherever_they_are(cli, world, queu
     assert cli("jobs --conversation c_9 --state queued").stdout == ""
 
 
-def test_many_jobs_are_listed_in_steps_in_the_order_of_their_turns(client, queue, keys, monkeypatch):
-    monkeypatch.setattr(places, "PAGE", 7)
-    queue.enqueue_many((f"job_{number:03d}", "c", None) for number in range(100))
-    client.zadd(keys.schedule, {f"due_{number:03d}": 1_000 + number for number in range(50)})
-
-    queued, more = places.list_jobs(client, keys, (places.Place.QUEUED,), limit=500, keep=lambda one: True)
-    scheduled, _ = places.list_jobs(client, keys, (places.Place.SCHEDULED,), limit=500)
-
-    assert [one.job_id for one in queued] == [f"job_{number:03d}" for number in range(100)]
-    assert not more
-    assert [one.job_id for one in scheduled] == [f"due_{number:03d}" for number in range(50)]
-    assert scheduled[0].start_ms is None
-
-
 def test_hostile_ids_stay_on_their_line(cli, client, keys):
     client.lpush(keys.queue, "gh\nost[bold]\udcff".encode("utf-8", "surrogateescape"))
 
@@ -419,7 +406,7 @@ def test_status_tells_of_workers_the_oldest_job_and_the_lag(cli, world, queue, c
     run_until_scheduled(world, queue, "job_1", "job_2")
     client.zadd(keys.schedule, {"job_1": queue.counts().now_ms - 5_000})
     hook.follow(Runner())
-    until(lambda: read_workers(client, keys), "it beats")
+    until(queue.workers, "it beats")
 
     told = json.loads(cli("status --json --check --no-scan --api-url", world.api.url).stdout)
     plain = cli("status --no-scan --api-url", world.api.url).stdout
@@ -549,7 +536,7 @@ def test_explain_says_who_holds_a_job(cli, queue, client, keys, hook):
     assert re.search(r"Held by video_worker_1, its lease ends in [\d.]+ s\.", cli("explain job_1").stdout)
 
     hook.follow(Runner())
-    until(lambda: read_workers(client, keys), "it beats")
+    until(queue.workers, "it beats")
     assert re.search(r"ends in [\d.]+ s, alive on .+:\d+\.", cli("explain job_1").stdout)
 
     client.zadd(keys.workers, {"video_worker_1": queue.counts().now_ms - 60_000})
@@ -605,11 +592,11 @@ def test_explain_with_live_and_of_unknown_jobs(cli, world, queue, hook, monkeypa
     assert "Redis has forgotten the job" in cli("explain job_8").stdout
 
 
-def test_a_status_that_two_workers_met_is_told_once(client, keys, redis_url, prefix):
+def test_a_status_that_two_workers_met_is_told_once(redis_url, prefix, queue):
     for worker in ("w_1", "w_2"):
         with RedisHistory(redis_url, prefix=prefix) as hook:
             hook(_polled(worker))
-    assert len(read_history(client, keys, "job_1")) == 1
+    assert len(queue.history("job_1")) == 1
 
 
 def _polled(worker):
@@ -619,14 +606,14 @@ def _polled(worker):
 
 
 def test_every_step_and_every_fault_has_its_words():
-    for step in Step:
+    for event in HistoryEvent:
         said, _ = describe_entry(
-            HistoryEntry(0, step, "job_1", "w", {"fault": "timeout", "status": "x", "result": "unknown"})
+            HistoryEntry(0, event, "job_1", "w", {"fault": "timeout", "status": "x", "result": "unknown"})
         )
         assert said
     for fault in FaultKind:
         said, _ = describe_entry(
-            HistoryEntry(0, Step.FAULT, "j", "w", {"fault": fault.value, "attempt": 1, "reason": "r"})
+            HistoryEntry(0, HistoryEvent.FAULT, "j", "w", {"fault": fault.value, "attempt": 1, "reason": "r"})
         )
         assert f": {fault.value} (" not in said
 
@@ -842,7 +829,7 @@ def test_doctor_judges_redis():
 
 @pytest.mark.parametrize("runner", ["async", "sync"])
 def test_the_worker_keeps_a_history_tells_its_health_and_gives_metrics(  # noqa: PLR0917 - fixtures
-    runner, cli, world, queue, client, keys, redis_url, prefix
+    runner, cli, world, queue, redis_url, prefix
 ):
     pytest.importorskip("prometheus_client")
     port = unused_port()
@@ -857,7 +844,7 @@ def test_the_worker_keeps_a_history_tells_its_health_and_gives_metrics(  # noqa:
         until(lambda: world.ultramsg.inbox(phone(1)), "the user has the video", 30)
         assert httpx.get(f"http://127.0.0.1:{port}/ready", timeout=10).status_code == 200
         metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
-        until(lambda: [one.kind for one in read_workers(client, keys)] == [runner], "it beats")
+        until(lambda: [one.kind for one in queue.workers()] == [runner], "it beats")
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
     finally:
@@ -867,8 +854,8 @@ def test_the_worker_keeps_a_history_tells_its_health_and_gives_metrics(  # noqa:
     assert process.returncode == 0
     assert 'videopoll_jobs_concluded_total{outcome="completed"} 1.0' in metrics
     assert 'videopoll_jobs{state="dead"} 0.0' in metrics
-    assert read_history(client, keys, "job_1")[-1].step is Step.DELIVERED
-    assert read_workers(client, keys) == ()
+    assert queue.history("job_1")[-1].event is HistoryEvent.DELIVERED
+    assert queue.workers() == ()
     assert "Traceback" not in errors
 
 

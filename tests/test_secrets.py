@@ -32,6 +32,7 @@ from videopoll import (
     NotSentError,
     QueueError,
     Recipient,
+    RedisVideoJobQueue,
     RefusedError,
     RoutingNotifier,
     UltraMsgNotifier,
@@ -41,11 +42,12 @@ from videopoll import (
 from videopoll.cli.app import app
 from videopoll.cli.describe import describe_entry
 from videopoll.events import show_texts
+from videopoll.jobs import JobState
 from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoReady, VideoWorking
 from videopoll.observe.log_setup import JsonFormatter
 from videopoll.observe.metrics import OpenTelemetryHook, PrometheusHook
-from videopoll.queue.history import RedisHistory, read_history, read_recent
+from videopoll.queue.history import RedisHistory
 from videopoll.queue.schema import Keys
 from videopoll.testing import FakeVideoApi, Reply
 from videopoll.tool import VideoGeneratorTool
@@ -267,10 +269,14 @@ def everything(world: World) -> Outputs:
     with redis.Redis.from_url(world.url) as client:
         stream = client.xrange(Keys(world.prefix).history)
         outputs.add("stream", *({name: one for name, one in fields.items() if name != b"text"} for _, fields in stream))
-        outputs.add("repr of the history", read_recent(client, Keys(world.prefix), limit=1000))
-        outputs.asked["history"] = "".join(
-            one.text or "" for one in read_history(client, Keys(world.prefix), "api_failed")
+    with RedisVideoJobQueue.from_url(world.url, prefix=world.prefix) as queue:
+        outputs.add("repr of the history", queue.history(limit=1000))
+        outputs.add(
+            "repr of lists",
+            queue.list_jobs(states=[one for one in JobState if one is not JobState.ORPHANED], limit=1000),
+            queue.workers(),
         )
+        outputs.asked["history"] = "".join(one.text or "" for one in queue.history("api_failed"))
     assert len(spans[1].get_finished_spans()) > len(JOBS)
     return outputs
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from videopoll.cli.output import Cell, duration, mask, masked_url
-from videopoll.cli.places import Listed, Place
 from videopoll.jobs.codec import JsonValue, is_number
-from videopoll.jobs.views import JobView
+from videopoll.jobs.job import JobState
+from videopoll.jobs.views import HistoryEntry, HistoryEvent, JobView, ListedJob
 from videopoll.observe.log import shown
-from videopoll.queue.history import HistoryEntry, Step
 
-__all__ = ["JOB_COLUMNS", "OUTCOMES", "describe_entry", "describe_job", "job_row"]
+__all__ = ["JOB_COLUMNS", "OUTCOMES", "describe_entry", "describe_job", "describe_listed", "job_row"]
 
 JOB_COLUMNS = ("job", "state", "age", "polls", "sends", "what is next", "worker")
 
@@ -85,7 +84,24 @@ def describe_job(view: JobView, *, reveal: bool) -> dict[str, JsonValue]:
     }
 
 
-def job_row(one: Listed, now_ms: int) -> list[Cell]:
+def describe_listed(job: ListedJob) -> dict[str, JsonValue]:
+    """Return a listed job as JSON."""
+    return {
+        "job_id": job.job_id,
+        "state": job.state.value,
+        "conversation": job.conversation_id,
+        "start_ms": job.start_ms,
+        "at_ms": job.at_ms,
+        "polls": job.polls,
+        "sends": job.sends,
+        "worker": job.worker_id,
+        "outcome": job.outcome.value if job.outcome else None,
+        "reason": job.reason,
+        "delivered": job.delivered,
+    }
+
+
+def job_row(one: ListedJob, now_ms: int) -> list[Cell]:
     """Return a job's row, for the columns of `JOB_COLUMNS`."""
     return [
         one.job_id,
@@ -94,27 +110,27 @@ def job_row(one: Listed, now_ms: int) -> list[Cell]:
         one.polls,
         one.sends,
         _next_turn(one, now_ms),
-        one.worker,
+        one.worker_id,
     ]
 
 
-def _next_turn(one: Listed, now_ms: int) -> str | None:
+def _next_turn(one: ListedJob, now_ms: int) -> str | None:
     outcome = f"{one.outcome}, " if one.outcome else ""
-    if one.place is Place.SETTLED:
+    if one.state is JobState.SETTLED:
         return _end(one, now_ms)
-    if one.place is Place.DEAD:
+    if one.state is JobState.DEAD:
         return f"{outcome}{one.reason or 'no reason kept'}"
     if one.at_ms is None:
         return "waits to be taken"
     left_s = (one.at_ms - now_ms) / 1000
-    if one.place is Place.IN_FLIGHT:
+    if one.state in {JobState.POLLING, JobState.DELIVERING}:
         lease = f"lease ends in {duration(left_s)}" if left_s >= 0 else f"lease ended {duration(-left_s)} ago"
         return f"{outcome}{lease}"
-    what = "send" if one.place is Place.OUTBOX else "poll"
+    what = "send" if one.state is JobState.OUTBOX else "poll"
     return f"{outcome}{what} " + (f"in {duration(left_s)}" if left_s >= 0 else f"due for {duration(-left_s)}")
 
 
-def _end(one: Listed, now_ms: int) -> str:
+def _end(one: ListedJob, now_ms: int) -> str:
     told = {True: "user told", False: "user not told", None: None}[one.delivered]
     ago = f"{duration((now_ms - one.at_ms) / 1000)} ago" if one.at_ms else None
     return ", ".join(part for part in (one.outcome, ago, told, one.reason) if part)
@@ -124,42 +140,42 @@ def describe_entry(entry: HistoryEntry, *, texts: bool = False) -> tuple[str, st
     """Return a sentence about an entry, and its style. With `texts` it quotes what other systems said."""
     told = entry.details
     if texts and entry.text is not None:
-        told = {**told, "status" if entry.step is Step.STATUS else "reason": entry.text}
-    match entry.step:
-        case Step.ENQUEUED:
+        told = {**told, "status" if entry.event is HistoryEvent.STATUS else "reason": entry.text}
+    match entry.event:
+        case HistoryEvent.ENQUEUED:
             return "enqueued by a producer", ""
-        case Step.TAKEN:
+        case HistoryEvent.TAKEN:
             return "taken by a worker", ""
-        case Step.TAKEN_OVER:
+        case HistoryEvent.TAKEN_OVER:
             return "taken over from a worker that died", "yellow"
-        case Step.STATUS:
+        case HistoryEvent.STATUS:
             return _status(told), "cyan"
-        case Step.FAULT:
+        case HistoryEvent.FAULT:
             fault = FAULTS.get(_text(told, "fault"), _text(told, "fault"))
             return (
                 f"poll {_text(told, 'attempt')}: {fault} ({_text(told, 'reason')}){_next(told, 'tried again')}",
                 "yellow",
             )
-        case Step.CONCLUDED:
+        case HistoryEvent.CONCLUDED:
             outcome = _text(told, "outcome")
             reason = f" ({_text(told, 'reason')})" if told.get("reason") else ""
             end = f"{OUTCOMES.get(outcome, outcome)}{reason}"
             style = "green" if outcome == "completed" else "magenta"
             return f"polling over after {_text(told, 'polls')} polls: {end}", style
-        case Step.SENT:
+        case HistoryEvent.SENT:
             result, style = RESULTS.get(_text(told, "result"), (_text(told, "result"), "yellow"))
             reason = f" ({_text(told, 'reason')})" if told.get("reason") and style != "green" else ""
             return f"send {_text(told, 'send')} as {_text(told, 'form')}: {result}{reason}", style
-        case Step.DELIVERED:
+        case HistoryEvent.DELIVERED:
             return (
                 f"the user got a {_text(told, 'form')} message, {_seconds(told.get('after_s'))} after the outcome",
                 "green",
             )
-        case Step.UNDELIVERABLE:
+        case HistoryEvent.UNDELIVERABLE:
             return f"became a dead letter: {_text(told, 'reason')}", "red"
-        case Step.LEASE_LOST:
+        case HistoryEvent.LEASE_LOST:
             return "lease lost: another worker has the job, this one changed nothing", "yellow"
-        case Step.CANCELLED:
+        case HistoryEvent.CANCELLED:
             return "cancelled", "magenta"
 
 

@@ -6,18 +6,19 @@ import collections
 import time
 
 import attrs
-import redis
 
 from videopoll.cli.output import duration
-from videopoll.cli.places import Listed, oldest_of
 from videopoll.errors import QueueError
 from videopoll.jobs.codec import JsonValue
-from videopoll.jobs.views import QueueCounts
+from videopoll.jobs.job import JobState
+from videopoll.jobs.views import ListedJob, QueueCounts, WorkerInfo
 from videopoll.observe.log import shown
-from videopoll.queue.history import WorkerInfo, read_workers
 from videopoll.queue.redis_queue import RedisVideoJobQueue
 
-__all__ = ["Figures", "describe_worker", "lag_s", "pending", "read_figures", "worker_rows", "workers_line"]
+__all__ = ["Figures", "describe_worker", "lag_s", "read_figures", "worker_rows", "workers_line"]
+
+OLDEST_OF = 100
+"""Jobs of each state among which the oldest is looked for."""
 
 LATE_S = 30.0
 """A poll that is later than this, in seconds, shows that the workers are too few, or none."""
@@ -36,7 +37,7 @@ class Figures:
 
     counts: QueueCounts | None
     workers: tuple[WorkerInfo, ...] | None
-    oldest: Listed | None
+    oldest: ListedJob | None
     detail: str
 
     @property
@@ -50,7 +51,7 @@ class Figures:
         if self.counts is None:
             return [f"Redis: {self.detail}"]
         found = []
-        if self.workers and not self.alive and pending(self.counts):
+        if self.workers and not self.alive and self.counts.pending:
             found.append("jobs wait and no worker is alive: start one with videopoll worker")
         told = collections.Counter(problem for worker in self.alive for problem in worker.problems)
         for problem, count in sorted(told.items()):
@@ -63,7 +64,7 @@ class Figures:
         return found
 
 
-def read_figures(queue: RedisVideoJobQueue, client: redis.Redis) -> Figures:
+def read_figures(queue: RedisVideoJobQueue) -> Figures:
     """Look once. Does not raise while Redis is away: `Figures.detail` tells of it."""
     began_s = time.monotonic()
     try:
@@ -72,26 +73,26 @@ def read_figures(queue: RedisVideoJobQueue, client: redis.Redis) -> Figures:
         return Figures(None, None, None, str(error))
     detail = f"answers in {(time.monotonic() - began_s) * 1000:.0f} ms"
     workers: tuple[WorkerInfo, ...] | None = None
-    oldest: Listed | None = None
+    oldest: ListedJob | None = None
     try:
-        workers = read_workers(client, queue.keys)
-        oldest = oldest_of(client, queue.keys)
+        workers = queue.workers()
+        oldest = _oldest(queue)
     except QueueError:
         # The counts are worth more than nothing: a Redis user may be allowed only what workers need.
         pass
     return Figures(counts, workers, oldest, detail)
 
 
-def pending(counts: QueueCounts) -> int:
-    """How many jobs have not ended."""
-    return counts.queued + counts.scheduled + counts.in_flight + counts.deliveries
+def _oldest(queue: RedisVideoJobQueue) -> ListedJob | None:
+    """Return the job that waits for its end longest, of those first in each index."""
+    indexes = ([JobState.QUEUED], [JobState.SCHEDULED], [JobState.POLLING, JobState.DELIVERING], [JobState.OUTBOX])
+    found = [job for states in indexes for job in queue.list_jobs(states=states, limit=OLDEST_OF).jobs]
+    return min((job for job in found if job.start_ms is not None), key=lambda job: job.start_ms or 0, default=None)
 
 
 def lag_s(counts: QueueCounts | None) -> float | None:
     """Seconds by which the longest waiting poll is late; None without one."""
-    if counts is None or counts.oldest_due_ms is None:
-        return None
-    return round(max(0, counts.now_ms - counts.oldest_due_ms) / 1000, 3)
+    return None if counts is None else counts.lag_s
 
 
 def workers_line(figures: Figures) -> str:
@@ -130,7 +131,7 @@ def describe_worker(worker: WorkerInfo) -> dict[str, JsonValue]:
     return dict(attrs.asdict(worker))
 
 
-def describe_oldest(oldest: Listed | None, now_ms: int) -> dict[str, JsonValue] | None:
+def describe_oldest(oldest: ListedJob | None, now_ms: int) -> dict[str, JsonValue] | None:
     """Return the oldest job as JSON."""
     if oldest is None or oldest.start_ms is None:
         return None

@@ -5,7 +5,20 @@ from __future__ import annotations
 from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.job import JobState, VideoJob
 from videopoll.jobs.outcome import DeadLetter, MessageForm, OutboxEntry, Outcome, OutcomeKind
-from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack, Health, JobView, QueueCounts, RunSummary
+from videopoll.jobs.views import (
+    CancelResult,
+    EnqueueResult,
+    HandedBack,
+    Health,
+    HistoryEntry,
+    HistoryEvent,
+    JobPage,
+    JobView,
+    ListedJob,
+    QueueCounts,
+    RunSummary,
+    WorkerInfo,
+)
 
 __all__ = [
     "CancelResult",
@@ -13,9 +26,13 @@ __all__ = [
     "EnqueueResult",
     "HandedBack",
     "Health",
+    "HistoryEntry",
+    "HistoryEvent",
+    "JobPage",
     "JobState",
     "JobView",
     "JsonValue",
+    "ListedJob",
     "MessageForm",
     "OutboxEntry",
     "Outcome",
@@ -23,4 +40,5 @@ __all__ = [
     "QueueCounts",
     "RunSummary",
     "VideoJob",
+    "WorkerInfo",
 ]

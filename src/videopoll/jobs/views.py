@@ -1,15 +1,31 @@
-"""What a host is told: what an enqueue or a cancel found, where jobs are, whether a worker is fit."""
+"""What a host is told: what an enqueue or a cancel found, where jobs are, what happened to them, which workers there are."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 import attrs
 
+from videopoll._reasons import repr_told
+from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.job import JobState, VideoJob
-from videopoll.jobs.outcome import OutboxEntry, Outcome
+from videopoll.jobs.outcome import OutboxEntry, Outcome, OutcomeKind
 
-__all__ = ["CancelResult", "EnqueueResult", "HandedBack", "Health", "JobView", "QueueCounts", "RunSummary"]
+__all__ = [
+    "CancelResult",
+    "EnqueueResult",
+    "HandedBack",
+    "Health",
+    "HistoryEntry",
+    "HistoryEvent",
+    "JobPage",
+    "JobView",
+    "ListedJob",
+    "QueueCounts",
+    "RunSummary",
+    "WorkerInfo",
+]
 
 
 class EnqueueResult(enum.StrEnum):
@@ -62,6 +78,16 @@ class QueueCounts:
     dead: int
     oldest_due_ms: int | None
     now_ms: int
+
+    @property
+    def pending(self) -> int:
+        """How many jobs have not ended."""
+        return self.queued + self.scheduled + self.in_flight + self.deliveries
+
+    @property
+    def lag_s(self) -> float | None:
+        """Seconds by which the longest waiting poll is late; None if no poll waits."""
+        return None if self.oldest_due_ms is None else max(0, self.now_ms - self.oldest_due_ms) / 1000
 
 
 @attrs.frozen(kw_only=True)
@@ -132,6 +158,125 @@ class JobView:
     def dead(self) -> bool:
         """Whether it is a dead letter."""
         return self.state is JobState.DEAD
+
+
+@attrs.frozen(kw_only=True)
+class ListedJob:
+    """A job as `list_jobs` lists it; `JobView` has more of one.
+
+    Args:
+        job_id: Its id, exactly as it stands in Redis.
+        state: Where it is.
+        conversation_id: Whom it is for; None without a record.
+        start_ms: When it was enqueued, in Unix milliseconds; None without a record.
+        at_ms: When it is due, its lease ends, it ended or died; None for a queued one.
+        polls: Polls begun; None where that is not kept.
+        sends: Sends begun; None where that is not kept.
+        worker_id: The worker that holds it.
+        outcome: How its polling ended.
+        reason: Why it is a dead letter, or there is no video.
+        delivered: Whether its user has got its outcome; None where that is not kept.
+    """
+
+    job_id: str
+    state: JobState
+    conversation_id: str | None = None
+    start_ms: int | None = None
+    at_ms: int | None = None
+    polls: int | None = 0
+    sends: int | None = 0
+    worker_id: str | None = None
+    outcome: OutcomeKind | None = None
+    reason: str | None = attrs.field(default=None, repr=repr_told)
+    delivered: bool | None = None
+
+
+@attrs.frozen
+class JobPage:
+    """Some of the jobs that were asked for.
+
+    Args:
+        jobs: In each state those first whose turn is next, or who ended last.
+        more: Whether there are more, beyond these.
+        now_ms: Redis's clock, in Unix milliseconds.
+    """
+
+    jobs: tuple[ListedJob, ...]
+    more: bool
+    now_ms: int
+
+
+class HistoryEvent(enum.StrEnum):
+    """What an entry of the history tells."""
+
+    ENQUEUED = "enqueued"
+    TAKEN = "taken"
+    TAKEN_OVER = "taken_over"
+    STATUS = "status"
+    """The video API answered with another word than before."""
+    FAULT = "fault"
+    CONCLUDED = "concluded"
+    SENT = "sent"
+    """A message was handed to its channel, or the channel was asked about one."""
+    DELIVERED = "delivered"
+    UNDELIVERABLE = "undeliverable"
+    LEASE_LOST = "lease_lost"
+    CANCELLED = "cancelled"
+
+
+@attrs.frozen
+class HistoryEntry:
+    """One thing that happened to a job.
+
+    Args:
+        at_ms: When, in Unix milliseconds of Redis's clock.
+        event: What.
+        job_id: To which job.
+        worker_id: In which worker; empty for a producer.
+        details: The figures of it, e.g. ``attempt``, ``status``, ``next_s``, ``reason``.
+        text: The whole reason, or the API's word, where that is more than `details`
+            may show: in the words of others. Out of ``repr``.
+    """
+
+    at_ms: int
+    event: HistoryEvent
+    job_id: str
+    worker_id: str
+    details: Mapping[str, JsonValue]
+    text: str | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen
+class WorkerInfo:
+    """What a worker last told of itself.
+
+    Args:
+        worker_id: Its id, as in the log.
+        beat_ms: When it did, in Unix milliseconds of Redis's clock.
+        alive: Whether that is recent.
+        version: Its version of videopoll.
+        kind: ``async`` or ``sync``.
+        concurrency: Polls that it makes at a time at most.
+        polls_in_hand: Polls that it has in hand.
+        sends_in_hand: Sends that it has in hand.
+        started_ms: When it started, in Unix milliseconds of its own clock.
+        host: The name of its machine.
+        pid: Its process.
+        problems: Why it is not well, by its own account; see `videopoll.worker.Health`.
+    """
+
+    worker_id: str
+    beat_ms: int
+    alive: bool
+    version: str = ""
+    kind: str = ""
+    concurrency: int = 0
+    polls_in_hand: int = 0
+    sends_in_hand: int = 0
+    started_ms: int = 0
+    host: str = ""
+    pid: int = 0
+    problems: tuple[str, ...] = ()
 
 
 @attrs.frozen

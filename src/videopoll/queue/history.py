@@ -1,4 +1,4 @@
-"""What happened to each job, kept in Redis for the operator: `RedisHistory` writes it, `read_history` reads it.
+"""What happened to each job, kept in Redis for the operator: `RedisHistory` writes it, a queue's `history` reads it.
 
 The hook turns events into short entries and gathers them; one daemon thread
 writes them about twice a second, in one round trip, into one bounded stream.
@@ -13,7 +13,7 @@ credential or a phone number: ``videopoll explain`` shows it, and nothing else d
 from __future__ import annotations
 
 import collections
-import enum
+import itertools
 import logging
 import os
 import random
@@ -24,7 +24,6 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
-import redis
 from typing_extensions import override
 
 from videopoll import events
@@ -32,21 +31,21 @@ from videopoll._loops import HISTORY, Loops
 from videopoll._reasons import shown_word, told_of
 from videopoll.clock import FOREVER_S, Clock
 from videopoll.errors import QueueError
-from videopoll.jobs.codec import Poison, dump, is_number, load_object, raw, text_of
+from videopoll.jobs.codec import dump, raw
+from videopoll.jobs.views import HistoryEvent
 from videopoll.observe.redact import redact
 from videopoll.queue.calls import beat
-from videopoll.queue.connect import REDIS_ERRORS, client_of, ms_of, raise_queue_error, to_queue_error
+from videopoll.queue.connect import REDIS_ERRORS, client_of, to_queue_error
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.scripts import evaluate, let_go_if_moved, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
     from typing import Self
 
     from videopoll.jobs.codec import JsonValue
     from videopoll.protocols import RunnerStatus
 
-__all__ = ["HistoryEntry", "RedisHistory", "Step", "WorkerInfo", "read_history", "read_recent", "read_workers"]
+__all__ = ["RedisHistory"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -66,9 +65,6 @@ LONGEST_PAUSE_S = 60.0
 
 BEAT_S = 4.0
 
-ALIVE_MS = 10_000
-"""A worker whose last beat is older than this, in milliseconds, is not alive."""
-
 BUFFERED = 10_000
 """Entries that wait for Redis at most; then the oldest go."""
 
@@ -78,86 +74,7 @@ ONE_WRITE = 500
 REMEMBERED = 20_000
 """Jobs whose last status is remembered, to tell a new one from a repeated one."""
 
-PAGE = 1_000
-"""Entries that one step of reading looks at: a few milliseconds of Redis's time."""
-
-MOST_PROBLEMS = 10
-"""Problems of a worker that are read."""
-
 TIMEOUT_S = 5.0
-
-
-class Step(enum.StrEnum):
-    """What an entry of the history tells."""
-
-    ENQUEUED = "enqueued"
-    TAKEN = "taken"
-    TAKEN_OVER = "taken_over"
-    STATUS = "status"
-    """The video API answered with another word than before."""
-    FAULT = "fault"
-    CONCLUDED = "concluded"
-    SENT = "sent"
-    """A message was handed to its channel, or the channel was asked about one."""
-    DELIVERED = "delivered"
-    UNDELIVERABLE = "undeliverable"
-    LEASE_LOST = "lease_lost"
-    CANCELLED = "cancelled"
-
-
-@attrs.frozen
-class HistoryEntry:
-    """One thing that happened to a job.
-
-    Args:
-        at_ms: When, in Unix milliseconds of Redis's clock.
-        step: What.
-        job_id: To which job.
-        worker_id: In which worker; empty for a producer.
-        details: The figures of it, e.g. ``attempt``, ``status``, ``next_s``, ``reason``.
-        text: The whole reason, or the API's word, where that is more than `details`
-            may show: in the words of others. Out of ``repr``.
-    """
-
-    at_ms: int
-    step: Step
-    job_id: str
-    worker_id: str
-    details: Mapping[str, JsonValue]
-    text: str | None = attrs.field(default=None, repr=False)
-
-
-@attrs.frozen
-class WorkerInfo:
-    """What a worker last told of itself.
-
-    Args:
-        worker_id: Its id, as in the log.
-        beat_ms: When it did, in Unix milliseconds of Redis's clock.
-        alive: Whether that is recent.
-        version: Its version of videopoll.
-        kind: ``async`` or ``sync``.
-        concurrency: Polls that it makes at a time at most.
-        polls_in_hand: Polls that it has in hand.
-        sends_in_hand: Sends that it has in hand.
-        started_ms: When it started, in Unix milliseconds of its own clock.
-        host: The name of its machine.
-        pid: Its process.
-        problems: Why it is not well, by its own account; see `videopoll.worker.Health`.
-    """
-
-    worker_id: str
-    beat_ms: int
-    alive: bool
-    version: str = ""
-    kind: str = ""
-    concurrency: int = 0
-    polls_in_hand: int = 0
-    sends_in_hand: int = 0
-    started_ms: int = 0
-    host: str = ""
-    pid: int = 0
-    problems: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -313,7 +230,7 @@ class RedisHistory(events.TextKeeper):
                 # First: entries that are refused for good must not make a live worker look dead.
                 written = self._beat(self._runner, leaving=last)
             while self._waiting:
-                some = [self._waiting[place] for place in range(min(ONE_WRITE, len(self._waiting)))]
+                some = list(itertools.islice(self._waiting, ONE_WRITE))
                 self._write(some)
                 for _ in some:
                     self._waiting.popleft()
@@ -338,9 +255,9 @@ class RedisHistory(events.TextKeeper):
             told = _tell(event)
             if told is None:
                 continue
-            job_id, step, details = told
+            job_id, what, details = told
             self._count += 1
-            fields: dict[str, str | bytes] = {"job": raw(job_id), "step": step.value, "by": event.worker_id}
+            fields: dict[str, str | bytes] = {"job": raw(job_id), "step": what.value, "by": event.worker_id}
             kept = {name: value for name, value in details.items() if value is not None}
             if kept:
                 fields["details"] = dump(kept)
@@ -391,24 +308,21 @@ class RedisHistory(events.TextKeeper):
         )
 
 
-_BETWEEN_POLLS = frozenset({Step.TAKEN, Step.TAKEN_OVER, Step.LEASE_LOST})
-
-
-def _tell(event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
+def _tell(event: events.Event) -> tuple[str, HistoryEvent, dict[str, JsonValue]] | None:
     """Turn an event into a history entry, or None if it is not about a job."""
     match event:
         case events.JobEnqueued():
-            return event.job_id, Step.ENQUEUED, {}
+            return event.job_id, HistoryEvent.ENQUEUED, {}
         case events.JobCancelled():
-            return event.job_id, Step.CANCELLED, {}
+            return event.job_id, HistoryEvent.CANCELLED, {}
         case events.JobClaimed():
-            return event.job_id, Step.TAKEN_OVER if event.taken_over else Step.TAKEN, {}
+            return event.job_id, HistoryEvent.TAKEN_OVER if event.taken_over else HistoryEvent.TAKEN, {}
         case events.JobPolled():
             return _tell_polled(event)
         case events.JobConcluded():
             return (
                 event.job_id,
-                Step.CONCLUDED,
+                HistoryEvent.CONCLUDED,
                 {
                     "outcome": event.outcome.value,
                     "elapsed_s": round(event.elapsed_s, 3),
@@ -419,7 +333,7 @@ def _tell(event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
         case events.SendTried():
             return (
                 event.job_id,
-                Step.SENT,
+                HistoryEvent.SENT,
                 {
                     "send": event.attempt,
                     "form": event.form.value,
@@ -431,7 +345,7 @@ def _tell(event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
         case events.JobDelivered():
             return (
                 event.job_id,
-                Step.DELIVERED,
+                HistoryEvent.DELIVERED,
                 {
                     "outcome": event.outcome.value,
                     "form": event.form.value,
@@ -441,14 +355,14 @@ def _tell(event: events.Event) -> tuple[str, Step, dict[str, JsonValue]] | None:
             )
         case events.JobDeadLettered():
             outcome = event.outcome.value if event.outcome else None
-            return event.job_id, Step.UNDELIVERABLE, {"outcome": outcome, "reason": _clean(event.reason)}
+            return event.job_id, HistoryEvent.UNDELIVERABLE, {"outcome": outcome, "reason": _clean(event.reason)}
         case events.LeaseLost():
-            return event.job_id, Step.LEASE_LOST, {}
+            return event.job_id, HistoryEvent.LEASE_LOST, {}
         case _:
             return None
 
 
-def _tell_polled(event: events.JobPolled) -> tuple[str, Step, dict[str, JsonValue]]:
+def _tell_polled(event: events.JobPolled) -> tuple[str, HistoryEvent, dict[str, JsonValue]]:
     details: dict[str, JsonValue] = {
         "attempt": event.attempt,
         "elapsed_s": round(event.elapsed_s, 3),
@@ -457,154 +371,11 @@ def _tell_polled(event: events.JobPolled) -> tuple[str, Step, dict[str, JsonValu
         "next_s": None if event.next_s is None else round(event.next_s, 3),
     }
     if event.fault is not None:
-        return event.job_id, Step.FAULT, {**details, "fault": event.fault.value, "reason": _clean(event.detail)}
+        return event.job_id, HistoryEvent.FAULT, {**details, "fault": event.fault.value, "reason": _clean(event.detail)}
     known = None if event.known else False
-    return event.job_id, Step.STATUS, {**details, "status": shown_word(event.status), "known": known}
+    return event.job_id, HistoryEvent.STATUS, {**details, "status": shown_word(event.status), "known": known}
 
 
 def _clean(text: str | None) -> str | None:
     # Ours by construction; a host may have texts shown, or emit events of its own.
     return None if text is None else redact(text)
-
-
-# --- reading ---
-
-
-def read_history(client: redis.Redis, keys: Keys, job_id: str) -> tuple[HistoryEntry, ...]:
-    """Return what is known to have happened to a job, in the order of time, in steps of 1,000 entries.
-
-    Args:
-        client: Must not decode responses.
-        keys: Of the queue's prefix.
-        job_id: Which job.
-
-    Raises:
-        QueueError: Redis is away or says no.
-    """
-    wanted = raw(job_id)
-    found = (entry for fields, entry in _entries(client, keys, PAGE) if fields.get(b"job") == wanted)
-    return _without_repeats(_in_order(found))
-
-
-def _without_repeats(story: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
-    """Leave out a status that was known: each worker that meets it first tells of it."""
-    told: list[HistoryEntry] = []
-    last: object = None
-    for entry in story:
-        if entry.step is Step.STATUS:
-            if entry.details.get("status") == last:
-                continue
-            last = entry.details.get("status")
-        elif entry.step not in _BETWEEN_POLLS:
-            last = None
-        told.append(entry)
-    return tuple(told)
-
-
-def read_recent(client: redis.Redis, keys: Keys, *, limit: int = 20) -> tuple[HistoryEntry, ...]:
-    """Return the newest entries of all jobs, the newest last; `limit` of them at most.
-
-    Raises:
-        QueueError: Redis is away or says no.
-    """
-    newest: list[HistoryEntry] = []
-    for _, entry in _entries(client, keys, min(limit, PAGE)):
-        newest.append(entry)
-        if len(newest) >= limit:
-            break
-    return _in_order(newest)
-
-
-def read_workers(client: redis.Redis, keys: Keys) -> tuple[WorkerInfo, ...]:
-    """Return the workers of the last hour that keep a history, those that beat last first; 1,000 at most.
-
-    Raises:
-        QueueError: Redis is away or says no.
-    """
-    try:
-        beats = cast("list[tuple[bytes, float]]", client.zrevrange(keys.workers, 0, PAGE - 1, withscores=True))
-        ids = cast("list[str]", [one for one, _ in beats])
-        loads = cast("list[bytes | None]", client.hmget(keys.loads, ids)) if ids else []
-        now_ms = ms_of(client.time())
-    except REDIS_ERRORS as error:
-        raise_queue_error(error, "reading the workers")
-    return tuple(_read_worker(one, round(beat), now_ms, load) for (one, beat), load in zip(beats, loads, strict=True))
-
-
-def _read_worker(worker_id: bytes, beat_ms: int, now_ms: int, load: bytes | None) -> WorkerInfo:
-    fields = {} if load is None else load_object(load)
-    if isinstance(fields, Poison):
-        fields = {}
-
-    def text(name: str) -> str:
-        value = fields.get(name)
-        return value if isinstance(value, str) else ""
-
-    def number(name: str) -> int:
-        value = fields.get(name)
-        return int(value) if is_number(value) else 0
-
-    problems = fields.get("problems")
-    return WorkerInfo(
-        worker_id=text_of(worker_id),
-        beat_ms=beat_ms,
-        alive=now_ms - beat_ms <= ALIVE_MS,
-        version=text("version"),
-        kind=text("kind"),
-        concurrency=number("concurrency"),
-        polls_in_hand=number("polls_in_hand"),
-        sends_in_hand=number("sends_in_hand"),
-        started_ms=number("started_ms"),
-        host=text("host"),
-        pid=number("pid"),
-        problems=tuple(str(one) for one in problems[:MOST_PROBLEMS]) if isinstance(problems, list) else (),
-    )
-
-
-def _entries(client: redis.Redis, keys: Keys, page: int) -> Iterator[tuple[dict[bytes, bytes], HistoryEntry]]:
-    """Go through the stream backwards, in steps; what cannot be read is passed over."""
-    last, seen, looked = "+", set[bytes](), 0
-    while looked < 2 * MAX_ENTRIES:
-        try:
-            found = cast(
-                "list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(keys.history, max=last, min="-", count=page)
-            )
-        except REDIS_ERRORS as error:
-            raise_queue_error(error, "reading the history")
-        for stream_id, fields in found:
-            number = fields.get(b"n", stream_id)
-            entry = _read_entry(stream_id, fields)
-            if entry is not None and number not in seen:
-                seen.add(number)
-                yield fields, entry
-        looked += len(found)
-        if len(found) < page:
-            return
-        last = f"({found[-1][0].decode()}"
-
-
-def _read_entry(stream_id: bytes, fields: dict[bytes, bytes]) -> HistoryEntry | None:
-    text = fields.get(b"text")
-    try:
-        at_ms = int(stream_id.partition(b"-")[0]) - int(fields.get(b"ago", b"0"))
-        step = Step(text_of(fields[b"step"]))
-    except (KeyError, ValueError):
-        return None
-    details = load_object(fields.get(b"details", b"{}"))
-    if isinstance(details, Poison):
-        return None
-    return HistoryEntry(
-        at_ms,
-        step,
-        text_of(fields.get(b"job", b"")),
-        text_of(fields.get(b"by", b"")),
-        details,
-        text_of(text) if text else None,
-    )
-
-
-def _in_order(entries: Iterable[HistoryEntry]) -> tuple[HistoryEntry, ...]:
-    # Turned around first: entries of the same millisecond keep the order in which they were written.
-    found = list(entries)
-    found.reverse()
-    return tuple(sorted(found, key=lambda entry: entry.at_ms))

@@ -14,7 +14,7 @@ from videopoll import events
 from videopoll._reasons import own
 from videopoll.core.delivery import open_outbox
 from videopoll.core.flow import do
-from videopoll.errors import InvalidJobError, JobNotFoundError
+from videopoll.errors import ConfigurationError, InvalidJobError, JobNotFoundError, QueueUnavailableError
 from videopoll.jobs.codec import dump, text_of
 from videopoll.jobs.job import check_id, check_metadata
 from videopoll.jobs.outcome import Outcome, OutcomeKind
@@ -24,6 +24,8 @@ from videopoll.observe.log import LogHook, shown
 from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls
 from videopoll.queue import calls
 from videopoll.queue.connect import REDIS_ERRORS, ms_of, raise_queue_error
+from videopoll.queue.history_reader import read_history, read_workers
+from videopoll.queue.listing import list_jobs
 from videopoll.queue.scripts import evaluate, evaluate_all, let_go_if_moved
 
 if TYPE_CHECKING:
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
     from videopoll.events import Hook
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.transition import ClaimBatch, Transition
-    from videopoll.jobs.views import JobView, QueueCounts
+    from videopoll.jobs.views import HistoryEntry, JobPage, JobView, QueueCounts, WorkerInfo
     from videopoll.policies import LeasePolicy, PollingStrategy
+    from videopoll.queue.listing import JobFilter
     from videopoll.queue.schema import Keys
 
     Rung = Callable[[float], "Awaitable[None] | None"]
@@ -49,6 +52,9 @@ NewJob = tuple[str, str, "Mapping[str, JsonValue] | None"]
 
 SCAN_STEP = 500
 """Keys that one step of a scan looks at: a fraction of a millisecond of Redis's time."""
+
+LOOK_EVERY_S = 1.0
+"""How often `drain` counts."""
 
 SWEEP_SHARE = 0.02
 """The share of the time that looking for lost jobs may take, where there are so many keys that it matters."""
@@ -231,6 +237,37 @@ class Operations:
     def counts(self) -> Flow[QueueCounts]:
         """Count the jobs by where they are."""
         return evaluate(self.front, calls.count(self.keys))
+
+    def list_jobs(self, wanted: JobFilter, *, limit: int, offset: int) -> Flow[JobPage]:
+        """List jobs."""
+        for name, number, low in (("limit", limit, 1), ("offset", offset, 0)):
+            if not isinstance(number, int) or number < low:
+                msg = f"list_jobs.{name} must be a whole number of at least {low}, got {number!r}"
+                raise ConfigurationError(msg)
+        return list_jobs(self.front, self.keys, wanted, limit=limit, offset=offset)
+
+    def history(self, job_id: str | None, *, limit: int) -> Flow[tuple[HistoryEntry, ...]]:
+        """Read what happened lately."""
+        return read_history(self.front, self.keys, job_id, limit=limit)
+
+    def workers(self) -> Flow[tuple[WorkerInfo, ...]]:
+        """Read which workers there are."""
+        return read_workers(self.front, self.keys)
+
+    def drain(self, sleep: Rung, *, timeout_s: float) -> Flow[QueueCounts]:
+        """Wait until nothing is pending."""
+        until_s = time.monotonic() + timeout_s
+        while True:
+            left_s = until_s - time.monotonic()
+            try:
+                counts = yield from self.counts()
+            except QueueUnavailableError:
+                if left_s <= 0:
+                    raise
+            else:
+                if left_s <= 0 or not counts.pending:
+                    return counts
+            yield from do(sleep, min(left_s, LOOK_EVERY_S))
 
     def poll_now(self, job_id: str) -> Flow[bool]:
         """Make the next poll of a job due at once."""

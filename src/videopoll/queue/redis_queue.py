@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 import redis
@@ -29,6 +30,7 @@ from videopoll.queue.connect import (
     shown_address,
 )
 from videopoll.queue.dead_letters import AsyncDeadLetters, DeadLetters
+from videopoll.queue.listing import JobFilter
 from videopoll.queue.operations import Operations
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.scripts import arun, let_go_if_moved, run
@@ -40,9 +42,19 @@ if TYPE_CHECKING:
 
     from videopoll.events import Hook
     from videopoll.jobs.codec import JsonValue
+    from videopoll.jobs.job import JobState
     from videopoll.jobs.outcome import Outcome
     from videopoll.jobs.transition import ClaimBatch, Transition, TransitionResult
-    from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack, JobView, QueueCounts
+    from videopoll.jobs.views import (
+        CancelResult,
+        EnqueueResult,
+        HandedBack,
+        HistoryEntry,
+        JobPage,
+        JobView,
+        QueueCounts,
+        WorkerInfo,
+    )
     from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
     from videopoll.queue.operations import NewJob
 
@@ -397,6 +409,76 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
         """
         return run(self._operations.counts())
 
+    def list_jobs(
+        self,
+        *,
+        states: Iterable[JobState] | None = None,
+        conversation_id: str | None = None,
+        worker_id: str | None = None,
+        older_than_s: float | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> JobPage:
+        """List jobs, state by state; in each those first whose turn is next, or who ended last.
+
+        Jobs move meanwhile, so this is no snapshot: one that moves from state to state
+        is listed once, where it was met first. Redis is asked in small steps.
+
+        Args:
+            states: In which states; all that have not ended by default. Jobs that have
+                ended (`JobState.SETTLED`) are looked for among all keys of the server,
+                with ``SCAN``. Orphaned ones cannot be listed.
+            conversation_id: Only jobs for this conversation.
+            worker_id: Only jobs that this worker holds.
+            older_than_s: Only jobs that were enqueued more than so many seconds ago.
+            limit: How many at most.
+            offset: How many to pass over first.
+
+        Raises:
+            ConfigurationError: An argument cannot be what it is to be.
+            QueueError: Redis is away or says no (an ACL may forbid ``SCAN``).
+        """
+        wanted = JobFilter.of(states, conversation_id, worker_id, older_than_s)
+        return run(self._operations.list_jobs(wanted, limit=limit, offset=offset))
+
+    def history(self, job_id: str | None = None, *, limit: int = 1000) -> tuple[HistoryEntry, ...]:
+        """Return what happened lately to a job, in the order of time, if workers keep a history (`RedisHistory`).
+
+        Args:
+            job_id: To which job; to all by default.
+            limit: How many entries at most, the newest.
+
+        Raises:
+            QueueError: Redis is away or says no.
+        """
+        return run(self._operations.history(job_id, limit=limit))
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return the workers of the last hour that keep a history, alive or not, those that told of themselves last first.
+
+        1,000 at most.
+
+        Raises:
+            QueueError: Redis is away or says no.
+        """
+        return run(self._operations.workers())
+
+    def drain(self, *, timeout_s: float) -> QueueCounts:
+        """Wait until no job is pending: none in the list, the schedule, flight or the outbox. Stops nobody.
+
+        Stop your producers first, then drain, then stop the workers. An outage of Redis is waited out.
+
+        Args:
+            timeout_s: Seconds to wait at most; 0 looks once.
+
+        Returns:
+            The counts of the last look, whose ``pending`` is 0 unless the time was up.
+
+        Raises:
+            QueueError: Redis says no, or is away when the time is up.
+        """
+        return run(self._operations.drain(time.sleep, timeout_s=timeout_s))
+
     def poll_now(self, job_id: str) -> bool:
         """Make the next poll of a job due at once, instead of after its interval or backoff.
 
@@ -582,6 +664,32 @@ class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
     async def counts(self) -> QueueCounts:
         """Count the jobs by where they are, in constant time; see `RedisVideoJobQueue.counts`."""
         return await arun(self._operations.counts())
+
+    async def list_jobs(
+        self,
+        *,
+        states: Iterable[JobState] | None = None,
+        conversation_id: str | None = None,
+        worker_id: str | None = None,
+        older_than_s: float | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> JobPage:
+        """List jobs, state by state; see `RedisVideoJobQueue.list_jobs`."""
+        wanted = JobFilter.of(states, conversation_id, worker_id, older_than_s)
+        return await arun(self._operations.list_jobs(wanted, limit=limit, offset=offset))
+
+    async def history(self, job_id: str | None = None, *, limit: int = 1000) -> tuple[HistoryEntry, ...]:
+        """Return what happened lately to a job, or to all; see `RedisVideoJobQueue.history`."""
+        return await arun(self._operations.history(job_id, limit=limit))
+
+    async def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return the workers of the last hour that keep a history; see `RedisVideoJobQueue.workers`."""
+        return await arun(self._operations.workers())
+
+    async def drain(self, *, timeout_s: float) -> QueueCounts:
+        """Wait until no job is pending; see `RedisVideoJobQueue.drain`."""
+        return await arun(self._operations.drain(asyncio.sleep, timeout_s=timeout_s))
 
     async def poll_now(self, job_id: str) -> bool:
         """Make the next poll of a job due at once; see `RedisVideoJobQueue.poll_now`."""

@@ -14,7 +14,7 @@ import functools
 import hashlib
 import operator
 from importlib import resources
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar, cast
 
 import attrs
 from redis import exceptions as redis_errors
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from videopoll.core.flow import Call, Flow
 
+P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -105,6 +106,32 @@ def let_go_if_moved(client: redis.Redis, error: Exception) -> Flow[bool]:
         return False
     yield from do(lambda: client.connection_pool.disconnect(inuse_connections=False))
     return True
+
+
+def read(
+    client: redis.Redis, doing: str, method: Callable[P, T | Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+) -> Flow[T]:
+    """Read something from Redis, once again if a pooled connection died unnoticed.
+
+    Args:
+        client: The client that is asked.
+        doing: What for, as an error says it.
+        method: A method of the client, or a function that calls some.
+        *args: Its arguments.
+        **kwargs: Its arguments by name.
+
+    Raises:
+        QueueUnavailableError: Redis is away.
+        QueueRefusedError: Redis says no.
+    """
+    for last in (False, True):
+        try:
+            return (yield from do(method, *args, **kwargs))
+        except REDIS_ERRORS as error:
+            moved = yield from let_go_if_moved(client, error)
+            if last or not (moved or is_broken(error)):
+                raise_queue_error(error, doing)
+    raise AssertionError
 
 
 def evaluate(client: redis.Redis, call: ScriptCall[T]) -> Flow[T]:

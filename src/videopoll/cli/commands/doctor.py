@@ -162,7 +162,7 @@ def check_redis(redis_url: str, prefix: str, *, clock: bool = True) -> list[Find
                     findings += check(client)
             except QueueError as error:
                 findings.append(Finding(name, Mark.NOTE, f"cannot be checked: {error}"))
-        return [*findings, *_check_queue(read_figures(queue, client))]
+        return [*findings, *_check_queue(read_figures(queue))]
 
 
 def _info(client: redis.Redis, section: str) -> Mapping[str, object]:

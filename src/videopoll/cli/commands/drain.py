@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from videopoll.cli.figures import pending
 from videopoll.cli.options import (
     DEFAULT_PREFIX,
     DEFAULT_REDIS_URL,
@@ -21,9 +20,6 @@ from videopoll.errors import QueueUnavailableError
 from videopoll.jobs.views import QueueCounts
 
 __all__ = ["drain"]
-
-LOOK_EVERY_S = 1.0
-
 
 TELL_EVERY_S = 30.0
 """How often a drain in a pipe says that it still waits."""
@@ -45,37 +41,33 @@ def drain(
     Stop your producers first, then drain, then stop the workers. The exit code is
     1 if something is left when --timeout ends.
     """
-    began_s = told_s = time.monotonic()
-    told: str | None = None
+    began_s = time.monotonic()
+    until_s = float("inf") if timeout is None else began_s + timeout
+    slice_s = 0.0
+    counts: QueueCounts | None = None
+    line = told = ""
     with open_queue(redis_url, prefix) as queue:
-        line = ""
         while True:
-            counts: QueueCounts | None = None
-            problem = "Redis did not answer"
             try:
-                counts = queue.counts()
+                counts = queue.drain(timeout_s=slice_s)
             except QueueUnavailableError as error:
-                problem = str(error)
-            now_s = time.monotonic()
-            left_s = None if timeout is None else timeout - (now_s - began_s)
-            if counts is not None and not pending(counts):
+                counts, line = None, str(error)
+            else:
+                line = _left(counts) if counts.pending else ""
+            slice_s = min(TELL_EVERY_S, until_s - time.monotonic())
+            if not line or slice_s <= 0:
                 break
-            line = problem if counts is None else _left(counts)
-            if not as_json and line != told and (told is None or now_s - told_s >= TELL_EVERY_S):
+            if not as_json and line != told:
                 complain(line)
-                told, told_s = line, now_s
-            if left_s is not None and left_s <= 0:
-                break
-            time.sleep(min(LOOK_EVERY_S, left_s) if left_s is not None else LOOK_EVERY_S)
-    drained = counts is not None and not pending(counts)
+                told = line
+    took_s = time.monotonic() - began_s
     if as_json:
-        left = None if counts is None else pending(counts)
-        print_json({"drained": drained, "left": left, "took_s": round(time.monotonic() - began_s, 3)})
-    elif drained:
-        typer.echo(f"drained in {duration(time.monotonic() - began_s)}")
-    else:
+        print_json({"drained": not line, "left": counts.pending if counts else None, "took_s": round(took_s, 3)})
+    elif line:
         complain(f"not drained: {line}")
-    if not drained:
+    else:
+        typer.echo(f"drained in {duration(took_s)}")
+    if line:
         raise typer.Exit(1)
 
 

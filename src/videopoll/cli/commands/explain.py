@@ -22,7 +22,6 @@ from videopoll.cli.options import (
     JobId,
     Prefix,
     RedisUrl,
-    open_client,
     open_queue,
 )
 from videopoll.cli.output import complain, duration, guarded, print_json, time_of_day, when
@@ -30,9 +29,8 @@ from videopoll.errors import QueueError
 from videopoll.jobs.codec import is_number
 from videopoll.jobs.job import JobState
 from videopoll.jobs.outcome import DeadLetter
-from videopoll.jobs.views import JobView
+from videopoll.jobs.views import HistoryEntry, HistoryEvent, JobView, WorkerInfo
 from videopoll.observe.log import shown
-from videopoll.queue.history import HistoryEntry, Step, WorkerInfo, read_history, read_workers
 
 __all__ = ["explain"]
 
@@ -64,11 +62,11 @@ def explain(
     What happened comes from the history that workers keep for a day (not with
     --no-history); where it is comes from the job's own keys. Changes nothing.
     """
-    with open_queue(redis_url, prefix) as queue, open_client(redis_url) as client:
+    with open_queue(redis_url, prefix) as queue:
         view = queue.get(job)
         letter = queue.dead_letters.get(job) if view is not None and view.state is JobState.DEAD else None
         try:
-            history, workers = read_history(client, queue.keys, job), read_workers(client, queue.keys)
+            history, workers = queue.history(job), queue.workers()
         except QueueError as error:
             history, workers = (), ()
             complain(f"the history cannot be read: {error}")
@@ -88,7 +86,7 @@ def explain(
                 "story": [
                     {
                         "at_ms": one.at_ms,
-                        "step": one.step.value,
+                        "step": one.event.value,
                         "worker": one.worker_id,
                         **one.details,
                         **({} if one.text is None else {"text": one.text}),
@@ -103,7 +101,7 @@ def explain(
 
 def _with_beginning(job: str, view: JobView | None, history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
     """Begin the history with the enqueueing, also if no producer keeps a history: later entries tell when it was."""
-    if any(entry.step is Step.ENQUEUED for entry in history):
+    if any(entry.event is HistoryEvent.ENQUEUED for entry in history):
         return history
     start_ms = view.job.start_ms if view is not None and view.job is not None else None
     for entry in history:
@@ -112,7 +110,7 @@ def _with_beginning(job: str, view: JobView | None, history: tuple[HistoryEntry,
             start_ms = entry.at_ms - round(elapsed_s * 1000)
     if start_ms is None:
         return history
-    return (HistoryEntry(start_ms, Step.ENQUEUED, job, "", {}), *history)
+    return (HistoryEntry(start_ms, HistoryEvent.ENQUEUED, job, "", {}), *history)
 
 
 def _sentence(text: str) -> str:
@@ -123,11 +121,11 @@ def _now(known: _Known) -> list[str]:
     """Return where the job is, and why; a sentence each."""
     view = known.view
     if view is None:
-        told = known.history[-1].step
+        told = known.history[-1].event
         return [
             f"Redis has forgotten the job; the last that is known is: {describe_entry(known.history[-1], texts=True)[0]} ({told.value})."
         ]
-    said = [_place(known, view)]
+    said = [_state(known, view)]
     if view.state is JobState.SCHEDULED:
         said.append(_why(known, view))
     if view.state is JobState.QUEUED and not any(worker.alive for worker in known.workers):
@@ -142,7 +140,7 @@ def _now(known: _Known) -> list[str]:
     return said
 
 
-def _place(known: _Known, view: JobView) -> str:
+def _state(known: _Known, view: JobView) -> str:
     polls = f"{view.attempts} poll{'' if view.attempts == 1 else 's'}"
     match view.state:
         case JobState.QUEUED:
@@ -179,7 +177,7 @@ def _why(known: _Known, view: JobView) -> str:
     if not view.attempts:
         return "That is so because a first poll waits for the initial delay."
     if view.faults:
-        last = next((entry for entry in reversed(known.history) if entry.step is Step.FAULT), None)
+        last = next((entry for entry in reversed(known.history) if entry.event is HistoryEvent.FAULT), None)
         reason = f" The last: {shown(str(last.text or last.details.get('reason')))}." if last else ""
         row = "one fault" if view.faults == 1 else f"{view.faults} faults in a row"
         return f"That is so because of the backoff after {row}.{reason}"
@@ -215,7 +213,9 @@ def _user(known: _Known, view: JobView) -> list[str]:
         reasons = " What went wrong: " + _sentence("; ".join(map(shown, entry.reasons))) if entry.reasons else ""
         said.append(f"Sends so far: {entry.tries}, the next as {entry.form.value}.{reasons}")
     if view.delivered:
-        form = next((one.details.get("form") for one in reversed(known.history) if one.step is Step.DELIVERED), None)
+        form = next(
+            (one.details.get("form") for one in reversed(known.history) if one.event is HistoryEvent.DELIVERED), None
+        )
         said.append("The user was told" + (f", with a {form} message." if form else "."))
     elif view.delivered is False or view.state is JobState.DEAD:
         said.append("The user was NOT told.")

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+import enum
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Annotated
 
-import attrs
-import redis
 import typer
 
-from videopoll.cli.describe import JOB_COLUMNS, job_row
+from videopoll.cli.describe import JOB_COLUMNS, describe_listed, job_row
 from videopoll.cli.options import (
     DEFAULT_PREFIX,
     DEFAULT_REDIS_URL,
     AsJson,
     Prefix,
     RedisUrl,
-    open_client,
+    open_queue,
 )
 from videopoll.cli.output import complain, guarded, print_json, print_rows
-from videopoll.cli.places import Listed, Place, list_jobs
 from videopoll.errors import QueueRefusedError
-from videopoll.queue.connect import queue_errors
-from videopoll.queue.schema import Keys
+from videopoll.jobs.job import JobState
+from videopoll.jobs.views import JobPage
 
-__all__ = ["clock_ms", "jobs"]
+__all__ = ["ListedState", "jobs"]
 
-LIVING: tuple[Place, ...] = (Place.IN_FLIGHT, Place.OUTBOX, Place.SCHEDULED, Place.QUEUED)
+
+class ListedState(enum.StrEnum):
+    """What ``--state`` takes: states of jobs, those in a worker's hands as one."""
+
+    QUEUED = "queued"
+    SCHEDULED = "scheduled"
+    IN_FLIGHT = "in_flight"
+    OUTBOX = "outbox"
+    DEAD = "dead"
+    SETTLED = "settled"
+
+
+PENDING = (ListedState.IN_FLIGHT, ListedState.OUTBOX, ListedState.SCHEDULED, ListedState.QUEUED)
 
 
 @guarded
 def jobs(
     *,
     state: Annotated[
-        list[Place] | None,
+        list[ListedState] | None,
         typer.Option(
-            "--state", help="Only jobs in this place; may be given again. By default, all that have not ended."
+            "--state", help="Only jobs in this state; may be given again. By default, all that have not ended."
         ),
     ] = None,
     worker: Annotated[
@@ -74,63 +84,42 @@ def jobs(
     Settled jobs are looked for among all keys of the server, in small steps. Those
     that ended last come first.
     """  # noqa: D301 - a backspace keeps line ends in the help
-    keys, places = Keys(prefix), _places(state, worker, conversation)
-    with open_client(redis_url) as client:
-        now_ms = clock_ms(client)
+    in_words = list(dict.fromkeys(state)) if state else _default(worker, conversation)
+    with open_queue(redis_url, prefix) as queue:
 
-        def keep(one: Listed) -> bool:
-            if worker is not None and one.worker != worker:
-                return False
-            if conversation is not None and one.conversation != conversation:
-                return False
-            return older_than is None or (one.start_ms is not None and now_ms - one.start_ms > older_than * 1000)
+        def listed(words: Sequence[ListedState]) -> JobPage:
+            return queue.list_jobs(
+                states=[state for word in words for state in _states_of(word)],
+                conversation_id=conversation,
+                worker_id=worker,
+                older_than_s=older_than,
+                limit=limit,
+            )
 
-        filtered = not (worker is None and conversation is None and older_than is None)
-        found, more = _listed(client, keys, places, limit, keep if filtered else None, must=bool(state))
+        try:
+            page = listed(in_words)
+        except QueueRefusedError:
+            # Jobs that have ended need SCAN, and are left out without it unless they were asked for.
+            if state or ListedState.SETTLED not in in_words:
+                raise
+            complain("this Redis user may not SCAN: jobs that have ended are left out")
+            page = listed([word for word in in_words if word is not ListedState.SETTLED])
     if as_json:
-        print_json([attrs.asdict(one) for one in found])
-    elif found or not sys.stdout.isatty():
-        print_rows(JOB_COLUMNS, [job_row(one, now_ms) for one in found], title="Jobs")
+        print_json([describe_listed(one) for one in page.jobs])
+    elif page.jobs or not sys.stdout.isatty():
+        print_rows(JOB_COLUMNS, [job_row(one, page.now_ms) for one in page.jobs], title="Jobs")
     else:
         typer.echo("There are no such jobs.")
-    if more:
+    if page.more:
         complain("there are more: raise --limit")
 
 
-def _places(state: list[Place] | None, worker: str | None, conversation: str | None) -> tuple[Place, ...]:
-    """Return where to look: what was asked for, or where the filters can match."""
-    if state:
-        return tuple(dict.fromkeys(state))
+def _states_of(word: ListedState) -> Sequence[JobState]:
+    return (JobState.POLLING, JobState.DELIVERING) if word is ListedState.IN_FLIGHT else (JobState(word.value),)
+
+
+def _default(worker: str | None, conversation: str | None) -> Sequence[ListedState]:
+    """Return where the filters can match."""
     if worker is not None:
-        return (Place.IN_FLIGHT,)
-    return LIVING if conversation is None else (*LIVING, Place.DEAD, Place.SETTLED)
-
-
-def _listed(
-    client: redis.Redis,
-    keys: Keys,
-    places: tuple[Place, ...],
-    limit: int,
-    keep: Callable[[Listed], bool] | None,
-    *,
-    must: bool,
-) -> tuple[list[Listed], bool]:
-    """List jobs; those that have ended need SCAN, and are left out without it unless they `must` be shown."""
-    try:
-        return list_jobs(client, keys, places, limit=limit, keep=keep)
-    except QueueRefusedError:
-        if must or Place.SETTLED not in places:
-            raise
-    complain("this Redis user may not SCAN: jobs that have ended are left out")
-    return list_jobs(client, keys, tuple(one for one in places if one is not Place.SETTLED), limit=limit, keep=keep)
-
-
-def clock_ms(client: redis.Redis) -> int:
-    """Return Redis's time in Unix milliseconds.
-
-    Raises:
-        QueueError: Redis is away or says no.
-    """
-    with queue_errors("reading the clock"):
-        seconds, micros = client.time()
-    return seconds * 1000 + micros // 1000
+        return (ListedState.IN_FLIGHT,)
+    return PENDING if conversation is None else (*PENDING, ListedState.DEAD, ListedState.SETTLED)

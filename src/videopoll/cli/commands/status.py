@@ -89,8 +89,8 @@ def status(
     """  # noqa: D301 - a backspace keeps line ends in the help
     keys: KeyCounts | None = None
     scan_problem = None if scan else "not counted (--no-scan)"
-    with open_queue(redis_url, prefix) as queue, open_client(redis_url) as client:
-        figures = read_figures(queue, client)
+    with open_queue(redis_url, prefix) as queue:
+        figures = read_figures(queue)
     if figures.counts is None:
         scan_problem = "unknown"
     if scan_problem is None:

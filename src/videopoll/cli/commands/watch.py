@@ -7,7 +7,6 @@ import time
 from typing import Annotated
 
 import attrs
-import redis
 import typer
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,21 +19,17 @@ from videopoll.cli.figures import (
     WORKER_COLUMNS,
     Figures,
     lag_s,
-    pending,
     read_figures,
     worker_rows,
 )
-from videopoll.cli.options import DEFAULT_PREFIX, DEFAULT_REDIS_URL, AsJson, Prefix, RedisUrl, open_client, open_queue
+from videopoll.cli.options import DEFAULT_PREFIX, DEFAULT_REDIS_URL, AsJson, Prefix, RedisUrl, open_queue
 from videopoll.cli.output import complain, duration, guarded, print_json, time_of_day
-from videopoll.cli.places import Listed, Place, list_jobs
 from videopoll.errors import QueueError
+from videopoll.jobs.views import HistoryEntry, ListedJob
 from videopoll.observe.log import shown
-from videopoll.queue.history import HistoryEntry, read_recent
 from videopoll.queue.redis_queue import RedisVideoJobQueue
 
 __all__ = ["watch"]
-
-IN_VIEW = (Place.IN_FLIGHT, Place.OUTBOX, Place.SCHEDULED, Place.QUEUED)
 
 MOST_WORKERS = 5
 """Workers that are shown, those that told of themselves last."""
@@ -51,8 +46,7 @@ class _Look:
     """What one look found."""
 
     figures: Figures
-    jobs: list[Listed]
-    more: bool
+    jobs: tuple[ListedJob, ...]
     recent: tuple[HistoryEntry, ...]
 
     @property
@@ -83,27 +77,27 @@ def watch(
     """
     until_s = None if seconds is None else time.monotonic() + seconds
     try:
-        with open_queue(redis_url, prefix) as queue, open_client(redis_url) as client:
+        with open_queue(redis_url, prefix) as queue:
             if as_json:
-                _follow(queue, client, every, until_s, as_json=True)
+                _follow(queue, every, until_s, as_json=True)
             elif sys.stdout.isatty():
-                _show(queue, client, every, until_s)
+                _show(queue, every, until_s)
             else:
-                _follow(queue, client, every, until_s, as_json=False)
+                _follow(queue, every, until_s, as_json=False)
     except KeyboardInterrupt:
         # The one way to end it: no failure.
         return
 
 
-def _look(queue: RedisVideoJobQueue, client: redis.Redis, jobs: int) -> _Look:
-    figures = read_figures(queue, client)
+def _look(queue: RedisVideoJobQueue, jobs: int) -> _Look:
+    figures = read_figures(queue)
     if figures.counts is None:
-        return _Look(figures, [], more=False, recent=())
+        return _Look(figures, (), ())
     try:
-        found, more = list_jobs(client, queue.keys, IN_VIEW, limit=jobs) if jobs else ([], False)
-        return _Look(figures, found, more, read_recent(client, queue.keys, limit=RECENT))
+        found = queue.list_jobs(limit=jobs).jobs if jobs else ()
+        return _Look(figures, found, queue.history(limit=RECENT))
     except QueueError as error:
-        return _Look(attrs.evolve(figures, detail=str(error)), [], more=False, recent=())
+        return _Look(attrs.evolve(figures, detail=str(error)), (), ())
 
 
 def _wait(every: float, until_s: float | None) -> bool:
@@ -118,13 +112,11 @@ def _wait(every: float, until_s: float | None) -> bool:
 # --- in a pipe ---
 
 
-def _follow(
-    queue: RedisVideoJobQueue, client: redis.Redis, every: float, until_s: float | None, *, as_json: bool
-) -> None:
+def _follow(queue: RedisVideoJobQueue, every: float, until_s: float | None, *, as_json: bool) -> None:
     told: set[tuple[object, ...]] = set()
     problem: str | None = None
     while True:
-        look = _look(queue, client, 0)
+        look = _look(queue, 0)
         fresh = [entry for entry in look.recent if _identity(entry) not in told]
         # While Redis is away nothing is read, and nothing is forgotten.
         told = {_identity(entry) for entry in look.recent} or told
@@ -143,13 +135,13 @@ def _follow(
 
 
 def _identity(entry: HistoryEntry) -> tuple[object, ...]:
-    return entry.at_ms, entry.step, entry.job_id, entry.worker_id, str(entry.details)
+    return entry.at_ms, entry.event, entry.job_id, entry.worker_id, str(entry.details)
 
 
 def _as_json(entry: HistoryEntry) -> dict[str, object]:
     return {
         "at_ms": entry.at_ms,
-        "step": entry.step.value,
+        "step": entry.event.value,
         "job_id": entry.job_id,
         "worker": entry.worker_id,
         **entry.details,
@@ -159,12 +151,12 @@ def _as_json(entry: HistoryEntry) -> dict[str, object]:
 # --- on a terminal ---
 
 
-def _show(queue: RedisVideoJobQueue, client: redis.Redis, every: float, until_s: float | None) -> None:
+def _show(queue: RedisVideoJobQueue, every: float, until_s: float | None) -> None:
     console = Console()
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             height = console.height
-            look = _look(queue, client, max(3, height))
+            look = _look(queue, max(3, height))
             live.update(_page(look, queue.keys.prefix, height), refresh=True)
             if not _wait(every, until_s):
                 return
@@ -186,7 +178,7 @@ def _page(look: _Look, prefix: str, height: int) -> Group:
         parts.append(_table("Workers" + (f" ({more} more)" if more else ""), WORKER_COLUMNS, workers))
     else:
         parts.append(Text("No worker has told of itself within the last hour.", style="yellow"))
-    total = pending(look.figures.counts)
+    total = look.figures.counts.pending
     cells = [["-" if cell is None else shown(str(cell)) for cell in job_row(one, look.now_ms)] for one in look.jobs]
     title = f"Jobs ({min(jobs, len(cells))} of {total})" if cells else "No jobs"
     parts += [Text(), _table(title, JOB_COLUMNS, cells[:jobs]) if cells else Text(title, style="dim")]
