@@ -236,7 +236,8 @@ def _parts(spec: Spec) -> tuple[Any, Any]:
     if plan.channel == "askable":
         channel = UltraMsg(**line)
     else:
-        channel = Factory(**line) if plan.seed % 2 else Pager(base_url=line["base_url"])
+        texts_alone = random.Random(plan.seed + 1).random() < 0.5
+        channel = Factory(**line) if texts_alone else Pager(base_url=line["base_url"])
     poller: Any = (OddPoller if spec.odd else VideoApiPoller)(base_url=f"{spec.api_url}/{spec.name}", api_key=API_KEY)
     channel.home = poller.home = home
     sync = plan.workers[spec.number].parts == "sync"

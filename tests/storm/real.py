@@ -600,7 +600,7 @@ def _no(status: int) -> Answer:
 
 def run_real(plan: Plan, *, scale: float = SCALE, server: str = "", mutant: Mutant | None = None) -> Story:
     """Carry a plan out with real processes and servers; `mutant` is what its workers do not have."""
-    prefer: Any = server or SERVERS[plan.seed % len(SERVERS)]
+    prefer: Any = server or random.Random(plan.seed).choice(SERVERS)
     with (
         tempfile.TemporaryDirectory() as folder,
         EmbeddedRedis(prefer=prefer, append_only=True) as embedded,
