@@ -17,12 +17,16 @@ then sync and async at once::
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, ClassVar
+import asyncio
+from concurrent import futures
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import attrs
 
 from videopoll._http import Http, HttpFailure, HttpReply, HttpRequest
 from videopoll._reasons import own, quoting
+from videopoll.core.flow import acall, adrive, call, drive
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import is_web_url
@@ -31,11 +35,47 @@ from videopoll.notifiers.receipts import receipt_for_failure
 from videopoll.observe.redact import one_line, redacted, without
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from concurrent.futures import Future
+
     import httpx
 
+    from videopoll.core.flow import Flow
     from videopoll.notifiers.video_check import VideoCheck
 
-__all__ = ["HttpNotifier"]
+__all__ = ["Backend", "HttpNotifier"]
+
+
+@attrs.frozen
+class Backend:
+    """What a channel's flows do over threads, or over asyncio.
+
+    Args:
+        send: `Http.send` or `Http.asend`.
+        wait: Waits until a future is done, for at most so many seconds.
+    """
+
+    _send: Callable[..., HttpReply | HttpFailure | Awaitable[HttpReply | HttpFailure]]
+    _wait: Callable[[Future[bool], float], Awaitable[None] | None]
+
+    def send(
+        self, request: HttpRequest, *, may_send: Callable[[], bool] | None = None
+    ) -> Flow[HttpReply | HttpFailure]:
+        """Carry out a request. See `Http.send`."""
+        return cast("HttpReply | HttpFailure", (yield partial(self._send, request, may_send=may_send)))
+
+    def wait(self, future: Future[bool], timeout_s: float) -> Flow[None]:
+        """Wait until `future` is done, for at most `timeout_s` seconds."""
+        yield partial(self._wait, future, timeout_s)
+
+
+def _wait(future: Future[bool], timeout_s: float) -> None:
+    futures.wait([future], timeout_s)
+
+
+async def _await(future: Future[bool], timeout_s: float) -> None:
+    if not future.done():
+        await asyncio.wait([asyncio.wrap_future(future)], timeout=timeout_s)
 
 
 class HttpNotifier(abc.ABC):
@@ -97,31 +137,19 @@ class HttpNotifier(abc.ABC):
 
     def notify(self, message: Message) -> Receipt:
         """Send the message once."""
-        message = self._in_own_form(message)
-        request = self._request(message)
-        if isinstance(request, HttpRequest) and self._video_check and (look := self._video_check.request(message)):
-            request = self._video_check.refusal(self._http.send(look)) or request
-        return self._send(request, message) if isinstance(request, HttpRequest) else request
+        return drive(self._notify(message, Backend(self._http.send, _wait)), call)
 
     async def anotify(self, message: Message) -> Receipt:
         """Send the message once."""
-        message = self._in_own_form(message)
-        request = self._request(message)
-        if isinstance(request, HttpRequest) and self._video_check and (look := self._video_check.request(message)):
-            request = self._video_check.refusal(await self._http.asend(look)) or request
-        return await self._asend(request, message) if isinstance(request, HttpRequest) else request
+        return await adrive(self._notify(message, Backend(self._http.asend, _await)), acall)
 
     def look_up(self, message: Message) -> LookupResult:
         """Ask the channel for the message by its reference."""
-        message = self._in_own_form(message)
-        request = self._find_request(message)
-        return self._looked_up(self._http.send(request), message) if request else LookupResult.CANNOT_TELL
+        return drive(self._look_up(message, Backend(self._http.send, _wait)), call)
 
     async def alook_up(self, message: Message) -> LookupResult:
         """Ask the channel for the message by its reference."""
-        message = self._in_own_form(message)
-        request = self._find_request(message)
-        return self._looked_up(await self._http.asend(request), message) if request else LookupResult.CANNOT_TELL
+        return await adrive(self._look_up(message, Backend(self._http.asend, _await)), acall)
 
     def close(self) -> None:
         """Close the connections that `notify` and `look_up` opened."""
@@ -131,11 +159,32 @@ class HttpNotifier(abc.ABC):
         """Close the connections that `anotify` and `alook_up` opened in this event loop."""
         await self._http.aclose()
 
-    def _send(self, request: HttpRequest, message: Message) -> Receipt:
-        return self._receipt(self._http.send(request, may_send=message.may_still_send), message)
+    def _notify(self, message: Message, backend: Backend) -> Flow[Receipt]:
+        message = self._in_own_form(message)
+        request = self._request(message)
+        if not isinstance(request, HttpRequest):
+            return request
+        if self._video_check and (look := self._video_check.request(message)):
+            refused = self._video_check.refusal((yield from backend.send(look)))
+            if refused is not None:
+                return refused
+        held_back = yield from self._before_send(message, backend)
+        if held_back is not None:
+            return held_back
+        return self._receipt((yield from backend.send(request, may_send=message.may_still_send)), message)
 
-    async def _asend(self, request: HttpRequest, message: Message) -> Receipt:
-        return self._receipt(await self._http.asend(request, may_send=message.may_still_send), message)
+    def _before_send(self, message: Message, backend: Backend) -> Flow[Receipt | None]:
+        """Return why the message does not go out now, which may take requests; None if it does."""
+        del message, backend
+        yield from ()
+        return None
+
+    def _look_up(self, message: Message, backend: Backend) -> Flow[LookupResult]:
+        message = self._in_own_form(message)
+        request = self._look_up_request(message)
+        if request is None:
+            return LookupResult.CANNOT_TELL
+        return self._looked_up((yield from backend.send(request)), message)
 
     def _in_own_form(self, message: Message) -> Message:
         as_it_is = message.form in self.forms and (message.form is MessageForm.TEXT or message.video_url)
@@ -163,7 +212,7 @@ class HttpNotifier(abc.ABC):
                 receipt = receipt_for_error(error) or fallback
         return self._cleaned(receipt, message)
 
-    def _find_request(self, message: Message) -> HttpRequest | None:
+    def _look_up_request(self, message: Message) -> HttpRequest | None:
         try:
             return self.build_look_up(message)
         except Exception:  # noqa: BLE001 - what cannot be asked cannot tell

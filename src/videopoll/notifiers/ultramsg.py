@@ -7,10 +7,8 @@ number blocked. So an offline instance holds its messages back here.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from concurrent import futures
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -24,7 +22,7 @@ from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
 from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Unknown
 from videopoll.notifiers.addresses import Account, account_of, recipient_of, whatsapp_address
-from videopoll.notifiers.base import HttpNotifier
+from videopoll.notifiers.base import Backend, HttpNotifier
 from videopoll.notifiers.receipts import message_id_in
 from videopoll.notifiers.refusals import read_refusal, read_status, words_of
 from videopoll.policies import LONGEST_SEND_S
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     import httpx
 
     from videopoll._http import HttpFailure
+    from videopoll.core.flow import Flow
     from videopoll.jobs.codec import JsonValue
     from videopoll.messages import Message
     from videopoll.notifiers.video_check import VideoCheck
@@ -165,35 +164,20 @@ class UltraMsgNotifier(HttpNotifier):
         return LookupResult.ABSENT if complete else LookupResult.CANNOT_TELL
 
     @override
-    def _send(self, request: HttpRequest, message: Message) -> Receipt:
-        offline, question = self._line(message)
-        if question is not None:
-            try:
-                _note(offline, self._http.send(question))
-            finally:
-                _note(offline, None)
-        futures.wait([offline], timeout=STATUS_TIMEOUT_S)
-        return _HELD_BACK if _known_offline(offline) else super()._send(request, message)
-
-    @override
-    async def _asend(self, request: HttpRequest, message: Message) -> Receipt:
-        offline, question = self._line(message)
-        if question is not None:
-            try:
-                _note(offline, await self._http.asend(question))
-            finally:
-                _note(offline, None)
-        if not offline.done():
-            await asyncio.wait([asyncio.wrap_future(offline)], timeout=STATUS_TIMEOUT_S)
-        return _HELD_BACK if _known_offline(offline) else await super()._asend(request, message)
-
-    def _line(self, message: Message) -> tuple[Future[bool], HttpRequest | None]:
-        """Return whether the instance is offline, now or soon, and the question if the caller has to ask it."""
+    def _before_send(self, message: Message, backend: Backend) -> Flow[Receipt | None]:
+        """Hold the message back while its instance is offline. One asks, the others wait for that answer."""
         if self._lines is None:
-            return _ONLINE, None
+            return None
         account = self._account(message)
         offline, asks = self._lines.state(account.instance_id)
-        return offline, self._get(account, "instance/status", {}, STATUS_TIMEOUT_S) if asks else None
+        if asks:
+            question = self._get(account, "instance/status", {}, STATUS_TIMEOUT_S)
+            try:
+                _note(offline, (yield from backend.send(question)))
+            finally:
+                _note(offline, None)
+        yield from backend.wait(offline, STATUS_TIMEOUT_S)
+        return _HELD_BACK if offline.done() and offline.result() else None
 
     def _account(self, message: Message) -> Account:
         return account_of(recipient_of(message), self._instance_id, self._token)
@@ -210,9 +194,6 @@ class UltraMsgNotifier(HttpNotifier):
 _HELD_BACK = NotSent(
     own("the instance is offline: the message is held back"), retry_after_s=STATUS_EVERY_S, counts=False
 )
-
-_ONLINE: Future[bool] = Future()
-_ONLINE.set_result(False)
 
 
 class _Lines:
@@ -239,10 +220,6 @@ def _note(offline: Future[bool], reply: HttpReply | HttpFailure | None) -> None:
     # No answer, or one that is not understood, is no reason to hold a message back.
     if not offline.done():
         offline.set_result(isinstance(reply, HttpReply) and reply.is_success and _says_offline(reply))
-
-
-def _known_offline(offline: Future[bool]) -> bool:
-    return offline.done() and offline.result()
 
 
 def _says_offline(reply: HttpReply) -> bool:
