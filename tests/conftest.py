@@ -167,6 +167,7 @@ ONE_SERVER = {
     "test_metrics",
     "test_operate",
     "test_poison",
+    "test_processes",
     "test_script_aborts",
     "test_secrets",
     "test_serve",

@@ -301,12 +301,11 @@ def test_a_worker_whose_history_is_refused_is_seen_to_be_alive(hook, client, key
     assert worker.alive
 
 
-def test_copies_of_a_process_number_their_entries_apart(hook, monkeypatch):
+def test_copies_of_a_process_number_their_entries_apart(hook):
     """Otherwise one's entry would be taken for the other's, written twice."""
     numbers = set()
-    for pid in (1, 2):
-        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
-        hook._count = 0
+    for _ in range(2):
+        hook._begin_in_child()
         hook._heard.append((time.monotonic(), events.JobCancelled(job_id="job_1")))
         hook._note_all()
         numbers.add(hook._waiting.pop().number)

@@ -477,7 +477,7 @@ def test_a_queue_that_is_left_in_a_cancelled_scope_closes_its_connections(world)
         with anyio.CancelScope() as scope:
             async with AsyncRedisVideoJobQueue.from_url(world.url, prefix=world.prefix) as queue:
                 await queue.counts()
-                pool = queue._client.connection_pool
+                pool = queue._client.connection_pool._pools.here()
                 scope.cancel()
                 await anyio.lowlevel.checkpoint()
         assert not [one for one in pool._available_connections if one.is_connected]

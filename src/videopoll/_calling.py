@@ -17,6 +17,9 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from typing_extensions import override
+
+from videopoll.core.belonging import OfProcess
 from videopoll.errors import ConfigurationError
 from videopoll.messages import TOO_LATE
 
@@ -64,7 +67,7 @@ class _Call:
         return not over
 
 
-class DaemonThreads:
+class DaemonThreads(OfProcess):
     """A bounded pool of daemon threads.
 
     A call that is given up while it waits for a thread (its time is over, its task
@@ -87,6 +90,12 @@ class DaemonThreads:
         self.closed = False
         self._running: list[_Call] = []
         self._unbegun: weakref.WeakSet[asyncio.Task[object]] = weakref.WeakSet()
+        self._begin_in_process()
+
+    @override
+    def _begin_in_child(self) -> None:
+        # Its threads are not here.
+        self.closed = True
 
     async def run(self, call: Callable[[], T]) -> T:
         """Run `call` in a thread, with the context variables copied.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
+import functools
 import threading
-import weakref
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
+
+from typing_extensions import override
 
 from videopoll._http import log_filter
 from videopoll._http.deadline import Deadlines
 from videopoll._http.prepare import prepare
 from videopoll._http.values import FailureKind, HttpFailure
+from videopoll.core.belonging import OfLoop, OfProcess, leave_to_parent
 from videopoll.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,13 +20,11 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from videopoll._http.transports import AsyncTransport, Transport
+    from videopoll._http.transports import Transport
     from videopoll._http.values import HttpReply, HttpRequest
 
-_OfLoop: TypeAlias = "tuple[AsyncTransport, Deadlines]"
 
-
-class Http:
+class Http(OfProcess):
     """Carries out requests, in threads and under asyncio. Connections are opened when they are first needed.
 
     May be shared between threads and between event loops (each loop has
@@ -98,12 +97,17 @@ class Http:
         self._transports = transports
         self._given = transports.HttpxTransport(client) if client else None
         self._async_given = transports.AsyncHttpxTransport(async_client) if async_client else None
+        given, open_own = (
+            self._async_given,
+            functools.partial(
+                transports.open_async_transport, max_connections, self._proxies, use_aiohttp=self._use_aiohttp
+            ),
+        )
+        # Without `self`: neither of the two would be freed before the next collection.
+        self._of_loop = OfLoop(lambda: (given or open_own(), Deadlines()))
         self._lock = threading.Lock()
         self._own: Transport | None = None
-        self._of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
-        # The loop that was here last: most of the time there is one. A forked process has other loops.
-        self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], _OfLoop] | None = None
-        self._pid = os.getpid()
+        self._begin_in_process()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(max_connections={self._max_connections})"
@@ -134,7 +138,7 @@ class Http:
         if self._trouble is not None and self._async_given is None:
             return HttpFailure(kind=FailureKind.CONNECT, detail=self._trouble)
         with log_filter.suppress_client_logs():
-            transport, deadlines = self._of_loop()
+            transport, deadlines = self._of_loop.here()
             try:
                 with deadlines.at(prepared.deadline_s):
                     return await transport.exchange(prepared)
@@ -150,40 +154,20 @@ class Http:
 
     async def aclose(self) -> None:
         """Close our own connections of the running event loop."""
-        with self._lock:
-            self._latest = None
-            transport, _ = self._of_loops.pop(asyncio.get_running_loop(), (None, None))
+        transport, _ = self._of_loop.take() or (None, None)
         if transport and transport is not self._async_given:
             await transport.close()
 
-    def _forget_parent(self) -> None:
-        # After a fork the sockets are shared with the parent: two processes would read each other's replies.
-        if self._pid != os.getpid():
-            self._own, self._of_loops, self._pid = None, weakref.WeakKeyDictionary(), os.getpid()
+    @override
+    def _begin_in_child(self) -> None:
+        # Two processes would read each other's replies.
+        leave_to_parent(self._own)
+        self._own, self._lock = None, threading.Lock()
 
     def _transport(self) -> Transport:
         if self._given:
             return self._given
         with self._lock:
-            self._forget_parent()
             if self._own is None:
                 self._own = self._transports.open_transport(self._max_connections, self._proxies)
             return self._own
-
-    def _of_loop(self) -> _OfLoop:
-        """Return the transport of the running event loop."""
-        loop = asyncio.get_running_loop()
-        # Read once: another thread's loop may put its own in between.
-        latest = self._latest
-        if latest is not None and latest[0]() is loop:
-            return latest[1]
-        with self._lock:
-            self._forget_parent()
-            found = self._of_loops.get(loop)
-            if found is None:
-                transport = self._async_given or self._transports.open_async_transport(
-                    self._max_connections, self._proxies, use_aiohttp=self._use_aiohttp
-                )
-                found = self._of_loops[loop] = (transport, Deadlines())
-            self._latest = (weakref.ref(loop), found)
-            return found

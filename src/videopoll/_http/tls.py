@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import ssl
 
 _lock = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    # A child whose parent was just making one would wait for ever.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def tls_context() -> ssl.SSLContext:

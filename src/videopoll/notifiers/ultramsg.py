@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from videopoll._http import HttpReply, HttpRequest
 from videopoll._reasons import own, quoting
+from videopoll.core.belonging import OfProcess
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
@@ -196,11 +197,16 @@ _HELD_BACK = NotSent(
 )
 
 
-class _Lines:
+class _Lines(OfProcess):
     """Whether each instance is offline, asked at most every 30 s, whoever wants to know."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._begin_in_child()
+        self._begin_in_process()
+
+    @override
+    def _begin_in_child(self) -> None:
         self._lock = threading.Lock()
         self._asked: dict[str, tuple[float, Future[bool]]] = {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import threading
@@ -21,8 +22,10 @@ from redis import exceptions as redis_errors
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from typing_extensions import override
 
 from videopoll._reasons import own
+from videopoll.core.belonging import OfLoop, OfProcess, is_of_other_loop
 from videopoll.errors import ConfigurationError, QueueError, QueueRefusedError, QueueUnavailableError
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ __all__ = [
     "MAX_CONNECTIONS",
     "REDIS_ERRORS",
     "AsyncFreshPool",
+    "AsyncLoopPools",
     "FreshPool",
     "async_client_of",
     "check_client",
@@ -45,6 +49,7 @@ __all__ = [
     "is_full",
     "ms_of",
     "queue_errors",
+    "raise_if_of_other_loop",
     "raise_queue_error",
     "shown_address",
     "to_queue_error",
@@ -73,22 +78,25 @@ MAX_CONNECTIONS = 50
 # --- clients of a URL ---
 
 
-class FreshPool(redis.ConnectionPool):
+class FreshPool(OfProcess, redis.ConnectionPool):
     """A pool whose connections are waited for, and opened anew, by name, before they are used after a long rest.
 
     redis-py's own pool that waits has deadlocked under asyncio in some of its versions, and opens no
     connection anew; so places are counted here.
     """
 
-    wait_s = 0.0
-    """Seconds that a call waits for a connection, at most."""
-
     def __init__(self, *args: object, **options: object) -> None:
         self._released_s: weakref.WeakKeyDictionary[ConnectionInterface, float] = weakref.WeakKeyDictionary()
         # A connection goes back to the gate that it came through.
         self._gates: weakref.WeakKeyDictionary[ConnectionInterface, threading.Semaphore] = weakref.WeakKeyDictionary()
         cast("Callable[..., None]", super().__init__)(*args, **options)
-        self._gate = (os.getpid(), threading.Semaphore(self.max_connections))
+        self._begin_in_child()
+        self._begin_in_process()
+
+    @override
+    def _begin_in_child(self) -> None:
+        # A forked process has none of its parent's connections, nor the threads that would put them back.
+        self._gate = threading.Semaphore(self.max_connections)
 
     def get_connection(self, *args: object, **options: object) -> redis.Connection:
         """Get a connection that is fit to be used.
@@ -96,11 +104,8 @@ class FreshPool(redis.ConnectionPool):
         Raises:
             redis.exceptions.MaxConnectionsError: All are in use, and none came free in time.
         """
-        if self._gate[0] != os.getpid():
-            # A forked process has none of its parent's connections, nor the threads that would put them back.
-            self._gate = (os.getpid(), threading.Semaphore(self.max_connections))
-        gate = self._gate[1]
-        if not gate.acquire(timeout=self.wait_s):
+        gate = self._gate
+        if not gate.acquire(timeout=_wait_s(self)):
             raise redis_errors.MaxConnectionsError
         try:
             get: Callable[..., redis.Connection] = super().get_connection
@@ -130,24 +135,19 @@ class FreshPool(redis.ConnectionPool):
 
 
 class AsyncFreshPool(redis.asyncio.ConnectionPool):
-    """The asyncio side of `FreshPool`."""
-
-    wait_s = 0.0
+    """The asyncio side of `FreshPool`, for one event loop."""
 
     def __init__(self, *args: object, **options: object) -> None:
         self._released_s: weakref.WeakKeyDictionary[AsyncConnection, float] = weakref.WeakKeyDictionary()
         self._gates: weakref.WeakKeyDictionary[AsyncConnection, asyncio.Semaphore] = weakref.WeakKeyDictionary()
         cast("Callable[..., None]", super().__init__)(*args, **options)
-        self._gate: tuple[asyncio.AbstractEventLoop | None, asyncio.Semaphore] = (None, asyncio.Semaphore(0))
+        self._gate = asyncio.Semaphore(self.max_connections)
 
     async def get_connection(self, *args: object, **options: object) -> AsyncConnection:
         """Get a connection that is fit to be used; see `FreshPool.get_connection`."""
-        if self._gate[0] is not (loop := asyncio.get_running_loop()):
-            # One loop after the other may use a pool, and what is waited for belongs to one.
-            self._gate = (loop, asyncio.Semaphore(self.max_connections))
-        gate = self._gate[1]
+        gate = self._gate
         try:
-            async with asyncio.timeout(self.wait_s if gate.locked() else None):
+            async with asyncio.timeout(_wait_s(self) if gate.locked() else None):
                 await gate.acquire()
         except TimeoutError:
             raise redis_errors.MaxConnectionsError from None
@@ -178,6 +178,32 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
                 gate.release()
 
 
+def _wait_s(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> float:
+    """Return the seconds that a call waits for a connection to be free, at most: as long as for a reply."""
+    return float(pool.connection_kwargs["socket_timeout"])
+
+
+class AsyncLoopPools(redis.asyncio.ConnectionPool):
+    """A pool for each event loop: connections belong to the loop in which they were opened."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        cast("Callable[..., None]", super().__init__)(*args, **options)
+        # Its own options may have got references to it by now.
+        self._pools: OfLoop[AsyncFreshPool] = OfLoop(functools.partial(AsyncFreshPool, *args, **options))
+
+    async def get_connection(self, *args: object, **options: object) -> AsyncConnection:
+        """Get a connection of the running event loop."""
+        return await self._pools.here().get_connection(*args, **options)
+
+    async def release(self, connection: AsyncConnection) -> None:
+        """Take a connection of the running event loop back."""
+        await self._pools.here().release(connection)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - as in the client
+        """Close the connections of the running event loop."""
+        await self._pools.here().disconnect(inuse_connections=inuse_connections)
+
+
 def client_of(url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> redis.Redis:
     """Return a client with a pool of its own.
 
@@ -194,9 +220,9 @@ def client_of(url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS
 
 
 def async_client_of(url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> redis.asyncio.Redis:
-    """Return an asyncio client; the asyncio side of `client_of`."""
+    """Return an asyncio client, which may be used in any event loop; the asyncio side of `client_of`."""
     retry = AsyncRetry(NoBackoff(), 0)
-    return redis.asyncio.Redis.from_pool(_pool_of(AsyncFreshPool, url, timeout_s, max_connections, retry))
+    return redis.asyncio.Redis.from_pool(_pool_of(AsyncLoopPools, url, timeout_s, max_connections, retry))
 
 
 def _pool_of(kind: type[PoolT], url: str, timeout_s: float, max_connections: int, retry: object) -> PoolT:
@@ -226,7 +252,6 @@ def _pool_of(kind: type[PoolT], url: str, timeout_s: float, max_connections: int
             " or build the client yourself"
         )
         raise ConfigurationError(msg) from None
-    pool.wait_s = timeout_s
     return cast("PoolT", pool)
 
 
@@ -360,6 +385,21 @@ def queue_errors(doing: str) -> Iterator[None]:
 def raise_queue_error(error: Exception, doing: str) -> NoReturn:
     """Raise the `QueueError` for an exception of the Redis client."""
     raise to_queue_error(error, doing) from cause_of(error)
+
+
+def raise_if_of_other_loop(error: RuntimeError) -> None:
+    """Raise the `QueueError` for a host's client whose connections were opened in another event loop.
+
+    Raises:
+        QueueRefusedError: It is that.
+    """
+    if is_of_other_loop(error):
+        msg = (
+            "the Redis client that this queue was given has connections of another event loop. Give each loop a client"
+            " and a queue of its own, or close the client (await client.aclose()) before a loop ends; a queue that was"
+            " built with from_url works in any loop."
+        )
+        raise QueueRefusedError(own(msg)) from error
 
 
 def to_queue_error(error: Exception, doing: str) -> QueueError:

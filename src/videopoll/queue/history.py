@@ -30,6 +30,7 @@ from videopoll import events
 from videopoll._loops import HISTORY, Loops
 from videopoll._reasons import shown_word, told_of
 from videopoll.clock import FOREVER_S, Clock
+from videopoll.core.belonging import OfProcess
 from videopoll.errors import QueueError
 from videopoll.jobs.codec import dump, raw
 from videopoll.jobs.views import HistoryEvent
@@ -86,7 +87,7 @@ class _Noted:
     fields: dict[str, str | bytes]
 
 
-class RedisHistory(events.TextKeeper):
+class RedisHistory(OfProcess, events.TextKeeper):
     """A hook that keeps the stories of jobs in Redis, and tells that its worker is alive.
 
     Give it to a runner's (or a producer's queue's) ``hooks``, then `follow` the
@@ -111,15 +112,19 @@ class RedisHistory(events.TextKeeper):
         self._keys = Keys(prefix)
         # A client that retried would make `close` wait for a Redis that is gone.
         self._client = client_of(url, TIMEOUT_S)
+        self._runner: RunnerStatus | None = None
+        self._dropped = 0
+        self._open()
+        self._begin_in_process()
+
+    def _open(self) -> None:
         self._heard: collections.deque[tuple[float, events.Event] | tuple[float, events.Event, str]] = (
             collections.deque()
         )
         self._waiting: collections.deque[_Noted] = collections.deque()
         self._statuses: collections.OrderedDict[str, str] = collections.OrderedDict()
-        self._origin = secrets.token_hex(4)  # With the process's id: a fork hands it on.
+        self._origin = secrets.token_hex(4)
         self._count = 0
-        self._dropped = 0
-        self._runner: RunnerStatus | None = None
         self._started_ms = round(time.time() * 1000)
         self._beat_s = float("-inf")
         self._away = False
@@ -131,6 +136,14 @@ class RedisHistory(events.TextKeeper):
             Clock(), random.SystemRandom(), patience_s=FOREVER_S, limit_s=FOREVER_S, pause_cap_s=LONGEST_PAUSE_S
         )
         self._loops.begin(HISTORY)
+
+    @override
+    def _begin_in_child(self) -> None:
+        # What waits is written by the parent, which has the thread.
+        closed = self._closing.is_set()
+        self._open()
+        if closed:
+            self._closing.set()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(prefix={self._keys.prefix!r})"
@@ -193,7 +206,6 @@ class RedisHistory(events.TextKeeper):
     # --- the thread ---
 
     def _stir(self) -> None:
-        # Also after a fork, which leaves threads behind.
         if (self._thread is None or not self._thread.is_alive()) and not self._closing.is_set():
             with self._starting:
                 if self._thread is None or not self._thread.is_alive():
@@ -264,7 +276,7 @@ class RedisHistory(events.TextKeeper):
             cleaned = redact(texts[0]) if texts else None
             if cleaned and cleaned not in (kept.get("reason"), kept.get("status")):
                 fields["text"] = cleaned.encode("utf-8", "backslashreplace")
-            self._waiting.append(_Noted(f"{self._origin}:{os.getpid()}:{self._count}", at_s, fields))
+            self._waiting.append(_Noted(f"{self._origin}:{self._count}", at_s, fields))
         while len(self._waiting) > BUFFERED:
             self._waiting.popleft()
             self._dropped += 1

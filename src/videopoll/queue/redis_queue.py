@@ -18,6 +18,7 @@ import redis.asyncio
 from typing_extensions import override
 
 from videopoll._shield import to_the_end
+from videopoll.core.belonging import OfProcess
 from videopoll.policies import ENDING_S
 from videopoll.queue import calls
 from videopoll.queue.connect import (
@@ -26,6 +27,7 @@ from videopoll.queue.connect import (
     async_client_of,
     check_client,
     client_of,
+    raise_if_of_other_loop,
     raise_queue_error,
     shown_address,
 )
@@ -64,7 +66,7 @@ __all__ = ["AsyncRedisVideoJobQueue", "RedisVideoJobQueue"]
 ClientT = TypeVar("ClientT")
 
 
-class _Base(Generic[ClientT]):
+class _Base(OfProcess, Generic[ClientT]):
     """What both twins are made of: how they are built. Theirs are the methods that wait for Redis."""
 
     _client_type: ClassVar[type]
@@ -99,6 +101,13 @@ class _Base(Generic[ClientT]):
         self._listen_with(self._front)
         self._interrupted = threading.Event()
         self._owned: tuple[ClientT, ...] = ()
+        self._begin_in_process()
+
+    @override
+    def _begin_in_child(self) -> None:
+        # A runner of the parent may just have been coming to its end. The clients see for themselves that they are
+        # in another process.
+        self._interrupted = threading.Event()
 
     @classmethod
     def _open(cls, url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> ClientT:
@@ -648,6 +657,9 @@ class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
         except REDIS_ERRORS as error:
             await arun(let_go_if_moved(cast("redis.Redis", self._blocking), error))
             raise_queue_error(error, "waiting for work")
+        except RuntimeError as error:
+            raise_if_of_other_loop(error)
+            raise
 
     async def recover(
         self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0

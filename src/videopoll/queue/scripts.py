@@ -22,7 +22,7 @@ from redis import exceptions as redis_errors
 from videopoll._reasons import own
 from videopoll.core.flow import adrive, do, drive
 from videopoll.errors import QueueUnavailableError
-from videopoll.queue.connect import REDIS_ERRORS, has_moved, is_broken, raise_queue_error
+from videopoll.queue.connect import REDIS_ERRORS, has_moved, is_broken, raise_if_of_other_loop, raise_queue_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -95,9 +95,13 @@ def run(flow: Flow[T]) -> T:
 _BEGIN = cast("Callable[[Call], Awaitable[object]]", operator.call)
 
 
-def arun(flow: Flow[T]) -> Awaitable[T]:
+async def arun(flow: Flow[T]) -> T:
     """Carry out a flow over an asyncio client; the asyncio side of `run`."""
-    return adrive(flow, _BEGIN)
+    try:
+        return await adrive(flow, _BEGIN)
+    except RuntimeError as error:
+        raise_if_of_other_loop(error)
+        raise
 
 
 def let_go_if_moved(client: redis.Redis, error: Exception) -> Flow[bool]:

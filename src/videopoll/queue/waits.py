@@ -12,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
-import os
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, cast
 
+from typing_extensions import override
+
+from videopoll.core.belonging import OfLoop, OfProcess, leave_to_parent
 from videopoll.core.flow import do
 from videopoll.jobs.codec import raw
 from videopoll.policies import ENDING_S
@@ -192,7 +194,7 @@ def _tell(error: Exception) -> None:
 # --- threads ---
 
 
-class Seats:
+class Seats(OfProcess):
     """Places for waits in threads.
 
     Args:
@@ -201,20 +203,22 @@ class Seats:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._of_processes: dict[int, _Listener] = {}
+        self._listener = _Listener(client)
+        self._begin_in_process()
+
+    @override
+    def _begin_in_child(self) -> None:
+        leave_to_parent(self._listener)
+        self._listener = _Listener(self._client)
 
     def seat(self, channel: str) -> _Seat:
         """Return a place for a wait that hears of this channel; enter it."""
-        pid = os.getpid()
-        # A forked child has neither the thread of its parent nor its waits; its lock may be held by nobody for ever.
-        listener = self._of_processes.get(pid) or self._of_processes.setdefault(pid, _Listener(self._client))
-        return _Seat(listener, channel)
+        return _Seat(self._listener, channel)
 
     def close(self) -> None:
         """End the subscription; waits that go on look from time to time."""
-        listener = self._of_processes.pop(os.getpid(), None)
-        if listener is not None:
-            listener.close()
+        listener, self._listener = self._listener, _Listener(self._client)
+        listener.close()
 
 
 class _Seat:
@@ -300,22 +304,15 @@ class AsyncSeats:
     """Places for waits under asyncio; the asyncio side of `Seats`."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._client = client
-        self._of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncListener] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._listeners = OfLoop(functools.partial(_AsyncListener, client))
 
     def seat(self, channel: str) -> _AsyncSeat:
         """Return a place for a wait that hears of this channel; enter it."""
-        loop = asyncio.get_running_loop()
-        listener = self._of_loops.get(loop)
-        if listener is None:
-            listener = self._of_loops[loop] = _AsyncListener(self._client)
-        return _AsyncSeat(listener, channel)
+        return _AsyncSeat(self._listeners.here(), channel)
 
     async def close(self) -> None:
         """End the subscription of this event loop; waits that go on look from time to time."""
-        listener = self._of_loops.pop(asyncio.get_running_loop(), None)
+        listener = self._listeners.take()
         if listener is not None:
             await listener.close()
 

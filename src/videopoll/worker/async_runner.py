@@ -26,7 +26,7 @@ from videopoll._shield import to_the_end, wait_on
 from videopoll.core.effects import Answer, Commit, Effect, PollApi, SendMessage
 from videopoll.core.flow import acall, adrive
 from videopoll.core.step import JobStep
-from videopoll.errors import QueueError
+from videopoll.errors import ConfigurationError, QueueError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
 from videopoll.observe.log import shown_ids
@@ -87,7 +87,7 @@ class _Run(BaseRun, Generic[R]):
     @override
     def over(self) -> bool:
         """Whether it has ended; so has one whose event loop runs no more."""
-        return self.ended.done() or not self.loop.is_running() or super().over
+        return self.ended.done() or not self.loop.is_running()
 
     def end(self, _task: object = None) -> None:
         """Note that it has ended."""
@@ -167,7 +167,8 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
                 f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs AsyncRedisVideoJobQueue or another one"
             )
             raise TypeError(msg)
-        self._state = WorkerState(
+        self._new_state = functools.partial(
+            WorkerState,
             ttls=queue.ttls,
             strategy=strategy,
             lease=lease,
@@ -182,18 +183,21 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
             take_new=take_new,
             clock=clock,
             rng=rng,
-            wake=self._wake,
-            hurry_renewal=self._hurry_renewal,
-            hung=self._count_hung,
         )
         self._queue = queue
         self._poller = poller
         self._notifier = notifier
-        self._parts = AsyncParts(self._state, poller, notifier)
-        self._current = None
+        self._open()
+        self._begin_in_process()
+
+    @override
+    def _open(self) -> None:
+        self._state = self._new_state(wake=self._wake, hurry_renewal=self._hurry_renewal, hung=self._count_hung)
+        self._parts = AsyncParts(self._state, self._poller, self._notifier)
+        self._current, self._asked_before = None, False
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
-        self._writer = AsyncTransitionWriter(self._state, queue)
-        self._upkeep = Upkeep(self._state, queue, asyncio.sleep)
+        self._writer = AsyncTransitionWriter(self._state, self._queue)
+        self._upkeep = Upkeep(self._state, self._queue, asyncio.sleep)
         self._new_events()
 
     def _new_events(self) -> None:
@@ -223,8 +227,17 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         """Work in a background task until `stop` is called.
 
         Raises:
+            ConfigurationError: No event loop is running here.
             RuntimeError: It is running in `run` or `run_once`.
         """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            msg = (
+                "AsyncRunner.start() needs a running event loop: call it in a coroutine, such as the lifespan of your"
+                " framework, or use Runner, whose threads need none"
+            )
+            raise ConfigurationError(msg) from None
         current, before = self._current, None
         if current is not None and not current.over:
             if not current.background:

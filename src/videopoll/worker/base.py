@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from typing_extensions import override
+
+from videopoll.core.belonging import OfProcess, leave_to_parent
 from videopoll.jobs.views import Health
 
 if TYPE_CHECKING:
@@ -32,12 +34,11 @@ class BaseRun:
         self.stopping = stopping
         self.background = background
         self._asked = asked
-        self._pid = os.getpid()
 
     @property
     def over(self) -> bool:
-        """Whether it has ended. In a forked child none goes on: neither threads nor event loops come along."""
-        return self._pid != os.getpid()
+        """Whether it has ended."""
+        raise NotImplementedError
 
     def ask(self) -> None:
         """Ask for its end, without waiting."""
@@ -48,12 +49,25 @@ class BaseRun:
 RunT = TypeVar("RunT", bound=BaseRun)
 
 
-class BaseRunner(Generic[RunT]):
+class BaseRunner(OfProcess, Generic[RunT]):
     """What a runner tells of itself, and how it is asked to stop."""
 
     _state: WorkerState
-    _current: RunT | None = None
-    _asked_before = False
+    _current: RunT | None
+    _asked_before: bool
+
+    def _open(self) -> None:
+        """Make all that a run changes: once in each process."""
+        raise NotImplementedError
+
+    @override
+    def _begin_in_child(self) -> None:
+        # None goes on here: neither threads nor event loops come along. What they held may stay half done.
+        current = self._current
+        ran = current is not None and not current.over
+        leave_to_parent(current)
+        self._open()
+        self._state.vitals.left_behind = ran
 
     def __repr__(self) -> str:
         current = self._current

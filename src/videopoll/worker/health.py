@@ -29,6 +29,10 @@ BLOCKED_PROBLEM = (
     " let this machine through; the API key may be right"
 )
 
+LEFT_BEHIND_PROBLEM = (
+    "the worker runs in the process that this one was forked from, and not here: call start() after the fork"
+)
+
 _REFUSALS = {
     FaultKind.CREDENTIALS: (API_KEY_PROBLEM, "The video API refuses our key (%s). No job can go on until it is right."),
     FaultKind.BLOCKED: (
@@ -58,6 +62,8 @@ class Vitals:
         self._refused: FaultKind | None = None
         self.lost_since_s: float | None = None
         self.lost_reason = ""
+        self.left_behind = False
+        """Whether it ran in the process that this one was forked from, and has not begun to run here."""
 
     def tick(self) -> None:
         """Note that the loop moves."""
@@ -93,7 +99,10 @@ class Vitals:
             problems.append(_REFUSALS[refused][0])
         silent_s = now_s - self._ticked_s
         alive = silent_s <= self._longest_silence_s or lost_since_s is not None
-        if not alive:
+        if self.left_behind:
+            alive = False
+            problems.append(LEFT_BEHIND_PROBLEM)
+        elif not alive:
             problems.append(f"the worker's loop has not moved for {silent_s:.0f} s: restart it")
         loops_problems, loops_alive = loops.judge(redis_away=lost_since_s is not None)
         problems += loops_problems

@@ -24,8 +24,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import attrs
+from typing_extensions import override
 
 from videopoll._reasons import trace_of
+from videopoll.core.belonging import OfProcess
 from videopoll.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ PAUSE_S = 0.1
 """Seconds between two tries to accept a connection when there is no file descriptor for it, or something else fails."""
 
 
-class HealthServer:
+class HealthServer(OfProcess):
     """Serves a runner's health over HTTP, from a daemon thread.
 
     ::
@@ -99,7 +101,15 @@ class HealthServer:
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="videopoll-health", daemon=True)
         self._thread.start()
+        self._begin_in_process()
         log.info("Health is told on %s/live and /ready", self.url)
+
+    @override
+    def _begin_in_child(self) -> None:
+        # The parent serves. A copy of its listener would keep the port, and take connections that nobody reads.
+        self._closing = True
+        for one in (self._listener, self._waker, self._woken, *self._open):
+            one.close()
 
     @property
     def port(self) -> int:

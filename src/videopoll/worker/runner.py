@@ -100,7 +100,7 @@ class _Run(BaseRun, Generic[R]):
     @property
     @override
     def over(self) -> bool:
-        return self._ended or super().over
+        return self._ended
 
     def do(self) -> None:
         """Do the work, in its thread."""
@@ -185,7 +185,8 @@ class Runner(BaseRunner["_Run[object]"]):
         refuse_async(queue, "claim", "queue")
         refuse_async(poller, "poll", "poller")
         refuse_async(notifier, "notify", "notifier")
-        self._state = WorkerState(
+        self._new_state = functools.partial(
+            WorkerState,
             ttls=queue.ttls,
             strategy=strategy,
             lease=lease,
@@ -200,18 +201,21 @@ class Runner(BaseRunner["_Run[object]"]):
             take_new=take_new,
             clock=clock,
             rng=rng,
-            wake=self._wake,
-            hurry_renewal=self._hurry_renewal,
-            hung=self._count_hung,
         )
         self._queue = queue
         self._poller = poller
         self._notifier = notifier
+        self._open()
+        self._begin_in_process()
+
+    @override
+    def _open(self) -> None:
+        self._state = self._new_state(wake=self._wake, hurry_renewal=self._hurry_renewal, hung=self._count_hung)
         self._filling = threading.Lock()
         # A queue, because a signal handler may put something in while the same thread does.
         self._wakes: stdlib_queue.SimpleQueue[None] = stdlib_queue.SimpleQueue()
         self._beginning = threading.Lock()
-        self._current = None
+        self._current, self._asked_before = None, False
         self._own = threading.local()
         self._threads = self._most_threads
         self._workers: list[threading.Thread] = []
@@ -221,8 +225,8 @@ class Runner(BaseRunner["_Run[object]"]):
         self._closed = threading.Event()
         self._renewal = threading.Event()
         self._work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
-        self._writer = TransitionWriter(self._state, queue)
-        self._upkeep = Upkeep(self._state, queue, self._stopped.wait)
+        self._writer = TransitionWriter(self._state, self._queue)
+        self._upkeep = Upkeep(self._state, self._queue, self._stopped.wait)
         self._hung = HungCalls(self._state.concurrency + self._state.delivery_concurrency)
 
     # --- for the host ---

@@ -499,6 +499,7 @@ class WorkerState:
 
     def open_run(self) -> None:
         """Forget what an earlier run has seen of Redis: it says nothing about the leases of this one."""
+        self.vitals.left_behind = False
         self.takeovers.open()
         self._renewed_s, self._renew_first = self.clock.monotonic_s(), False
         for doing in WRITES:

@@ -18,6 +18,7 @@ import threading
 from typing import TYPE_CHECKING, cast
 
 from videopoll.clock import FOREVER_S
+from videopoll.errors import ConfigurationError
 from videopoll.policies import ENDING_S
 
 if TYPE_CHECKING:
@@ -128,10 +129,13 @@ def calm_ctrl_c(stopping: Callable[[], Stopping | None], ask: Callable[[], None]
         yield
         return
     cancel = cast("Callable[[int, FrameType | None], object]", before)
-    pressed = False
+    pressed, pid = False, os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
+        if pid != os.getpid():
+            # The event loop that would cancel its task runs in the parent.
+            raise KeyboardInterrupt
         way = stopping()
         if way is None or not pressed:
             pressed = True
@@ -186,8 +190,15 @@ class StopSignals:
         self._first_s: float | None = None
         self._before: dict[signal.Signals, signal._HANDLER] = {}
         self._over = False
+        self._pid = os.getpid()
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            msg = (
+                "run(handle_signals=True) works on the main thread alone: Python lets no other one handle signals."
+                " Leave it out here, and have the main thread call stop() or request_stop()"
+            )
+            raise ConfigurationError(msg)
         for number in STOP_SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
         if self._loop is not None:
@@ -219,10 +230,11 @@ class StopSignals:
         return self._first_s is not None and self._clock.monotonic_s() - self._first_s < self._repeated_s
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._repeats():
+        forked = self._pid != os.getpid()
+        if self._repeats() and not forked:
             return
-        if self._over:
-            # The run is long over: this one is for whoever handled signals before.
+        if self._over or forked:
+            # The run is long over, or its parent's: this one is for whoever handled signals before.
             self._restore()
             signal.raise_signal(number)
             return

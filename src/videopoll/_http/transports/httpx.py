@@ -8,6 +8,7 @@ import httpx
 
 from videopoll._http.prepare import Phase, Reading, describe, user_agent
 from videopoll._http.values import FailureKind, HttpFailure
+from videopoll.core.belonging import is_of_other_loop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -21,6 +22,11 @@ come before the end of the total time, or a request that surely was not sent loo
 
 _LIBRARIES = frozenset({"aiohttp", "anyio", "h11", "h2", "httpcore", "httpx", "httpx_aiohttp", "socksio"})
 """Whose errors come through a host's client, mapped to httpx's or not. Those of a hook of the host are the host's."""
+
+OTHER_LOOP = (
+    "the httpx.AsyncClient that was given has connections of another event loop: give each loop a client of its own,"
+    " or leave async_client out"
+)
 
 
 class HttpxTransport:
@@ -87,6 +93,8 @@ class AsyncHttpxTransport:
                 return _own_fault(prepared, error)
             if _is_fault(error):
                 return _fault(error)
+            if is_of_other_loop(error):
+                return HttpFailure(kind=FailureKind.BROKEN, detail=OTHER_LOOP)
             raise
 
     async def close(self) -> None:

@@ -1,0 +1,426 @@
+"""One process and another, one event loop and another: what works in each, and what is refused with a sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import json
+import os
+import pickle
+import select
+import signal
+import threading
+import types
+import warnings
+
+import psutil
+import pytest
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from kit import FAST, QUICK, Recorder, phone, until
+from videopoll import (
+    AsyncRedisVideoJobQueue,
+    AsyncRunner,
+    RedisVideoJobQueue,
+    Runner,
+    events,
+)
+from videopoll.clock import Clock
+from videopoll.errors import ConfigurationError, QueueError, QueueRefusedError
+from videopoll.queue.history import RedisHistory
+from videopoll.worker.health_server import HealthServer
+from videopoll.worker.stopping import StopSignals
+
+TOO_LONG_S = 30.0
+
+
+def fork(work):
+    """Run a function in a forked child; return its process id, and what tells what it returned."""
+    ours, theirs = os.pipe()
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn where there are threads: that is what these tests are about.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        # Nothing of the test run may go on here, and a child that hangs must not stay.
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(int(TOO_LONG_S))
+            try:
+                told = work()
+            except BaseException as error:  # noqa: BLE001 - the parent tells of it
+                told = f"{type(error).__name__}: {error}"
+            os.write(theirs, json.dumps(told).encode())
+        finally:
+            os._exit(0)
+    os.close(theirs)
+
+    def result():
+        ready, _, _ = select.select([ours], [], [], TOO_LONG_S + 5)
+        raw = os.read(ours, 65536) if ready else b""
+        os.close(ours)
+        os.waitpid(pid, 0)
+        assert raw, "the child hung"
+        return json.loads(raw)
+
+    return pid, result
+
+
+def in_child(work):
+    """Run a function in a forked child, and return what it returns."""
+    return fork(work)[1]()
+
+
+def build(world, **options):
+    """Return a queue and a runner of the world's kind, with a recorder."""
+    recorder = Recorder()
+    options = {"strategy": FAST, "delivery": QUICK, "recover": False, "hooks": [recorder], **options}
+    if world.kind == "sync":
+        queue = RedisVideoJobQueue.from_url(world.url, prefix=world.prefix)
+        return queue, Runner(queue, world.poller(), world.notifier(), **options), recorder
+    queue = AsyncRedisVideoJobQueue.from_url(world.url, prefix=world.prefix)
+    return queue, AsyncRunner(queue, world.poller(), world.notifier(), **options), recorder
+
+
+def work_through(world, queue, runner, recorder, number=1):
+    """Enqueue a job, and have the runner deliver it in the background; return whether it did."""
+    job = {"conversation_id": "c", "metadata": {"channel": "ultramsg", "to": phone(number)}}
+
+    def delivered():
+        return recorder.of(events.JobDelivered, f"job_{number}")
+
+    if world.kind == "sync":
+        queue.enqueue(f"job_{number}", **job)
+        with queue, runner:
+            runner.start()
+            until(delivered, "it is delivered", TOO_LONG_S)
+        return True
+
+    async def work():
+        async with queue, runner:
+            await queue.enqueue(f"job_{number}", **job)
+            runner.start()
+            await asyncio.to_thread(until, delivered, "it is delivered", TOO_LONG_S)
+
+    asyncio.run(work())
+    return True
+
+
+# --- a fork ---
+
+
+def test_a_child_of_a_running_worker_says_that_none_runs_here_and_can_run_one(world):
+    """It called itself healthy once, under its parent's name."""
+    worker = world.worker()
+    with worker:
+        runner = worker.runner
+        until(lambda: runner.health().healthy, "it works")
+
+        def child():
+            told = {"id": runner.worker_id, "how": repr(runner), "health": runner.health().problems}
+            told["alive"] = runner.health().alive
+            if world.kind == "sync":
+                runner.stop()
+                runner.start()
+                told["started"] = runner.health().problems
+                runner.stop()
+            else:
+
+                async def run():
+                    await runner.stop()
+                    runner.start()
+                    await asyncio.sleep(0)
+                    told["started"] = runner.health().problems
+                    await runner.stop()
+
+                asyncio.run(run())
+            return told
+
+        pid, result = fork(child)
+        told = result()
+        world.enqueue_ready()
+        until(lambda: worker.recorder.of(events.JobDelivered), "the parent works on")
+
+    assert str(pid) in told["id"]
+    assert told["id"] != runner.worker_id
+    assert "not running" in told["how"]
+    assert "call start() after the fork" in told["health"][0]
+    assert not told["alive"]
+    assert told["started"] == []
+
+
+def test_a_worker_that_was_built_before_forks_has_a_name_of_its_own_in_each_child(world):
+    runner = build(world)[1]
+
+    names = [in_child(lambda: runner.worker_id) for _ in range(2)]
+
+    assert len({runner.worker_id, *names}) == 3
+
+
+def locks_of(thing):
+    """Yield the locks that a part of videopoll has, and those of the parts that it has."""
+    seen, rest = set(), [thing]
+    while rest:
+        one = rest.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if hasattr(one, "acquire") and hasattr(one, "release") and not isinstance(one, asyncio.Semaphore):
+            yield one
+        ours = type(one).__module__.startswith("videopoll") or isinstance(
+            one, dict | list | tuple | types.MethodType | threading.Event
+        )
+        if ours and not isinstance(one, type):
+            rest += gc.get_referents(one)
+
+
+@pytest.mark.timeout(90)
+def test_a_fork_while_other_threads_hold_every_lock_leaves_the_child_a_worker_that_works(world):
+    """A lock that was held at the fork is held in the child for ever."""
+    queue, runner, recorder = build(world)
+    held = []
+
+    def hold():
+        for part in (runner, queue, runner._poller, runner._notifier):
+            held.extend(lock for lock in locks_of(part) if lock.acquire(blocking=False))
+        holding.set()
+        done.wait(TOO_LONG_S)
+        for lock in held:
+            lock.release()
+
+    holding, done = threading.Event(), threading.Event()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holding.wait(5)
+    try:
+        _, result = fork(lambda: work_through(world, queue, runner, recorder))
+    finally:
+        done.set()
+        holder.join()
+
+    assert len(held) > 5
+    assert result() is True
+
+
+def test_what_a_child_leaves_and_collects_costs_its_parent_no_connection(world):
+    """The child of an event loop shares its selector: what it closes there would be deaf in the parent."""
+    worker = world.worker()
+    with worker:
+        world.enqueue_ready("job_1")
+        until(lambda: worker.recorder.of(events.JobDelivered, "job_1"), "connections are open")
+        connections = sorted(open_connections(world))
+
+        def child():
+            if world.kind == "sync":
+                worker.runner.__exit__()
+                worker.runner._queue.close()
+            else:
+
+                async def leave():
+                    await worker.runner.__aexit__()
+                    await worker.runner._queue.close()
+                    worker.runner = None
+                    # In a running loop a destructor of the client would close what it has.
+                    gc.collect()
+
+                asyncio.run(leave())
+            worker.runner = None
+            gc.collect()
+            return True
+
+        assert in_child(child) is True
+        assert sorted(open_connections(world)) == connections
+        world.enqueue_ready("job_2", user=2)
+        until(lambda: worker.recorder.of(events.JobDelivered, "job_2"), "the parent works on")
+        assert not worker.recorder.of(events.RedisLost)
+
+
+def open_connections(world):
+    """Return the addresses of this process's connections to the servers of a world."""
+    servers = {int(url.rpartition(":")[2].partition("/")[0]) for url in (world.url, world.api.url, world.ultramsg.url)}
+    return [
+        one.laddr.port
+        for one in psutil.Process().net_connections("tcp")
+        if one.raddr and one.raddr.port in servers and one.status == psutil.CONN_ESTABLISHED
+    ]
+
+
+def test_a_signal_to_a_child_of_a_worker_that_handles_signals_ends_the_child():
+    """It took it for the wish to stop a worker that is not there."""
+    asked = []
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with StopSignals(Clock(), lambda: asked.append(1), 1.0):
+            pid, _ = fork(signal.pause)
+            os.kill(pid, signal.SIGTERM)
+            _, status = os.waitpid(pid, 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+    assert asked == []
+
+
+def test_a_child_does_not_keep_the_port_of_its_parents_health_endpoint():
+    """A probe that came to it would wait for an answer that nobody gives."""
+
+    class Fit:
+        worker_id = "w"
+        stopping = False
+
+    ours, theirs = os.pipe()
+    server = HealthServer(Fit(), 0)
+    pid, _ = fork(lambda: (os.write(theirs, b"here"), signal.pause()))
+    os.read(ours, 4)
+    server.close()
+    try:
+        taken = HealthServer(Fit(), server.port)
+        taken.close()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_child_writes_its_own_history_and_not_its_parents(redis_url, prefix):
+    with RedisHistory(redis_url, prefix=prefix) as history:
+        history(events.JobEnqueued(job_id="job_1", conversation_id="c"))
+
+        def child():
+            history(events.JobEnqueued(job_id="job_2", conversation_id="c"))
+            history.close()
+            return True
+
+        assert in_child(child) is True
+
+    with redis.Redis.from_url(redis_url) as client:
+        entries = client.xrange(f"{prefix}:poll:history")
+    assert sorted(fields[b"job"] for _, fields in entries) == [b"job_1", b"job_2"]
+
+
+# --- another process ---
+
+
+@pytest.mark.parametrize("to_another", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_what_holds_connections_is_not_handed_to_another_process(world, to_another):
+    queue, runner, _ = build(world)
+
+    for part in (queue, runner, world.poller(), world.notifier()):
+        if to_another is copy.copy and part not in (queue, runner):
+            continue  # The copy shares what is inside.
+        with pytest.raises(TypeError, match=r"cannot be copied or handed to another process.* build another one there"):
+            to_another(part)
+
+
+# --- event loops ---
+
+
+@pytest.fixture
+def async_queue(redis_url, prefix):
+    return AsyncRedisVideoJobQueue.from_url(redis_url, prefix=prefix)
+
+
+def test_one_queue_works_in_one_event_loop_after_the_other(async_queue):
+    async def use(number):
+        async with async_queue:
+            return await async_queue.enqueue(f"job_{number}", conversation_id="c")
+
+    assert [asyncio.run(use(number)) for number in range(3)] == ["created"] * 3
+
+
+def test_one_queue_works_in_two_event_loops_at_once(async_queue):
+    together = threading.Barrier(2, timeout=10)
+    results = []
+
+    async def use(number):
+        async with async_queue:
+            for turn in range(20):
+                await asyncio.to_thread(together.wait)
+                results.append(await async_queue.enqueue(f"job_{number}_{turn}", conversation_id="c"))
+
+    threads = [threading.Thread(target=asyncio.run, args=(use(number),), daemon=True) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TOO_LONG_S)
+
+    assert results == ["created"] * 40
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_event_loops_that_end_without_closing_the_queue_leave_no_pile_of_connections(async_queue, redis_url):
+    """As in a Flask view that calls asyncio.run: each loop is forgotten when the next one comes."""
+    with redis.Redis.from_url(redis_url, client_name=None) as client:
+        before = len(client.client_list())
+        for number in range(20):
+            asyncio.run(async_queue.enqueue(f"job_{number}", conversation_id="c"))
+        asyncio.run(async_queue.close())
+        gc.collect()
+
+        until(lambda: len(client.client_list()) <= before + 2, "the connections are closed")
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("counts", ()), ("wait_for_work", (0.1,)), ("get", ("job_1",))])
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_hosts_client_in_a_second_event_loop_is_refused_with_what_to_do(redis_url, prefix, name, arguments):
+    """A bare RuntimeError went past every `except QueueError`."""
+    client = redis.asyncio.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0))
+    queue = AsyncRedisVideoJobQueue(client, prefix=prefix, blocking=client)
+    asyncio.run(queue.counts())
+
+    with pytest.raises(QueueRefusedError, match=r"connections of another event loop.* from_url works in any loop"):
+        asyncio.run(getattr(queue, name)(*arguments))
+    assert issubclass(QueueRefusedError, QueueError)
+    del client, queue
+    gc.collect()
+
+
+def test_a_hosts_client_that_is_closed_in_between_works_in_a_second_event_loop(redis_url, prefix):
+    client = redis.asyncio.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0))
+    queue = AsyncRedisVideoJobQueue(client, prefix=prefix)
+
+    async def use():
+        counts = await queue.counts()
+        await client.aclose()
+        return counts.queued
+
+    assert [asyncio.run(use()) for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["async"], indirect=True)
+def test_one_runner_works_in_one_event_loop_after_the_other(world):
+    queue, runner, recorder = build(world)
+
+    assert [work_through(world, queue, runner, recorder, number) for number in (1, 2)] == [True, True]
+
+
+@pytest.mark.parametrize("kind", ["async"], indirect=True)
+def test_start_without_an_event_loop_says_what_to_do(world):
+    _, runner, _ = build(world)
+
+    with pytest.raises(ConfigurationError, match=r"needs a running event loop.* or use Runner"):
+        runner.start()
+    assert "not running" in repr(runner)
+
+
+def test_signals_are_handled_on_the_main_thread_alone(world):
+    runner = build(world)[1]
+    errors = []
+
+    def run():
+        try:
+            work = runner.run(handle_signals=True)
+            if world.kind == "async":
+                asyncio.run(work)
+        except ConfigurationError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(TOO_LONG_S)
+
+    assert "on the main thread alone" in errors[0]
