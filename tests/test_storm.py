@@ -140,13 +140,14 @@ POINTED_AT = {
     29: "our own start is judged as a stranger's",
     37: "what hangs is renewed for ever",
     45: "a worker claims while its writes fail",
+    53: "a send is not noted",
 }
 """The first seed of each kind of pointed storm, and the mechanism that nothing else needs so much."""
 
 
 @pytest.mark.parametrize("seed", POINTED_AT)
 def test_a_pointed_storm_finds_what_it_is_pointed_at(seed):
-    """Chance alone found none of these within 500 storms."""
+    """Chance alone finds few of these within 500 storms."""
     mutant = next(one for one in MUTANTS if one.name == POINTED_AT[seed])
 
     with mutant.applied():

@@ -456,6 +456,18 @@ def _writes_that_fail(seed: int, rng: random.Random) -> Plan:
     )
 
 
+def _death_in_a_second_send(seed: int, rng: random.Random) -> Plan:
+    """The first send has failed, and the worker dies in the next one: that has to be noted as the first one was."""
+    at_s = round(rng.uniform(0.0, 5.0), 2)
+    return Plan(
+        seed=seed,
+        workers=_fleet(rng, 1),
+        jobs=(JobPlan(at_s=at_s, takes_s=0.5, sends=(rng.choice(("unreachable", "throttled")),)),),
+        events=(Event(round(at_s + 1.6, 2), "kill", (0, "send", rng.choice(("served", "answered")), 1.0)),),
+        channel="askable",
+    )
+
+
 KINDS = (
     _cancel_in_a_poll,
     _cancel_in_a_send,
@@ -463,6 +475,7 @@ KINDS = (
     _start_in_the_future,
     _poll_that_hangs_on,
     _writes_that_fail,
+    _death_in_a_second_send,
 )
 """Storms that are pointed at one race each; the seed chooses which one."""
 
