@@ -84,6 +84,16 @@ ONCE_FAILED = {
         slow_s=9.0,
         channel_s=70.0,
     ),
+    "a claim that hung in a stall, after a step of the clock and an outage, took over from a living worker": Plan(
+        seed=1137276988,
+        workers=(WorkerPlan(), WorkerPlan()),
+        jobs=(JobPlan(at_s=17.62, takes_s=1.4, sends=("slow reply",)),),
+        events=(Event(16.65, "clock", (-5.0,)), Event(17.75, "away", (17.1,)), Event(37.72, "stall", (20.6,))),
+        lease_s=12.0,
+        grace_s=1.0,
+        slow_s=16.0,
+        api_s=0.5,
+    ),
 }
 """Storms that once went wrong, made small."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from videopoll import (
@@ -16,6 +19,7 @@ from videopoll import (
     VideoApiPoller,
 )
 from videopoll.jobs.transition import ClaimBatch
+from videopoll.worker.state import LONGEST_IDLE_S, RENEW_EARLIER, RETRIES_A_PERIOD
 from videopoll.worker.takeovers import Asked, Takeovers
 
 LEASE = LeasePolicy()  # 12 s, renewed every 4 s
@@ -39,7 +43,7 @@ class Worker:
         self.now_s += took_s
         now_ms = self.clock_ms() + self.step_ms
         self.takeovers.claimed(asked, ClaimBatch((), now_ms), self.now_s)
-        drifted = asked.clock_ms is not None and abs(now_ms - asked.clock_ms) > LEASE.renew_every_s * 1000
+        drifted = abs(now_ms - asked.clock_ms) > LEASE.renew_every_s * 1000
         return asked.take_over and not drifted
 
     def claims_for(self, seconds, every_s=0.25):
@@ -124,12 +128,39 @@ def test_a_write_that_was_answered_late_counts_as_well(worker):
     assert not worker.claim()
 
 
-def test_a_redis_that_is_always_slow_does_not_keep_takeovers_waiting_for_ever(worker):
+@pytest.mark.parametrize("took_s", [5, 9, 15])
+def test_a_redis_that_is_always_slow_does_not_keep_takeovers_waiting_for_ever(worker, took_s):
     """Every answer takes longer than a stall would: that is how it is here, and nobody is away."""
-    taken = [worker.claim(took_s=5) for _ in range(20)]
+    taken = [worker.claim(took_s=took_s + place % 3) for place in range(20)]
 
     assert any(taken[4:10])
     assert any(taken[10:])
+
+
+def test_a_claim_that_hangs_takes_nothing_over_however_often_takeovers_have_waited(worker):
+    """A step of the clock, an outage, and then a stall: none of them says that answers are always late."""
+    worker.step_ms = -5000
+    worker.takeovers.claimed(
+        worker.takeovers.ask(worker.now_s, worker.clock_ms()),
+        ClaimBatch((), worker.clock_ms() + worker.step_ms),
+        worker.now_s + 0.01,
+    )
+    worker.now_s += 17
+    worker.takeovers.failed()
+    assert not worker.claim()
+    worker.now_s += LEASE.renew_every_s
+
+    assert not worker.claim(took_s=9)
+
+
+def test_a_step_of_the_clock_while_takeovers_wait_lets_them_wait_anew(worker):
+    """Holders renewed after the first step, by a clock that was put forward once more."""
+    for step_ms in (-30_000, 12_000):
+        worker.now_s += 2
+        asked = worker.takeovers.ask(worker.now_s, worker.clock_ms())
+        worker.takeovers.claimed(asked, ClaimBatch((), worker.clock_ms() + step_ms), worker.now_s)
+
+    assert worker.claims_for(60) >= LEASE.renew_every_s
 
 
 def test_a_second_outage_is_a_new_one(worker):
@@ -150,15 +181,15 @@ def test_an_outage_that_begins_when_the_wait_for_the_last_one_ends_is_a_new_one(
 
 
 @pytest.mark.parametrize("kind", [Runner, AsyncRunner])
-def test_a_claim_that_is_not_judged_by_the_clock_names_what_is_in_hand(kind):
-    """It may hang for longer than the leases of its own worker last."""
+def test_a_claim_that_may_run_after_the_leases_in_hand_names_them(kind):
+    """Where answers are always late, it runs when they have ended."""
     queue = RedisVideoJobQueue if kind is Runner else AsyncRedisVideoJobQueue
     notifier = SilentNotifier()
     poller = VideoApiPoller(base_url="http://localhost:9", api_key="key")
-    runner = kind(queue.from_url("redis://localhost:9"), poller, notifier)
+    state = kind(queue.from_url("redis://localhost:9"), poller, notifier)._state
 
-    assert runner._state.in_hand(Asked(1.0, CLOCK_MS, take_over=True), lambda: ["job_1"]) == []
-    assert runner._state.in_hand(Asked(1.0, None, take_over=True), lambda: ["job_1"]) == ["job_1"]
+    assert state.in_hand(Asked(1.0, CLOCK_MS, take_over=True), lambda: ["job_1"]) == []
+    assert state.in_hand(Asked(1.0, CLOCK_MS, take_over=True, late_s=9.0), lambda: ["job_1"]) == ["job_1"]
 
 
 def test_a_redis_that_refused_to_write_has_refused_the_others_too(worker):
@@ -195,3 +226,107 @@ def test_takeovers_never_wait_longer_than_one_period_after_redis_answers_again(h
             worker.claim(took_s=seconds if what == "late" else 0.01)
 
     assert worker.claims_for(60) <= LEASE.renew_every_s + 1
+
+
+# --- a living holder, an idle worker, and a Redis in trouble ---
+
+
+class Fleet:
+    """A worker that holds a lease and one that looks for leases that have ended; `troubles` come one after the other.
+
+    A stall holds back what is asked in it, also for who has stopped waiting; away, Redis refuses; a step is of its clock.
+    """
+
+    TIMEOUT_S = 10.0
+
+    def __init__(self, lease, troubles):
+        self.lease, self.takeovers, self.taken = lease, Takeovers(lease), []
+        self.troubles, self.over_s = [], 20.0
+        for after_s, kind, size_s in troubles:
+            # Two steps that cancel each other out would not be noticed.
+            from_s = self.over_s + after_s + (max(LONGEST_IDLE_S, lease.duration_s / 2) if kind == "step" else 0)
+            self.over_s = from_s + (0.0 if kind == "step" else size_s)
+            self.troubles.append((kind, from_s, self.over_s, size_s))
+        self.ends_s, self.offset_s, self.losses = lease.duration_s, 0.0, {"claim": 0, "renew": 0}
+        self.agenda, self.numbers = [], itertools.count()
+        self.then(0.0, 4, self.renew)
+        self.then(0.0, 4, self.claim)
+
+    def run(self):
+        """Run all of it; return the claims that took the lease over."""
+        while self.agenda and self.agenda[0][0] < self.over_s + 60:
+            now_s, _, _, do, args = heapq.heappop(self.agenda)
+            do(now_s, *args)
+        return self.taken
+
+    def then(self, at_s, order, do, *args):
+        heapq.heappush(self.agenda, (at_s, order, next(self.numbers), do, args))
+
+    def clock_s(self, now_s):
+        return now_s + sum(size_s for kind, from_s, _, size_s in self.troubles if kind == "step" and from_s <= now_s)
+
+    def ask(self, now_s, order, serve, answer, fail):
+        here = next((one for one in self.troubles if one[1] <= now_s < one[2]), ("", 0, now_s, 0))
+        if here[0] == "away":
+            self.then(now_s + 0.001, 5, fail)
+            return
+        served_s = here[2]
+        self.then(served_s, order, serve)
+        if served_s - now_s < self.TIMEOUT_S:
+            self.then(served_s + 0.005, 3, answer, served_s)
+        else:
+            self.then(now_s + self.TIMEOUT_S, 3, fail)
+
+    def renew(self, now_s):
+        def serve(at_s):
+            self.ends_s = self.clock_s(at_s) + self.lease.duration_s
+
+        def answer(at_s, _):
+            self.losses["renew"] = 0
+            self.then(at_s + self.lease.renew_every_s * RENEW_EARLIER, 4, self.renew)
+
+        # What stood before the server at once is served in any order: here, in the worst.
+        wait_s = min(self.lease.renew_every_s / RETRIES_A_PERIOD, 0.1 * 2.0 ** self.losses["renew"])
+        self.ask(now_s, 2, serve, answer, lambda at_s: self.lose(at_s, "renew", wait_s, self.renew))
+
+    def claim(self, now_s):
+        asked = self.takeovers.ask(now_s, round((now_s + self.offset_s) * 1000))
+
+        def serve(at_s):
+            on_time = abs(self.clock_s(at_s) * 1000 - asked.clock_ms) <= self.lease.renew_every_s * 1000
+            if asked.take_over and on_time and self.ends_s <= self.clock_s(at_s):
+                self.taken.append(asked)
+
+        def answer(at_s, served_s):
+            self.losses["claim"] = 0
+            self.takeovers.claimed(asked, ClaimBatch((), round(self.clock_s(served_s) * 1000)), at_s)
+            self.offset_s = self.clock_s(served_s) - at_s
+            held_s = self.takeovers.held_until_s - at_s
+            self.then(at_s + min(LONGEST_IDLE_S, self.takeovers.gap_s, held_s if held_s > 0 else 9), 4, self.claim)
+
+        def fail(at_s):
+            self.takeovers.failed()
+            self.lose(at_s, "claim", min(5.0, 0.1 * 2.0 ** self.losses["claim"]), self.claim)
+
+        self.ask(now_s, 1, serve, answer, fail)
+
+    def lose(self, now_s, what, wait_s, again):
+        self.losses[what] = min(10, self.losses[what] + 1)
+        self.then(now_s + wait_s, 4, again)
+
+
+leases = st.builds(
+    lambda duration_s, renewals: LeasePolicy(duration_s=duration_s, renew_every_s=duration_s / renewals),
+    st.floats(1, 30),
+    st.floats(2, 6),
+)
+troubles = st.tuples(st.floats(0, 30), st.sampled_from(["stall", "away", "step"]), st.floats(0, 60))
+
+
+@example(LEASE, [(0.0, "step", 5.0), (1.0, "away", 17.0), (3.0, "stall", 20.0)])
+@example(LeasePolicy(duration_s=3, renew_every_s=1.5), [(0.0, "stall", 1.0), (1.0, "stall", 2.0)])
+@example(LeasePolicy.lasting(1), [(0.0, "stall", 1.0)] * 3)
+@given(leases, st.lists(troubles, max_size=3))
+def test_nothing_is_taken_over_from_a_living_holder(lease, some):
+    """Whatever Redis does up to three times in a row: one that stood still each time would be one that is always slow."""
+    assert Fleet(lease, some).run() == []

@@ -548,12 +548,12 @@ class WorkerState:
         """Return the ids of jobs that are worked on here, if their leases may have ended when the claim runs.
 
         Args:
-            asked: How the claim is asked for; one that is not judged by the clock may run at any time.
+            asked: How the claim is asked for. It takes nothing over if it runs more than a renewal period later than usual.
             unwritten: Returns the ids of those of which something is yet to be written.
         """
-        if asked.clock_ms is not None and not self._overslept:
-            return []
         now_s = self.clock.monotonic_s()
+        if now_s - self._renewed_s <= self.lease.duration_s - self.lease.renew_every_s - asked.late_s:
+            return []
         here = {step.claim.job_id for step in list(self.steps.values()) if now_s - step.started_s < step.limit_s}
         return [*here.union(unwritten())]
 
