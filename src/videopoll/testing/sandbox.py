@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
+from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.queue.schema import Keys
 from videopoll.testing.assertions import assert_delivered_once
 from videopoll.testing.clock import MovableClock
@@ -33,10 +35,10 @@ class _World:
     """What both sandboxes have: everything but the queue and its runner."""
 
     def __init__(self) -> None:
-        self.server = MemoryServer()
-        self.clock = MovableClock()
-        self.poller = ScriptedPoller()
-        self.notifier = RecordingNotifier()
+        self.server: MemoryServer = MemoryServer()
+        self.clock: MovableClock = MovableClock()
+        self.poller: ScriptedPoller = ScriptedPoller()
+        self.notifier: RecordingNotifier = RecordingNotifier()
         self._client = self.server.client()
         self._moved_s = 0.0
 
@@ -77,13 +79,6 @@ class _World:
         self.clock.move(wait_s)
         return True
 
-    def _enter(self) -> None:
-        self.clock.__enter__()
-
-    def _exit(self) -> None:
-        self._client.close()
-        self.clock.__exit__(None, None, None)
-
 
 class Sandbox(_World):
     """A queue in memory with a worker over it: a job's whole life in milliseconds. For threads.
@@ -98,6 +93,7 @@ class Sandbox(_World):
     Its parts are attributes: `queue`, `runner`, `poller` (a `ScriptedPoller`), `notifier` (a
     `RecordingNotifier`), `clock` (a `MovableClock`), and `server` (a `MemoryServer`, for a client
     that looks at keys). One sandbox at a time can be in use in a process, as it moves the time.
+    At its end it stops the worker and closes the parts, yours too, as the runner does.
 
     Args:
         poller: Your own poller; the runner then asks it instead of `poller`.
@@ -126,8 +122,8 @@ class Sandbox(_World):
     ) -> None:
         super().__init__()
         hooks = tuple(hooks)
-        self.queue = memory_queue(self.server, delivery=delivery, hooks=hooks)
-        self.runner = Runner(
+        self.queue: RedisVideoJobQueue = memory_queue(self.server, delivery=delivery, hooks=hooks)
+        self.runner: Runner = Runner(
             self.queue,
             poller or self.poller,
             notifier or self.notifier,
@@ -154,15 +150,18 @@ class Sandbox(_World):
             claimed = self.runner.run_once().claimed
 
     def __enter__(self) -> Self:
-        self._enter()
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(self.clock)
+            opened.callback(self._client.close)
+            opened.enter_context(self.queue)
+            opened.enter_context(self.runner)
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.runner.stop()
-        self.queue.close()
-        self._exit()
+        self._opened.close()
 
 
 class AsyncSandbox(_World):
@@ -189,8 +188,8 @@ class AsyncSandbox(_World):
     ) -> None:
         super().__init__()
         hooks = tuple(hooks)
-        self.queue = async_memory_queue(self.server, delivery=delivery, hooks=hooks)
-        self.runner = AsyncRunner(
+        self.queue: AsyncRedisVideoJobQueue = async_memory_queue(self.server, delivery=delivery, hooks=hooks)
+        self.runner: AsyncRunner = AsyncRunner(
             self.queue,
             poller or self.poller,
             notifier or self.notifier,
@@ -217,12 +216,15 @@ class AsyncSandbox(_World):
             claimed = (await self.runner.run_once()).claimed
 
     async def __aenter__(self) -> Self:
-        self._enter()
+        async with contextlib.AsyncExitStack() as opened:
+            opened.enter_context(self.clock)
+            opened.callback(self._client.close)
+            await opened.enter_async_context(self.queue)
+            await opened.enter_async_context(self.runner)
+            self._opened = opened.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.runner.stop()
-        await self.queue.close()
-        self._exit()
+        await self._opened.aclose()
