@@ -20,7 +20,8 @@ from videopoll._http import FailureKind, HttpFailure, HttpReply
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import VideoJob
 from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
-from videopoll.video_api.poller import ApiHealth, VideoApiPoller, read_reply
+from videopoll.video_api.client import ApiHealth
+from videopoll.video_api.poller import VideoApiPoller, read_reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ from videopoll.policies import KeyTtls
 from videopoll.queue.connect import client_of
 from videopoll.queue.redis_queue import RedisVideoJobQueue
 from videopoll.queue.schema import DEFAULT_PREFIX
-from videopoll.video_api.poller import DEFAULT_BASE_URL
+from videopoll.video_api.client import DEFAULT_BASE_URL
 
 __all__ = [
     "API_KEY",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from videopoll.video_api.client import ApiHealth
 from videopoll.video_api.generator import (
     AsyncVideoGenerator,
     Generation,
@@ -16,7 +17,7 @@ from videopoll.video_api.generator import (
     VideoGenerator,
     choose_model,
 )
-from videopoll.video_api.poller import ApiHealth, VideoApiPoller
+from videopoll.video_api.poller import VideoApiPoller
 
 __all__ = [
     "ApiHealth",

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
 
 import attrs
 
-from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
-from videopoll._http.answerer import refused_by_another, whose_words
+from videopoll._http import NOT_JSON, FailureKind, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http.answerer import refused_by_another
 from videopoll._reasons import Reason, own, repr_told
+from videopoll.core.flow import adrive, drive
 from videopoll.errors import ConfigurationError, InvalidGenerationError, InvalidJobError
 from videopoll.jobs.codec import is_number
 from videopoll.jobs.job import check_id
 from videopoll.jobs.urls import BadUrl, readied_url
 from videopoll.observe.redact import redacted
-from videopoll.video_api.poller import DEFAULT_BASE_URL, VideoApiPoller
+from videopoll.video_api.client import DEFAULT_BASE_URL, VideoApiClient, api_headers, refused_in_front
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     import httpx
 
     from videopoll.jobs.codec import JsonValue
-    from videopoll.video_api.poller import ApiHealth
 
 __all__ = [
     "AsyncVideoGenerator",
@@ -379,7 +379,7 @@ def build_request(base_url: str, api_key: str, request: GenerationRequest, timeo
     return HttpRequest(
         method="POST",
         url=f"{base_url}/generate-video",
-        headers={"X-API-Key": api_key, "Accept": "application/json"},
+        headers=api_headers(api_key),
         json=fields,
         timeout_s=timeout_s,
     )
@@ -406,8 +406,7 @@ def read_reply(reply: HttpReply | HttpFailure, now_s: float) -> Generation:
         wait_s = retry_after_s(reply.headers, now_s)
         return GenerationFailed(code=code, detail=own(name), passing=True, retry_after_s=wait_s)
     if status in {401, 403} and refused_by_another(reply):
-        detail = own(f"{name} from something in front of the video API: {whose_words(reply)}; the key may be right")
-        return GenerationFailed(code=_Code.API_ERROR, detail=detail)
+        return GenerationFailed(code=_Code.API_ERROR, detail=refused_in_front(reply))
     if status in _REFUSALS:
         code, meaning = _REFUSALS[status]
         return GenerationFailed(code=code, detail=_with_reason(f"{name}: {meaning}", reply.json()))
@@ -488,7 +487,7 @@ def generation_flow(
     raise AssertionError
 
 
-class VideoApiGenerator:
+class VideoApiGenerator(VideoApiClient):
     """Asks the video API for videos, in threads (`generate`) and under asyncio (`agenerate`).
 
     One generator may be shared by any number of threads and event loops. It
@@ -538,85 +537,50 @@ class VideoApiGenerator:
             _check_seconds(name, value, positive=True)
         for value in (*retry_waits_s, max_retry_after_s):
             _check_seconds("retry_waits_s and max_retry_after_s", value)
-        try:
-            # The same API has one idea of its address and its key; and its health is asked in the same way.
-            self._health = VideoApiPoller(
-                base_url=base_url, api_key=api_key, client=client, async_client=async_client, transport=transport
-            )
-        except ConfigurationError as error:
-            raise ConfigurationError(str(error).replace("VideoApiPoller", type(self).__name__)) from None
-        self._base_url, self._api_key = base_url.rstrip("/"), api_key
+        super().__init__(
+            base_url=base_url,
+            api_key=api_key,
+            client=client,
+            async_client=async_client,
+            max_connections=max_connections,
+            transport=transport,
+        )
         self._timeout_s, self._sync_timeout_s = float(timeout_s), float(sync_timeout_s)
         self._retry_waits_s, self._max_retry_after_s = tuple(retry_waits_s), max_retry_after_s
         self._resubmit_unknown = resubmit_unknown
-        self._http = Http(
-            client=client, async_client=async_client, max_connections=max_connections, transport=transport
-        )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={self._base_url!r})"
 
     def generate(self, request: GenerationRequest) -> Generation:
         """Ask for a video; blocks while requests are sent again."""
-        flow = self._flow(request)
-        step = next(flow)
-        try:
-            while True:
-                if isinstance(step, HttpRequest):
-                    step = flow.send(self._http.send(step))
-                else:
-                    time.sleep(step)
-                    step = next(flow)
-        except StopIteration as end:
-            return self._cleaned(end.value, request)
+        return drive(self._flow(request), self._carry_out)
 
     async def agenerate(self, request: GenerationRequest) -> Generation:
         """Ask for a video; the asyncio side of `generate`.
 
         Cancelling it leaves open whether a generation was started.
         """
-        flow = self._flow(request)
-        step = next(flow)
-        try:
-            while True:
-                if isinstance(step, HttpRequest):
-                    step = flow.send(await self._http.asend(step))
-                else:
-                    await asyncio.sleep(step)
-                    step = next(flow)
-        except StopIteration as end:
-            return self._cleaned(end.value, request)
+        return await adrive(self._flow(request), self._acarry_out)
 
-    def health(self, *, timeout_s: float = 15.0) -> ApiHealth:
-        """Ask whether the API is up, without the key, within `timeout_s` seconds."""
-        return self._health.health(timeout_s=timeout_s)
+    def _carry_out(self, effect: HttpRequest | float) -> HttpReply | HttpFailure | None:
+        if isinstance(effect, HttpRequest):
+            return self._http.send(effect)
+        time.sleep(effect)
+        return None
 
-    async def ahealth(self, *, timeout_s: float = 15.0) -> ApiHealth:
-        """Ask whether the API is up, without the key, within `timeout_s` seconds."""
-        return await self._health.ahealth(timeout_s=timeout_s)
-
-    def close(self) -> None:
-        """Close our own connections for threads; the generator may be used again."""
-        self._http.close()
-        self._health.close()
-
-    async def aclose(self) -> None:
-        """Close our own connections of the running event loop; the generator may be used again."""
-        await self._http.aclose()
-        await self._health.aclose()
+    async def _acarry_out(self, effect: HttpRequest | float) -> HttpReply | HttpFailure | None:
+        if isinstance(effect, HttpRequest):
+            return await self._http.asend(effect)
+        return await asyncio.sleep(effect, None)
 
     def _flow(
         self, request: GenerationRequest
     ) -> Generator[HttpRequest | float, HttpReply | HttpFailure | None, Generation]:
         timeout_s = self._timeout_s if request.mode == "async" else self._sync_timeout_s
-        return generation_flow(
+        result = yield from generation_flow(
             build_request(self._base_url, self._api_key, request, timeout_s),
             retry_waits_s=self._retry_waits_s,
             max_retry_after_s=self._max_retry_after_s,
             resubmit_unknown=self._resubmit_unknown,
         )
-
-    def _cleaned(self, result: Generation, request: GenerationRequest) -> Generation:
         if isinstance(result, GenerationFailed | GenerationUnknown):
             # The API's words may quote what it was sent.
             quoted = (request.prompt, request.negative_prompt, request.image_url)

@@ -15,12 +15,11 @@ from urllib.parse import quote
 
 import attrs
 
-from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http import NOT_JSON, FailureKind, HttpFailure, HttpReply, HttpRequest, retry_after_s
 from videopoll._http.answerer import refused_by_another, whose_words
-from videopoll._reasons import Reason, own, repr_told, shown_word
-from videopoll.errors import ConfigurationError
+from videopoll._reasons import Reason, own, shown_word
 from videopoll.jobs.bounds import MAX_ID_OF_OTHERS_CHARS, time_or_none
-from videopoll.jobs.urls import readied_url, url_problem
+from videopoll.jobs.urls import readied_url
 from videopoll.observations import (
     MAX_WORD_CHARS,
     NO_URL,
@@ -32,6 +31,7 @@ from videopoll.observations import (
     VideoWorking,
     checked_video,
 )
+from videopoll.video_api.client import DEFAULT_BASE_URL, VideoApiClient, api_headers, refused_in_front
 
 if TYPE_CHECKING:
     import httpx
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import VideoJob
 
-__all__ = ["ApiHealth", "VideoApiPoller", "build_request", "read_reply"]
-
-DEFAULT_BASE_URL = "https://video.api-ai-mvp.com"
+__all__ = ["VideoApiPoller", "build_request", "read_reply"]
 
 MAX_ERROR_CHARS = 300
 """How much of the API's reason is kept, in characters."""
@@ -75,22 +73,6 @@ _FAULTS = {
 }
 
 
-@attrs.frozen
-class ApiHealth:
-    """Whether the video API is up; true in a condition when it is.
-
-    Args:
-        up: Whether ``GET /health`` answered 200 with JSON.
-        detail: What it answered, for the operator. No secrets.
-    """
-
-    up: bool
-    detail: str = attrs.field(repr=repr_told)
-
-    def __bool__(self) -> bool:
-        return self.up
-
-
 def build_request(base_url: str, api_key: str, job_id: str, timeout_s: float) -> HttpRequest | VideoFailed:
     """Write the request that asks for a job's status.
 
@@ -106,7 +88,7 @@ def build_request(base_url: str, api_key: str, job_id: str, timeout_s: float) ->
     return HttpRequest(
         method="GET",
         url=f"{base_url}/job/{name}",
-        headers={"X-API-Key": api_key, "Accept": "application/json"},
+        headers=api_headers(api_key),
         timeout_s=timeout_s,
     )
 
@@ -129,8 +111,7 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
         case 404 | 400 | 410:
             return _read_refusal(job_id, reply, name, wait_s)
         case 401 | 403 if refused_by_another(reply):
-            detail = f"{name} from something in front of the video API: {whose_words(reply)}; the key may be right"
-            return Fault(FaultKind.BLOCKED, own(detail), wait_s)
+            return Fault(FaultKind.BLOCKED, refused_in_front(reply), wait_s)
         case 401 | 403:
             return Fault(FaultKind.CREDENTIALS, own(f"{name}: the video API refuses the API key"), wait_s)
         case 407:
@@ -281,7 +262,7 @@ def _printable(text: str, limit: int) -> str:
     return " ".join(start.split())[:limit].rstrip()
 
 
-class VideoApiPoller:
+class VideoApiPoller(VideoApiClient):
     """Asks the video API about jobs, in threads (`poll`) and under asyncio (`apoll`).
 
     One poller may be shared by any number of threads and event loops. It opens
@@ -323,18 +304,14 @@ class VideoApiPoller:
         max_connections: int = 1000,
         transport: Literal["auto", "httpx", "aiohttp"] = "auto",
     ) -> None:
-        self._base_url = _checked_base_url(base_url)
-        key: object = api_key  # Whatever an untyped host hands in.
-        if not (isinstance(key, str) and key and key.isascii() and key.isprintable()) or " " in key:
-            msg = "VideoApiPoller.api_key must be printable ASCII without spaces or line ends, and not empty"
-            raise ConfigurationError(msg)
-        self._api_key = api_key
-        self._http = Http(
-            client=client, async_client=async_client, max_connections=max_connections, transport=transport
+        super().__init__(
+            base_url=base_url,
+            api_key=api_key,
+            client=client,
+            async_client=async_client,
+            max_connections=max_connections,
+            transport=transport,
         )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={self._base_url!r})"
 
     def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask about `job` once, within `timeout_s` seconds."""
@@ -349,48 +326,3 @@ class VideoApiPoller:
         if not isinstance(request, HttpRequest):
             return request
         return read_reply(job.job_id, await self._http.asend(request), time.time())
-
-    def health(self, *, timeout_s: float = 15.0) -> ApiHealth:
-        """Ask whether the API is up, without the key, within `timeout_s` seconds."""
-        return _read_health(self._http.send(_health_request(self._base_url, timeout_s)))
-
-    async def ahealth(self, *, timeout_s: float = 15.0) -> ApiHealth:
-        """Ask whether the API is up, without the key, within `timeout_s` seconds."""
-        return _read_health(await self._http.asend(_health_request(self._base_url, timeout_s)))
-
-    def close(self) -> None:
-        """Close our own connections for threads; the poller may be used again."""
-        self._http.close()
-
-    async def aclose(self) -> None:
-        """Close our own connections of the running event loop; the poller may be used again."""
-        await self._http.aclose()
-
-
-def _health_request(base_url: str, timeout_s: float) -> HttpRequest:
-    return HttpRequest(
-        method="GET", url=f"{base_url}/health", headers={"Accept": "application/json"}, timeout_s=timeout_s
-    )
-
-
-def _read_health(reply: HttpReply | HttpFailure) -> ApiHealth:
-    if isinstance(reply, HttpFailure):
-        return ApiHealth(up=False, detail=own(f"{reply.kind}: {reply.detail}"))
-    if reply.status == HTTPStatus.OK and reply.json() is NOT_JSON:
-        return ApiHealth(up=False, detail=own("HTTP 200: not JSON"))
-    return ApiHealth(up=reply.status == HTTPStatus.OK, detail=own(f"HTTP {reply.status}"))
-
-
-def _checked_base_url(base_url: object) -> str:
-    """Return `base_url` without a slash at its end, or say what is wrong with it without quoting it."""
-    problem: str | None = "must be a string"
-    if isinstance(base_url, str):
-        problem = url_problem(base_url)
-        if not base_url.isascii():
-            problem = "must be ASCII: write the host in its xn-- form"
-        elif "?" in base_url or "#" in base_url:
-            problem = "must not have a query or a fragment: give the scheme, the host and at most a path"
-        if problem is None:
-            return base_url.rstrip("/")
-    msg = f"VideoApiPoller.base_url {problem}. It should look like {DEFAULT_BASE_URL}"
-    raise ConfigurationError(msg)
