@@ -19,7 +19,7 @@ from kit import FAST, phone, until
 from videopoll import CallbackNotifier, events
 from videopoll.core.delivery import deliverable, open_outbox
 from videopoll.core.polling import decide
-from videopoll.jobs import Outcome, OutcomeKind, VideoJob
+from videopoll.jobs import Asset, AssetKind, BucketObject, LockedLink, Outcome, OutcomeKind, PublicLink, VideoJob
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoReady, VideoWorking
 from videopoll.policies import DeliveryPolicy
 from videopoll.queue.schema import Keys
@@ -118,6 +118,8 @@ def test_known_is_yes_or_no(known):
 
 # --- what a job comes to ---
 
+THUMBNAIL = Asset(PublicLink("https://files.example/1.jpg"), AssetKind.THUMBNAIL, "image/jpeg")
+
 ENDS = {
     "a URL object": (lambda: VideoReady(UrlObject(URL)), "completed"),
     "a datetime": (lambda: VideoReady(URL, timestamp=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)), "completed"),
@@ -145,11 +147,26 @@ ENDS = {
     "nothing": (lambda: None, "timed_out"),
     "the class itself": (lambda: VideoReady, "timed_out"),
     "a dictionary": (lambda: {"status": "completed", "videoUrl": URL}, "timed_out"),
-    "too few values": (VideoReady, "timed_out"),
+    "too few values": (VideoFailed, "timed_out"),
+    "no values": (VideoReady, "failed"),
+    "a link among others": (lambda: VideoReady(assets=[THUMBNAIL, Asset(PublicLink(URL))]), "completed"),
+    "a second link, after a bad one": (
+        lambda: VideoReady(assets=(Asset(PublicLink("file:///1.mp4")), Asset(PublicLink(URL)))),
+        "completed",
+    ),
+    "a link, and a thing that is none": (lambda: VideoReady(URL, assets=[None, "x"]), "completed"),
+    "things that are none": (lambda: VideoReady(assets=7), "failed"),
+    "a locked link": (lambda: VideoReady(assets=(Asset(LockedLink(URL)),)), "failed"),
+    "an object in a bucket": (lambda: VideoReady(assets=(Asset(BucketObject("s3://films/1.mp4")),)), "failed"),
+    "a thumbnail alone": (lambda: VideoReady(assets=(THUMBNAIL,)), "failed"),
+    "a reason of another kind": (lambda: VideoFailed("x", reason="because"), "failed"),
     "an exception": (lambda: 1 / 0, "timed_out"),
     "a StopIteration": (lambda: next(iter(())), "timed_out"),
 }
 """What a host's poller does, and what its user hears."""
+
+MADE = {"a file", "a script", "a relative URL", "credentials", "a huge URL", "a locked link", "an object in a bucket"}
+"""Where there is a video that nobody can be handed: it was paid for."""
 
 
 def poller_of(answers, *, asynchronous: bool):
@@ -188,7 +205,7 @@ def test_every_user_hears_whatever_the_poller_hands_back(world, asynchronous):
         ) as worker:
             until(lambda: len(told) == len(ENDS), "everybody has heard")
             until(lambda: len(worker.recorder.of(events.JobDelivered)) == len(ENDS), "all is settled")
-        assert queue.counts().dead == 0
+        assert {names[letter.job_id] for letter in queue.dead_letters.list()} == MADE
 
     expected = {name: [(end, URL if end == "completed" else None)] for name, (_, end) in ENDS.items()}
     assert told == expected
@@ -210,6 +227,26 @@ def test_a_video_that_cannot_be_handed_on_is_kept_for_the_operator(world):
         completed = json.loads(client.get(Keys(world.prefix).completed("job_1")))
     assert completed["undeliverableUrl"] == "file:///videos/1.mp4"
     assert "cannot be delivered" in completed["error"]
+
+
+def test_a_video_that_cannot_be_handed_on_is_asked_for_again_by_a_redrive(world):
+    """Somebody has seen to it that the API gives another link; the user, who heard that there is none, gets it."""
+    answers = [VideoReady("file:///videos/1.mp4"), VideoReady(URL)]
+    told: list[tuple[str, str | None]] = []
+    poller = poller_of({"job_1": lambda: answers.pop(0)}, asynchronous=False)
+    notifier = CallbackNotifier(lambda message: told.append((message.outcome.kind.value, message.video_url)))
+    with world.queue() as queue:
+        queue.enqueue("job_1", conversation_id="user")
+        with world.worker(poller=poller, notifier=notifier) as worker:
+            until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter, too")
+            letter = queue.dead_letters.get("job_1")
+            assert queue.dead_letters.redrive("job_1")
+            until(lambda: len(worker.recorder.of(events.JobDelivered)) == 2, "the user has the video")
+        assert queue.counts().dead == 0
+
+    assert "its user was told that there is no video" in letter.reason
+    assert "user" in letter.record
+    assert told == [("failed", None), ("completed", URL)]
 
 
 # --- a step that raises ---

@@ -10,7 +10,20 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from videopoll.errors import InvalidJobError
-from videopoll.jobs import JobState, MessageForm, OutboxEntry, Outcome, OutcomeKind, VideoJob
+from videopoll.jobs import (
+    Asset,
+    AssetKind,
+    BucketObject,
+    FailureReason,
+    JobState,
+    LockedLink,
+    MessageForm,
+    OutboxEntry,
+    Outcome,
+    OutcomeKind,
+    PublicLink,
+    VideoJob,
+)
 from videopoll.jobs.codec import Poison, dump
 from videopoll.jobs.job import (
     EARLIEST_START_MS,
@@ -40,15 +53,30 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-ids = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=256).filter(
+ids = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=512).filter(
     lambda text: text.isprintable() and text.strip(".")
 )
 metadata = st.dictionaries(st.text(max_size=10).filter(lambda name: name not in RECORD_FIELDS), values, max_size=4)
 times = st.integers(EARLIEST_START_MS, NOW_MS)
 jobs = st.builds(VideoJob, ids, st.text(min_size=1), times, metadata)
 texts = st.none() | st.text()
+places = st.one_of(
+    st.builds(PublicLink, st.text(), st.none() | times),
+    st.builds(LockedLink, st.text()),
+    st.builds(BucketObject, st.text()),
+)
+assets = st.builds(Asset, places, st.sampled_from(AssetKind), st.none() | st.text(max_size=100))
 outcomes = st.builds(
-    Outcome, st.sampled_from(OutcomeKind), times, video_url=texts, file_id=texts, error=texts, timestamp=values
+    Outcome,
+    st.sampled_from(OutcomeKind),
+    times,
+    video_url=texts,
+    file_id=texts,
+    error=texts,
+    timestamp=values,
+    reason=st.sampled_from(FailureReason),
+    assets=st.lists(assets, max_size=5).map(tuple),
+    refreshable=st.booleans(),
 )
 numbers = st.integers(0, 2**53)
 entries = st.builds(
@@ -82,10 +110,10 @@ def test_an_id_that_is_no_string_is_refused(value):
         check_id(value, "job_id")
 
 
-@pytest.mark.parametrize("value", ["", "x" * 257])
+@pytest.mark.parametrize("value", ["", "x" * 513])
 def test_an_id_too_short_or_too_long_is_refused(value):
     """A megabyte as an id would be stored in six keys."""
-    with pytest.raises(InvalidJobError, match=r"1 to 256 characters"):
+    with pytest.raises(InvalidJobError, match=r"1 to 512 characters"):
         check_id(value, "job_id")
 
 
@@ -107,7 +135,7 @@ def test_an_id_of_dots_is_refused(value):
         check_id(value, "job_id")
 
 
-@pytest.mark.parametrize("value", [JOB_ID, "a", "x" * 256, "a:b:c", "../x", "ñ", "*", "{a}", "🎥", "%2e%2e"])
+@pytest.mark.parametrize("value", [JOB_ID, "a", "x" * 512, "a:b:c", "../x", "ñ", "*", "{a}", "🎥", "%2e%2e"])
 def test_an_odd_id_that_harms_nothing_is_accepted(value):
     """Ids come from outside: keys and URLs must bear them, not the producer."""
     assert check_id(value, "job_id") == value
@@ -367,8 +395,12 @@ def test_an_outbox_entry_survives_its_json(entry):
 def test_an_outcome_survives_the_completed_record(job, outcome):
     """It is read back by a look-up, and by a redrive."""
     read = Outcome.from_completed(dump(outcome.to_completed(job)).encode())
-    kept = outcome if outcome.success else attrs.evolve(outcome, video_url=None, file_id=None, timestamp=None)
-    kept = attrs.evolve(kept, error=None) if outcome.success else kept
+    if outcome.success:
+        # A locked link is for whoever delivers, and for nobody who reads how a job ended.
+        told = tuple(one for one in outcome.assets if not isinstance(one.place, LockedLink))
+        kept = attrs.evolve(outcome, error=None, assets=told)
+    else:
+        kept = attrs.evolve(outcome, video_url=None, assets=(), file_id=None, timestamp=None, refreshable=False)
     assert read == kept
 
 

@@ -23,12 +23,12 @@ from videopoll.cli.commands import doctor
 from videopoll.cli.commands.jobs import ListedState
 from videopoll.cli.describe import describe_entry
 from videopoll.cli.output import duration
-from videopoll.jobs import HistoryEntry, HistoryEvent, JobState
-from videopoll.observations import FaultKind
+from videopoll.jobs import FailureReason, HistoryEntry, HistoryEvent, JobState
+from videopoll.observations import FaultKind, VideoFailed, VideoWorking
 from videopoll.policies import LeasePolicy
 from videopoll.queue.history import RedisHistory
 from videopoll.queue.schema import KEYS, Keys
-from videopoll.testing import Reply, unused_port
+from videopoll.testing import Reply, ScriptedPoller, unused_port
 from videopoll.worker import Health
 
 SIGNED = "https://files.example/1.mp4?signature=very-secret"
@@ -528,6 +528,33 @@ def test_explain_says_why_the_next_poll_is_when_it_is(cli, world, queue, hook):
     assert "polled once an interval" in cli("explain job_2").stdout
     queue.poll_now("job_2")
     assert "It waits for its next poll" in cli("explain job_2").stdout
+
+
+def test_explain_and_show_tell_what_the_api_said_of_its_progress(cli, world, queue):
+    enqueue(queue, "job_1")
+    poller = ScriptedPoller({"job_1": [VideoWorking("queued", progress="0.4", queue_position=2)]})
+    with world.worker(strategy=SLOW, poller=poller) as worker:
+        until(lambda: queue.get("job_1").state is JobState.SCHEDULED, "it is scheduled")
+
+    plain, shown = cli("explain job_1").stdout, json.loads(cli("show job_1 --json").stdout)
+
+    assert "The video API said that 40% of it is done. In the API's own queue it has 2 before it." in " ".join(
+        plain.split()
+    )
+    assert (shown["progress"], shown["place_in_the_apis_queue"]) == (0.4, 2)
+    (polled,) = worker.recorder.of(events.JobPolled)
+    assert (polled.progress, polled.queue_position) == (0.4, 2)
+
+
+def test_show_tells_why_the_api_made_no_video(cli, world, queue):
+    enqueue(queue, "job_1")
+    poller = ScriptedPoller({"job_1": VideoFailed("a face was seen", reason=FailureReason.MODERATED)})
+    with world.worker(poller=poller) as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "its user has heard")
+
+    assert json.loads(cli("show job_1 --json").stdout)["reason"] == "moderated"
+    assert worker.recorder.of(events.JobConcluded)[0].reason is FailureReason.MODERATED
+    assert "el filtro de contenido no lo permitió" in world.ultramsg.inbox(phone(1))[0].text
 
 
 def test_explain_says_who_holds_a_job(cli, queue, client, keys, hook):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videopoll.errors import ConfigurationError
-from videopoll.jobs import Outcome, OutcomeKind
+from videopoll.jobs import FailureReason, Outcome, OutcomeKind
 from videopoll.texts import ENGLISH, SPANISH, SPANISH_AND_ENGLISH, Texts, cut
 
 START_MS = 1_757_157_518_747
@@ -17,8 +17,8 @@ URL = "https://files.example/file/abc"
 any_text = st.text(st.characters(codec=None), max_size=200)
 
 
-def outcome(kind=OutcomeKind.COMPLETED, *, after_ms=45_000, error=None):
-    return Outcome(kind, START_MS + after_ms, video_url=URL, error=error)
+def outcome(kind=OutcomeKind.COMPLETED, *, after_ms=45_000, error=None, reason=FailureReason.UNKNOWN):
+    return Outcome(kind, START_MS + after_ms, video_url=URL, error=error, reason=reason)
 
 
 def test_a_finished_video_is_announced_in_the_words_of_the_specification():
@@ -61,13 +61,26 @@ FAILURES = [kind for kind in OutcomeKind if kind not in {OutcomeKind.COMPLETED, 
 def test_a_failure_is_told_in_one_sentence_and_never_in_the_providers_words(kind):
     ended = outcome(kind, error="Internal error 0xDEAD at veo-3")
     notice = SPANISH_AND_ENGLISH.notice(ended, START_MS)
-    assert notice == f"😔 Hubo un problema generando tu video: {SPANISH.reason(kind)}. Por favor intenta nuevamente."
+    assert notice == f"😔 Hubo un problema generando tu video: {SPANISH.reason(ended)}. Por favor intenta nuevamente."
     assert "0xDEAD" not in notice
 
 
 @pytest.mark.parametrize("texts", [SPANISH, ENGLISH])
 def test_each_way_to_fail_has_a_reason_of_its_own(texts):
-    assert len({texts.reason(kind) for kind in FAILURES}) == len(FAILURES)
+    assert len({texts.reason(outcome(kind)) for kind in FAILURES}) == len(FAILURES)
+    told = {texts.reason(outcome(OutcomeKind.FAILED, reason=reason)) for reason in FailureReason}
+    assert len(told) == len(FailureReason)
+
+
+def test_a_language_without_a_text_for_a_reason_says_that_it_failed():
+    """A host's own texts go on working when an API tells more than they knew of."""
+    texts = attrs.evolve(SPANISH, moderated_reason=None)
+    assert texts.reason(outcome(OutcomeKind.FAILED, reason=FailureReason.MODERATED)) == SPANISH.failed_reason
+
+
+def test_how_a_job_ended_goes_before_why_the_api_failed_it():
+    ended = outcome(OutcomeKind.TIMED_OUT, reason=FailureReason.MODERATED)
+    assert SPANISH.reason(ended) == SPANISH.timed_out_reason
 
 
 def test_a_cancelled_job_has_its_own_sentence():

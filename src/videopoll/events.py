@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from videopoll.jobs.outcome import MessageForm, OutcomeKind
+    from videopoll.jobs.video import FailureReason
     from videopoll.observations import FaultKind
 
 __all__ = [
@@ -133,6 +134,8 @@ class JobPolled(Event):
         fault: The kind of fault; None if the API answered.
         detail: Our description of the fault; None if the API answered.
         next_s: Seconds until the next poll; None if this was the last.
+        progress: How much of the video is done, from 0 to 1, if the API told.
+        queue_position: Its place in the API's own queue, if the API told; 0 is the next.
     """
 
     job_id: str
@@ -145,6 +148,8 @@ class JobPolled(Event):
     fault: FaultKind | None = None
     detail: str | None = None
     next_s: float | None = None
+    progress: float | None = None
+    queue_position: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -158,6 +163,7 @@ class JobConcluded(Event):
         elapsed_s: Seconds since the job started.
         attempts: Polls that it took.
         error: Our description of the failure; None for a video.
+        reason: Why there is no video, if the API told; None for a video, or if nobody knows.
     """
 
     job_id: str
@@ -166,6 +172,7 @@ class JobConcluded(Event):
     elapsed_s: float
     attempts: int
     error: str | None = None
+    reason: FailureReason | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -9,14 +9,28 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from videopoll._reasons import own, repr_told, shown_word
 from videopoll.jobs.bounds import bounded, bounded_detail, bounded_detail_or_none, bounded_id_or_none, time_or_none
 from videopoll.jobs.codec import JsonValue, is_number
-from videopoll.jobs.urls import MAX_URL_CHARS, readied_url
+from videopoll.jobs.urls import MAX_URL_CHARS, BadUrl, readied_url
+from videopoll.jobs.video import (
+    MAX_ASSETS,
+    Asset,
+    AssetKind,
+    BucketObject,
+    FailureReason,
+    LockedLink,
+    failure_reason,
+    public_url,
+    with_video,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["Fault", "FaultKind", "Observation", "VideoFailed", "VideoMissing", "VideoReady", "VideoWorking"]
 
@@ -52,7 +66,24 @@ def _number_or_none(text: str) -> float | None:
         return None
 
 
-def _url(value: str) -> str:
+def _share_or_none(value: float | None) -> float | None:
+    value = _number_or_none(value) if isinstance(value, str) else value
+    return min(max(0.0, float(value)), 1.0) if is_number(value) else None
+
+
+def _count_or_none(value: float | None) -> int | None:
+    value = _number_or_none(value) if isinstance(value, str) else value
+    return max(0, int(value)) if is_number(value) else None
+
+
+def _assets(value: Iterable[Asset]) -> tuple[Asset, ...]:
+    try:
+        return tuple(one for one in value if isinstance(one, Asset))[:MAX_ASSETS]
+    except TypeError:
+        return ()
+
+
+def _url(value: str | None) -> str | None:
     """Return a URL as a text, whatever object it is; what is no text at all is found out when it is checked."""
     if isinstance(value, str):
         # Exactly a string: an enum's member or another kind of string may say something else of itself.
@@ -88,12 +119,16 @@ class VideoWorking:
         retry_after_s: How long the API asked to wait, in seconds.
         error: Why the job fails if the API answers the same an interval later; None if
             it just goes on. An API may answer "completed" a moment before it has the URL.
+        progress: How much of it is done, from 0 to 1, if the API tells. Shown, never judged by.
+        queue_position: Its place in the API's own queue, if the API tells; 0 is the next.
     """
 
     word: str = attrs.field(default="processing", converter=_word, repr=_repr_word)
     known: bool = attrs.field(default=True, converter=bool)
     retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
     error: str | None = attrs.field(default=None, converter=bounded_detail_or_none, repr=repr_told)
+    progress: float | None = attrs.field(default=None, converter=_share_or_none, kw_only=True)
+    queue_position: int | None = attrs.field(default=None, converter=_count_or_none, kw_only=True)
 
 
 @attrs.frozen
@@ -101,14 +136,26 @@ class VideoReady:
     """The video is finished.
 
     Args:
-        video_url: Its http or https URL. Kept out of ``repr``, as it may be signed.
+        video_url: Its http or https URL. Kept out of ``repr``, as it may be signed. None if
+            `assets` say where it is.
         file_id: The API's id of the file.
         timestamp: When the API completed it, in the API's own format.
+        assets: All that was made, the video first, where there is more to say than the URL:
+            when a link ends, a thumbnail, subtitles. See `videopoll.jobs.video`.
+        refreshable: Whether asking the API again gives a fresh link.
     """
 
-    video_url: str = attrs.field(converter=_url, repr=False)
+    video_url: str | None = attrs.field(default=None, converter=_url, repr=False)
     file_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
     timestamp: JsonValue = attrs.field(default=None, converter=time_or_none, repr=False)
+    assets: tuple[Asset, ...] = attrs.field(default=(), converter=_assets, kw_only=True, repr=False)
+    refreshable: bool = attrs.field(default=False, converter=bool, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.assets or isinstance(self.video_url, str):
+            url, assets = with_video(self.video_url, self.assets)
+            object.__setattr__(self, "video_url", url)
+            object.__setattr__(self, "assets", assets)
 
 
 @attrs.frozen
@@ -118,11 +165,13 @@ class VideoFailed:
     Args:
         error: The API's reason, for the operator: its first 1000 characters are kept.
         undeliverable_url: The URL of a video that was made and cannot be delivered, for
-            the operator. Kept out of ``repr``.
+            the operator: the job also becomes a dead letter. Kept out of ``repr``.
+        reason: Why, where the API tells. Users get a text for it.
     """
 
     error: str = attrs.field(converter=bounded_detail, repr=repr_told)
     undeliverable_url: str | None = attrs.field(default=None, converter=_url_or_none, repr=False)
+    reason: FailureReason = attrs.field(default=FailureReason.UNKNOWN, converter=failure_reason, kw_only=True)
 
 
 @attrs.frozen
@@ -191,5 +240,28 @@ def checked_video(
     problem = f"the video was made, but its video URL cannot be delivered: it {readied.problem}"
     return VideoFailed(own(problem), url[:MAX_KEPT_URL_CHARS] if isinstance(url, str) else None)
 
+
+def checked_ready(ready: VideoReady) -> VideoReady | VideoWorking | VideoFailed:
+    """Return what a finished video comes to, whoever's poller found it: its links are those that may be handed on.
+
+    Things beside the video that cannot be handed on are left out. A video that nobody can open
+    without the API's key fails the job for its user, and is kept for the operator.
+    """
+    assets = tuple(one for one in map(Asset.readied, ready.assets) if not isinstance(one, BadUrl))
+    url = public_url(assets)
+    if url is not None:
+        # Most of the time it is ours, and checked already.
+        same = url == ready.video_url and assets == ready.assets
+        return ready if same else attrs.evolve(ready, video_url=url, assets=assets)
+    place = next((one.place for one in assets if one.kind is AssetKind.VIDEO), None)
+    if isinstance(place, LockedLink):
+        return VideoFailed(own(LOCKED), place.url.partition("?")[0])
+    if isinstance(place, BucketObject):
+        return VideoFailed(own(IN_A_BUCKET), place.uri)
+    return checked_video(ready.video_url, file_id=ready.file_id, timestamp=ready.timestamp)
+
+
+LOCKED = "the video was made, but only the API's key opens it: no channel can take it from there"
+IN_A_BUCKET = "the video was made, but it lies in a bucket, and no channel can take it from there"
 
 NO_URL = own("the video API says completed, but gives no video URL")

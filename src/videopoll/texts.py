@@ -19,6 +19,7 @@ import attrs
 
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.outcome import OutcomeKind
+from videopoll.jobs.video import FailureReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +59,9 @@ def _template(*allowed: str, needed: str | None = None) -> Callable[[object, att
     return check
 
 
+_REASON = attrs.validators.optional(_template())
+
+
 @attrs.frozen(kw_only=True)
 class TextSet:
     """The texts of one language. Replace single ones with `attrs.evolve`.
@@ -71,6 +75,13 @@ class TextSet:
         timed_out_reason: It took longer than the deadline.
         not_found_reason: The video API does not know the job any more.
         attempts_exhausted_reason: The polls were used up.
+        moderated_reason: A content filter refused it. This one and the next four are
+            `failed_reason` in a language that does not have them.
+        refused_input_reason: The API does not take the prompt, the image or a setting.
+        cancelled_reason: Somebody cancelled it at the API.
+        expired_reason: It waited too long at the API, or is gone there.
+        out_of_credit_reason: The host's account at the API has no credit left. A user
+            need not know that.
         second: One second; may have ``{n}``.
         seconds: Several seconds; has ``{n}``.
         minutes: Two or more whole minutes; has ``{n}``.
@@ -90,6 +101,11 @@ class TextSet:
     second: str = attrs.field(validator=_template("n"))
     seconds: str = attrs.field(validator=_template("n", needed="n"))
     minutes: str = attrs.field(validator=_template("n", needed="n"))
+    moderated_reason: str | None = attrs.field(default=None, validator=_REASON)
+    refused_input_reason: str | None = attrs.field(default=None, validator=_REASON)
+    cancelled_reason: str | None = attrs.field(default=None, validator=_REASON)
+    expired_reason: str | None = attrs.field(default=None, validator=_REASON)
+    out_of_credit_reason: str | None = attrs.field(default=None, validator=_REASON)
 
     def duration(self, seconds: int) -> str:
         """Return how long something took, as text: in seconds, or in whole minutes from two minutes on."""
@@ -99,13 +115,20 @@ class TextSet:
             return self.minutes.format(n=seconds // 60)
         return self.seconds.format(n=seconds)
 
-    def reason(self, kind: OutcomeKind) -> str:
+    def reason(self, outcome: Outcome) -> str:
         """Return the reason that a user reads when there is no video."""
-        return {
+        text = {
             OutcomeKind.TIMED_OUT: self.timed_out_reason,
             OutcomeKind.NOT_FOUND: self.not_found_reason,
             OutcomeKind.ATTEMPTS_EXHAUSTED: self.attempts_exhausted_reason,
-        }.get(kind, self.failed_reason).format()
+        }.get(outcome.kind) or {
+            FailureReason.MODERATED: self.moderated_reason,
+            FailureReason.REFUSED_INPUT: self.refused_input_reason,
+            FailureReason.CANCELLED: self.cancelled_reason,
+            FailureReason.EXPIRED: self.expired_reason,
+            FailureReason.OUT_OF_CREDIT: self.out_of_credit_reason,
+        }.get(outcome.reason)
+        return (text or self.failed_reason).format()
 
 
 def _subtag(language: str) -> str:
@@ -162,7 +185,7 @@ class Texts:
         if outcome.kind is OutcomeKind.CANCELLED:
             return texts.cancelled.format()
         if not outcome.success:
-            return texts.failed.format(reason=texts.reason(outcome.kind))
+            return texts.failed.format(reason=texts.reason(outcome))
         # "0 seconds" would read like a mistake, and clocks may differ.
         seconds = max(1, (outcome.at_ms - start_ms + 500) // 1000)
         done = texts.done.format(duration=texts.duration(seconds))
@@ -181,8 +204,13 @@ SPANISH = TextSet(
     second="{n} segundo",
     seconds="{n} segundos",
     minutes="{n} minutos",
+    moderated_reason="el filtro de contenido no lo permitió",
+    refused_input_reason="el servicio no aceptó la descripción o la imagen",
+    cancelled_reason="la generación fue cancelada por el servicio",
+    expired_reason="el video ya no está disponible",
+    out_of_credit_reason="el servicio no está disponible en este momento",
 )
-"""The texts of the specification."""
+"""The texts of the specification; those for the reasons of other video APIs are ours."""
 
 ENGLISH = TextSet(
     done="🎥 Your video is ready! It took {duration} to generate.",
@@ -196,6 +224,11 @@ ENGLISH = TextSet(
     second="{n} second",
     seconds="{n} seconds",
     minutes="{n} minutes",
+    moderated_reason="the content filter did not allow it",
+    refused_input_reason="the service did not accept the description or the image",
+    cancelled_reason="the service cancelled the generation",
+    expired_reason="the video is no longer available",
+    out_of_credit_reason="the service is not available at the moment",
 )
 
 SPANISH_AND_ENGLISH = Texts({"es": SPANISH, "en": ENGLISH}, default="es")

@@ -59,3 +59,28 @@ def test_a_job_taken_over_and_given_back_has_the_counter_of_before(bench):
     assert not bench.db.exists(bench.keys.attempts("job_1"))
     (claim,) = bench.claim()
     assert claim.work.attempts == 1
+
+
+def test_progress_is_kept_for_whoever_looks_and_judges_nothing(bench):
+    """An API's own figures are shown; what is remembered of faults and answers stays what it is."""
+    claim = bench.one()
+    bench.apply(Reschedule(claim, bench.now_ms() - 1, 2, 1_757_157_518_747, progress=0.405, queue_position=3))
+    view = bench.call(bench.queue.get("job_1"))
+    assert (view.progress, view.queue_position, view.faults) == (0.405, 3, 2)
+    (claim,) = bench.claim()
+    assert (claim.work.faults, claim.work.last_answer_ms, claim.work.doubt_ms) == (2, 1_757_157_518_747, None)
+    bench.apply(Reschedule(claim, bench.now_ms() - 1, 0, 1_757_157_518_747, progress=0.0))
+    view = bench.call(bench.queue.get("job_1"))
+    assert (view.progress, view.queue_position) == (0.0, None)
+    (claim,) = bench.claim()
+    bench.apply(Reschedule(claim, bench.now_ms() - 1))
+    assert bench.call(bench.queue.get("job_1")).progress is None
+
+
+@pytest.mark.parametrize("state", ["", "x", "1:2:3:4:5:6:7:8:9", "0:::::nan:", ":::::", "0:1::::999999:-5"])
+def test_damaged_progress_harms_nothing(bench, state):
+    claim = bench.one()
+    bench.apply(Reschedule(claim, bench.now_ms() - 1, progress=0.5))
+    bench.db.hset(bench.keys.faults, "job_1", state)
+    bench.call(bench.queue.get("job_1"))
+    assert bench.claim()[0].work.attempts == 2

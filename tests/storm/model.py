@@ -311,14 +311,21 @@ class _Judge:
             record = json.loads(stored)
             if record.get("delivered") is True and not got:
                 yield f"false record: {job_id} is said to be delivered"
-            if record.get("delivered") is True and lettered:
-                yield f"two ends: {job_id} is delivered and a dead letter"
-            if record.get("delivered") is False and not lettered and not self._acted(job_id, {"cancel", "dismiss"}):
-                yield f"no letter: {job_id} is said to be undelivered"
+            yield from self._letters(job_id, record, lettered=lettered)
         counted = Counter(event.job_id for _, _, event in self.story.told_of if isinstance(event, events.JobDelivered))
         for job_id, count in counted.items():
             if count > 1 and not self._acted(job_id, {"redrive"}):
                 yield f"counted twice: {job_id} was told of as delivered {count} times"
+
+    def _letters(self, job_id: str, record: dict[str, object], *, lettered: bool) -> Iterator[str]:
+        # A video that was made and cannot be handed on: its user is told that there is none, and it is kept.
+        made = "undeliverableUrl" in record
+        if record.get("delivered") is True and lettered and not made:
+            yield f"two ends: {job_id} is delivered and a dead letter"
+        if made and not lettered and not self._acted(job_id, {"dismiss", "redrive"}):
+            yield f"thrown away: the video of {job_id} was made, and nobody can look for it"
+        if record.get("delivered") is False and not lettered and not self._acted(job_id, {"cancel", "dismiss"}):
+            yield f"no letter: {job_id} is said to be undelivered"
 
     # --- workers ---
 

@@ -451,8 +451,8 @@ MUTANTS = (
         "a host's video is believed unseen",
         8,
         "worker.host_parts",
-        "        if readied_url(value.video_url) == value.video_url:",
-        "        if True:",
+        "        return checked_ready(value)",
+        "        return value",
     ),
     Mutant(
         "a cancel does not see that a message may be on its way",

@@ -14,9 +14,8 @@ import attrs
 
 from videopoll._reasons import joined, own
 from videopoll.jobs.outcome import MessageForm, OutboxEntry, Outcome, OutcomeKind
-from videopoll.jobs.urls import readied_url
 from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown
-from videopoll.observations import VideoFailed, VideoReady, checked_video
+from videopoll.observations import VideoFailed, VideoReady, checked_ready
 from videopoll.policies import OnUnknown, jittered_ms
 
 if TYPE_CHECKING:
@@ -102,13 +101,16 @@ def deliverable(outcome: Outcome) -> Outcome:
     videopoll checks links before it stores them. Workers of another kind and earlier versions do
     not, and not every channel checks a link.
     """
-    if not outcome.success or readied_url(outcome.video_url) == outcome.video_url:
+    if not outcome.success:
         return outcome
-    video = checked_video(outcome.video_url, file_id=outcome.file_id, timestamp=outcome.timestamp)
+    video = checked_ready(VideoReady(outcome.video_url, outcome.file_id, outcome.timestamp, assets=outcome.assets))
     if isinstance(video, VideoReady):
-        return attrs.evolve(outcome, video_url=video.video_url)
+        same = video.assets == outcome.assets
+        return outcome if same else attrs.evolve(outcome, video_url=video.video_url, assets=video.assets)
     kept = video.undeliverable_url if isinstance(video, VideoFailed) else None
-    return attrs.evolve(outcome, kind=OutcomeKind.FAILED, video_url=None, error=video.error, undeliverable_url=kept)
+    return attrs.evolve(
+        outcome, kind=OutcomeKind.FAILED, video_url=None, assets=(), error=video.error, undeliverable_url=kept
+    )
 
 
 def resume_abandoned(work: Abandoned, now_ms: int, policy: DeliveryPolicy) -> OutboxEntry | GiveUp:

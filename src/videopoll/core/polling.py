@@ -97,10 +97,18 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
         fraction: A random number from 0 to 1, for the jitter.
     """
     match observation:
-        case VideoReady(video_url, file_id, timestamp):
-            return Outcome(OutcomeKind.COMPLETED, now_ms, video_url=video_url, file_id=file_id, timestamp=timestamp)
-        case VideoFailed(error, undeliverable_url):
-            return Outcome(OutcomeKind.FAILED, now_ms, error=error, undeliverable_url=undeliverable_url)
+        case VideoReady():
+            return Outcome(
+                OutcomeKind.COMPLETED,
+                now_ms,
+                video_url=observation.video_url,
+                file_id=observation.file_id,
+                timestamp=observation.timestamp,
+                assets=observation.assets,
+                refreshable=observation.refreshable,
+            )
+        case VideoFailed(error, undeliverable_url, reason=reason):
+            return Outcome(OutcomeKind.FAILED, now_ms, error=error, undeliverable_url=undeliverable_url, reason=reason)
         case VideoMissing():
             return _after_missing(work, due_ms, now_ms, strategy, fraction)
         case VideoWorking(error=str(error)):

@@ -8,6 +8,7 @@ from videopoll import events
 from videopoll._reasons import WITHHELD, own, shown_name, shown_word, told, told_or_withheld
 from videopoll.core.accounts import IN_A_ROW
 from videopoll.core.polling import NextPoll
+from videopoll.jobs.video import FailureReason
 from videopoll.messages import Delivered, LookupResult, NotSent, Refused
 from videopoll.observations import Fault, VideoFailed, VideoMissing, VideoReady, VideoWorking
 
@@ -77,6 +78,8 @@ def report_polled(  # noqa: PLR0917 - one poll, from its claim to what came of i
             fault=fault.kind if fault else None,
             detail=told_or_withheld(fault.detail) if fault else None,
             next_s=max(0.0, (after.due_ms - now_ms) / 1000) if isinstance(after, NextPoll) else None,
+            progress=observation.progress if isinstance(observation, VideoWorking) else None,
+            queue_position=observation.queue_position if isinstance(observation, VideoWorking) else None,
         ),
         fault.detail if fault else _status(observation),
     )
@@ -107,6 +110,7 @@ def report_concluded(context: StepContext, job: VideoJob, outcome: Outcome, atte
             elapsed_s=max(0, outcome.at_ms - job.start_ms) / 1000,
             attempts=attempts,
             error=told_or_withheld(outcome.error),
+            reason=None if outcome.reason is FailureReason.UNKNOWN else outcome.reason,
         ),
         outcome.error,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from videopoll._reasons import joined, own
 from videopoll.jobs.codec import dump
 from videopoll.jobs.job import bounded_record
 from videopoll.jobs.outcome import DeadLetter
@@ -11,6 +12,7 @@ from videopoll.jobs.transition import Settle
 
 if TYPE_CHECKING:
     from videopoll.core.delivery import Done, GiveUp
+    from videopoll.jobs.outcome import Outcome
     from videopoll.jobs.transition import Claim
 
 __all__ = ["settle_delivered", "settle_undeliverable", "settle_unreadable"]
@@ -20,7 +22,11 @@ LARGEST_ENTRY_BYTES = 65_536
 
 
 def settle_delivered(claim: Claim, done: Done, now_ms: int) -> Settle:
-    """Return the settlement of a job whose user has the message."""
+    """Return the settlement of a job whose user has the message.
+
+    A video that was made and could not be handed on also becomes a dead letter, as it was paid
+    for: the API can be asked for it again.
+    """
     entry, receipt = done.entry, done.receipt
     completed = entry.outcome.to_completed(
         entry.job,
@@ -30,7 +36,13 @@ def settle_delivered(claim: Claim, done: Done, now_ms: int) -> Settle:
         sends=entry.tries,
         messageId=receipt.message_id,
     )
-    return Settle(claim, dump(completed))
+    made = entry.outcome.undeliverable_url is not None
+    letter = DeadLetter(claim.job_id, _made(entry.outcome), now_ms, dump(entry.job.to_record())) if made else None
+    return Settle(claim, dump(completed), letter)
+
+
+def _made(outcome: Outcome) -> str:
+    return joined("its user was told that there is no video", outcome.error or own("the video cannot be delivered"))
 
 
 def settle_undeliverable(claim: Claim, given_up: GiveUp, now_ms: int) -> Settle:

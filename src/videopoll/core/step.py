@@ -63,7 +63,7 @@ from videopoll.jobs.transition import (
     TransitionResult,
 )
 from videopoll.messages import LookupResult, Message, NotSent, Receipt, Unknown
-from videopoll.observations import Fault, FaultKind, Observation
+from videopoll.observations import Fault, FaultKind, Observation, VideoWorking
 
 if TYPE_CHECKING:
     from videopoll.core.context import StepContext
@@ -237,7 +237,7 @@ class JobStep:
             after = decide(work, self.claim.due_ms, fault, now_ms, context.strategy, context.rng.random())
             report_polled(context, self.claim, work, fault, now_ms, 0.0, after)
             if isinstance(after, NextPoll):
-                yield self._reschedule(work, after)
+                yield self._reschedule(work, after, fault)
             else:
                 yield from self._conclude(work.job, after, work.attempts)
         else:
@@ -283,16 +283,24 @@ class JobStep:
             after = decide(work, due_ms, observation, now_ms, context.strategy, context.rng.random())
             report_polled(context, claim, work, observation, asked_ms, took_s, after)
             if isinstance(after, NextPoll):
-                yield self._reschedule(work, after)
+                yield self._reschedule(work, after, observation)
                 return
             judged = after
         yield from self._conclude(work.job, judged, work.attempts)
 
-    def _reschedule(self, work: PollWork, after: NextPoll) -> Commit:
-        noted = work.attempts if self._context.foreign_workers else None
+    def _reschedule(self, work: PollWork, after: NextPoll, observation: Observation) -> Commit:
+        working = observation if isinstance(observation, VideoWorking) else VideoWorking()
         return Commit(
             Reschedule(
-                self.claim, after.due_ms, after.faults, after.last_answer_ms, noted, after.doubt_ms, after.missing_ms
+                self.claim,
+                after.due_ms,
+                after.faults,
+                after.last_answer_ms,
+                work.attempts if self._context.foreign_workers else None,
+                after.doubt_ms,
+                after.missing_ms,
+                working.progress,
+                working.queue_position,
             ),
             wait=False,
         )
@@ -442,10 +450,13 @@ class JobStep:
     def _settle_delivered(self, done: Done) -> Steps:
         now_ms = self._now()
         self._crash_point("before_settle")
-        applied = yield from self._write_last(settle_delivered(self.claim, done, now_ms))
+        settlement = settle_delivered(self.claim, done, now_ms)
+        applied = yield from self._write_last(settlement)
         self._crash_point("after_settle")
         if applied:
             report_delivered(self._context, done.entry, done.receipt, now_ms)
+            if settlement.letter is not None:
+                report_dead_lettered(self._context, self.claim.job_id, settlement.letter.reason, done.entry.outcome)
 
     def _give_up(self, given_up: GiveUp) -> Steps:
         settlement = settle_undeliverable(self.claim, given_up, self._now())

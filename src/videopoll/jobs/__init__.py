@@ -5,6 +5,7 @@ from __future__ import annotations
 from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.job import JobState, VideoJob
 from videopoll.jobs.outcome import DeadLetter, MessageForm, OutboxEntry, Outcome, OutcomeKind
+from videopoll.jobs.video import Asset, AssetKind, BucketObject, FailureReason, LockedLink, PublicLink
 from videopoll.jobs.views import (
     CancelResult,
     EnqueueResult,
@@ -21,9 +22,13 @@ from videopoll.jobs.views import (
 )
 
 __all__ = [
+    "Asset",
+    "AssetKind",
+    "BucketObject",
     "CancelResult",
     "DeadLetter",
     "EnqueueResult",
+    "FailureReason",
     "HandedBack",
     "Health",
     "HistoryEntry",
@@ -33,10 +38,12 @@ __all__ = [
     "JobView",
     "JsonValue",
     "ListedJob",
+    "LockedLink",
     "MessageForm",
     "OutboxEntry",
     "Outcome",
     "OutcomeKind",
+    "PublicLink",
     "QueueCounts",
     "RunSummary",
     "VideoJob",

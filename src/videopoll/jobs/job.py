@@ -23,11 +23,11 @@ RECORD_FIELDS = ("jobId", "conversationId", "startTime", "status")
 """The record's own fields, which metadata may not take."""
 
 
-MAX_ID_CHARS = 256
-"""The longest job or conversation id that is accepted."""
+MAX_ID_CHARS = 512
+"""The longest job or conversation id that is accepted: gateways put a provider and a model into their ids, up to 350."""
 
 
-MAX_CONVERSATION_ID_CHARS = 4 * MAX_ID_CHARS
+MAX_CONVERSATION_ID_CHARS = 2 * MAX_ID_CHARS
 """The longest conversation id of a record that another producer wrote."""
 
 
@@ -87,7 +87,7 @@ def check_id(value: object, name: str) -> str:
     """Return `value` if it can serve as an id.
 
     Raises:
-        InvalidJobError: It is not a string of 1 to 256 printable characters without spaces.
+        InvalidJobError: It is not a string of 1 to 512 printable characters without spaces.
     """
     problem = _id_problem(value)
     if problem:

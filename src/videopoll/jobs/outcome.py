@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import attrs
 
@@ -11,6 +11,10 @@ from videopoll._reasons import Reason, own, repr_told
 from videopoll.jobs.bounds import bounded, bounded_detail, bounded_detail_or_none, bounded_id_or_none, time_or_none
 from videopoll.jobs.codec import JsonValue, Poison, dump, is_number, load_object, raw, text_or_none, whole
 from videopoll.jobs.job import VideoJob
+from videopoll.jobs.video import Asset, FailureReason, PublicLink, failure_reason, read_assets, with_video, write_assets
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["DeadLetter", "MessageForm", "OutboxEntry", "Outcome", "OutcomeKind"]
 
@@ -52,6 +56,10 @@ class Outcome:
         timestamp: The video API's own time of the completion, as it wrote it.
         undeliverable_url: A video that was made, and cannot be handed on; for the
             operator only, and out of ``repr``.
+        reason: Why there is no video, where the API told. Users get a text for it.
+        assets: All that was made, the video first; just the video at `video_url` if the
+            API named nothing else.
+        refreshable: Whether asking the API again gives a fresh link.
     """
 
     kind: OutcomeKind
@@ -61,6 +69,14 @@ class Outcome:
     error: str | None = attrs.field(default=None, converter=bounded_detail_or_none, repr=repr_told)
     timestamp: JsonValue = attrs.field(default=None, converter=time_or_none, repr=False)
     undeliverable_url: str | None = attrs.field(default=None, repr=False)
+    reason: FailureReason = attrs.field(default=FailureReason.UNKNOWN, kw_only=True)
+    assets: tuple[Asset, ...] = attrs.field(default=(), kw_only=True, repr=False)
+    refreshable: bool = attrs.field(default=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        url, assets = with_video(self.video_url, self.assets)
+        object.__setattr__(self, "video_url", url)
+        object.__setattr__(self, "assets", assets)
 
     @property
     def success(self) -> bool:
@@ -79,6 +95,7 @@ class Outcome:
                 "completedAt": self.at_ms,
                 "processingTime": took_ms,
                 "timestamp": self.timestamp,
+                **self._more(locked=False),
             }
         else:
             fields = {
@@ -90,7 +107,42 @@ class Outcome:
             }
             if self.undeliverable_url is not None:
                 fields["undeliverableUrl"] = self.undeliverable_url
+            if self.reason is not FailureReason.UNKNOWN:
+                fields["reason"] = self.reason.value
         return {**fields, "conversationId": job.conversation_id, "outcome": self.kind.value, **delivery}
+
+    def _more(self, *, locked: bool) -> dict[str, JsonValue]:
+        """Return the fields that most outcomes do not have, and earlier versions pass over."""
+        more: dict[str, JsonValue] = {}
+        if self.reason is not FailureReason.UNKNOWN:
+            more["reason"] = self.reason.value
+        if self.assets and self.assets != (Asset(PublicLink(self.video_url or "")),):
+            more["assets"] = write_assets(self.assets, locked=locked)
+        if self.refreshable:
+            more["refreshable"] = True
+        return more
+
+    def to_fields(self) -> dict[str, JsonValue]:
+        """Return the outcome as it stands in an outbox entry."""
+        return {
+            "kind": self.kind.value,
+            "at": self.at_ms,
+            "videoUrl": self.video_url,
+            "fileId": self.file_id,
+            "error": self.error,
+            "timestamp": self.timestamp,
+            **({"undeliverableUrl": self.undeliverable_url} if self.undeliverable_url else {}),
+            **self._more(locked=True),
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, JsonValue]) -> Outcome:
+        """Read the outcome of an outbox entry.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is damaged.
+        """
+        return cls(OutcomeKind(str(fields["kind"])), whole(fields["at"]), **_common(fields))
 
     @classmethod
     def from_completed(cls, stored: bytes) -> Outcome | Poison:
@@ -100,7 +152,6 @@ class Outcome:
             return fields
         success = fields.get("success") is True
         at_ms = fields.get("completedAt" if success else "failedAt")
-        url, file_id, error = fields.get("videoUrl"), fields.get("fileId"), fields.get("error")
         kind = OutcomeKind.COMPLETED if success else OutcomeKind.FAILED
         try:
             told = OutcomeKind(str(fields.get("outcome", kind.value)))
@@ -109,15 +160,33 @@ class Outcome:
         # Every kind of worker writes and reads "success"; ours alone tell the outcome.
         if (told is OutcomeKind.COMPLETED) is success:
             kind = told
-        return cls(
-            kind=kind,
-            at_ms=max(0, int(at_ms)) if is_number(at_ms) else 0,
-            video_url=url if isinstance(url, str) else None,
-            file_id=file_id if isinstance(file_id, str) else None,
-            error=error if isinstance(error, str) else None,
-            timestamp=fields.get("timestamp"),
-            undeliverable_url=text_or_none(fields.get("undeliverableUrl")),
-        )
+        return cls(kind, max(0, int(at_ms)) if is_number(at_ms) else 0, **_common(fields))
+
+
+class _Common(TypedDict):
+    """What an outbox entry and ``video:completed`` say of an outcome in the same words."""
+
+    video_url: str | None
+    file_id: str | None
+    error: str | None
+    timestamp: JsonValue
+    undeliverable_url: str | None
+    reason: FailureReason
+    assets: tuple[Asset, ...]
+    refreshable: bool
+
+
+def _common(fields: Mapping[str, JsonValue]) -> _Common:
+    return {
+        "video_url": text_or_none(fields.get("videoUrl")),
+        "file_id": text_or_none(fields.get("fileId")),
+        "error": text_or_none(fields.get("error")),
+        "timestamp": fields.get("timestamp"),
+        "undeliverable_url": text_or_none(fields.get("undeliverableUrl")),
+        "reason": failure_reason(fields.get("reason")),
+        "assets": read_assets(fields.get("assets")),
+        "refreshable": fields.get("refreshable") is True,
+    }
 
 
 def _repr_reasons(reasons: tuple[str, ...]) -> str:
@@ -160,20 +229,11 @@ class OutboxEntry:
 
     def to_json(self) -> str:
         """Write ``video:poll:outbox:{jobId}``; version 1 of its form."""
-        outcome = self.outcome
         return dump(
             {
                 "v": 1,
                 "record": self.job.to_record(),
-                "outcome": {
-                    "kind": outcome.kind.value,
-                    "at": outcome.at_ms,
-                    "videoUrl": outcome.video_url,
-                    "fileId": outcome.file_id,
-                    "error": outcome.error,
-                    "timestamp": outcome.timestamp,
-                    **({"undeliverableUrl": outcome.undeliverable_url} if outcome.undeliverable_url else {}),
-                },
+                "outcome": self.outcome.to_fields(),
                 "form": self.form.value,
                 "deadline": self.deadline_ms,
                 "tries": self.tries,
@@ -203,15 +263,7 @@ class OutboxEntry:
         try:
             return cls(
                 job=job,
-                outcome=Outcome(
-                    kind=OutcomeKind(str(outcome["kind"])),
-                    at_ms=whole(outcome["at"]),
-                    video_url=text_or_none(outcome.get("videoUrl")),
-                    file_id=text_or_none(outcome.get("fileId")),
-                    error=text_or_none(outcome.get("error")),
-                    timestamp=outcome.get("timestamp"),
-                    undeliverable_url=text_or_none(outcome.get("undeliverableUrl")),
-                ),
+                outcome=Outcome.from_fields(outcome),
                 form=MessageForm(str(fields["form"])),
                 deadline_ms=whole(fields["deadline"]),
                 tries=whole(fields["tries"]),

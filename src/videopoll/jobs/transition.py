@@ -148,7 +148,8 @@ class ClaimBatch:
 class Reschedule:
     """Poll the job again at `due_ms`; remember its faults in a row, its last answer, and since when that is in doubt.
 
-    `attempts` notes the counter, where workers of another kind may move it on.
+    `attempts` notes the counter, where workers of another kind may move it on. What the API told of
+    its progress, and of its place in the API's queue, is there to be shown.
     """
 
     claim: Claim
@@ -158,6 +159,8 @@ class Reschedule:
     attempts: int | None = None
     doubt_ms: int | None = None
     missing_ms: int | None = None
+    progress: float | None = None
+    queue_position: int | None = None
 
 
 @attrs.frozen

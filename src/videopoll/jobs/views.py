@@ -133,6 +133,8 @@ class JobView:
         delivered: Whether its user got the outcome; None while that is open.
         attempts: Polls begun.
         faults: Faults in a row.
+        progress: How much of the video is done, from 0 to 1, if the video API told at its last answer.
+        queue_position: Its place in the API's own queue, if the API told; 0 is the next.
         due_ms: When its next poll or send is due, in Unix milliseconds.
         lease_ms: When the lease on it ends.
         holder: The worker that holds it.
@@ -153,6 +155,8 @@ class JobView:
     holder: str | None = None
     foreign_lock: bool = False
     now_ms: int = 0
+    progress: float | None = None
+    queue_position: int | None = None
 
     @property
     def dead(self) -> bool:

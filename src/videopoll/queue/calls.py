@@ -8,7 +8,7 @@ comes back to Redis exactly as it was found.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 
 from videopoll.jobs.codec import Poison, load_object, raw, text_of
 from videopoll.jobs.job import JobState, VideoJob, split_record
@@ -232,7 +232,7 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
         elif completed is not None:
             work = _read_ended(job, completed)
         else:
-            faults_in_row, answered_ms, doubt_ms, missing_ms = _read_faults(faults)
+            faults_in_row, answered_ms, doubt_ms, missing_ms, _, _ = _read_faults(faults)
             known = answered_ms is not None and missing_ms is None
             if not faults:
                 # Nothing to remember: the polls before were answered (the one that a dead worker was at, perhaps not).
@@ -267,16 +267,32 @@ def _read_ended(job: VideoJob, completed: bytes) -> Abandoned | MissingRecord | 
     return Abandoned(job, outcome)
 
 
-def _read_faults(state: bytes) -> tuple[int, int | None, int | None, int | None]:
-    """Read "faults:last answer ms[:attempts[:doubt ms[:missing ms]]]", trusting nothing in it."""
+class _Polled(NamedTuple):
+    """What is remembered of a job between two polls."""
+
+    faults: int = 0
+    last_answer_ms: int | None = None
+    doubt_ms: int | None = None
+    missing_ms: int | None = None
+    progress_permille: int | None = None
+    queue_position: int | None = None
+
+
+def _read_faults(state: bytes) -> _Polled:
+    """Read what `_reschedule` has written, trusting nothing in it.
+
+    That is "faults:last answer ms[:attempts[:doubt ms[:missing ms[:progress in permille[:place in the API's queue]]]]]".
+    """
     if not state:
-        return 0, None, None, None
-    count, answered, _, doubt, missing = (*state.split(b":"), b"", b"", b"", b"")[:5]
+        return _Polled()
+    count, answered, _, *others = (*state.split(b":"), *_NOTHING)[:7]
     try:
-        times = [int(one) if one else None for one in (answered, doubt, missing)]
-        return max(0, int(count)), times[0], times[1], times[2]
+        return _Polled(max(0, int(count)), *(int(one) if one else None for one in (answered, *others)))
     except ValueError:
-        return 0, None, None, None
+        return _Polled()
+
+
+_NOTHING = (b"",) * 6
 
 
 def renew(
@@ -378,7 +394,8 @@ def _call_for(
 def _reschedule(keys: Keys, items: Sequence[Reschedule], ttls: KeyTtls) -> ScriptCall[list[TransitionResult]]:
     args: list[str | bytes | int] = [keys.prefix, ttls.job_s]
     for item in items:
-        optional = (item.attempts, item.doubt_ms, item.missing_ms)
+        permille = None if item.progress is None else round(item.progress * 1000)
+        optional = (item.attempts, item.doubt_ms, item.missing_ms, permille, item.queue_position)
         state = ""
         if item.faults or any(one is not None for one in optional):
             words = [
@@ -504,6 +521,7 @@ def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
             written = load_object(completed)
             told = None if isinstance(written, Poison) else written.get("delivered")
             delivered = told if isinstance(told, bool) else None
+        polled = _read_faults(faults or b"")
         return JobView(
             job_id=job_id,
             state=_state(found, unlisted=bool(unlisted)),
@@ -512,7 +530,9 @@ def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
             entry=entry,
             delivered=delivered,
             attempts=counted(attempts),
-            faults=_read_faults(faults or b"")[0],
+            faults=polled.faults,
+            progress=None if polled.progress_permille is None else polled.progress_permille / 1000,
+            queue_position=polled.queue_position,
             due_ms=_score(send_due if outbox is not None else due),
             lease_ms=_score(lease),
             holder=holder_of(token),

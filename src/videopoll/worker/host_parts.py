@@ -15,9 +15,8 @@ from typing import cast
 from videopoll._calling import is_async
 from videopoll._reasons import Reason, own, quoting, trace_of
 from videopoll.jobs.bounds import bounded_detail
-from videopoll.jobs.urls import readied_url
 from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown, receipt_for_error
-from videopoll.observations import Fault, FaultKind, Observation, VideoReady, checked_video
+from videopoll.observations import Fault, FaultKind, Observation, VideoReady, checked_ready
 from videopoll.observe.redact import redact
 
 __all__ = [
@@ -58,10 +57,7 @@ def refuse_async(part: object, method: str, name: str) -> None:
 def as_observation(value: object) -> Observation:
     """Check what a poller gave back; a video's URL that must not be handed on becomes what it comes to."""
     if isinstance(value, VideoReady):
-        # Most of the time it is ours, and checked already.
-        if readied_url(value.video_url) == value.video_url:
-            return value
-        return checked_video(value.video_url, file_id=value.file_id, timestamp=value.timestamp)
+        return checked_ready(value)
     if isinstance(value, Observation):
         return value
     if inspect.iscoroutine(value):

@@ -128,6 +128,7 @@ def _now(known: _Known) -> list[str]:
     said = [_state(known, view)]
     if view.state is JobState.SCHEDULED:
         said.append(_why(known, view))
+        said += _progress(view)
     if view.state is JobState.QUEUED and not any(worker.alive for worker in known.workers):
         said.append("No worker is known to be alive: start one with videopoll worker.")
     if view.holder is not None:
@@ -160,6 +161,17 @@ def _state(known: _Known, view: JobView) -> str:
             return f"It is a dead letter: {_sentence(shown(reason))} Bring it back with videopoll dead redrive."
         case JobState.ORPHANED:
             return "It has a record and is in no list: a worker of another kind holds it, or lost it."
+
+
+def _progress(view: JobView) -> list[str]:
+    """Return what the API told of its progress."""
+    said = []
+    if view.progress is not None:
+        said.append(f"The video API said that {view.progress:.0%} of it is done.")
+    if view.queue_position is not None:
+        ahead = "is the next" if not view.queue_position else f"has {view.queue_position} before it"
+        said.append(f"In the API's own queue it {ahead}.")
+    return said
 
 
 def _due(view: JobView) -> str:

@@ -104,8 +104,10 @@ def live_answer(api_url: str, job_id: str, view: JobView | None) -> str:
             return f"{shown(word)}, but without a video that can be delivered"
         case VideoWorking(word, known):
             return shown(word) if known else f"{shown(word)} (a word that we do not know)"
-        case VideoReady(url):
+        case VideoReady(str(url)):
             return f"completed, {masked_url(url)}"
+        case VideoReady():
+            return "completed, but without a video that can be delivered"
         case VideoFailed(error):
             return f"failed ({shown(error)})"
         case VideoMissing():
