@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from videopoll._reasons import show_texts, trace_of
+from videopoll.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from videopoll.jobs.outcome import MessageForm, OutcomeKind
     from videopoll.jobs.video import FailureReason
     from videopoll.observations import FaultKind
@@ -278,13 +278,38 @@ class TextKeeper(abc.ABC):
 
 
 class Emitter:
-    """Calls every hook with every event."""
+    """Calls every hook with every event.
 
-    def __init__(self, hooks: Iterable[Hook]) -> None:
-        self._hooks = tuple(hooks)
+    Args:
+        first: A hook of our own.
+        hooks: Those of the host.
+
+    Raises:
+        ConfigurationError: One of them cannot be called, or would have to be awaited.
+    """
+
+    def __init__(self, first: Hook, hooks: Iterable[Hook]) -> None:
+        if not isinstance(hooks, Iterable) or isinstance(hooks, str):
+            msg = f"hooks must be a list of functions of an event, got {type(hooks).__name__}: put it into a list"
+            raise ConfigurationError(msg)
+        self._hooks: tuple[Hook, ...] = (first,)
+        for hook in hooks:
+            self.add(hook)
 
     def add(self, hook: Hook) -> None:
-        """Call this hook, too, from the next event on."""
+        """Call this hook, too, from the next event on.
+
+        Raises:
+            ConfigurationError: It cannot be called, or would have to be awaited.
+        """
+        if not callable(hook):
+            msg = f"a hook must be a function of an event, got {type(hook).__name__}"
+            raise ConfigurationError(msg)
+        if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004 - not whether it can be called
+            msg = (
+                "a hook must not be async, as it is called where the event happens: have it put the event into a queue"
+            )
+            raise ConfigurationError(msg)
         # A new tuple: another thread may be going through the old one.
         self._hooks = (*self._hooks, hook)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import attrs
 
@@ -49,6 +49,38 @@ def _quoted(value: object) -> str:
     text = repr(value)
     text = text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"
     return f"{text} (a string: convert it)" if isinstance(value, str) else text
+
+
+PolicyT = TypeVar("PolicyT")
+
+
+def given(value: PolicyT | None, kind: Callable[[], PolicyT], name: str) -> PolicyT:
+    """Return what was handed in for a part's argument, or the default of its kind.
+
+    Raises:
+        ConfigurationError: It is of another kind.
+    """
+    if value is None:
+        return kind()
+    if not isinstance(value, cast("type", kind)):
+        msg = f"{name} must be a {cast('type', kind).__name__}, got {type(value).__name__}"
+        raise ConfigurationError(msg)
+    return value
+
+
+def check_seconds(name: str, value: object, *, above: float | None = None, low: float | None = None) -> None:
+    """Refuse what is no finite number of seconds, or not more than `above`, or less than `low`.
+
+    Raises:
+        ConfigurationError: It is.
+    """
+    if not is_number(value):
+        msg = f"{name} must be a finite number of seconds, got {_quoted(value)}"
+        raise ConfigurationError(msg)
+    if (above is not None and value <= above) or (low is not None and value < low):
+        bound = f"more than {above:g}" if above is not None else f"at least {low:g}"
+        msg = f"{name} must be {bound}, got {value:g}"
+        raise ConfigurationError(msg)
 
 
 def _finite(instance: object, attribute: attrs.Attribute[float], value: float) -> None:

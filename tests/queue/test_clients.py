@@ -13,6 +13,7 @@ from kit.bench import LEASE, hand_back, recover
 from videopoll import (
     AsyncRedisVideoJobQueue,
     ConfigurationError,
+    DeadLetterPolicy,
     RedisVideoJobQueue,
 )
 from videopoll.errors import QueueRefusedError
@@ -82,7 +83,12 @@ def client_of(kind: str, **options):
 
 def queue_of(kind: str, *args, **options):
     """Build a queue on clients."""
-    return (RedisVideoJobQueue if kind == "sync" else AsyncRedisVideoJobQueue)(*args, **options)
+    return class_of(kind)(*args, **options)
+
+
+def class_of(kind: str):
+    """Return the queue's class."""
+    return RedisVideoJobQueue if kind == "sync" else AsyncRedisVideoJobQueue
 
 
 def never(kind: str):
@@ -161,12 +167,114 @@ def test_what_is_no_client_is_refused(kind, client):
 )
 def test_a_url_that_cannot_be_read_is_refused_without_repeating_it(kind, url):
     """It may hold a password."""
-    cls = RedisVideoJobQueue if kind == "sync" else AsyncRedisVideoJobQueue
     with pytest.raises(ConfigurationError, match="it looks like redis://"):
-        cls.from_url(url)
+        class_of(kind).from_url(url)
 
 
 def test_a_queue_does_not_print_its_password(kind):
     """Not in a traceback either."""
-    cls = RedisVideoJobQueue if kind == "sync" else AsyncRedisVideoJobQueue
-    assert "secret" not in repr(cls.from_url("redis://user:secret@127.0.0.1:1/0"))
+    assert "secret" not in repr(class_of(kind).from_url("redis://user:secret@127.0.0.1:1/0"))
+
+
+@pytest.mark.parametrize("url", [None, 6379, b"redis://h"], ids=["None", "a number", "bytes"])
+def test_what_is_no_url_is_refused(kind, url):
+    """Most often a variable of the environment that is not set."""
+    with pytest.raises(
+        ConfigurationError, match=r"URL must be a string such as redis://\S+, got .* is the variable set"
+    ):
+        class_of(kind).from_url(url)
+
+
+@pytest.mark.parametrize("query", ["foo=1", "ssl_cert_reqs=none"])
+def test_an_option_that_is_none_is_refused_at_the_construction(kind, query):
+    """In a URL, and in a client of the host's: the first call would raise what no except clause expects."""
+    url = f"redis://:secret@127.0.0.1:1/0?{query}"
+    with pytest.raises(ConfigurationError, match="an option behind its") as caught:
+        class_of(kind).from_url(url)
+    assert "secret" not in str(caught.value)
+
+    module = redis if kind == "sync" else redis.asyncio
+    with pytest.raises(ConfigurationError, match="has an option that its connections do not know"):
+        queue_of(kind, module.Redis.from_url(url, retry=never(kind)))
+
+
+@pytest.mark.parametrize("option", ["retry_on_timeout=true", "retry_on_error=x"])
+def test_a_client_of_a_url_that_makes_its_connections_retry_is_refused(kind, option):
+    """The client has no retry of its own: its connections make one."""
+    module = redis if kind == "sync" else redis.asyncio
+    client = module.Redis.from_url(f"redis://127.0.0.1:1/0?{option}")
+    with pytest.raises(ConfigurationError, match="must not retry"):
+        queue_of(kind, client)
+
+
+def test_options_that_come_to_no_retry_are_taken(kind):
+    """What counts is what a connection does in the end; and a queue's own connections never retry."""
+    url = "redis://127.0.0.1:1/0?retry_on_timeout=true"
+    module = redis if kind == "sync" else redis.asyncio
+    pool = module.ConnectionPool.from_url(url, retry=never(kind))
+    queue_of(kind, module.Redis(connection_pool=pool))
+
+    queue = class_of(kind).from_url(url)
+    pool = queue._client.connection_pool
+    assert pool.connection_class(**pool.connection_kwargs).retry._retries == 0
+
+
+@pytest.mark.parametrize("option", ["ssl_cert_reqs=none", "ssl_check_hostname=false", "ssl_check_hostname=0"])
+def test_a_url_does_not_turn_the_check_of_certificates_off(kind, option):
+    """A client of the host's own may; what it is built with is the host's affair."""
+    url = f"rediss://:secret@127.0.0.1:1/0?{option}"
+    with pytest.raises(ConfigurationError, match=r"turns off the check .* ssl_ca_certs=") as caught:
+        class_of(kind).from_url(url)
+    assert "secret" not in str(caught.value)
+
+    module = redis if kind == "sync" else redis.asyncio
+    queue_of(kind, module.Redis.from_url(url, retry=never(kind)))
+
+
+def test_the_name_in_a_certificate_is_checked(kind):
+    """Older clients of Redis do not, unless they are told to."""
+    pool = class_of(kind).from_url("rediss://127.0.0.1:1/0?ssl_ca_certs=/ca.pem")._client.connection_pool
+    assert pool.connection_kwargs["ssl_check_hostname"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"ttls": 600}, r"ttls must be a KeyTtls, got int"),
+        ({"dead_letters": 5}, r"dead_letters must be a DeadLetterPolicy, got int"),
+        ({"delivery": DeadLetterPolicy()}, r"delivery must be a DeliveryPolicy, got DeadLetterPolicy"),
+        ({"hooks": print}, r"hooks must be a list of functions of an event, got builtin_function_or_method: put it"),
+        ({"hooks": [None]}, r"a hook must be a function of an event, got NoneType"),
+        ({"prefix": None}, r"the key prefix must be"),
+        ({"front_timeout_s": "2"}, r"a time limit of Redis must be a finite number of seconds, got '2' \(a string"),
+        ({"worker_timeout_s": None}, r"a time limit of Redis must be a finite number of seconds, got None"),
+        ({"front_timeout_s": 0}, r"a time limit of Redis must be more than 0, got 0"),
+        ({"max_connections": 0}, r"max_connections must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_refused_by_its_name(kind, options, says):
+    with pytest.raises(ConfigurationError, match=says):
+        class_of(kind).from_url("redis://127.0.0.1:1/0", **options)
+
+
+def test_a_hook_that_would_have_to_be_awaited_is_refused(kind):
+    """Nobody would await it: its events would be lost, with a warning at best."""
+
+    async def hook(event):
+        pass
+
+    class Hook:
+        async def __call__(self, event):
+            pass
+
+    for one in (hook, Hook()):
+        with pytest.raises(ConfigurationError, match="a hook must not be async"):
+            class_of(kind).from_url("redis://127.0.0.1:1/0", hooks=[one])
+
+
+@pytest.mark.parametrize("timeout_s", ["5", None, float("nan"), float("inf")], ids=str)
+def test_a_wait_of_no_known_length_is_refused(bench, timeout_s):
+    bench.enqueue()
+    for method in (lambda **options: bench.queue.wait("job_1", **options), bench.queue.drain):
+        with pytest.raises(ConfigurationError, match=r"timeout_s must be a finite number of seconds"):
+            bench.call(method(timeout_s=timeout_s))

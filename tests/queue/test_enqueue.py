@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -133,4 +134,23 @@ def test_a_bad_enqueue_writes_nothing(bench, bad):
     words = {"job_id": "job_1", "conversation_id": "c", "metadata": None, **bad}
     with pytest.raises(InvalidJobError):
         bench.call(bench.queue.enqueue(words.pop("job_id"), **words))
+    assert bench.names() == set()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "says"),
+    [
+        ({"job_1": "c"}, "takes a list of tuples (job_id, conversation_id, metadata), got a dict"),
+        ("job_1", "takes a list of tuples (job_id, conversation_id, metadata), got a str"),
+        (None, "takes a list of tuples (job_id, conversation_id, metadata), got a NoneType"),
+        (("job_1", "c", None), "each job of enqueue_many is a tuple (job_id, conversation_id, metadata), got a str"),
+        ([{"job_id": "job_1"}], "each job of enqueue_many is a tuple (job_id, conversation_id, metadata), got a dict"),
+        ([("job_1", "c")], "(job_id, conversation_id, metadata), got a tuple of 2"),
+    ],
+    ids=["dict", "id", "None", "one job", "list of dicts", "pairs"],
+)
+def test_what_is_no_list_of_jobs_is_refused(bench, jobs, says):
+    """And nothing of it is taken in."""
+    with pytest.raises(InvalidJobError, match=re.escape(says)):
+        bench.call(bench.queue.enqueue_many(jobs))
     assert bench.names() == set()

@@ -181,3 +181,14 @@ def test_flushed_scripts_are_loaded_again(bench):
     assert bench.finish(claim) == "delivered"
     bench.db.script_flush()
     assert bench.enqueue() is EnqueueResult.CREATED
+
+
+def test_a_node_that_has_not_the_keys_says_where_to_connect(kind, call):
+    """It passes while a slot moves; otherwise it is the wrong node, or a prefix that is no hash tag."""
+    with Grumpy("MOVED 3999 127.0.0.1:6381") as server:
+        bench = Bench(kind, server.url, "video", call, None)
+        with pytest.raises(
+            QueueUnavailableError, match=r"another node .* hash tag, such as \{video\}, and connect to the node"
+        ):
+            bench.enqueue()
+        call(bench.queue.close())

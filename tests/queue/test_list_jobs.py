@@ -92,6 +92,14 @@ def test_many_jobs_are_listed_in_steps_in_the_order_of_their_turns(bench, monkey
     assert (scheduled.jobs[0].start_ms, scheduled.jobs[0].conversation_id) == (None, None)
 
 
+def test_a_job_that_moves_between_two_steps_is_listed_once_where_it_was_met_first(bench):
+    """As if it had been taken from the list after the schedule was read."""
+    bench.enqueue("job_1")
+    bench.db.zadd(bench.keys.schedule, {"job_1": 1_000})
+
+    assert [job.state for job in page(bench).jobs] == [JobState.SCHEDULED]
+
+
 def test_a_page_has_so_many_jobs_and_says_whether_there_are_more(bench):
     for number in range(5):
         bench.enqueue(f"job_{number}")

@@ -27,6 +27,7 @@ from typing_extensions import override
 from videopoll._reasons import own
 from videopoll.core.belonging import OfLoop, OfProcess, is_of_other_loop
 from videopoll.errors import ConfigurationError, QueueError, QueueRefusedError, QueueUnavailableError
+from videopoll.policies import check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -229,6 +230,13 @@ def _pool_of(kind: type[PoolT], url: str, timeout_s: float, max_connections: int
     if type(max_connections) is not int or max_connections < 1:
         msg = f"max_connections must be a whole number of at least 1, got {max_connections!r}"
         raise ConfigurationError(msg)
+    if not isinstance(url, str):
+        msg = (
+            f"the Redis URL must be a string such as redis://127.0.0.1:6379/0, got {_name_of(type(url))}: is the"
+            " variable set that it comes from?"
+        )
+        raise ConfigurationError(msg)
+    check_seconds("a time limit of Redis", timeout_s, above=0)
     pool_type = cast("Any", kind)
     try:
         pool = pool_type.from_url(
@@ -252,7 +260,25 @@ def _pool_of(kind: type[PoolT], url: str, timeout_s: float, max_connections: int
             " or build the client yourself"
         )
         raise ConfigurationError(msg) from None
+    _check_certificates(pool)
     return cast("PoolT", pool)
+
+
+def _check_certificates(pool: redis.ConnectionPool) -> None:
+    """Refuse a URL that turns the check of the server's certificate off.
+
+    Raises:
+        ConfigurationError: It does.
+    """
+    if issubclass(pool.connection_class, redis.SSLConnection | redis.asyncio.SSLConnection):
+        options = pool.connection_kwargs
+        # redis-py 5 does not look at the name in a certificate unless it is told to.
+        if not options.setdefault("ssl_check_hostname", True) or options.get("ssl_cert_reqs") == "none":
+            msg = (
+                "the Redis URL turns off the check of the server's certificate (ssl_cert_reqs, ssl_check_hostname):"
+                " name the certificate to trust instead, with ssl_ca_certs=/path/to/ca.pem, or build the client yourself"
+            )
+            raise ConfigurationError(msg)
 
 
 def shown_address(client: redis.Redis | redis.asyncio.Redis) -> str:
@@ -283,13 +309,16 @@ def check_client(client: object, wanted: type, queue: str) -> None:
     if options.get("decode_responses"):
         msg = "the Redis client must not decode responses, as an id in Redis may be no text: leave out decode_responses"
         raise ConfigurationError(msg)
-    retry = cast("redis.Redis", client).get_retry()
-    # Without a retry of its own, a connection makes one for these.
-    implied = retry is None and (options.get("retry_on_timeout") or options.get("retry_on_error"))
-    if implied or (retry is not None and _retries_of(retry) != 0):
+    try:
+        # Opens nothing. What retries is the connection: only it knows what comes of all the options.
+        connection = cast("redis.Redis", client).connection_pool.connection_class(**options)
+    except (redis_errors.RedisError, ValueError, TypeError):
+        msg = "the Redis client has an option that its connections do not know, or cannot use: leave it out"
+        raise ConfigurationError(msg) from None
+    if _retries_of(connection.retry) != 0:
         msg = (
             "the Redis client must not retry, as a claim that runs twice would lease jobs to no one: build it with"
-            f" retry=Retry(NoBackoff(), 0) and without retry_on_timeout, or use {queue}.from_url"
+            f" retry=Retry(NoBackoff(), 0), or use {queue}.from_url"
         )
         raise ConfigurationError(msg)
 
@@ -432,6 +461,14 @@ def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
         return QueueUnavailableError(own(f"{doing}: Redis did not answer in time. Try again."))
     if isinstance(error, redis_errors.ConnectionError | OSError):
         return QueueUnavailableError(own(f"{doing}: cannot reach Redis ({_why(error)}). Try again."))
+    if isinstance(error, redis_errors.MovedError) or text.startswith("MOVED"):
+        return QueueUnavailableError(
+            own(
+                f"{doing}: another node of this cluster has the keys. Make the prefix a hash tag, such as {{video}}, and"
+                " connect to the node that has its slot, or to a proxy. Try again."
+            ),
+            answered=True,
+        )
     if text.lstrip("-").startswith(TRANSIENT_PREFIXES) or isinstance(
         error,
         # The client cuts the first word off these. MASTERDOWN is a ClusterDownError there, and MOVED an AskError.
@@ -444,6 +481,14 @@ def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
         role = ", it is a replica" if has_moved(error) else ""
         return QueueUnavailableError(
             own(f"{doing}: Redis is not ready{role} ({_codes(error, text)}). Try again."), answered=True
+        )
+    # The client cuts the first word off where it has a class for the error, and not in redis-py 5.
+    if isinstance(error, redis_errors.ClusterCrossSlotError) or text.startswith("CROSSSLOT"):
+        return QueueRefusedError(
+            own(
+                f"{doing}: this Redis is a node of a cluster, where all keys of a queue have to be in one slot. Make"
+                " the prefix a hash tag, such as {video}."
+            )
         )
     about_data = isinstance(error, redis_errors.DataError) or text.startswith("WRONGTYPE")
     return QueueRefusedError(

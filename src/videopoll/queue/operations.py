@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from videopoll import events
@@ -21,7 +22,7 @@ from videopoll.jobs.outcome import Outcome, OutcomeKind
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
 from videopoll.observe.log import LogHook, shown
-from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls
+from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, check_seconds, given
 from videopoll.queue import calls
 from videopoll.queue.connect import REDIS_ERRORS, ms_of, raise_queue_error
 from videopoll.queue.history_reader import read_history, read_workers
@@ -29,7 +30,7 @@ from videopoll.queue.listing import list_jobs
 from videopoll.queue.scripts import evaluate, evaluate_all, let_go_if_moved
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     import redis
 
@@ -87,15 +88,18 @@ class Operations:
         self.client = client
         self.front = front
         self.keys = keys
-        self.ttls: KeyTtls = ttls or KeyTtls()
-        self.dead: DeadLetterPolicy = dead_letters or DeadLetterPolicy()
-        self.delivery: DeliveryPolicy = delivery or DeliveryPolicy()
-        self._emitter = events.Emitter((LogHook(), *hooks))
+        self.ttls: KeyTtls = given(ttls, KeyTtls, "ttls")
+        self.dead: DeadLetterPolicy = given(dead_letters, DeadLetterPolicy, "dead_letters")
+        self.delivery: DeliveryPolicy = given(delivery, DeliveryPolicy, "delivery")
+        self._emitter = events.Emitter(LogHook(), hooks)
 
     # --- for producers ---
 
     def enqueue(self, jobs: Iterable[NewJob]) -> Flow[list[EnqueueResult]]:
         """Take jobs in; all are checked before the first is sent."""
+        if not isinstance(jobs, Iterable) or isinstance(jobs, Mapping | str | bytes):
+            msg = f"enqueue_many takes a list of tuples (job_id, conversation_id, metadata), got {_kind_of(jobs)}"
+            raise InvalidJobError(msg)
         results: list[EnqueueResult] = []
         for some in calls.chunks([_checked(job) for job in jobs]):
             found = yield from evaluate(self.front, calls.enqueue(self.keys, some, self.ttls))
@@ -130,6 +134,7 @@ class Operations:
 
     def wait(self, job_id: str, rung: Rung, *, timeout_s: float) -> Flow[Outcome | None]:
         """Wait for the outcome of a job; `rung` returns when it is time to look."""
+        check_seconds("wait.timeout_s", timeout_s)
         until_s = time.monotonic() + timeout_s
         while True:
             outcome = _outcome_of((yield from self.get(job_id)), job_id)
@@ -256,6 +261,7 @@ class Operations:
 
     def drain(self, sleep: Rung, *, timeout_s: float) -> Flow[QueueCounts]:
         """Wait until nothing is pending."""
+        check_seconds("drain.timeout_s", timeout_s)
         until_s = time.monotonic() + timeout_s
         while True:
             left_s = until_s - time.monotonic()
@@ -305,10 +311,15 @@ def new_token(worker_id: str) -> str:
 
 def _checked(job: NewJob) -> tuple[str, str, Mapping[str, JsonValue]]:
     if not isinstance(job, tuple | list) or len(job) != len(("job_id", "conversation_id", "metadata")):
-        msg = f"each job of enqueue_many is a tuple (job_id, conversation_id, metadata), got {type(job).__name__}"
+        msg = f"each job of enqueue_many is a tuple (job_id, conversation_id, metadata), got {_kind_of(job)}"
         raise InvalidJobError(msg)
     job_id, conversation_id, metadata = job
     return check_id(job_id, "job_id"), check_id(conversation_id, "conversation_id"), check_metadata(metadata)
+
+
+def _kind_of(value: object) -> str:
+    size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    return f"a {type(value).__name__}{size}"
 
 
 def _outcome_of(view: JobView | None, job_id: str) -> Outcome | None:

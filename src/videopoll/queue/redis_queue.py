@@ -150,7 +150,8 @@ class _Base(OfProcess, Generic[ClientT]):
                 one more, and a worker about five of its own.
 
         Raises:
-            ConfigurationError: The URL cannot be read, or `max_connections` is less than 1.
+            ConfigurationError: The URL cannot be read, has an option that does not exist, or turns off the check
+                of the server's certificate; or an argument cannot be what it is to be.
         """
         front = cls._open(url, front_timeout_s, max_connections)
         worker, blocking, listening = (
@@ -207,7 +208,8 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
         hooks: Hear of jobs that are enqueued and cancelled here.
 
     Raises:
-        ConfigurationError: A client retries, or decodes responses, or is an asyncio one.
+        ConfigurationError: A client retries, or decodes responses, or is no `redis.Redis`; or another argument
+            cannot be what it is to be.
     """
 
     _client_type = redis.Redis
@@ -297,6 +299,7 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
             How it ended, or None if it has not by then.
 
         Raises:
+            ConfigurationError: `timeout_s` is no finite number.
             JobNotFoundError: There is no such job, or its record is none.
             QueueError: Redis is away or says no.
         """
@@ -484,6 +487,7 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
             The counts of the last look, whose ``pending`` is 0 unless the time was up.
 
         Raises:
+            ConfigurationError: `timeout_s` is no finite number.
             QueueError: Redis says no, or is away when the time is up.
         """
         return run(self._operations.drain(time.sleep, timeout_s=timeout_s))
@@ -541,7 +545,8 @@ class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
         hooks: Hear of jobs that are enqueued and cancelled here.
 
     Raises:
-        ConfigurationError: A client retries, or decodes responses, or is a sync one.
+        ConfigurationError: A client retries, or decodes responses, or is no `redis.asyncio.Redis`; or another
+            argument cannot be what it is to be.
     """
 
     _client_type = redis.asyncio.Redis

@@ -21,7 +21,7 @@ from videopoll.core.step import JobStep
 from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
 from videopoll.jobs.views import RunSummary
 from videopoll.observe.log import LogHook, shown_ids
-from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
+from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy, check_seconds, given
 from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 from videopoll.worker.health import Vitals
 from videopoll.worker.takeovers import Asked, Takeovers
@@ -123,16 +123,14 @@ class WorkerState:
         hurry_renewal: Callable[[], object],
         hung: Callable[[], int],
     ) -> None:
-        self.strategy: PollingStrategy = strategy or PollingStrategy()
-        self.lease: LeasePolicy = lease or LeasePolicy()
-        self.delivery: DeliveryPolicy = delivery or DeliveryPolicy()
+        self.strategy: PollingStrategy = given(strategy, PollingStrategy, "strategy")
+        self.lease: LeasePolicy = given(lease, LeasePolicy, "lease")
+        self.delivery: DeliveryPolicy = given(delivery, DeliveryPolicy, "delivery")
         for name, count in (("concurrency", concurrency), ("delivery_concurrency", delivery_concurrency)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 msg = f"{name} must be a whole number of at least 1, got {count!r}"
                 raise ConfigurationError(msg)
-        if grace_s < 0:
-            msg = f"grace_s must be at least 0, got {grace_s:g}"
-            raise ConfigurationError(msg)
+        check_seconds("grace_s", grace_s, low=0)
         ttls.check_outlive(self.strategy)
         if foreign_workers and (ttls.job_s, ttls.attempts_s) != (KeyTtls().job_s, KeyTtls().attempts_s):
             msg = (
@@ -147,9 +145,9 @@ class WorkerState:
         self.recover = recover
         self.take_new = take_new
         self.worker_id: str = f"video_worker_{os.getpid()}_{secrets.token_hex(3)}"
-        self.clock: Clock = clock or Clock()
+        self.clock: Clock = given(clock, Clock, "clock")
         self.rng: random.Random = rng or _RNG
-        self._emitter = events.Emitter((LogHook(), *hooks))
+        self._emitter = events.Emitter(LogHook(), hooks)
         self.context: StepContext = StepContext(
             worker_id=self.worker_id,
             strategy=self.strategy,

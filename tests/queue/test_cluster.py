@@ -1,0 +1,91 @@
+"""A node of a Redis Cluster: what works, and what is said where it does not."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+
+import pytest
+import redis
+
+from kit import until
+from kit.bench import Bench
+from videopoll.errors import QueueRefusedError, QueueUnavailableError
+from videopoll.testing import unused_port
+from videopoll.testing.embedded import _require_binary
+
+PORTS_OF_A_BUS = 10_000
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory, redis_server):
+    """A node that has half of the slots, and believes that another one has the rest."""
+    port = unused_port()
+    while port > PORTS_OF_A_BUS * 5:
+        port = unused_port()
+    directory = tmp_path_factory.mktemp("node")
+    command = [
+        str(_require_binary(redis_server._name)),
+        "--port",
+        str(port),
+        "--cluster-enabled",
+        "yes",
+        "--dir",
+        str(directory),
+    ]
+    process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL)
+    try:
+        with redis.Redis(port=port) as client:
+
+            def answers():
+                with contextlib.suppress(redis.ConnectionError):
+                    return client.ping()
+
+            until(answers, "it answers")
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            until(
+                lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO", NEVER_DECODE=True),
+                "it is well",
+            )
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def on_node(node, kind, call):
+    """A queue on the node."""
+    with redis.Redis.from_url(node) as db:
+        bench = Bench(kind, node, "video", call, db)
+        yield bench
+        for queue in bench.queues:
+            call(queue.close())
+        db.flushall()
+
+
+def test_a_prefix_without_a_hash_tag_is_told_what_to_do(on_node):
+    for action in (on_node.enqueue, on_node.claim, on_node.get, on_node.counts):
+        with pytest.raises(
+            QueueRefusedError, match=r"node of a cluster.* Make the prefix a hash tag, such as \{video\}"
+        ):
+            action()
+
+
+def test_a_prefix_that_is_a_hash_tag_works(on_node):
+    on_node.prefix = "{video}"
+
+    assert on_node.finish(on_node.one()) == "delivered"
+    assert on_node.call(on_node.queue.list_jobs()).jobs == ()
+
+
+def test_a_slot_of_another_node_is_told(on_node):
+    on_node.prefix = "{video}"
+    on_node.queue  # noqa: B018 - built before the slot moves
+    slot = on_node.db.execute_command("CLUSTER", "KEYSLOT", "{video}")
+    on_node.db.execute_command("CLUSTER", "DELSLOTS", slot)
+    try:
+        with pytest.raises(QueueUnavailableError, match="Try again"):
+            on_node.enqueue()
+    finally:
+        on_node.db.execute_command("CLUSTER", "ADDSLOTS", slot)
