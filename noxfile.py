@@ -151,6 +151,22 @@ def oldest(session: nox.Session) -> None:
     session.run("pytest", *(f"tests/{path}" for path in paths), *(session.posargs or AT_ONCE))
 
 
+HOSTS = {
+    "servers": ("celery[redis]", "rq", "gevent", "ipykernel", "nbclient"),
+    # In an environment of its own: it wants another redis-py.
+    "arq": ("arq",),
+}
+"""Servers and task queues that hosts run in, by what can be installed together."""
+
+
+@nox.session
+@nox.parametrize("group", list(HOSTS), ids=list(HOSTS))
+def hosts(session: nox.Session, group: str) -> None:
+    """A worker embedded in each server and task queue of the table in docs/how-to/embed.md, for real."""
+    session.install(".[all]", *_groups("tests"), *HOSTS[group])
+    session.run("pytest", "tests/test_hosts.py", *session.posargs)
+
+
 @nox.session
 def storm(session: nox.Session) -> None:
     """Storms in virtual time: `-- --minutes 60` with fresh seeds, `-- --seeds 7`, `-- --mutants` for what they find.

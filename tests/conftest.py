@@ -160,6 +160,7 @@ ONE_SERVER = {
     "test_clock_steps",
     "test_end_to_end",
     "test_history",
+    "test_hosts",
     "test_hosts_values",
     "test_kept",
     "test_logs",
