@@ -125,6 +125,12 @@ def call() -> Iterator[Call]:
 
 
 @pytest.fixture
+def idle_at_most(monkeypatch) -> Callable[[float], None]:
+    """Call it with seconds: an idle worker of this process sleeps no longer than that."""
+    return lambda seconds: monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", seconds)
+
+
+@pytest.fixture
 def world(kind, redis_url, prefix) -> Iterator[World]:
     """The outside world: a video API, two messengers, and workers on demand."""
     yield from open_world(kind, redis_url, prefix)

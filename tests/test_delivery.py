@@ -44,9 +44,9 @@ STEADY = attrs.evolve(QUICK, jitter=0.0)
 
 
 @pytest.fixture
-def eager(monkeypatch):
+def eager(idle_at_most):
     """Let idle workers look again soon: what a producer or an operator does to a delivery wakes nobody."""
-    monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 0.1)
+    idle_at_most(0.1)
 
 
 def settled(worker: Worker, timeout_s: float = 15.0) -> events.JobDelivered:
@@ -209,9 +209,9 @@ def test_whatever_becomes_of_a_send_the_user_gets_one_message(world, monkeypatch
         assert second - first >= 0.4
 
 
-def test_a_worker_comes_back_to_a_delivery_when_it_is_due(world, monkeypatch):
+def test_a_worker_comes_back_to_a_delivery_when_it_is_due(world, idle_at_most):
     """A user whose message needs a second try waits for the back-off, and not until the worker happens to look."""
-    monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 4.0)
+    idle_at_most(4.0)
     world.enqueue_ready()
     world.ultramsg.fail_next(*[Reply.fault(503)] * 2, path="/messages/")
 

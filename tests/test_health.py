@@ -86,9 +86,9 @@ def test_a_wrong_key_is_not_ready(world):
         until(lambda: get(server, "/ready").status_code == 200, "the right key makes it ready again")
 
 
-def test_a_stuck_event_loop_is_neither(world, monkeypatch):
+def test_a_stuck_event_loop_is_neither(world, idle_at_most):
     """The endpoint answers from a thread of its own, also when the worker's loop does not."""
-    monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 0.0)
+    idle_at_most(0.0)
     release = threading.Event()
 
     class Stuck:

@@ -10,21 +10,16 @@ import time
 
 import attrs
 
-from videopoll import Message, Outcome, OutcomeKind, VideoJob
+from videopoll import Message
 from videopoll._calling import DaemonThreads
 from videopoll.core.permits import Lease, SendPermit
-from videopoll.jobs import MessageForm
+from videopoll.testing import build_job, build_message, build_outcome
 
 
 def message(permit: SendPermit | None = None) -> Message:
     """A message of a worker."""
-    return Message(
-        job=VideoJob("job_1", "c", 1_757_157_518_747),
-        outcome=Outcome(OutcomeKind.COMPLETED, 1_757_157_563_747, video_url="https://files.example/1.mp4"),
-        form=MessageForm.VIDEO,
-        reference="vp-1",
-        _permit=permit,
-    )
+    job, outcome = build_job(start_ms=1_757_157_518_747), build_outcome(at_ms=1_757_157_563_747)
+    return attrs.evolve(build_message(outcome, job=job), _permit=permit)
 
 
 def test_the_permission_is_no_part_of_what_a_message_says():

@@ -26,7 +26,6 @@ from videopoll import (
 )
 from videopoll.errors import QueueRefusedError
 from videopoll.testing import EmbeddedRedis, Reply, unused_port
-from videopoll.worker import state
 
 # --- Redis is away ------------------------------------------------------------------------------
 
@@ -98,9 +97,9 @@ def test_a_worker_with_work_in_hand_keeps_it_through_an_outage(trouble, caplog):
     assert len(trouble.world.api.polls("job_0")) == 1
 
 
-def test_a_worker_can_be_stopped_while_redis_is_away(trouble, monkeypatch):
+def test_a_worker_can_be_stopped_while_redis_is_away(trouble, idle_at_most):
     """A deployment goes on during an outage; the leases bring the jobs back."""
-    monkeypatch.setattr(state, "LONGEST_IDLE_S", 1.0)
+    idle_at_most(1.0)
     trouble.world.api.job("job_0", attrs.evolve(Reply.completed(), delay_s=0.3))
     trouble.enqueue("job_0")
     worker = trouble.worker(grace_s=0.5).start()
@@ -165,12 +164,12 @@ def test_scripts_that_are_flushed_are_sent_again(trouble):
     assert not worker.recorder.of(events.RedisLost)
 
 
-def test_a_full_memory_is_waited_out(trouble, caplog, monkeypatch):
+def test_a_full_memory_is_waited_out(trouble, caplog, idle_at_most):
     """`OOM command not allowed`: the worker keeps what it has in hand until there is room.
 
     A claim that finds nothing only reads, and so works: that is no sign that all is well.
     """
-    monkeypatch.setattr(state, "LONGEST_IDLE_S", 0.2)
+    idle_at_most(0.2)
     trouble.world.api.job("job_0", attrs.evolve(Reply.completed(), delay_s=0.6))
     trouble.enqueue("job_0")
 
@@ -298,11 +297,11 @@ def test_an_enqueue_that_meets_with_an_error_that_passes_says_to_try_again(troub
 @pytest.mark.parametrize(
     "script", ["claim", "reschedule", "conclude", "begin_send", "redeliver", "settle", "renew", "recover", "blmove"]
 )
-def test_a_lost_reply_costs_neither_a_job_nor_a_second_message(trouble, script, monkeypatch):
+def test_a_lost_reply_costs_neither_a_job_nor_a_second_message(trouble, script, idle_at_most):
     """The server has done it and the worker does not know: the same thing again must be the same thing."""
     trouble.world.api.job("job_0", Reply.processing(), attrs.evolve(Reply.completed(), delay_s=0.9))
     trouble.world.factory.fail_next(Reply.fault(503))
-    monkeypatch.setattr(state, "LONGEST_IDLE_S", 1.0)
+    idle_at_most(1.0)
     trouble.enqueue("job_0")
     if script == "recover":
         with trouble.client as client:

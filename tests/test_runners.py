@@ -26,7 +26,6 @@ from videopoll.jobs.transition import Claim, ClaimBatch, PollWork, Settle, Trans
 from videopoll.messages import Delivered, LookupResult
 from videopoll.observations import FaultKind, VideoReady, VideoWorking
 from videopoll.queue.operations import new_token
-from videopoll.worker import state
 
 
 @pytest.fixture
@@ -224,9 +223,9 @@ def test_a_message_that_was_delivered_is_not_sent_again_after_a_stop_in_an_outag
     assert len(sent) == 1
 
 
-def test_a_hosts_queue_that_answers_nonsense_is_asked_again_and_keeps_no_stop_waiting(world, monkeypatch, caplog):
+def test_a_hosts_queue_that_answers_nonsense_is_asked_again_and_keeps_no_stop_waiting(world, idle_at_most, caplog):
     """A write without a verdict may not have been made. At a stop, what is unwritten is named, and its lease ends."""
-    monkeypatch.setattr(state, "LONGEST_IDLE_S", 0.5)
+    idle_at_most(0.5)
 
     class Nonsense(Stubborn):
         calls = 0

@@ -25,8 +25,8 @@ STEADY = attrs.evolve(QUICK, jitter=0.0, backoff_base_s=0.05, backoff_cap_s=0.1,
 
 
 @pytest.fixture(autouse=True)
-def _eager(monkeypatch):
-    monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 0.1)
+def _eager(idle_at_most):
+    idle_at_most(0.1)
 
 
 class Gateway:

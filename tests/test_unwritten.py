@@ -229,8 +229,8 @@ def test_a_write_that_cannot_even_become_a_letter_is_kept_and_holds_up_no_other(
     trouble.all_told_once(worker)
 
 
-def test_a_stop_ends_the_patience_and_names_what_is_unwritten(trouble, caplog, monkeypatch):
-    monkeypatch.setattr("videopoll.worker.state.LONGEST_IDLE_S", 0.5)
+def test_a_stop_ends_the_patience_and_names_what_is_unwritten(trouble, caplog, idle_at_most):
+    idle_at_most(0.5)
     worker = message_out(trouble, grace_s=0.5)
     trouble.proxy.answer("settle", "NOPERM this user has no permissions", times=float("inf"))
     is_lost(worker)

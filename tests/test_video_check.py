@@ -7,25 +7,21 @@ import contextlib
 import pytest
 
 from kit import INSTANCE, TOKEN
-from videopoll import ConfigurationError, Message, Outcome, OutcomeKind, Recipient, UltraMsgNotifier, VideoJob
-from videopoll.jobs import MessageForm
+from videopoll import ConfigurationError, Recipient, UltraMsgNotifier
 from videopoll.messages import Delivered, Refused
 from videopoll.notifiers import VideoCheck
-from videopoll.testing import FakeServer, FakeUltraMsg, ReceivedRequest, Reply
+from videopoll.testing import FakeServer, FakeUltraMsg, Reply, build_message, build_outcome
 
 MEGABYTE = 1024 * 1024
 
 
-class Storage(FakeServer):
+def storage_with(size: int = 5, **headers: str) -> FakeServer:
     """A file host with one file of the given size and type."""
-
-    def __init__(self, size: int = 5, **headers: str) -> None:
-        super().__init__()
-        self._size = size
-        self._headers = headers
-
-    def _handle(self, request: ReceivedRequest) -> Reply:
-        return Reply(body=bytes(self._size), headers={name.replace("_", "-"): it for name, it in self._headers.items()})
+    storage = FakeServer()
+    file = Reply(body=bytes(size), headers={name.replace("_", "-"): it for name, it in headers.items()})
+    for method in ("HEAD", "GET"):
+        storage.route(method, "/video.mp4", file)
+    return storage
 
 
 @pytest.fixture
@@ -39,13 +35,8 @@ def notify(kind, call):
             notifier = UltraMsgNotifier(
                 base_url=messenger.url, instance_id=INSTANCE, token=TOKEN, video_check=VideoCheck(hosts)
             )
-            message = Message(
-                job=VideoJob("job_1", "conversation-1", 1_757_157_518_747),
-                outcome=Outcome(OutcomeKind.COMPLETED, 1_757_157_583_747, video_url=f"{storage.url}/video.mp4?sig=1"),
-                form=MessageForm.VIDEO,
-                reference="vp-1",
-                recipient=Recipient(channel="ultramsg", to="5491155550000"),
-            )
+            outcome = build_outcome(video_url=f"{storage.url}/video.mp4?sig=1")
+            message = build_message(outcome, recipient=Recipient(channel="ultramsg", to="5491155550000"))
             if kind == "sync":
                 receipt = notifier.notify(message)
                 notifier.close()
@@ -59,7 +50,7 @@ def notify(kind, call):
 
 def test_a_video_over_the_limit_is_not_handed_to_the_channel(notify):
     """It goes as a link at once, instead of being uploaded for nothing."""
-    receipt, messages = notify(Storage(17 * MEGABYTE, content_type="video/mp4"))
+    receipt, messages = notify(storage_with(17 * MEGABYTE, content_type="video/mp4"))
 
     assert isinstance(receipt, Refused)
     assert receipt.try_text
@@ -68,7 +59,7 @@ def test_a_video_over_the_limit_is_not_handed_to_the_channel(notify):
 
 def test_a_type_that_the_channel_does_not_take_is_not_handed_to_it(notify):
     """WhatsApp takes mp4, 3gp and mov."""
-    receipt, messages = notify(Storage(content_type="video/webm; codecs=vp9"))
+    receipt, messages = notify(storage_with(content_type="video/webm; codecs=vp9"))
 
     assert isinstance(receipt, Refused)
     assert not messages
@@ -77,9 +68,9 @@ def test_a_type_that_the_channel_does_not_take_is_not_handed_to_it(notify):
 @pytest.mark.parametrize(
     "storage",
     [
-        Storage(16 * MEGABYTE, content_type="video/mp4"),
-        Storage(content_type="application/octet-stream"),
-        Storage(),
+        storage_with(16 * MEGABYTE, content_type="video/mp4"),
+        storage_with(content_type="application/octet-stream"),
+        storage_with(),
     ],
     ids=["fits", "says nothing of its type", "says nothing at all"],
 )
@@ -93,7 +84,7 @@ def test_what_fits_or_cannot_be_learnt_is_sent(notify, storage):
 
 def test_a_silent_storage_holds_the_message_up_for_two_seconds_at_most(notify):
     """The look has a time limit of its own."""
-    storage = Storage()
+    storage = storage_with()
     storage.fail_next(Reply.hang(30))
 
     receipt, messages = notify(storage)
@@ -104,7 +95,7 @@ def test_a_silent_storage_holds_the_message_up_for_two_seconds_at_most(notify):
 
 def test_a_host_that_was_not_named_is_never_asked(notify):
     """The URL comes from outside: it must not make us send requests wherever it likes."""
-    storage = Storage(17 * MEGABYTE)
+    storage = storage_with(17 * MEGABYTE)
 
     receipt, _ = notify(storage, hosts=("files.example",))
 

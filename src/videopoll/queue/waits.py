@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncSeats", "Seats", "Waits"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
 """How often a wait looks at the keys: other kinds of workers publish nothing."""
@@ -82,7 +82,7 @@ class Waits:
         self._rings: dict[bytes, list[Callable[[], object]]] = {}
         self._count = 0
         self._changed = True
-        self.over = False
+        self.over: bool = False
 
     @property
     def any(self) -> bool:
@@ -108,7 +108,8 @@ class Waits:
 
     def end(self) -> None:
         """Tell nobody any more."""
-        self.over = self._changed = True
+        self.over = True
+        self._changed = True
 
     def look_every_s(self) -> float:
         """Return how long each wait may go on without a look, in seconds."""
