@@ -247,7 +247,13 @@ MUTANTS = (
         "  if false then\n    answers[n] = 'delivering'",
     ),
     # --- sends: noted, confirmed, and asked about ---
-    Mutant("a send is not noted", 5, "core.step", "            if self._noted is not entry:", "            if False:"),
+    Mutant(
+        "a send is not noted",
+        5,
+        "core.step",
+        "            if self._noted is not entry:",
+        "            if not self.released:\n                return True\n            if self._noted is not entry:",
+    ),
     Mutant(
         "a send begins whatever the answer to its note was",
         2,

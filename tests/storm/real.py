@@ -238,9 +238,9 @@ class RealServer:
         return False
 
     def time(self) -> bytes:
-        """Give the reply of TIME, by a clock that the storm has stepped."""
-        seconds, micros = self.look("TIME")
-        words = (b"%d" % (seconds + round(self.step_s * self.kernel.scale)), b"%d" % micros)
+        """Give the reply of TIME, by a clock that the storm has stepped; the server's own is this machine's."""
+        now_s = time.time() + round(self.step_s * self.kernel.scale)
+        words = (b"%d" % now_s, b"%d" % (now_s % 1 * 1_000_000))
         return b"*2\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
 
     def leases(self) -> dict[bytes, tuple[bytes, float]]:
@@ -283,8 +283,9 @@ class _Way:
             server.fired.append(f"break off {name}")
         if (server.step_s or writes is not None) and name_of(words) == name and words[0].upper().startswith(b"EVAL"):
             return troubled(words, server.step_s * self.fleet.scale, -1 if writes is None else writes)
-        if name == "time":
-            return server.time()
+        if name == "time" and server.step_s:
+            # Who stands still answers nothing.
+            return None if server.stalled_until_s > now_s else server.time()
         return words
 
     def served(self, name: str) -> bool:
