@@ -76,6 +76,13 @@ MAX_CONNECTIONS = 50
 """Connections of one client at most, where nothing else is said; further calls wait for one."""
 
 
+OPENS_IN_TURN = (5, 3) <= tuple(int(part) for part in redis.__version__.split(".")[:2]) < (7, 3)
+"""Whether redis-py's asyncio pool opens connections one after the other, under a lock that is for nothing else.
+
+A burst behind a server that stands still would wait for a time limit after the other.
+"""
+
+
 # --- clients of a URL ---
 
 
@@ -143,6 +150,8 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
         self._gates: weakref.WeakKeyDictionary[AsyncConnection, asyncio.Semaphore] = weakref.WeakKeyDictionary()
         cast("Callable[..., None]", super().__init__)(*args, **options)
         self._gate = asyncio.Semaphore(self.max_connections)
+        if OPENS_IN_TURN:
+            self._lock = cast("asyncio.Lock", contextlib.nullcontext())
 
     async def get_connection(self, *args: object, **options: object) -> AsyncConnection:
         """Get a connection that is fit to be used; see `FreshPool.get_connection`."""
