@@ -344,11 +344,10 @@ def spring(process: Process | None, names: list[str], phase: str) -> None:
 
 
 class _Pool:
-    """What the queue uses of a client's pool of connections."""
+    """What the queue uses of a client's pool of connections: what they would be, and to close them."""
 
-    connection_kwargs: dict[str, object] = {}  # noqa: RUF012 - never changed
-
-    def __init__(self) -> None:
+    def __init__(self, real: Any) -> None:
+        self.connection_class, self.connection_kwargs = real.connection_class, real.connection_kwargs
         self.waiting: list[Call] = []
 
     def disconnect(self, inuse_connections: bool = True) -> Any:
@@ -400,7 +399,7 @@ class _Client:
     def _wire(self, server: RedisServer, timeout_s: float) -> None:
         self._server = server
         self._timeout_s = timeout_s
-        self.connection_pool = _Pool()
+        self.connection_pool = _Pool(self.connection_pool)
 
     def _trip(self, commands: list[tuple[Any, ...]]) -> Call:
         process = PROCESS.get()
