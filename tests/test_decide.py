@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from videopoll.core.delivery import (
@@ -185,6 +185,44 @@ def test_after_a_fault_of_the_last_poll_there_is_one_more_and_then_no_other(faul
     assert ended.kind is OutcomeKind.TIMED_OUT
 
 
+def test_a_last_poll_that_hung_to_the_end_of_polling_is_followed_by_no_other():
+    """It found its place late, and came back a moment after the end: what counts is that it began before."""
+    assert decide(work(31), at(300), FAULT, at(325.001), SPEC, took_ms=15_001).kind is OutcomeKind.TIMED_OUT
+    assert decide(work(31), at(300), FAULT, at(324), SPEC, took_ms=14_000).due_ms == at(324.5)
+
+
+@pytest.mark.parametrize("due_s", [290, 299.9])
+def test_a_poll_that_began_before_the_deadline_and_came_back_after_it_was_not_the_last_one(due_s):
+    """Its request was cut to end at the deadline, and nothing ends at the very millisecond."""
+    after = decide(work(29), at(due_s), FAULT, at(300.3), SPEC, took_ms=round((300.3 - due_s) * 1000))
+    assert after == NextPoll(at(300), 1, None)
+
+    assert before_poll(work(30, 1), at(300.3), SPEC, due_ms=after.due_ms) == Ask(15)
+    again = decide(work(30, 1), after.due_ms, FAULT, at(301), SPEC, took_ms=700)
+    assert again == NextPoll(at(311), 2, None)
+    assert decide(work(31, 2), again.due_ms, FAULT, at(312), SPEC, took_ms=1000).kind is OutcomeKind.TIMED_OUT
+
+    paused = Fault(FaultKind.THROTTLED, "")
+    assert decide(work(29), at(due_s), paused, at(300.3), SPEC, took_ms=9000).kind is OutcomeKind.TIMED_OUT
+
+
+def test_a_missing_job_is_believed_by_when_it_was_asked_for():
+    """A slow "not found" of a poll that began within the grace, or within an interval of the first, proves nothing."""
+    assert isinstance(decide(work(), at(14), VideoMissing(), at(16), SPEC, took_ms=2000), NextPoll)
+    assert decide(work(), at(15), VideoMissing(), at(17), SPEC, took_ms=2000).kind is OutcomeKind.NOT_FOUND
+    missed = PollWork(JOB, 3, 0, None, known=True, missing_ms=at(20))
+    assert isinstance(decide(missed, at(29), VideoMissing(), at(31), SPEC, took_ms=2000), NextPoll)
+    assert decide(missed, at(30), VideoMissing(), at(32), SPEC, took_ms=2000).kind is OutcomeKind.NOT_FOUND
+
+
+def test_a_doubtful_answer_is_believed_by_when_it_was_asked_for():
+    """The second one has to be asked for an interval after the first."""
+    doubted = PollWork(JOB, 3, 0, None, at(20))
+    seen = VideoWorking("completed", error="no URL")
+    assert isinstance(decide(doubted, at(29), seen, at(31), SPEC, took_ms=2000), NextPoll)
+    assert decide(doubted, at(30), seen, at(32), SPEC, took_ms=2000).kind is OutcomeKind.FAILED
+
+
 def test_polling_is_over_an_interval_and_a_request_after_the_deadline():
     """A last poll that found its place late is cut short, and one more that found it too late is not made."""
     assert before_poll(work(31), at(310), SPEC, due_ms=at(300)) == Ask(15)
@@ -287,30 +325,42 @@ def test_a_wait_stays_inside_its_jitter_and_its_hint(some, due_s, seen, strategy
         assert waited_s >= max(wait_s * (1 - strategy.jitter), hint_s) - 0.002
 
 
-@given(strategies, st.lists(observations, min_size=1, max_size=8), draws, st.floats(0, 20))
-def test_every_polling_ends_exactly_once_and_in_time(strategy, seen, fraction, took_s):
-    """Walks a whole life: it ends within its attempts, and at the latest one request after its deadline."""
+@example(PollingStrategy(jitter=0, timeout_s=30), [FAULT], 0.5, 20.0, [0.0, 0.0, 15.5])
+@given(
+    strategies,
+    st.lists(observations, min_size=1, max_size=8),
+    draws,
+    st.floats(0, 20),
+    st.lists(st.floats(0, 20), min_size=1, max_size=8),
+)
+def test_every_polling_ends_exactly_once_and_in_time(strategy, seen, fraction, took_s, waits_s):
+    """Walks a whole life: it ends within its attempts, and at the latest an interval and a request after its deadline."""
     now_ms, attempts, faults, answered_ms = at(strategy.initial_delay_s), 0, 0, None
     due_ms, polls, ended = now_ms, 0, None
+    slot_until_ms = at(strategy.timeout_s + strategy.interval_s + 1)
     took_s = min(took_s, strategy.request_timeout_s)
     while ended is None:
         attempts += 1
         some = PollWork(JOB, attempts, faults, answered_ms)
-        judged = before_poll(some, now_ms, strategy, due_ms=due_ms)
+        # It waits for a place; what waits an interval beyond its deadline ends without, when somebody looks.
+        now_ms = max(now_ms, min(now_ms + round(waits_s[attempts % len(waits_s)] * 1000), slot_until_ms))
+        judged = before_poll(some, now_ms, strategy, due_ms=due_ms, slot=now_ms < slot_until_ms)
         if isinstance(judged, Outcome):
             ended = judged
             break
         polls += 1
         assert polls <= strategy.max_attempts + 2, "more polls than attempts, the last one and one more"
-        now_ms += round(min(took_s, judged.timeout_s) * 1000)
-        after = decide(some, due_ms, seen[attempts % len(seen)], now_ms, strategy, fraction)
+        # A request that hangs is cut a moment after its time.
+        took_ms = round(min(took_s, judged.timeout_s) * 1000) + 1
+        now_ms += took_ms
+        after = decide(some, due_ms, seen[attempts % len(seen)], now_ms, strategy, fraction, took_ms=took_ms)
         if isinstance(after, Outcome):
             ended = after
             break
         faults, answered_ms, due_ms = after.faults, after.last_answer_ms, after.due_ms
         now_ms = max(now_ms, due_ms)
     over_s = strategy.timeout_s + strategy.interval_s + strategy.request_timeout_s
-    assert ended.at_ms <= at(over_s + SHORTEST_REQUEST_S) + 2
+    assert ended.at_ms <= at(over_s + SHORTEST_REQUEST_S) + 4
 
 
 # --- delivering ---
@@ -517,6 +567,13 @@ def test_a_message_that_the_channel_has_is_done():
     step = after_lookup(entry(tries=1, sending_ms=at(0)), LookupResult.FOUND, at(9), POLICY)
     assert isinstance(step, Done)
     assert step.entry.sending_ms is None
+
+
+def test_an_absent_message_is_absent_at_the_time_at_which_it_was_asked_for():
+    """The look-up was slow, or its worker stood still between the answer and here."""
+    some = entry(tries=1, sending_ms=at(0))
+    assert isinstance(after_lookup(some, LookupResult.ABSENT, at(14), POLICY, took_ms=4001), Later)
+    assert isinstance(after_lookup(some, LookupResult.ABSENT, at(14), POLICY, took_ms=4000), Send)
 
 
 def test_an_absent_message_counts_as_never_sent_only_after_a_while():

@@ -255,11 +255,11 @@ def test_a_video_that_cannot_be_handed_on_is_asked_for_again_by_a_redrive(world)
 def test_a_step_that_raises_counts_as_a_fault_and_the_deadline_ends_it(world, monkeypatch):
     """Not only "its lease will run out": that poll would be made again and again, and counted never."""
 
-    def failing(work, due_ms, observation, *rest):
+    def failing(work, due_ms, observation, *rest, **more):
         if isinstance(observation, VideoWorking):
             msg = "a mistake"
             raise ZeroDivisionError(msg)
-        return decide(work, due_ms, observation, *rest)
+        return decide(work, due_ms, observation, *rest, **more)
 
     monkeypatch.setattr("videopoll.core.step.decide", failing)
     told = []

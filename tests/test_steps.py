@@ -7,9 +7,9 @@ import pytest
 from videopoll import DeliveryPolicy, LeasePolicy, PollingStrategy, VideoJob, events
 from videopoll.clock import Clock, RedisClock
 from videopoll.core.context import StepContext
-from videopoll.core.effects import Commit, PollApi, SendMessage
+from videopoll.core.effects import Commit, LookUpMessage, PollApi, SendMessage
 from videopoll.core.step import JobStep
-from videopoll.jobs import MessageForm
+from videopoll.jobs import MessageForm, OutboxEntry, Outcome, OutcomeKind
 from videopoll.jobs.transition import (
     BeginSend,
     Claim,
@@ -18,11 +18,12 @@ from videopoll.jobs.transition import (
     Redeliver,
     Release,
     Reschedule,
+    SendWork,
     Settle,
     TransitionResult,
 )
-from videopoll.messages import Delivered, NotSent, Refused
-from videopoll.observations import VideoReady, VideoWorking
+from videopoll.messages import Delivered, LookupResult, NotSent, Refused
+from videopoll.observations import Fault, FaultKind, VideoMissing, VideoReady, VideoWorking
 from videopoll.texts import SPANISH_AND_ENGLISH
 
 START_MS = 1_757_157_518_747
@@ -41,7 +42,7 @@ class HandClock(Clock):
 class Stage:
     """A context with a clock of its own, and what it was told."""
 
-    def __init__(self, *, places=1):
+    def __init__(self, *, places=1, entry=None):
         self.told = []
         self.places = places
         self.clock = HandClock()
@@ -58,7 +59,8 @@ class Stage:
         )
         self.context.clock.set(START_MS + 15_000)
         job = VideoJob("job_1", "c", START_MS)
-        claim = Claim("job_1", "w:1", START_MS + 15_000, PollWork(job, 2, 0, None))
+        work = PollWork(job, 2, 0, None) if entry is None else SendWork(entry)
+        claim = Claim("job_1", "w:1", START_MS + 15_000, work)
         self.step = JobStep(self.context, claim)
         self.effects = self.step.steps()
         self.next(None)
@@ -97,6 +99,43 @@ def test_a_poll_that_finds_no_video_ends_with_a_reschedule_that_nobody_waits_for
     assert isinstance(stage.written, Reschedule)
     assert not stage.effect.wait
     assert stage.next(None) is None
+
+
+def test_an_answer_proves_what_was_so_when_it_was_asked_for(stage):
+    """The poll begins at the end of the grace, the look-up a moment after the send; both take 60 s."""
+    stage.context.strategy = PollingStrategy(not_found_grace_s=16)
+    stage.clock.now_s += 60
+    assert isinstance(stage.next(VideoMissing()), Commit)
+    assert isinstance(stage.written, Reschedule)
+
+    noted = OutboxEntry(
+        job=stage.step.claim.work.job,
+        outcome=Outcome(OutcomeKind.COMPLETED, START_MS, video_url=VIDEO.video_url),
+        form=MessageForm.VIDEO,
+        deadline_ms=START_MS + 3_600_000,
+        tries=1,
+        sending_ms=START_MS + 14_000,
+    )
+    asking = Stage(entry=noted)
+    assert isinstance(asking.effect, LookUpMessage)
+    asking.clock.now_s += 60
+    assert isinstance(asking.next(LookupResult.ABSENT), Commit)
+    assert isinstance(asking.written, Redeliver)
+    assert asking.written.entry.sending_ms == noted.sending_ms
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["comes back", "is raised"])
+def test_a_last_poll_that_ends_after_the_end_of_polling_is_the_last_of_all(stage, raises):
+    """Also when it is the step itself that fails after it."""
+    stage.context.strategy = PollingStrategy(timeout_s=15, initial_delay_s=1, not_found_grace_s=1)
+    stage.clock.now_s += 25.001
+    if raises:
+        stage.effect = stage.effects.throw(ValueError("a mistake"))
+    else:
+        stage.next(Fault(FaultKind.TIMEOUT, "no answer"))
+
+    assert isinstance(stage.written, Conclude)
+    assert stage.written.entry.outcome.kind is OutcomeKind.TIMED_OUT
 
 
 def test_the_outcome_and_the_start_of_its_send_are_noted_in_one_write(stage):

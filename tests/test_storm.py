@@ -94,6 +94,28 @@ ONCE_FAILED = {
         slow_s=16.0,
         api_s=0.5,
     ),
+    "a last poll that hung until the end of polling was followed by another one": Plan(
+        seed=320804197,
+        jobs=tuple(
+            JobPlan(at_s=at_s, takes_s=takes_s)
+            for at_s, takes_s in (
+                (6.83, 4.5),
+                (12.18, 11.4),
+                (9.57, 16.8),
+                (3.57, 1.3),
+                (12.93, 22.3),
+                (5.74, 21.5),
+                (11.84, 22.4),
+                (17.51, 17.1),
+                (8.1, 7.1),
+                (6.3, 9.5),
+            )
+        ),
+        events=(Event(4.49, "api", ("hang", 67.5, 5.0)),),
+        timeout_s=30.0,
+        grace_s=4.0,
+        slow_s=22.0,
+    ),
 }
 """Storms that once went wrong, made small."""
 

@@ -288,7 +288,7 @@ MUTANTS = (
         "a message has no time to show up",
         5,
         "core.delivery",
-        "return _send_again(entry, policy.appear_within_s, now_ms, policy, limit)",
+        "return _send_again(entry, policy.appear_within_s, now_ms, policy, limit, took_ms=took_ms)",
         "return _send_again(attrs.evolve(entry, sending_ms=0), 0, now_ms, policy, limit)",
     ),
     Mutant(

@@ -200,11 +200,18 @@ def after_lookup(
     fraction: float = 0.5,
     *,
     shows: bool = False,
+    took_ms: int = 0,
 ) -> DeliveryAction:
     """Decide what follows the look-up of a message whose send is of unknown fate.
 
-    `shows` is whether the channel has shown a message to this worker before: then its
-    "not there" is believed more often.
+    Args:
+        entry: The entry as it is stored.
+        result: What the channel answered.
+        now_ms: When it answered.
+        policy: How hard to try.
+        fraction: A random number from 0 to 1, for the jitter.
+        shows: Whether the channel has shown a message to this worker before: then its "not there" is believed more often.
+        took_ms: How long the answer took: "not there" may be as old.
     """
     match result:
         case LookupResult.FOUND:
@@ -217,7 +224,7 @@ def after_lookup(
             return _refused(entry, reason, now_ms, policy, try_text=True)
         case LookupResult.ABSENT:
             limit = policy.unknown_attempts * (BELIEVED if shows else 1)
-            return _send_again(entry, policy.appear_within_s, now_ms, policy, limit)
+            return _send_again(entry, policy.appear_within_s, now_ms, policy, limit, took_ms=took_ms)
         case LookupResult.CANNOT_TELL:
             # Without a try of its own it was redriven: a person has seen that it may have gone out.
             if policy.on_unknown is OnUnknown.AT_MOST_ONCE and entry.tries:
@@ -237,7 +244,7 @@ def after_lookup(
 
 
 def _send_again(
-    entry: OutboxEntry, patience_s: float, now_ms: int, policy: DeliveryPolicy, limit: int
+    entry: OutboxEntry, patience_s: float, now_ms: int, policy: DeliveryPolicy, limit: int, *, took_ms: int = 0
 ) -> DeliveryAction:
     """Send again a message the channel still does not list `patience_s` after the send.
 
@@ -246,7 +253,7 @@ def _send_again(
     a budget of their own, even if the channel lists none of them: its list may be wrong.
     """
     patience_s = max(patience_s, policy.backoff_s(max(0, entry.tries - 1)))
-    left_ms = (entry.sending_ms or now_ms) + round(patience_s * 1000) - now_ms
+    left_ms = (entry.sending_ms or now_ms) + round(patience_s * 1000) - (now_ms - took_ms)
     if left_ms > 0:
         wait_ms = min(left_ms, round(policy.backoff_s(entry.lookups) * 1000))
         return Later(attrs.evolve(entry, lookups=entry.lookups + 1), now_ms + wait_ms)

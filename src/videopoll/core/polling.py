@@ -84,9 +84,18 @@ def before_poll(
 
 
 def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and chance
-    work: PollWork, due_ms: int, observation: Observation, now_ms: int, strategy: PollingStrategy, fraction: float = 0.5
+    work: PollWork,
+    due_ms: int,
+    observation: Observation,
+    now_ms: int,
+    strategy: PollingStrategy,
+    fraction: float = 0.5,
+    *,
+    took_ms: int = 0,
 ) -> NextPoll | Outcome:
     """Decide what follows an observation: the next poll, or the outcome of the job.
+
+    A poll is judged by when it began: whether it was the last one, and what its answer proves.
 
     Args:
         work: The job and its counters, this poll included.
@@ -95,7 +104,9 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
         now_ms: When it answered.
         strategy: The host's polling strategy.
         fraction: A random number from 0 to 1, for the jitter.
+        took_ms: How long the poll took until then.
     """
+    asked_ms = now_ms - took_ms
     match observation:
         case VideoReady():
             return Outcome(
@@ -110,19 +121,19 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
         case VideoFailed(error, undeliverable_url, reason=reason):
             return Outcome(OutcomeKind.FAILED, now_ms, error=error, undeliverable_url=undeliverable_url, reason=reason)
         case VideoMissing():
-            return _after_missing(work, due_ms, now_ms, strategy, fraction)
+            return _after_missing(work, due_ms, asked_ms, now_ms, strategy, fraction)
         case VideoWorking(error=str(error)):
             # An answer that is about to end the job is believed when it is given twice, an interval apart.
             doubt_ms = now_ms if work.doubt_ms is None else min(work.doubt_ms, now_ms)
             again_ms = doubt_ms + round(strategy.interval_s * 1000)
-            if (work.doubt_ms is not None and now_ms >= again_ms) or now_ms >= _deadline_ms(work.job, strategy):
+            if (work.doubt_ms is not None and asked_ms >= again_ms) or now_ms >= _deadline_ms(work.job, strategy):
                 return Outcome(OutcomeKind.FAILED, now_ms, error=error)
             return _after_answer(work, again_ms, now_ms, strategy, doubt_ms=doubt_ms)
         case VideoWorking(_, _, hint_s):
             next_ms = max(due_ms + _interval_ms(strategy, fraction), now_ms + _hint_ms(hint_s, strategy))
             return _after_answer(work, next_ms, now_ms, strategy)
         case Fault():
-            return _after_fault(work, due_ms, observation, now_ms, strategy, fraction)
+            return _after_fault(work, due_ms, observation, asked_ms, now_ms, strategy, fraction)
         case _:
             assert_never(observation)
 
@@ -141,8 +152,8 @@ def pause_after(observation: Observation, faults: int, strategy: PollingStrategy
     return min(strategy.backoff_s(faults) if hint_s is None else hint_s, strategy.max_retry_after_s)
 
 
-def _after_missing(
-    work: PollWork, due_ms: int, now_ms: int, strategy: PollingStrategy, fraction: float
+def _after_missing(  # noqa: PLR0917 - what a judgement depends on
+    work: PollWork, due_ms: int, asked_ms: int, now_ms: int, strategy: PollingStrategy, fraction: float
 ) -> NextPoll | Outcome:
     """Decide about a job that the API does not know: not there yet, missing for a moment, or gone.
 
@@ -152,9 +163,9 @@ def _after_missing(
     """
     missing_ms = now_ms if work.missing_ms is None else min(work.missing_ms, now_ms)
     again_ms = missing_ms + round(strategy.interval_s * 1000)
-    said_again = work.missing_ms is not None and now_ms >= again_ms
+    said_again = work.missing_ms is not None and asked_ms >= again_ms
     never_known = work.missing_ms is None and not work.known
-    if (said_again or never_known) and now_ms - work.job.start_ms >= strategy.not_found_grace_s * 1000:
+    if (said_again or never_known) and asked_ms - work.job.start_ms >= strategy.not_found_grace_s * 1000:
         return Outcome(OutcomeKind.NOT_FOUND, now_ms, error=own("Job not found on video API"))
     next_ms = due_ms + _interval_ms(strategy, fraction)
     if now_ms < again_ms:
@@ -179,7 +190,13 @@ def _after_answer(
 
 
 def _after_fault(  # noqa: PLR0917 - what a judgement depends on
-    work: PollWork, due_ms: int, fault: Fault, now_ms: int, strategy: PollingStrategy, fraction: float
+    work: PollWork,
+    due_ms: int,
+    fault: Fault,
+    asked_ms: int,
+    now_ms: int,
+    strategy: PollingStrategy,
+    fraction: float,
 ) -> NextPoll | Outcome:
     deadline_ms = _deadline_ms(work.job, strategy)
     # A hint can only lengthen the wait: "Retry-After: 0" must not burn the attempts.
@@ -187,14 +204,18 @@ def _after_fault(  # noqa: PLR0917 - what a judgement depends on
         jittered_ms(strategy.backoff_s(work.faults) * 1000, strategy.jitter, fraction),
         _hint_ms(fault.retry_after_s, strategy),
     )
-    if now_ms < deadline_ms:
-        next_ms = min(now_ms + wait_ms, deadline_ms)
-    elif due_ms > deadline_ms or fault.kind is FaultKind.THROTTLED:
-        # That was the last one of all; or this worker polls nothing for a while.
+    if now_ms >= deadline_ms and fault.kind is FaultKind.THROTTLED:
+        # This worker polls nothing for a while.
         return _timed_out(now_ms, strategy)
+    if asked_ms < deadline_ms:
+        # The last one is still to come, also if this one has ended after the deadline.
+        next_ms = min(now_ms + wait_ms, deadline_ms)
     else:
+        left_ms = _over_ms(deadline_ms, asked_ms, strategy) - now_ms
+        if due_ms > deadline_ms or left_ms <= 0:
+            # That was the last one of all.
+            return _timed_out(now_ms, strategy)
         # Half of the time that is left for the wait, half for the answer.
-        left_ms = _over_ms(deadline_ms, now_ms, strategy) - now_ms
         next_ms = max(now_ms + min(wait_ms, left_ms // 2), deadline_ms + 1)
     return NextPoll(next_ms, work.faults + 1, work.last_answer_ms, work.doubt_ms, work.missing_ms)
 

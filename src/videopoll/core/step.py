@@ -234,7 +234,9 @@ class JobStep:
             yield from self._deliver(after_send(self.entry, receipt, now_ms, context.delivery))
         elif isinstance(work, PollWork):
             fault = Fault(FaultKind.INTERNAL, reason)
-            after = decide(work, self.claim.due_ms, fault, now_ms, context.strategy, context.rng.random())
+            took_ms = round((self._monotonic_s() - self.started_s) * 1000)
+            chance = context.rng.random()
+            after = decide(work, self.claim.due_ms, fault, now_ms, context.strategy, chance, took_ms=took_ms)
             report_polled(context, self.claim, work, fault, now_ms, 0.0, after)
             if isinstance(after, NextPoll):
                 yield self._reschedule(work, after, fault)
@@ -280,7 +282,9 @@ class JobStep:
             due_ms = asked_ms if claim.taken_over else claim.due_ms
             if (pause_s := pause_after(observation, work.faults, context.strategy)) is not None:
                 context.pause_polling(pause_s)
-            after = decide(work, due_ms, observation, now_ms, context.strategy, context.rng.random())
+            # Redis's clock may have stepped back meanwhile.
+            took_ms, chance = max(0, now_ms - asked_ms), context.rng.random()
+            after = decide(work, due_ms, observation, now_ms, context.strategy, chance, took_ms=took_ms)
             report_polled(context, claim, work, observation, asked_ms, took_s, after)
             if isinstance(after, NextPoll):
                 yield self._reschedule(work, after, observation)
@@ -411,7 +415,7 @@ class JobStep:
         return after_send(entry, receipt, self._now(), context.delivery, context.rng.random())
 
     def _look_up(self, entry: OutboxEntry) -> Generator[Effect, Answer, DeliveryAction]:
-        context, started_s = self._context, self._monotonic_s()
+        context, started_s, asked_ms = self._context, self._monotonic_s(), self._now()
         message, permit = self._message(entry)
         result = yield LookUpMessage(message)
         if not isinstance(result, LookupResult):
@@ -419,8 +423,9 @@ class JobStep:
             result = LookupResult.NO_ANSWER
         report_sent(context, entry, result, started_s)
         self._judge_account(permit, result, message.reference)
-        shows = context.accounts.shows(permit.account)
-        return after_lookup(entry, result, self._now(), context.delivery, context.rng.random(), shows=shows)
+        shows, now_ms = context.accounts.shows(permit.account), self._now()
+        took_ms, chance = max(0, now_ms - asked_ms), context.rng.random()
+        return after_lookup(entry, result, now_ms, context.delivery, chance, shows=shows, took_ms=took_ms)
 
     def _judge_account(self, permit: SendPermit, result: Receipt | LookupResult, reference: str) -> None:
         accounts, refused = self._context.accounts, isinstance(result, NotSent)
