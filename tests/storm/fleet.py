@@ -303,11 +303,11 @@ class Fleet:
     @staticmethod
     @contextlib.contextmanager
     def _late_end(life: Life) -> Iterator[None]:
-        """A worker that was frozen on its way to its end says that it has not ended in time; nobody else may."""
+        """A worker that was frozen, or cut off from Redis, on its way to its end may say that it has not ended in time; nobody else."""
         try:
             yield
         except RuntimeError:
-            if not life.frozen:
+            if not (life.frozen or life.cut_off):
                 raise
 
     def _heard(self, event: events.Event) -> None:
