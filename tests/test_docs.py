@@ -130,6 +130,7 @@ def test_the_python_of_a_page_runs_and_prints_what_stands_below(path, require_se
         )
 
     assert done.returncode == 0, done.stderr
+    assert "ResourceWarning" not in done.stderr, done.stderr
     printed = {int(line): text for text, line in re.findall(r"(.*?)\0(\d+)\n", done.stdout, re.DOTALL)}
     for block, below in zip(blocks, [*blocks[1:], None], strict=True):
         if block.language == "python" and below is not None and below.title == 'title="Output"' and block in code:

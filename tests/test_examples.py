@@ -27,10 +27,11 @@ def test_an_example_runs_and_the_user_receives_the_video(path, require_server):
     require_server("valkey")
 
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(path)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-X", "dev", "-W", "error", str(path)], capture_output=True, text=True, timeout=60, check=False
     )
 
     assert done.returncode == 0, done.stderr
+    assert "ResourceWarning" not in done.stderr, done.stderr
     assert "🎥 ¡Tu video está listo! Se generó en " in done.stdout
     assert "http" in done.stdout
 

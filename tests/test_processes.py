@@ -14,6 +14,7 @@ import threading
 import types
 import warnings
 
+import httpx
 import psutil
 import pytest
 import redis
@@ -29,6 +30,7 @@ from videopoll import (
     Runner,
     events,
 )
+from videopoll._http import Http, HttpFailure, HttpRequest
 from videopoll.clock import Clock
 from videopoll.errors import ConfigurationError, QueueError, QueueRefusedError
 from videopoll.queue.history import RedisHistory
@@ -424,3 +426,59 @@ def test_signals_are_handled_on_the_main_thread_alone(world):
     thread.join(TOO_LONG_S)
 
     assert "on the main thread alone" in errors[0]
+
+
+# --- connections at the end ---
+
+
+def test_after_the_end_that_the_docs_show_no_connection_is_left_open(world):
+    queue, runner, recorder = build(world)
+    world.enqueue_ready()
+
+    def delivered():
+        return recorder.of(events.JobDelivered)
+
+    if world.kind == "sync":
+        runner.start()
+        until(delivered, "it is delivered")
+        assert open_connections(world)
+        runner.stop()
+        for part in (runner._poller, runner._notifier, queue):
+            part.close()
+    else:
+
+        async def work():
+            runner.start()
+            await asyncio.to_thread(until, delivered, "it is delivered")
+            assert open_connections(world)
+            await runner.stop()
+            await runner._poller.aclose()
+            await runner._notifier.aclose()
+            await queue.close()
+
+        asyncio.run(work())
+
+    assert open_connections(world) == []
+
+
+def test_after_the_blocks_of_a_queue_and_a_runner_no_connection_is_left_open(world):
+    queue, runner, recorder = build(world)
+
+    assert work_through(world, queue, runner, recorder)
+
+    assert open_connections(world) == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_hosts_http_client_in_a_second_event_loop_is_told_of_in_a_sentence(world):
+    client = httpx.AsyncClient()
+    http = Http(async_client=client)
+    request = HttpRequest(method="GET", url=f"{world.api.url}/health", timeout_s=5.0)
+    asyncio.run(http.asend(request))
+
+    failure = asyncio.run(http.asend(request))
+
+    assert isinstance(failure, HttpFailure)
+    assert "give each loop a client of its own" in failure.detail
+    del client, http
+    gc.collect()

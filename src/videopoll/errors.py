@@ -3,7 +3,7 @@
 ::
 
     VideopollError
-    ├── ConfigurationError (ValueError)     a part was built with values that cannot work
+    ├── ConfigurationError (ValueError)     a part was built with values, or used in a place, that cannot work
     ├── InvalidJobError (ValueError)        the call named a job that cannot be accepted
     ├── JobNotFoundError (LookupError)      there is no such job, or it came to nothing
     ├── InvalidGenerationError (ValueError) the call asked for a video that the API cannot make
@@ -40,7 +40,7 @@ class VideopollError(Exception):
 
 
 class ConfigurationError(VideopollError, ValueError):
-    """A part was built with values that cannot work; the text says what to change."""
+    """A part was built with values, or used in a place, that cannot work; the text says what to change."""
 
 
 class InvalidJobError(VideopollError, ValueError):

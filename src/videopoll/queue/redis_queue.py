@@ -192,7 +192,7 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
     """Keeps jobs in Redis, for threads and for code without an event loop.
 
     Producers need `enqueue`, `get` and `cancel`; the rest is for runners and operators.
-    An instance may be shared by threads.
+    An instance may be shared by threads, and used in a forked child.
 
     Args:
         client: A client for the workers' calls. It must not retry and not decode.
@@ -530,6 +530,10 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
 
 class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
     """The asyncio side of `RedisVideoJobQueue`: the same methods, to be awaited.
+
+    A queue of `from_url` has connections for each event loop that uses it, and `close` closes
+    those of the running one. A client that you hand in belongs to one loop: in another one it is
+    refused with a `QueueRefusedError`.
 
     Args:
         client: A client for the workers' calls. It must not retry and not decode.

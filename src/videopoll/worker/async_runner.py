@@ -219,6 +219,9 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
             handle_signals: Whether SIGTERM and SIGINT stop the runner; another one
                 that comes a second or more later ends the process at once. Only
                 for whoever owns the process, on its main thread.
+
+        Raises:
+            ConfigurationError: `handle_signals` on another thread than the main one.
         """
         with self._signals() if handle_signals else calm_ctrl_c(self._way_to_the_end, self.request_stop):
             await self._attend(self._launch(self._work_until_stopped))

@@ -242,6 +242,9 @@ class Runner(BaseRunner["_Run[object]"]):
             handle_signals: Whether SIGTERM and SIGINT stop the runner; another one
                 that comes a second or more later ends the process at once. Only
                 for whoever owns the process, on its main thread.
+
+        Raises:
+            ConfigurationError: `handle_signals` on another thread than the main one.
         """
         with self._signals() if handle_signals else contextlib.nullcontext():
             self._attend(self._launch(self._work_until_stopped))
