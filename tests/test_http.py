@@ -1,4 +1,4 @@
-"""`videopoll._http` against real sockets: every executor gives the same answer to the same trouble."""
+"""`videopoll._http` against real sockets: every transport gives the same answer to the same trouble."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def answering(reply: bytes) -> Callable[[Server, socket.socket], None]:
 
 
 class World:
-    """One of the executors, behind one way of calling it."""
+    """One of the transports, behind one way of calling it."""
 
     def __init__(self, name: str, headers: dict[str, str] | None = None) -> None:
         self.name = name
@@ -231,7 +231,7 @@ def test_a_reply_arrives_whole(world, serve):
     ],
 )
 def test_a_body_is_sent_once_and_whole(world, serve, body, kind, sent):
-    """A message is a POST: its bytes must be the same whichever executor carries it."""
+    """A message is a POST: its bytes must be the same whichever transport carries it."""
     server = serve(answering(response()))
     [reply] = world.run(HttpRequest(method="POST", url=server.url, timeout_s=10, **body))
     assert isinstance(reply, HttpReply)
@@ -360,7 +360,7 @@ WRITES = {
     "asyncio with a client": 3,
     "asyncio with an aiohttp client": 1,
 }
-"""How often each executor asks about one request: before all, before the headers, before the body.
+"""How often each transport asks about one request: before all, before the headers, before the body.
 
 httpx-aiohttp takes the body as it is and tells of nothing: there is no later moment to ask at.
 """

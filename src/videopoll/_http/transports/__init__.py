@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from videopoll._http.transports.base import AsyncTransport, Transport
 from videopoll._http.transports.httpcore import AsyncHttpcoreTransport, HttpcoreTransport
 from videopoll._http.transports.httpx import AsyncHttpxTransport, HttpxTransport
 from videopoll._http.transports.proxied import AsyncProxyTransport, ProxyTransport
 
 if TYPE_CHECKING:
-    from videopoll._http.prepare import PreparedRequest
     from videopoll._http.proxies import Proxies
-    from videopoll._http.values import HttpFailure, HttpReply
 
 __all__ = [
     "AsyncHttpxTransport",
@@ -23,20 +22,6 @@ __all__ = [
     "open_async_transport",
     "open_transport",
 ]
-
-
-class Transport(Protocol):
-    """Carries out one exchange after the other, in any number of threads."""
-
-    def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure: ...
-    def close(self) -> None: ...
-
-
-class AsyncTransport(Protocol):
-    """The same for the tasks of one event loop."""
-
-    async def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure: ...
-    async def close(self) -> None: ...
 
 
 def open_transport(max_connections: int, proxies: Proxies) -> Transport:

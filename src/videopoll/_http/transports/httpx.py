@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Generic, TypeGuard, TypeVar
 
 import httpx
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from videopoll._http.prepare import PreparedRequest
     from videopoll._http.values import HttpReply
+
+_Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
 
 CONNECT_SHARE = 0.9
 """The part of the time that an asyncio client may spend before the request goes out: its connect timeout must
@@ -29,18 +31,34 @@ OTHER_LOOP = (
 )
 
 
-class HttpxTransport:
-    """Threads, over an httpx client: the host's, or our own that goes through one of the environment's proxies."""
+class _OverClient(Generic[_Client]):
+    """An httpx client: the host's, or our own that goes through one of the environment's proxies."""
 
-    def __init__(self, client: httpx.Client, *, own: bool = False) -> None:
-        self._client, self._own = client, own
+    def __init__(self, client: _Client, *, own: bool = False) -> None:
+        self._client: _Client = client
+        self._own = own
+
+    def _begin(self, prepared: PreparedRequest) -> bool:
+        """Begin with a request. Returns whether it needs a trace."""
+        # A host's client does not say how far it came.
+        prepared.phase = Phase.CONNECTING if self._own else Phase.SENDING
+        return self._own or prepared.may_send is not None
+
+    def _failure(self, prepared: PreparedRequest, error: Exception) -> HttpFailure | None:
+        """Return what an error means; None for one of the host's own."""
+        if self._own or prepared.held_back:
+            return _own_fault(prepared, error)
+        if _is_fault(error):
+            return _fault(error)
+        return HttpFailure(kind=FailureKind.BROKEN, detail=OTHER_LOOP) if is_of_other_loop(error) else None
+
+
+class HttpxTransport(_OverClient[httpx.Client]):
+    """Threads."""
 
     def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
-        prepared.phase = Phase.SENDING  # A host's client does not say how far it came.
         extensions: dict[str, object] = {}
-        if self._own:
-            prepared.phase = Phase.CONNECTING
-        if self._own or prepared.may_send is not None:
+        if self._begin(prepared):
             extensions["trace"] = lambda event, info: _note(prepared, event, info)
         try:
             request = _request(self._client, prepared, extensions)
@@ -51,28 +69,21 @@ class HttpxTransport:
             finally:
                 response.close()
         except Exception as error:
-            if self._own or prepared.held_back:
-                return _own_fault(prepared, error)
-            if _is_fault(error):
-                return _fault(error)
-            raise
+            failure = self._failure(prepared, error)
+            if failure is None:
+                raise
+            return failure
 
     def close(self) -> None:
         self._client.close()
 
 
-class AsyncHttpxTransport:
-    """asyncio, over an httpx client: the host's, or our own that goes through one of the environment's proxies."""
-
-    def __init__(self, client: httpx.AsyncClient, *, own: bool = False) -> None:
-        self._client, self._own = client, own
+class AsyncHttpxTransport(_OverClient[httpx.AsyncClient]):
+    """asyncio."""
 
     async def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
-        prepared.phase = Phase.SENDING
         extensions: dict[str, object] = {}
-        if self._own:
-            prepared.phase = Phase.CONNECTING
-        if self._own or prepared.may_send is not None:
+        if self._begin(prepared):
 
             async def trace(event: str, info: Mapping[str, object]) -> None:
                 _note(prepared, event, info)
@@ -89,13 +100,10 @@ class AsyncHttpxTransport:
             finally:
                 await response.aclose()
         except Exception as error:
-            if self._own or prepared.held_back:
-                return _own_fault(prepared, error)
-            if _is_fault(error):
-                return _fault(error)
-            if is_of_other_loop(error):
-                return HttpFailure(kind=FailureKind.BROKEN, detail=OTHER_LOOP)
-            raise
+            failure = self._failure(prepared, error)
+            if failure is None:
+                raise
+            return failure
 
     async def close(self) -> None:
         await self._client.aclose()
