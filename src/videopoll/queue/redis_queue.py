@@ -36,6 +36,7 @@ from videopoll.queue.listing import JobFilter
 from videopoll.queue.operations import Operations
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.scripts import arun, let_go_if_moved, run
+from videopoll.queue.tool_calls import AsyncToolCalls, ToolCalls
 from videopoll.queue.waits import AsyncSeats, Seats
 
 if TYPE_CHECKING:
@@ -527,6 +528,11 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
         """What could not be processed or delivered."""
         return DeadLetters(self._operations)
 
+    @property
+    def tool_calls(self) -> ToolCalls:
+        """The answers of an agent's calls, by which `VideoGeneratorTool` starts nothing twice."""
+        return ToolCalls(self._operations)
+
 
 class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
     """The asyncio side of `RedisVideoJobQueue`: the same methods, to be awaited.
@@ -724,3 +730,8 @@ class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
     def dead_letters(self) -> AsyncDeadLetters:
         """What could not be processed or delivered."""
         return AsyncDeadLetters(self._operations)
+
+    @property
+    def tool_calls(self) -> AsyncToolCalls:
+        """The answers of an agent's calls; see `RedisVideoJobQueue.tool_calls`."""
+        return AsyncToolCalls(self._operations)

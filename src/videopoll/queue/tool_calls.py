@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Protocol, cast
 
-import attrs
-
+from videopoll.core.flow import do
 from videopoll.jobs.codec import Poison, dump, load_object
-from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
+from videopoll.queue.scripts import arun, run
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from videopoll.core.flow import Flow
     from videopoll.jobs.codec import JsonValue
+    from videopoll.queue.operations import Operations
 
     Answer: TypeAlias = dict[str, JsonValue]
 
-__all__ = ["CallStore", "read_kept", "store_of"]
+__all__ = ["AsyncToolCalls", "CallStore", "ToolCalls", "read_kept", "store_of"]
 
 
 class CallStore(Protocol):
@@ -49,10 +50,6 @@ class CallStore(Protocol):
         ...
 
 
-def _kept(answer: Answer | None) -> str:
-    return dump({"answer": answer})
-
-
 def read_kept(raw: bytes | None) -> Answer | None:
     """Return the answer that was kept; None while there is none."""
     fields = load_object(raw) if raw is not None else Poison("gone")
@@ -64,54 +61,73 @@ def _ms(ttl_s: float) -> int:
     return max(1, round(ttl_s * 1000))
 
 
-@attrs.frozen
 class _Calls:
-    queue: RedisVideoJobQueue | AsyncRedisVideoJobQueue
+    """The answers of one queue's calls, each thing once."""
+
+    def __init__(self, queue: Operations) -> None:
+        self._queue = queue
 
     @property
     def kept_s(self) -> int:
-        return self.queue.ttls.completed_s
+        """How long an answer is kept, in seconds."""
+        return self._queue.ttls.completed_s
 
     def key(self, name: str) -> str:
-        return self.queue.keys.tool_call(name)
+        """Return where the call of this name is noted."""
+        return self._queue.keys.tool_call(name)
+
+    def _set(self, key: str, answer: Answer | None, ttl_s: float, *, new: bool) -> Flow[bool]:
+        done = yield from do(self._queue.front.set, key, dump({"answer": answer}), nx=new, px=_ms(ttl_s))
+        return bool(done)
+
+    def _get(self, key: str) -> Flow[bytes | None]:
+        return cast("bytes | None", (yield from do(self._queue.front.get, key)))
+
+    def _delete(self, key: str) -> Flow[bool]:
+        return bool((yield from do(self._queue.front.delete, key)))
 
 
-@attrs.frozen
-class _RedisCalls(_Calls):
-    queue: RedisVideoJobQueue
+class ToolCalls(_Calls):
+    """The answers of calls, from `RedisVideoJobQueue.tool_calls`."""
 
     def claim(self, key: str, ttl_s: float) -> bool:
-        return bool(self.queue._front.set(key, _kept(None), nx=True, px=_ms(ttl_s)))  # noqa: SLF001 - the connections for producers
+        """Note that the call is being carried out; False if that was noted before."""
+        return run(self._set(key, None, ttl_s, new=True))
 
     def look(self, key: str) -> bytes | None:
-        return cast("bytes | None", self.queue._front.get(key))  # noqa: SLF001
+        """Return what is noted; see `read_kept`."""
+        return run(self._get(key))
 
-    def keep(self, key: str, answer: Answer, ttl_s: float) -> object:
-        return self.queue._front.set(key, _kept(answer), px=_ms(ttl_s))  # noqa: SLF001
+    def keep(self, key: str, answer: Answer, ttl_s: float) -> bool:
+        """Note the answer."""
+        return run(self._set(key, answer, ttl_s, new=False))
 
-    def release(self, key: str) -> object:
-        return self.queue._front.delete(key)  # noqa: SLF001
+    def release(self, key: str) -> bool:
+        """Forget a call that was not carried out."""
+        return run(self._delete(key))
 
 
-@attrs.frozen
-class _AsyncRedisCalls(_Calls):
-    queue: AsyncRedisVideoJobQueue
+class AsyncToolCalls(_Calls):
+    """The asyncio side of `ToolCalls`: the same methods, to be awaited."""
 
     async def claim(self, key: str, ttl_s: float) -> bool:
-        return bool(await self.queue._front.set(key, _kept(None), nx=True, px=_ms(ttl_s)))  # noqa: SLF001 - the connections for producers
+        """Note that the call is being carried out; see `ToolCalls.claim`."""
+        return await arun(self._set(key, None, ttl_s, new=True))
 
     async def look(self, key: str) -> bytes | None:
-        return cast("bytes | None", await self.queue._front.get(key))  # noqa: SLF001
+        """Return what is noted; see `read_kept`."""
+        return await arun(self._get(key))
 
-    async def keep(self, key: str, answer: Answer, ttl_s: float) -> object:
-        return await self.queue._front.set(key, _kept(answer), px=_ms(ttl_s))  # noqa: SLF001
+    async def keep(self, key: str, answer: Answer, ttl_s: float) -> bool:
+        """Note the answer."""
+        return await arun(self._set(key, answer, ttl_s, new=False))
 
-    async def release(self, key: str) -> object:
-        return await self.queue._front.delete(key)  # noqa: SLF001
+    async def release(self, key: str) -> bool:
+        """Forget a call that was not carried out."""
+        return await arun(self._delete(key))
 
 
 def store_of(queue: object) -> CallStore | None:
     """Return the store beside a queue; None for a queue of the host, which may not be on Redis."""
-    if isinstance(queue, RedisVideoJobQueue):
-        return _RedisCalls(queue)
-    return _AsyncRedisCalls(queue) if isinstance(queue, AsyncRedisVideoJobQueue) else None
+    store = getattr(queue, "tool_calls", None)
+    return store if isinstance(store, ToolCalls | AsyncToolCalls) else None
