@@ -4,7 +4,7 @@
 -- Every id of the list that is looked at for a poll leaves it: leased, scheduled, or dropped because
 -- it is in flight already. An id that stayed would make every idle worker's BLMOVE return at once.
 --
--- Beyond the places for polls there is a look at a page of the schedule, from a rank that the
+-- Beyond the slots for polls there is a look at a page of the schedule, from a rank that the
 -- worker carries from claim to claim, at the oldest end of the list, and at expired leases: what
 -- should have ended long ago is leased to be ended, whether or not a poll can be made. The
 -- records of others that are seen are kept alive, as somebody has just looked after them.
@@ -38,7 +38,7 @@ local over_ms, record_s, take_new = tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV
 local take_over, asked_ms, late_ms = ARGV[16] == '1', tonumber(ARGV[17]), tonumber(ARGV[18])
 local NAMES = {':job:', ':poll:outbox:', ':lock:', ':attempts:', ':completed:'}
 local STARTS = {}
-for place, name in ipairs(NAMES) do STARTS[place] = prefix .. name end
+for index, name in ipairs(NAMES) do STARTS[index] = prefix .. name end
 local MANY = 5000 -- arguments a command: below the limit of Lua's unpack
 local PAGE, MOST_EXPIRED = 200, 2000 -- expired leases that are looked at together, and in all
 local LOOK = 250 -- jobs of the schedule, of the list and of expired leases that one look goes through
@@ -206,7 +206,7 @@ if #jobs > 0 then
 
   local keys, values = {}, {}
   for n, job in ipairs(jobs) do
-    for place = 1, 5 do keys[5 * n - 5 + place] = STARTS[place] .. job.id end
+    for index = 1, 5 do keys[5 * n - 5 + index] = STARTS[index] .. job.id end
   end
   for first = 1, #keys, MANY do
     for _, value in ipairs(redis.call('MGET', unpack(keys, first, math.min(first + MANY - 1, #keys)))) do

@@ -2,10 +2,10 @@
 -- list, the longest due first, and nothing of ours is left of them.
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
--- ARGV        prefix, places of the schedule to pass over, places to look at, record seconds,
+-- ARGV        prefix, ranks of the schedule to pass over, ranks to look at, record seconds,
 --             attempts seconds, lock seconds, ms after which a job that nobody has polled is lost,
 --             '1' to look at the leases of dead workers, too
--- returns     places looked at, places of them that stay, jobs handed, jobs that they have in their
+-- returns     ranks looked at, ranks of them that stay, jobs handed, jobs that they have in their
 --             memory, jobs that have ended, jobs under their lock (which stay), leases that go on,
 --             outcomes that wait or are being sent, ids without a record whose end nobody knows
 
@@ -65,7 +65,7 @@ end
 
 local function hand(id, is_lease)
   local keys = {}
-  for place, name in ipairs(NAMES) do keys[place] = prefix .. name .. id end
+  for index, name in ipairs(NAMES) do keys[index] = prefix .. name .. id end
   local found = redis.call('MGET', unpack(keys))
   if found[2] then
     if is_lease then return end

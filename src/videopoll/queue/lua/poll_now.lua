@@ -1,4 +1,4 @@
--- Makes the next poll of a scheduled job due at once; one that was due already keeps its place.
+-- Makes the next poll of a scheduled job due at once; one that was due already keeps its turn.
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
 -- ARGV        id

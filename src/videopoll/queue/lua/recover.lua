@@ -23,9 +23,9 @@ idle_ms = math.max(idle_ms, now - looked_at_ms)
 -- only if it names the job.
 local WORDS = {':job:', ':lock:', ':attempts:', ':completed:', ':poll:', ':tool:'}
 local function is_strangers(id, record)
-  local place = ':' .. id
+  local below = ':' .. id
   local inside = false
-  for _, word in ipairs(WORDS) do inside = inside or string.find(place, word, 1, true) end
+  for _, word in ipairs(WORDS) do inside = inside or string.find(below, word, 1, true) end
   if not inside or not record then return false end
   local fine, fields = pcall(cjson.decode, record)
   return not (fine and type(fields) == 'table' and fields['jobId'] == id)
@@ -34,8 +34,8 @@ end
 local ids, scores = {}, {}
 for n = 1, #ARGV - 6 do ids[n] = ARGV[6 + n] end
 -- Most jobs are somewhere: one command for all of them tells so.
-for place, key in ipairs({schedule, inflight, deliveries}) do
-  scores[place] = redis.call('ZMSCORE', key, unpack(ids))
+for index, key in ipairs({schedule, inflight, deliveries}) do
+  scores[index] = redis.call('ZMSCORE', key, unpack(ids))
 end
 
 local answers = {}

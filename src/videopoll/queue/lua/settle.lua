@@ -27,9 +27,9 @@ end
 -- only if it names the job.
 local WORDS = {':job:', ':lock:', ':attempts:', ':completed:', ':poll:', ':tool:'}
 local function is_strangers(id, record)
-  local place = ':' .. id
+  local below = ':' .. id
   local inside = false
-  for _, word in ipairs(WORDS) do inside = inside or string.find(place, word, 1, true) end
+  for _, word in ipairs(WORDS) do inside = inside or string.find(below, word, 1, true) end
   if not inside or not record then return false end
   local fine, fields = pcall(cjson.decode, record)
   return not (fine and type(fields) == 'table' and fields['jobId'] == id)
