@@ -1328,6 +1328,21 @@ def test_any_text_becomes_one_printable_line(text):
     assert line.encode() is not None
 
 
+@pytest.mark.parametrize(
+    ("secret", "text", "expected"),
+    [
+        ("1", "HTTP 401: 1 of 1", "HTTP 401: 1 of 1"),
+        ("ok", "not ok: token is broken", "not ok: token is broken"),
+        ("line", "offline, line 3: pipeline", "offline, [redacted] 3: pipeline"),
+        ("café", "café and cafés", "[redacted] and cafés"),
+        ("secret", "mysecrets", "my[redacted]s"),
+    ],
+)
+def test_a_short_secret_does_not_spoil_the_words_of_a_reason(secret, text, expected):
+    """One of up to three characters is a word like any other; a long one goes wherever it stands."""
+    assert redact(text, secret) == expected
+
+
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_a_secret_never_survives(before, after):
     assert "t0k€n-x" not in redact(before + "t0k€n-x" + after, "t0k€n-x")

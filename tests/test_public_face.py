@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,6 +15,7 @@ from videopoll import (
     AsyncRunner,
     AsyncVideoJobQueue,
     AsyncVideoPoller,
+    ConfigurationError,
     RedisVideoJobQueue,
     Runner,
     SilentNotifier,
@@ -131,3 +133,81 @@ def test_async_runner_refuses_a_sync_queue():
     """A blocking queue would stop the event loop."""
     with pytest.raises(TypeError, match="AsyncRedisVideoJobQueue"):
         AsyncRunner(RedisVideoJobQueue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier())
+
+
+class WithoutTime:
+    """A poller that knows of no time limit."""
+
+    def poll(self, job):
+        """Ask nobody."""
+
+
+class AsyncWithoutTime:
+    """The same, to be awaited."""
+
+    async def poll(self, job):
+        """Ask nobody."""
+
+
+class WithoutMessage:
+    """A notifier that is not told what to send."""
+
+    def notify(self):
+        """Send nothing."""
+
+
+class Whatever:
+    """A host's part that passes all on."""
+
+    def poll(self, *args, **options):
+        """Ask nobody."""
+
+    def notify(self, *args, **options):
+        """Send nothing."""
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        (
+            {"poller": WithoutTime()},
+            r"WithoutTime\.poll is called as poll\(job, timeout_s=seconds\): let it take .* not job$",
+        ),
+        ({"poller": WithoutTime}, r"WithoutTime is a class: build one of it"),
+        ({"notifier": WithoutMessage()}, r"WithoutMessage\.notify is called as notify\(message\): .* not nothing$"),
+        ({"notifier": SilentNotifier}, r"SilentNotifier is a class: build one of it"),
+        ({"poller": object()}, r"the poller must have a method poll\(\), got object"),
+        ({"notifier": None}, r"the notifier must have a method notify\(\), got NoneType"),
+        ({"strategy": 10}, r"strategy must be a PollingStrategy, got int"),
+        ({"lease": 12.0}, r"lease must be a LeasePolicy, got float"),
+        ({"delivery": {}}, r"delivery must be a DeliveryPolicy, got dict"),
+        ({"texts": "es"}, r"texts must be Texts, got str"),
+        ({"hooks": print}, r"hooks must be a list of functions of an event"),
+        ({"hooks": ["print"]}, r"a hook must be a function of an event, got str"),
+        ({"grace_s": "10"}, r"grace_s must be a finite number of seconds, got '10' \(a string: convert it\)"),
+        ({"grace_s": -1}, r"grace_s must be at least 0, got -1"),
+        ({"concurrency": "4"}, r"concurrency must be a whole number of at least 1"),
+        ({"clock": 0.0}, r"clock must be a Clock, got float"),
+    ],
+)
+@pytest.mark.parametrize("runner", [Runner, AsyncRunner])
+def test_what_a_runner_cannot_work_with_is_refused_when_it_is_built(runner, parts, says):
+    """And not at the first poll, in a worker that runs already."""
+    queue = (RedisVideoJobQueue if runner is Runner else AsyncRedisVideoJobQueue).from_url("redis://h")
+    parts = {"poller": Whatever(), "notifier": Whatever(), **parts}
+
+    with pytest.raises((TypeError, ValueError), match=says):
+        runner(queue, parts.pop("poller"), parts.pop("notifier"), **parts)
+
+
+def test_an_asyncio_poller_without_a_time_limit_is_refused():
+    queue = AsyncRedisVideoJobQueue.from_url("redis://h")
+
+    with pytest.raises(ConfigurationError, match=r"poll is called as poll\(job, timeout_s=seconds\)"):
+        AsyncRunner(queue, AsyncWithoutTime(), SilentNotifier())
+
+
+def test_parts_that_do_not_say_what_they_take_are_taken():
+    """A mock, or a function of another language, tells of no arguments."""
+    Runner(RedisVideoJobQueue.from_url("redis://h"), Whatever(), Whatever())
+    AsyncRunner(AsyncRedisVideoJobQueue.from_url("redis://h"), Mock(), Mock())

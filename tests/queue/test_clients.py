@@ -231,10 +231,15 @@ def test_a_url_does_not_turn_the_check_of_certificates_off(kind, option):
     queue_of(kind, module.Redis.from_url(url, retry=never(kind)))
 
 
-def test_the_name_in_a_certificate_is_checked(kind):
-    """Older clients of Redis do not, unless they are told to."""
+def test_the_name_in_a_certificate_is_checked(kind, call):
+    """Older clients of Redis do not, unless they are told to; under asyncio each event loop has a pool of its own."""
     pool = class_of(kind).from_url("rediss://127.0.0.1:1/0?ssl_ca_certs=/ca.pem")._client.connection_pool
-    assert pool.connection_kwargs["ssl_check_hostname"] is True
+
+    async def pool_here():
+        return pool._pools.here()
+
+    for one in (pool, pool if kind == "sync" else call(pool_here())):
+        assert one.connection_kwargs["ssl_check_hostname"] is True
 
 
 @pytest.mark.parametrize(

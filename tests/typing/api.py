@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import assert_type
 
+from openai import OpenAI
+
 from videopoll import (
     AsyncNotifier,
     AsyncRedisVideoJobQueue,
@@ -32,6 +34,7 @@ from videopoll import (
 from videopoll.jobs import EnqueueResult, JobView
 from videopoll.messages import Delivered, Receipt
 from videopoll.observations import Observation, VideoReady
+from videopoll.tool import VideoGeneratorTool
 
 
 class MyNotifier:
@@ -116,3 +119,10 @@ async def in_asyncio() -> None:
 
 
 CallbackNotifier(lambda message: print(message.text))
+
+
+def schemas(client: OpenAI, tool: VideoGeneratorTool) -> None:
+    client.responses.create(model="m", input="said", tools=[tool.schema_responses()])
+    client.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "said"}], tools=[tool.schema_chat()]
+    )

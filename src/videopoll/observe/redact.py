@@ -16,6 +16,12 @@ __all__ = ["one_line", "redact", "redacted", "without"]
 MAX_REASON_CHARS = 200
 """How much of a provider's text gets into a receipt."""
 
+SHORT_SECRET_CHARS = 4
+"""A secret of fewer characters stays: nobody can tell it from a word or a status, which the operator needs."""
+
+LONG_SECRET_CHARS = 6
+"""A secret of so many characters goes wherever it stands, a shorter one where it stands alone."""
+
 # Whatever comes out of a provider or a host's function may quote what went in.
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://\S+", re.IGNORECASE)
 _CREDENTIAL = re.compile(
@@ -44,10 +50,14 @@ def redacted(reason: str, *secrets: str | None) -> str:
 
 
 def without(text: str, secrets: Iterable[str | None]) -> str:
-    """Return the text without the given secrets, in whatever form they stand in it."""
-    for secret in sorted({secret for secret in secrets if secret}, key=len, reverse=True):
+    """Return the text without the given secrets, in whatever form they stand in it; very short ones stay."""
+    for secret in sorted(
+        {secret for secret in secrets if secret and len(secret) >= SHORT_SECRET_CHARS}, key=len, reverse=True
+    ):
         for form in (secret, quote(secret, safe="", errors="replace")):
-            text = text.replace(form, "[redacted]")
+            # In a word of the text, a short one stands by chance, and the word would be spoiled.
+            alone = (r"(?<!\w)", r"(?!\w)") if len(form) < LONG_SECRET_CHARS else ("", "")
+            text = re.sub(re.escape(form).join(alone), "[redacted]", text)
     return text
 
 

@@ -247,9 +247,12 @@ def _pool_of(kind: type[PoolT], url: str, timeout_s: float, max_connections: int
         raise ConfigurationError(msg)
     check_seconds("a time limit of Redis", timeout_s, above=0)
     pool_type = cast("Any", kind)
+    # redis-py 5 does not look at the name in a certificate unless it is told to.
+    tls = {"ssl_check_hostname": True} if url.startswith("rediss://") else {}
     try:
         pool = pool_type.from_url(
             url,
+            **tls,
             socket_timeout=timeout_s,
             socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
             retry=retry,
@@ -281,8 +284,7 @@ def _check_certificates(pool: redis.ConnectionPool) -> None:
     """
     if issubclass(pool.connection_class, redis.SSLConnection | redis.asyncio.SSLConnection):
         options = pool.connection_kwargs
-        # redis-py 5 does not look at the name in a certificate unless it is told to.
-        if not options.setdefault("ssl_check_hostname", True) or options.get("ssl_cert_reqs") == "none":
+        if not options["ssl_check_hostname"] or options.get("ssl_cert_reqs") == "none":
             msg = (
                 "the Redis URL turns off the check of the server's certificate (ssl_cert_reqs, ssl_check_hostname):"
                 " name the certificate to trust instead, with ssl_ca_certs=/path/to/ca.pem, or build the client yourself"

@@ -50,7 +50,10 @@ from videopoll.video_api.generator import (
 )
 
 if TYPE_CHECKING:
+    # The SDKs are a host's: where they are not installed, a type checker takes these for anything.
     from agents import FunctionTool  # type: ignore[import-not-found,unused-ignore]  # pyright: ignore[reportMissingImports]
+    from openai.types.chat import ChatCompletionFunctionToolParam  # type: ignore[import-not-found,unused-ignore]  # pyright: ignore[reportMissingImports]
+    from openai.types.responses import FunctionToolParam  # type: ignore[import-not-found,unused-ignore]  # pyright: ignore[reportMissingImports]
 
     from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, Notifier, VideoJobQueue
 
@@ -250,13 +253,13 @@ class VideoGeneratorTool:
             "additionalProperties": False,
         }
 
-    def schema_responses(self) -> dict[str, JsonValue]:
+    def schema_responses(self) -> FunctionToolParam:
         """Return the tool for ``client.responses.create(tools=[...])`` (function tools of the Responses API)."""
-        return {"type": "function", **self._function()}
+        return cast("FunctionToolParam", {"type": "function", **self._function()})
 
-    def schema_chat(self) -> dict[str, JsonValue]:
+    def schema_chat(self) -> ChatCompletionFunctionToolParam:
         """Return the tool for ``client.chat.completions.create(tools=[...])`` (function tools of Chat Completions)."""
-        return {"type": "function", "function": self._function()}
+        return cast("ChatCompletionFunctionToolParam", {"type": "function", "function": self._function()})
 
     def _function(self) -> dict[str, JsonValue]:
         return {

@@ -16,6 +16,7 @@ from videopoll.worker.host_parts import (
     as_lookup_result,
     as_observation,
     as_receipt,
+    check_call,
     is_for_us,
     look_up_failed,
     notifier_failed,
@@ -113,6 +114,10 @@ class AsyncParts:
     def _poller_call(self) -> Callable[[PollApi], Awaitable[Observation]]:
         """Return a coroutine function that calls this poller."""
         own = getattr(self._poller, "apoll", None)
+        if own is None and not callable(getattr(self._poller, "poll", None)):
+            msg = f"the poller must have a method poll(), got {type(self._poller).__name__}"
+            raise TypeError(msg)
+        check_call(self._poller, "poll" if own is None else "apoll")
         if own is not None:
             # A second watch would take a fiftieth of a poll's time.
             return functools.partial(_ask, own, guard=getattr(self._poller, "keeps_time", False) is not True)
@@ -129,11 +134,13 @@ class AsyncParts:
         """Return a coroutine function that calls this method of the notifier."""
         own = getattr(self._notifier, f"a{method}", None)
         if own is not None:
+            check_call(self._notifier, f"a{method}")
             return cast("Callable[[Message], Awaitable[object]]", own)
         call = getattr(self._notifier, method, None)
         if not callable(call):
             msg = f"the notifier must have a method {method}(), got {type(self._notifier).__name__}"
             raise TypeError(msg)
+        check_call(self._notifier, method)
         if is_async(call):
             return cast("Callable[[Message], Awaitable[object]]", call)
         if method == "notify":

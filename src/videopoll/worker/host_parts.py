@@ -14,6 +14,7 @@ from typing import cast
 
 from videopoll._calling import is_async
 from videopoll._reasons import Reason, own, quoting, trace_of
+from videopoll.errors import ConfigurationError
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown, receipt_for_error
 from videopoll.observations import Fault, FaultKind, Observation, VideoReady, checked_ready
@@ -23,6 +24,7 @@ __all__ = [
     "as_lookup_result",
     "as_observation",
     "as_receipt",
+    "check_call",
     "is_for_us",
     "kind_of",
     "look_up_failed",
@@ -45,6 +47,7 @@ def refuse_async(part: object, method: str, name: str) -> None:
 
     Raises:
         TypeError: It has to be awaited; the text names `AsyncRunner`.
+        ConfigurationError: It cannot be called as a runner calls it.
     """
     if not callable(getattr(part, method, None)):
         msg = f"the {name} must have a method {method}(), got {type(part).__name__}"
@@ -52,6 +55,32 @@ def refuse_async(part: object, method: str, name: str) -> None:
     if is_async(getattr(part, method, None)) or getattr(part, "async_only", False):
         msg = f"{type(part).__name__} is an asyncio {name}: Runner works with threads, use AsyncRunner for it"
         raise TypeError(msg)
+    if method in {"poll", "notify"}:
+        check_call(part, method)
+
+
+def check_call(part: object, method: str) -> None:
+    """Refuse a poller or a notifier that cannot be called as a runner calls it.
+
+    Raises:
+        ConfigurationError: It is a class, or its method takes other arguments.
+    """
+    if isinstance(part, type):
+        msg = f"{part.__name__} is a class: build one of it, and hand that in"
+        raise ConfigurationError(msg)
+    polls = method in {"poll", "apoll"}
+    try:
+        signature = inspect.signature(getattr(part, method))
+    except (TypeError, ValueError):
+        # Not every callable tells: the first call will.
+        return
+    try:
+        signature.bind("", **({"timeout_s": 1.0} if polls else {}))
+    except TypeError:
+        wanted = f"{method}(job, timeout_s=seconds)" if polls else f"{method}(message)"
+        takes = ", ".join(signature.parameters) or "nothing"
+        msg = f"{type(part).__name__}.{method} is called as {wanted}: let it take these arguments, not {takes}"
+        raise ConfigurationError(msg) from None
 
 
 def as_observation(value: object) -> Observation:

@@ -159,7 +159,7 @@ class Runner(BaseRunner["_Run[object]"]):
 
     Raises:
         ConfigurationError: Values that cannot work, alone or together.
-        TypeError: A part is an asyncio one; `AsyncRunner` takes those.
+        TypeError: A part is an asyncio one (`AsyncRunner` takes those), or has not the method that is needed.
     """
 
     def __init__(

@@ -46,19 +46,19 @@ MIN_LISTEN_S = 0.1
 """A worker that claims again within this time need not listen for new ids: the claim looks for them, too."""
 
 MIN_CLAIM_GAP_BUSY_S = 0.01
-"""How far apart they are while more is due than there are places for: a place that waits longer costs throughput."""
+"""How far apart they are while more is due than there are slots for: a slot that waits longer costs throughput."""
 
 RETRY_CLAIM_S = 0.25
-"""How soon to look again for what is due and could not be taken, though there was a place for it."""
+"""How soon to look again for what is due and could not be taken, though there was a slot for it."""
 
 LOOK_EVERY_S = 1.0
-"""How often a worker without a free place looks for jobs that should have ended, at most."""
+"""How often a worker without a free slot looks for jobs that should have ended, at most."""
 
 LOOK_ON_S = 0.1
 """How soon it goes on with a look that was not through."""
 
 MOST_ENDINGS = 100
-"""Jobs at a time that are ended without a place."""
+"""Jobs at a time that are ended without a slot."""
 
 RENEW_EARLIER = 0.8
 """Leases are renewed a little sooner than others wait for it (`videopoll.worker.takeovers`)."""
@@ -147,6 +147,9 @@ class WorkerState:
         self.worker_id: str = f"video_worker_{os.getpid()}_{secrets.token_hex(3)}"
         self.clock: Clock = given(clock, Clock, "clock")
         self.rng: random.Random = rng or _RNG
+        if texts is not None and not isinstance(texts, Texts):
+            msg = f"texts must be Texts, got {type(texts).__name__}"
+            raise ConfigurationError(msg)
         self._emitter = events.Emitter(LogHook(), hooks)
         self.context: StepContext = StepContext(
             worker_id=self.worker_id,
@@ -266,7 +269,7 @@ class WorkerState:
             undeliverable=since(events.JobDeadLettered),
         )
 
-    # --- places, how much to claim, and when ---
+    # --- slots, how much to claim, and when ---
 
     def _throttled(self, wait_s: float) -> None:
         self._paused_until_s = max(self._paused_until_s, self.clock.monotonic_s() + wait_s)
@@ -299,13 +302,13 @@ class WorkerState:
         return polls, max(0, min(self.delivery_concurrency - self.sends_in_hand, free - polls))
 
     def defer_endings(self) -> None:
-        """End nothing without a place for a while: what is overdue when a worker comes gets its last poll first."""
+        """End nothing without a slot for a while: what is overdue when a worker comes gets its last poll first."""
         patience_s = self.strategy.interval_s + self.strategy.request_timeout_s
         self._look_from = 0
         self._look_at_s = self._patient_until_s = self.clock.monotonic_s() + patience_s
 
     def begin_turn(self) -> Room:
-        """Begin a turn of the loop: give what to claim; nothing when there is no place at all, and no look is due."""
+        """Begin a turn of the loop: give what to claim; nothing when there is no slot at all, and no look is due."""
         with self._planning:
             self.vitals.tick()
             now_s = self.clock.monotonic_s()
@@ -325,7 +328,7 @@ class WorkerState:
             return room
 
     def _look_for_room(self) -> tuple[int, int]:
-        # Set before the look: a place that another thread frees after it must wake the loop.
+        # Set before the look: a slot that another thread frees after it must wake the loop.
         self._full = True
         polls, sends = self.room()
         self._full = not (polls and sends)
@@ -369,7 +372,7 @@ class WorkerState:
         self.wake_at(self.clock.monotonic_s() + self._sleep_s(batch, polls, sends))
 
     def _plan_look(self, batch: ClaimBatch) -> None:
-        """Plan when to look for jobs that are to be ended without a place."""
+        """Plan when to look for jobs that are to be ended without a slot."""
         now_s = self.clock.monotonic_s()
         # Nothing is to be ended that has not been due for an interval, or waits where the due times are not told.
         late_ms = batch.now_ms - round(self.strategy.interval_s * 1000)
@@ -389,7 +392,7 @@ class WorkerState:
         self._look_from, self._look_at_s = batch.look_from, now_s + wait_s
 
     def _look_wanted_s(self, polls: int) -> float:
-        """When the next look is wanted; never, while whatever is due finds a place."""
+        """When the next look is wanted; never, while whatever is due finds a slot."""
         return FOREVER_S if polls and not self._late else self._look_at_s
 
     @property
@@ -406,7 +409,7 @@ class WorkerState:
         return self.clock.monotonic_s() + (due_ms - self.context.clock.now_ms() + 1) / 1000
 
     def forget(self, step: JobStep) -> None:
-        """Forget a job that is out of hand; a claim that was held up by a lack of places is wanted now."""
+        """Forget a job that is out of hand; a claim that was held up by a lack of slots is wanted now."""
         with self._slots:
             # A worker that lost a lease may have claimed the same job again meanwhile.
             if self.steps.get(step.claim.job_id) is step:
@@ -417,7 +420,7 @@ class WorkerState:
         self.on_slot_freed()
 
     def forget_steps(self) -> None:
-        """Begin a run with empty hands: what an earlier one has left behind takes no place in this one."""
+        """Begin a run with empty hands: what an earlier one has left behind takes no slot in this one."""
         with self._slots:
             for step in self.steps.values():
                 step.slot_freed = True
@@ -440,7 +443,7 @@ class WorkerState:
             )
 
     def _start_sending(self, step: JobStep) -> bool:
-        """Move a job whose polling is over to a place for sends; False if there is none."""
+        """Move a job whose polling is over to a slot for sends; False if there is none."""
         with self._slots:
             if self.sends_in_hand >= self.delivery_concurrency or step.slot_freed:
                 return False
@@ -471,9 +474,9 @@ class WorkerState:
             self.polls_in_hand += by
 
     def _sleep_s(self, batch: ClaimBatch, polls: int, sends: int) -> float:
-        """Seconds until something may be due that this claim did not take; `polls` and `sends` are the places left."""
+        """Seconds until something may be due that this claim did not take; `polls` and `sends` are the slots left."""
         dues_ms = [
-            # With one kind of place full, an expired lease may have to wait for such a place.
+            # With one kind of slot full, an expired lease may have to wait for such a slot.
             batch.next_expiry_ms if (polls and sends) or (batch.next_expiry_ms or 0) > batch.now_ms else None,
             batch.next_poll_ms if polls else None,
             batch.next_send_ms if sends else None,
