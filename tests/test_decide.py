@@ -93,6 +93,18 @@ def test_the_limit_of_attempts_acts_when_the_poll_after_the_last_is_due():
     assert (ended.kind, ended.error) == (OutcomeKind.ATTEMPTS_EXHAUSTED, "Max polling attempts exceeded")
 
 
+def test_used_up_attempts_name_the_last_fault():
+    """It is what an operator has to mend; an answer after it says that it is over."""
+    fast = PollingStrategy(interval_s=1)
+    faulty = attrs.evolve(work(31, faults=2), last_fault="credentials")
+    assert (
+        before_poll(faulty, at(35), fast).error
+        == "Max polling attempts exceeded, the last one by a fault (credentials)"
+    )
+    answered = attrs.evolve(faulty, faults=0)
+    assert before_poll(answered, at(35), fast).error == "Max polling attempts exceeded"
+
+
 # --- after a poll ---
 
 

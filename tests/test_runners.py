@@ -14,6 +14,7 @@ from videopoll import (
     AsyncRunner,
     KeyTtls,
     LeasePolicy,
+    PollingStrategy,
     QueueUnavailableError,
     RedisVideoJobQueue,
     RoutingNotifier,
@@ -24,7 +25,7 @@ from videopoll import (
 )
 from videopoll.jobs.transition import Claim, ClaimBatch, PollWork, Settle, TransitionResult
 from videopoll.messages import Delivered, LookupResult
-from videopoll.observations import FaultKind, VideoReady, VideoWorking
+from videopoll.observations import Fault, FaultKind, VideoReady, VideoWorking
 from videopoll.queue.operations import new_token
 
 
@@ -110,6 +111,26 @@ def test_a_hosts_own_parts_need_one_side_only(world, runner, call):
     ((text, on_main_thread),) = told
     assert text.endswith("🔗 Video: https://files.example/job_1.mp4")
     assert not on_main_thread
+
+
+def test_used_up_polls_say_which_fault_the_last_one_met(world, runner, call):
+    """In the audit trail, where the operator looks."""
+
+    class Poller:
+        def poll(self, job, *, timeout_s):
+            return Fault(FaultKind.SERVER, "words of the API")
+
+    class Notifier:
+        def notify(self, message):
+            pass
+
+    strategy = PollingStrategy(max_attempts=2, initial_delay_s=0.0, backoff_base_s=0.05, interval_s=1.0)
+    world.enqueue()
+    made = runner(Poller(), Notifier(), strategy=strategy)
+
+    until(lambda: call(made.run_once()).delivered, "its user was told")
+
+    assert world.queue().get("job_1").outcome.error == "Max polling attempts exceeded, the last one by a fault (server)"
 
 
 @pytest.mark.parametrize("kind", ["async"], indirect=True)

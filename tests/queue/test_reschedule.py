@@ -77,6 +77,19 @@ def test_progress_is_kept_for_whoever_looks_and_judges_nothing(bench):
     assert bench.call(bench.queue.get("job_1")).progress is None
 
 
+def test_the_last_fault_is_remembered_for_the_reason(bench):
+    claim = bench.one()
+    bench.apply(Reschedule(claim, bench.now_ms() - 1, 2, last_fault="server"))
+    (claim,) = bench.claim()
+    assert (claim.work.faults, claim.work.last_fault) == (2, "server")
+    bench.apply(Reschedule(claim, bench.now_ms() - 1))
+    (claim,) = bench.claim()
+    assert claim.work.last_fault is None
+    bench.apply(Reschedule(claim, bench.now_ms() - 1, 1))
+    bench.db.hset(bench.keys.faults, "job_1", "1::::::0:words of another program")
+    assert bench.claim()[0].work.last_fault is None
+
+
 @pytest.mark.parametrize("state", ["", "x", "1:2:3:4:5:6:7:8:9", "0:::::nan:", ":::::", "0:1::::999999:-5"])
 def test_damaged_progress_harms_nothing(bench, state):
     claim = bench.one()

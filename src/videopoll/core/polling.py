@@ -79,7 +79,8 @@ def before_poll(
         return Ask(min(strategy.request_timeout_s, max(left_s, SHORTEST_REQUEST_S)))
     left_s = (deadline_ms - now_ms) / 1000
     if work.attempts > strategy.max_attempts:
-        return Outcome(OutcomeKind.ATTEMPTS_EXHAUSTED, now_ms, error=own("Max polling attempts exceeded"))
+        last = f", the last one by a fault ({work.last_fault})" if work.faults and work.last_fault else ""
+        return Outcome(OutcomeKind.ATTEMPTS_EXHAUSTED, now_ms, error=own(f"Max polling attempts exceeded{last}"))
     return Ask(min(strategy.request_timeout_s, max(left_s, SHORTEST_REQUEST_S)))
 
 

@@ -305,6 +305,7 @@ class JobStep:
                 after.missing_ms,
                 working.progress,
                 working.queue_position,
+                observation.kind.value if isinstance(observation, Fault) else None,
             ),
             wait=False,
         )

@@ -48,6 +48,7 @@ class PollWork:
         known: Whether the API has known the job at its last answer.
         missing_ms: Since when the API says that it does not know the job; None if
             its last answer was another one.
+        last_fault: The kind of the last of those faults, a word of `FaultKind`; None if there is none.
     """
 
     job: VideoJob
@@ -57,6 +58,7 @@ class PollWork:
     doubt_ms: int | None = None
     known: bool = attrs.field(default=False, kw_only=True)
     missing_ms: int | None = attrs.field(default=None, kw_only=True)
+    last_fault: str | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
@@ -161,6 +163,7 @@ class Reschedule:
     missing_ms: int | None = None
     progress: float | None = None
     queue_position: int | None = None
+    last_fault: str | None = None
 
 
 @attrs.frozen

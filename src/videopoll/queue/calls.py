@@ -30,6 +30,7 @@ from videopoll.jobs.transition import (
     TransitionResult,
 )
 from videopoll.jobs.views import CancelResult, EnqueueResult, JobView, QueueCounts
+from videopoll.observations import FaultKind
 from videopoll.policies import FOREIGN_IDLE_S
 from videopoll.queue.scripts import Script, ScriptCall
 
@@ -232,7 +233,7 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
         elif completed is not None:
             work = _read_ended(job, completed)
         else:
-            faults_in_row, answered_ms, doubt_ms, missing_ms, _, _ = _read_faults(faults)
+            faults_in_row, answered_ms, doubt_ms, missing_ms, _, _, last_fault = _read_faults(faults)
             known = answered_ms is not None and missing_ms is None
             if not faults:
                 # Nothing to remember: the polls before were answered (the one that a dead worker was at, perhaps not).
@@ -241,7 +242,16 @@ def _read_claim(fields: _ClaimFields, token: str, now_ms: int) -> Claim:
                 # The last poll was answered, so its time is that of the counter.
                 answered_ms = now_ms - age_ms
             attempts = attempts_before + counted
-            work = PollWork(job, attempts, faults_in_row, answered_ms, doubt_ms, known=known, missing_ms=missing_ms)
+            work = PollWork(
+                job,
+                attempts,
+                faults_in_row,
+                answered_ms,
+                doubt_ms,
+                known=known,
+                missing_ms=missing_ms,
+                last_fault=last_fault,
+            )
     return Claim(
         job_id=job_id,
         token=token,
@@ -276,24 +286,31 @@ class _Polled(NamedTuple):
     missing_ms: int | None = None
     progress_permille: int | None = None
     queue_position: int | None = None
+    last_fault: str | None = None
 
 
 def _read_faults(state: bytes) -> _Polled:
     """Read what `_reschedule` has written, trusting nothing in it.
 
-    That is "faults:last answer ms[:attempts[:doubt ms[:missing ms[:progress in permille[:place in the API's queue]]]]]".
+    That is "faults:last answer ms[:attempts[:doubt ms[:missing ms[:progress in permille[:place in the API's queue
+    [:last fault]]]]]]".
     """
     if not state:
         return _Polled()
-    count, answered, _, doubt, missing, *shown = (*state.split(b":"), *_NOTHING)[:7]
+    count, answered, _, doubt, missing, *shown, fault = (*state.split(b":"), *_NOTHING)[:8]
     try:
-        times = (int(one) if one else None for one in (answered, doubt, missing))
-        return _Polled(max(0, int(count)), *times, *(int(one) if one.isdigit() else None for one in shown))
+        faults = max(0, int(count))
+        answered_ms, doubt_ms, missing_ms = (int(one) if one else None for one in (answered, doubt, missing))
+        permille, position = (int(one) if one.isdigit() else None for one in shown)
     except ValueError:
         return _Polled()
+    last_fault = text_of(fault) if fault in _FAULTS else None
+    return _Polled(faults, answered_ms, doubt_ms, missing_ms, permille, position, last_fault)
 
 
-_NOTHING = (b"",) * 6
+_NOTHING = (b"",) * 7
+
+_FAULTS = frozenset(kind.value.encode() for kind in FaultKind)
 
 
 def renew(
@@ -396,7 +413,7 @@ def _reschedule(keys: Keys, items: Sequence[Reschedule], ttls: KeyTtls) -> Scrip
     args: list[str | bytes | int] = [keys.prefix, ttls.job_s]
     for item in items:
         permille = None if item.progress is None else round(item.progress * 1000)
-        optional = (item.attempts, item.doubt_ms, item.missing_ms, permille, item.queue_position)
+        optional = (item.attempts, item.doubt_ms, item.missing_ms, permille, item.queue_position, item.last_fault)
         state = ""
         if item.faults or any(one is not None for one in optional):
             words = [
