@@ -17,14 +17,17 @@ from videopoll import (
     AsyncVideoPoller,
     ConfigurationError,
     RedisVideoJobQueue,
+    RoutingNotifier,
     Runner,
     SilentNotifier,
     VideoApiPoller,
     VideoJobQueue,
     VideoPoller,
+    WebhookNotifier,
     protocols,
 )
 from videopoll.queue.dead_letters import AsyncDeadLetters, DeadLetters
+from videopoll.worker.health_server import HealthServer
 
 TWINS = [
     (RedisVideoJobQueue, AsyncRedisVideoJobQueue),
@@ -198,6 +201,33 @@ def test_what_a_runner_cannot_work_with_is_refused_when_it_is_built(runner, part
 
     with pytest.raises((TypeError, ValueError), match=says):
         runner(queue, parts.pop("poller"), parts.pop("notifier"), **parts)
+
+
+@pytest.mark.parametrize(("runner", "queue"), [(Runner, RedisVideoJobQueue), (AsyncRunner, AsyncRedisVideoJobQueue)])
+def test_a_class_in_place_of_a_queue_is_refused(runner, queue):
+    with pytest.raises(ConfigurationError, match="RedisVideoJobQueue is a class: build one of it"):
+        runner(queue, Whatever(), Whatever())
+
+
+@pytest.mark.parametrize(
+    ("channels", "says"),
+    [
+        (["ultramsg"], "in a mapping from its name to its notifier"),
+        ({}, "at least one channel"),
+        ({"silent": SilentNotifier}, "the channel 'silent' .* it is a class: build one of it"),
+        ({"silent": None}, "the channel 'silent' .* it has no method 'notify'"),
+    ],
+)
+def test_a_router_takes_notifiers_by_name(channels, says):
+    with pytest.raises(ConfigurationError, match=says):
+        RoutingNotifier(channels, resolve=print)
+
+
+def test_a_webhook_without_a_secret_and_a_port_that_is_none_are_refused():
+    with pytest.raises(ConfigurationError, match="at least one secret"):
+        WebhookNotifier(url="https://x.example", secret=None)
+    with pytest.raises(ConfigurationError, match="choose another port"):
+        HealthServer(None, "80")
 
 
 def test_an_asyncio_poller_without_a_time_limit_is_refused():

@@ -83,6 +83,17 @@ def check_seconds(name: str, value: object, *, above: float | None = None, low: 
         raise ConfigurationError(msg)
 
 
+def check_count(name: str, value: object, *, low: int = 1) -> None:
+    """Refuse what is no whole number of at least `low`.
+
+    Raises:
+        ConfigurationError: It is.
+    """
+    if type(value) is not int or value < low:
+        msg = f"{name} must be a whole number of at least {low}, got {_quoted(value)}"
+        raise ConfigurationError(msg)
+
+
 def _finite(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not is_number(value):
         msg = f"{type(instance).__name__}.{attribute.name} must be a finite number, got {_quoted(value)}"

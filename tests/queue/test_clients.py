@@ -16,7 +16,7 @@ from videopoll import (
     DeadLetterPolicy,
     RedisVideoJobQueue,
 )
-from videopoll.errors import QueueRefusedError
+from videopoll.errors import InvalidJobError, QueueRefusedError
 from videopoll.jobs import DeadLetter, JobState
 from videopoll.jobs.transition import (
     BeginSend,
@@ -283,3 +283,26 @@ def test_a_wait_of_no_known_length_is_refused(bench, timeout_s):
     for method in (lambda **options: bench.queue.wait("job_1", **options), bench.queue.drain):
         with pytest.raises(ConfigurationError, match=r"timeout_s must be a finite number of seconds"):
             bench.call(method(timeout_s=timeout_s))
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "says"),
+    [
+        (lambda queue: queue.history(5), InvalidJobError, "job_id must be a string, got int"),
+        (lambda queue: queue.history(limit="5"), ConfigurationError, r"history\.limit must be a whole number"),
+        (lambda queue: queue.dead_letters.get(None), InvalidJobError, "job_id must be a string, got NoneType"),
+        (lambda queue: queue.dead_letters.redrive(None), InvalidJobError, "job_id must be a string, got NoneType"),
+        (lambda queue: queue.dead_letters.list(limit="5"), ConfigurationError, r"list\.limit must be a whole number"),
+        (lambda queue: queue.dead_letters.list(offset=-1), ConfigurationError, r"list\.offset must be a whole number"),
+        (lambda queue: queue.get(None), InvalidJobError, "job_id must be a string, got NoneType"),
+        (lambda queue: queue.cancel(7), InvalidJobError, "job_id must be a string, got int"),
+        (lambda queue: queue.poll_now(None), InvalidJobError, "job_id must be a string, got NoneType"),
+    ],
+    ids=str,
+)
+def test_an_argument_of_a_call_that_cannot_be_is_refused(bench, ask, error, says):
+    async def asked():
+        return await ask(bench.queue)
+
+    with pytest.raises(error, match=says):
+        ask(bench.queue) if bench.kind == "sync" else bench.call(asked())

@@ -17,7 +17,7 @@ from videopoll._reasons import own
 from videopoll.errors import InvalidJobError
 from videopoll.jobs.codec import LARGEST, JsonValue, Poison, dump, load_object
 
-__all__ = ["RECORD_FIELDS", "TRANSITIONS", "JobState", "VideoJob", "check_id", "check_metadata"]
+__all__ = ["RECORD_FIELDS", "TRANSITIONS", "JobState", "VideoJob", "check_id", "check_is_text", "check_metadata"]
 
 RECORD_FIELDS = ("jobId", "conversationId", "startTime", "status")
 """The record's own fields, which metadata may not take."""
@@ -94,6 +94,18 @@ def check_id(value: object, name: str) -> str:
         msg = f"{name} {problem}"
         raise InvalidJobError(own(msg))
     return cast("str", value)
+
+
+def check_is_text(value: object, name: str) -> str:
+    """Return an id of whatever characters, as it may stand in Redis: what is no job has one, too.
+
+    Raises:
+        InvalidJobError: It is not a string.
+    """
+    if not isinstance(value, str):
+        msg = f"{name} must be a string, got {type(value).__name__}"
+        raise InvalidJobError(own(msg))
+    return value
 
 
 def _id_problem(value: object) -> str | None:

@@ -46,12 +46,13 @@ class RoutingNotifier:
     """
 
     def __init__(self, channels: Mapping[str, Channel], *, resolve: Resolve) -> None:
-        if not channels:
-            msg = "RoutingNotifier needs at least one channel"
+        if not isinstance(channels, Mapping) or not channels:
+            msg = "RoutingNotifier needs at least one channel, in a mapping from its name to its notifier"
             raise ConfigurationError(msg)
         for name, channel in channels.items():
-            if not callable(getattr(channel, "notify", None)):
-                msg = f"the channel {name!r} of RoutingNotifier is no notifier: it has no method 'notify'"
+            if isinstance(channel, type) or not callable(getattr(channel, "notify", None)):
+                why = "it is a class: build one of it" if isinstance(channel, type) else "it has no method 'notify'"
+                msg = f"the channel {name!r} of RoutingNotifier is no notifier: {why}"
                 raise ConfigurationError(msg)
         check_callable(resolve, "RoutingNotifier.resolve", "the conversation id")
         self._channels = dict(channels)

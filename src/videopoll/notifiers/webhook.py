@@ -72,7 +72,7 @@ class WebhookNotifier(HttpNotifier):
     ) -> None:
         super().__init__(client=client, async_client=async_client)
         self._url = check_url(url, "WebhookNotifier.url")
-        self._keys = tuple(_key(one) for one in ([secret] if isinstance(secret, str) else secret))
+        self._keys = tuple(_key(one) for one in ([secret] if isinstance(secret, str) else secret or ()))
         self._clock = clock
         if not self._keys:
             msg = "WebhookNotifier needs at least one secret, otherwise its receiver could not trust it"

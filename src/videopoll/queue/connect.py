@@ -27,7 +27,7 @@ from typing_extensions import override
 from videopoll._reasons import own
 from videopoll.core.belonging import OfLoop, OfProcess, is_of_other_loop
 from videopoll.errors import ConfigurationError, QueueError, QueueRefusedError, QueueUnavailableError
-from videopoll.policies import check_seconds
+from videopoll.policies import check_count, check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -236,9 +236,7 @@ def async_client_of(url: str, timeout_s: float, max_connections: int = MAX_CONNE
 
 
 def _pool_of(kind: type[PoolT], url: str, timeout_s: float, max_connections: int, retry: object) -> PoolT:
-    if type(max_connections) is not int or max_connections < 1:
-        msg = f"max_connections must be a whole number of at least 1, got {max_connections!r}"
-        raise ConfigurationError(msg)
+    check_count("max_connections", max_connections)
     if not isinstance(url, str):
         msg = (
             f"the Redis URL must be a string such as redis://127.0.0.1:6379/0, got {_name_of(type(url))}: is the"

@@ -13,7 +13,9 @@ import attrs
 from videopoll.core.flow import do
 from videopoll.errors import InvalidJobError
 from videopoll.jobs.codec import raw, text_of
+from videopoll.jobs.job import check_is_text
 from videopoll.jobs.outcome import DeadLetter
+from videopoll.policies import check_count
 from videopoll.queue import calls
 from videopoll.queue.connect import queue_errors
 from videopoll.queue.scripts import ScriptCall, arun, evaluate, run
@@ -37,6 +39,8 @@ class _Letters:
         self._queue = queue
 
     def _list(self, limit: int, offset: int) -> Flow[builtins.list[DeadLetter]]:
+        check_count("dead_letters.list.limit", limit, low=0)
+        check_count("dead_letters.list.offset", offset, low=0)
         if limit < 1:
             return []
         client, keys = self._queue.front, self._queue.keys
@@ -85,8 +89,9 @@ class _Letters:
 
     def _stored(self, job_id: str) -> Flow[bytes | None]:
         client, keys = self._queue.front, self._queue.keys
+        field = raw(check_is_text(job_id, "job_id"))
         with queue_errors("reading a dead letter"):
-            found = yield from do(lambda: client.hget(keys.letters, cast("str", raw(job_id))))
+            found = yield from do(lambda: client.hget(keys.letters, cast("str", field)))
         return cast("bytes | None", found)
 
     def _revive(self, job_id: str, stored: bytes, now_s: int) -> ScriptCall[bool]:

@@ -15,14 +15,14 @@ from videopoll import events
 from videopoll._reasons import own
 from videopoll.core.delivery import open_outbox
 from videopoll.core.flow import do
-from videopoll.errors import ConfigurationError, InvalidJobError, JobNotFoundError, QueueUnavailableError
+from videopoll.errors import InvalidJobError, JobNotFoundError, QueueUnavailableError
 from videopoll.jobs.codec import dump, text_of
-from videopoll.jobs.job import check_id, check_metadata
+from videopoll.jobs.job import check_id, check_is_text, check_metadata
 from videopoll.jobs.outcome import Outcome, OutcomeKind
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
 from videopoll.observe.log import LogHook, shown
-from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, check_seconds, given
+from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, check_count, check_seconds, given
 from videopoll.queue import calls
 from videopoll.queue.connect import REDIS_ERRORS, ms_of, raise_queue_error
 from videopoll.queue.history_reader import read_history, read_workers
@@ -245,14 +245,15 @@ class Operations:
 
     def list_jobs(self, wanted: JobFilter, *, limit: int, offset: int) -> Flow[JobPage]:
         """List jobs."""
-        for name, number, low in (("limit", limit, 1), ("offset", offset, 0)):
-            if not isinstance(number, int) or number < low:
-                msg = f"list_jobs.{name} must be a whole number of at least {low}, got {number!r}"
-                raise ConfigurationError(msg)
+        check_count("list_jobs.limit", limit)
+        check_count("list_jobs.offset", offset, low=0)
         return list_jobs(self.front, self.keys, wanted, limit=limit, offset=offset)
 
     def history(self, job_id: str | None, *, limit: int) -> Flow[tuple[HistoryEntry, ...]]:
         """Read what happened lately."""
+        check_count("history.limit", limit)
+        if job_id is not None:
+            check_is_text(job_id, "job_id")
         return read_history(self.front, self.keys, job_id, limit=limit)
 
     def workers(self) -> Flow[tuple[WorkerInfo, ...]]:

@@ -35,6 +35,7 @@ from videopoll.worker import state
 from videopoll.worker.async_parts import AsyncParts, resolve
 from videopoll.worker.base import RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
+    refuse_class,
     resume,
     trace_of,
     was_cancelled,
@@ -162,6 +163,7 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
+        refuse_class(queue)
         if not is_async(getattr(queue, "claim", None)):
             msg = (
                 f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs AsyncRedisVideoJobQueue or another one"

@@ -87,7 +87,7 @@ class HealthServer(OfProcess):
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._listener.bind((host, port))
             self._listener.listen(128)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, TypeError) as error:
             self._listener.close()
             why = (error.strerror if isinstance(error, OSError) else None) or "no such port"
             msg = f"the health endpoint cannot listen on {host}:{port} ({why}): choose another port or host"

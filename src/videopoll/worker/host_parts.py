@@ -31,6 +31,7 @@ __all__ = [
     "notifier_failed",
     "poller_failed",
     "refuse_async",
+    "refuse_class",
     "resume",
     "trace_of",
     "was_cancelled",
@@ -49,6 +50,7 @@ def refuse_async(part: object, method: str, name: str) -> None:
         TypeError: It has to be awaited; the text names `AsyncRunner`.
         ConfigurationError: It cannot be called as a runner calls it.
     """
+    refuse_class(part)
     if not callable(getattr(part, method, None)):
         msg = f"the {name} must have a method {method}(), got {type(part).__name__}"
         raise TypeError(msg)
@@ -59,15 +61,24 @@ def refuse_async(part: object, method: str, name: str) -> None:
         check_call(part, method)
 
 
+def refuse_class(part: object) -> None:
+    """Refuse a class in place of a part.
+
+    Raises:
+        ConfigurationError: It is one.
+    """
+    if isinstance(part, type):
+        msg = f"{part.__name__} is a class: build one of it, and hand that in"
+        raise ConfigurationError(msg)
+
+
 def check_call(part: object, method: str) -> None:
     """Refuse a poller or a notifier that cannot be called as a runner calls it.
 
     Raises:
         ConfigurationError: It is a class, or its method takes other arguments.
     """
-    if isinstance(part, type):
-        msg = f"{part.__name__} is a class: build one of it, and hand that in"
-        raise ConfigurationError(msg)
+    refuse_class(part)
     polls = method in {"poll", "apoll"}
     try:
         signature = inspect.signature(getattr(part, method))

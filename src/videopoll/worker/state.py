@@ -21,7 +21,7 @@ from videopoll.core.step import JobStep
 from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
 from videopoll.jobs.views import RunSummary
 from videopoll.observe.log import LogHook, shown_ids
-from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy, check_seconds, given
+from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy, check_count, check_seconds, given
 from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 from videopoll.worker.health import Vitals
 from videopoll.worker.takeovers import Asked, Takeovers
@@ -127,9 +127,7 @@ class WorkerState:
         self.lease: LeasePolicy = given(lease, LeasePolicy, "lease")
         self.delivery: DeliveryPolicy = given(delivery, DeliveryPolicy, "delivery")
         for name, count in (("concurrency", concurrency), ("delivery_concurrency", delivery_concurrency)):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                msg = f"{name} must be a whole number of at least 1, got {count!r}"
-                raise ConfigurationError(msg)
+            check_count(name, count)
         check_seconds("grace_s", grace_s, low=0)
         ttls.check_outlive(self.strategy)
         if foreign_workers and (ttls.job_s, ttls.attempts_s) != (KeyTtls().job_s, KeyTtls().attempts_s):
