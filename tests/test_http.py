@@ -559,6 +559,9 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(own_wor
             for sent in range(1, 4):
                 assert isinstance(await http.asend(post), HttpReply)
                 await asyncio.to_thread(closed, sent)
+                for _ in range(3):
+                    # The loop looks at its sockets after it has called us.
+                    await asyncio.sleep(0)
             await http.aclose()
 
         asyncio.run(main())
