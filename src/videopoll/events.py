@@ -313,6 +313,15 @@ class Emitter:
         # A new tuple: another thread may be going through the old one.
         self._hooks = (*self._hooks, hook)
 
+    def remove(self, hook: Hook) -> None:
+        """Call this hook no more."""
+        self._hooks = tuple(one for one in self._hooks if one is not hook)
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether one of the hooks is a `TextKeeper`."""
+        return any(isinstance(hook, TextKeeper) for hook in self._hooks)
+
     def emit(self, event: Event, text: str | None = None) -> None:
         """Call every hook, also after one that raised.
 

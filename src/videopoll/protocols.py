@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from videopoll.events import Event
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.transition import ClaimBatch, Transition, TransitionResult
@@ -28,6 +29,7 @@ __all__ = [
     "AsyncVideoJobQueue",
     "AsyncVideoPoller",
     "Notifier",
+    "RunnerHistory",
     "RunnerStatus",
     "VideoJobQueue",
     "VideoPoller",
@@ -268,6 +270,26 @@ class AsyncVideoJobQueue(Protocol):
 
     async def close(self) -> None:
         """Close the connections."""
+        ...
+
+
+class RunnerHistory(Protocol):
+    """Keeps what a runner tells, and that it is alive, for operators.
+
+    A queue that has a method ``open_history()`` is asked for one at the start of a
+    run; it may return None. `videopoll.queue.history.RedisHistory` is one.
+    """
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        ...
+
+    def follow(self, runner: RunnerStatus) -> None:
+        """Tell from time to time that this runner is alive, until `close`."""
+        ...
+
+    def close(self, patience_s: float) -> bool:
+        """End it; return whether that is done within so many seconds. May be called again."""
         ...
 
 

@@ -128,6 +128,8 @@ class Worker:
         queue_options = options.pop("queue_options", {})
         options.setdefault("strategy", FAST)
         options.setdefault("delivery", QUICK)
+        # What it writes is its own tests' (test_visible): here it would be noise between the commands that are looked at.
+        options.setdefault("visible", False)
         options["hooks"] = [self.recorder, *options.pop("hooks", ())]
         self._make = lambda: (
             Runner(RedisVideoJobQueue.from_url(url, prefix=prefix, **queue_options), poller, notifier, **options)

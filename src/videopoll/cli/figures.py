@@ -20,6 +20,9 @@ __all__ = ["Figures", "describe_worker", "lag_s", "read_figures", "worker_rows",
 OLDEST_OF = 100
 """Jobs of each state among which the oldest is looked for."""
 
+LIVING = [[JobState.QUEUED], [JobState.SCHEDULED], [JobState.POLLING, JobState.DELIVERING], [JobState.OUTBOX]]
+"""The states of jobs that have not ended, by the index that they stand in."""
+
 LATE_S = 30.0
 """A poll that is later than this, in seconds, shows that the workers are too few, or none."""
 
@@ -32,12 +35,14 @@ class Figures:
         counts: How many jobs are where; None if Redis did not say.
         workers: The workers of the last hour; None if it cannot be told.
         oldest: The job that waits for its end longest.
+        untaken: The job that waits longest for a worker to take it from the list.
         detail: How Redis answered.
     """
 
     counts: QueueCounts | None
     workers: tuple[WorkerInfo, ...] | None
     oldest: ListedJob | None
+    untaken: ListedJob | None
     detail: str
 
     @property
@@ -46,13 +51,27 @@ class Figures:
         return tuple(worker for worker in self.workers or () if worker.alive)
 
     @property
+    def video_apis(self) -> list[str]:
+        """The video APIs that living workers poll."""
+        return sorted({worker.video_api for worker in self.alive if worker.video_api})
+
+    @property
     def problems(self) -> list[str]:
         """What is wrong, one sentence each."""
         if self.counts is None:
             return [f"Redis: {self.detail}"]
         found = []
+        untaken_s = 0.0
+        if self.untaken is not None and self.untaken.start_ms is not None:
+            untaken_s = (self.counts.now_ms - self.untaken.start_ms) / 1000
         if self.workers and not self.alive and self.counts.pending:
             found.append("jobs wait and no worker is alive: start one with videopoll worker")
+        elif untaken_s > LATE_S and self.alive:
+            found.append(f"a job waits for {duration(untaken_s)} and no worker takes it: start more workers")
+        elif untaken_s > LATE_S:
+            found.append(
+                f"a job waits for {duration(untaken_s)} and there is no worker at all: start one with videopoll worker"
+            )
         told = collections.Counter(problem for worker in self.alive for problem in worker.problems)
         for problem, count in sorted(told.items()):
             found.append(f"{count} worker{' is' if count == 1 else 's are'} not well: {problem}")
@@ -70,22 +89,22 @@ def read_figures(queue: RedisVideoJobQueue) -> Figures:
     try:
         counts = queue.counts()
     except QueueError as error:
-        return Figures(None, None, None, str(error))
+        return Figures(None, None, None, None, str(error))
     detail = f"answers in {(time.monotonic() - began_s) * 1000:.0f} ms"
     workers: tuple[WorkerInfo, ...] | None = None
     oldest: ListedJob | None = None
+    untaken: ListedJob | None = None
     try:
         workers = queue.workers()
-        oldest = _oldest(queue)
+        oldest, untaken = _oldest(queue, LIVING), _oldest(queue, [[JobState.QUEUED]])
     except QueueError:
         # The counts are worth more than nothing: a Redis user may be allowed only what workers need.
         pass
-    return Figures(counts, workers, oldest, detail)
+    return Figures(counts, workers, oldest, untaken, detail)
 
 
-def _oldest(queue: RedisVideoJobQueue) -> ListedJob | None:
+def _oldest(queue: RedisVideoJobQueue, indexes: list[list[JobState]]) -> ListedJob | None:
     """Return the job that waits for its end longest, of those first in each index."""
-    indexes = ([JobState.QUEUED], [JobState.SCHEDULED], [JobState.POLLING, JobState.DELIVERING], [JobState.OUTBOX])
     found = [job for states in indexes for job in queue.list_jobs(states=states, limit=OLDEST_OF).jobs]
     return min((job for job in found if job.start_ms is not None), key=lambda job: job.start_ms or 0, default=None)
 

@@ -267,6 +267,7 @@ class WorkerInfo:
         host: The name of its machine.
         pid: Its process.
         problems: Why it is not well, by its own account; see `videopoll.worker.Health`.
+        video_api: The base URL of the video API that it polls; empty if its poller does not say.
     """
 
     worker_id: str
@@ -281,6 +282,7 @@ class WorkerInfo:
     host: str = ""
     pid: int = 0
     problems: tuple[str, ...] = ()
+    video_api: str = ""
 
 
 @attrs.frozen

@@ -44,6 +44,7 @@ __all__ = [
     "FreshPool",
     "async_client_of",
     "check_client",
+    "client_beside",
     "client_of",
     "has_moved",
     "is_broken",
@@ -288,6 +289,33 @@ def _check_certificates(pool: redis.ConnectionPool) -> None:
                 " name the certificate to trust instead, with ssl_ca_certs=/path/to/ca.pem, or build the client yourself"
             )
             raise ConfigurationError(msg)
+
+
+_PLAIN: dict[type, type] = {
+    redis.asyncio.Connection: redis.Connection,
+    redis.asyncio.SSLConnection: redis.SSLConnection,
+    redis.asyncio.UnixDomainSocketConnection: redis.UnixDomainSocketConnection,
+}
+_PLAIN.update({kind: kind for kind in _PLAIN.values()})
+"""The ways to a server that are known: how a connection is opened that a sentinel names, or a fake, is not."""
+
+_WHERETO = frozenset({"host", "port", "path", "db", "username", "password", "credential_provider", "protocol"})
+
+
+def client_beside(client: redis.Redis | redis.asyncio.Redis, timeout_s: float) -> redis.Redis | None:
+    """Return a sync client with connections of its own to where another client connects; None where that is not known."""
+    pool = client.connection_pool
+    kind = _PLAIN.get(pool.connection_class)
+    if kind is None:
+        return None
+    options = {
+        name: value
+        for name, value in cast("dict[str, object]", pool.connection_kwargs).items()
+        if name in _WHERETO or name.startswith(("ssl_", "socket_keepalive"))
+    }
+    options |= {"socket_timeout": timeout_s, "socket_connect_timeout": min(timeout_s, CONNECT_TIMEOUT_S)}
+    beside = FreshPool(connection_class=kind, retry=Retry(NoBackoff(), 0), health_check_interval=0, **options)
+    return redis.Redis.from_pool(beside)
 
 
 def shown_address(client: redis.Redis | redis.asyncio.Redis) -> str:

@@ -24,6 +24,7 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
+import redis
 from typing_extensions import override
 
 from videopoll import events
@@ -90,28 +91,27 @@ class _Noted:
 class RedisHistory(OfProcess, events.TextKeeper):
     """A hook that keeps the stories of jobs in Redis, and tells that its worker is alive.
 
-    Give it to a runner's (or a producer's queue's) ``hooks``, then `follow` the
-    runner for the heartbeat, and `close` it at the end::
+    A runner opens one for itself, unless it is built with ``visible=False``. A producer
+    may keep one, too, so that stories begin with who enqueued the job::
 
         history = RedisHistory("redis://127.0.0.1:6379/0")
-        runner = Runner(queue, poller, notifier, hooks=[history])
-        history.follow(runner)
+        queue = RedisVideoJobQueue.from_url("redis://127.0.0.1:6379/0", hooks=[history])
 
-    It never blocks its caller and never raises: while Redis is away entries wait
+    `close` it at the end. It never blocks its caller and never raises: while Redis is away entries wait
     in memory, at most 10,000; what does not fit is dropped and counted (`dropped`).
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://`` or ``unix://``; or a client for it alone, which `close` closes.
         prefix: What every key starts with, the same as the queue's.
 
     Raises:
         ConfigurationError: The URL or the prefix cannot be read.
     """
 
-    def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX) -> None:
+    def __init__(self, url: str | redis.Redis, *, prefix: str = DEFAULT_PREFIX) -> None:
         self._keys = Keys(prefix)
         # A client that retried would make `close` wait for a Redis that is gone.
-        self._client = client_of(url, TIMEOUT_S)
+        self._client = url if isinstance(url, redis.Redis) else client_of(url, TIMEOUT_S)
         self._runner: RunnerStatus | None = None
         self._dropped = 0
         self._open()
@@ -188,14 +188,24 @@ class RedisHistory(OfProcess, events.TextKeeper):
         self._runner = runner
         self._stir()
 
-    def close(self) -> None:
-        """Write what waits (if Redis is there), list the worker no more, and let go of the connection."""
+    def close(self, patience_s: float = 2 * TIMEOUT_S) -> bool:
+        """Write what waits (if Redis is there), list the worker no more, and let go of the connection.
+
+        Args:
+            patience_s: Seconds to wait for that. It goes on afterwards, and may be asked again.
+
+        Returns:
+            Whether it is done.
+        """
         thread = self._thread
         self._closing.set()
         self._stirred.set()
         if thread is not None:
-            thread.join(2 * TIMEOUT_S)
+            thread.join(patience_s)
+            if thread.is_alive():
+                return False
         self._client.close()
+        return True
 
     def __enter__(self) -> Self:
         return self
@@ -227,11 +237,13 @@ class RedisHistory(OfProcess, events.TextKeeper):
             else:
                 self._loops.fine(HISTORY)
         self._thread = None
+        self._client.close()
 
     def _idle_s(self) -> float | None:
         """Seconds until there is something to do, if nothing happens before."""
         if self._waiting:
-            return FLUSH_S
+            # What is refused may be for good.
+            return BEAT_S if self._away else FLUSH_S
         return None if self._runner is None else max(0.0, self._beat_s + BEAT_S - time.monotonic())
 
     def _flush(self, *, last: bool) -> None:
@@ -313,6 +325,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
                 "polls_in_hand": runner.polls_in_hand,
                 "sends_in_hand": runner.sends_in_hand,
                 "started_ms": self._started_ms,
+                "video_api": getattr(runner, "video_api", None),
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "problems": list(runner.health().problems),

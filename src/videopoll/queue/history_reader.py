@@ -142,4 +142,5 @@ def _worker_of(worker_id: bytes, beat_ms: int, now_ms: int, load: bytes | None) 
         host=text("host"),
         pid=number("pid"),
         problems=tuple(str(one) for one in problems[:MOST_PROBLEMS]) if isinstance(problems, list) else (),
+        video_api=text("video_api"),
     )

@@ -26,12 +26,15 @@ from videopoll.queue.connect import (
     REDIS_ERRORS,
     async_client_of,
     check_client,
+    client_beside,
     client_of,
     raise_if_of_other_loop,
     raise_queue_error,
     shown_address,
 )
 from videopoll.queue.dead_letters import AsyncDeadLetters, DeadLetters
+from videopoll.queue.history import TIMEOUT_S as HISTORY_TIMEOUT_S
+from videopoll.queue.history import RedisHistory
 from videopoll.queue.listing import JobFilter
 from videopoll.queue.operations import Operations
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
@@ -172,6 +175,15 @@ class _Base(OfProcess, Generic[ClientT]):
         # Beside the producers' connections: the one that stays taken would leave them one less, or none.
         queue._listen_with(listening)
         return queue
+
+    def open_history(self) -> RedisHistory | None:
+        """Return what keeps the stories of jobs and the heartbeat of a worker, on a connection of its own.
+
+        None where a client of the host is used that says in no known way where it
+        connects to (a Sentinel's): give the runner a `RedisHistory` among its hooks then.
+        """
+        client = client_beside(cast("redis.Redis", self._client), HISTORY_TIMEOUT_S)
+        return None if client is None else RedisHistory(client, prefix=self.keys.prefix)
 
     @property
     def keys(self) -> Keys:

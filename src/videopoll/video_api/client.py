@@ -76,6 +76,11 @@ class VideoApiClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._base_url!r})"
 
+    @property
+    def base_url(self) -> str:
+        """Where the API is, without a slash at the end."""
+        return self._base_url
+
     def health(self, *, timeout_s: float = 15.0) -> ApiHealth:
         """Ask whether the API is up, without the key, within `timeout_s` seconds."""
         return _read_health(self._http.send(_health_request(self._base_url, timeout_s)))

@@ -33,7 +33,7 @@ from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S, LONGEST_SEND_S
 from videopoll.worker import state
 from videopoll.worker.async_parts import AsyncParts, resolve
-from videopoll.worker.base import RUNNING, BaseRun, BaseRunner
+from videopoll.worker.base import HIDING_S, RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
     refuse_class,
     resume,
@@ -134,6 +134,10 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         take_new: Whether to take ids from the list, and to look for lost jobs. Without,
             the runner finishes what is scheduled and delivers what waits: for a
             retirement, or beside workers of another kind that go on alone.
+        visible: Whether operators see the runner: a heartbeat every 4 s for ``status`` and
+            ``doctor``, and what happens to its jobs for ``explain`` and ``watch``, on a
+            thread and a connection of its own, where the queue has `open_history`.
+            A `RedisHistory` among the hooks takes its place.
         clock: What time it is; tests hand in one of their own. The waits themselves
             are those of the event loop, or of the threads.
         rng: Where the jitter is drawn from; the system's generator if there is none.
@@ -160,6 +164,7 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         foreign_workers: bool = False,
         recover: bool = True,
         take_new: bool = True,
+        visible: bool = True,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -188,6 +193,7 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         )
         self._queue = queue
         self._poller = poller
+        self._visible = visible
         self._notifier = notifier
         self._open()
         self._begin_in_process()
@@ -406,6 +412,17 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
     # --- the loop ---
 
     async def _work_until_stopped(self, run: _Run[None]) -> None:
+        self._show(self._queue)
+        try:
+            await self._serve_queue(run)
+        finally:
+            history = self._hide()
+            if history is not None:
+                until_s = run.loop.time() + HIDING_S
+                while not history.close(0) and run.loop.time() < until_s:  # noqa: ASYNC110 - a thread is waited for
+                    await asyncio.sleep(0.01)
+
+    async def _serve_queue(self, run: _Run[None]) -> None:
         async with self._machinery(run):
             self._state.defer_endings()
             self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))

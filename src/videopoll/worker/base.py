@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+import logging
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from typing_extensions import override
 
+from videopoll._reasons import trace_of
 from videopoll.core.belonging import OfProcess, leave_to_parent
 from videopoll.jobs.views import Health
 
@@ -13,10 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from videopoll.events import Hook
+    from videopoll.protocols import RunnerHistory
     from videopoll.worker.state import WorkerState
     from videopoll.worker.stopping import Stopping
 
-__all__ = ["RUNNING", "BaseRun", "BaseRunner"]
+__all__ = ["HIDING_S", "RUNNING", "BaseRun", "BaseRunner"]
+
+log: logging.Logger = logging.getLogger(__name__)
+
+HIDING_S = 2.0
+"""Seconds that the end of a run waits for the last of its history to be written."""
 
 RUNNING = "this runner is running already: build another one to run beside it"
 
@@ -55,6 +63,8 @@ class BaseRunner(OfProcess, Generic[RunT]):
     _state: WorkerState
     _current: RunT | None
     _asked_before: bool
+    _visible: bool
+    _history: RunnerHistory | None = None
 
     def _open(self) -> None:
         """Make all that a run changes: once in each process."""
@@ -100,9 +110,15 @@ class BaseRunner(OfProcess, Generic[RunT]):
         """Whether it has been asked to stop, and has not ended yet."""
         return self._state.stopping
 
+    @property
+    def video_api(self) -> str | None:
+        """The base URL of the video API, if the poller says it (``base_url``)."""
+        url = getattr(getattr(self, "_poller", None), "base_url", None)
+        return url if isinstance(url, str) else None
+
     def add_hook(self, hook: Hook) -> None:
         """Give `hook` every event from now on, like those that the runner was built with."""
-        self._state.add_hook(hook)
+        self._state.emitter.add(hook)
 
     def health(self) -> Health:
         """Return whether this worker is fit, from what it has seen so far."""
@@ -118,3 +134,32 @@ class BaseRunner(OfProcess, Generic[RunT]):
             self._asked_before = True
         else:
             current.ask()
+
+    # --- for operators ---
+
+    def _show(self, queue: object) -> None:
+        """Have the queue keep what happens in this run, and that this worker is alive."""
+        before = self._hide()
+        if before is not None:
+            # Of a run whose event loop stands still, or of the parent of a fork.
+            before.close(0)
+        offered = getattr(queue, "open_history", None)
+        if not (self._visible and callable(offered)) or self._state.emitter.keeps_history:
+            return
+        try:
+            history = cast("RunnerHistory | None", offered())
+            if history is None:
+                return
+            history.follow(self)
+        except Exception as error:  # noqa: BLE001 - no job needs it
+            log.warning("This worker cannot be seen by operators\n%s", trace_of(error))
+            return
+        self._history = history
+        self._state.emitter.add(history)
+
+    def _hide(self) -> RunnerHistory | None:
+        """End that; return what is to be closed."""
+        history, self._history = self._history, None
+        if history is not None:
+            self._state.emitter.remove(history)
+        return history

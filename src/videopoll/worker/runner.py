@@ -31,7 +31,7 @@ from videopoll.messages import LookupResult
 from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S, LONGEST_SEND_S
 from videopoll.worker import state
-from videopoll.worker.base import RUNNING, BaseRun, BaseRunner
+from videopoll.worker.base import HIDING_S, RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
     as_lookup_result,
     as_observation,
@@ -153,6 +153,10 @@ class Runner(BaseRunner["_Run[object]"]):
         take_new: Whether to take ids from the list, and to look for lost jobs. Without,
             the runner finishes what is scheduled and delivers what waits: for a
             retirement, or beside workers of another kind that go on alone.
+        visible: Whether operators see the runner: a heartbeat every 4 s for ``status`` and
+            ``doctor``, and what happens to its jobs for ``explain`` and ``watch``, on a
+            thread and a connection of its own, where the queue has `open_history`.
+            A `RedisHistory` among the hooks takes its place.
         clock: What time it is; tests hand in one of their own. The waits themselves
             are those of the event loop, or of the threads.
         rng: Where the jitter is drawn from; the system's generator if there is none.
@@ -179,6 +183,7 @@ class Runner(BaseRunner["_Run[object]"]):
         foreign_workers: bool = False,
         recover: bool = True,
         take_new: bool = True,
+        visible: bool = True,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -204,6 +209,7 @@ class Runner(BaseRunner["_Run[object]"]):
         )
         self._queue = queue
         self._poller = poller
+        self._visible = visible
         self._notifier = notifier
         self._open()
         self._begin_in_process()
@@ -380,6 +386,15 @@ class Runner(BaseRunner["_Run[object]"]):
     # --- the loop ---
 
     def _work_until_stopped(self, run: _Run[None]) -> None:
+        self._show(self._queue)
+        try:
+            self._serve_queue(run)
+        finally:
+            history = self._hide()
+            if history is not None:
+                history.close(HIDING_S)
+
+    def _serve_queue(self, run: _Run[None]) -> None:
         with self._machinery():
             self._state.defer_endings()
             self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))

@@ -148,7 +148,7 @@ class WorkerState:
         if texts is not None and not isinstance(texts, Texts):
             msg = f"texts must be Texts, got {type(texts).__name__}"
             raise ConfigurationError(msg)
-        self._emitter = events.Emitter(LogHook(), hooks)
+        self.emitter: events.Emitter = events.Emitter(LogHook(), hooks)
         self.context: StepContext = StepContext(
             worker_id=self.worker_id,
             strategy=self.strategy,
@@ -202,11 +202,7 @@ class WorkerState:
         self.counted[type(event)] = self.counted.get(type(event), 0) + 1
         if isinstance(event, events.JobPolled):
             self.vitals.polled(event)
-        self._emitter.emit(event, text)
-
-    def add_hook(self, hook: Hook) -> None:
-        """Give this hook every event from now on."""
-        self._emitter.add(hook)
+        self.emitter.emit(event, text)
 
     def health(self) -> Health:
         """Return whether this worker is fit, from what it has seen so far."""

@@ -286,7 +286,9 @@ def _check_queue(figures: Figures) -> list[Finding]:
         if alive:
             findings.append(Finding("workers", Mark.OK, f"{alive} alive"))
         else:
-            fix = "start one with videopoll worker; one with --no-history works, but cannot be seen here"
+            fix = (
+                "start one with videopoll worker; one with --no-history or visible=False works, but cannot be seen here"
+            )
             findings.append(Finding("workers", Mark.NOTE, "none is known to be alive", fix))
     dead = figures.counts.dead
     if dead:

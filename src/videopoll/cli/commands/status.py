@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, cast
+from typing import Annotated, TypeAlias, cast
 
 import attrs
 import typer
@@ -21,10 +21,8 @@ from videopoll.cli.figures import (
 )
 from videopoll.cli.options import (
     API_KEY,
-    DEFAULT_API_URL,
     DEFAULT_PREFIX,
     DEFAULT_REDIS_URL,
-    ApiUrl,
     AsJson,
     Prefix,
     RedisUrl,
@@ -46,6 +44,19 @@ SCAN_BUDGET_S = 5.0
 """How long keys are counted; what was found by then is shown as "at least"."""
 
 API_TIMEOUT_S = 5.0
+
+NOT_ASKED = (None, "not asked: no living worker says that it polls one (--api-url asks)")
+"""What is told of the video API where none is known to be in use."""
+
+GivenApiUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--api-url",
+        envvar="VIDEOPOLL_API_URL",
+        help="Base URL of the video API to ask; else those that living workers poll.",
+        show_default=False,
+    ),
+]
 
 
 @attrs.frozen
@@ -77,9 +88,11 @@ def status(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
-    api_url: ApiUrl = DEFAULT_API_URL,
+    api_url: GivenApiUrl = None,
 ) -> None:
     """Show how many jobs are where, and whether Redis and the video API are well.
+
+    It asks the video APIs that living workers poll, or the one that you name.
 
     \b
     videopoll status
@@ -100,8 +113,10 @@ def status(
             scan_problem = "unknown: this Redis user may not SCAN"
         except QueueError:
             scan_problem = "unknown"
-    api = _api_health(api_url)
-    problems = figures.problems + ([] if api[0] else [f"video API: {api[1]}"])
+    apis = {url: _api_health(url) for url in ([api_url] if api_url else figures.video_apis)}
+    down = [api for api in apis.values() if not api[0]]
+    api = (down or list(apis.values()) or [NOT_ASKED])[0]
+    problems = figures.problems + [f"video API: {detail}" for _, detail in down]
     if as_json:
         counts = figures.counts
         print_json(
@@ -159,7 +174,7 @@ def count_keys(redis_url: str, keys: Keys) -> KeyCounts:
                 return KeyCounts(**found, complete=cursor == 0)
 
 
-def _api_health(api_url: str) -> tuple[bool, str]:
+def _api_health(api_url: str) -> tuple[bool | None, str]:
     # The health call sends no key; the poller wants one all the same.
     poller = VideoApiPoller(base_url=api_url, api_key=secret(API_KEY) or "none")
     try:
@@ -173,7 +188,7 @@ def _print(
     figures: Figures,
     keys: KeyCounts | None,
     scan_problem: str | None,
-    api_health: tuple[bool, str],
+    api_health: tuple[bool | None, str],
 ) -> None:
     counts, tty = figures.counts, sys.stdout.isatty()
     values: dict[str, Cell] = {}
@@ -202,7 +217,8 @@ def _print(
     elif scan_problem:
         values["records, locks, completed"] = scan_problem
     for name, (healthy, detail) in (("Redis", (counts is not None, figures.detail)), ("video API", api_health)):
-        mark = ("✔ " if healthy else "✘ ") if tty else ("ok: " if healthy else "down: ")
+        marks = {True: "✔ ", False: "✘ "} if tty else {True: "ok: ", False: "down: "}
+        mark = "" if healthy is None else marks[healthy]
         values[name] = f"{mark}{detail}"
     rows = worker_rows(figures.workers or (), counts.now_ms if counts else 0)
     if not tty:

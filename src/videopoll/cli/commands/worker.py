@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Annotated, TypeAlias, TypedDict, TypeVar, cast
 
+import attrs
 import typer
 
 from videopoll._calling import is_async
@@ -34,7 +35,6 @@ from videopoll.errors import ConfigurationError
 from videopoll.notifiers import RoutingNotifier
 from videopoll.observe.log_setup import LogFormat, LogLevel, set_up_logging
 from videopoll.policies import LeasePolicy, PollingStrategy
-from videopoll.queue.history import RedisHistory
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.texts import ENGLISH, SPANISH, Texts
 from videopoll.video_api.poller import VideoApiPoller
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from videopoll.cli.channels import NoChannelNotifier
-    from videopoll.events import Hook
     from videopoll.policies import KeyTtls
     from videopoll.protocols import AsyncVideoPoller, VideoPoller
     from videopoll.worker.serve import App, Built
@@ -179,7 +178,8 @@ KeepHistory: TypeAlias = Annotated[
     typer.Option(
         "--history/--no-history",
         envvar="VIDEOPOLL_HISTORY",
-        help="Whether to keep in Redis what happens to jobs, for explain and watch: at most 20,000 entries, for a day.",
+        help="Whether operators see the worker: a heartbeat for status and doctor,"
+        " and what happens to jobs for explain and watch: at most 20,000 entries, for a day.",
         rich_help_panel=OPERATING,
     ),
 ]
@@ -303,6 +303,7 @@ def worker(
         foreign_workers=foreign_workers,
         recover=recover,
         take_new=new_jobs,
+        visible=history,
     )
     if concurrency is not None:
         options["concurrency"] = concurrency
@@ -318,56 +319,41 @@ def worker(
     notifier = build_notifier(channels, resolver)
     if runner is RunnerKind.SYNC:
         _check_sync(asking, poller, notifier, resolver)
-    place = _Place(redis_url, prefix, ttls_of(job_ttl), history=history)
-    parts = _Parts(place, asking, notifier, options)
+    parts = _Parts(_Place(redis_url, prefix, ttls_of(job_ttl)), asking, notifier, options)
     serve_app(parts.async_app if runner is RunnerKind.ASYNC else parts.app)
 
 
+@attrs.frozen
 class _Place:
-    """Where the jobs are, and whether what happens to them is kept there."""
+    """Where the jobs are."""
 
-    def __init__(self, url: str, prefix: str, ttls: KeyTtls, *, history: bool) -> None:
-        self._url, self._prefix, self._ttls = url, prefix, ttls
-        self.keeper: RedisHistory | None = RedisHistory(url, prefix=prefix) if history else None
+    url: str = attrs.field(repr=False)
+    prefix: str
+    ttls: KeyTtls
 
     def open(self, kind: type[Q]) -> Q:
-        return kind.from_url(self._url, prefix=self._prefix, ttls=self._ttls)
+        return kind.from_url(self.url, prefix=self.prefix, ttls=self.ttls)
 
 
+@attrs.frozen
 class _Parts:
     """What the options say, as an app for `serve`."""
 
-    def __init__(
-        self,
-        place: _Place,
-        poller: VideoPoller | AsyncVideoPoller,
-        notifier: RoutingNotifier | NoChannelNotifier,
-        options: RunnerOptions,
-    ) -> None:
-        self._place, self._poller, self._notifier = place, poller, notifier
-        self._keeper = place.keeper
-        self._options = options
-        self._options["hooks"] = [] if self._keeper is None else [self._keeper]
+    place: _Place
+    poller: VideoPoller | AsyncVideoPoller
+    notifier: RoutingNotifier | NoChannelNotifier
+    options: RunnerOptions
 
     @contextlib.contextmanager
     def app(self) -> Iterator[Runner]:
-        with self._keeper or contextlib.nullcontext(), self._place.open(RedisVideoJobQueue) as queue:
+        with self.place.open(RedisVideoJobQueue) as queue:
             # Checked before: an async poller is refused with --runner sync.
-            runner = Runner(queue, cast("VideoPoller", self._poller), self._notifier, **self._options)
-            self._follow(runner)
-            yield runner
+            yield Runner(queue, cast("VideoPoller", self.poller), self.notifier, **self.options)
 
     @contextlib.asynccontextmanager
     async def async_app(self) -> AsyncIterator[AsyncRunner]:
-        with self._keeper or contextlib.nullcontext():
-            async with self._place.open(AsyncRedisVideoJobQueue) as queue:
-                runner = AsyncRunner(queue, self._poller, self._notifier, **self._options)
-                self._follow(runner)
-                yield runner
-
-    def _follow(self, runner: Runner | AsyncRunner) -> None:
-        if self._keeper is not None:
-            self._keeper.follow(runner)
+        async with self.place.open(AsyncRedisVideoJobQueue) as queue:
+            yield AsyncRunner(queue, self.poller, self.notifier, **self.options)
 
 
 class RunnerOptions(TypedDict, total=False):
@@ -379,8 +365,8 @@ class RunnerOptions(TypedDict, total=False):
     foreign_workers: bool
     recover: bool
     take_new: bool
+    visible: bool
     concurrency: int
-    hooks: list[Hook]
 
 
 OF_THE_PROCESS = frozenset({"app", "health_port", "health_host", "metrics", "log_level", "log_format"})

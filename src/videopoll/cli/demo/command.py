@@ -152,7 +152,9 @@ def _working(
     def work() -> None:
         with (
             RedisVideoJobQueue.from_url(url, prefix=prefix) as queue,
-            Runner(queue, poller, notifier, strategy=STRATEGY, delivery=DELIVERY, hooks=[hook]) as runner,
+            Runner(
+                queue, poller, notifier, strategy=STRATEGY, delivery=DELIVERY, hooks=[hook], visible=False
+            ) as runner,
         ):
             runners.put(runner)
             runner.run()
@@ -160,7 +162,9 @@ def _working(
     async def work_async() -> None:
         async with (
             AsyncRedisVideoJobQueue.from_url(url, prefix=prefix) as queue,
-            AsyncRunner(queue, poller, notifier, strategy=STRATEGY, delivery=DELIVERY, hooks=[hook]) as runner,
+            AsyncRunner(
+                queue, poller, notifier, strategy=STRATEGY, delivery=DELIVERY, hooks=[hook], visible=False
+            ) as runner,
         ):
             runners.put(runner)
             await runner.run()
