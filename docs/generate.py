@@ -2,7 +2,7 @@
 
 In a page, ``<!-- generated: states -->`` becomes the diagram and the table of
 `videopoll.job.TRANSITIONS`, ``keys`` the table of `videopoll.queue.schema.KEYS`,
-``cli`` the help of every command, and ``fast`` and the like a table of
+``cli`` the help of every command, ``apis`` the table of the described video APIs, and ``fast`` and the like a table of
 `benchmarks/results.json`. Nothing of it is written to a file of the
 sources, so it cannot be out of date.
 
@@ -28,6 +28,8 @@ import griffe
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
+
+    from videopoll.video_api import ApiDescription
 
 PLACEHOLDER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 FROM_ELSEWHERE = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=["']?(?:https?:)?//[^"'> ]+""")
@@ -194,6 +196,30 @@ def keys() -> str:
         for record in KEYS
     )
     return _names(f"| key and type | time to live | written by | holds |\n| --- | --- | --- | --- |\n{rows}\n")
+
+
+# --- video APIs -----------------------------------------------------------------------------------
+
+
+def apis() -> str:
+    """List the video APIs that are described."""
+    from videopoll.video_api import apis as described  # noqa: PLC0415 - see `states`
+
+    names = {id(value): name for name, value in vars(described).items() if name.isupper()}
+    rows = "\n".join(
+        f"| `{names[id(api)]}` | `GET {api.poll}` | `{api.base_url or 'yours'}` | {_life(api)} |"
+        f" {api.strategy.interval_s:g} s, {api.strategy.timeout_s:g} s | {api.checked}: {api.certainty.value} |"
+        for api in described.ALL.values()
+    )
+    head = "| description | is asked | at | its links | interval, given up after | checked, how sure |"
+    return _names(f"{head}\n| --- | --- | --- | --- | --- | --- |\n{rows}\n")
+
+
+def _life(api: ApiDescription) -> str:
+    life = "public" if api.lifetime_s is None else f"public, for {api.lifetime_s / 3600:g} h"
+    if api.locked is not None:
+        life += ", or only for the key"
+    return life + (", renewed when asked again" if api.refreshable else "")
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -398,7 +424,8 @@ def _figure(name: str, value: object) -> str:
 
 
 PARTS = {
-    part.__name__: part for part in (states, keys, cli, fast, plain, punctuality, delivery, idling, scaling, machine)
+    part.__name__: part
+    for part in (states, keys, apis, cli, fast, plain, punctuality, delivery, idling, scaling, machine)
 }
 
 

@@ -164,6 +164,7 @@ ONE_SERVER = {
     "test_bounds",
     "test_cli",
     "test_clock_steps",
+    "test_described_apis",
     "test_end_to_end",
     "test_history",
     "test_hosts",

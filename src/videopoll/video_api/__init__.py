@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from videopoll.video_api.client import ApiHealth
+from videopoll.video_api.description import ApiDescription, Certainty, Meaning
 from videopoll.video_api.generator import (
     AsyncVideoGenerator,
     Generation,
@@ -17,11 +18,14 @@ from videopoll.video_api.generator import (
     VideoGenerator,
     choose_model,
 )
+from videopoll.video_api.http_poller import HttpVideoPoller
 from videopoll.video_api.poller import VideoApiPoller
 
 __all__ = [
+    "ApiDescription",
     "ApiHealth",
     "AsyncVideoGenerator",
+    "Certainty",
     "Generation",
     "GenerationErrorCode",
     "GenerationFailed",
@@ -29,6 +33,8 @@ __all__ = [
     "GenerationRequest",
     "GenerationStarted",
     "GenerationUnknown",
+    "HttpVideoPoller",
+    "Meaning",
     "ModelChoice",
     "VideoApiGenerator",
     "VideoApiPoller",

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import attrs
 
-from videopoll._http import NOT_JSON, FailureKind, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http import NOT_JSON, HttpFailure, HttpReply, HttpRequest, retry_after_s
 from videopoll._http.answerer import refused_by_another, whose_words
 from videopoll._reasons import Reason, own, shown_word
 from videopoll.jobs.bounds import MAX_ID_OF_OTHERS_CHARS, time_or_none
@@ -32,6 +32,7 @@ from videopoll.observations import (
     checked_video,
 )
 from videopoll.video_api.client import DEFAULT_BASE_URL, VideoApiClient, api_headers, refused_in_front
+from videopoll.video_api.replies import BETWEEN_WORDS, FAULTS, NO_REASON, clean_text, printable, says_something_of_a_job
 
 if TYPE_CHECKING:
     import httpx
@@ -41,14 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VideoApiPoller", "build_request", "read_reply"]
 
-MAX_ERROR_CHARS = 300
-"""How much of the API's reason is kept, in characters."""
-
-NO_REASON = "the video API gave no reason"
-
 _WORKING = frozenset({"processing", "queued"})
-
-_BETWEEN_WORDS = re.compile(r"[\s_-]+")
 
 _END_TIMES = tuple(
     name
@@ -59,18 +53,6 @@ _END_TIMES = tuple(
 
 _NEEDS_NO_QUOTING = re.compile(r"[A-Za-z0-9_~-]+")
 """Almost every id: it is the same in a URL."""
-
-_FAULTS = {
-    FailureKind.CONNECT: FaultKind.CONNECTION,
-    FailureKind.BROKEN: FaultKind.CONNECTION,
-    FailureKind.CONNECT_TIMEOUT: FaultKind.TIMEOUT,
-    FailureKind.POOL_TIMEOUT: FaultKind.TIMEOUT,
-    FailureKind.TIMEOUT: FaultKind.TIMEOUT,
-    FailureKind.TOO_LARGE: FaultKind.MALFORMED,
-    FailureKind.UNREADABLE: FaultKind.MALFORMED,
-    FailureKind.INVALID: FaultKind.INTERNAL,
-    FailureKind.TOO_LATE: FaultKind.INTERNAL,
-}
 
 
 def build_request(base_url: str, api_key: str, job_id: str, timeout_s: float) -> HttpRequest | VideoFailed:
@@ -102,7 +84,7 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
         now_s: The time in Unix seconds, for a ``Retry-After`` that is a date.
     """
     if isinstance(reply, HttpFailure):
-        return Fault(_FAULTS[reply.kind], own(reply.detail))
+        return Fault(FAULTS[reply.kind], own(reply.detail))
     wait_s = retry_after_s(reply.headers, now_s)
     name = f"HTTP {reply.status}"
     if reply.is_success:
@@ -126,16 +108,8 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
             return Fault(FaultKind.SERVER, own(name), wait_s)
 
 
-_ROUTERS_WORDS = re.compile(
-    r"(404)?[\s:.-]*(the )?(requested )?(page|resource|route|path|url|endpoint|service|entity|application)?"
-    r"[\s:.-]*(was |could )?(not (be )?found|no route matched.*|cannot \w+ /.*)?( on th(e|is) server.*)?[\s:.!-]*(404)?",
-    re.IGNORECASE,
-)
-"""What routers and gateways say of an address that they do not know. None of them speaks of a job."""
-
-
 def _read_refusal(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -> Observation:
-    if not _is_of_the_api(job_id, reply):
+    if not says_something_of_a_job(reply, job_id, _named(reply)):
         # A proxy's, or a router's in front of an API that is being deployed: it knows nothing of the job.
         detail = f"{name} in other words than the video API's: {whose_words(reply)}"
         return Fault(FaultKind.SERVER, own(detail), wait_s)
@@ -144,24 +118,10 @@ def _read_refusal(job_id: str, reply: HttpReply, name: str, wait_s: float | None
     return VideoFailed(_error_text(reply.json(), name) or own(f"the video API refused the job ({name})"))
 
 
-def _is_of_the_api(job_id: str, reply: HttpReply) -> bool:
-    """Whether a refusal is the API's own: a JSON object that says more than a router in front of it would.
-
-    One without a body is taken for its own, unless something else says that it is there.
-    """
-    if refused_by_another(reply):
-        return False
+def _named(reply: HttpReply) -> str | None:
     body = reply.json()
-    if not isinstance(body, dict) or reply.status != HTTPStatus.NOT_FOUND:
-        return True
-    # Routers have a status, too: a number, or "error".
-    word = _BETWEEN_WORDS.sub("_", str(body.get("status", "")).strip().lower())
-    if str(body.get("jobId", "")).strip() == job_id or word == "not_found":
-        return True
-    texts = [body.get(name) for name in ("error", "message", "detail", "title", "msg")]
-    texts += [text.get("message") for text in texts if isinstance(text, dict)]
-    words = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
-    return any(not _ROUTERS_WORDS.fullmatch(text[:MAX_ERROR_CHARS]) for text in words)
+    named = body.get("jobId") if isinstance(body, dict) else None
+    return None if named is None else str(named)
 
 
 def _read_body(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -> Observation:
@@ -176,7 +136,7 @@ def _read_body(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -
     if _names_another(body.get("jobId"), job_id):
         return Fault(FaultKind.MALFORMED, own(f"{name}: the answer names another job"), wait_s)
     status = body.get("status")
-    word = _printable(status, MAX_WORD_CHARS) if isinstance(status, str) else ""
+    word = printable(status, MAX_WORD_CHARS) if isinstance(status, str) else ""
     if not word:
         if reply.status == HTTPStatus.ACCEPTED:
             return VideoWorking(retry_after_s=wait_s)
@@ -185,7 +145,7 @@ def _read_body(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -
 
 
 def _read_status(body: dict[str, JsonValue], word: str, wait_s: float | None) -> Observation:
-    match _BETWEEN_WORDS.sub("_", word.lower()):
+    match BETWEEN_WORDS.sub("_", word.lower()):
         case "completed":
             return _read_video(body, word, wait_s)
         case "failed":
@@ -231,7 +191,7 @@ def _read_video(body: dict[str, JsonValue], word: str, wait_s: float | None) -> 
         body.get("videoUrl"),
         word=word,
         error=_error_text(body, NO_URL),
-        file_id=_printable(file_id, MAX_ID_OF_OTHERS_CHARS) or None if isinstance(file_id, str) else None,
+        file_id=printable(file_id, MAX_ID_OF_OTHERS_CHARS) or None if isinstance(file_id, str) else None,
         timestamp=next((time for time in times if time is not None), None),
     )
     return attrs.evolve(video, retry_after_s=wait_s) if isinstance(video, VideoWorking) else video
@@ -244,22 +204,8 @@ def _error_text(body: object, told: str = "") -> Reason | None:
     error = body.get("error")
     if isinstance(error, dict):
         error = error.get("message")
-    for text in (error, body.get("message")):
-        if isinstance(text, str):
-            # A URL in it may be signed.
-            cleaned = _printable(re.sub(r"\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://\S+", "<url>", text), MAX_ERROR_CHARS)
-            if cleaned:
-                return Reason(cleaned, told)
-    return None
-
-
-def _printable(text: str, limit: int) -> str:
-    """Cut `text` to `limit` printable characters, with single spaces for everything else."""
-    # Cut first, generously: the text may be a megabyte.
-    start = text.lstrip()[: limit * 4]
-    if not start.isprintable():
-        start = "".join(character if character.isprintable() else " " for character in start)
-    return " ".join(start.split())[:limit].rstrip()
+    texts = (clean_text(text, told) for text in (error, body.get("message")) if isinstance(text, str))
+    return next((text for text in texts if text is not None), None)
 
 
 class VideoApiPoller(VideoApiClient):

@@ -1,0 +1,34 @@
+"""fal: a queue in front of hundreds of models. Its status says that the queue is through, and no more."""
+
+from __future__ import annotations
+
+from videopoll.policies import PollingStrategy
+from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+
+__all__ = ["FAL"]
+
+FAL: ApiDescription = ApiDescription(
+    name="fal",
+    base_url="https://queue.fal.run",
+    # Its makers ask not to build these addresses: they come with the start of the job.
+    poll="{operation.status_url}",
+    follow="{operation.response_url}",
+    auth_prefix="Key ",
+    id="request_id",
+    words={
+        "in_queue": Meaning.WORKING,
+        "in_progress": Meaning.WORKING,
+        "completed": Meaning.DONE,
+        "cancelled": Meaning.CANCELLED,
+    },
+    fails_if=("error", "error_type"),
+    video=("video.url", "video_url", "videos[*].url"),
+    error=("error", "detail[0].msg", "detail"),
+    code=("error_type", "detail[0].type"),
+    codes={"content_policy_violation": Meaning.MODERATED},
+    queue_position="queue_position",
+    strategy=PollingStrategy(interval_s=5, timeout_s=900, max_attempts=180, initial_delay_s=5),
+    source="fal-ai/fal, projects/fal_client; fal.ai/docs on errors and the queue",
+    checked="2026-11-25",
+    certainty=Certainty.SEEN,
+)

@@ -1,0 +1,36 @@
+"""Luma Agents, the API that followed the Dream Machine's. Its links live an hour."""
+
+from __future__ import annotations
+
+from videopoll.policies import PollingStrategy
+from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+
+__all__ = ["LUMA"]
+
+LUMA: ApiDescription = ApiDescription(
+    name="luma",
+    base_url="https://agents.lumalabs.ai/v1",
+    poll="{base}/generations/{id}",
+    id="id",
+    status=("state", "status"),
+    words={
+        "queued": Meaning.WORKING,
+        "processing": Meaning.WORKING,
+        "completed": Meaning.DONE,
+        "failed": Meaning.FAILED,
+    },
+    video="output[*].url",
+    lifetime_s=3600,
+    error="failure_reason",
+    code="failure_code",
+    codes={
+        "content_moderated": Meaning.MODERATED,
+        "budget_exhausted": Meaning.OUT_OF_CREDIT,
+        "invalid_request": Meaning.REFUSED_INPUT,
+        "corrupt_input": Meaning.REFUSED_INPUT,
+    },
+    strategy=PollingStrategy(interval_s=5, timeout_s=600, max_attempts=120, initial_delay_s=5),
+    source="lumalabs/luma-agents-python",
+    checked="2026-11-25",
+    certainty=Certainty.READ,
+)

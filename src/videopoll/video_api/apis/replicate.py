@@ -1,0 +1,31 @@
+"""Replicate: predictions of any model; the output is a link or a list of links, by model."""
+
+from __future__ import annotations
+
+from videopoll.policies import PollingStrategy
+from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+
+__all__ = ["REPLICATE"]
+
+REPLICATE: ApiDescription = ApiDescription(
+    name="replicate",
+    base_url="https://api.replicate.com/v1",
+    poll="{base}/predictions/{id}",
+    id="id",
+    words={
+        "starting": Meaning.WORKING,
+        "processing": Meaning.WORKING,
+        "succeeded": Meaning.DONE,
+        "failed": Meaning.FAILED,
+        "canceled": Meaning.CANCELLED,
+        # Its deadline was over before it started.
+        "aborted": Meaning.EXPIRED,
+    },
+    video=("output", "output[*]", "output.video", "output.url"),
+    lifetime_s=3600,
+    error="error",
+    strategy=PollingStrategy(interval_s=5, timeout_s=1800, max_attempts=360, initial_delay_s=5),
+    source="replicate/replicate-python; replicate.com/docs/topics/predictions/lifecycle",
+    checked="2026-11-25",
+    certainty=Certainty.READ,
+)

@@ -1,0 +1,36 @@
+"""Runway. Its links live a day or two, and asking again gives fresh ones."""
+
+from __future__ import annotations
+
+from videopoll.policies import PollingStrategy
+from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+
+__all__ = ["RUNWAY"]
+
+RUNWAY: ApiDescription = ApiDescription(
+    name="runway",
+    base_url="https://api.dev.runwayml.com/v1",
+    poll="{base}/tasks/{id}",
+    headers={"X-Runway-Version": "2024-11-06"},
+    id="id",
+    words={
+        "pending": Meaning.WORKING,
+        "throttled": Meaning.WORKING,
+        "running": Meaning.WORKING,
+        "succeeded": Meaning.DONE,
+        "failed": Meaning.FAILED,
+        "cancelled": Meaning.CANCELLED,
+    },
+    video="output[*]",
+    lifetime_s=86_400,
+    refreshable=True,
+    error=("failure", "error"),
+    code="failureCode",
+    codes={"SAFETY.": Meaning.MODERATED},
+    progress="progress",
+    progress_scale=1.0,
+    strategy=PollingStrategy(interval_s=6, timeout_s=600, max_attempts=100, initial_delay_s=6),
+    source="runwayml/sdk-python; docs.dev.runwayml.com/errors",
+    checked="2026-11-25",
+    certainty=Certainty.READ,
+)

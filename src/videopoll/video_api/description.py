@@ -1,0 +1,286 @@
+"""A video API described as data: what to ask, which words it uses, and where in its answer the video is.
+
+A description is a frozen value that `videopoll.video_api.HttpVideoPoller` reads.
+Those of public APIs lie in `videopoll.video_api.apis`, a file each.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from urllib.parse import quote, urlsplit
+
+import attrs
+
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.urls import url_problem
+from videopoll.jobs.video import AssetKind
+from videopoll.policies import PollingStrategy
+
+if TYPE_CHECKING:
+    from videopoll.jobs.codec import JsonValue
+    from videopoll.jobs.job import VideoJob
+
+__all__ = ["ApiDescription", "Certainty", "Meaning"]
+
+
+class Meaning(enum.StrEnum):
+    """What a status word, an HTTP status or an error code means."""
+
+    WORKING = "working"
+    DONE = "done"
+    FAILED = "failed"
+    MISSING = "missing"
+    """The API does not know the job."""
+    FAULT = "fault"
+    """It says nothing of the job: the poll is made again, with a growing wait."""
+    MODERATED = "moderated"
+    REFUSED_INPUT = "refused_input"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    OUT_OF_CREDIT = "out_of_credit"
+
+
+class Certainty(enum.StrEnum):
+    """How sure the facts of a description are. No description was tried against the live API."""
+
+    READ = "read in an official SDK, specification or page"
+    SEEN = "an official page seen in part, or a maintained adapter that says it was checked live"
+    HEARD = "from third parties"
+
+
+_STEP = re.compile(r"(?:^|\.)([A-Za-z_][A-Za-z0-9_-]*)|\[([0-9]{1,3}|\*)\]")
+_VARIABLE = re.compile(r"\{([a-z]+)(?:\.([A-Za-z_][A-Za-z0-9_-]*))?\}")
+
+Step: TypeAlias = str | int
+"""A name, a place in a list, or ``*`` for each place."""
+
+EACH = "*"
+MOST_FOUND = 20
+"""Values that a path with ``[*]`` gives at most."""
+
+
+def steps_of(path: str) -> tuple[Step, ...]:
+    """Return the steps of a path such as ``output.videos[0].url`` or ``output[*]``.
+
+    Raises:
+        ValueError: It is no such path.
+    """
+    steps: list[Step] = []
+    at = 0
+    while at < len(path):
+        step = _STEP.match(path, at)
+        if step is None:
+            msg = f"{path!r} is no path: write names with dots, and [0] or [*] for lists"
+            raise ValueError(msg)
+        name, place = step.groups()
+        steps.append(name or (EACH if place == EACH else int(place)))
+        at = step.end()
+    return tuple(steps)
+
+
+def find(value: JsonValue, steps: tuple[Step, ...]) -> list[JsonValue]:
+    """Return what stands at a path; an empty list where nothing does."""
+    found = [value]
+    for step in steps:
+        deeper: list[JsonValue] = []
+        for one in found[:MOST_FOUND]:
+            if isinstance(one, list):
+                deeper += one[:MOST_FOUND] if step == EACH else one[step : step + 1] if isinstance(step, int) else ()
+            elif isinstance(one, dict) and isinstance(step, str) and step in one:
+                deeper.append(one[step])
+        found = deeper
+    return [one for one in found[:MOST_FOUND] if one is not None]
+
+
+def _paths(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _words(value: Mapping[str, Meaning]) -> dict[str, Meaning]:
+    return {normalized(word): Meaning(meaning) for word, meaning in value.items()}
+
+
+def normalized(word: object) -> str:
+    """Return a status word in the form in which words are compared: lower case, underscores between its parts."""
+    return re.sub(r"[\s_-]+", "_", str(word).strip().lower())
+
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class ApiDescription:
+    """A video API, as data.
+
+    A path names a place in a JSON answer: ``data.videos[0].url``; ``[*]`` is each entry
+    of a list. Where several paths may be given, the first that leads somewhere counts.
+
+    A template makes a URL: ``{base}`` is `base_url`, ``{id}`` the job's id,
+    ``{operation.name}`` a text of the job's ``operation`` (its metadata of that name,
+    kept from the start of the generation). Ids and texts are percent-encoded. A template
+    that is ``{operation.name}`` alone is a whole URL, which must have the origin of `base_url`.
+
+    Args:
+        name: What it is called, e.g. ``"replicate"``.
+        base_url: Where it is; None if each host has its own.
+        poll: The template of the URL that is asked.
+        headers: Headers that each request has.
+        auth_header: The header with the key; empty if there is no key.
+        auth_prefix: What stands in it before the key.
+        id: Where the answer names the job: one about another job is malformed.
+        status: Where the status word is.
+        words: What each of its words means, in any case. A word that is not among them
+            keeps the job polling, and is counted.
+        http: What an HTTP status means, where it is not the usual.
+        empty_means_working: Whether a 2xx without a body says that it works on.
+        video: Where the URLs of finished videos are.
+        locked: The template of a link that only the key opens, if the answer has no other.
+        others: Other things that were made, and where.
+        lifetime_s: Seconds that a link lives, if the answer does not say when it ends.
+        ends_s: Where it says when the link ends, in Unix seconds.
+        refreshable: Whether asking again gives a fresh link.
+        follow: The template of a second request, once a job is done, whose answer has the video.
+        fails_if: A job has failed, whatever its word, if there is something here.
+        rejected_if: Paths and values: a finished job with such a value was moderated.
+        error: Where the reason of a failure is.
+        code: Where its code is, and
+        codes: what codes that begin like that mean, for failures and refused requests.
+        progress: Where the progress is.
+        progress_scale: What "all of it" is there.
+        queue_position: Where the place in the API's queue is.
+        strategy: When to poll, as the API's makers advise.
+        source: Where this was read, and
+        checked: when, as a date.
+        certainty: How sure it is.
+
+    Raises:
+        ConfigurationError: A path or a template cannot be read.
+    """
+
+    name: str
+    base_url: str | None
+    poll: str
+    words: Mapping[str, Meaning] = attrs.field(converter=_words)
+    video: tuple[str, ...] = attrs.field(converter=_paths)
+    source: str
+    checked: str
+    certainty: Certainty
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    auth_header: str = "Authorization"
+    auth_prefix: str = "Bearer "
+    id: str | None = None
+    status: tuple[str, ...] = attrs.field(default=("status",), converter=_paths)
+    http: Mapping[int, Meaning] = attrs.field(factory=dict)
+    empty_means_working: bool = False
+    locked: str | None = None
+    others: Mapping[str, AssetKind] = attrs.field(factory=dict)
+    lifetime_s: float | None = None
+    ends_s: str | None = None
+    refreshable: bool = False
+    follow: str | None = None
+    fails_if: tuple[str, ...] = attrs.field(default=(), converter=_paths)
+    rejected_if: Mapping[str, JsonValue] = attrs.field(factory=dict)
+    error: tuple[str, ...] = attrs.field(default=("error.message", "error", "message"), converter=_paths)
+    code: tuple[str, ...] = attrs.field(default=(), converter=_paths)
+    codes: Mapping[str, Meaning] = attrs.field(factory=dict)
+    progress: str | None = None
+    progress_scale: float = 100.0
+    queue_position: str | None = None
+    strategy: PollingStrategy = attrs.field(factory=PollingStrategy)
+    _steps: dict[str, tuple[Step, ...]] = attrs.field(factory=dict, init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        single = (self.id, self.ends_s, self.progress, self.queue_position)
+        paths = (
+            *self.status,
+            *self.video,
+            *self.fails_if,
+            *self.error,
+            *self.code,
+            *self.others,
+            *self.rejected_if,
+            *single,
+        )
+        for path in paths:
+            if path is not None:
+                try:
+                    self._steps[path] = steps_of(path)
+                except ValueError as error:
+                    msg = f"the description {self.name!r}: {error}"
+                    raise ConfigurationError(msg) from None
+        for template in (self.poll, self.follow, self.locked):
+            self._check_template(template)
+        if self.base_url is not None and (problem := url_problem(self.base_url)) is not None:
+            msg = f"the description {self.name!r}: base_url {problem}"
+            raise ConfigurationError(msg)
+
+    def _check_template(self, template: str | None) -> None:
+        if template is None:
+            return
+        rest = _VARIABLE.sub("", template)
+        known = all(
+            (name in {"base", "id"} and not field) or (name == "operation" and field)
+            for name, field in _VARIABLE.findall(template)
+        )
+        if not known or "{" in rest or "}" in rest or not template.startswith(("{base}", "{operation.")):
+            msg = (
+                f"the description {self.name!r}: the template {template!r} must begin with {{base}}, or be"
+                " {operation.name}; it may have {id} and {operation.name} in it"
+            )
+            raise ConfigurationError(msg)
+
+    def find(self, body: JsonValue, *paths: str | None) -> list[JsonValue]:
+        """Return what stands at the first of these paths that leads somewhere."""
+        for path in paths:
+            if path is not None and (found := find(body, self._steps[path])):
+                return found
+        return []
+
+    def text(self, body: JsonValue, *paths: str | None) -> str | None:
+        """Return the first text, or number, at these paths."""
+        for path in paths:
+            for one in self.find(body, path):
+                if isinstance(one, str | int | float) and not isinstance(one, bool) and str(one).strip():
+                    return str(one)
+        return None
+
+    def url(self, template: str, base_url: str, job: VideoJob) -> str | None:
+        """Return the URL of a template for a job, or None if the job's operation does not have what it takes.
+
+        A URL out of the operation goes nowhere but to the origin of `base_url`, as the key goes with it.
+        """
+        operation = job.metadata.get("operation")
+        fields = operation if isinstance(operation, dict) else {}
+        whole = _VARIABLE.fullmatch(template)
+        if whole is not None and whole[1] == "operation":
+            url = fields.get(whole[2])
+            sound = isinstance(url, str) and url_problem(url) is None and _origin(url) == _origin(base_url)
+            return url if sound and isinstance(url, str) else None
+        missing = False
+
+        def value(variable: re.Match[str]) -> str:
+            nonlocal missing
+            name, field = variable.groups()
+            if name == "base":
+                return base_url
+            text = job.job_id if name == "id" else fields.get(field)
+            if not isinstance(text, str) or not text.strip("."):
+                missing = True
+                return ""
+            try:
+                return quote(text, safe="")
+            except UnicodeEncodeError:
+                missing = True
+                return ""
+
+        made = _VARIABLE.sub(value, template)
+        return None if missing else made
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, port

@@ -1,0 +1,316 @@
+"""A poller for any video API that an `ApiDescription` describes.
+
+What an answer means is judged by pure functions: `read_answer` for the answer to
+a poll, `read_result` for that to the second request of APIs that have one.
+`HttpVideoPoller` only carries requests between them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from http import HTTPStatus
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+import attrs
+
+from videopoll._http import NOT_JSON, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http.answerer import refused_by_another, whose_words
+from videopoll._reasons import own
+from videopoll.core.flow import adrive, drive
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.codec import is_number
+from videopoll.jobs.urls import url_problem
+from videopoll.jobs.video import Asset, FailureReason, LockedLink, PublicLink, failure_reason
+from videopoll.observations import (
+    MAX_WORD_CHARS,
+    NO_URL,
+    Fault,
+    FaultKind,
+    Observation,
+    VideoFailed,
+    VideoMissing,
+    VideoReady,
+    VideoWorking,
+    checked_ready,
+)
+from videopoll.video_api.client import refused_in_front
+from videopoll.video_api.description import ApiDescription, Meaning, normalized
+from videopoll.video_api.replies import FAULTS, NO_REASON, clean_text, printable, says_something_of_a_job
+
+if TYPE_CHECKING:
+    import httpx
+
+    from videopoll.jobs.codec import JsonValue
+    from videopoll.jobs.job import VideoJob
+
+__all__ = ["HttpVideoPoller", "read_answer", "read_result"]
+
+Key: TypeAlias = str | Callable[[], str]
+"""An API key, or a function that gives the one of today: for tokens that expire."""
+
+SHORTEST_FOLLOW_S = 1.0
+"""Seconds that a second request gets at least."""
+
+
+@attrs.frozen
+class Finished:
+    """The job is done, and its video is behind one more request."""
+
+
+def read_answer(
+    api: ApiDescription, base_url: str, job: VideoJob, reply: HttpReply | HttpFailure, now_s: float
+) -> Observation | Finished:
+    """Return what the answer to a poll means for the job, or that a second request has to tell. Never raises."""
+    if isinstance(reply, HttpFailure):
+        return Fault(FAULTS[reply.kind], own(reply.detail))
+    wait_s = retry_after_s(reply.headers, now_s)
+    body = reply.json()
+    meant = api.http.get(reply.status)
+    if meant is None:
+        told = (
+            _no_answer(api, job, reply, body, wait_s) if reply.is_success else _refused(api, job, reply, body, wait_s)
+        )
+        if told is not None:
+            return told
+    fields = _fields(body)
+    word = _word(api, fields)
+    meant = meant or api.words.get(normalized(word))
+    if meant in {None, Meaning.DONE} and any(map(bool, api.find(fields, *api.fails_if))):
+        meant = Meaning.FAILED
+    if meant is None or meant is Meaning.WORKING:
+        return _working(api, fields, word, known=meant is not None, wait_s=wait_s)
+    if meant is not Meaning.DONE:
+        return _ended(api, fields, meant, wait_s)
+    if any(value in api.find(fields, path) for path, value in api.rejected_if.items()):
+        return _ended(api, fields, Meaning.MODERATED)
+    return Finished() if api.follow is not None else _ready(api, base_url, job, fields, now_s, word)
+
+
+def _no_answer(
+    api: ApiDescription, job: VideoJob, reply: HttpReply, body: object, wait_s: float | None
+) -> Observation | None:
+    """Return what a 2xx means that says nothing of the job; None if it does."""
+    name, waits = f"HTTP {reply.status}", api.empty_means_working or reply.status == HTTPStatus.ACCEPTED
+    if not reply.body.strip() and waits:
+        return VideoWorking(retry_after_s=wait_s)
+    if not isinstance(body, dict):
+        what = f"not JSON, {whose_words(reply)}" if body is NOT_JSON else "not a JSON object"
+        return Fault(FaultKind.MALFORMED, own(f"{name}: {what}"), wait_s)
+    named = api.text(body, api.id)
+    if named is not None and named.strip() != job.job_id:
+        return Fault(FaultKind.MALFORMED, own(f"{name}: the answer names another job"), wait_s)
+    if _word(api, body) or api.find(body, *api.fails_if):
+        return None
+    if waits:
+        return VideoWorking(retry_after_s=wait_s)
+    return Fault(FaultKind.MALFORMED, own(f"{name}: the answer has no status"), wait_s)
+
+
+def _word(api: ApiDescription, fields: JsonValue) -> str:
+    found = api.find(fields, *api.status)
+    return printable(str(found[0]), MAX_WORD_CHARS) if found and isinstance(found[0], str | int | float) else ""
+
+
+def read_result(
+    api: ApiDescription, base_url: str, job: VideoJob, reply: HttpReply | HttpFailure, now_s: float
+) -> Observation:
+    """Return what the reply to the second request means, which has the video of a job that is done. Never raises."""
+    if isinstance(reply, HttpFailure):
+        return Fault(FAULTS[reply.kind], own(reply.detail))
+    body = reply.json()
+    if reply.is_success:
+        if isinstance(body, dict):
+            return _ready(api, base_url, job, body, now_s, "completed")
+        return Fault(FaultKind.MALFORMED, own(f"HTTP {reply.status}: the result is not a JSON object"))
+    if reply.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY} and isinstance(body, dict):
+        return _ended(api, body, Meaning.FAILED)
+    return _refused(api, job, reply, body, retry_after_s(reply.headers, now_s))
+
+
+def _ready(  # noqa: PLR0917 - one answer, and what it takes to read it
+    api: ApiDescription, base_url: str, job: VideoJob, fields: JsonValue, now_s: float, word: str
+) -> Observation:
+    ends_ms = _ends_ms(api, fields, now_s)
+    links = [url for path in api.video for url in api.find(fields, path) if isinstance(url, str)]
+    assets = [Asset(PublicLink(url, ends_ms)) for url in links]
+    if not assets and api.locked is not None and (url := api.url(api.locked, base_url, job)) is not None:
+        assets.append(Asset(LockedLink(url)))
+    if not assets:
+        # Some APIs write the status a moment before the URL: it is asked once more.
+        return VideoWorking(word, error=clean_text(api.text(fields, *api.error), NO_URL) or NO_URL)
+    for path, kind in api.others.items():
+        assets += [Asset(PublicLink(url), kind) for url in api.find(fields, path) if isinstance(url, str)]
+    return checked_ready(VideoReady(assets=tuple(assets), refreshable=api.refreshable))
+
+
+def _ends_ms(api: ApiDescription, fields: JsonValue, now_s: float) -> float | None:
+    told = api.find(fields, api.ends_s)
+    if told and is_number(told[0]):
+        return told[0] * 1000
+    return None if api.lifetime_s is None else (now_s + api.lifetime_s) * 1000
+
+
+def _working(api: ApiDescription, fields: JsonValue, word: str, *, known: bool, wait_s: float | None) -> VideoWorking:
+    progress, place = api.find(fields, api.progress), api.find(fields, api.queue_position)
+    share = progress[0] / api.progress_scale if progress and is_number(progress[0]) else None
+    position = place[0] if place and is_number(place[0]) else None
+    return VideoWorking(
+        word or "working",
+        known,
+        wait_s,
+        progress=share,
+        queue_position=None if position is None else int(position),
+    )
+
+
+def _ended(api: ApiDescription, fields: JsonValue, meant: Meaning, wait_s: float | None = None) -> Observation:
+    """Return how a job ended that has no video; its code may say more than its word."""
+    code = api.text(fields, *api.code)
+    if code is not None:
+        meant = next((meaning for start, meaning in api.codes.items() if code.startswith(start)), meant)
+    if meant is Meaning.MISSING:
+        return VideoMissing()
+    if meant is Meaning.FAULT:
+        return Fault(FaultKind.SERVER, own("the video API is in trouble"), wait_s)
+    reason = FailureReason.UNKNOWN if meant is Meaning.FAILED else failure_reason(meant.value)
+    told = NO_REASON if reason is FailureReason.UNKNOWN else f"the video API says: {reason.value.replace('_', ' ')}"
+    return VideoFailed(clean_text(api.text(fields, *api.error), told) or own(told), reason=reason)
+
+
+def _refused(api: ApiDescription, job: VideoJob, reply: HttpReply, body: object, wait_s: float | None) -> Observation:
+    """Return what a status that is no success means, where the description says nothing of it."""
+    name = f"HTTP {reply.status}"
+    match reply.status:
+        case 404 | 410 if says_something_of_a_job(reply, job.job_id, api.text(_fields(body), api.id)):
+            return VideoMissing()
+        case 401 | 403 if refused_by_another(reply):
+            return Fault(FaultKind.BLOCKED, refused_in_front(reply), wait_s)
+        case 401 | 403:
+            return Fault(FaultKind.CREDENTIALS, own(f"{name}: the video API refuses the API key"), wait_s)
+        case 402:
+            return Fault(FaultKind.CREDENTIALS, own(f"{name}: the account at the video API has no credit"), wait_s)
+        case 429:
+            return Fault(FaultKind.THROTTLED, own(f"{name}: too many requests"), wait_s)
+        case _:
+            # Also a 400: what this API means by it is not known, and a video may have been paid for.
+            return Fault(FaultKind.SERVER, own(name), wait_s)
+
+
+def _fields(body: object) -> JsonValue:
+    return body if isinstance(body, dict) else {}
+
+
+class HttpVideoPoller:
+    """Asks a described video API about jobs, in threads (`poll`) and under asyncio (`apoll`).
+
+    ::
+
+        from videopoll.video_api.apis import REPLICATE
+
+        poller = HttpVideoPoller(REPLICATE, api_key=os.environ["REPLICATE_API_TOKEN"])
+        runner = Runner(queue, poller, notifier, strategy=REPLICATE.strategy)
+
+    Args:
+        api: The description.
+        api_key: The key, or a function that gives the one of this moment. Kept out of
+            ``repr`` and of error texts; sent to the origin of the base URL only.
+        base_url: Where the API is, if not where the description says.
+        client: The host's httpx client for `poll`; it is never closed here.
+        async_client: The same for `apoll`.
+        max_connections: Connections open at most, for threads and for each event loop.
+        transport: What carries `apoll` without `async_client`; see `VideoApiPoller`.
+
+    Raises:
+        ConfigurationError: A value cannot work, or there is no base URL.
+    """
+
+    keeps_time: ClassVar[bool] = True
+
+    def __init_subclass__(cls) -> None:
+        if "apoll" in vars(cls) and "keeps_time" not in vars(cls):
+            cls.keeps_time = False
+
+    def __init__(
+        self,
+        api: ApiDescription,
+        *,
+        api_key: Key | None = None,
+        base_url: str | None = None,
+        client: httpx.Client | None = None,
+        async_client: httpx.AsyncClient | None = None,
+        max_connections: int = 1000,
+        transport: Literal["auto", "httpx", "aiohttp"] = "auto",
+    ) -> None:
+        self._api = api
+        url = base_url if base_url is not None else api.base_url
+        if url is None:
+            msg = f"each host has a {api.name} of its own: give HttpVideoPoller its base_url, such as https://api.example/v1"
+            raise ConfigurationError(msg)
+        if (problem := url_problem(url)) is not None or "?" in url or "#" in url:
+            msg = f"HttpVideoPoller.base_url {problem or 'must not have a query or a fragment'}"
+            raise ConfigurationError(msg)
+        self._base_url = url.rstrip("/")
+        if api_key is None and api.auth_header:
+            msg = f"{api.name} needs a key: give HttpVideoPoller its api_key"
+            raise ConfigurationError(msg)
+        if isinstance(api_key, str):
+            _check_key(api_key)
+        self._key = api_key
+        self._http = Http(
+            client=client, async_client=async_client, max_connections=max_connections, transport=transport
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._api.name!r}, base_url={self._base_url!r})"
+
+    def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
+        """Ask about `job` once, within `timeout_s` seconds."""
+        return drive(self._ask(job, timeout_s), self._http.send)
+
+    async def apoll(self, job: VideoJob, *, timeout_s: float) -> Observation:
+        """Ask about `job` once, within `timeout_s` seconds."""
+        return await adrive(self._ask(job, timeout_s), self._http.asend)
+
+    def close(self) -> None:
+        """Close our own connections for threads; it may be used again."""
+        self._http.close()
+
+    async def aclose(self) -> None:
+        """Close our own connections of the running event loop; it may be used again."""
+        await self._http.aclose()
+
+    def _ask(self, job: VideoJob, timeout_s: float) -> Generator[HttpRequest, HttpReply | HttpFailure, Observation]:
+        """Yield the one or two requests of a poll, and return what they come to."""
+        api, base_url = self._api, self._base_url
+        began_s = time.monotonic()
+        request = self._request(api.poll, job, timeout_s)
+        if not isinstance(request, HttpRequest):
+            return request
+        answer = read_answer(api, base_url, job, (yield request), time.time())
+        if not isinstance(answer, Finished):
+            return answer
+        left_s = max(SHORTEST_FOLLOW_S, timeout_s - (time.monotonic() - began_s))
+        request = self._request(api.follow or "", job, left_s)
+        if not isinstance(request, HttpRequest):
+            return request
+        return read_result(api, base_url, job, (yield request), time.time())
+
+    def _request(self, template: str, job: VideoJob, timeout_s: float) -> HttpRequest | Fault:
+        api = self._api
+        url = api.url(template, self._base_url, job)
+        if url is None:
+            lacks = f"the job has no URL to ask for: {api.name} needs what {template} names, on its own host"
+            return Fault(FaultKind.INTERNAL, own(lacks))
+        headers = {"Accept": "application/json", **api.headers}
+        if api.auth_header and self._key is not None:
+            key = self._key if isinstance(self._key, str) else _check_key(self._key())
+            headers[api.auth_header] = f"{api.auth_prefix}{key}"
+        return HttpRequest(method="GET", url=url, headers=headers, timeout_s=timeout_s)
+
+
+def _check_key(key: object) -> str:
+    if not isinstance(key, str) or not key or not key.isascii() or not key.isprintable() or " " in key:
+        msg = "the key of a video API must be printable ASCII without spaces or line ends, and not empty"
+        raise ConfigurationError(msg)
+    return key

@@ -1,0 +1,91 @@
+"""What all answers of video APIs have in common: failures, the words of routers, the API's own texts."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+from videopoll._http import FailureKind, HttpReply
+from videopoll._http.answerer import refused_by_another
+from videopoll._reasons import Reason
+from videopoll.observations import FaultKind
+
+__all__ = [
+    "BETWEEN_WORDS",
+    "FAULTS",
+    "MAX_ERROR_CHARS",
+    "NO_REASON",
+    "clean_text",
+    "printable",
+    "says_something_of_a_job",
+]
+
+MAX_ERROR_CHARS = 300
+"""How much of the API's reason is kept, in characters."""
+
+NO_REASON = "the video API gave no reason"
+
+BETWEEN_WORDS = re.compile(r"[\s_-]+")
+
+FAULTS = {
+    FailureKind.CONNECT: FaultKind.CONNECTION,
+    FailureKind.BROKEN: FaultKind.CONNECTION,
+    FailureKind.CONNECT_TIMEOUT: FaultKind.TIMEOUT,
+    FailureKind.POOL_TIMEOUT: FaultKind.TIMEOUT,
+    FailureKind.TIMEOUT: FaultKind.TIMEOUT,
+    FailureKind.TOO_LARGE: FaultKind.MALFORMED,
+    FailureKind.UNREADABLE: FaultKind.MALFORMED,
+    FailureKind.INVALID: FaultKind.INTERNAL,
+    FailureKind.TOO_LATE: FaultKind.INTERNAL,
+}
+
+
+_ROUTERS_WORDS = re.compile(
+    r"(404)?[\s:.-]*(the )?(requested )?(page|resource|route|path|url|endpoint|service|entity|application)?"
+    r"[\s:.-]*(was |could )?(not (be )?found|no route matched.*|cannot \w+ /.*)?( on th(e|is) server.*)?[\s:.!-]*(404)?",
+    re.IGNORECASE,
+)
+"""What routers and gateways say of an address that they do not know. None of them speaks of a job."""
+
+
+def says_something_of_a_job(reply: HttpReply, job_id: str, named: str | None) -> bool:
+    """Whether a refusal is the API's own: a JSON object that says more than a router in front of it would.
+
+    One without a body is taken for its own, unless something else says that it is there.
+
+    Args:
+        reply: The refusal.
+        job_id: The job that was asked for.
+        named: The job that the answer names.
+    """
+    if refused_by_another(reply):
+        return False
+    body = reply.json()
+    if not isinstance(body, dict) or reply.status != HTTPStatus.NOT_FOUND:
+        return True
+    # Routers have a status, too: a number, or "error".
+    word = BETWEEN_WORDS.sub("_", str(body.get("status", "")).strip().lower())
+    if (named or "").strip() == job_id or word == "not_found":
+        return True
+    texts = [body.get(name) for name in ("error", "message", "detail", "title", "msg")]
+    texts += [text.get("message") for text in texts if isinstance(text, dict)]
+    words = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    return any(not _ROUTERS_WORDS.fullmatch(text[:MAX_ERROR_CHARS]) for text in words)
+
+
+def clean_text(text: str | None, told: str = "") -> Reason | None:
+    """Return the API's own reason, of which nothing but `told` may be shown where nobody asked for it."""
+    if text is None:
+        return None
+    # A URL in it may be signed.
+    cleaned = printable(re.sub(r"\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://\S+", "<url>", text), MAX_ERROR_CHARS)
+    return Reason(cleaned, told) if cleaned else None
+
+
+def printable(text: str, limit: int) -> str:
+    """Cut `text` to `limit` printable characters, with single spaces for everything else."""
+    # Cut first, generously: the text may be a megabyte.
+    start = text.lstrip()[: limit * 4]
+    if not start.isprintable():
+        start = "".join(character if character.isprintable() else " " for character in start)
+    return " ".join(start.split())[:limit].rstrip()
