@@ -110,8 +110,9 @@ def a_long_script(trouble, admin):
 @contextlib.contextmanager
 def renamed_leases(trouble, admin):
     leases = f"{trouble.world.prefix}:poll:leases"
-    admin.rename(leases, f"{leases}:away")
-    admin.set(leases, "of a wrong type")
+    # In one step: a renewal in between would find its lease lost, and somebody else would go on.
+    with admin.pipeline(transaction=True) as pipe:
+        pipe.rename(leases, f"{leases}:away").set(leases, "of a wrong type").execute()
     yield
     admin.rename(f"{leases}:away", leases)
 
@@ -142,9 +143,9 @@ BREAKS = {
 }
 
 
-def message_out(trouble, **options):
-    """Start a worker, and wait until its message is on its way."""
-    trouble.world.factory.fail_every(1, Reply.slow(0.5))
+def message_out(trouble, *, for_s=0.5, **options):
+    """Start a worker, and wait until its message is on its way, where it is for so long."""
+    trouble.world.factory.fail_every(1, Reply.slow(for_s))
     trouble.enqueue("job_0")
     worker = trouble.worker(**options).start()
     until(lambda: trouble.world.factory.requests, "the message is on its way")
@@ -153,7 +154,8 @@ def message_out(trouble, **options):
 
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_settlement_survives_a_redis_that_is(trouble, broken):
-    worker = message_out(trouble)
+    # Long enough for the break, and short enough to end within it.
+    worker = message_out(trouble, for_s=1.0)
     with trouble.client as admin:
         admin.ping()
         with BREAKS[broken](trouble, admin):
