@@ -63,7 +63,7 @@ def host(world, broker, tmp_path):
     }
 
     @contextmanager
-    def run(*arguments, stop=signal.SIGTERM, **settings):
+    def run(*arguments, tidy=True, **settings):
         log = tmp_path / "log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -77,7 +77,7 @@ def host(world, broker, tmp_path):
         process.log = log
         try:
             yield process
-            process.send_signal(stop)
+            process.send_signal(signal.SIGTERM)
             process.wait(LONG_S)
         except BaseException:
             print(log.read_text(errors="replace"))
@@ -89,7 +89,7 @@ def host(world, broker, tmp_path):
         # A host may leave its own sockets open; those to our servers are ours.
         servers = [url.rpartition(":")[2].partition("/")[0] for url in (world.url, world.api.url, world.ultramsg.url)]
         ours = [f"raddr=('127.0.0.1', {port})" for port in servers]
-        assert not [line for line in told.splitlines() if any(address in line for address in ours)], told
+        assert not (tidy and any(address in told for address in ours)), told
 
     return run
 
@@ -159,7 +159,8 @@ def test_gunicorn_runs_a_worker_in_each_of_its_processes(world, host, preload):
 def test_gunicorn_with_a_worker_started_before_the_fork_says_so(world, host):
     """It runs in the one process that forks the others, and each of those tells that it does not run there."""
     port = unused_port()
-    with host(*GUNICORN, "--preload", "--bind", f"127.0.0.1:{port}", START="at import"):
+    # What the first process has in use when it forks is open in each of the others until they end.
+    with host(*GUNICORN, "--preload", "--bind", f"127.0.0.1:{port}", START="at import", tidy=False):
         told = workers_of(port, 2)
 
     assert all("call start() after the fork" in one["problems"][0] for one in told)
