@@ -241,15 +241,19 @@ class _Judge:
                 break
 
     def _may_hurry(self, earliest: Sent, first: Sent, second: Sent) -> bool:
-        """Whether a send may follow one that failed at once."""
+        """Whether a send may follow at once one that failed."""
         # A worker learns with each of its claims what Redis's clock says, and this job was claimed before its send.
         claimed_s = first.at_s - POLICY["request_timeout_s"] - LONGEST_IDLE_S
         if any(claimed_s <= at_s <= second.at_s and step_s > 0 for at_s, step_s in self.story.steps):
             return True
+        # Who stood still with the answer to a claim in hand takes Redis's clock for that much slower.
+        life = self.lives[first.worker]
+        if any(claimed_s <= b and a <= first.at_s for a, b in (*life.frozen, *life.starved)):
+            return True
         if second.at_s - earliest.at_s >= DELIVERY_S - 20.0:
             return True  # The last one is made at the deadline of the delivery, however soon that is.
         # Who stops gives its jobs to others at once, also one whose send has just failed.
-        stop_s = self.lives[first.worker].stop_s
+        stop_s = life.stop_s
         return second.worker != first.worker and stop_s is not None and first.at_s <= stop_s <= second.at_s
 
     def _untold(self, job_id: str, requests: list[Sent]) -> str | None:

@@ -113,7 +113,9 @@ class RealProcess:
 
     def send(self, number: signal.Signals) -> None:
         if self.exit_code is None:
-            os.kill(self.pid, number)
+            # It may have ended, and nobody has told of that yet.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.dead = True
@@ -125,13 +127,15 @@ class RealProcess:
             self.frozen_until_s = until_s
             self.send(signal.SIGSTOP)
             for _ in range(1000):
-                if self.exit_code is not None or self._state() == "T":
+                if self.exit_code is not None or self._state() in {"T", "Z", ""}:
                     break
                 time.sleep(0.0002)
             self.kernel.at(until_s, self._thaw)
 
     def _state(self) -> str:
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return ""
 
     def _thaw(self) -> None:
         if not self.dead and self.frozen_until_s <= self.kernel.now_s + 0.001:
