@@ -284,8 +284,8 @@ class RunnerHistory(Protocol):
         """Take an event."""
         ...
 
-    def follow(self, runner: RunnerStatus) -> None:
-        """Tell from time to time that this runner is alive, until `close`."""
+    def follow(self, runner: RunnerStatus, *, video_api: str | None = None) -> None:
+        """Report from time to time that this runner is alive, and which video API it polls, until `close`."""
         ...
 
     def close(self, patience_s: float) -> bool:

@@ -36,7 +36,7 @@ class OfProcess:
     """Something that belongs to one process: it is not handed to another one, and a forked child makes its state anew."""
 
     def _begin_in_process(self) -> None:
-        """Have `_begin_in_child` called in each forked child from now on; for the end of a constructor."""
+        """Call `_begin_in_child` in each forked child from now on; for the end of a constructor."""
         _ours.add(self)
 
     def _begin_in_child(self) -> None:

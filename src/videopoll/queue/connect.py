@@ -569,7 +569,7 @@ def _codes(error: Exception, text: str) -> str:
 
 
 def _why(error: Exception) -> str:
-    """Say why there is no connection, without an address."""
+    """Return why there is no connection, without an address."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno:

@@ -113,6 +113,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
         # A client that retried would make `close` wait for a Redis that is gone.
         self._client = url if isinstance(url, redis.Redis) else client_of(url, TIMEOUT_S)
         self._runner: RunnerStatus | None = None
+        self._video_api: str | None = None
         self._dropped = 0
         self._open()
         self._begin_in_process()
@@ -183,9 +184,14 @@ class RedisHistory(OfProcess, events.TextKeeper):
             self._statuses.pop(event.job_id, None)
         return True
 
-    def follow(self, runner: RunnerStatus) -> None:
-        """Report every 4 seconds that this runner is alive, how busy it is and what is wrong with it, until `close`."""
-        self._runner = runner
+    def follow(self, runner: RunnerStatus, *, video_api: str | None = None) -> None:
+        """Report every 4 seconds that this runner is alive, how busy it is and what is wrong with it, until `close`.
+
+        Args:
+            runner: Which.
+            video_api: The address of the video API that it polls, if that is known.
+        """
+        self._runner, self._video_api = runner, video_api
         self._stir()
 
     def close(self, patience_s: float = 2 * TIMEOUT_S) -> bool:
@@ -325,7 +331,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
                 "polls_in_hand": runner.polls_in_hand,
                 "sends_in_hand": runner.sends_in_hand,
                 "started_ms": self._started_ms,
-                "video_api": getattr(runner, "video_api", None),
+                "video_api": self._video_api,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "problems": list(runner.health().problems),

@@ -9,35 +9,27 @@ connection on which an idle worker blocks; and the one on which all waits listen
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import redis
 import redis.asyncio
 from typing_extensions import override
 
 from videopoll._shield import to_the_end
-from videopoll.core.belonging import OfProcess
 from videopoll.policies import ENDING_S
 from videopoll.queue import calls
+from videopoll.queue.base import BaseQueue
 from videopoll.queue.connect import (
     MAX_CONNECTIONS,
     REDIS_ERRORS,
     async_client_of,
-    check_client,
-    client_beside,
     client_of,
     raise_if_of_other_loop,
     raise_queue_error,
-    shown_address,
 )
 from videopoll.queue.dead_letters import AsyncDeadLetters, DeadLetters
-from videopoll.queue.history import TIMEOUT_S as HISTORY_TIMEOUT_S
-from videopoll.queue.history import RedisHistory
 from videopoll.queue.listing import JobFilter
-from videopoll.queue.operations import Operations
-from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.scripts import arun, let_go_if_moved, run
 from videopoll.queue.tool_calls import AsyncToolCalls, ToolCalls
 from videopoll.queue.waits import AsyncSeats, Seats
@@ -46,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from typing import Self
 
-    from videopoll.events import Hook
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import JobState
     from videopoll.jobs.outcome import Outcome
@@ -61,147 +52,13 @@ if TYPE_CHECKING:
         QueueCounts,
         WorkerInfo,
     )
-    from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
+    from videopoll.policies import LeasePolicy, PollingStrategy
     from videopoll.queue.operations import NewJob
 
 __all__ = ["AsyncRedisVideoJobQueue", "RedisVideoJobQueue"]
 
 
-ClientT = TypeVar("ClientT")
-
-
-class _Base(OfProcess, Generic[ClientT]):
-    """What both twins are made of: how they are built. Theirs are the methods that wait for Redis."""
-
-    _client_type: ClassVar[type]
-    """The class of client that this twin takes."""
-
-    def __init__(
-        self,
-        client: ClientT,
-        *,
-        front: ClientT | None = None,
-        blocking: ClientT | None = None,
-        prefix: str = DEFAULT_PREFIX,
-        ttls: KeyTtls | None = None,
-        dead_letters: DeadLetterPolicy | None = None,
-        delivery: DeliveryPolicy | None = None,
-        hooks: Iterable[Hook] = (),
-    ) -> None:
-        for one in (client, front, blocking):
-            if one is client or one is not None:
-                check_client(one, self._client_type, type(self).__name__)
-        self._client, self._blocking = client, blocking
-        self._front: ClientT = client if front is None else front
-        self._operations = Operations(
-            cast("redis.Redis", self._client),
-            cast("redis.Redis", self._front),
-            keys=Keys(prefix),
-            ttls=ttls,
-            dead_letters=dead_letters,
-            delivery=delivery,
-            hooks=hooks,
-        )
-        self._listen_with(self._front)
-        self._interrupted = threading.Event()
-        self._owned: tuple[ClientT, ...] = ()
-        self._begin_in_process()
-
-    @override
-    def _begin_in_child(self) -> None:
-        # A runner of the parent may just have been coming to its end. The clients see for themselves that they are
-        # in another process.
-        self._interrupted = threading.Event()
-
-    @classmethod
-    def _open(cls, url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> ClientT:
-        """Return a client of this twin's class, whose calls wait at most `timeout_s` seconds."""
-        raise NotImplementedError
-
-    def _listen_with(self, client: ClientT) -> None:
-        """Have waits hear of the ends of jobs over this client."""
-        raise NotImplementedError
-
-    @classmethod
-    def from_url(
-        cls,
-        url: str,
-        *,
-        prefix: str = DEFAULT_PREFIX,
-        ttls: KeyTtls | None = None,
-        dead_letters: DeadLetterPolicy | None = None,
-        delivery: DeliveryPolicy | None = None,
-        hooks: Iterable[Hook] = (),
-        front_timeout_s: float = 2.0,
-        worker_timeout_s: float = 10.0,
-        max_connections: int = MAX_CONNECTIONS,
-    ) -> Self:
-        """Build a queue with connections of its own.
-
-        Args:
-            url: ``redis://``, ``rediss://`` or ``unix://``.
-            prefix: What every key starts with.
-            ttls: How long the documented keys live.
-            dead_letters: How many dead letters are kept, and how long.
-            delivery: The delivery policy of notices that `cancel` and `redrive` start.
-            hooks: Hear of jobs that are enqueued and cancelled here.
-            front_timeout_s: Seconds that a producer's call waits at most for one of
-                the connections to be free, again for it to be opened, and again for
-                the reply, before it fails.
-            worker_timeout_s: The same for a worker's calls.
-            max_connections: Connections that the calls of producers and operators hold
-                at most; further calls wait for one. All calls of `wait` together hold
-                one more, and a worker about five of its own.
-
-        Raises:
-            ConfigurationError: The URL cannot be read, has an option that does not exist, or turns off the check
-                of the server's certificate; or an argument cannot be what it is to be.
-        """
-        front = cls._open(url, front_timeout_s, max_connections)
-        worker, blocking, listening = (
-            cls._open(url, limit_s) for limit_s in (worker_timeout_s, calls.LONGEST_BLOCK_S + 10, front_timeout_s)
-        )
-        queue = cls(
-            worker,
-            front=front,
-            blocking=blocking,
-            prefix=prefix,
-            ttls=ttls,
-            dead_letters=dead_letters,
-            delivery=delivery,
-            hooks=hooks,
-        )
-        queue._owned = (worker, front, blocking, listening)
-        # Beside the producers' connections: the one that stays taken would leave them one less, or none.
-        queue._listen_with(listening)
-        return queue
-
-    def open_history(self) -> RedisHistory | None:
-        """Return what keeps the stories of jobs and the heartbeat of a worker, on a connection of its own.
-
-        None where a client of the host is used that says in no known way where it
-        connects to (a Sentinel's): give the runner a `RedisHistory` among its hooks then.
-        """
-        client = client_beside(cast("redis.Redis", self._client), HISTORY_TIMEOUT_S)
-        return None if client is None else RedisHistory(client, prefix=self.keys.prefix)
-
-    @property
-    def keys(self) -> Keys:
-        """The names of this queue's keys."""
-        return self._operations.keys
-
-    @property
-    def ttls(self) -> KeyTtls:
-        """How long the keys live."""
-        return self._operations.ttls
-
-    def __repr__(self) -> str:
-        # Never the URL: it may hold a password.
-        address = shown_address(self._operations.client)
-        return f"{type(self).__name__}(prefix={self.keys.prefix!r}, redis={address!r})"
-
-
-class RedisVideoJobQueue(_Base[redis.Redis]):
+class RedisVideoJobQueue(BaseQueue[redis.Redis]):
     """Keeps jobs in Redis, for threads and for code without an event loop.
 
     Producers need `enqueue`, `get` and `cancel`; the rest is for runners and operators.
@@ -546,7 +403,7 @@ class RedisVideoJobQueue(_Base[redis.Redis]):
         return ToolCalls(self._operations)
 
 
-class AsyncRedisVideoJobQueue(_Base[redis.asyncio.Redis]):
+class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis]):
     """The asyncio side of `RedisVideoJobQueue`: the same methods, to be awaited.
 
     A queue of `from_url` has connections for each event loop that uses it, and `close` closes

@@ -90,7 +90,7 @@ class Waits:
         return self._count > 0 and not self.over
 
     def join(self, channel: str, ring: Callable[[], object]) -> None:
-        """Have `ring` called when it is time to look at the keys."""
+        """Call `ring` when it is time to look at the keys."""
         with self._lock:
             self._rings.setdefault(raw(channel), []).append(ring)
             self._count += 1
@@ -107,7 +107,7 @@ class Waits:
             self._changed = True
 
     def end(self) -> None:
-        """Tell nobody any more."""
+        """Stop calling anybody."""
         self.over = True
         self._changed = True
 

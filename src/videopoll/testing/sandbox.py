@@ -136,7 +136,7 @@ class Sandbox(_World):
         )
 
     def run_until_settled(self, *, within_s: float = 7200.0) -> None:
-        """Let the worker do what is due, and move the clock to what is due next, until every job has ended.
+        """Run the worker on what is due and move the clock to what is due next, until every job has ended.
 
         Args:
             within_s: How far the clock may be moved, in seconds.
@@ -202,7 +202,7 @@ class AsyncSandbox(_World):
         )
 
     async def run_until_settled(self, *, within_s: float = 7200.0) -> None:
-        """Let the worker do what is due, and move the clock to what is due next, until every job has ended.
+        """Run the worker on what is due and move the clock to what is due next, until every job has ended.
 
         Args:
             within_s: How far the clock may be moved, in seconds.

@@ -110,14 +110,8 @@ class BaseRunner(OfProcess, Generic[RunT]):
         """Whether it has been asked to stop, and has not ended yet."""
         return self._state.stopping
 
-    @property
-    def video_api(self) -> str | None:
-        """The base URL of the video API, if the poller says it (``base_url``)."""
-        url = getattr(getattr(self, "_poller", None), "base_url", None)
-        return url if isinstance(url, str) else None
-
     def add_hook(self, hook: Hook) -> None:
-        """Give `hook` every event from now on, like those that the runner was built with."""
+        """Call `hook` with every event from now on, like those that the runner was built with."""
         self._state.emitter.add(hook)
 
     def health(self) -> Health:
@@ -138,7 +132,7 @@ class BaseRunner(OfProcess, Generic[RunT]):
     # --- for operators ---
 
     def _show(self, queue: object) -> None:
-        """Have the queue keep what happens in this run, and that this worker is alive."""
+        """Begin to keep in the queue what happens in this run, and that this worker is alive."""
         before = self._hide()
         if before is not None:
             # Of a run whose event loop stands still, or of the parent of a fork.
@@ -150,7 +144,8 @@ class BaseRunner(OfProcess, Generic[RunT]):
             history = cast("RunnerHistory | None", offered())
             if history is None:
                 return
-            history.follow(self)
+            url = getattr(getattr(self, "_poller", None), "base_url", None)
+            history.follow(self, video_api=url if isinstance(url, str) else None)
         except Exception as error:  # noqa: BLE001 - no job needs it
             log.warning("This worker cannot be seen by operators\n%s", trace_of(error))
             return

@@ -1,0 +1,160 @@
+"""How both queues on Redis are built, and what they tell of themselves; their calls are in `videopoll.queue.redis_queue`."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
+
+from typing_extensions import override
+
+from videopoll.core.belonging import OfProcess
+from videopoll.queue import calls
+from videopoll.queue.connect import MAX_CONNECTIONS, check_client, client_beside, shown_address
+from videopoll.queue.history import TIMEOUT_S as HISTORY_TIMEOUT_S
+from videopoll.queue.history import RedisHistory
+from videopoll.queue.operations import Operations
+from videopoll.queue.schema import DEFAULT_PREFIX, Keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Self
+
+    import redis
+
+    from videopoll.events import Hook
+    from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls
+
+__all__ = ["BaseQueue"]
+
+ClientT = TypeVar("ClientT")
+
+
+class BaseQueue(OfProcess, Generic[ClientT]):
+    """What both twins are made of: how they are built. Theirs are the methods that wait for Redis."""
+
+    _client_type: ClassVar[type]
+    """The class of client that this twin takes."""
+
+    def __init__(
+        self,
+        client: ClientT,
+        *,
+        front: ClientT | None = None,
+        blocking: ClientT | None = None,
+        prefix: str = DEFAULT_PREFIX,
+        ttls: KeyTtls | None = None,
+        dead_letters: DeadLetterPolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        hooks: Iterable[Hook] = (),
+    ) -> None:
+        for one in (client, front, blocking):
+            if one is client or one is not None:
+                check_client(one, self._client_type, type(self).__name__)
+        self._client, self._blocking = client, blocking
+        self._front: ClientT = client if front is None else front
+        self._operations = Operations(
+            cast("redis.Redis", self._client),
+            cast("redis.Redis", self._front),
+            keys=Keys(prefix),
+            ttls=ttls,
+            dead_letters=dead_letters,
+            delivery=delivery,
+            hooks=hooks,
+        )
+        self._listen_with(self._front)
+        self._interrupted = threading.Event()
+        self._owned: tuple[ClientT, ...] = ()
+        self._begin_in_process()
+
+    @override
+    def _begin_in_child(self) -> None:
+        # A runner of the parent may just have been coming to its end. The clients see for themselves that they are
+        # in another process.
+        self._interrupted = threading.Event()
+
+    @classmethod
+    def _open(cls, url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> ClientT:
+        """Return a client of this twin's class, whose calls wait at most `timeout_s` seconds."""
+        raise NotImplementedError
+
+    def _listen_with(self, client: ClientT) -> None:
+        """Take this client for the connection on which waits hear of the ends of jobs."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        ttls: KeyTtls | None = None,
+        dead_letters: DeadLetterPolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        hooks: Iterable[Hook] = (),
+        front_timeout_s: float = 2.0,
+        worker_timeout_s: float = 10.0,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> Self:
+        """Build a queue with connections of its own.
+
+        Args:
+            url: ``redis://``, ``rediss://`` or ``unix://``.
+            prefix: What every key starts with.
+            ttls: How long the documented keys live.
+            dead_letters: How many dead letters are kept, and how long.
+            delivery: The delivery policy of notices that `cancel` and `redrive` start.
+            hooks: Hear of jobs that are enqueued and cancelled here.
+            front_timeout_s: Seconds that a producer's call waits at most for one of
+                the connections to be free, again for it to be opened, and again for
+                the reply, before it fails.
+            worker_timeout_s: The same for a worker's calls.
+            max_connections: Connections that the calls of producers and operators hold
+                at most; further calls wait for one. All calls of `wait` together hold
+                one more, and a worker about five of its own.
+
+        Raises:
+            ConfigurationError: The URL cannot be read, has an option that does not exist, or turns off the check
+                of the server's certificate; or an argument cannot be what it is to be.
+        """
+        front = cls._open(url, front_timeout_s, max_connections)
+        worker, blocking, listening = (
+            cls._open(url, limit_s) for limit_s in (worker_timeout_s, calls.LONGEST_BLOCK_S + 10, front_timeout_s)
+        )
+        queue = cls(
+            worker,
+            front=front,
+            blocking=blocking,
+            prefix=prefix,
+            ttls=ttls,
+            dead_letters=dead_letters,
+            delivery=delivery,
+            hooks=hooks,
+        )
+        queue._owned = (worker, front, blocking, listening)
+        # Beside the producers' connections: the one that stays taken would leave them one less, or none.
+        queue._listen_with(listening)
+        return queue
+
+    def open_history(self) -> RedisHistory | None:
+        """Return what keeps the stories of jobs and the heartbeat of a worker, on a connection of its own.
+
+        None where a client of the host is used that says in no known way where it
+        connects to (a Sentinel's): give the runner a `RedisHistory` among its hooks then.
+        """
+        client = client_beside(cast("redis.Redis", self._client), HISTORY_TIMEOUT_S)
+        return None if client is None else RedisHistory(client, prefix=self.keys.prefix)
+
+    @property
+    def keys(self) -> Keys:
+        """The names of this queue's keys."""
+        return self._operations.keys
+
+    @property
+    def ttls(self) -> KeyTtls:
+        """How long the keys live."""
+        return self._operations.ttls
+
+    def __repr__(self) -> str:
+        # Never the URL: it may hold a password.
+        address = shown_address(self._operations.client)
+        return f"{type(self).__name__}(prefix={self.keys.prefix!r}, redis={address!r})"
