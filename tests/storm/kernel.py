@@ -284,9 +284,10 @@ class Thread:
         return not self.finished
 
     def join(self, timeout: float | None = None) -> None:
-        waiting = Waiting(self.kernel)
-        self._joiners.append(waiting)
-        if not self.finished:
+        # With no time it only asks whether there is something to wait for, as the event loop may.
+        if not self.finished and timeout != 0:
+            waiting = Waiting(self.kernel)
+            self._joiners.append(waiting)
             waiting.wait(timeout)
 
 

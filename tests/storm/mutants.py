@@ -449,7 +449,7 @@ MUTANTS = (
         "a proxy's 404 is believed",
         7,
         "video_api.poller",
-        "    if not _is_of_the_api(job_id, reply):",
+        "    if not says_something_of_a_job(reply, job_id, _named(reply)):",
         "    if False:",
     ),
     # --- what a host or an operator does ---
