@@ -39,6 +39,7 @@ class Burst:
         self.kind, self.call, self.url, self.prefix = kind, call, url, prefix
         self.client = redis.Redis.from_url(url, decode_responses=True)
         self.other = RedisVideoJobQueue.from_url(url, prefix=prefix)
+        self.pause = time.sleep if kind == "sync" else asyncio.sleep
         self._opened: list[Any] = []
 
     def queue(self, client: Any = None, *, url: str | None = None, **options: Any) -> Any:
@@ -118,15 +119,25 @@ class Burst:
     def until_listened_for(self, ids: list[str]) -> Flow[None]:
         """Go on once somebody listens for the ends of all these jobs."""
         while self.listened_for(ids) < len(ids):
-            yield from do(time.sleep if self.kind == "sync" else asyncio.sleep, 0.01)
+            yield from do(self.pause, 0.01)
+
+    def threads(self) -> set[str]:
+        """Return the names of the threads that there are."""
+        return {thread.name for thread in threading.enumerate()}
+
+    def tasks_here(self) -> set[str]:
+        """Return the names of the other tasks of the running event loop, if there is one."""
+        if self.kind == "sync":
+            return set()
+        return {task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()}
 
     def tasks(self) -> set[str]:
         """Return the names of the tasks that are left in the test's event loop."""
 
         async def names() -> set[str]:
-            return {task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+            return self.tasks_here()
 
-        return self.call(names())
+        return self.call(names()) if self.kind == "async" else set()
 
     def connections(self) -> int:
         """Count the connections of the server."""
@@ -154,9 +165,12 @@ def burst(kind, call, redis_url, prefix) -> Iterator[Burst]:
 
 
 @pytest.fixture
-def no_looks(monkeypatch) -> None:
-    """Waits look at the keys when they are told to, and not from time to time."""
+def no_looks(monkeypatch) -> Iterator[None]:
+    """Waits look at the keys when they are told to, and not from time to time: the test is over long before."""
     monkeypatch.setattr(waits, "LOOK_EVERY_S", CALM_S)
+    began_s = time.monotonic()
+    yield
+    assert time.monotonic() - began_s < CALM_S - 5
 
 
 def ends(results: list[Any]) -> set[Any]:
@@ -307,9 +321,15 @@ def test_workers_do_not_wait_behind_a_burst_of_producers(burst):
     put_back()
 
 
+def cancel_when_listened_for(queue: RedisVideoJobQueue, job_id: str) -> None:
+    """End a job as soon as somebody listens for that."""
+    until(lambda: queue._front.pubsub_numsub(queue.keys.ended(job_id))[0][1] == 1, "the wait")
+    queue.cancel(job_id)
+
+
 @pytest.mark.parametrize("kind", ["sync"])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_process_has_connections_of_its_own(burst):
+def test_a_child_process_has_connections_of_its_own(burst, no_looks):
     """The parent's calls that are under way at the fork hold none of the child's; nor do its waits."""
     queue = burst.queue(max_connections=1, front_timeout_s=1.0)
     queue.enqueue("job_1", conversation_id="c")
@@ -319,8 +339,10 @@ def test_a_child_process_has_connections_of_its_own(burst):
         if (child := os.fork()) == 0:
             with contextlib.suppress(BaseException):
                 queue.enqueue("job_2", conversation_id="c")
-                threading.Timer(0.2, lambda: queue.cancel("job_2")).start()
-                assert queue.wait("job_2", timeout_s=5).kind is OutcomeKind.CANCELLED
+                canceller = threading.Thread(target=cancel_when_listened_for, args=(queue, "job_2"))
+                canceller.start()
+                assert queue.wait("job_2", timeout_s=CALM_S).kind is OutcomeKind.CANCELLED
+                canceller.join()
                 os._exit(0)
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -369,7 +391,7 @@ def test_three_hundred_waits_hear_of_the_end_over_one_connection(burst, no_looks
 
 def test_producers_and_waits_share_few_connections(burst):
     """A burst of everything, on as many connections as a small plan allows."""
-    queue = burst.queue(max_connections=2)
+    queue = burst.queue(max_connections=1)
     ids = [f"job_{n}" for n in range(60)]
     burst.call(queue.enqueue_many([(one, "c", None) for one in ids]))
 
@@ -392,8 +414,13 @@ def test_two_waits_for_one_job_are_both_told(burst, no_looks):
     queue = burst.queue()
     burst.call(queue.enqueue("job_1", conversation_id="c"))
 
+    burst.call(queue.enqueue("job_2", conversation_id="c"))
+
     def leave_early() -> Flow[Any]:
         left = yield from do(queue.wait, "job_1", timeout_s=0.3)
+        assert (yield from do(queue.wait, "job_2", timeout_s=0.3)) is None
+        while burst.listened_for(["job_2"]):
+            yield from do(burst.pause, 0.01)
         burst.other.cancel("job_1")
         return left
 
@@ -498,6 +525,7 @@ def test_a_closed_queue_lets_its_waits_look_on(burst):
         yield from burst.until_listened_for(["job_1"])
         yield from do(queue.close)
         assert burst.subscribers() == before
+        assert "videopoll-waits" not in {*burst.threads(), *burst.tasks_here()}
         burst.other.cancel("job_1")
 
     outcome, _ = burst.at_once([lambda: queue.wait("job_1", timeout_s=CALM_S), lambda: burst.carry_out(close())])
