@@ -32,7 +32,11 @@ SHORTEST_WAIT_S = 0.7
 LONGEST_IDLE_S = 4.0
 FAILING = {"throttled", "unreachable", "down"}
 """What is surely not sent, and tried again after a while."""
-KEPT = ("video:completed:", "video:poll:dead", "video:poll:letters", "video:poll:sweeper")
+KEPT = (
+    *("video:completed:", "video:poll:dead", "video:poll:letters", "video:poll:sweeper"),
+    *("video:poll:history", "video:poll:workers", "video:poll:loads"),
+)
+"""What may be left at the end; the last three tell operators of the runners and of what they did."""
 
 
 def judge(story: Story) -> list[str]:
