@@ -298,7 +298,6 @@ def test_a_wait_of_no_known_length_is_refused(bench, timeout_s):
         (lambda queue: queue.cancel(7), InvalidJobError, "job_id must be a string, got int"),
         (lambda queue: queue.poll_now(None), InvalidJobError, "job_id must be a string, got NoneType"),
     ],
-    ids=str,
 )
 def test_an_argument_of_a_call_that_cannot_be_is_refused(bench, ask, error, says):
     async def asked():
