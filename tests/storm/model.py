@@ -185,7 +185,13 @@ class _Judge:
             return True
         gone_s = self.plan.lease_s - self.renew_s - self.slack_s
         gone: list[tuple[float, float]] = []
-        for began_s, ended_s in sorted((*life.frozen, *life.cut_off, *life.unwritten, *life.starved)):
+        # An outage that runs into the time in which it is cut off is one absence, for this worker.
+        outages = [
+            (a, b)
+            for a, b, _ in self.story.outages
+            if any(a <= d + self.slack_s and c <= b + self.slack_s for c, d in life.cut_off)
+        ]
+        for began_s, ended_s in sorted((*outages, *life.frozen, *life.cut_off, *life.unwritten, *life.starved)):
             if gone and began_s <= gone[-1][1] + self.slack_s:
                 gone[-1] = (gone[-1][0], max(gone[-1][1], ended_s))
             else:
@@ -353,6 +359,10 @@ class _Judge:
     def _disturbed(self, from_s: float, to_s: float) -> bool:
         """Whether a worker or Redis was in trouble at some time between."""
         for life in self.story.lives:
+            slot = life.name.partition(".")[0] + "."
+            later_s = [one.born_s for one in self.story.lives if one.name.startswith(slot) and one.born_s > life.born_s]
+            if life.died_s is not None and life.died_s <= to_s and min(later_s, default=to_s) >= from_s:
+                return True  # Its place was empty.
             if life.died_s is not None and from_s - 30 <= life.died_s <= to_s:
                 return True
             if life.stop_s is not None and from_s - 30 <= life.stop_s <= to_s:
