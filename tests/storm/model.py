@@ -292,6 +292,11 @@ class _Judge:
             return True
         if len(requests) + len(around) >= MAX_SENDS:
             return True  # A send that its worker's death cut off before it left counts, too.
+        # A channel that loses reply after reply is held back, and meanwhile the deadline runs on.
+        known_s = [one.at_s for one in self.story.polls if one.job_id == job_id and one.reply in {"ready", "failed"}]
+        lost = [one for one in self.story.sent if one.told not in KNOWN and one.at_s < over_s]
+        if len(lost) >= UNKNOWN_AT_MOST and known_s and over_s - known_s[0] >= DELIVERY_S - self.slack_s:
+            return True
         failing = [one for one in requests if one.manner not in DELIVERS]
         if failing and failing[-1].at_s - failing[0].at_s >= DELIVERY_S - 20.0:
             return True
