@@ -136,7 +136,7 @@ def test_everybody_hears_though_every_poll_hangs_for_ever(world, monkeypatch):
 def test_a_worker_that_comes_late_polls_what_is_overdue_instead_of_ending_it(world):
     """No worker lived until all were past their deadlines: the videos are there, and nobody is told otherwise."""
     told = Told()
-    users = enqueue(world, 60)
+    users = enqueue(world, 16)
     with redis.Redis.from_url(world.url) as client:
         until(lambda: client.pttl(Keys(world.prefix).job("job_0")) < 4000, "they are overdue")
 
