@@ -172,7 +172,7 @@ def test_a_heartbeat_is_one_round_trip(hook, client):
     hook.follow(Runner())
     until(lambda: client.exists(hook._keys.workers), "it beat")
     before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
-    hook._beat_s -= history.BEAT_S
+    hook._next_beat_s -= history.BEAT_S
 
     hook._beat(Runner(), leaving=False)
 

@@ -268,6 +268,8 @@ class Fleet:
             notifier,
             hooks=[self._heard],
             **runner_options(plan, one),
+            # What operators see of it promises nothing to users; the real storms have it.
+            visible=False,
             clock=self.kernel.clock,
             rng=random.Random(self.rng.getrandbits(32)),
         )

@@ -127,7 +127,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
         self._origin = secrets.token_hex(4)
         self._count = 0
         self._started_ms = round(time.time() * 1000)
-        self._beat_s = float("-inf")
+        self._next_beat_s = float("-inf")
         self._away = False
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -250,7 +250,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
         if self._waiting:
             # What is refused may be for good.
             return BEAT_S if self._away else FLUSH_S
-        return None if self._runner is None else max(0.0, self._beat_s + BEAT_S - time.monotonic())
+        return None if self._runner is None else max(0.0, self._next_beat_s - time.monotonic())
 
     def _flush(self, *, last: bool) -> None:
         self._note_all()
@@ -314,9 +314,10 @@ class RedisHistory(OfProcess, events.TextKeeper):
     def _beat(self, runner: RunnerStatus, *, leaving: bool) -> bool:
         """Report the worker if it is time; return whether it was."""
         now_s = time.monotonic()
-        if now_s - self._beat_s < BEAT_S and not leaving:
+        # The very number that the wait was made of: by another rounding it would be too early, again and again.
+        if now_s < self._next_beat_s and not leaving:
             return False
-        self._beat_s = now_s
+        self._next_beat_s = now_s + BEAT_S
         load = "" if leaving else self._load_of(runner)
         return run(evaluate(self._client, beat(self._keys, runner.worker_id, load, WORKERS_KEEP_S)))
 
