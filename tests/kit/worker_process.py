@@ -78,6 +78,8 @@ def main(settings: dict[str, Any]) -> None:
         "lease": LeasePolicy.lasting(settings["lease_s"]),
         "foreign_workers": settings.get("foreign_workers", False),
         "grace_s": settings.get("grace_s", 10.0),
+        # What operators see of it would be among the keys that are compared.
+        "visible": False,
     }
     runners: list[Any] = []
 

@@ -14,39 +14,36 @@ from videopoll.errors import QueueRefusedError, QueueUnavailableError
 from videopoll.testing import unused_port
 from videopoll.testing.embedded import _require_binary
 
-PORTS_OF_A_BUS = 10_000
+TRIES = 5
+"""A port that was free a moment ago may be another server's by now."""
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory, redis_server):
     """A node that has half of the slots, and believes that another one has the rest."""
-    port = unused_port()
-    while port > PORTS_OF_A_BUS * 5:
+    for _ in range(TRIES):
         port = unused_port()
-    directory = tmp_path_factory.mktemp("node")
-    command = [
-        str(_require_binary(redis_server._name)),
-        "--port",
-        str(port),
-        "--cluster-enabled",
-        "yes",
-        "--dir",
-        str(directory),
-    ]
-    process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL)
-    try:
+        command = [
+            str(_require_binary(redis_server._name)),
+            *("--port", str(port), "--cluster-enabled", "yes", "--cluster-port", str(unused_port())),
+            *("--dir", str(tmp_path_factory.mktemp("node")), "--save", ""),
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with redis.Redis(port=port) as client:
 
             def answers():
                 with contextlib.suppress(redis.ConnectionError):
                     return client.ping()
 
-            until(answers, "it answers")
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            until(
-                lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO", NEVER_DECODE=True),
-                "it is well",
-            )
+            until(lambda: answers() or process.poll() is not None, "it answers, or has ended")  # noqa: B023
+            if process.poll() is None:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+                until(
+                    lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO", NEVER_DECODE=True),
+                    "it is well",
+                )
+                break
+    try:
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         process.terminate()
