@@ -53,6 +53,7 @@ _INSTALL_HINT = {
 # client while the server is down, even by one that tries to connect to this very server and meets itself.
 _PORTS = range(15_000, 32_000)
 
+_SHARES = 64
 _PORT_TRIES = 100
 
 # Another process may take the port between our look and the server's bind.
@@ -79,9 +80,11 @@ def unused_port() -> int:
     Raises:
         ConfigurationError: No free port was found.
     """
+    # Processes side by side have ports of their own: none takes that of a server which is stopped for a while.
+    ports = _PORTS[os.getpid() % _SHARES :: _SHARES]
     for _ in range(_PORT_TRIES):
         # Not the `random` module: test runners seed it alike in every process.
-        port = _PORTS[secrets.randbelow(len(_PORTS))]
+        port = ports[secrets.randbelow(len(ports))]
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
