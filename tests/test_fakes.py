@@ -17,6 +17,8 @@ from videopoll.testing import (
     FakeWhatsAppFactory,
     Reply,
     async_wait_until,
+    embedded,
+    unused_port,
     wait_until,
 )
 
@@ -356,3 +358,14 @@ class TestWaiting:
                 await async_wait_until(lambda: False, timeout_s=0.01, describe="pigs fly")
 
         asyncio.run(main())
+
+
+def test_processes_side_by_side_draw_from_ports_of_their_own(monkeypatch):
+    """A server that is stopped for a while comes back on its port: no test beside it may have taken that."""
+    drawn: list[set[int]] = []
+    for pid in (4000, 4003):
+        monkeypatch.setattr(embedded.os, "getpid", lambda pid=pid: pid)
+        drawn.append({unused_port() for _ in range(200)})
+
+    assert len(drawn[0]) > 100
+    assert not drawn[0] & drawn[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import traceback
 
@@ -382,3 +383,17 @@ def test_details_are_json(hook, client, keys):
 
     ((_, fields),) = client.xrange(keys.history)
     assert json.loads(fields[b"details"])["fault"] == "timeout"
+
+
+@pytest.mark.parametrize("beat_s", [1021.2443505478565, 1020.6039944999376, 1020.4924904438268])
+def test_a_heartbeat_that_need_not_wait_is_made(hook, monkeypatch, beat_s):
+    """`beat_s + 4 - now` may be nothing where `now - beat_s` is less than 4: the thread waited for nothing, for ever."""
+    now_s = [beat_s]
+    monkeypatch.setattr(history.time, "monotonic", lambda: now_s[0])
+    hook._runner = Runner()
+    assert hook._beat(Runner(), leaving=False)
+    due_s = beat_s + history.BEAT_S
+    for look_s in (math.nextafter(due_s, 0), due_s):
+        now_s[0] = look_s
+        waits_s = hook._idle_s()
+        assert hook._beat(Runner(), leaving=False) == (waits_s == 0)

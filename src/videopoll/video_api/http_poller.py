@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 import attrs
 
 from videopoll._http import NOT_JSON, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
-from videopoll._http.answerer import refused_by_another, whose_words
+from videopoll._http.answerer import whose_words
 from videopoll._reasons import own
 from videopoll.core.flow import adrive, drive
 from videopoll.errors import ConfigurationError
@@ -34,9 +34,8 @@ from videopoll.observations import (
     VideoWorking,
     checked_ready,
 )
-from videopoll.video_api.client import refused_in_front
 from videopoll.video_api.description import ApiDescription, Meaning, normalized
-from videopoll.video_api.replies import FAULTS, NO_REASON, clean_text, printable, says_something_of_a_job
+from videopoll.video_api.replies import FAULTS, NO_REASON, clean_text, fault_of, printable, says_something_of_a_job
 
 if TYPE_CHECKING:
     import httpx
@@ -180,21 +179,13 @@ def _ended(api: ApiDescription, fields: JsonValue, meant: Meaning, wait_s: float
 
 def _refused(api: ApiDescription, job: VideoJob, reply: HttpReply, body: object, wait_s: float | None) -> Observation:
     """Return what a status that is no success means, where the description says nothing of it."""
-    name = f"HTTP {reply.status}"
-    match reply.status:
-        case 404 | 410 if says_something_of_a_job(reply, job.job_id, api.text(_fields(body), api.id)):
-            return VideoMissing()
-        case 401 | 403 if refused_by_another(reply):
-            return Fault(FaultKind.BLOCKED, refused_in_front(reply), wait_s)
-        case 401 | 403:
-            return Fault(FaultKind.CREDENTIALS, own(f"{name}: the video API refuses the API key"), wait_s)
-        case 402:
-            return Fault(FaultKind.CREDENTIALS, own(f"{name}: the account at the video API has no credit"), wait_s)
-        case 429:
-            return Fault(FaultKind.THROTTLED, own(f"{name}: too many requests"), wait_s)
-        case _:
-            # Also a 400: what this API means by it is not known, and a video may have been paid for.
-            return Fault(FaultKind.SERVER, own(name), wait_s)
+    gone = reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+    if gone and says_something_of_a_job(reply, job.job_id, api.text(_fields(body), api.id)):
+        return VideoMissing()
+    if reply.status == HTTPStatus.PAYMENT_REQUIRED:
+        return Fault(FaultKind.CREDENTIALS, own("HTTP 402: the account at the video API has no credit"), wait_s)
+    # Also a 400: what this API means by it is not known, and a video may have been paid for.
+    return fault_of(reply, wait_s)
 
 
 def _fields(body: object) -> JsonValue:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import attrs
 
 from videopoll._http import NOT_JSON, HttpFailure, HttpReply, HttpRequest, retry_after_s
-from videopoll._http.answerer import refused_by_another, whose_words
+from videopoll._http.answerer import whose_words
 from videopoll._reasons import Reason, own, shown_word
 from videopoll.jobs.bounds import MAX_ID_OF_OTHERS_CHARS, time_or_none
 from videopoll.jobs.urls import readied_url
@@ -31,8 +31,16 @@ from videopoll.observations import (
     VideoWorking,
     checked_video,
 )
-from videopoll.video_api.client import DEFAULT_BASE_URL, VideoApiClient, api_headers, refused_in_front
-from videopoll.video_api.replies import BETWEEN_WORDS, FAULTS, NO_REASON, clean_text, printable, says_something_of_a_job
+from videopoll.video_api.client import DEFAULT_BASE_URL, VideoApiClient, api_headers
+from videopoll.video_api.replies import (
+    BETWEEN_WORDS,
+    FAULTS,
+    NO_REASON,
+    clean_text,
+    fault_of,
+    printable,
+    says_something_of_a_job,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -89,23 +97,9 @@ def read_reply(job_id: str, reply: HttpReply | HttpFailure, now_s: float) -> Obs
     name = f"HTTP {reply.status}"
     if reply.is_success:
         return _read_body(job_id, reply, name, wait_s)
-    match reply.status:
-        case 404 | 400 | 410:
-            return _read_refusal(job_id, reply, name, wait_s)
-        case 401 | 403 if refused_by_another(reply):
-            return Fault(FaultKind.BLOCKED, refused_in_front(reply), wait_s)
-        case 401 | 403:
-            return Fault(FaultKind.CREDENTIALS, own(f"{name}: the video API refuses the API key"), wait_s)
-        case 407:
-            return Fault(FaultKind.SERVER, own(f"{name}: a proxy on the way wants credentials"), wait_s)
-        case 429:
-            return Fault(FaultKind.THROTTLED, own(f"{name}: too many requests"), wait_s)
-        case status if 300 <= status <= 399:  # noqa: PLR2004
-            return Fault(FaultKind.SERVER, own(f"{name}: the video API redirects, which is not followed"), wait_s)
-        case _:
-            # An unforeseen 4xx may come from a proxy or a deployment in progress. Taking it for a passing fault costs
-            # some polls until the deadline; taking it for the end could cost a video that was paid for.
-            return Fault(FaultKind.SERVER, own(name), wait_s)
+    if reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.GONE}:
+        return _read_refusal(job_id, reply, name, wait_s)
+    return fault_of(reply, wait_s)
 
 
 def _read_refusal(job_id: str, reply: HttpReply, name: str, wait_s: float | None) -> Observation:

@@ -7,8 +7,9 @@ from http import HTTPStatus
 
 from videopoll._http import FailureKind, HttpReply
 from videopoll._http.answerer import refused_by_another
-from videopoll._reasons import Reason
-from videopoll.observations import FaultKind
+from videopoll._reasons import Reason, own
+from videopoll.observations import Fault, FaultKind
+from videopoll.video_api.client import refused_in_front
 
 __all__ = [
     "BETWEEN_WORDS",
@@ -16,6 +17,7 @@ __all__ = [
     "MAX_ERROR_CHARS",
     "NO_REASON",
     "clean_text",
+    "fault_of",
     "printable",
     "says_something_of_a_job",
 ]
@@ -71,6 +73,31 @@ def says_something_of_a_job(reply: HttpReply, job_id: str, named: str | None) ->
     texts += [text.get("message") for text in texts if isinstance(text, dict)]
     words = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
     return any(not _ROUTERS_WORDS.fullmatch(text[:MAX_ERROR_CHARS]) for text in words)
+
+
+def fault_of(reply: HttpReply, wait_s: float | None) -> Fault:
+    """Return the fault that a status comes to which is no success, and says nothing of the job.
+
+    Args:
+        reply: The reply.
+        wait_s: How long the API asked to wait, in seconds.
+    """
+    name = f"HTTP {reply.status}"
+    match reply.status:
+        case 401 | 403 if refused_by_another(reply):
+            return Fault(FaultKind.BLOCKED, refused_in_front(reply), wait_s)
+        case 401 | 403:
+            return Fault(FaultKind.CREDENTIALS, own(f"{name}: the video API refuses the API key"), wait_s)
+        case 407:
+            return Fault(FaultKind.SERVER, own(f"{name}: a proxy on the way wants credentials"), wait_s)
+        case 429:
+            return Fault(FaultKind.THROTTLED, own(f"{name}: too many requests"), wait_s)
+        case status if 300 <= status <= 399:  # noqa: PLR2004 - the definition of a redirect
+            return Fault(FaultKind.SERVER, own(f"{name}: the video API redirects, which is not followed"), wait_s)
+        case _:
+            # An unforeseen 4xx may come from a proxy or a deployment in progress. Taking it for a passing fault costs
+            # some polls until the deadline; taking it for the end could cost a video that was paid for.
+            return Fault(FaultKind.SERVER, own(name), wait_s)
 
 
 def clean_text(text: str | None, told: str = "") -> Reason | None:
