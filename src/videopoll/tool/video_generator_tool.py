@@ -544,7 +544,7 @@ class VideoGeneratorTool:
             return error_answer(_Code.TOOL_ERROR, may_have_started=True)
         match result:
             case GenerationStarted():
-                followed = yield from self._enqueue(parts, call, plan, result.job_id)
+                followed = yield from self._enqueue(parts, call, plan, result)
                 return started_answer(result, plan.choice, followed=followed)
             case GenerationFinished():
                 return finished_answer(result, plan.choice)
@@ -578,11 +578,12 @@ class VideoGeneratorTool:
             problem = _shown(error)
             log.warning("🎬 The user of %s could not be told at once: %s", shown(call.conversation_id), problem)
 
-    def _enqueue(self, parts: _Parts, call: _Call, plan: _Plan, job_id: str) -> Flow[bool]:
-        reason = ""
+    def _enqueue(self, parts: _Parts, call: _Call, plan: _Plan, started: GenerationStarted) -> Flow[bool]:
+        job_id, reason = started.job_id, ""
+        metadata = {**plan.metadata, **started.metadata}
         for _ in range(2):
             try:
-                yield from do(parts.enqueue, job_id, conversation_id=call.conversation_id, metadata=plan.metadata)
+                yield from do(parts.enqueue, job_id, conversation_id=call.conversation_id, metadata=metadata)
             except InterruptedStepError as error:
                 # It says nothing about Redis, and an enqueue may be made again.
                 reason = _shown(error)
@@ -594,9 +595,7 @@ class VideoGeneratorTool:
                 return True
         log.error("🎬 [%s] The video was started, and cannot be enqueued: %s", shown(job_id), reason)
         if parts.untracked is not None:
-            lost = UntrackedJob(
-                job_id=job_id, conversation_id=call.conversation_id, metadata=plan.metadata, reason=reason
-            )
+            lost = UntrackedJob(job_id=job_id, conversation_id=call.conversation_id, metadata=metadata, reason=reason)
             try:
                 yield from do(parts.untracked, lost)
             except Exception as error:  # noqa: BLE001 - a host's hook may raise anything

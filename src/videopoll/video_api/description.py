@@ -18,6 +18,7 @@ from videopoll.errors import ConfigurationError
 from videopoll.jobs.urls import url_problem
 from videopoll.jobs.video import AssetKind
 from videopoll.policies import PollingStrategy
+from videopoll.video_api.operation import api_id_of, operation_of
 
 if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
@@ -118,8 +119,8 @@ class ApiDescription:
     A path names a place in a JSON answer: ``data.videos[0].url``; ``[*]`` is each entry
     of a list. Where several paths may be given, the first that leads somewhere counts.
 
-    A template makes a URL: ``{base}`` is `base_url`, ``{id}`` the job's id,
-    ``{operation.name}`` a text of the job's ``operation`` (its metadata of that name,
+    A template makes a URL: ``{base}`` is `base_url`, ``{id}`` the API's id of the job
+    (``operation["id"]``, or else the job's own), ``{operation.name}`` a text of the job's ``operation`` (its metadata of that name,
     kept from the start of the generation). Ids and texts are percent-encoded. A template
     that is ``{operation.name}`` alone is a whole URL, which must have the origin of `base_url`.
 
@@ -252,8 +253,7 @@ class ApiDescription:
 
         A URL out of the operation goes nowhere but to the origin of `base_url`, as the key goes with it.
         """
-        operation = job.metadata.get("operation")
-        fields = operation if isinstance(operation, dict) else {}
+        fields = operation_of(job)
         whole = _VARIABLE.fullmatch(template)
         if whole is not None and whole[1] == "operation":
             url = fields.get(whole[2])
@@ -266,7 +266,7 @@ class ApiDescription:
             name, field = variable.groups()
             if name == "base":
                 return base_url
-            text = job.job_id if name == "id" else fields.get(field)
+            text = api_id_of(job) if name == "id" else fields.get(field)
             if not isinstance(text, str) or not text.strip("."):
                 missing = True
                 return ""

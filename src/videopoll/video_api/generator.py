@@ -28,9 +28,10 @@ from videopoll.jobs.job import check_id
 from videopoll.jobs.urls import BadUrl, readied_url
 from videopoll.observe.redact import redacted
 from videopoll.video_api.client import DEFAULT_BASE_URL, VideoApiClient, api_headers, refused_in_front
+from videopoll.video_api.operation import job_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     import httpx
 
@@ -251,13 +252,44 @@ class GenerationErrorCode(enum.StrEnum):
 class GenerationStarted:
     """The video is being made: enqueue the job to have it delivered.
 
+    ::
+
+        queue.enqueue(started.job_id, conversation_id="68bb…", metadata=started.metadata)
+
     Args:
-        job_id: The API's id of the job, checked to be usable as one.
+        job_id: The job's id, checked to be usable as one.
         retries: How often the request was sent again.
+        provider: The name of the API's description, if it has one.
+        operation: What a poll needs besides the job's id, as `HttpVideoPoller` reads
+            it: the ``id`` that the API knows, and URLs or path parts that came with it.
+            Kept out of ``repr``.
     """
 
     job_id: str
     retries: int = 0
+    provider: str | None = None
+    operation: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, provider: str, api_id: str, **operation: str) -> GenerationStarted:
+        """Return what was started at a provider, also by an SDK of its own.
+
+        Args:
+            provider: The name of the API's description, such as ``"fal"``.
+            api_id: The id that the API gave. The job is called ``"<provider>:<id>"``.
+            operation: What else a poll needs, such as fal's ``status_url`` and ``response_url``.
+
+        Raises:
+            InvalidJobError: The id cannot be used.
+        """
+        known = check_id(api_id, "the API's id")
+        return cls(job_id=job_id_of(provider, known), provider=provider, operation={**operation, "id": known})
+
+    @property
+    def metadata(self) -> dict[str, JsonValue]:
+        """What the job's metadata must hold, so that a poll finds it."""
+        told: dict[str, JsonValue] = {} if self.provider is None else {"provider": self.provider}
+        return {**told, "operation": dict(self.operation)} if self.operation else told
 
 
 @attrs.frozen(kw_only=True)

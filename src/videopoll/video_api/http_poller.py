@@ -35,6 +35,7 @@ from videopoll.observations import (
     checked_ready,
 )
 from videopoll.video_api.description import ApiDescription, Meaning, normalized
+from videopoll.video_api.operation import api_id_of
 from videopoll.video_api.replies import FAULTS, NO_REASON, clean_text, fault_of, printable, says_something_of_a_job
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _no_answer(
         what = f"not JSON, {whose_words(reply)}" if body is NOT_JSON else "not a JSON object"
         return Fault(FaultKind.MALFORMED, own(f"{name}: {what}"), wait_s)
     named = api.text(body, api.id)
-    if named is not None and named.strip() != job.job_id:
+    if named is not None and named.strip() != api_id_of(job):
         return Fault(FaultKind.MALFORMED, own(f"{name}: the answer names another job"), wait_s)
     if _word(api, body) or api.find(body, *api.fails_if):
         return None
@@ -180,7 +181,7 @@ def _ended(api: ApiDescription, fields: JsonValue, meant: Meaning, wait_s: float
 def _refused(api: ApiDescription, job: VideoJob, reply: HttpReply, body: object, wait_s: float | None) -> Observation:
     """Return what a status that is no success means, where the description says nothing of it."""
     gone = reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
-    if gone and says_something_of_a_job(reply, job.job_id, api.text(_fields(body), api.id)):
+    if gone and says_something_of_a_job(reply, api_id_of(job), api.text(_fields(body), api.id)):
         return VideoMissing()
     if reply.status == HTTPStatus.PAYMENT_REQUIRED:
         return Fault(FaultKind.CREDENTIALS, own("HTTP 402: the account at the video API has no credit"), wait_s)

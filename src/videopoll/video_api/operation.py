@@ -1,0 +1,44 @@
+"""What a poll needs to know of a job besides its name: the id that the API knows, and what came with the start.
+
+It travels in the job's metadata, as ``provider`` and ``operation``. Pure functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from videopoll.jobs.job import MAX_ID_CHARS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from videopoll.jobs.codec import JsonValue
+    from videopoll.jobs.job import VideoJob
+
+__all__ = ["api_id_of", "job_id_of", "operation_of"]
+
+
+def job_id_of(provider: str, api_id: str) -> str:
+    """Return the id under which videopoll keeps a provider's job: ids that are equal at two providers are two jobs.
+
+    Args:
+        provider: The name of the API's description.
+        api_id: The id that the API gave.
+    """
+    job_id = f"{provider}:{api_id}"
+    if len(job_id) <= MAX_ID_CHARS:
+        return job_id
+    return f"{provider}:{hashlib.sha256(api_id.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def operation_of(job: VideoJob) -> Mapping[str, JsonValue]:
+    """Return what came with the start of a job; empty where nothing did. Its values are not checked."""
+    operation = job.metadata.get("operation")
+    return operation if isinstance(operation, dict) else {}
+
+
+def api_id_of(job: VideoJob) -> str:
+    """Return the id that the API knows: that of the job's operation, or else the job's own."""
+    api_id = operation_of(job).get("id")
+    return api_id if isinstance(api_id, str) and api_id else job.job_id
