@@ -8,19 +8,17 @@ a poll, `read_result` for that to the second request of APIs that have one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
 
-from videopoll._http import NOT_JSON, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http import NOT_JSON, HttpFailure, HttpReply, HttpRequest, retry_after_s
 from videopoll._http.answerer import whose_words
 from videopoll._reasons import own
 from videopoll.core.flow import adrive, drive
-from videopoll.errors import ConfigurationError
 from videopoll.jobs.codec import is_number
-from videopoll.jobs.urls import url_problem
 from videopoll.jobs.video import Asset, FailureReason, LockedLink, PublicLink, failure_reason
 from videopoll.observations import (
     MAX_WORD_CHARS,
@@ -35,6 +33,7 @@ from videopoll.observations import (
     checked_ready,
 )
 from videopoll.video_api.description import ApiDescription, Meaning, normalized
+from videopoll.video_api.http_client import HttpApiClient
 from videopoll.video_api.operation import api_id_of
 from videopoll.video_api.replies import FAULTS, NO_REASON, clean_text, fault_of, printable, says_something_of_a_job
 
@@ -43,11 +42,9 @@ if TYPE_CHECKING:
 
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import VideoJob
+    from videopoll.video_api.http_client import Key
 
 __all__ = ["HttpVideoPoller", "read_answer", "read_result"]
-
-Key: TypeAlias = str | Callable[[], str]
-"""An API key, or a function that gives the one of today: for tokens that expire."""
 
 SHORTEST_FOLLOW_S = 1.0
 """Seconds that a second request gets at least."""
@@ -193,7 +190,7 @@ def _fields(body: object) -> JsonValue:
     return body if isinstance(body, dict) else {}
 
 
-class HttpVideoPoller:
+class HttpVideoPoller(HttpApiClient):
     """Asks a described video API about jobs, in threads (`poll`) and under asyncio (`apoll`).
 
     ::
@@ -234,27 +231,15 @@ class HttpVideoPoller:
         max_connections: int = 1000,
         transport: Literal["auto", "httpx", "aiohttp"] = "auto",
     ) -> None:
-        self._api = api
-        url = base_url if base_url is not None else api.base_url
-        if url is None:
-            msg = f"each host has a {api.name} of its own: give HttpVideoPoller its base_url, such as https://api.example/v1"
-            raise ConfigurationError(msg)
-        if (problem := url_problem(url)) is not None or "?" in url or "#" in url:
-            msg = f"HttpVideoPoller.base_url {problem or 'must not have a query or a fragment'}"
-            raise ConfigurationError(msg)
-        self._base_url = url.rstrip("/")
-        if api_key is None and api.auth_header:
-            msg = f"{api.name} needs a key: give HttpVideoPoller its api_key"
-            raise ConfigurationError(msg)
-        if isinstance(api_key, str):
-            _check_key(api_key)
-        self._key = api_key
-        self._http = Http(
-            client=client, async_client=async_client, max_connections=max_connections, transport=transport
+        super().__init__(
+            api,
+            api_key=api_key,
+            base_url=base_url,
+            client=client,
+            async_client=async_client,
+            max_connections=max_connections,
+            transport=transport,
         )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._api.name!r}, base_url={self._base_url!r})"
 
     def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask about `job` once, within `timeout_s` seconds."""
@@ -263,14 +248,6 @@ class HttpVideoPoller:
     async def apoll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask about `job` once, within `timeout_s` seconds."""
         return await adrive(self._ask(job, timeout_s), self._http.asend)
-
-    def close(self) -> None:
-        """Close our own connections for threads; it may be used again."""
-        self._http.close()
-
-    async def aclose(self) -> None:
-        """Close our own connections of the running event loop; it may be used again."""
-        await self._http.aclose()
 
     def _ask(self, job: VideoJob, timeout_s: float) -> Generator[HttpRequest, HttpReply | HttpFailure, Observation]:
         """Yield the one or two requests of a poll, and return what they come to."""
@@ -294,15 +271,4 @@ class HttpVideoPoller:
         if url is None:
             lacks = f"the job has no URL to ask for: {api.name} needs what {template} names, on its own host"
             return Fault(FaultKind.INTERNAL, own(lacks))
-        headers = {"Accept": "application/json", **api.headers}
-        if api.auth_header and self._key is not None:
-            key = self._key if isinstance(self._key, str) else _check_key(self._key())
-            headers[api.auth_header] = f"{api.auth_prefix}{key}"
-        return HttpRequest(method="GET", url=url, headers=headers, timeout_s=timeout_s)
-
-
-def _check_key(key: object) -> str:
-    if not isinstance(key, str) or not key or not key.isascii() or not key.isprintable() or " " in key:
-        msg = "the key of a video API must be printable ASCII without spaces or line ends, and not empty"
-        raise ConfigurationError(msg)
-    return key
+        return HttpRequest(method="GET", url=url, headers=self._headers(self._key_now()), timeout_s=timeout_s)

@@ -1,0 +1,98 @@
+"""A described API at one address, with one key: what its poller and its generator share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from videopoll._http import Http
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.urls import url_problem
+
+if TYPE_CHECKING:
+    import httpx
+
+    from videopoll.video_api.description import ApiDescription
+
+__all__ = ["HttpApiClient", "Key"]
+
+Key: TypeAlias = str | Callable[[], str]
+"""An API key, or a function that gives the one of today: for tokens that expire."""
+
+
+class HttpApiClient:
+    """The base of `HttpVideoPoller` and `HttpVideoGenerator`: description, address, key, connections.
+
+    Args:
+        api: The description.
+        api_key: The key, or a function that gives the one of this moment. Kept out of
+            ``repr`` and of error texts; sent to the origin of the base URL only.
+        base_url: Where the API is, if not where the description says.
+        client: The host's httpx client for threads; it is never closed here.
+        async_client: The same for asyncio.
+        max_connections: Connections open at most, for threads and for each event loop.
+        transport: What carries asyncio requests without `async_client`.
+
+    Raises:
+        ConfigurationError: A value cannot work; the text names the subclass, and says what to change.
+    """
+
+    def __init__(
+        self,
+        api: ApiDescription,
+        *,
+        api_key: Key | None,
+        base_url: str | None,
+        client: httpx.Client | None,
+        async_client: httpx.AsyncClient | None,
+        max_connections: int,
+        transport: Literal["auto", "httpx", "aiohttp"],
+    ) -> None:
+        owner = type(self).__name__
+        self._api = api
+        url = base_url if base_url is not None else api.base_url
+        if url is None:
+            msg = f"each host has a {api.name} of its own: give {owner} its base_url, such as https://api.example/v1"
+            raise ConfigurationError(msg)
+        if (problem := url_problem(url)) is not None or "?" in url or "#" in url:
+            msg = f"{owner}.base_url {problem or 'must not have a query or a fragment'}"
+            raise ConfigurationError(msg)
+        self._base_url = url.rstrip("/")
+        if api_key is None and api.auth_header:
+            msg = f"{api.name} needs a key: give {owner} its api_key"
+            raise ConfigurationError(msg)
+        if isinstance(api_key, str):
+            _check_key(api_key)
+        self._key = api_key
+        self._http = Http(
+            client=client, async_client=async_client, max_connections=max_connections, transport=transport
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._api.name!r}, base_url={self._base_url!r})"
+
+    def close(self) -> None:
+        """Close our own connections for threads; it may be used again."""
+        self._http.close()
+
+    async def aclose(self) -> None:
+        """Close our own connections of the running event loop; it may be used again."""
+        await self._http.aclose()
+
+    def _key_now(self) -> str | None:
+        return self._key if self._key is None or isinstance(self._key, str) else _check_key(self._key())
+
+    def _headers(self, key: str | None) -> dict[str, str]:
+        """Return the headers of a request with this key."""
+        api = self._api
+        headers = {"Accept": "application/json", **api.headers}
+        if api.auth_header and key is not None:
+            headers[api.auth_header] = f"{api.auth_prefix}{key}"
+        return headers
+
+
+def _check_key(key: object) -> str:
+    if not isinstance(key, str) or not key or not key.isascii() or not key.isprintable() or " " in key:
+        msg = "the key of a video API must be printable ASCII without spaces or line ends, and not empty"
+        raise ConfigurationError(msg)
+    return key
