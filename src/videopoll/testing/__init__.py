@@ -25,6 +25,7 @@ from videopoll.testing.memory import MemoryServer, async_memory_queue, memory_qu
 from videopoll.testing.messengers import FakeMessage, FakeUltraMsg, FakeWhatsAppFactory, MessageKind
 from videopoll.testing.openai import FakeOpenAI
 from videopoll.testing.parts import PollAnswer, RecordingNotifier, ScriptedPoller, SendAttempt
+from videopoll.testing.providers import FakeProviders
 from videopoll.testing.sandbox import AsyncSandbox, Sandbox
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 from videopoll.testing.video_api import FakeVideoApi
@@ -36,6 +37,7 @@ __all__ = [
     "EmbeddedRedis",
     "FakeMessage",
     "FakeOpenAI",
+    "FakeProviders",
     "FakeServer",
     "FakeUltraMsg",
     "FakeVideoApi",
