@@ -17,6 +17,7 @@ from videopoll.core.delivery import (
     after_send,
     next_delivery_action,
     open_outbox,
+    resume_delivery,
     resume_abandoned,
 )
 from videopoll.core.polling import SHORTEST_REQUEST_S, Ask, NextPoll, before_poll, decide
@@ -391,6 +392,21 @@ def test_a_send_is_counted_and_noted_before_it_begins():
     step = next_delivery_action(entry(), at(1), POLICY)
     assert isinstance(step, Send)
     assert (step.entry.tries, step.entry.sending_ms) == (1, at(1))
+
+
+def test_a_send_of_a_holder_whose_lease_is_over_has_its_time_to_show_up_from_the_takeover_on():
+    """Cut off from Redis, that holder may have begun it as late as its lease ended."""
+    taken = resume_delivery(entry(tries=1, sending_ms=at(0)), at(12), taken_over=True)
+
+    assert isinstance(after_lookup(taken, LookupResult.ABSENT, at(21.9), POLICY), Later)
+    assert isinstance(after_lookup(taken, LookupResult.ABSENT, at(22), POLICY), Send)
+
+
+def test_a_send_that_its_own_worker_noted_keeps_its_time():
+    noted = entry(tries=1, sending_ms=at(0))
+
+    assert resume_delivery(noted, at(12), taken_over=False) == noted
+    assert resume_delivery(entry(), at(12), taken_over=True) == entry()
 
 
 def test_a_delivery_with_a_noted_send_asks_the_channel_first():

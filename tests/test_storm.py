@@ -116,6 +116,20 @@ ONCE_FAILED = {
         grace_s=4.0,
         slow_s=22.0,
     ),
+    "a worker that was cut off from Redis sent near its lease's end, and whoever took over sent before that could be listed": Plan(
+        seed=1,
+        workers=(WorkerPlan(), WorkerPlan()),
+        jobs=(JobPlan(at_s=1.0, takes_s=0.5),),
+        events=(Event(1.5, "freeze", (1, "posting", "reached", 10.0)), Event(3.0, "cut off", (1, 30.0))),
+        channel="askable",
+        lease_s=12.0,
+        visible_after_s=3.0,
+    ),
+    "a worker died before a send that it had noted, and nobody was there until the delivery's deadline": Plan(
+        seed=986688702,
+        jobs=(JobPlan(at_s=1.0, takes_s=0.5), JobPlan(at_s=5.0, takes_s=0.5)),
+        events=(Event(4.0, "kill", (0, "conclude", "served", 110.0)),),
+    ),
 }
 """Storms that once went wrong, made small."""
 

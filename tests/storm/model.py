@@ -153,14 +153,14 @@ class _Judge:
                 for at_s, reference, said in self.story.finds
                 if reference == first.reference and first.at_s < at_s < second.at_s
             ]
-            if visible_s >= second.at_s:
-                return None
             if not asked:
                 return "the channel was not asked"
             at_s, said = asked[-1]
             if said == "found":
                 return "the channel had shown it"
-            if at_s < first.at_s + APPEAR_WITHIN_S - self.slack_s / 2:
+            # Who has noted an unknown fate by a clock that was behind has noted it too early.
+            early = self._clock_stepped(first, at_s) or (first.told not in KNOWN and self._clock_ran(first, at_s))
+            if at_s < first.at_s + APPEAR_WITHIN_S - self.slack_s / 2 and not early:
                 return "it had no time to show up"
             return None if at_s <= visible_s else "the channel was asked and shows it"
         if self.at_most_once:
@@ -252,19 +252,30 @@ class _Judge:
 
     def _may_hurry(self, earliest: Sent, first: Sent, second: Sent) -> bool:
         """Whether a send may follow at once one that failed."""
-        # A worker learns with each of its claims what Redis's clock says, and this job was claimed before its send.
-        claimed_s = first.at_s - POLICY["request_timeout_s"] - LONGEST_IDLE_S
-        if any(claimed_s <= at_s <= second.at_s and step_s > 0 for at_s, step_s in self.story.steps):
-            return True
-        # Who stood still with the answer to a claim in hand takes Redis's clock for that much slower.
-        life = self.lives[first.worker]
-        if any(claimed_s <= b and a <= first.at_s for a, b in (*life.frozen, *life.starved)):
+        if self._clock_ran(first, second.at_s):
             return True
         if second.at_s - earliest.at_s >= DELIVERY_S - 20.0:
             return True  # The last one is made at the deadline of the delivery, however soon that is.
         # Who stops gives its jobs to others at once, also one whose send has just failed.
         stop_s = life.stop_s
         return second.worker != first.worker and stop_s is not None and first.at_s <= stop_s <= second.at_s
+
+    def _clock_ran(self, first: Sent, until_s: float) -> bool:
+        """Whether a wait that began with a send that failed may have been shorter than Redis's clock says."""
+        if self._clock_stepped(first, until_s):
+            return True
+        # Who stood still with the answer to a claim in hand takes Redis's clock for that much slower.
+        life, claimed_s = self.lives[first.worker], self._claimed_s(first)
+        return any(claimed_s <= b and a <= first.at_s for a, b in (*life.frozen, *life.starved))
+
+    def _clock_stepped(self, first: Sent, until_s: float) -> bool:
+        """Whether Redis's clock stepped forward around a send: a worker learns with each of its claims what it says."""
+        return any(self._claimed_s(first) <= at_s <= until_s and step_s > 0 for at_s, step_s in self.story.steps)
+
+    @staticmethod
+    def _claimed_s(one: Sent) -> float:
+        """When the job of a send was claimed, at the earliest."""
+        return one.at_s - POLICY["request_timeout_s"] - LONGEST_IDLE_S
 
     def _untold(self, job_id: str, requests: list[Sent]) -> str | None:
         """Say why a user had to hear something; None if silence is allowed."""
@@ -292,15 +303,35 @@ class _Judge:
             return True
         if len(requests) + len(around) >= MAX_SENDS:
             return True  # A send that its worker's death cut off before it left counts, too.
-        # A channel that loses reply after reply is held back, and meanwhile the deadline runs on.
-        known_s = [one.at_s for one in self.story.polls if one.job_id == job_id and one.reply in {"ready", "failed"}]
-        lost = [one for one in self.story.sent if one.told not in KNOWN and one.at_s < over_s]
-        if len(lost) >= UNKNOWN_AT_MOST and known_s and over_s - known_s[0] >= DELIVERY_S - self.slack_s:
-            return True
+        known_s = self._known_s(job_id)
+        if over_s - known_s + self._stepped() >= DELIVERY_S - self.slack_s:
+            # A channel that loses reply after reply is held back, and meanwhile the deadline runs on.
+            lost = [one for one in self.story.sent if one.told not in KNOWN and one.at_s < over_s]
+            if len(lost) >= UNKNOWN_AT_MOST:
+                return True
+            # The last send is made for what surely did not go out; whoever died had noted that it would send.
+            noted = blind or any(self._broke_off(life, known_s - self.slack_s, over_s) for life in self.story.lives)
+            if noted and self._silent(over_s):
+                return True
         failing = [one for one in requests if one.manner not in DELIVERS]
         if failing and failing[-1].at_s - failing[0].at_s >= DELIVERY_S - 20.0:
             return True
         return bool(self.plan.channel == "askable" and len(blind) >= UNKNOWN_AT_MOST)
+
+    def _known_s(self, job_id: str) -> float:
+        """When it can have been known at the earliest how a job ends: its delivery begins then, and not before."""
+        says = {"ready", "failed", "missing"}
+        odd = any(event.what == "odd polls" for event in self.plan.events)
+        polls_s = [one.at_s for one in self.story.polls if one.job_id == job_id and (odd or one.reply in says)]
+        cancels_s = [at_s for at_s, what, one, _ in self.story.acts if one == job_id and what == "cancel and tell"]
+        return min(*polls_s, *cancels_s, self.story.accepted[job_id] + self.plan.timeout_s - self._stepped())
+
+    def _silent(self, at_s: float) -> bool:
+        """Whether nobody could learn from the channel, at a time, what became of a message."""
+        if self.plan.channel == "mute":
+            return True
+        said = [said for asked_s, _, said in self.story.finds if asked_s <= at_s]
+        return bool(said) and said[-1] == "no_answer"
 
     @staticmethod
     def _broke_off(life: Life, from_s: float, to_s: float) -> bool:

@@ -21,7 +21,7 @@ from videopoll.policies import OnUnknown, jittered_ms
 if TYPE_CHECKING:
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.transition import Abandoned
-    from videopoll.policies import DeliveryPolicy, LeasePolicy
+    from videopoll.policies import DeliveryPolicy
 
 __all__ = [
     "DeliveryAction",
@@ -128,23 +128,21 @@ def resume_abandoned(work: Abandoned, now_ms: int, policy: DeliveryPolicy) -> Ou
     return GiveUp(entry, _unknown(entry)) if policy.unknown_attempts == 1 else entry
 
 
-def resume_delivery(entry: OutboxEntry, now_ms: int, lease: LeasePolicy, *, taken_over: bool) -> OutboxEntry:
+def resume_delivery(entry: OutboxEntry, now_ms: int, *, taken_over: bool) -> OutboxEntry:
     """Return a stored entry as this worker goes on with it.
 
     Args:
         entry: The entry as it is stored.
         now_ms: The current time.
-        lease: How long leases last.
         taken_over: Whether its lease expired in the hands of another worker. If that worker
-            had begun a send, it was running at its last renewal at least: the message may be
-            on its way since then.
+            had noted a send and was cut off from Redis, it may have begun it as late as its
+            lease ended: the message has its time to show up from now on.
     """
     outcome = deliverable(entry.outcome)
     if outcome.success is not entry.outcome.success:
         entry = attrs.evolve(entry, outcome=outcome, form=MessageForm.TEXT)
     if taken_over and entry.sending_ms is not None:
-        alive_ms = now_ms - round((lease.duration_s - lease.renew_every_s) * 1000)
-        entry = attrs.evolve(entry, sending_ms=max(entry.sending_ms, alive_ms))
+        entry = attrs.evolve(entry, sending_ms=max(entry.sending_ms, now_ms))
         entry = entry.noting(own("a worker died around this send"))
     return entry
 

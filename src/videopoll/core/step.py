@@ -251,8 +251,8 @@ class JobStep:
         if isinstance(work, PollWork):
             yield from self._poll(work)
         elif isinstance(work, SendWork):
-            now_ms, lease = self._now(), self._context.lease
-            entry = resume_delivery(work.entry, now_ms, lease, taken_over=self.claim.taken_over)
+            now_ms = self._now()
+            entry = resume_delivery(work.entry, now_ms, taken_over=self.claim.taken_over)
             yield from self._deliver(next_delivery_action(entry, now_ms, self._context.delivery))
         elif isinstance(work, Abandoned):
             yield from self._resume(work)
