@@ -17,8 +17,8 @@ from videopoll.core.delivery import (
     after_send,
     next_delivery_action,
     open_outbox,
-    resume_delivery,
     resume_abandoned,
+    resume_delivery,
 )
 from videopoll.core.polling import SHORTEST_REQUEST_S, Ask, NextPoll, before_poll, decide
 from videopoll.jobs import MessageForm, OutboxEntry, Outcome, OutcomeKind, VideoJob
