@@ -257,7 +257,7 @@ class _Judge:
         if second.at_s - earliest.at_s >= DELIVERY_S - 20.0:
             return True  # The last one is made at the deadline of the delivery, however soon that is.
         # Who stops gives its jobs to others at once, also one whose send has just failed.
-        stop_s = life.stop_s
+        stop_s = self.lives[first.worker].stop_s
         return second.worker != first.worker and stop_s is not None and first.at_s <= stop_s <= second.at_s
 
     def _clock_ran(self, first: Sent, until_s: float) -> bool:
