@@ -29,10 +29,9 @@ from videopoll.core.step import JobStep
 from videopoll.errors import ConfigurationError, QueueError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
-from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S, LONGEST_SEND_S
 from videopoll.worker import state
-from videopoll.worker.async_parts import AsyncParts, resolve
+from videopoll.worker.async_parts import AsyncParts
 from videopoll.worker.base import HIDING_S, RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
     refuse_class,
@@ -40,21 +39,16 @@ from videopoll.worker.host_parts import (
     trace_of,
     was_cancelled,
 )
-from videopoll.worker.state import MOST_ENDINGS, Room, WorkerState
+from videopoll.worker.state import MOST_ENDINGS, Room
 from videopoll.worker.stopping import Stopping, StopSignals, calm_ctrl_c
 from videopoll.worker.upkeep import Upkeep
 from videopoll.worker.writer import AsyncTransitionWriter
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Iterable
     from typing import Self
 
-    from videopoll.clock import Clock
-    from videopoll.events import Hook
-    from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, AsyncVideoPoller, Notifier, VideoPoller
-    from videopoll.texts import Texts
 
 __all__ = ["AsyncRunner"]
 
@@ -103,7 +97,9 @@ class _Run(BaseRun, Generic[R]):
             self._late = self.loop.call_later(max(0.0, self.stopping.left_s()), late)
 
 
-class AsyncRunner(BaseRunner["_Run[object]"]):
+class AsyncRunner(
+    BaseRunner["AsyncVideoJobQueue", "AsyncVideoPoller | VideoPoller", "AsyncNotifier | Notifier", "_Run[object]"]
+):
     """A worker with asyncio.
 
     `run` returns when `stop` is called or a signal comes; `start` works in the
@@ -115,16 +111,16 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
     messenger does not hold up the polls.
 
     Args:
-        queue: Where jobs are kept.
-        poller: Asks the video API.
-        notifier: Brings outcomes to users.
+        queue: Where jobs are kept: an `AsyncVideoJobQueue`.
+        poller: Asks the video API: an `AsyncVideoPoller` or a `VideoPoller`.
+        notifier: Brings outcomes to users: an `AsyncNotifier` or a `Notifier`.
         strategy: When to poll, and when to give up.
         lease: How long a crash costs, at most.
         delivery: How hard to try to reach a user.
         texts: The texts that users get.
         hooks: Hear of every event, on the event loop.
-        concurrency: Polls at a time.
-        delivery_concurrency: Sends at a time.
+        concurrency: Polls at a time; 100 if it is not given.
+        delivery_concurrency: Sends at a time; 32 if it is not given.
         grace_s: Seconds that `stop` lets unfinished work go on before it is given back.
         foreign_workers: Whether workers of another kind share this Redis. Then
             jobs that one of them lost are looked for every 30 s, with ``SCAN``.
@@ -147,26 +143,13 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         TypeError: The queue is a sync one.
     """
 
-    def __init__(
-        self,
-        queue: AsyncVideoJobQueue,
-        poller: AsyncVideoPoller | VideoPoller,
-        notifier: AsyncNotifier | Notifier,
-        *,
-        strategy: PollingStrategy | None = None,
-        lease: LeasePolicy | None = None,
-        delivery: DeliveryPolicy | None = None,
-        texts: Texts | None = None,
-        hooks: Iterable[Hook] = (),
-        concurrency: int = 100,
-        delivery_concurrency: int = 32,
-        grace_s: float = 10.0,
-        foreign_workers: bool = False,
-        recover: bool = True,
-        take_new: bool = True,
-        visible: bool = True,
-        clock: Clock | None = None,
-        rng: random.Random | None = None,
+    _log = log
+    _polls_by_default = 100
+    _sends_by_default = 32
+
+    @override
+    def _refuse(
+        self, queue: AsyncVideoJobQueue, poller: AsyncVideoPoller | VideoPoller, notifier: AsyncNotifier | Notifier
     ) -> None:
         refuse_class(queue)
         if not is_async(getattr(queue, "claim", None)):
@@ -174,35 +157,11 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
                 f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs AsyncRedisVideoJobQueue or another one"
             )
             raise TypeError(msg)
-        self._new_state = functools.partial(
-            WorkerState,
-            ttls=queue.ttls,
-            strategy=strategy,
-            lease=lease,
-            delivery=delivery,
-            texts=texts,
-            hooks=hooks,
-            concurrency=concurrency,
-            delivery_concurrency=delivery_concurrency,
-            grace_s=grace_s,
-            foreign_workers=foreign_workers,
-            recover=recover,
-            take_new=take_new,
-            clock=clock,
-            rng=rng,
-        )
-        self._queue = queue
-        self._poller = poller
-        self._visible = visible
-        self._notifier = notifier
-        self._open()
-        self._begin_in_process()
 
     @override
     def _open(self) -> None:
-        self._state = self._new_state(wake=self._wake, hurry_renewal=self._hurry_renewal, hung=self._count_hung)
+        super()._open()
         self._parts = AsyncParts(self._state, self._poller, self._notifier)
-        self._current, self._asked_before = None, False
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
         self._writer = AsyncTransitionWriter(self._state, self._queue)
         self._upkeep = Upkeep(self._state, self._queue, asyncio.sleep)
@@ -249,15 +208,9 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
                 " framework, or use Runner, whose threads need none"
             )
             raise ConfigurationError(msg) from None
-        current, before = self._current, None
-        if current is not None and not current.over:
-            if not current.background:
-                raise RuntimeError(RUNNING)
-            if not current.stopping.asked:
-                return
-            before = current
-        self._asked_before = False
-        self._launch(self._work_until_stopped, background=True, before=before)
+        if self._to_start():
+            self._asked_before = False
+            self._launch(self._work_until_stopped, background=True, before=self._under_way)
 
     async def stop(self) -> None:
         """Claim no more, finish or give back what is in hand, and wait until that is done.
@@ -267,15 +220,11 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         which goes on afterwards. In one of the runner's own tasks (in a notifier) it
         does not wait. It does nothing if nothing runs.
         """
-        self._asked_before = False
-        current = self._current
-        if current is None or current.over:
-            return
-        current.ask()
+        run = self._ask_to_stop()
         here = asyncio.current_task()
-        if here is current.task or here in self._tasks:
+        if run is None or here is run.task or here in self._tasks:
             return
-        cancelled = await wait_on([asyncio.wrap_future(current.ended)], current.stopping.left_s() + 1.0)
+        cancelled = await wait_on([asyncio.wrap_future(run.ended)], run.stopping.left_s() + 1.0)
         if cancelled is not None:
             raise cancelled
 
@@ -303,16 +252,14 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
 
     async def _close_parts(self) -> None:
         async with contextlib.AsyncExitStack() as closing:
-            for part in (self._notifier, self._poller):
-                close = getattr(part, "aclose", None) or getattr(part, "close", None)
-                if callable(close):
-                    closing.push_async_callback(_resolve_call, close)
+            for close in self._closers("aclose", "close"):
+                closing.push_async_callback(acall, close)
 
     # --- a run and its end ---
 
     def _way_to_the_end(self) -> Stopping | None:
-        current = self._current
-        return None if current is None or current.over else current.stopping
+        run = self._under_way
+        return None if run is None else run.stopping
 
     def _signals(self) -> StopSignals:
         return StopSignals(self._state.clock, self.request_stop, self._state.grace_s, asyncio.get_running_loop())
@@ -351,9 +298,7 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         if background:
             run.task.add_done_callback(_tell_failure)
         self._current = cast("_Run[object]", run)
-        if self._asked_before:
-            self._asked_before = False
-            run.ask()
+        self._heed(cast("_Run[object]", run))
         return run
 
     def _asked(self, run: _Run[R]) -> None:
@@ -370,25 +315,22 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
 
     # --- what the state asks for ---
 
+    @override
     def _wake(self) -> None:
         self._changed.set()
 
+    @override
     def _hurry_renewal(self) -> None:
         self._renewal.set()
 
+    @override
     def _count_hung(self) -> int:
         return self._parts.hung
 
     # --- waiting for the end ---
 
     def _give_up(self, run: _Run[R]) -> None:
-        log.error(
-            "The worker has not ended within its grace of %g s and %g s more; something hangs in the queue, in a hook or"
-            " in its loop. Left as they are: %s",
-            self._state.grace_s,
-            ENDING_S,
-            shown_ids(self._state.steps),
-        )
+        self._log_late()
         run.task.cancel()
         run.end()
 
@@ -435,7 +377,7 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
                         await self._turn(run)
                     except (asyncio.CancelledError, Exception) as error:
                         if was_cancelled():
-                            self._hurry(run)
+                            run.hurry()
                         else:
                             await self._nap(run, self._changed, self._state.loops.failed(LOOP, error))
                     else:
@@ -460,11 +402,6 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
             raise self._writer.gave_up
         return self._state.summary(before, claimed)
 
-    def _hurry(self, run: _Run[R]) -> None:
-        """Take the cancellation of the run's own task as the wish to end at once: its event loop is about to close."""
-        run.stopping.hurry()
-        run.ask()
-
     async def _nap(self, run: _Run[R], event: asyncio.Event, seconds: float) -> None:
         """Wait for an event, at most so long."""
         event.clear()
@@ -474,7 +411,7 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         except TimeoutError:
             return
         except asyncio.CancelledError:
-            self._hurry(run)
+            run.hurry()
 
     async def _end(self, run: _Run[R], tasks: Iterable[asyncio.Task[None]]) -> None:
         """Cancel tasks, and wait until they have ended, for as long as that may take."""
@@ -485,7 +422,7 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
             for task in left:
                 task.cancel()
             if await wait_on(left, 0.05) is not None:
-                self._hurry(run)
+                run.hurry()
             left = {task for task in left if not task.done()}
 
     async def _turn(self, run: _Run[None]) -> None:
@@ -598,7 +535,7 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         await self._end(run, list(self._tasks))
         waited_for = [future for future in futures if future is not None]
         if await wait_on(waited_for, ENDING_S) is not None:
-            self._hurry(run)
+            run.hurry()
         given_back = sum(future.done() and future.result() is TransitionResult.APPLIED for future in waited_for)
         self._state.log_unfinished([step for step, _ in left], given_back)
         for step, _ in left:
@@ -613,7 +550,7 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
         def torn_down() -> None:
             # The run's own task is cancelled, too; but the Redis client swallows a cancellation that comes while it connects.
             if current is not None and not self._state.stopping:
-                self._hurry(current)
+                current.hurry()
 
         async def keep() -> None:
             goes_on = True
@@ -663,10 +600,6 @@ class AsyncRunner(BaseRunner["_Run[object]"]):
 
     async def _recover(self) -> bool:
         return await adrive(self._upkeep.recover(), acall)
-
-
-async def _resolve_call(call: Callable[[], object]) -> None:
-    await resolve(call())
 
 
 def _tell_failure(task: asyncio.Task[R]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -10,13 +11,20 @@ from typing_extensions import override
 from videopoll._reasons import trace_of
 from videopoll.core.belonging import OfProcess, leave_to_parent
 from videopoll.jobs.views import Health
+from videopoll.observe.log import shown_ids
+from videopoll.policies import ENDING_S
+from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
+from videopoll.worker.state import WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import random
+    from collections.abc import Callable, Iterable
 
+    from videopoll.clock import Clock
     from videopoll.events import Hook
+    from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.protocols import RunnerHistory
-    from videopoll.worker.state import WorkerState
+    from videopoll.texts import Texts
     from videopoll.worker.stopping import Stopping
 
 __all__ = ["HIDING_S", "RUNNING", "BaseRun", "BaseRunner"]
@@ -53,37 +61,112 @@ class BaseRun:
         self.stopping.ask()
         self._asked()
 
+    def hurry(self) -> None:
+        """Ask for its end at once: what is unfinished is given back now."""
+        self.stopping.hurry()
+        self.ask()
 
+
+QueueT = TypeVar("QueueT", bound=VideoJobQueue | AsyncVideoJobQueue)
+PollerT = TypeVar("PollerT")
+NotifierT = TypeVar("NotifierT")
 RunT = TypeVar("RunT", bound=BaseRun)
 
 
-class BaseRunner(OfProcess, Generic[RunT]):
-    """What a runner tells of itself, and how it is asked to stop."""
+class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, RunT]):
+    """What a runner is built from, what it tells of itself, and how it is asked to stop."""
 
-    _state: WorkerState
-    _current: RunT | None
-    _asked_before: bool
-    _visible: bool
+    _log: logging.Logger
+    _polls_by_default: int
+    _sends_by_default: int
     _history: RunnerHistory | None = None
+
+    def __init__(
+        self,
+        queue: QueueT,
+        poller: PollerT,
+        notifier: NotifierT,
+        *,
+        strategy: PollingStrategy | None = None,
+        lease: LeasePolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        texts: Texts | None = None,
+        hooks: Iterable[Hook] = (),
+        concurrency: int | None = None,
+        delivery_concurrency: int | None = None,
+        grace_s: float = 10.0,
+        foreign_workers: bool = False,
+        recover: bool = True,
+        take_new: bool = True,
+        visible: bool = True,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._refuse(queue, poller, notifier)
+        self._new_state = functools.partial(
+            WorkerState,
+            ttls=queue.ttls,
+            strategy=strategy,
+            lease=lease,
+            delivery=delivery,
+            texts=texts,
+            hooks=hooks,
+            concurrency=self._polls_by_default if concurrency is None else concurrency,
+            delivery_concurrency=self._sends_by_default if delivery_concurrency is None else delivery_concurrency,
+            grace_s=grace_s,
+            foreign_workers=foreign_workers,
+            recover=recover,
+            take_new=take_new,
+            clock=clock,
+            rng=rng,
+            wake=self._wake,
+            hurry_renewal=self._hurry_renewal,
+            hung=self._count_hung,
+        )
+        self._queue = queue
+        self._poller = poller
+        self._notifier = notifier
+        self._visible = visible
+        self._open()
+        self._begin_in_process()
 
     def _open(self) -> None:
         """Make all that a run changes: once in each process."""
-        raise NotImplementedError
+        self._state = self._new_state()
+        self._current: RunT | None = None
+        self._asked_before = False
 
     @override
     def _begin_in_child(self) -> None:
         # None goes on here: neither threads nor event loops come along. What they held may stay half done.
-        current = self._current
-        ran = current is not None and not current.over
-        leave_to_parent(current)
+        ran = self._under_way is not None
+        leave_to_parent(self._current)
         self._open()
         self._state.vitals.left_behind = ran
 
     def __repr__(self) -> str:
-        current = self._current
-        running = current is not None and not current.over
-        how = "not running" if not running else "stopping" if self.stopping else "running"
+        how = "not running" if self._under_way is None else "stopping" if self.stopping else "running"
         return f"<{type(self).__name__} {self.worker_id}: {how}, {len(self._state.steps)} jobs in hand>"
+
+    # --- what each kind does in its own way ---
+
+    def _refuse(self, queue: QueueT, poller: PollerT, notifier: NotifierT) -> None:
+        """Refuse parts that this runner cannot work with."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """Wake the loop, in whatever thread this is called."""
+        raise NotImplementedError
+
+    def _hurry_renewal(self) -> None:
+        """Wake what renews leases."""
+        raise NotImplementedError
+
+    def _count_hung(self) -> int:
+        """Return how many calls of a host's parts were left to themselves."""
+        raise NotImplementedError
+
+    # --- for the host ---
 
     @property
     def worker_id(self) -> str:
@@ -123,11 +206,62 @@ class BaseRunner(OfProcess, Generic[RunT]):
 
         If nothing runs, it counts for a `run` that is about to begin.
         """
-        current = self._current
-        if current is None or current.over:
+        run = self._under_way
+        if run is None:
             self._asked_before = True
         else:
-            current.ask()
+            run.ask()
+
+    # --- a run and its end ---
+
+    @property
+    def _under_way(self) -> RunT | None:
+        """The run that goes on, if one does."""
+        current = self._current
+        return None if current is None or current.over else current
+
+    def _to_start(self) -> bool:
+        """Whether `start` has something to begin; not if a run in the background goes on.
+
+        Raises:
+            RuntimeError: One goes on that somebody waits for.
+        """
+        run = self._under_way
+        if run is not None and not run.background:
+            raise RuntimeError(RUNNING)
+        return run is None or run.stopping.asked
+
+    def _ask_to_stop(self) -> RunT | None:
+        """Ask the run that goes on for its end, and return it; forget what was asked before."""
+        self._asked_before = False
+        run = self._under_way
+        if run is not None:
+            run.ask()
+        return run
+
+    def _heed(self, run: RunT) -> None:
+        """Ask a run for its end if that was asked before it began."""
+        if self._asked_before:
+            self._asked_before = False
+            run.ask()
+
+    def _log_late(self) -> None:
+        """Log that nobody waits for the end of a run any longer."""
+        self._log.error(
+            "The worker has not ended within its grace of %g s and %g s more; something hangs in the queue, in a hook"
+            " or in its loop. Left as they are: %s",
+            self._state.grace_s,
+            ENDING_S,
+            shown_ids(self._state.steps),
+        )
+
+    def _closers(self, *names: str) -> list[Callable[[], object]]:
+        """Return what closes the notifier and the poller: for each the first method of these names."""
+        found = (
+            next((close for name in names if callable(close := getattr(part, name, None))), None)
+            for part in (self._notifier, self._poller)
+        )
+        return [close for close in found if close is not None]
 
     # --- for operators ---
 

@@ -28,7 +28,6 @@ from videopoll.errors import QueueError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
 from videopoll.messages import LookupResult
-from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S, LONGEST_SEND_S
 from videopoll.worker import state
 from videopoll.worker.base import HIDING_S, RUNNING, BaseRun, BaseRunner
@@ -43,21 +42,16 @@ from videopoll.worker.host_parts import (
     trace_of,
 )
 from videopoll.worker.hung import GUARD_S, HungCalls, PartCall, not_back
-from videopoll.worker.state import MOST_ENDINGS, Room, WorkerState
+from videopoll.worker.state import MOST_ENDINGS, Room
 from videopoll.worker.stopping import LOOK_S, Stopping, StopSignals
 from videopoll.worker.upkeep import Upkeep
 from videopoll.worker.writer import TransitionWriter
 
 if TYPE_CHECKING:
-    import random
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from typing import Self
 
-    from videopoll.clock import Clock
-    from videopoll.events import Hook
-    from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.protocols import Notifier, VideoJobQueue, VideoPoller
-    from videopoll.texts import Texts
 
 __all__ = ["Runner"]
 
@@ -125,7 +119,7 @@ class _Run(BaseRun, Generic[R]):
             self._gate.release()
 
 
-class Runner(BaseRunner["_Run[object]"]):
+class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object]"]):
     """A worker with threads.
 
     `run` blocks until `stop` is called from another thread or a signal comes;
@@ -134,16 +128,16 @@ class Runner(BaseRunner["_Run[object]"]):
     notifier opened (they open again when they are used again).
 
     Args:
-        queue: Where jobs are kept.
-        poller: Asks the video API.
-        notifier: Brings outcomes to users.
+        queue: Where jobs are kept: a `VideoJobQueue`.
+        poller: Asks the video API: a `VideoPoller`.
+        notifier: Brings outcomes to users: a `Notifier`.
         strategy: When to poll, and when to give up.
         lease: How long a crash costs, at most.
         delivery: How hard to try to reach a user.
         texts: The texts that users get.
         hooks: Hear of every event, on the thread where it happens.
-        concurrency: Polls at a time, a thread each.
-        delivery_concurrency: Sends at a time, a thread each.
+        concurrency: Polls at a time, a thread each; 16 if it is not given.
+        delivery_concurrency: Sends at a time, a thread each; 8 if it is not given.
         grace_s: Seconds that `stop` lets unfinished work go on before it is given back.
         foreign_workers: Whether workers of another kind share this Redis. Then
             jobs that one of them lost are looked for every 30 s, with ``SCAN``.
@@ -166,62 +160,23 @@ class Runner(BaseRunner["_Run[object]"]):
         TypeError: A part is an asyncio one (`AsyncRunner` takes those), or has not the method that is needed.
     """
 
-    def __init__(
-        self,
-        queue: VideoJobQueue,
-        poller: VideoPoller,
-        notifier: Notifier,
-        *,
-        strategy: PollingStrategy | None = None,
-        lease: LeasePolicy | None = None,
-        delivery: DeliveryPolicy | None = None,
-        texts: Texts | None = None,
-        hooks: Iterable[Hook] = (),
-        concurrency: int = 16,
-        delivery_concurrency: int = 8,
-        grace_s: float = 10.0,
-        foreign_workers: bool = False,
-        recover: bool = True,
-        take_new: bool = True,
-        visible: bool = True,
-        clock: Clock | None = None,
-        rng: random.Random | None = None,
-    ) -> None:
+    _log = log
+    _polls_by_default = 16
+    _sends_by_default = 8
+
+    @override
+    def _refuse(self, queue: VideoJobQueue, poller: VideoPoller, notifier: Notifier) -> None:
         refuse_async(queue, "claim", "queue")
         refuse_async(poller, "poll", "poller")
         refuse_async(notifier, "notify", "notifier")
-        self._new_state = functools.partial(
-            WorkerState,
-            ttls=queue.ttls,
-            strategy=strategy,
-            lease=lease,
-            delivery=delivery,
-            texts=texts,
-            hooks=hooks,
-            concurrency=concurrency,
-            delivery_concurrency=delivery_concurrency,
-            grace_s=grace_s,
-            foreign_workers=foreign_workers,
-            recover=recover,
-            take_new=take_new,
-            clock=clock,
-            rng=rng,
-        )
-        self._queue = queue
-        self._poller = poller
-        self._visible = visible
-        self._notifier = notifier
-        self._open()
-        self._begin_in_process()
 
     @override
     def _open(self) -> None:
-        self._state = self._new_state(wake=self._wake, hurry_renewal=self._hurry_renewal, hung=self._count_hung)
+        super()._open()
         self._filling = threading.Lock()
         # A queue, because a signal handler may put something in while the same thread does.
         self._wakes: stdlib_queue.SimpleQueue[None] = stdlib_queue.SimpleQueue()
         self._beginning = threading.Lock()
-        self._current, self._asked_before = None, False
         self._own = threading.local()
         self._threads = self._most_threads
         self._workers: list[threading.Thread] = []
@@ -261,15 +216,9 @@ class Runner(BaseRunner["_Run[object]"]):
         Raises:
             RuntimeError: It is running in `run` or `run_once`.
         """
-        current = self._current
-        if current is not None and not current.over:
-            if not current.background:
-                raise RuntimeError(RUNNING)
-            if not current.stopping.asked:
-                return
+        if self._to_start():
             self.stop()
-        self._asked_before = False
-        self._launch(self._work_until_stopped, background=True)
+            self._launch(self._work_until_stopped, background=True)
 
     def stop(self) -> None:
         """Claim no more, finish or give back what is in hand, and wait until that is done.
@@ -278,13 +227,9 @@ class Runner(BaseRunner["_Run[object]"]):
         same, and says in the log what hangs. On one of the runner's own threads (in
         a hook, in a notifier) it does not wait. It does nothing if nothing runs.
         """
-        self._asked_before = False
-        current = self._current
-        if current is None or current.over:
-            return
-        current.ask()
-        if not getattr(self._own, "here", False):
-            self._attend(current, tell=False)
+        run = self._ask_to_stop()
+        if run is not None and not getattr(self._own, "here", False):
+            self._attend(run, tell=False)
 
     def run_once(self) -> RunSummary:
         """Do one batch: claim what is due, work on it to its end, and return.
@@ -304,10 +249,8 @@ class Runner(BaseRunner["_Run[object]"]):
 
     def __exit__(self, *_: object) -> None:
         with contextlib.ExitStack() as closing:
-            for part in (self._notifier, self._poller):
-                close = getattr(part, "close", None)
-                if callable(close):
-                    closing.callback(close)
+            for close in self._closers("close"):
+                closing.callback(close)
             self.stop()
 
     # --- a run and its end ---
@@ -324,7 +267,7 @@ class Runner(BaseRunner["_Run[object]"]):
         run = _Run(work, Stopping(self._state.clock, self._state.grace_s), background=background, asked=self._asked)
         context = contextvars.copy_context()
         with self._beginning:
-            if self._current is not None and not self._current.over:
+            if self._under_way is not None:
                 raise RuntimeError(RUNNING)
             self._current = cast("_Run[object]", run)
         try:
@@ -334,9 +277,7 @@ class Runner(BaseRunner["_Run[object]"]):
             run.stopping.hurry()
             run.end()
             raise
-        if self._asked_before:
-            self._asked_before = False
-            run.ask()
+        self._heed(cast("_Run[object]", run))
         return run
 
     def _asked(self) -> None:
@@ -345,12 +286,15 @@ class Runner(BaseRunner["_Run[object]"]):
 
     # --- what the state asks for ---
 
+    @override
     def _wake(self) -> None:
         self._wakes.put(None)
 
+    @override
     def _hurry_renewal(self) -> None:
         self._renewal.set()
 
+    @override
     def _count_hung(self) -> int:
         return self._hung.count
 
@@ -370,13 +314,7 @@ class Runner(BaseRunner["_Run[object]"]):
                 run.ask()
                 raised = error
         if not run.over:
-            log.error(
-                "The worker has not ended within its grace of %g s and %g s more; something hangs in the queue, in a hook"
-                " or in its loop. Left as they are: %s",
-                self._state.grace_s,
-                ENDING_S,
-                shown_ids(self._state.steps),
-            )
+            self._log_late()
         if raised is not None:
             raise raised
         if tell and run.error is not None:

@@ -304,9 +304,8 @@ def worker(
         recover=recover,
         take_new=new_jobs,
         visible=history,
+        concurrency=concurrency,
     )
-    if concurrency is not None:
-        options["concurrency"] = concurrency
     asking = _poller(api_url, poller)
     channels = build_channels(
         ultramsg_url=ultramsg_url,
@@ -366,7 +365,7 @@ class RunnerOptions(TypedDict, total=False):
     recover: bool
     take_new: bool
     visible: bool
-    concurrency: int
+    concurrency: int | None
 
 
 OF_THE_PROCESS = frozenset({"app", "health_port", "health_host", "metrics", "log_level", "log_format"})
