@@ -74,7 +74,7 @@ class HttpRequest:
         headers: Sent as they are, besides ``Host``, ``User-Agent``, ``Accept-Encoding``
             and those of the body, which are added where they are missing.
         timeout_s: Seconds for the whole exchange, from waiting for a connection
-            to the last byte of the reply.
+            to the last byte of the reply. A poller's are those that its runner gives it.
         json: A body to send as JSON. At most one of `json`, `form` and `content` may be given.
         form: A body to send as a form.
         content: A body to send as it is.
@@ -82,7 +82,7 @@ class HttpRequest:
 
     method: str
     url: str = attrs.field(repr=False)
-    timeout_s: float
+    timeout_s: float = 30.0
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     json: object | None = attrs.field(default=None, repr=False)
     form: Mapping[str, str] | None = attrs.field(default=None, repr=False)

@@ -25,6 +25,7 @@ from videopoll.testing.memory import MemoryServer, async_memory_queue, memory_qu
 from videopoll.testing.messengers import FakeMessage, FakeUltraMsg, FakeWhatsAppFactory, MessageKind
 from videopoll.testing.openai import FakeOpenAI
 from videopoll.testing.parts import PollAnswer, RecordingNotifier, ScriptedPoller, SendAttempt
+from videopoll.testing.poller_contract import VideoPollerContract
 from videopoll.testing.providers import FakeProviders
 from videopoll.testing.sandbox import AsyncSandbox, Sandbox
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
@@ -55,6 +56,7 @@ __all__ = [
     "ScriptedPoller",
     "SendAttempt",
     "ServerChoice",
+    "VideoPollerContract",
     "assert_delivered_once",
     "assert_no_keys_leaked",
     "async_memory_queue",

@@ -50,7 +50,7 @@ SENDS = 24
 # Added or changed by what carries a request, not by the channel.
 _CARRIERS = frozenset({"accept", "accept-encoding", "connection", "host", "user-agent"})
 
-_NO_NEWS: tuple[bytes, ...] = (
+NO_NEWS: tuple[bytes, ...] = (
     b"",
     b"<html><h1>It works!</h1></html>",
     b"null",
@@ -69,7 +69,8 @@ _NO_NEWS: tuple[bytes, ...] = (
 """Bodies that tell nothing about a message, and that code did not expect."""
 
 
-def _check(condition: object, complaint: str) -> None:
+def check(condition: object, complaint: str) -> None:
+    """Complain unless it is so."""
     # Not the statement: it would vanish under "python -O", and pytest does not explain it in a library.
     if not condition:
         raise AssertionError(complaint)
@@ -164,13 +165,13 @@ class _Side:
     def receipt(self, message: Message) -> Receipt:
         """Send a message."""
         receipt = self._call(self.notify, message)
-        _check(isinstance(receipt, Receipt), f"{self.name} has to give a Receipt, got {type(receipt).__name__}")
+        check(isinstance(receipt, Receipt), f"{self.name} has to give a Receipt, got {type(receipt).__name__}")
         return cast("Receipt", receipt)
 
     def looked_up(self, message: Message) -> LookupResult:
         """Look a message up."""
         result = self._call(self.look_up, message)
-        _check(isinstance(result, LookupResult), f"{self.name} has to give a LookupResult, got {type(result).__name__}")
+        check(isinstance(result, LookupResult), f"{self.name} has to give a LookupResult, got {type(result).__name__}")
         return cast("LookupResult", result)
 
     def _call(self, method: Callable[[Message], object], message: Message) -> object:
@@ -261,7 +262,7 @@ class NotifierContract:
             for side in _sides(service.notifier()):
                 for message in self._messages():
                     receipt = side.receipt(message)
-                    _check(
+                    check(
                         isinstance(receipt, Delivered),
                         f"{side.name}: the service took the {message.form.value}, which is Delivered, got {receipt!r}",
                     )
@@ -271,7 +272,7 @@ class NotifierContract:
         with _Service(self) as service:
             for message in self._messages():
                 sent = [self._sent(service, side, message) for side in _sides(service.notifier())]
-                _check(sent[0] == sent[1], f"notify and anotify send different requests: {sent[0]} and {sent[1]}")
+                check(sent[0] == sent[1], f"notify and anotify send different requests: {sent[0]} and {sent[1]}")
 
     def test_the_link_is_in_the_message(self) -> None:
         """A user who gets a text without the link has waited for nothing."""
@@ -281,7 +282,7 @@ class NotifierContract:
                     message = self.message(form)
                     self._sent(service, side, message)
                     words = [text for request in service.sends[-1:] for text in _texts(request)]
-                    _check(
+                    check(
                         any(str(message.video_url) in text for text in words),
                         f"{side.name}: the {form.value} goes out without its link",
                     )
@@ -300,7 +301,7 @@ class NotifierContract:
     def test_a_busy_service_is_asked_again_when_it_says(self) -> None:
         """429 promises that nothing was sent, and says how long to wait."""
         for receipt in self._expect(Reply.fault(429, retry_after=RETRY_AFTER_S), NotSent):
-            _check(
+            check(
                 isinstance(receipt, NotSent) and receipt.retry_after_s == RETRY_AFTER_S,
                 f"the Retry-After of {RETRY_AFTER_S} s has to be in the receipt, got {receipt!r}",
             )
@@ -333,18 +334,18 @@ class NotifierContract:
 
     def test_a_reply_that_says_nothing_is_no_delivery(self) -> None:
         """Whatever comes back is told by a receipt; only what the service surely took is Delivered."""
-        for body in _NO_NEWS:
+        for body in NO_NEWS:
             receipts = self._receipts(Reply.garbage(body))
             if not self.status_is_enough:
                 told = any(isinstance(receipt, Delivered) for _, receipt in receipts)
-                _check(not told, f"a reply that says nothing is no Delivered: HTTP 200 with the body {body[:50]!r}")
+                check(not told, f"a reply that says nothing is no Delivered: HTTP 200 with the body {body[:50]!r}")
 
     def test_an_error_is_no_delivery_whatever_its_body_says(self) -> None:
         """Proxies answer with pages of their own."""
         for status in (302, 400, 403, 404, 413, 500, 502):
             for body in (self.accepted.body, b"", b"[" * 50_000):
                 for side, receipt in self._receipts(Reply(status=status, body=body)):
-                    _check(not isinstance(receipt, Delivered), f"{side.name}: HTTP {status} is no Delivered")
+                    check(not isinstance(receipt, Delivered), f"{side.name}: HTTP {status} is no Delivered")
 
     # --- secrets, threads, closing ---
 
@@ -367,7 +368,7 @@ class NotifierContract:
                     told += [receipt, str(getattr(receipt, "reason", ""))]
             for thing in told:
                 for secret in secrets:
-                    _check(
+                    check(
                         secret not in repr(thing),
                         f"the repr of {type(thing).__name__} tells a token, an address or a URL",
                     )
@@ -387,11 +388,11 @@ class NotifierContract:
                     await notifier.aclose()
 
             receipts += asyncio.run(together())
-            _check(
+            check(
                 all(isinstance(receipt, Delivered) for receipt in receipts),
                 "not every message was delivered when several were sent at once",
             )
-            _check(len(service.sends) == 2 * SENDS, f"{2 * SENDS} messages made {len(service.sends)} requests")
+            check(len(service.sends) == 2 * SENDS, f"{2 * SENDS} messages made {len(service.sends)} requests")
 
     def test_a_closed_channel_opens_again(self) -> None:
         """A runner closes its notifier at its end, and a host may start another one with it."""
@@ -412,7 +413,7 @@ class NotifierContract:
                 notifier.close()
                 notifier.close()
                 receipts += asyncio.run(twice())
-            _check(
+            check(
                 all(isinstance(receipt, Delivered) for receipt in receipts),
                 "a notifier that was closed has to work when it is used again",
             )
@@ -425,10 +426,10 @@ class NotifierContract:
         if reply is None:
             return
         for side, result in self._looked_up(reply):
-            _check(result is LookupResult.FOUND, f"{side.name}: the service has the message, got {result}")
+            check(result is LookupResult.FOUND, f"{side.name}: the service has the message, got {result}")
         other = attrs.evolve(self.message(), reference="vp-another")
         for side, result in self._looked_up(reply, other):
-            _check(
+            check(
                 result is not LookupResult.FOUND, f"{side.name}: another message's reference was taken for this one's"
             )
 
@@ -437,10 +438,10 @@ class NotifierContract:
         open_ended = {LookupResult.NO_ANSWER, LookupResult.CANNOT_TELL}
         for reply in (Reply.fault(503), Reply.fault(429), Reply.fault(500), Reply.dropped(), Reply.hang()):
             for side, result in self._looked_up(reply):
-                _check(result in open_ended, f"{side.name}: a look-up without an answer says nothing, got {result}")
-        for body in _NO_NEWS:
+                check(result in open_ended, f"{side.name}: a look-up without an answer says nothing, got {result}")
+        for body in NO_NEWS:
             for side, result in self._looked_up(Reply.garbage(body)):
-                _check(
+                check(
                     result is not LookupResult.FOUND or self.status_is_enough,
                     f"{side.name}: found in a reply that says nothing: {body[:50]!r}",
                 )
@@ -458,7 +459,7 @@ class NotifierContract:
         before = len(service.sends)
         side.receipt(message)
         new = service.sends[before:]
-        _check(len(new) == 1, f"{side.name}: one message is one request, got {len(new)}")
+        check(len(new) == 1, f"{side.name}: one message is one request, got {len(new)}")
         headers = {name: value for name, value in new[0].headers.items() if name not in _CARRIERS}
         return new[0].method, new[0].target, headers, new[0].raw
 
@@ -486,7 +487,7 @@ class NotifierContract:
     @staticmethod
     def _is(side: _Side, receipt: Receipt, kind: type[Receipt] | tuple[type[Receipt], ...], what: str) -> None:
         names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-        _check(isinstance(receipt, kind), f"{side.name}: {what} is {names}, got {receipt!r}")
+        check(isinstance(receipt, kind), f"{side.name}: {what} is {names}, got {receipt!r}")
 
     @staticmethod
     def _secrets(notifier: HttpNotifier, message: Message) -> list[str]:
@@ -552,7 +553,7 @@ class PlainNotifierContract:
             self.message(MessageForm.TEXT, success=False),
         ):
             for receipt in _plain_receipts(notifier, message):
-                _check(
+                check(
                     receipt is None or isinstance(receipt, Delivered),
                     f"a message that was taken is Delivered or None, got {receipt!r}",
                 )
@@ -570,16 +571,16 @@ class PlainNotifierContract:
             except Exception:  # noqa: BLE001 - any other one means that nobody knows, which is honest, and is never quoted
                 told = ""
             else:
-                _check(
+                check(
                     isinstance(receipt, NotSent | Refused | Unknown),
                     f"nothing was taken, and the notifier says {receipt!r}, which counts as delivered",
                 )
                 told = repr(receipt)
-            _check(not _tells(told, self.message()), "what the notifier says of a failure tells a token or an address")
+            check(not _tells(told, self.message()), "what the notifier says of a failure tells a token or an address")
 
     def test_its_repr_tells_no_secret(self) -> None:
         """It gets into logs and error messages."""
-        _check(not _tells(repr(self.make_notifier()), self.message()), "the notifier's repr tells a secret")
+        check(not _tells(repr(self.make_notifier()), self.message()), "the notifier's repr tells a secret")
 
     def test_several_threads_may_use_it(self) -> None:
         """A worker sends several messages at a time."""
@@ -587,7 +588,7 @@ class PlainNotifierContract:
         for method in _plain_methods(notifier):
             with ThreadPoolExecutor(THREADS) as threads:
                 receipts = list(threads.map(method, [self.message()] * THREADS))
-            _check(
+            check(
                 all(receipt is None or isinstance(receipt, Delivered) for receipt in receipts),
                 "not every message was delivered when several were sent at once",
             )
@@ -598,7 +599,7 @@ def _plain_methods(notifier: _Plain) -> Iterator[Callable[[Message], object]]:
     try:
         for name in ("notify", "anotify"):
             method = cast("Callable[[Message], object] | None", getattr(notifier, name, None))
-            _check(method is not None or name == "anotify", f"{type(notifier).__name__} has no method notify(message)")
+            check(method is not None or name == "anotify", f"{type(notifier).__name__} has no method notify(message)")
             if method is not None and not (name == "notify" and getattr(notifier, "async_only", False)):
                 yield _blocking(notifier, method)
     finally:

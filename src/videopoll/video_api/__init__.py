@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from videopoll._http import HttpReply, HttpRequest
 from videopoll.video_api.client import ApiHealth
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning
 from videopoll.video_api.generator import (
@@ -19,6 +20,7 @@ from videopoll.video_api.generator import (
     choose_model,
 )
 from videopoll.video_api.http_poller import HttpVideoPoller
+from videopoll.video_api.operation import api_id_of
 from videopoll.video_api.poller import VideoApiPoller
 
 __all__ = [
@@ -33,11 +35,14 @@ __all__ = [
     "GenerationRequest",
     "GenerationStarted",
     "GenerationUnknown",
+    "HttpReply",
+    "HttpRequest",
     "HttpVideoPoller",
     "Meaning",
     "ModelChoice",
     "VideoApiGenerator",
     "VideoApiPoller",
     "VideoGenerator",
+    "api_id_of",
     "choose_model",
 ]

@@ -257,7 +257,7 @@ class ApiDescription:
         whole = _VARIABLE.fullmatch(template)
         if whole is not None and whole[1] == "operation":
             url = fields.get(whole[2])
-            sound = isinstance(url, str) and url_problem(url) is None and _origin(url) == _origin(base_url)
+            sound = isinstance(url, str) and url_problem(url) is None and origin_of(url) == origin_of(base_url)
             return url if sound and isinstance(url, str) else None
         missing = False
 
@@ -280,7 +280,8 @@ class ApiDescription:
         return None if missing else made
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
+def origin_of(url: str) -> tuple[str, str | None, int | None]:
+    """Return the scheme, the host and the port of a URL."""
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, parts.hostname, port

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from videopoll._http import Http
+from videopoll.core.flow import do
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.urls import url_problem
 
 if TYPE_CHECKING:
     import httpx
 
+    from videopoll.core.flow import Flow
     from videopoll.video_api.description import ApiDescription
 
 __all__ = ["HttpApiClient", "Key"]
 
-Key: TypeAlias = str | Callable[[], str]
-"""An API key, or a function that gives the one of today: for tokens that expire."""
+Key: TypeAlias = str | Callable[[], str | Awaitable[str]]
+"""An API key, or a function that gives the one of this moment, for tokens that expire; async for asyncio alone."""
 
 
 class HttpApiClient:
@@ -71,6 +73,11 @@ class HttpApiClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._api.name!r}, base_url={self._base_url!r})"
 
+    @property
+    def base_url(self) -> str:
+        """Where the API is, without a slash at the end."""
+        return self._base_url
+
     def close(self) -> None:
         """Close our own connections for threads; it may be used again."""
         self._http.close()
@@ -81,6 +88,12 @@ class HttpApiClient:
 
     def _key_now(self) -> str | None:
         return self._key if self._key is None or isinstance(self._key, str) else _check_key(self._key())
+
+    def _ask_key(self) -> Flow[str | None]:
+        """Return the key of this moment; a function for it may be async."""
+        if self._key is None or isinstance(self._key, str):
+            return self._key
+        return _check_key((yield from do(self._key)))
 
     def _headers(self, key: str | None) -> dict[str, str]:
         """Return the headers of a request with this key."""

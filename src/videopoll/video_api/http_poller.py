@@ -7,17 +7,19 @@ a poll, `read_result` for that to the second request of APIs that have one.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
 from videopoll._http import NOT_JSON, HttpFailure, HttpReply, HttpRequest, retry_after_s
 from videopoll._http.answerer import whose_words
-from videopoll._reasons import own
-from videopoll.core.flow import adrive, drive
+from videopoll._reasons import own, quoting, trace_of
+from videopoll.core.flow import acall, adrive, call, do, drive
+from videopoll.jobs.bounds import bounded_detail
 from videopoll.jobs.codec import is_number
 from videopoll.jobs.video import Asset, FailureReason, LockedLink, PublicLink, failure_reason
 from videopoll.observations import (
@@ -32,19 +34,32 @@ from videopoll.observations import (
     VideoWorking,
     checked_ready,
 )
-from videopoll.video_api.description import ApiDescription, Meaning, normalized
+from videopoll.video_api.description import ApiDescription, Meaning, normalized, origin_of
 from videopoll.video_api.http_client import HttpApiClient
 from videopoll.video_api.operation import api_id_of
-from videopoll.video_api.replies import FAULTS, NO_REASON, clean_text, fault_of, printable, says_something_of_a_job
+from videopoll.video_api.replies import (
+    FAULTS,
+    NO_REASON,
+    clean_text,
+    fault_of,
+    printable,
+    says_something_of_a_job,
+    without_key,
+)
 
 if TYPE_CHECKING:
     import httpx
 
+    from videopoll.core.flow import Flow
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import VideoJob
     from videopoll.video_api.http_client import Key
 
 __all__ = ["HttpVideoPoller", "read_answer", "read_result"]
+
+log: logging.Logger = logging.getLogger(__name__)
+
+Exchange: TypeAlias = HttpReply | HttpFailure
 
 SHORTEST_FOLLOW_S = 1.0
 """Seconds that a second request gets at least."""
@@ -73,7 +88,7 @@ def read_answer(
     fields = _fields(body)
     word = _word(api, fields)
     meant = meant or api.words.get(normalized(word))
-    if meant in {None, Meaning.DONE} and any(map(bool, api.find(fields, *api.fails_if))):
+    if meant in {None, Meaning.DONE} and _says_that_it_failed(api, fields):
         meant = Meaning.FAILED
     if meant is None or meant is Meaning.WORKING:
         return _working(api, fields, word, known=meant is not None, wait_s=wait_s)
@@ -97,11 +112,16 @@ def _no_answer(
     named = api.text(body, api.id)
     if named is not None and named.strip() != api_id_of(job):
         return Fault(FaultKind.MALFORMED, own(f"{name}: the answer names another job"), wait_s)
-    if _word(api, body) or api.find(body, *api.fails_if):
+    if _word(api, body) or _says_that_it_failed(api, body):
         return None
     if waits:
         return VideoWorking(retry_after_s=wait_s)
     return Fault(FaultKind.MALFORMED, own(f"{name}: the answer has no status"), wait_s)
+
+
+def _says_that_it_failed(api: ApiDescription, fields: JsonValue) -> bool:
+    # A text or a number: what else may stand there is not what the description means.
+    return any(isinstance(one, str | int | float) and one for one in api.find(fields, *api.fails_if))
 
 
 def _word(api: ApiDescription, fields: JsonValue) -> str:
@@ -193,6 +213,9 @@ def _fields(body: object) -> JsonValue:
 class HttpVideoPoller(HttpApiClient):
     """Asks a described video API about jobs, in threads (`poll`) and under asyncio (`apoll`).
 
+    What a description cannot say stands in a subclass: `build` and `read` are pure methods, and
+    work under both runners.
+
     ::
 
         from videopoll.video_api.apis import REPLICATE
@@ -202,8 +225,9 @@ class HttpVideoPoller(HttpApiClient):
 
     Args:
         api: The description.
-        api_key: The key, or a function that gives the one of this moment. Kept out of
-            ``repr`` and of error texts; sent to the origin of the base URL only.
+        api_key: The key, or a function that gives the one of this moment: it is called for
+            each request, so it keeps what it made. Kept out of ``repr`` and of error
+            texts; sent to the origin of the base URL only.
         base_url: Where the API is, if not where the description says.
         client: The host's httpx client for `poll`; it is never closed here.
         async_client: The same for `apoll`.
@@ -240,35 +264,89 @@ class HttpVideoPoller(HttpApiClient):
             max_connections=max_connections,
             transport=transport,
         )
+        self._last_key: str | None = None
 
     def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask about `job` once, within `timeout_s` seconds."""
-        return drive(self._ask(job, timeout_s), self._http.send)
+        return drive(self._ask(job, timeout_s, self._http.send), call)
 
     async def apoll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask about `job` once, within `timeout_s` seconds."""
-        return await adrive(self._ask(job, timeout_s), self._http.asend)
+        return await adrive(self._ask(job, timeout_s, self._http.asend), acall)
 
-    def _ask(self, job: VideoJob, timeout_s: float) -> Generator[HttpRequest, HttpReply | HttpFailure, Observation]:
-        """Yield the one or two requests of a poll, and return what they come to."""
-        api, base_url = self._api, self._base_url
-        began_s = time.monotonic()
-        request = self._request(api.poll, job, timeout_s)
-        if not isinstance(request, HttpRequest):
-            return request
-        answer = read_answer(api, base_url, job, (yield request), time.time())
+    def build(self, job: VideoJob) -> HttpRequest | Observation:
+        """Write the request that asks about `job`, without the key and the time limit, which are put in when it goes out.
+
+        Override it for what the description cannot say. No I/O here.
+
+        Returns:
+            The request, to the origin of the base URL; or what is to be observed without one.
+
+        Raises:
+            Exception: It cannot be asked for now, which is a passing fault.
+        """
+        return self._get(self._api.poll, job)
+
+    def read(self, reply: HttpReply, job: VideoJob) -> Observation | HttpRequest:
+        """Return what an answer means, or the one more request that has to be made for it. See `read_result`.
+
+        Override it for answers that take code to read; replies of any kind come here, also refusals. No I/O here.
+
+        Raises:
+            Exception: The answer cannot be read, which is a passing fault.
+        """
+        answer = read_answer(self._api, self._base_url, job, reply, time.time())
         if not isinstance(answer, Finished):
             return answer
-        left_s = max(SHORTEST_FOLLOW_S, timeout_s - (time.monotonic() - began_s))
-        request = self._request(api.follow or "", job, left_s)
+        return self._get(self._api.follow or "", job)
+
+    def read_result(self, reply: HttpReply, job: VideoJob) -> Observation:
+        """Return what the answer to the second request means, that `read` asked for.
+
+        Raises:
+            Exception: The answer cannot be read, which is a passing fault.
+        """
+        return read_result(self._api, self._base_url, job, reply, time.time())
+
+    def _ask(
+        self, job: VideoJob, timeout_s: float, send: Callable[[HttpRequest], Exchange | Awaitable[Exchange]]
+    ) -> Flow[Observation]:
+        """Make the one or two requests of a poll, and return what they come to."""
+        began_s = time.monotonic()
+        try:
+            told = yield from self._carried(self.build(job), timeout_s, send)
+            if isinstance(told, HttpReply):
+                further = self.read(told, job)
+                left_s = max(SHORTEST_FOLLOW_S, timeout_s - (time.monotonic() - began_s))
+                told = yield from self._carried(further, left_s, send)
+                if isinstance(told, HttpReply):
+                    told = self.read_result(told, job)
+        except Exception as error:  # noqa: BLE001 - a host's subclass, or its function for the key, may raise anything
+            log.error("A poller raised an exception; it counts as a passing fault\n%s", trace_of(error))  # noqa: TRY400 - the error's text is not ours
+            told = Fault(
+                FaultKind.INTERNAL, quoting(f"the poller raised {type(error).__name__}", bounded_detail(error))
+            )
+        if not isinstance(told, Observation):
+            return Fault(FaultKind.INTERNAL, own(f"the poller made {type(told).__name__}, which is no Observation"))
+        return without_key(told, self._last_key)
+
+    def _carried(
+        self, request: object, timeout_s: float, send: Callable[[HttpRequest], Exchange | Awaitable[Exchange]]
+    ) -> Flow[object]:
+        """Carry out a request, with the key in it, and return the reply, or its lack as a fault; all else comes back as it is."""
         if not isinstance(request, HttpRequest):
             return request
-        return read_result(api, base_url, job, (yield request), time.time())
+        if not request.url.startswith(f"{self._base_url}/") and origin_of(request.url) != origin_of(self._base_url):
+            elsewhere = "the request goes to another origin than that of the base URL, where the key must not go"
+            return Fault(FaultKind.INTERNAL, own(elsewhere))
+        self._last_key = yield from self._ask_key()
+        headers = {**self._headers(self._last_key), **request.headers}
+        reply = yield from do(send, attrs.evolve(request, headers=headers, timeout_s=timeout_s))
+        return Fault(FAULTS[reply.kind], own(reply.detail)) if isinstance(reply, HttpFailure) else reply
 
-    def _request(self, template: str, job: VideoJob, timeout_s: float) -> HttpRequest | Fault:
-        api = self._api
-        url = api.url(template, self._base_url, job)
+    def _get(self, template: str, job: VideoJob) -> HttpRequest | Fault:
+        url = self._api.url(template, self._base_url, job)
         if url is None:
-            lacks = f"the job has no URL to ask for: {api.name} needs what {template} names, on its own host"
+            lacks = f"the job has no URL to ask for: {self._api.name} needs what {template} names, on its own host"
             return Fault(FaultKind.INTERNAL, own(lacks))
-        return HttpRequest(method="GET", url=url, headers=self._headers(self._key_now()), timeout_s=timeout_s)
+        return HttpRequest(method="GET", url=url)

@@ -40,6 +40,7 @@ from videopoll.video_api.replies import (
     fault_of,
     printable,
     says_something_of_a_job,
+    without_key,
 )
 
 if TYPE_CHECKING:
@@ -258,11 +259,11 @@ class VideoApiPoller(VideoApiClient):
         request = build_request(self._base_url, self._api_key, job.job_id, timeout_s)
         if not isinstance(request, HttpRequest):
             return request
-        return read_reply(job.job_id, self._http.send(request), time.time())
+        return without_key(read_reply(job.job_id, self._http.send(request), time.time()), self._api_key)
 
     async def apoll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask about `job` once, within `timeout_s` seconds."""
         request = build_request(self._base_url, self._api_key, job.job_id, timeout_s)
         if not isinstance(request, HttpRequest):
             return request
-        return read_reply(job.job_id, await self._http.asend(request), time.time())
+        return without_key(read_reply(job.job_id, await self._http.asend(request), time.time()), self._api_key)

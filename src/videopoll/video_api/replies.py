@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
+import attrs
+
 from videopoll._http import FailureKind, HttpReply
 from videopoll._http.answerer import refused_by_another
 from videopoll._reasons import Reason, own
-from videopoll.observations import Fault, FaultKind
+from videopoll.observations import Fault, FaultKind, Observation, VideoFailed
+from videopoll.observe.redact import redacted
 from videopoll.video_api.client import refused_in_front
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "fault_of",
     "printable",
     "says_something_of_a_job",
+    "without_key",
 ]
 
 MAX_ERROR_CHARS = 300
@@ -116,3 +120,12 @@ def printable(text: str, limit: int) -> str:
     if not start.isprintable():
         start = "".join(character if character.isprintable() else " " for character in start)
     return " ".join(start.split())[:limit].rstrip()
+
+
+def without_key(told: Observation, key: str | None) -> Observation:
+    """Take the key out of a text in which an API, or an exception, quotes it."""
+    if key and isinstance(told, Fault) and key in told.detail:
+        return attrs.evolve(told, detail=redacted(told.detail, key))
+    if key and isinstance(told, VideoFailed) and key in told.error:
+        return attrs.evolve(told, error=redacted(told.error, key))
+    return told
