@@ -7,6 +7,7 @@ Those of public APIs lie in `videopoll.video_api.apis`, a file each.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -84,6 +85,15 @@ def steps_of(path: str) -> tuple[Step, ...]:
 
 def find(value: JsonValue, steps: tuple[Step, ...]) -> list[JsonValue]:
     """Return what stands at a path; an empty list where nothing does."""
+    one = value
+    for step in steps:
+        if not isinstance(one, dict) or not isinstance(step, str) or step == EACH:
+            return _find_all(value, steps)
+        one = one.get(step)
+    return [] if one is None else [one]
+
+
+def _find_all(value: JsonValue, steps: tuple[Step, ...]) -> list[JsonValue]:
     found = [value]
     for step in steps:
         deeper: list[JsonValue] = []
@@ -104,9 +114,17 @@ def _words(value: Mapping[str, Meaning]) -> dict[str, Meaning]:
     return {normalized(word): Meaning(meaning) for word, meaning in value.items()}
 
 
-def normalized(word: object) -> str:
+@functools.lru_cache(maxsize=1024)
+def normalized(word: str) -> str:
     """Return a status word in the form in which words are compared: lower case, underscores between its parts."""
-    return re.sub(r"[\s_-]+", "_", str(word).strip().lower())
+    return re.sub(r"[\s_-]+", "_", word.strip().lower())
+
+
+@functools.lru_cache(maxsize=1024)
+def _parts(template: str) -> tuple[str, tuple[tuple[str, str, str], ...]]:
+    """Return what a template begins with, and each of its variables with its field and what comes after it."""
+    first, *rest = _VARIABLE.split(template)
+    return first, tuple(zip(rest[::3], rest[1::3], rest[2::3], strict=True))
 
 
 T = TypeVar("T")
@@ -254,30 +272,37 @@ class ApiDescription:
         A URL out of the operation goes nowhere but to the origin of `base_url`, as the key goes with it.
         """
         fields = operation_of(job)
-        whole = _VARIABLE.fullmatch(template)
-        if whole is not None and whole[1] == "operation":
-            url = fields.get(whole[2])
-            sound = isinstance(url, str) and url_problem(url) is None and origin_of(url) == origin_of(base_url)
-            return url if sound and isinstance(url, str) else None
-        missing = False
+        first, variables = _parts(template)
+        if not first and len(variables) == 1 and variables[0][0] == "operation" and not variables[0][2]:
+            return _whole(fields.get(variables[0][1]), base_url)
+        made = first
+        for name, field, after in variables:
+            text = base_url if name == "base" else _quoted(api_id_of(job) if name == "id" else fields.get(field))
+            if text is None:
+                return None
+            made += text + after
+        return made
 
-        def value(variable: re.Match[str]) -> str:
-            nonlocal missing
-            name, field = variable.groups()
-            if name == "base":
-                return base_url
-            text = api_id_of(job) if name == "id" else fields.get(field)
-            if not isinstance(text, str) or not text.strip("."):
-                missing = True
-                return ""
-            try:
-                return quote(text, safe="")
-            except UnicodeEncodeError:
-                missing = True
-                return ""
 
-        made = _VARIABLE.sub(value, template)
-        return None if missing else made
+_NEEDS_NO_QUOTING = re.compile(r"[A-Za-z0-9_~-]+")
+"""Almost every id: it is the same in a URL."""
+
+
+def _quoted(text: JsonValue) -> str | None:
+    """Return a text as one part of a path; None if no path can have it."""
+    if not isinstance(text, str) or not text.strip("."):
+        return None
+    try:
+        return text if _NEEDS_NO_QUOTING.fullmatch(text) else quote(text, safe="")
+    except UnicodeEncodeError:
+        return None
+
+
+def _whole(url: JsonValue, base_url: str) -> str | None:
+    """Return a whole URL out of a job's operation, if it is one of the API's."""
+    if not isinstance(url, str) or url_problem(url) is not None:
+        return None
+    return url if url.startswith(f"{base_url}/") or origin_of(url) == origin_of(base_url) else None
 
 
 def origin_of(url: str) -> tuple[str, str | None, int | None]:

@@ -78,15 +78,13 @@ def read_answer(
         return Fault(FAULTS[reply.kind], own(reply.detail))
     wait_s = retry_after_s(reply.headers, now_s)
     body = reply.json()
-    meant = api.http.get(reply.status)
-    if meant is None:
-        told = (
-            _no_answer(api, job, reply, body, wait_s) if reply.is_success else _refused(api, job, reply, body, wait_s)
-        )
-        if told is not None:
-            return told
     fields = _fields(body)
     word = _word(api, fields)
+    meant = api.http.get(reply.status)
+    if meant is None and not reply.is_success:
+        return _refused(api, job, reply, body, wait_s)
+    if meant is None and (nothing := _no_answer(api, job, reply, body, word, wait_s)) is not None:
+        return nothing
     meant = meant or api.words.get(normalized(word))
     if meant in {None, Meaning.DONE} and _says_that_it_failed(api, fields):
         meant = Meaning.FAILED
@@ -99,24 +97,24 @@ def read_answer(
     return Finished() if api.follow is not None else _ready(api, base_url, job, fields, now_s, word)
 
 
-def _no_answer(
-    api: ApiDescription, job: VideoJob, reply: HttpReply, body: object, wait_s: float | None
+def _no_answer(  # noqa: PLR0917 - one answer, and what was read of it already
+    api: ApiDescription, job: VideoJob, reply: HttpReply, body: object, word: str, wait_s: float | None
 ) -> Observation | None:
     """Return what a 2xx means that says nothing of the job; None if it does."""
-    name, waits = f"HTTP {reply.status}", api.empty_means_working or reply.status == HTTPStatus.ACCEPTED
-    if not reply.body.strip() and waits:
+    waits = api.empty_means_working or reply.status == HTTPStatus.ACCEPTED
+    if waits and not reply.body.strip():
         return VideoWorking(retry_after_s=wait_s)
     if not isinstance(body, dict):
         what = f"not JSON, {whose_words(reply)}" if body is NOT_JSON else "not a JSON object"
-        return Fault(FaultKind.MALFORMED, own(f"{name}: {what}"), wait_s)
+        return Fault(FaultKind.MALFORMED, own(f"HTTP {reply.status}: {what}"), wait_s)
     named = api.text(body, api.id)
     if named is not None and named.strip() != api_id_of(job):
-        return Fault(FaultKind.MALFORMED, own(f"{name}: the answer names another job"), wait_s)
-    if _word(api, body) or _says_that_it_failed(api, body):
+        return Fault(FaultKind.MALFORMED, own(f"HTTP {reply.status}: the answer names another job"), wait_s)
+    if word or _says_that_it_failed(api, body):
         return None
     if waits:
         return VideoWorking(retry_after_s=wait_s)
-    return Fault(FaultKind.MALFORMED, own(f"{name}: the answer has no status"), wait_s)
+    return Fault(FaultKind.MALFORMED, own(f"HTTP {reply.status}: the answer has no status"), wait_s)
 
 
 def _says_that_it_failed(api: ApiDescription, fields: JsonValue) -> bool:
