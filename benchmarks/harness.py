@@ -104,6 +104,7 @@ class Contender:
         concurrency: Requests at a time, if not those of the setting.
         beside: The bare contender with the same transport.
         loop: Its event loop, ``asyncio`` for Python's own or ``uvloop``.
+        described: Whether it asks with `HttpVideoPoller` and a description, instead of `VideoApiPoller`.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Contender:
     concurrency: int | None = None
     beside: str | None = None
     loop: str = "asyncio"
+    described: bool = False
 
     @property
     def bare(self) -> bool:
@@ -172,6 +174,7 @@ class Arena:
             "concurrency": contender.concurrency or setting.concurrency,
             "transport": contender.transport,
             "loop": contender.loop,
+            "described": contender.described,
             "options": setting.options,
         }
         script = HERE / "contenders" / contender.script

@@ -23,6 +23,7 @@ FAST = (
     Contender(
         "videopoll AsyncRunner [fast]", "videopoll_async.py", "fast", "aiohttp", beside="bare videopoll poller [fast]"
     ),
+    Contender("videopoll AsyncRunner [fast], described API", "videopoll_async.py", "fast", "aiohttp", described=True),
     Contender("videopoll AsyncRunner [fast], uvloop", "videopoll_async.py", "fast", "aiohttp", loop="uvloop"),
     Contender(
         "videopoll AsyncRunner, client injected: httpx-aiohttp",

@@ -25,6 +25,7 @@ class Scenario:
     concurrency: int
     transport: str
     loop: str
+    described: bool
     options: dict[str, Any]
 
     def job_ids(self) -> list[str]:

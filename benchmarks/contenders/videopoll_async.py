@@ -13,6 +13,22 @@ from videopoll import (
     UltraMsgNotifier,
     VideoApiPoller,
 )
+from videopoll.video_api import ApiDescription, Certainty, HttpVideoPoller, Meaning
+
+DESCRIBED = ApiDescription(
+    name="benchmark",
+    base_url=None,
+    poll="{base}/job/{id}",
+    auth_header="X-API-Key",
+    auth_prefix="",
+    id="jobId",
+    words={"processing": Meaning.WORKING, "completed": Meaning.DONE},
+    video="videoUrl",
+    source="world.py",
+    checked="2026-11-29",
+    certainty=Certainty.READ,
+)
+"""The same API as that of `VideoApiPoller`, as far as the benchmark goes, as data."""
 
 
 async def recipient_of(conversation_id: str) -> Recipient:
@@ -25,7 +41,7 @@ def strategy_of(scene: Scenario) -> PollingStrategy:
     return PollingStrategy(interval_s=scene.interval_s, initial_delay_s=delay_s, timeout_s=590, max_attempts=1_000_000)
 
 
-def poller_of(scene: Scenario) -> VideoApiPoller:
+def poller_of(scene: Scenario) -> VideoApiPoller | HttpVideoPoller:
     """Give the poller over the transport that the scenario asks for."""
     if scene.transport == "httpx-aiohttp":
         import httpx
@@ -35,6 +51,14 @@ def poller_of(scene: Scenario) -> VideoApiPoller:
         client = httpx.AsyncClient(transport=AiohttpTransport(limits=limits))
         return VideoApiPoller(base_url=scene.world_url, api_key="a-key", async_client=client)
     transport = "aiohttp" if scene.transport == "aiohttp" else "httpx"
+    if scene.described:
+        return HttpVideoPoller(
+            DESCRIBED,
+            base_url=scene.world_url,
+            api_key="a-key",
+            transport=transport,
+            max_connections=scene.concurrency,
+        )
     return VideoApiPoller(
         base_url=scene.world_url, api_key="a-key", transport=transport, max_connections=scene.concurrency
     )
