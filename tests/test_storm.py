@@ -179,6 +179,39 @@ def test_a_storm_that_fails_is_shrunk_to_what_makes_it_fail():
     assert eval(as_code(small)) == small
 
 
+@pytest.mark.parametrize(
+    ("killed", "judged"),
+    [
+        (Event(30.0, "kill", (0, "claim", "answered", 1.0)), {"told twice"}),
+        (Event(1.5, "kill", (0, "send", "served", 20.0)), set()),
+    ],
+    ids=["long after its send", "in its send"],
+)
+def test_the_death_of_a_worker_excuses_a_second_message_only_around_the_first(killed, judged):
+    """What was told, and had time to be written, is known, whatever becomes of its worker later."""
+    story = run(Plan(seed=1, jobs=(JobPlan(at_s=1.0, takes_s=0.5),), events=(killed,)))
+    first, after_s = story.sent[0], (story.lives[0].died_s or 0.0) + 1.0
+    story.sent[1:] = [attrs.evolve(first, at_s=after_s, delivered_s=after_s, worker=story.lives[1].name)]
+
+    assert kinds_of(judge(story)) == judged
+
+
+def test_a_send_that_found_nobody_there_may_have_told_of_the_cancel():
+    """A real storm knows of such a send only that it was tried (seed 2052746940)."""
+    story = run(
+        Plan(
+            seed=1,
+            jobs=(JobPlan(at_s=1.0, takes_s=0.5),),
+            events=(Event(1.5, "messenger", ("down", 30.0)), Event(10.0, "cancel and tell", (0,))),
+        )
+    )
+    for one in story.sent:
+        one.outcome = "" if one.manner == "down" else one.outcome
+
+    assert "down" in [one.manner for one in story.sent if one.at_s > 12.0]
+    assert judge(story) == []
+
+
 POINTED_AT = {
     5: "a cancel leaves the token",
     13: "a cancel does not see that a message may be on its way",

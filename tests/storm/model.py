@@ -127,8 +127,8 @@ class _Judge:
                 continue
             late = [sent for sent in requests if sent.at_s > at_s + self.slack_s]
             if what == "cancel and tell":
-                # Of the cancel itself the user is told.
-                late = [sent for sent in late if sent.outcome != "cancelled"]
+                # Of the cancel itself the user is told; and nobody saw what a send would have said that was not let in.
+                late = [sent for sent in late if sent.outcome not in {"cancelled", ""}]
             if late and not self._acted(job_id, {"enqueue again"}):
                 yield f"told after a cancel: {job_id} at {late[0].at_s:.2f} s"
             had = [sent for sent in requests if sent.delivered and (sent.delivered_s or 0.0) < at_s - self.slack_s]
@@ -175,7 +175,18 @@ class _Judge:
             return True
         if told_s > at_s and at_s - one.at_s >= SEND_TIMEOUT_S - self.slack_s:
             return True
-        return self._worker_was_gone(life, one.at_s, at_s)
+        return self._worker_was_gone(life, one.at_s, min(at_s, self._settled_s(one, life)))
+
+    def _settled_s(self, one: Sent, life: Life) -> float:
+        """When its worker has surely written, at the latest, what it was told of a send, if it lives until then."""
+        if one.told_s is None or one.told not in KNOWN:
+            return float("inf")
+        settled_s = one.told_s + self.slack_s
+        troubles = [(a, b) for a, b, _ in self.story.outages] + life.cut_off + life.unwritten + life.frozen + life.starved
+        for began_s, ended_s in sorted(troubles):
+            if began_s <= settled_s and ended_s >= one.at_s:
+                settled_s = max(settled_s, ended_s + self.plan.lease_s)
+        return settled_s
 
     def _worker_was_gone(self, life: Life, from_s: float, to_s: float) -> bool:
         """Whether a worker was killed, frozen, cut off or stopped around a send, so that others had to take over."""
@@ -295,7 +306,8 @@ class _Judge:
         if self._alone_s() >= self.plan.job_ttl_s / 2 - self.plan.lease_s:
             return True  # By Redis's clock nobody has kept the record for as long as it lives.
         over_s = next(at_s for at_s, one, _ in self.story.ended if one == job_id)
-        around = [life for life in self.story.lives if self._broke_off(life, self.story.accepted[job_id], over_s)]
+        known_s = self._known_s(job_id)
+        around = [life for life in self.story.lives if self._broke_off(life, known_s - self.slack_s, over_s)]
         blind = [one for one in requests if one.told not in KNOWN]
         if self.plan.channel == "mute" and self.at_most_once and (blind or around):
             return True
@@ -303,15 +315,13 @@ class _Judge:
             return True
         if len(requests) + len(around) >= MAX_SENDS:
             return True  # A send that its worker's death cut off before it left counts, too.
-        known_s = self._known_s(job_id)
         if over_s - known_s + self._stepped() >= DELIVERY_S - self.slack_s:
             # A channel that loses reply after reply is held back, and meanwhile the deadline runs on.
             lost = [one for one in self.story.sent if one.told not in KNOWN and one.at_s < over_s]
             if len(lost) >= UNKNOWN_AT_MOST:
                 return True
             # The last send is made for what surely did not go out; whoever died had noted that it would send.
-            noted = blind or any(self._broke_off(life, known_s - self.slack_s, over_s) for life in self.story.lives)
-            if noted and self._silent(over_s):
+            if (blind or around) and self._silent(over_s):
                 return True
         failing = [one for one in requests if one.manner not in DELIVERS]
         if failing and failing[-1].at_s - failing[0].at_s >= DELIVERY_S - 20.0:
@@ -324,7 +334,8 @@ class _Judge:
         odd = any(event.what == "odd polls" for event in self.plan.events)
         polls_s = [one.at_s for one in self.story.polls if one.job_id == job_id and (odd or one.reply in says)]
         cancels_s = [at_s for at_s, what, one, _ in self.story.acts if one == job_id and what == "cancel and tell"]
-        return min(*polls_s, *cancels_s, self.story.accepted[job_id] + self.plan.timeout_s - self._stepped())
+        over_s = self.story.accepted[job_id] + self.plan.timeout_s - self._stepped()
+        return min([*polls_s, *cancels_s, over_s])
 
     def _silent(self, at_s: float) -> bool:
         """Whether nobody could learn from the channel, at a time, what became of a message."""
