@@ -182,7 +182,9 @@ class _Judge:
         if one.told_s is None or one.told not in KNOWN:
             return float("inf")
         settled_s = one.told_s + self.slack_s
-        troubles = [(a, b) for a, b, _ in self.story.outages] + life.cut_off + life.unwritten + life.frozen + life.starved
+        troubles = (
+            [(a, b) for a, b, _ in self.story.outages] + life.cut_off + life.unwritten + life.frozen + life.starved
+        )
         for began_s, ended_s in sorted(troubles):
             if began_s <= settled_s and ended_s >= one.at_s:
                 settled_s = max(settled_s, ended_s + self.plan.lease_s)
