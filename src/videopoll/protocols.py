@@ -10,7 +10,7 @@ runs sync parts in a bounded pool of threads; `videopoll.Runner` takes sync part
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NotRequired, Protocol, TypedDict, Unpack, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -28,6 +28,7 @@ __all__ = [
     "AsyncNotifier",
     "AsyncVideoJobQueue",
     "AsyncVideoPoller",
+    "ClaimOptions",
     "Notifier",
     "RunnerHistory",
     "RunnerStatus",
@@ -104,6 +105,41 @@ class AsyncMessageLookup(Protocol):
         ...
 
 
+class ClaimOptions(TypedDict):
+    """How much a worker claims, and on what terms.
+
+    Args:
+        polls: The most jobs to lease for a poll.
+        sends: The most jobs to lease for a delivery.
+        strategy: The polling strategy: it says which jobs are overdue.
+        lease: How long the leases last.
+        foreign_workers: Whether workers of another kind share the queue; False by default.
+        endings: The most overdue jobs to lease beyond `polls`: those that should have
+            ended an interval ago are ended without a poll. None by default.
+        look_from: The rank among the due jobs from which to look for overdue ones; 0 by default.
+        take_new: Whether to lease jobs that were never polled; True by default.
+        take_over: Whether to lease jobs whose lease has expired; True by default. False while
+            their holders may still be running.
+        in_hand: The ids of jobs that this worker still works on: it never takes
+            over from itself.
+        asked_ms: What the queue's clock should say, in Unix milliseconds. If it is more
+            than `lease.renew_every_s` off, the queue stood still or its clock stepped,
+            and the claim takes nothing over. None by default: it goes by the queue's clock alone.
+    """
+
+    polls: int
+    sends: int
+    strategy: PollingStrategy
+    lease: LeasePolicy
+    foreign_workers: NotRequired[bool]
+    endings: NotRequired[int]
+    look_from: NotRequired[int]
+    take_new: NotRequired[bool]
+    take_over: NotRequired[bool]
+    in_hand: NotRequired[Collection[str]]
+    asked_ms: NotRequired[int | None]
+
+
 class VideoJobQueue(Protocol):
     """Stores jobs and their outcomes until they are settled.
 
@@ -126,42 +162,12 @@ class VideoJobQueue(Protocol):
         """Return the state of a job, or None if the queue does not know it."""
         ...
 
-    def claim(
-        self,
-        *,
-        polls: int,
-        sends: int,
-        worker_id: str,
-        strategy: PollingStrategy,
-        lease: LeasePolicy,
-        foreign_workers: bool = False,
-        endings: int = 0,
-        look_from: int = 0,
-        take_new: bool = True,
-        take_over: bool = True,
-        in_hand: Collection[str] = (),
-        asked_ms: int | None = None,
-    ) -> ClaimBatch:
+    def claim(self, *, worker_id: str, **wanted: Unpack[ClaimOptions]) -> ClaimBatch:
         """Lease due jobs in one atomic step.
 
         Args:
-            polls: The most jobs to lease for a poll.
-            sends: The most jobs to lease for a delivery.
             worker_id: The name of the worker.
-            strategy: The polling strategy: it says which jobs are overdue.
-            lease: How long the leases last.
-            foreign_workers: Whether workers of another kind share the queue.
-            endings: The most overdue jobs to lease beyond `polls`: those that should have
-                ended an interval ago are ended without a poll.
-            look_from: The rank among the due jobs from which to look for overdue ones.
-            take_new: Whether to lease jobs that were never polled.
-            take_over: Whether to lease jobs whose lease has expired. False while their
-                holders may still be running.
-            in_hand: The ids of jobs that this worker still works on: it never takes
-                over from itself.
-            asked_ms: What the queue's clock should say, in Unix milliseconds. If it is more
-                than `lease.renew_every_s` off, the queue stood still or its clock stepped,
-                and the claim takes nothing over.
+            **wanted: How much is wanted, and on what terms.
 
         Returns:
             The claims, and the queue's time.
@@ -224,22 +230,7 @@ class AsyncVideoJobQueue(Protocol):
         """Return the state of a job, or None if the queue does not know it."""
         ...
 
-    async def claim(
-        self,
-        *,
-        polls: int,
-        sends: int,
-        worker_id: str,
-        strategy: PollingStrategy,
-        lease: LeasePolicy,
-        foreign_workers: bool = False,
-        endings: int = 0,
-        look_from: int = 0,
-        take_new: bool = True,
-        take_over: bool = True,
-        in_hand: Collection[str] = (),
-        asked_ms: int | None = None,
-    ) -> ClaimBatch:
+    async def claim(self, *, worker_id: str, **wanted: Unpack[ClaimOptions]) -> ClaimBatch:
         """Lease due jobs in one atomic step; see `VideoJobQueue.claim`."""
         ...
 

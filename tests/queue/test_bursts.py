@@ -524,13 +524,15 @@ def test_a_closed_queue_lets_its_waits_look_on(burst):
     def close() -> Flow[None]:
         yield from burst.until_listened_for(["job_1"])
         yield from do(queue.close)
-        assert burst.subscribers() == before
+        while burst.subscribers() > before:
+            # The server may read of the end of the connection a moment later.
+            yield from do(burst.pause, 0.01)
         assert "videopoll-waits" not in {*burst.threads(), *burst.tasks_here()}
         burst.other.cancel("job_1")
 
-    outcome, _ = burst.at_once([lambda: queue.wait("job_1", timeout_s=CALM_S), lambda: burst.carry_out(close())])
+    results = burst.at_once([lambda: queue.wait("job_1", timeout_s=CALM_S), lambda: burst.carry_out(close())])
 
-    assert outcome.kind is OutcomeKind.CANCELLED
+    assert ends(results) == {OutcomeKind.CANCELLED, None}
     assert burst.subscribers() == before
 
 

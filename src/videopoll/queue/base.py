@@ -16,7 +16,7 @@ from videopoll.queue.operations import Operations
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Self
 
     import redis
@@ -27,13 +27,20 @@ if TYPE_CHECKING:
 __all__ = ["BaseQueue"]
 
 ClientT = TypeVar("ClientT")
+SeatsT = TypeVar("SeatsT")
 
 
-class BaseQueue(OfProcess, Generic[ClientT]):
+class BaseQueue(OfProcess, Generic[ClientT, SeatsT]):
     """What both twins are made of: how they are built. Theirs are the methods that wait for Redis."""
 
     _client_type: ClassVar[type]
     """The class of client that this twin takes."""
+
+    _new_client: Callable[[str, float, int], ClientT]
+    """Returns a client of a URL, with a time limit in seconds for each call, and so many connections at most."""
+
+    _new_seats: Callable[[ClientT], SeatsT]
+    """Returns the places of the waits, which listen on a connection of this client."""
 
     def __init__(
         self,
@@ -61,7 +68,7 @@ class BaseQueue(OfProcess, Generic[ClientT]):
             delivery=delivery,
             hooks=hooks,
         )
-        self._listen_with(self._front)
+        self._seats = self._new_seats(self._front)
         self._interrupted = threading.Event()
         self._owned: tuple[ClientT, ...] = ()
         self._begin_in_process()
@@ -71,15 +78,6 @@ class BaseQueue(OfProcess, Generic[ClientT]):
         # A runner of the parent may just have been coming to its end. The clients see for themselves that they are
         # in another process.
         self._interrupted = threading.Event()
-
-    @classmethod
-    def _open(cls, url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> ClientT:
-        """Return a client of this twin's class, whose calls wait at most `timeout_s` seconds."""
-        raise NotImplementedError
-
-    def _listen_with(self, client: ClientT) -> None:
-        """Take this client for the connection on which waits hear of the ends of jobs."""
-        raise NotImplementedError
 
     @classmethod
     def from_url(
@@ -116,9 +114,10 @@ class BaseQueue(OfProcess, Generic[ClientT]):
             ConfigurationError: The URL cannot be read, has an option that does not exist, or turns off the check
                 of the server's certificate; or an argument cannot be what it is to be.
         """
-        front = cls._open(url, front_timeout_s, max_connections)
+        front = cls._new_client(url, front_timeout_s, max_connections)
         worker, blocking, listening = (
-            cls._open(url, limit_s) for limit_s in (worker_timeout_s, calls.LONGEST_BLOCK_S + 10, front_timeout_s)
+            cls._new_client(url, limit_s, MAX_CONNECTIONS)
+            for limit_s in (worker_timeout_s, calls.LONGEST_BLOCK_S + 10, front_timeout_s)
         )
         queue = cls(
             worker,
@@ -132,7 +131,7 @@ class BaseQueue(OfProcess, Generic[ClientT]):
         )
         queue._owned = (worker, front, blocking, listening)
         # Beside the producers' connections: the one that stays taken would leave them one less, or none.
-        queue._listen_with(listening)
+        queue._seats = cls._new_seats(listening)
         return queue
 
     def open_history(self) -> RedisHistory | None:

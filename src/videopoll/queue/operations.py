@@ -30,7 +30,8 @@ from videopoll.queue.listing import list_jobs
 from videopoll.queue.scripts import evaluate, evaluate_all, let_go_if_moved
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import Unpack
 
     import redis
 
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.transition import ClaimBatch, Transition
     from videopoll.jobs.views import HistoryEntry, JobPage, JobView, QueueCounts, WorkerInfo
-    from videopoll.policies import LeasePolicy, PollingStrategy
+    from videopoll.policies import LeasePolicy
+    from videopoll.protocols import ClaimOptions
     from videopoll.queue.listing import JobFilter
     from videopoll.queue.schema import Keys
 
@@ -145,39 +147,9 @@ class Operations:
 
     # --- for runners ---
 
-    def claim(
-        self,
-        *,
-        polls: int,
-        sends: int,
-        worker_id: str,
-        strategy: PollingStrategy,
-        lease: LeasePolicy,
-        foreign_workers: bool,
-        endings: int,
-        look_from: int,
-        take_new: bool,
-        take_over: bool,
-        in_hand: Collection[str],
-        asked_ms: int | None,
-    ) -> Flow[ClaimBatch]:
+    def claim(self, worker_id: str, **wanted: Unpack[ClaimOptions]) -> Flow[ClaimBatch]:
         """Lease what is due."""
-        call = calls.claim(
-            self.keys,
-            polls=polls,
-            sends=sends,
-            token=new_token(worker_id),
-            strategy=strategy,
-            lease=lease,
-            ttls=self.ttls,
-            foreign_workers=foreign_workers,
-            endings=endings,
-            look_from=look_from,
-            take_new=take_new,
-            take_over=take_over,
-            in_hand=in_hand,
-            asked_ms=asked_ms,
-        )
+        call = calls.claim(self.keys, token=new_token(worker_id), ttls=self.ttls, **wanted)
         return evaluate(self.client, call)
 
     def apply(self, transitions: Sequence[Transition]) -> Flow[list[TransitionResult]]:

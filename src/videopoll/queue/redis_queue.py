@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, cast
 
 import redis
 import redis.asyncio
-from typing_extensions import override
 
 from videopoll._shield import to_the_end
 from videopoll.policies import ENDING_S
 from videopoll.queue import calls
 from videopoll.queue.base import BaseQueue
 from videopoll.queue.connect import (
-    MAX_CONNECTIONS,
     REDIS_ERRORS,
     async_client_of,
     client_of,
@@ -35,8 +33,8 @@ from videopoll.queue.tool_calls import AsyncToolCalls, ToolCalls
 from videopoll.queue.waits import AsyncSeats, Seats
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-    from typing import Self
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from typing import Self, Unpack
 
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import JobState
@@ -52,13 +50,14 @@ if TYPE_CHECKING:
         QueueCounts,
         WorkerInfo,
     )
-    from videopoll.policies import LeasePolicy, PollingStrategy
+    from videopoll.policies import LeasePolicy
+    from videopoll.protocols import ClaimOptions
     from videopoll.queue.operations import NewJob
 
 __all__ = ["AsyncRedisVideoJobQueue", "RedisVideoJobQueue"]
 
 
-class RedisVideoJobQueue(BaseQueue[redis.Redis]):
+class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
     """Keeps jobs in Redis, for threads and for code without an event loop.
 
     Producers need `enqueue`, `get` and `cancel`; the rest is for runners and operators.
@@ -83,15 +82,8 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis]):
     """
 
     _client_type = redis.Redis
-
-    @classmethod
-    @override
-    def _open(cls, url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> redis.Redis:
-        return client_of(url, timeout_s, max_connections)
-
-    @override
-    def _listen_with(self, client: redis.Redis) -> None:
-        self._seats = Seats(client)
+    _new_client = staticmethod(client_of)
+    _new_seats = Seats
 
     def __enter__(self) -> Self:
         return self
@@ -178,39 +170,9 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis]):
 
     # --- for runners ---
 
-    def claim(
-        self,
-        *,
-        polls: int,
-        sends: int,
-        worker_id: str,
-        strategy: PollingStrategy,
-        lease: LeasePolicy,
-        foreign_workers: bool = False,
-        endings: int = 0,
-        look_from: int = 0,
-        take_new: bool = True,
-        take_over: bool = True,
-        in_hand: Collection[str] = (),
-        asked_ms: int | None = None,
-    ) -> ClaimBatch:
+    def claim(self, *, worker_id: str, **wanted: Unpack[ClaimOptions]) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
-        return run(
-            self._operations.claim(
-                polls=polls,
-                sends=sends,
-                worker_id=worker_id,
-                strategy=strategy,
-                lease=lease,
-                foreign_workers=foreign_workers,
-                endings=endings,
-                look_from=look_from,
-                take_new=take_new,
-                take_over=take_over,
-                in_hand=in_hand,
-                asked_ms=asked_ms,
-            ),
-        )
+        return run(self._operations.claim(worker_id, **wanted))
 
     def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
@@ -403,7 +365,7 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis]):
         return ToolCalls(self._operations)
 
 
-class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis]):
+class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, AsyncSeats]):
     """The asyncio side of `RedisVideoJobQueue`: the same methods, to be awaited.
 
     A queue of `from_url` has connections for each event loop that uses it, and `close` closes
@@ -429,15 +391,8 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis]):
     """
 
     _client_type = redis.asyncio.Redis
-
-    @classmethod
-    @override
-    def _open(cls, url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> redis.asyncio.Redis:
-        return async_client_of(url, timeout_s, max_connections)
-
-    @override
-    def _listen_with(self, client: redis.asyncio.Redis) -> None:
-        self._seats = AsyncSeats(client)
+    _new_client = staticmethod(async_client_of)
+    _new_seats = AsyncSeats
 
     async def __aenter__(self) -> Self:
         return self
@@ -481,39 +436,9 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis]):
 
     # --- for runners ---
 
-    async def claim(
-        self,
-        *,
-        polls: int,
-        sends: int,
-        worker_id: str,
-        strategy: PollingStrategy,
-        lease: LeasePolicy,
-        foreign_workers: bool = False,
-        endings: int = 0,
-        look_from: int = 0,
-        take_new: bool = True,
-        take_over: bool = True,
-        in_hand: Collection[str] = (),
-        asked_ms: int | None = None,
-    ) -> ClaimBatch:
+    async def claim(self, *, worker_id: str, **wanted: Unpack[ClaimOptions]) -> ClaimBatch:
         """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
-        return await arun(
-            self._operations.claim(
-                polls=polls,
-                sends=sends,
-                worker_id=worker_id,
-                strategy=strategy,
-                lease=lease,
-                foreign_workers=foreign_workers,
-                endings=endings,
-                look_from=look_from,
-                take_new=take_new,
-                take_over=take_over,
-                in_hand=in_hand,
-                asked_ms=asked_ms,
-            ),
-        )
+        return await arun(self._operations.claim(worker_id, **wanted))
 
     async def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""

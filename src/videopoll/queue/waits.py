@@ -16,7 +16,7 @@ import functools
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from typing_extensions import override
 
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from videopoll.core.flow import Flow
+
+    class Bell(Protocol):
+        """What is used of an event of threads, or of asyncio."""
+
+        def set(self) -> None:
+            """Ring."""
 
     class Subscription(Protocol):
         """What is used of a client's ``pubsub()``, sync or async."""
@@ -106,6 +112,10 @@ class Waits:
                 del self._rings[raw(channel)]
             self._changed = True
 
+    def start(self) -> None:
+        """See to it that somebody listens."""
+        raise NotImplementedError
+
     def end(self) -> None:
         """Stop calling anybody."""
         self.over = True
@@ -162,6 +172,9 @@ class Waits:
             ring()
 
 
+ListenerT = TypeVar("ListenerT", bound=Waits)
+
+
 class _Silence:
     """How long nothing was heard, and what to do about it."""
 
@@ -186,6 +199,32 @@ class _Silence:
         ask = silent_s > QUIET_S and not self._asked
         self._asked = self._asked or ask
         return ask
+
+
+class _Place(Generic[ListenerT]):
+    """A place of a wait that is taken when it is first needed: the outcome may be there at the first look.
+
+    Args:
+        listener: Who listens.
+        channel: What for.
+        bell: Rings when it is time to look at the keys.
+    """
+
+    def __init__(self, listener: ListenerT, channel: str, bell: Bell) -> None:
+        self._listener = listener
+        self._channel = channel
+        self._ring = bell.set
+        self._taken = False
+
+    def _take(self) -> None:
+        if not self._taken:
+            self._listener.join(self._channel, self._ring)
+            self._taken = True
+            self._listener.start()
+
+    def _leave(self) -> None:
+        if self._taken:
+            self._listener.leave(self._channel, self._ring)
 
 
 def _tell(error: Exception) -> None:
@@ -222,28 +261,22 @@ class Seats(OfProcess):
         listener.close()
 
 
-class _Seat:
-    """A place that is taken when it is first needed: the outcome may be there at the first look."""
+class _Seat(_Place["_Listener"]):
+    """A place for a wait in a thread."""
 
     def __init__(self, listener: _Listener, channel: str) -> None:
-        self._listener = listener
-        self._channel = channel
         self._bell = threading.Event()
-        self._taken = False
+        super().__init__(listener, channel, self._bell)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._taken:
-            self._listener.leave(self._channel, self._bell.set)
+        self._leave()
 
     def rung(self, left_s: float) -> None:
         """Wait until it is time to look at the keys, at most so many seconds."""
-        if not self._taken:
-            self._listener.join(self._channel, self._bell.set)
-            self._taken = True
-            self._listener.start()
+        self._take()
         self._bell.wait(min(left_s, self._listener.look_every_s()))
         # Before the look: whatever rings from here on is seen by the next one.
         self._bell.clear()
@@ -259,8 +292,8 @@ class _Listener(Waits):
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
 
+    @override
     def start(self) -> None:
-        """See to it that there is a thread."""
         with self._starting:
             if self._thread is not None or self.over:
                 return
@@ -318,34 +351,28 @@ class AsyncSeats:
             await listener.close()
 
 
-class _AsyncSeat:
+class _AsyncSeat(_Place["_AsyncListener"]):
     """The asyncio side of `_Seat`."""
 
     def __init__(self, listener: _AsyncListener, channel: str) -> None:
-        self._listener = listener
-        self._channel = channel
         self._bell = asyncio.Event()
-        self._taken = False
         self._cancelled = _cancellations()
+        super().__init__(listener, channel, self._bell)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._taken:
-            self._listener.leave(self._channel, self._bell.set)
-            if not self._listener.any:
-                await self._listener.stop()
+        self._leave()
+        if self._taken and not self._listener.any:
+            await self._listener.stop()
 
     async def rung(self, left_s: float) -> None:
         """Wait until it is time to look at the keys, at most so many seconds."""
         if _cancellations() > self._cancelled:
             # It came in the middle of a look, where Python 3.11's wait_for loses one now and then.
             raise asyncio.CancelledError
-        if not self._taken:
-            self._listener.join(self._channel, self._bell.set)
-            self._taken = True
-            self._listener.start()
+        self._take()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(left_s, self._listener.look_every_s())):
                 await self._bell.wait()
@@ -365,8 +392,8 @@ class _AsyncListener(Waits):
         self._client = client
         self._task: asyncio.Task[None] | None = None
 
+    @override
     def start(self) -> None:
-        """See to it that there is a task."""
         if self._task is None and not self.over:
             # With no context of the wait that happens to be the first.
             self._task = asyncio.get_running_loop().create_task(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
+from videopoll.core.flow import acall, adrive, call, do, drive
+from videopoll.protocols import AsyncNotifier, AsyncVideoPoller, Notifier, VideoPoller
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.queue.schema import Keys
 from videopoll.testing.assertions import assert_delivered_once
@@ -16,31 +18,63 @@ from videopoll.worker.async_runner import AsyncRunner
 from videopoll.worker.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
+    from videopoll.core.flow import Flow
     from videopoll.events import Hook
     from videopoll.jobs.outcome import OutcomeKind
+    from videopoll.jobs.views import RunSummary
     from videopoll.messages import Message
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
-    from videopoll.protocols import AsyncNotifier, AsyncVideoPoller, Notifier, VideoPoller
     from videopoll.texts import Texts
 
 __all__ = ["AsyncSandbox", "Sandbox"]
+
+QueueT = TypeVar("QueueT", RedisVideoJobQueue, AsyncRedisVideoJobQueue)
+RunnerT = TypeVar("RunnerT", Runner, AsyncRunner)
+PollerT = TypeVar("PollerT")
+NotifierT = TypeVar("NotifierT")
 
 STUCK_STEP_S = 1.0
 """How far the clock is moved when something is due and no worker may take it, e.g. because of a foreign lock."""
 
 
-class _World:
-    """What both sandboxes have: everything but the queue and its runner."""
+class _World(Generic[QueueT, RunnerT, PollerT, NotifierT]):
+    """What both sandboxes are made of."""
 
-    def __init__(self) -> None:
+    _new_queue: Callable[..., QueueT]
+    _new_runner: Callable[..., RunnerT]
+
+    def __init__(
+        self,
+        *,
+        poller: PollerT | None = None,
+        notifier: NotifierT | None = None,
+        strategy: PollingStrategy | None = None,
+        lease: LeasePolicy | None = None,
+        delivery: DeliveryPolicy | None = None,
+        texts: Texts | None = None,
+        hooks: Iterable[Hook] = (),
+    ) -> None:
         self.server: MemoryServer = MemoryServer()
         self.clock: MovableClock = MovableClock()
         self.poller: ScriptedPoller = ScriptedPoller()
         self.notifier: RecordingNotifier = RecordingNotifier()
         self._client = self.server.client()
         self._moved_s = 0.0
+        hooks = tuple(hooks)
+        self.queue: QueueT = self._new_queue(self.server, delivery=delivery, hooks=hooks)
+        self.runner: RunnerT = self._new_runner(
+            self.queue,
+            poller or self.poller,
+            notifier or self.notifier,
+            strategy=strategy,
+            lease=lease,
+            delivery=delivery,
+            texts=texts,
+            hooks=hooks,
+            clock=self.clock,
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.poller!r} {self.notifier!r}>"
@@ -55,6 +89,12 @@ class _World:
             AssertionError: The user got no message, several, or one about another outcome.
         """
         return assert_delivered_once(self.notifier, job_id, outcome=outcome)
+
+    def _settle(self, run_once: Callable[[], RunSummary | Awaitable[RunSummary]], within_s: float) -> Flow[None]:
+        self._moved_s = 0.0
+        summary = yield from do(run_once)
+        while self._move(self.queue.keys, summary.claimed, within_s):
+            summary = yield from do(run_once)
 
     def _move(self, keys: Keys, claimed: int, within_s: float) -> bool:
         """Move the clock to what is due next; False if nothing is left to do.
@@ -80,7 +120,7 @@ class _World:
         return True
 
 
-class Sandbox(_World):
+class Sandbox(_World[RedisVideoJobQueue, Runner, VideoPoller, Notifier]):
     """A queue in memory with a worker over it: a job's whole life in milliseconds. For threads.
 
     ::
@@ -109,31 +149,8 @@ class Sandbox(_World):
         ConfigurationError: On ``with``: another sandbox or `MovableClock` is in use.
     """
 
-    def __init__(
-        self,
-        *,
-        poller: VideoPoller | None = None,
-        notifier: Notifier | None = None,
-        strategy: PollingStrategy | None = None,
-        lease: LeasePolicy | None = None,
-        delivery: DeliveryPolicy | None = None,
-        texts: Texts | None = None,
-        hooks: Iterable[Hook] = (),
-    ) -> None:
-        super().__init__()
-        hooks = tuple(hooks)
-        self.queue: RedisVideoJobQueue = memory_queue(self.server, delivery=delivery, hooks=hooks)
-        self.runner: Runner = Runner(
-            self.queue,
-            poller or self.poller,
-            notifier or self.notifier,
-            strategy=strategy,
-            lease=lease,
-            delivery=delivery,
-            texts=texts,
-            hooks=hooks,
-            clock=self.clock,
-        )
+    _new_queue = staticmethod(memory_queue)
+    _new_runner = Runner
 
     def run_until_settled(self, *, within_s: float = 7200.0) -> None:
         """Run the worker on what is due and move the clock to what is due next, until every job has ended.
@@ -144,10 +161,7 @@ class Sandbox(_World):
         Raises:
             AssertionError: Jobs are left after that time.
         """
-        self._moved_s = 0.0
-        claimed = self.runner.run_once().claimed
-        while self._move(self.queue.keys, claimed, within_s):
-            claimed = self.runner.run_once().claimed
+        drive(self._settle(self.runner.run_once, within_s), call)
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as opened:
@@ -164,7 +178,9 @@ class Sandbox(_World):
         self._opened.close()
 
 
-class AsyncSandbox(_World):
+class AsyncSandbox(
+    _World[AsyncRedisVideoJobQueue, AsyncRunner, AsyncVideoPoller | VideoPoller, AsyncNotifier | Notifier]
+):
     """A queue in memory with a worker over it: a job's whole life in milliseconds. For asyncio.
 
     The same as `Sandbox`, used with ``async with`` and ``await sandbox.run_until_settled()``. It may be
@@ -175,31 +191,8 @@ class AsyncSandbox(_World):
         ConfigurationError: On ``async with``: another sandbox or `MovableClock` is in use.
     """
 
-    def __init__(
-        self,
-        *,
-        poller: AsyncVideoPoller | VideoPoller | None = None,
-        notifier: AsyncNotifier | Notifier | None = None,
-        strategy: PollingStrategy | None = None,
-        lease: LeasePolicy | None = None,
-        delivery: DeliveryPolicy | None = None,
-        texts: Texts | None = None,
-        hooks: Iterable[Hook] = (),
-    ) -> None:
-        super().__init__()
-        hooks = tuple(hooks)
-        self.queue: AsyncRedisVideoJobQueue = async_memory_queue(self.server, delivery=delivery, hooks=hooks)
-        self.runner: AsyncRunner = AsyncRunner(
-            self.queue,
-            poller or self.poller,
-            notifier or self.notifier,
-            strategy=strategy,
-            lease=lease,
-            delivery=delivery,
-            texts=texts,
-            hooks=hooks,
-            clock=self.clock,
-        )
+    _new_queue = staticmethod(async_memory_queue)
+    _new_runner = AsyncRunner
 
     async def run_until_settled(self, *, within_s: float = 7200.0) -> None:
         """Run the worker on what is due and move the clock to what is due next, until every job has ended.
@@ -210,10 +203,7 @@ class AsyncSandbox(_World):
         Raises:
             AssertionError: Jobs are left after that time.
         """
-        self._moved_s = 0.0
-        claimed = (await self.runner.run_once()).claimed
-        while self._move(self.queue.keys, claimed, within_s):
-            claimed = (await self.runner.run_once()).claimed
+        await adrive(self._settle(self.runner.run_once, within_s), acall)
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as opened:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from videopoll.core.flow import acall, adrive, call, do, drive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+    from videopoll.core.flow import Flow
 
 __all__ = ["async_wait_until", "wait_until"]
 
@@ -28,14 +32,7 @@ def wait_until(predicate: Callable[[], T], *, timeout_s: float = 10.0, describe:
     Raises:
         AssertionError: It did not become true in time; the text has the description.
     """
-    deadline = time.monotonic() + timeout_s
-    pause_s = _FIRST_PAUSE_S
-    while not (value := predicate()):
-        if time.monotonic() >= deadline:
-            _give_up(predicate, value, timeout_s, describe)
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
-    return value
+    return drive(_until(time.sleep, predicate, timeout_s, describe), call)
 
 
 async def async_wait_until(predicate: Callable[[], T], *, timeout_s: float = 10.0, describe: str = "") -> T:
@@ -44,17 +41,19 @@ async def async_wait_until(predicate: Callable[[], T], *, timeout_s: float = 10.
     Raises:
         AssertionError: It did not become true in time; the text has the description.
     """
+    return await adrive(_until(asyncio.sleep, predicate, timeout_s, describe), acall)
+
+
+def _until(
+    sleep: Callable[[float], Awaitable[None] | None], predicate: Callable[[], T], timeout_s: float, describe: str
+) -> Flow[T]:
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
     while not (value := predicate()):
         if time.monotonic() >= deadline:
-            _give_up(predicate, value, timeout_s, describe)
-        await asyncio.sleep(pause_s)
+            what = describe or getattr(predicate, "__qualname__", "the condition")
+            msg = f"timed out after {timeout_s:g} s waiting for: {what} (last: {value!r})"
+            raise AssertionError(msg)
+        yield from do(sleep, pause_s)
         pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
     return value
-
-
-def _give_up(predicate: object, value: object, timeout_s: float, describe: str) -> NoReturn:
-    what = describe or getattr(predicate, "__qualname__", "the condition")
-    msg = f"timed out after {timeout_s:g} s waiting for: {what} (last: {value!r})"
-    raise AssertionError(msg)

@@ -14,17 +14,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import operator
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
 
 import attrs
+from typing_extensions import override
 
 from videopoll import events
 from videopoll._loops import WRITER
 from videopoll._reasons import WITHHELD, own, told_or_withheld, trace_of
 from videopoll.clock import FOREVER_S
+from videopoll.core.flow import acall, adrive, do, drive
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 from videopoll.jobs.outcome import DeadLetter
 from videopoll.jobs.transition import (
@@ -43,6 +46,9 @@ from videopoll.worker.host_parts import resume, was_cancelled
 from videopoll.worker.timing import Coalescer
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from videopoll.core.flow import Flow
     from videopoll.jobs.outcome import OutboxEntry
     from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
     from videopoll.worker.state import WorkerState
@@ -109,6 +115,8 @@ Attempt: TypeAlias = "Sequence[object] | BaseException"
 class _Pending(Generic[F]):
     """What waits to be written, when to write it, and for how long to try."""
 
+    _lock: contextlib.AbstractContextManager[object]
+
     def __init__(self, state: WorkerState) -> None:
         self._state = state
         self._coalescer = Coalescer()
@@ -143,19 +151,54 @@ class _Pending(Generic[F]):
         """Return the ids of the jobs of which something is yet to be written."""
         return [write.job_id for some in (self._writing, self._kept, self._pending) for write in list(some)]
 
-    def _add(self, transition: Transition, future: F | None) -> bool:
-        """Take something in; say whether it is to be written sooner than planned."""
-        self._pending.append(_Write(transition, future))
-        return self._coalescer.request(
-            self._state.clock.monotonic_s(), WRITES_APART_S if future is None else AWAITED_APART_S
-        )
+    def put(self, transition: Transition, *, wait: bool = True) -> F | None:
+        """Write a transition with the next round trip; with `wait`, return the future of its result. When nobody writes any more, it is lost."""
+        future = self._new_future() if wait else None
+        with self._lock:
+            write = _Write(transition, future)
+            if self.over:
+                self._tell(write, TransitionResult.LOST)
+                return future
+            self._pending.append(write)
+            apart_s = AWAITED_APART_S if wait else WRITES_APART_S
+            if self._coalescer.request(self._state.clock.monotonic_s(), apart_s):
+                self._changed()
+        return future
 
-    def _hurried(self) -> bool:
-        """Try at once what was refused; say whether there is such a thing."""
-        for write in list(self._kept):
-            write.again_s = -FOREVER_S
-        self._coalescer.suspend_until(-FOREVER_S)
-        return bool(self._kept)
+    def hurry(self) -> None:
+        """Try at once what was refused: Redis answers again."""
+        with self._lock:
+            for write in list(self._kept):
+                write.again_s = -FOREVER_S
+            self._coalescer.suspend_until(-FOREVER_S)
+            if self._kept:
+                self._changed()
+
+    def close(self) -> None:
+        """End `run` when all is written."""
+        with self._lock:
+            self._closing = True
+            self._changed()
+
+    # --- how threads and asyncio differ ---
+
+    def _new_future(self) -> F:
+        """Return what somebody can wait for."""
+        raise NotImplementedError
+
+    def _changed(self) -> None:
+        """Have `_next` look again; called under the lock."""
+        raise NotImplementedError
+
+    def _next(self) -> list[_Write[F]] | Awaitable[list[_Write[F]]]:
+        """Wait until something is to be written, and return it; nothing at the end."""
+        raise NotImplementedError
+
+    def _apply(self, transitions: list[Transition]) -> Attempt | Awaitable[Attempt]:
+        """Hand transitions to the queue, and return what came of it."""
+        raise NotImplementedError
+
+    # --- when ---
 
     @property
     def _empty(self) -> bool:
@@ -168,6 +211,13 @@ class _Pending(Generic[F]):
         if self._kept:
             at_s = min(at_s, max(self._coalescer.held_until_s, min(write.again_s for write in self._kept)))
         return None if at_s == FOREVER_S else max(0.0, at_s - now_s)
+
+    def _ready(self) -> list[_Write[F]] | None:
+        """Return what is to be written now: None if nothing is yet, nothing at the end."""
+        if self.over or (self._closing and self._empty):
+            self.over = True
+            return []
+        return self._take() if self._left_s() == 0 or (self._closing and self._pending and not self._kept) else None
 
     def _take(self) -> list[_Write[F]]:
         """Return what is to be written now, what was refused before first: what is written of one job keeps its order."""
@@ -197,14 +247,20 @@ class _Pending(Generic[F]):
         finally:
             self._writing = []
 
-    def _attempts(self, batch: list[_Write[F]]) -> Generator[list[Transition], Attempt, None]:
-        """Write a batch: yields what to hand to the queue, and is sent what came of it."""
+    def _write_all(self) -> Flow[None]:
+        """Write until it is closed."""
+        while batch := (yield from do(self._next)):
+            with self._safe():
+                yield from self._write(batch)
+
+    def _write(self, batch: list[_Write[F]]) -> Flow[None]:
         left: list[list[_Write[F]]] = [batch]
         refusals, asked_s, done = 0, 0.0, False
         while left:
             some = left.pop()
             asked_s = self._state.clock.monotonic_s()
-            found = yield [write.to_apply for write in some]
+            with self._state.loops.busy(WRITER):
+                found = cast("Attempt", (yield from do(self._apply, [write.to_apply for write in some])))
             if not isinstance(found, BaseException):
                 done = self._answer(some, found, asked_s) or done
             elif isinstance(found, QueueUnavailableError):
@@ -349,53 +405,30 @@ class TransitionWriter(_Pending["Future[TransitionResult]"]):
     """For threads: `put` may be called on any of them, `run` has one of its own."""
 
     def __init__(self, state: WorkerState, queue: VideoJobQueue) -> None:
-        self._changed = threading.Condition()
+        self._lock = self._condition = threading.Condition()
         self._queue = queue
         super().__init__(state)
 
-    def put(self, transition: Transition, *, wait: bool = True) -> Future[TransitionResult] | None:
-        """Write a transition with the next round trip; with `wait`, return the future of its result. When nobody writes any more, it is lost."""
-        future: Future[TransitionResult] | None = Future() if wait else None
-        with self._changed:
-            if self.over:
-                self._tell(_Write(transition, future), TransitionResult.LOST)
-            elif self._add(transition, future):
-                self._changed.notify_all()
-        return future
-
-    def hurry(self) -> None:
-        """Try at once what was refused: Redis answers again."""
-        with self._changed:
-            if self._hurried():
-                self._changed.notify_all()
-
-    def close(self) -> None:
-        """End `run` when all is written."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-
     def run(self) -> None:
         """Write until it is closed."""
-        while batch := self._next():
-            attempts = self._attempts(batch)
-            with self._safe(), contextlib.suppress(StopIteration):
-                transitions = next(attempts)
-                while True:
-                    with self._state.loops.busy(WRITER):
-                        found = self._apply(transitions)
-                    transitions = attempts.send(found)
+        drive(self._write_all(), operator.call)
 
+    @override
+    def _new_future(self) -> Future[TransitionResult]:
+        return Future()
+
+    @override
+    def _changed(self) -> None:
+        self._condition.notify_all()
+
+    @override
     def _next(self) -> list[_Write[Future[TransitionResult]]]:
-        with self._changed:
-            while not (self._closing and self._empty):
-                left_s = self._left_s()
-                if left_s == 0 or (self._closing and self._pending and not self._kept):
-                    return self._take()
-                self._changed.wait(left_s)
-            self.over = True
-            return []
+        with self._lock:
+            while (batch := self._ready()) is None:
+                self._condition.wait(self._left_s())
+            return batch
 
+    @override
     def _apply(self, transitions: list[Transition]) -> Attempt:
         try:
             return self._queue.apply(transitions)
@@ -407,58 +440,41 @@ class AsyncTransitionWriter(_Pending["asyncio.Future[TransitionResult]"]):
     """For asyncio; all of it on one event loop."""
 
     def __init__(self, state: WorkerState, queue: AsyncVideoJobQueue) -> None:
+        self._lock = contextlib.nullcontext()
         self._queue = queue
         super().__init__(state)
 
+    @override
     def open(self) -> None:
         """Begin afresh, maybe on another event loop."""
-        self._changed = asyncio.Event()
+        self._wake = asyncio.Event()
         super().open()
-
-    def put(self, transition: Transition, *, wait: bool = True) -> asyncio.Future[TransitionResult] | None:
-        """Write a transition with the next round trip; with `wait`, return the future of its result. When nobody writes any more, it is lost."""
-        future: asyncio.Future[TransitionResult] | None = asyncio.get_running_loop().create_future() if wait else None
-        if self.over:
-            self._tell(_Write(transition, future), TransitionResult.LOST)
-        elif self._add(transition, future):
-            self._changed.set()
-        return future
-
-    def hurry(self) -> None:
-        """Try at once what was refused: Redis answers again."""
-        if self._hurried():
-            self._changed.set()
-
-    def close(self) -> None:
-        """End `run` when all is written."""
-        self._closing = True
-        self._changed.set()
 
     async def run(self) -> None:
         """Write until it is closed."""
-        while batch := await self._next():
-            attempts = self._attempts(batch)
-            with self._safe(), contextlib.suppress(StopIteration):
-                transitions = next(attempts)
-                while True:
-                    with self._state.loops.busy(WRITER):
-                        found = await self._apply(transitions)
-                    transitions = attempts.send(found)
+        await adrive(self._write_all(), acall)
 
+    @override
+    def _new_future(self) -> asyncio.Future[TransitionResult]:
+        return asyncio.get_running_loop().create_future()
+
+    @override
+    def _changed(self) -> None:
+        self._wake.set()
+
+    @override
     async def _next(self) -> list[_Write[asyncio.Future[TransitionResult]]]:
         loop = asyncio.get_running_loop()
-        while not (self.over or (self._closing and self._empty)):
+        while (batch := self._ready()) is None:
             left_s = self._left_s()
-            if left_s == 0 or (self._closing and self._pending and not self._kept):
-                return self._take()
-            self._changed.clear()
-            timer = None if left_s is None else loop.call_later(left_s, self._changed.set)
-            await self._changed.wait()
+            self._wake.clear()
+            timer = None if left_s is None else loop.call_later(left_s, self._wake.set)
+            await self._wake.wait()
             if timer is not None:
                 timer.cancel()
-        self.over = True
-        return []
+        return batch
 
+    @override
     async def _apply(self, transitions: list[Transition]) -> Attempt:
         try:
             return await self._queue.apply(transitions)
