@@ -30,6 +30,7 @@ __all__ = [
     "AsyncVideoPoller",
     "ClaimOptions",
     "Notifier",
+    "RecoverOptions",
     "RunnerHistory",
     "RunnerStatus",
     "VideoJobQueue",
@@ -140,17 +141,35 @@ class ClaimOptions(TypedDict):
     asked_ms: NotRequired[int | None]
 
 
-class VideoJobQueue(Protocol):
+class RecoverOptions(TypedDict):
+    """Which jobs count as lost, and how often somebody looks for them.
+
+    Args:
+        idle_s: A job counts as lost after this many seconds without a poll.
+        initial_delay_s: Seconds from a job's start to its first poll; 5 by default.
+        exclusive: Whether only one worker may do this in `every_s` seconds; False by default.
+        every_s: See `exclusive`; 30 by default.
+    """
+
+    idle_s: float
+    initial_delay_s: NotRequired[float]
+    exclusive: NotRequired[bool]
+    every_s: NotRequired[float]
+
+
+class _KeepsRecords(Protocol):
+    @property
+    def ttls(self) -> KeyTtls:
+        """How long records are kept."""
+        ...
+
+
+class VideoJobQueue(_KeepsRecords, Protocol):
     """Stores jobs and their outcomes until they are settled.
 
     Producers use `enqueue` and `get`; the other methods are for runners. Every write
     after a claim compares the claim's token: a worker that lost its lease changes nothing.
     """
-
-    @property
-    def ttls(self) -> KeyTtls:
-        """How long records are kept."""
-        ...
 
     def enqueue(
         self, job_id: str, *, conversation_id: str, metadata: Mapping[str, JsonValue] | None = None
@@ -194,17 +213,8 @@ class VideoJobQueue(Protocol):
         """Allow `wait_for_work` to block again after an `interrupt`."""
         ...
 
-    def recover(
-        self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
-    ) -> int:
-        """Enqueue jobs again that have a record and are in no queue. Returns their number.
-
-        Args:
-            idle_s: A job counts as lost after this many seconds without a poll.
-            initial_delay_s: Seconds from a job's start to its first poll.
-            exclusive: Whether only one worker may do this in `every_s` seconds.
-            every_s: See `exclusive`.
-        """
+    def recover(self, **wanted: Unpack[RecoverOptions]) -> int:
+        """Enqueue jobs again that have a record and are in no queue. Returns their number."""
         ...
 
     def close(self) -> None:
@@ -212,13 +222,8 @@ class VideoJobQueue(Protocol):
         ...
 
 
-class AsyncVideoJobQueue(Protocol):
+class AsyncVideoJobQueue(_KeepsRecords, Protocol):
     """The asyncio side of `VideoJobQueue`."""
-
-    @property
-    def ttls(self) -> KeyTtls:
-        """How long records are kept."""
-        ...
 
     async def enqueue(
         self, job_id: str, *, conversation_id: str, metadata: Mapping[str, JsonValue] | None = None
@@ -246,17 +251,8 @@ class AsyncVideoJobQueue(Protocol):
         """Wait until the queue has an id, for at most `timeout_s` seconds. May be cancelled."""
         ...
 
-    async def recover(
-        self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
-    ) -> int:
-        """Enqueue jobs again that have a record and are in no queue. Returns their number.
-
-        Args:
-            idle_s: A job counts as lost after this many seconds without a poll.
-            initial_delay_s: Seconds from a job's start to its first poll.
-            exclusive: Whether only one worker may do this in `every_s` seconds.
-            every_s: See `exclusive`.
-        """
+    async def recover(self, **wanted: Unpack[RecoverOptions]) -> int:
+        """Enqueue jobs again that have a record and are in no queue. Returns their number."""
         ...
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from videopoll.queue.history import TIMEOUT_S as HISTORY_TIMEOUT_S
 from videopoll.queue.history import RedisHistory
 from videopoll.queue.operations import Operations
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
+from videopoll.queue.tool_calls import ToolCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from videopoll.core.flow import Flow
     from videopoll.events import Hook
     from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls
 
@@ -41,6 +43,9 @@ class BaseQueue(OfProcess, Generic[ClientT, SeatsT]):
 
     _new_seats: Callable[[ClientT], SeatsT]
     """Returns the places of the waits, which listen on a connection of this client."""
+
+    _carry_out: Callable[[Flow[object]], object]
+    """Carries out a flow over this twin's clients: the result, or what is to be awaited for it."""
 
     def __init__(
         self,
@@ -152,6 +157,11 @@ class BaseQueue(OfProcess, Generic[ClientT, SeatsT]):
     def ttls(self) -> KeyTtls:
         """How long the keys live."""
         return self._operations.ttls
+
+    @property
+    def tool_calls(self) -> ToolCalls:
+        """The answers of an agent's calls, by which `VideoGeneratorTool` starts nothing twice."""
+        return ToolCalls(self._operations, self._carry_out)
 
     def __repr__(self) -> str:
         # Never the URL: it may hold a password.

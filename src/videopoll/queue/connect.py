@@ -14,7 +14,7 @@ import re
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import redis
 import redis.asyncio
@@ -58,6 +58,8 @@ __all__ = [
 ]
 
 PoolT = TypeVar("PoolT")
+ConnectionT = TypeVar("ConnectionT")
+GateT = TypeVar("GateT")
 
 REDIS_ERRORS: tuple[type[redis_errors.RedisError], type[OSError]] = (redis_errors.RedisError, OSError)
 """What a client of Redis raises."""
@@ -87,6 +89,24 @@ A burst behind a server that stands still would wait for a time limit after the 
 # --- clients of a URL ---
 
 
+class _Uses(Generic[ConnectionT, GateT]):
+    """The connections of a pool: when each was last used, and through which gate it came."""
+
+    def __init__(self) -> None:
+        self._released_s: weakref.WeakKeyDictionary[ConnectionT, float] = weakref.WeakKeyDictionary()
+        self._gates: weakref.WeakKeyDictionary[ConnectionT, GateT] = weakref.WeakKeyDictionary()
+
+    def begin(self, connection: ConnectionT, gate: GateT) -> bool:
+        """Note that a connection is used; return whether it has rested for so long that it is to be opened anew."""
+        self._gates[connection] = gate
+        return time.monotonic() - self._released_s.pop(connection, float("inf")) > RESTED_S
+
+    def end(self, connection: ConnectionT) -> GateT | None:
+        """Note that a connection is used no more; return the gate that it came through, and goes back to."""
+        self._released_s[connection] = time.monotonic()
+        return self._gates.pop(connection, None)
+
+
 class FreshPool(OfProcess, redis.ConnectionPool):
     """A pool whose connections are waited for, and opened anew, by name, before they are used after a long rest.
 
@@ -95,9 +115,7 @@ class FreshPool(OfProcess, redis.ConnectionPool):
     """
 
     def __init__(self, *args: object, **options: object) -> None:
-        self._released_s: weakref.WeakKeyDictionary[ConnectionInterface, float] = weakref.WeakKeyDictionary()
-        # A connection goes back to the gate that it came through.
-        self._gates: weakref.WeakKeyDictionary[ConnectionInterface, threading.Semaphore] = weakref.WeakKeyDictionary()
+        self._uses = _Uses["ConnectionInterface", threading.Semaphore]()
         cast("Callable[..., None]", super().__init__)(*args, **options)
         self._begin_in_child()
         self._begin_in_process()
@@ -122,8 +140,7 @@ class FreshPool(OfProcess, redis.ConnectionPool):
         except BaseException:
             gate.release()
             raise
-        self._gates[connection] = gate
-        if time.monotonic() - self._released_s.pop(connection, float("inf")) > RESTED_S:
+        if self._uses.begin(connection, gate):
             try:
                 cast("Callable[[], None]", connection.disconnect)()
                 cast("Callable[[], None]", connection.connect)()
@@ -134,8 +151,7 @@ class FreshPool(OfProcess, redis.ConnectionPool):
 
     def release(self, connection: ConnectionInterface) -> None:
         """Take a connection back, and note when it was."""
-        self._released_s[connection] = time.monotonic()
-        gate = self._gates.pop(connection, None)
+        gate = self._uses.end(connection)
         try:
             super().release(cast("redis.Connection", connection))
         finally:
@@ -147,8 +163,7 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
     """The asyncio side of `FreshPool`, for one event loop."""
 
     def __init__(self, *args: object, **options: object) -> None:
-        self._released_s: weakref.WeakKeyDictionary[AsyncConnection, float] = weakref.WeakKeyDictionary()
-        self._gates: weakref.WeakKeyDictionary[AsyncConnection, asyncio.Semaphore] = weakref.WeakKeyDictionary()
+        self._uses = _Uses["AsyncConnection", asyncio.Semaphore]()
         cast("Callable[..., None]", super().__init__)(*args, **options)
         self._gate = asyncio.Semaphore(self.max_connections)
         if OPENS_IN_TURN:
@@ -168,8 +183,7 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
         except BaseException:
             gate.release()
             raise
-        self._gates[connection] = gate
-        if time.monotonic() - self._released_s.pop(connection, float("inf")) > RESTED_S:
+        if self._uses.begin(connection, gate):
             try:
                 await connection.disconnect()
                 await cast("Callable[[], Awaitable[None]]", connection.connect)()
@@ -180,8 +194,7 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
 
     async def release(self, connection: AsyncConnection) -> None:
         """Take a connection back, and note when it was."""
-        self._released_s[connection] = time.monotonic()
-        gate = self._gates.pop(connection, None)
+        gate = self._uses.end(connection)
         try:
             await super().release(connection)
         finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from videopoll import events
 from videopoll._reasons import own
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.transition import ClaimBatch, Transition
     from videopoll.jobs.views import HistoryEntry, JobPage, JobView, QueueCounts, WorkerInfo
     from videopoll.policies import LeasePolicy
-    from videopoll.protocols import ClaimOptions
+    from videopoll.protocols import ClaimOptions, RecoverOptions
     from videopoll.queue.listing import JobFilter
     from videopoll.queue.schema import Keys
 
@@ -169,15 +169,26 @@ class Operations:
             held += yield from evaluate(self.client, calls.renew(self.keys, some, lease, self.ttls))
         return held
 
-    def recover(self, *, idle_s: float, initial_delay_s: float, exclusive: bool, every_s: float) -> Flow[int]:
+    def wait_for_work(self, client: redis.Redis, timeout_s: float) -> Flow[bool]:
+        """Block on a connection of this client until an id stands in the list; return whether one may."""
+        execute = cast("Callable[..., object]", client.execute_command)
+        try:
+            return (yield from do(execute, *calls.doorbell(self.keys, timeout_s))) is not None
+        except REDIS_ERRORS as error:
+            yield from let_go_if_moved(client, error)
+            raise_queue_error(error, "waiting for work")
+
+    def recover(self, **wanted: Unpack[RecoverOptions]) -> Flow[int]:
         """Take up jobs that have a record and are nowhere else."""
         try:
-            return (yield from self._recover(idle_s, initial_delay_s, exclusive, every_s))
+            return (yield from self._recover(**wanted))
         except REDIS_ERRORS as error:
             yield from let_go_if_moved(self.client, error)
             raise_queue_error(error, "looking for lost jobs")
 
-    def _recover(self, idle_s: float, initial_delay_s: float, exclusive: bool, every_s: float) -> Flow[int]:  # noqa: FBT001 - from `recover`
+    def _recover(
+        self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
+    ) -> Flow[int]:
         client, keys = self.client, self.keys
         recovered, cursor, start = 0, 0, keys.job("")
         began_s = time.monotonic()

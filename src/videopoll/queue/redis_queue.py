@@ -17,23 +17,15 @@ import redis.asyncio
 
 from videopoll._shield import to_the_end
 from videopoll.policies import ENDING_S
-from videopoll.queue import calls
 from videopoll.queue.base import BaseQueue
-from videopoll.queue.connect import (
-    REDIS_ERRORS,
-    async_client_of,
-    client_of,
-    raise_if_of_other_loop,
-    raise_queue_error,
-)
+from videopoll.queue.connect import async_client_of, client_of
 from videopoll.queue.dead_letters import AsyncDeadLetters, DeadLetters
 from videopoll.queue.listing import JobFilter
-from videopoll.queue.scripts import arun, let_go_if_moved, run
-from videopoll.queue.tool_calls import AsyncToolCalls, ToolCalls
+from videopoll.queue.scripts import arun, run
 from videopoll.queue.waits import AsyncSeats, Seats
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Self, Unpack
 
     from videopoll.jobs.codec import JsonValue
@@ -51,7 +43,7 @@ if TYPE_CHECKING:
         WorkerInfo,
     )
     from videopoll.policies import LeasePolicy
-    from videopoll.protocols import ClaimOptions
+    from videopoll.protocols import ClaimOptions, RecoverOptions
     from videopoll.queue.operations import NewJob
 
 __all__ = ["AsyncRedisVideoJobQueue", "RedisVideoJobQueue"]
@@ -84,6 +76,7 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
     _client_type = redis.Redis
     _new_client = staticmethod(client_of)
     _new_seats = Seats
+    _carry_out = staticmethod(run)
 
     def __enter__(self) -> Self:
         return self
@@ -196,15 +189,11 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
         if self._blocking is None:
             return not self._interrupted.wait(min(timeout_s, 1.0))
         try:
-            block = cast("Callable[..., object]", self._blocking.execute_command)
-            return block(*calls.doorbell(self.keys, timeout_s)) is not None
-        except Exception as error:
+            return run(self._operations.wait_for_work(self._blocking, timeout_s))
+        except Exception:
             if self._interrupted.is_set():
                 # Its connection was closed while it was being read: the client has no one error for that.
                 return False
-            if isinstance(error, REDIS_ERRORS):
-                run(let_go_if_moved(self._blocking, error))
-                raise_queue_error(error, "waiting for work")
             raise
 
     def interrupt(self) -> None:
@@ -217,19 +206,14 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
         """Allow `wait_for_work` to block again after an `interrupt`."""
         self._interrupted.clear()
 
-    def recover(
-        self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
-    ) -> int:
+    def recover(self, **wanted: Unpack[RecoverOptions]) -> int:
         """Take up jobs that have a record and are in no list, schedule, flight or outbox.
 
         A job under the lock of a worker of another kind is looked at again when that lock ends.
 
         Args:
-            idle_s: Seconds that nobody must have polled them for.
-            initial_delay_s: Seconds from a job's start to its first poll.
-            exclusive: Whether to leave it to another worker that has begun this a short while ago.
-            every_s: How long that while is, in seconds; longer where there are so many
-                keys that this takes more than a fiftieth of it.
+            **wanted: Which jobs, and how often; see `videopoll.protocols.RecoverOptions`. Where there are so many
+                keys that this takes more than a fiftieth of `every_s`, nobody begins it for longer than that.
 
         Returns:
             How many were taken up.
@@ -237,11 +221,7 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
         Raises:
             QueueError: Redis is away or says no (an ACL may forbid ``SCAN``).
         """
-        return run(
-            self._operations.recover(
-                idle_s=idle_s, initial_delay_s=initial_delay_s, exclusive=exclusive, every_s=every_s
-            )
-        )
+        return run(self._operations.recover(**wanted))
 
     # --- for operators ---
 
@@ -359,11 +339,6 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
         """What could not be processed or delivered."""
         return DeadLetters(self._operations)
 
-    @property
-    def tool_calls(self) -> ToolCalls:
-        """The answers of an agent's calls, by which `VideoGeneratorTool` starts nothing twice."""
-        return ToolCalls(self._operations)
-
 
 class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, AsyncSeats]):
     """The asyncio side of `RedisVideoJobQueue`: the same methods, to be awaited.
@@ -393,6 +368,7 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, AsyncSeats]):
     _client_type = redis.asyncio.Redis
     _new_client = staticmethod(async_client_of)
     _new_seats = AsyncSeats
+    _carry_out = staticmethod(arun)
 
     async def __aenter__(self) -> Self:
         return self
@@ -460,25 +436,11 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, AsyncSeats]):
         if self._blocking is None:
             await asyncio.sleep(min(timeout_s, 1.0))
             return True
-        try:
-            block = cast("Callable[..., Awaitable[object]]", self._blocking.execute_command)
-            return await block(*calls.doorbell(self.keys, timeout_s)) is not None
-        except REDIS_ERRORS as error:
-            await arun(let_go_if_moved(cast("redis.Redis", self._blocking), error))
-            raise_queue_error(error, "waiting for work")
-        except RuntimeError as error:
-            raise_if_of_other_loop(error)
-            raise
+        return await arun(self._operations.wait_for_work(cast("redis.Redis", self._blocking), timeout_s))
 
-    async def recover(
-        self, *, idle_s: float, initial_delay_s: float = 5.0, exclusive: bool = False, every_s: float = 30.0
-    ) -> int:
+    async def recover(self, **wanted: Unpack[RecoverOptions]) -> int:
         """Take up jobs that have a record and are nowhere else; see `RedisVideoJobQueue.recover`."""
-        return await arun(
-            self._operations.recover(
-                idle_s=idle_s, initial_delay_s=initial_delay_s, exclusive=exclusive, every_s=every_s
-            )
-        )
+        return await arun(self._operations.recover(**wanted))
 
     # --- for operators ---
 
@@ -524,8 +486,3 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, AsyncSeats]):
     def dead_letters(self) -> AsyncDeadLetters:
         """What could not be processed or delivered."""
         return AsyncDeadLetters(self._operations)
-
-    @property
-    def tool_calls(self) -> AsyncToolCalls:
-        """The answers of an agent's calls; see `RedisVideoJobQueue.tool_calls`."""
-        return AsyncToolCalls(self._operations)

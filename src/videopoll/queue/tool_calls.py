@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Protocol, cast
+import functools
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from videopoll.core.flow import do
 from videopoll.jobs.codec import Poison, dump, load_object
-from videopoll.queue.scripts import arun, run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypeAlias
 
     from videopoll.core.flow import Flow
@@ -18,54 +18,22 @@ if TYPE_CHECKING:
 
     Answer: TypeAlias = dict[str, JsonValue]
 
-__all__ = ["AsyncToolCalls", "CallStore", "ToolCalls", "read_kept", "store_of"]
+__all__ = ["ToolCalls", "store_of"]
+
+T = TypeVar("T")
 
 
-class CallStore(Protocol):
-    """Keeps answers by call. An exception means that Redis cannot be asked."""
+class ToolCalls:
+    """Keeps answers by call; from a queue's `tool_calls`. An exception means that Redis cannot be asked.
 
-    @property
-    def kept_s(self) -> int:
-        """How long an answer is kept, in seconds."""
-        ...
+    Args:
+        queue: Where they are kept.
+        carry_out: Carries out a flow over the client of this queue, sync or async.
+    """
 
-    def key(self, name: str) -> str:
-        """Return where the call of this name is noted."""
-        ...
-
-    def claim(self, key: str, ttl_s: float) -> bool | Awaitable[bool]:
-        """Note that the call is being carried out; False if that was noted before."""
-        ...
-
-    def look(self, key: str) -> bytes | Awaitable[bytes | None] | None:
-        """Return what is noted; see `read_kept`."""
-        ...
-
-    def keep(self, key: str, answer: Answer, ttl_s: float) -> object:
-        """Note the answer."""
-        ...
-
-    def release(self, key: str) -> object:
-        """Forget a call that was not carried out."""
-        ...
-
-
-def read_kept(raw: bytes | None) -> Answer | None:
-    """Return the answer that was kept; None while there is none."""
-    fields = load_object(raw) if raw is not None else Poison("gone")
-    answer = None if isinstance(fields, Poison) else fields.get("answer")
-    return answer if isinstance(answer, dict) else None
-
-
-def _ms(ttl_s: float) -> int:
-    return max(1, round(ttl_s * 1000))
-
-
-class _Calls:
-    """The answers of one queue's calls, each thing once."""
-
-    def __init__(self, queue: Operations) -> None:
+    def __init__(self, queue: Operations, carry_out: Callable[[Flow[object]], object]) -> None:
         self._queue = queue
+        self._carry_out = carry_out
 
     @property
     def kept_s(self) -> int:
@@ -76,58 +44,41 @@ class _Calls:
         """Return where the call of this name is noted."""
         return self._queue.keys.tool_call(name)
 
+    def claim(self, key: str, ttl_s: float) -> Flow[bool]:
+        """Note that the call is being carried out; False if that was noted before."""
+        return self._do(self._set(key, None, ttl_s, new=True))
+
+    def look(self, key: str) -> Flow[Answer | None]:
+        """Return the answer that was kept; None while there is none."""
+        return self._do(self._get(key))
+
+    def keep(self, key: str, answer: Answer, ttl_s: float) -> Flow[bool]:
+        """Note the answer."""
+        return self._do(self._set(key, answer, ttl_s, new=False))
+
+    def release(self, key: str) -> Flow[bool]:
+        """Forget a call that was not carried out."""
+        return self._do(self._delete(key))
+
+    def _do(self, flow: Flow[T]) -> Flow[T]:
+        return cast("T", (yield functools.partial(self._carry_out, flow)))
+
     def _set(self, key: str, answer: Answer | None, ttl_s: float, *, new: bool) -> Flow[bool]:
-        done = yield from do(self._queue.front.set, key, dump({"answer": answer}), nx=new, px=_ms(ttl_s))
+        ttl_ms = max(1, round(ttl_s * 1000))
+        done = yield from do(self._queue.front.set, key, dump({"answer": answer}), nx=new, px=ttl_ms)
         return bool(done)
 
-    def _get(self, key: str) -> Flow[bytes | None]:
-        return cast("bytes | None", (yield from do(self._queue.front.get, key)))
+    def _get(self, key: str) -> Flow[Answer | None]:
+        kept = cast("bytes | None", (yield from do(self._queue.front.get, key)))
+        fields = load_object(kept) if kept is not None else Poison("gone")
+        answer = None if isinstance(fields, Poison) else fields.get("answer")
+        return answer if isinstance(answer, dict) else None
 
     def _delete(self, key: str) -> Flow[bool]:
         return bool((yield from do(self._queue.front.delete, key)))
 
 
-class ToolCalls(_Calls):
-    """The answers of calls, from `RedisVideoJobQueue.tool_calls`."""
-
-    def claim(self, key: str, ttl_s: float) -> bool:
-        """Note that the call is being carried out; False if that was noted before."""
-        return run(self._set(key, None, ttl_s, new=True))
-
-    def look(self, key: str) -> bytes | None:
-        """Return what is noted; see `read_kept`."""
-        return run(self._get(key))
-
-    def keep(self, key: str, answer: Answer, ttl_s: float) -> bool:
-        """Note the answer."""
-        return run(self._set(key, answer, ttl_s, new=False))
-
-    def release(self, key: str) -> bool:
-        """Forget a call that was not carried out."""
-        return run(self._delete(key))
-
-
-class AsyncToolCalls(_Calls):
-    """The asyncio side of `ToolCalls`: the same methods, to be awaited."""
-
-    async def claim(self, key: str, ttl_s: float) -> bool:
-        """Note that the call is being carried out; see `ToolCalls.claim`."""
-        return await arun(self._set(key, None, ttl_s, new=True))
-
-    async def look(self, key: str) -> bytes | None:
-        """Return what is noted; see `read_kept`."""
-        return await arun(self._get(key))
-
-    async def keep(self, key: str, answer: Answer, ttl_s: float) -> bool:
-        """Note the answer."""
-        return await arun(self._set(key, answer, ttl_s, new=False))
-
-    async def release(self, key: str) -> bool:
-        """Forget a call that was not carried out."""
-        return await arun(self._delete(key))
-
-
-def store_of(queue: object) -> CallStore | None:
+def store_of(queue: object) -> ToolCalls | None:
     """Return the store beside a queue; None for a queue of the host, which may not be on Redis."""
     store = getattr(queue, "tool_calls", None)
-    return store if isinstance(store, ToolCalls | AsyncToolCalls) else None
+    return store if isinstance(store, ToolCalls) else None

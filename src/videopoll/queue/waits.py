@@ -35,12 +35,6 @@ if TYPE_CHECKING:
 
     from videopoll.core.flow import Flow
 
-    class Bell(Protocol):
-        """What is used of an event of threads, or of asyncio."""
-
-        def set(self) -> None:
-            """Ring."""
-
     class Subscription(Protocol):
         """What is used of a client's ``pubsub()``, sync or async."""
 
@@ -173,6 +167,7 @@ class Waits:
 
 
 ListenerT = TypeVar("ListenerT", bound=Waits)
+BellT = TypeVar("BellT", threading.Event, asyncio.Event)
 
 
 class _Silence:
@@ -201,30 +196,32 @@ class _Silence:
         return ask
 
 
-class _Place(Generic[ListenerT]):
+class _Place(Generic[ListenerT, BellT]):
     """A place of a wait that is taken when it is first needed: the outcome may be there at the first look.
 
     Args:
         listener: Who listens.
         channel: What for.
-        bell: Rings when it is time to look at the keys.
     """
 
-    def __init__(self, listener: ListenerT, channel: str, bell: Bell) -> None:
+    _new_bell: Callable[[], BellT]
+    """Returns what rings when it is time to look at the keys."""
+
+    def __init__(self, listener: ListenerT, channel: str) -> None:
         self._listener = listener
         self._channel = channel
-        self._ring = bell.set
+        self._bell: BellT = self._new_bell()
         self._taken = False
 
     def _take(self) -> None:
         if not self._taken:
-            self._listener.join(self._channel, self._ring)
+            self._listener.join(self._channel, self._bell.set)
             self._taken = True
             self._listener.start()
 
     def _leave(self) -> None:
         if self._taken:
-            self._listener.leave(self._channel, self._ring)
+            self._listener.leave(self._channel, self._bell.set)
 
 
 def _tell(error: Exception) -> None:
@@ -261,12 +258,10 @@ class Seats(OfProcess):
         listener.close()
 
 
-class _Seat(_Place["_Listener"]):
+class _Seat(_Place["_Listener", threading.Event]):
     """A place for a wait in a thread."""
 
-    def __init__(self, listener: _Listener, channel: str) -> None:
-        self._bell = threading.Event()
-        super().__init__(listener, channel, self._bell)
+    _new_bell = threading.Event
 
     def __enter__(self) -> Self:
         return self
@@ -351,13 +346,14 @@ class AsyncSeats:
             await listener.close()
 
 
-class _AsyncSeat(_Place["_AsyncListener"]):
+class _AsyncSeat(_Place["_AsyncListener", asyncio.Event]):
     """The asyncio side of `_Seat`."""
 
+    _new_bell = asyncio.Event
+
     def __init__(self, listener: _AsyncListener, channel: str) -> None:
-        self._bell = asyncio.Event()
+        super().__init__(listener, channel)
         self._cancelled = _cancellations()
-        super().__init__(listener, channel, self._bell)
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from videopoll.core.flow import acall, adrive, call, do, drive
@@ -90,6 +89,10 @@ class _World(Generic[QueueT, RunnerT, PollerT, NotifierT]):
         """
         return assert_delivered_once(self.notifier, job_id, outcome=outcome)
 
+    def _open(self, opened: contextlib.ExitStack | contextlib.AsyncExitStack) -> None:
+        opened.enter_context(self.clock)
+        opened.callback(self._client.close)
+
     def _settle(self, run_once: Callable[[], RunSummary | Awaitable[RunSummary]], within_s: float) -> Flow[None]:
         self._moved_s = 0.0
         summary = yield from do(run_once)
@@ -165,16 +168,13 @@ class Sandbox(_World[RedisVideoJobQueue, Runner, VideoPoller, Notifier]):
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as opened:
-            opened.enter_context(self.clock)
-            opened.callback(self._client.close)
+            self._open(opened)
             opened.enter_context(self.queue)
             opened.enter_context(self.runner)
             self._opened = opened.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._opened.close()
 
 
@@ -207,14 +207,11 @@ class AsyncSandbox(
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as opened:
-            opened.enter_context(self.clock)
-            opened.callback(self._client.close)
+            self._open(opened)
             await opened.enter_async_context(self.queue)
             await opened.enter_async_context(self.runner)
             self._opened = opened.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._opened.aclose()

@@ -30,7 +30,7 @@ from videopoll.jobs.job import PROMPT_CHARS, check_id, check_metadata
 from videopoll.jobs.urls import check_url
 from videopoll.messages import AcknowledgementMessage, Delivered
 from videopoll.observe.log import shown
-from videopoll.queue.tool_calls import CallStore, read_kept, store_of
+from videopoll.queue.tool_calls import ToolCalls, store_of
 from videopoll.tool.answers import IN_PROGRESS, Answer, error_answer, finished_answer, started_answer
 from videopoll.tool.arguments import DESCRIPTION, PROPERTIES, TOOL_NAME, ToolArguments, read_arguments
 from videopoll.tool.uninterrupted import InterruptedStepError, adrive_to_end, call_in_thread, drive_to_end
@@ -461,10 +461,10 @@ class VideoGeneratorTool:
                 return known
         return None
 
-    def _known(self, calls: CallStore, parts: _Parts, call: _Call, claim: _Claim) -> Flow[Answer | None]:
+    def _known(self, calls: ToolCalls, parts: _Parts, call: _Call, claim: _Claim) -> Flow[Answer | None]:
         call.claims.append(claim)
         try:
-            claim.ours = yield from do(calls.claim, claim.key, claim.ttl_s)
+            claim.ours = yield from calls.claim(claim.key, claim.ttl_s)
         except Exception as error:  # noqa: BLE001 - the client may raise anything while Redis is away
             log.warning("🎬 Redis cannot tell whether this call was made before; it is carried out: %s", _shown(error))
             return None
@@ -473,7 +473,7 @@ class VideoGeneratorTool:
         call.claims.remove(claim)
         try:
             for _ in range(round(CALL_WAIT_S / CALL_LOOK_EVERY_S)):
-                answer = read_kept((yield from do(calls.look, claim.key)))
+                answer = yield from calls.look(claim.key)
                 if answer is not None:
                     log.info("🎬 The call was made before: the first answer is given again")
                     return answer
@@ -489,7 +489,7 @@ class VideoGeneratorTool:
         try:
             for claim in call.claims:
                 ttl_s = min(claim.ttl_s, NOTHING_STARTED_KEPT_S) if surely_nothing else claim.ttl_s
-                yield from do(cast("CallStore", self._calls).keep, claim.key, answer, ttl_s)
+                yield from cast("ToolCalls", self._calls).keep(claim.key, answer, ttl_s)
         except Exception as error:  # noqa: BLE001 - the client may raise anything while Redis is away
             log.warning("🎬 Redis cannot keep the answer to this call: %s", _shown(error))
 
@@ -498,7 +498,7 @@ class VideoGeneratorTool:
         try:
             for claim in call.claims:
                 if claim.ours:
-                    yield from do(cast("CallStore", self._calls).release, claim.key)
+                    yield from cast("ToolCalls", self._calls).release(claim.key)
         except Exception as error:  # noqa: BLE001 - the client may raise anything while Redis is away
             log.warning("🎬 Redis cannot forget a call that came to nothing: %s", _shown(error))
 
