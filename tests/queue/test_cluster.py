@@ -10,7 +10,9 @@ import redis
 
 from kit import until
 from kit.bench import Bench
+from videopoll.cli.commands.doctor import Mark, check_redis
 from videopoll.errors import QueueRefusedError, QueueUnavailableError
+from videopoll.queue.schema import Keys
 from videopoll.testing import unused_port
 from videopoll.testing.embedded import _require_binary
 
@@ -86,3 +88,36 @@ def test_a_slot_of_another_node_is_told(on_node):
             on_node.enqueue()
     finally:
         on_node.db.execute_command("CLUSTER", "ADDSLOTS", slot)
+
+
+def test_doctor_tells_of_a_prefix_without_a_hash_tag(node):
+    """Else only the refusals say it, of calls that an operator may not see."""
+    findings = {one.check: one for one in check_redis(node, "video", clock=False)}
+
+    assert findings["cluster"].mark is Mark.WRONG
+    assert "--prefix '{video}'" in findings["cluster"].fix
+
+
+@pytest.mark.parametrize("prefix", ["{video}", "shop:{video}", "{a}{b}"])
+def test_doctor_is_content_with_a_hash_tag(node, prefix):
+    marks = {one.check: one.mark for one in check_redis(node, prefix, clock=False)}
+
+    assert marks["cluster"] is Mark.OK
+    assert "queue" not in marks, "the scripts are refused"
+
+
+@pytest.mark.parametrize("prefix", ["video", "{}", "{}{video}", "}video{", "{video"])
+def test_what_looks_like_a_hash_tag_is_none(node, prefix):
+    """The slot of a key goes by what stands in the first braces, if that is anything."""
+    keys = Keys(prefix)
+    with redis.Redis.from_url(node) as client:
+        slots = {
+            client.execute_command("CLUSTER", "KEYSLOT", key) for key in (keys.queue, keys.schedule, keys.job("a"))
+        }
+
+    assert len(slots) > 1
+    assert not keys.in_one_slot
+
+
+def test_doctor_says_nothing_of_clusters_elsewhere(redis_url, prefix):
+    assert "cluster" not in {one.check for one in check_redis(redis_url, prefix, clock=False)}

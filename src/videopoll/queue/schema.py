@@ -14,6 +14,8 @@ all keys in one slot of a Redis Cluster.
 
 from __future__ import annotations
 
+import re
+
 import attrs
 
 from videopoll.errors import ConfigurationError
@@ -163,6 +165,10 @@ WORDS = frozenset(record.pattern.split(":")[1] for record in KEYS)
 ``video:job`` would keep its job 7 where ``video`` keeps one called ``job:7``."""
 
 
+_HASH_TAG = re.compile(r"[^{]*\{[^}]+\}")
+"""What stands in the first braces, if that is anything: the slot of a key goes by it alone."""
+
+
 class Keys:
     """Builds the keys of one prefix.
 
@@ -229,6 +235,11 @@ class Keys:
     def fixed(self) -> tuple[str, ...]:
         """The keys that every script gets first, in this order."""
         return (self.queue, self.schedule, self.inflight, self.leases, self.faults, self.deliveries)
+
+    @property
+    def in_one_slot(self) -> bool:
+        """Whether the prefix has a hash tag, which keeps all keys in one slot of a Redis Cluster."""
+        return _HASH_TAG.match(self.prefix) is not None
 
     def job(self, job_id: str) -> str:
         """The job's record."""

@@ -149,6 +149,7 @@ def check_redis(redis_url: str, prefix: str, *, clock: bool = True) -> list[Find
         findings: list[Finding] = []
         checks: list[tuple[str, Callable[[redis.Redis], list[Finding]]]] = [
             ("Redis server", _check_server),
+            ("cluster", lambda one: _check_cluster(one, queue.keys)),
             ("memory", _check_memory),
             ("persistence", _check_persistence),
             ("keys", lambda one: _check_types(one, queue.keys)),
@@ -181,6 +182,19 @@ def _check_server(client: redis.Redis) -> list[Finding]:
         fix = "point --redis-url at the primary: a replica takes no writes"
         found.append(Finding("role", Mark.WRONG, "it is a replica", fix))
     return found
+
+
+def _check_cluster(client: redis.Redis, keys: Keys) -> list[Finding]:
+    """Look whether a node of a Redis Cluster can have all keys of the prefix."""
+    if not _number(_info(client, "cluster").get("cluster_enabled")):
+        return []
+    if keys.in_one_slot:
+        return [Finding("cluster", Mark.OK, "a node of a cluster; the prefix keeps all keys in one slot")]
+    fix = (
+        "make the prefix a hash tag, such as --prefix '{video}', for workers and producers: else every call is refused"
+    )
+    found = f"a node of a cluster, and the prefix {keys.prefix} has no hash tag: its keys are in many slots"
+    return [Finding("cluster", Mark.WRONG, found, fix)]
 
 
 def _check_memory(client: redis.Redis) -> list[Finding]:
