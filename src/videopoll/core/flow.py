@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Awaitable, Callable, Generator
 from typing import ParamSpec, TypeAlias, TypeVar, cast
 
-__all__ = ["Call", "Flow", "acall", "adrive", "call", "do", "drive"]
+__all__ = ["Call", "Flow", "acall", "acall_unchecked", "adrive", "call", "call_unchecked", "do", "drive"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +62,13 @@ async def acall(effect: Call) -> object:
     """Carry out one call of a flow under asyncio, in the event loop's own thread."""
     value = effect()
     return await value if inspect.isawaitable(value) else value
+
+
+call_unchecked = cast("Callable[[Call], object]", operator.call)
+"""`call` where every call is known to be a sync one: nothing is looked at."""
+
+acall_unchecked = cast("Callable[[Call], Awaitable[object]]", operator.call)
+"""`acall` where every call is known to be an async one: what it returns is awaited at once."""
 
 
 def drive(flow: Generator[EffectT, AnswerT, T], carry_out: Callable[[EffectT], AnswerT]) -> T:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import operator
 from importlib import resources
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar, cast
 
@@ -20,7 +19,7 @@ import attrs
 from redis import exceptions as redis_errors
 
 from videopoll._reasons import own
-from videopoll.core.flow import adrive, do, drive
+from videopoll.core.flow import acall_unchecked, adrive, call_unchecked, do, drive
 from videopoll.errors import QueueUnavailableError
 from videopoll.queue.connect import REDIS_ERRORS, has_moved, is_broken, raise_if_of_other_loop, raise_queue_error
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from videopoll.core.flow import Call, Flow
+    from videopoll.core.flow import Flow
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,16 +88,13 @@ def run(flow: Flow[T]) -> T:
         QueueUnavailableError: Redis is away.
         QueueRefusedError: Redis says no.
     """
-    return drive(flow, operator.call)
-
-
-_BEGIN = cast("Callable[[Call], Awaitable[object]]", operator.call)
+    return drive(flow, call_unchecked)
 
 
 async def arun(flow: Flow[T]) -> T:
     """Carry out a flow over an asyncio client; the asyncio side of `run`."""
     try:
-        return await adrive(flow, _BEGIN)
+        return await adrive(flow, acall_unchecked)
     except RuntimeError as error:
         raise_if_of_other_loop(error)
         raise

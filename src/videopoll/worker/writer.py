@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import operator
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -27,7 +26,7 @@ from videopoll import events
 from videopoll._loops import WRITER
 from videopoll._reasons import WITHHELD, own, told_or_withheld, trace_of
 from videopoll.clock import FOREVER_S
-from videopoll.core.flow import acall, adrive, do, drive
+from videopoll.core.flow import acall_unchecked, adrive, call_unchecked, do, drive
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 from videopoll.jobs.outcome import DeadLetter
 from videopoll.jobs.transition import (
@@ -411,7 +410,7 @@ class TransitionWriter(_Pending["Future[TransitionResult]"]):
 
     def run(self) -> None:
         """Write until it is closed."""
-        drive(self._write_all(), operator.call)
+        drive(self._write_all(), call_unchecked)
 
     @override
     def _new_future(self) -> Future[TransitionResult]:
@@ -452,7 +451,7 @@ class AsyncTransitionWriter(_Pending["asyncio.Future[TransitionResult]"]):
 
     async def run(self) -> None:
         """Write until it is closed."""
-        await adrive(self._write_all(), acall)
+        await adrive(self._write_all(), acall_unchecked)
 
     @override
     def _new_future(self) -> asyncio.Future[TransitionResult]:
