@@ -207,12 +207,12 @@ def apis() -> str:
 
     names = {id(value): name for name, value in vars(described).items() if name.isupper()}
     rows = "\n".join(
-        f"| `{names[id(api)]}` | `GET {api.poll}` | `{api.base_url or 'yours'}` | {_life(api)} |"
+        f"| `{names[id(api)]}` | `GET {api.poll}` | `{api.base_url or 'yours'}` | `{api.key_variable}` | {_life(api)} |"
         f" {api.strategy.interval_s:g} s, {api.strategy.timeout_s:g} s | {api.checked}: {api.certainty.value} |"
         for api in described.ALL.values()
     )
-    head = "| description | is asked | at | its links | interval, given up after | checked, how sure |"
-    return _names(f"{head}\n| --- | --- | --- | --- | --- | --- |\n{rows}\n")
+    head = "| description | is asked | at | key | its links | interval, given up after | checked, how sure |"
+    return _names(f"{head}\n| --- | --- | --- | --- | --- | --- | --- |\n{rows}\n")
 
 
 def _life(api: ApiDescription) -> str:

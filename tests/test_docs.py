@@ -182,12 +182,15 @@ def test_every_variable_of_the_docs_is_read():
     typer = pytest.importorskip("typer", reason="needs the extra cli")
     from videopoll.cli import options
     from videopoll.cli.app import app
+    from videopoll.cli.providers import url_variable
+    from videopoll.video_api.apis import ALL
 
     commands = [typer.main.get_command(app)]
     read = {options.API_KEY, options.ULTRAMSG_TOKEN, options.WHATSAPP_FACTORY_TOKEN}
     for command in commands:
         commands += getattr(command, "commands", {}).values()
         read |= {str(parameter.envvar) for parameter in command.params}
+    read |= {url_variable(api) for api in ALL.values()}
     for path in TEXTS:
         told = set(re.findall(r"\bVIDEOPOLL_[A-Z_]+\b", path.read_text(encoding="utf-8")))
         assert told <= read, name_of(path)

@@ -303,11 +303,11 @@ def reschedule(stage: Stage):
 
 
 def release(stage: Stage):
-    """Some with a counter to restore."""
+    """Some with a counter to restore, one to be due later."""
     one, two, other = three(stage)
     stage.queue.apply([Reschedule(other, 1, 1)])
     again = stage.claim()["job_3"]
-    return the_call(stage, Release(one), Release(two), Release(again))
+    return the_call(stage, Release(one), Release(two, stage.now_ms() + 9000), Release(again))
 
 
 def conclude(stage: Stage):

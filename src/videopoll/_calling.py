@@ -24,16 +24,18 @@ from videopoll.errors import ConfigurationError
 from videopoll.messages import TOO_LATE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from videopoll.messages import Message, Receipt
 
 __all__ = [
     "SYNC_PARTS",
     "DaemonThreads",
+    "aclose_parts",
     "call_async",
     "call_sync",
     "check_callable",
+    "close_parts",
     "in_thread",
     "is_async",
     "send_async",
@@ -240,6 +242,24 @@ async def send_async(send: Callable[[Message], T | Awaitable[T]], message: Messa
 def send_in_time(send: Callable[[Message], T | Awaitable[T]], message: Message) -> T | Awaitable[T] | Receipt:
     """Call what sends a message, unless it is too late."""
     return send(message) if message.may_still_send() else TOO_LATE
+
+
+def close_parts(parts: Iterable[object]) -> None:
+    """Close those parts of a host's that can be closed from a thread."""
+    for part in parts:
+        close: Callable[[], object] | None = getattr(part, "close", None)
+        if close is not None and not is_async(close):
+            close()
+
+
+async def aclose_parts(parts: Iterable[object]) -> None:
+    """Close those parts of a host's that can be closed, both their sides."""
+    for part in parts:
+        for name in ("close", "aclose"):
+            close: Callable[[], object] | None = getattr(part, name, None)
+            closing = close() if close is not None else None
+            if inspect.isawaitable(closing):
+                await closing
 
 
 def check_callable(function: object, owner: str, argument: str) -> None:

@@ -136,6 +136,7 @@ class JobPolled(Event):
         next_s: Seconds until the next poll; None if this was the last.
         progress: How much of the video is done, from 0 to 1, if the API told.
         queue_position: Its place in the API's own queue, if the API told; 0 is the next.
+        provider: The video API that the job's metadata name, if the name is a plain one.
     """
 
     job_id: str
@@ -150,6 +151,7 @@ class JobPolled(Event):
     next_s: float | None = None
     progress: float | None = None
     queue_position: int | None = None
+    provider: str | None = None
 
 
 @attrs.frozen(kw_only=True)

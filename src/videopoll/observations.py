@@ -32,11 +32,14 @@ from videopoll.jobs.video import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Fault", "FaultKind", "Observation", "VideoFailed", "VideoMissing", "VideoReady", "VideoWorking"]
+__all__ = ["Fault", "FaultKind", "NotAsked", "Observation", "VideoFailed", "VideoMissing", "VideoReady", "VideoWorking"]
 
 
 MAX_WORD_CHARS = 50
 """Characters of a status word that are kept."""
+
+SHORTEST_WAIT_S = 0.1
+"""Seconds that a job waits at least whose poller has not asked."""
 
 MAX_KEPT_URL_CHARS = 2 * MAX_URL_CHARS
 """Characters of an undeliverable video URL that are kept for the operator."""
@@ -57,6 +60,11 @@ def _seconds_or_none(value: float | None) -> float | None:
         value = value.total_seconds()
     # A wait is never below zero, and NaN and infinity are none.
     return max(0.0, value) if is_number(value) else None
+
+
+def _wait(value: float) -> float:
+    seconds = _seconds_or_none(value)
+    return SHORTEST_WAIT_S if seconds is None else max(SHORTEST_WAIT_S, seconds)
 
 
 def _number_or_none(text: str) -> float | None:
@@ -215,7 +223,23 @@ class Fault:
     retry_after_s: float | None = attrs.field(default=None, converter=_seconds_or_none)
 
 
-Observation: TypeAlias = VideoWorking | VideoReady | VideoFailed | VideoMissing | Fault
+@attrs.frozen
+class NotAsked:
+    """The poller has not asked the API, as its account there is to be left alone for a while.
+
+    That counts neither as a poll nor as a fault. The job waits, and its worker polls others meanwhile.
+
+    Args:
+        wait_s: Seconds until it may be asked; no job waits beyond its deadline.
+    """
+
+    wait_s: float = attrs.field(converter=_wait)
+
+
+Answered: TypeAlias = VideoWorking | VideoReady | VideoFailed | VideoMissing | Fault
+"""The result of one poll that was made."""
+
+Observation: TypeAlias = Answered | NotAsked
 """The result of one poll."""
 
 

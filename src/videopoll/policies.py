@@ -207,6 +207,16 @@ class KeyTtls:
     completed_s: int = attrs.field(default=7200, validator=_whole_seconds)
     attempts_s: int = attrs.field(default=600, validator=_whole_seconds)
 
+    @classmethod
+    def outliving(cls, *strategies: PollingStrategy) -> KeyTtls:
+        """Return the times to live for jobs that are polled so: twice as long as the longest, or as by default.
+
+        Producers need them as well as workers: a record lives as long as whoever stored it says.
+        """
+        polled_s = max((math.ceil(2 * one.timeout_s) for one in strategies), default=0)
+        usual = cls()
+        return cls(job_s=max(usual.job_s, polled_s), attempts_s=max(usual.attempts_s, polled_s))
+
     def check_outlive(self, strategy: PollingStrategy) -> None:
         """Refuse a strategy whose jobs would vanish from Redis before they end.
 

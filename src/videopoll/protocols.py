@@ -30,6 +30,7 @@ __all__ = [
     "AsyncVideoPoller",
     "ClaimOptions",
     "Notifier",
+    "OwnStrategies",
     "RecoverOptions",
     "RunnerHistory",
     "RunnerStatus",
@@ -56,6 +57,19 @@ class AsyncVideoPoller(Protocol):
 
     async def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Return what the API answers about the job, within `timeout_s` seconds."""
+        ...
+
+
+class OwnStrategies(Protocol):
+    """An optional part of a poller of several video APIs: each job has the strategy of its own."""
+
+    @property
+    def strategies(self) -> tuple[PollingStrategy, ...]:
+        """All that there are."""
+        ...
+
+    def strategy_of(self, job: VideoJob) -> PollingStrategy | None:
+        """Return the one of a job, or None for the runner's. It must not wait for anything."""
         ...
 
 
@@ -271,8 +285,13 @@ class RunnerHistory(Protocol):
         """Take an event."""
         ...
 
-    def follow(self, runner: RunnerStatus, *, video_api: str | None = None) -> None:
-        """Report from time to time that this runner is alive, and which video API it polls, until `close`."""
+    def follow(
+        self, runner: RunnerStatus, *, video_api: str | None = None, video_apis: Mapping[str, str] | None = None
+    ) -> None:
+        """Report from time to time that this runner is alive, and which video APIs it polls, until `close`.
+
+        Only those are handed in that the runner's poller tells: the one, or several by their names.
+        """
         ...
 
     def close(self, patience_s: float) -> bool:

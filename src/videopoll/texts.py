@@ -75,13 +75,14 @@ class TextSet:
         timed_out_reason: It took longer than the deadline.
         not_found_reason: The video API does not know the job any more.
         attempts_exhausted_reason: The polls were used up.
-        moderated_reason: A content filter refused it. This one and the next four are
+        moderated_reason: A content filter refused it. This one and the next five are
             `failed_reason` in a language that does not have them.
         refused_input_reason: The API does not take the prompt, the image or a setting.
         cancelled_reason: Somebody cancelled it at the API.
         expired_reason: It waited too long at the API, or is gone there.
         out_of_credit_reason: The host's account at the API has no credit left. A user
             need not know that.
+        not_configured_reason: The worker does not have the API of this job.
         second: One second; may have ``{n}``.
         seconds: Several seconds; has ``{n}``.
         minutes: Two or more whole minutes; has ``{n}``.
@@ -106,6 +107,7 @@ class TextSet:
     cancelled_reason: str | None = attrs.field(default=None, validator=_REASON)
     expired_reason: str | None = attrs.field(default=None, validator=_REASON)
     out_of_credit_reason: str | None = attrs.field(default=None, validator=_REASON)
+    not_configured_reason: str | None = attrs.field(default=None, validator=_REASON)
 
     def duration(self, seconds: int) -> str:
         """Return how long something took, as text: in seconds, or in whole minutes from two minutes on."""
@@ -127,6 +129,7 @@ class TextSet:
             FailureReason.CANCELLED: self.cancelled_reason,
             FailureReason.EXPIRED: self.expired_reason,
             FailureReason.OUT_OF_CREDIT: self.out_of_credit_reason,
+            FailureReason.NOT_CONFIGURED: self.not_configured_reason,
         }.get(outcome.reason)
         return (text or self.failed_reason).format()
 
@@ -209,6 +212,7 @@ SPANISH = TextSet(
     cancelled_reason="la generación fue cancelada por el servicio",
     expired_reason="el video ya no está disponible",
     out_of_credit_reason="el servicio no está disponible en este momento",
+    not_configured_reason="este servicio de video no está disponible por ahora",
 )
 """The texts of the specification; those for the reasons of other video APIs are ours."""
 
@@ -229,6 +233,7 @@ ENGLISH = TextSet(
     cancelled_reason="the service cancelled the generation",
     expired_reason="the video is no longer available",
     out_of_credit_reason="the service is not available at the moment",
+    not_configured_reason="this video service is not available for now",
 )
 
 SPANISH_AND_ENGLISH = Texts({"es": SPANISH, "en": ENGLISH}, default="es")

@@ -26,6 +26,7 @@ def transitions_of(bench: Bench, claim: Claim) -> dict[str, object]:
     return {
         "reschedule": Reschedule(claim, bench.now_ms() + 9, 2, 5),
         "give back": Release(claim),
+        "leave alone": Release(claim, bench.now_ms() + 9),
         "conclude": Conclude(claim, entry, 600, 12_000),
         "begin send": BeginSend(claim, entry, 600, 99_000),
         "redeliver": Redeliver(claim, entry, 600, bench.now_ms()),
@@ -34,7 +35,7 @@ def transitions_of(bench: Bench, claim: Claim) -> dict[str, object]:
     }
 
 
-TRANSITIONS = ("reschedule", "give back", "conclude", "begin send", "redeliver", "settle", "bury")
+TRANSITIONS = ("reschedule", "give back", "leave alone", "conclude", "begin send", "redeliver", "settle", "bury")
 
 
 @pytest.mark.parametrize("name", TRANSITIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kit.bench import AT_ONCE
+from videopoll.jobs import JobState
 from videopoll.jobs.transition import (
     Release,
     Reschedule,
@@ -97,3 +98,14 @@ def test_damaged_progress_harms_nothing(bench, state):
     bench.db.hset(bench.keys.faults, "job_1", state)
     bench.call(bench.queue.get("job_1"))
     assert bench.claim()[0].work.attempts == 2
+
+
+def test_what_was_not_asked_keeps_its_counters_and_waits_in_the_schedule(bench):
+    first = bench.one()
+    bench.apply(Reschedule(first, bench.now_ms(), 1, last_fault="server"))
+    (claim,) = bench.claim()
+    due_ms = bench.now_ms() + 60_000
+    bench.apply(Release(claim, due_ms))
+    view = bench.get()
+    assert (view.state, view.due_ms, view.attempts, view.faults) == (JobState.SCHEDULED, due_ms, 1, 1)
+    assert (view.lease_ms, bench.counts().queued) == (None, 0)

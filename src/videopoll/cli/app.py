@@ -17,6 +17,7 @@ from videopoll.cli.commands import (
     hand_back,
     jobs,
     poll_now,
+    providers,
     show,
     status,
     watch,
@@ -68,6 +69,7 @@ RUN, OPERATE = "Run", "Look and act"
 app.command("demo", rich_help_panel=RUN)(demo.demo)
 app.command("worker", rich_help_panel=RUN)(worker.worker)
 app.command("enqueue", rich_help_panel=RUN)(enqueue.enqueue)
+app.command("providers", rich_help_panel=RUN)(providers.providers)
 app.command("status", rich_help_panel=OPERATE)(status.status)
 app.command("watch", rich_help_panel=OPERATE)(watch.watch)
 app.command("jobs", rich_help_panel=OPERATE)(jobs.jobs)

@@ -51,9 +51,11 @@ class Figures:
         return tuple(worker for worker in self.workers or () if worker.alive)
 
     @property
-    def video_apis(self) -> list[str]:
-        """The video APIs that living workers poll."""
-        return sorted({worker.video_api for worker in self.alive if worker.video_api})
+    def video_apis(self) -> list[tuple[str | None, str]]:
+        """The video APIs that living workers poll: their names, if they are described ones, and their addresses."""
+        plain = {worker.video_api for worker in self.alive if worker.video_api}
+        named = {one for worker in self.alive for one in worker.video_apis.items()}
+        return [*((None, url) for url in sorted(plain)), *sorted(named)]
 
     @property
     def problems(self) -> list[str]:

@@ -10,20 +10,23 @@ from typing import TypeAlias, cast
 
 from videopoll.errors import ConfigurationError
 
-__all__ = ["HostFunction", "call_function", "load_function"]
+__all__ = ["HostFunction", "call_function", "load", "load_function"]
 
 HostFunction: TypeAlias = Callable[..., object]
 
 
-def load_function(option: str, name: str) -> HostFunction:
-    """Import the host's function, e.g. ``myshop.people:recipient_of``; also from the working directory.
+def load(option: str, name: str) -> object:
+    """Import what a host's module has, e.g. ``myshop.people:recipient_of``; also from the working directory.
 
     Args:
         option: The option that names it, for the error's text.
-        name: The module and the function, with a colon in between.
+        name: The module and the name in it, with a colon in between.
+
+    Returns:
+        What the module has under that name; None if it has nothing.
 
     Raises:
-        ConfigurationError: There is no such function.
+        ConfigurationError: There is no such module.
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
@@ -39,7 +42,18 @@ def load_function(option: str, name: str) -> HostFunction:
         raise ConfigurationError(msg) from error
     for part in attribute.split("."):
         found = getattr(found, part, None)
+    return found
+
+
+def load_function(option: str, name: str) -> HostFunction:
+    """Import the host's function; see `load`.
+
+    Raises:
+        ConfigurationError: There is no such function.
+    """
+    found = load(option, name)
     if not callable(found):
+        module_name, _, attribute = name.partition(":")
         msg = f"{option}: {module_name!r} has no function {attribute!r}"
         raise ConfigurationError(msg)
     return cast("HostFunction", found)

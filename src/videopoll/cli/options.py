@@ -33,9 +33,11 @@ __all__ = [
     "WHATSAPP_FACTORY_TOKEN",
     "ApiUrl",
     "AsJson",
+    "GivenApiUrl",
     "JobId",
     "JobTtl",
     "Prefix",
+    "Providers",
     "RedisUrl",
     "RunnerKind",
     "UltraMsgInstance",
@@ -86,6 +88,26 @@ JobTtl: TypeAlias = Annotated[
 ApiUrl: TypeAlias = Annotated[
     str,
     typer.Option("--api-url", envvar="VIDEOPOLL_API_URL", help="Where the video API is.", rich_help_panel="Video API"),
+]
+Providers: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        envvar="VIDEOPOLL_PROVIDER",
+        metavar="NAME",
+        help="A video API that has a description (videopoll providers lists them), or package.module:DESCRIPTION;"
+        " as often as you like. In the variable, spaces separate them.",
+        rich_help_panel="Video API",
+    ),
+]
+GivenApiUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--api-url",
+        envvar="VIDEOPOLL_API_URL",
+        help="Base URL of the video API to ask; else those that living workers poll.",
+        show_default=False,
+    ),
 ]
 UltraMsgUrl: TypeAlias = Annotated[
     str,

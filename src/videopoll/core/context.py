@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from videopoll._reasons import trace_of
 from videopoll.clock import RedisClock
 from videopoll.core.accounts import Accounts
+from videopoll.policies import PollingStrategy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from videopoll.events import Event
-    from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
+    from videopoll.jobs.job import VideoJob
+    from videopoll.policies import DeliveryPolicy, LeasePolicy
     from videopoll.texts import Texts
 
 __all__ = ["Emit", "StepContext"]
+
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Emit(Protocol):
@@ -39,6 +45,7 @@ class StepContext:
     Args:
         worker_id: The name of the worker.
         strategy: When to poll.
+        strategy_of: Gives the strategy of a job that has one of its own, else None.
         lease: How long a lease lasts.
         delivery: How hard to try to deliver.
         texts: The texts of messages.
@@ -61,6 +68,7 @@ class StepContext:
     pause_polling: Callable[[float], None]
     # Called with the step. Its type would have the step and its context import each other.
     start_sending: Callable[..., bool]
+    strategy_of: Callable[[VideoJob], object] | None = None
     foreign_workers: bool = False
     clock: RedisClock = attrs.field(factory=RedisClock)
     rng: random.Random = attrs.field(factory=random.Random)
@@ -70,3 +78,14 @@ class StepContext:
             lambda context: Accounts(context.clock.monotonic_s, context.delivery.backoff_base_s), takes_self=True
         )
     )
+
+    def own_strategy(self, job: VideoJob) -> PollingStrategy | None:
+        """Return the strategy of a job that has one of its own, else None. Never raises."""
+        if self.strategy_of is None:
+            return None
+        try:
+            own = self.strategy_of(job)
+        except Exception as error:  # noqa: BLE001 - a host's function may raise anything, and the job has to go on
+            log.error("The strategy of a job cannot be told; the worker's own is used\n%s", trace_of(error))  # noqa: TRY400 - redacted
+            return None
+        return own if isinstance(own, PollingStrategy) else None

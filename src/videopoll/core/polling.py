@@ -14,15 +14,17 @@ import attrs
 
 from videopoll._reasons import own
 from videopoll.jobs.outcome import Outcome, OutcomeKind
-from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoMissing, VideoReady, VideoWorking
+from videopoll.observations import Answered, Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.policies import jittered_ms
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.transition import PollWork
     from videopoll.policies import PollingStrategy
 
-__all__ = ["Ask", "NextPoll", "before_poll", "decide", "pause_after"]
+__all__ = ["Ask", "NextPoll", "after_not_asked", "before_poll", "decide", "pause_after", "widest"]
 
 SHORTEST_REQUEST_S = 1.0
 """A poll that starts just before the deadline still gets this many seconds."""
@@ -87,7 +89,7 @@ def before_poll(
 def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and chance
     work: PollWork,
     due_ms: int,
-    observation: Observation,
+    observation: Answered,
     now_ms: int,
     strategy: PollingStrategy,
     fraction: float = 0.5,
@@ -139,7 +141,7 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
             assert_never(observation)
 
 
-def pause_after(observation: Observation, faults: int, strategy: PollingStrategy) -> float | None:
+def pause_after(observation: Answered, faults: int, strategy: PollingStrategy) -> float | None:
     """Return the seconds for which this worker must poll nothing after a 429, else None.
 
     Args:
@@ -151,6 +153,41 @@ def pause_after(observation: Observation, faults: int, strategy: PollingStrategy
         return None
     hint_s = observation.retry_after_s
     return min(strategy.backoff_s(faults) if hint_s is None else hint_s, strategy.max_retry_after_s)
+
+
+def after_not_asked(work: PollWork, wait_s: float, now_ms: int, strategy: PollingStrategy) -> int | Outcome:
+    """Return when a job is due again that was not asked about, or its end: no pause holds that up.
+
+    Args:
+        work: The job and its counters.
+        wait_s: Seconds for which its account is left alone.
+        now_ms: The current time.
+        strategy: The polling strategy of the job.
+    """
+    deadline_ms = _deadline_ms(work.job, strategy)
+    last_ms = deadline_ms + round(strategy.interval_s * 1000)
+    if now_ms >= last_ms:
+        return _timed_out(now_ms, strategy)
+    return min(now_ms + round(wait_s * 1000), deadline_ms if now_ms < deadline_ms else last_ms)
+
+
+def widest(strategies: Sequence[PollingStrategy]) -> PollingStrategy:
+    """Return what a claim goes by for jobs of several strategies: the earliest first poll, the latest end.
+
+    Each job is judged by its own strategy afterwards. One that should have ended, and finds no slot, may wait for
+    the latest end; none ends too early.
+    """
+    first, *others = strategies
+    if not others:
+        return first
+    interval_s = min(one.interval_s for one in strategies)
+    return attrs.evolve(
+        first,
+        interval_s=interval_s,
+        timeout_s=max(one.timeout_s + one.interval_s for one in strategies) - interval_s,
+        initial_delay_s=min(one.initial_delay_s for one in strategies),
+        request_timeout_s=max(one.request_timeout_s for one in strategies),
+    )
 
 
 def _after_missing(  # noqa: PLR0917 - what a judgement depends on

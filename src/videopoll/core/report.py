@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.outcome import OutboxEntry, Outcome
     from videopoll.jobs.transition import Claim, PollWork
     from videopoll.messages import Receipt
-    from videopoll.observations import Observation
+    from videopoll.observations import Answered
 
 __all__ = [
     "report_claimed",
@@ -46,7 +46,7 @@ def report_polled(  # noqa: PLR0917 - one poll, from its claim to what came of i
     context: StepContext,
     claim: Claim,
     work: PollWork,
-    observation: Observation,
+    observation: Answered,
     asked_ms: int,
     took_s: float,
     after: NextPoll | Outcome,
@@ -80,12 +80,18 @@ def report_polled(  # noqa: PLR0917 - one poll, from its claim to what came of i
             next_s=max(0.0, (after.due_ms - now_ms) / 1000) if isinstance(after, NextPoll) else None,
             progress=observation.progress if isinstance(observation, VideoWorking) else None,
             queue_position=observation.queue_position if isinstance(observation, VideoWorking) else None,
+            provider=_provider(work.job),
         ),
         fault.detail if fault else _status(observation),
     )
 
 
-def _status(observation: Observation) -> str:
+def _provider(job: VideoJob) -> str | None:
+    name = job.metadata.get("provider")
+    return shown_name(name) if isinstance(name, str) else None
+
+
+def _status(observation: Answered) -> str:
     match observation:
         case VideoWorking(word):
             return word

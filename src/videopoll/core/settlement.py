@@ -9,6 +9,7 @@ from videopoll.jobs.codec import dump
 from videopoll.jobs.job import bounded_record
 from videopoll.jobs.outcome import DeadLetter
 from videopoll.jobs.transition import Settle
+from videopoll.jobs.video import FailureReason
 
 if TYPE_CHECKING:
     from videopoll.core.delivery import Done, GiveUp
@@ -25,7 +26,7 @@ def settle_delivered(claim: Claim, done: Done, now_ms: int) -> Settle:
     """Return the settlement of a job whose user has the message.
 
     A video that was made and could not be handed on also becomes a dead letter, as it was paid
-    for: the API can be asked for it again.
+    for: the API can be asked for it again. So does one whose API this worker cannot ask.
     """
     entry, receipt = done.entry, done.receipt
     completed = entry.outcome.to_completed(
@@ -36,8 +37,9 @@ def settle_delivered(claim: Claim, done: Done, now_ms: int) -> Settle:
         sends=entry.tries,
         messageId=receipt.message_id,
     )
-    made = entry.outcome.undeliverable_url is not None
-    letter = DeadLetter(claim.job_id, _made(entry.outcome), now_ms, dump(entry.job.to_record())) if made else None
+    outcome = entry.outcome
+    kept = outcome.undeliverable_url is not None or outcome.reason is FailureReason.NOT_CONFIGURED
+    letter = DeadLetter(claim.job_id, _made(outcome), now_ms, dump(entry.job.to_record())) if kept else None
     return Settle(claim, dump(completed), letter)
 
 

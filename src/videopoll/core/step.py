@@ -33,7 +33,7 @@ from videopoll.core.delivery import (
 )
 from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, SendMessage, Steps
 from videopoll.core.permits import Lease, SendPermit
-from videopoll.core.polling import Ask, NextPoll, before_poll, decide, pause_after
+from videopoll.core.polling import Ask, NextPoll, after_not_asked, before_poll, decide, pause_after
 from videopoll.core.report import (
     report_claimed,
     report_concluded,
@@ -63,11 +63,12 @@ from videopoll.jobs.transition import (
     TransitionResult,
 )
 from videopoll.messages import LookupResult, Message, NotSent, Receipt, Unknown
-from videopoll.observations import Fault, FaultKind, Observation, VideoWorking
+from videopoll.observations import Answered, Fault, FaultKind, NotAsked, Observation, VideoWorking
 
 if TYPE_CHECKING:
     from videopoll.core.context import StepContext
     from videopoll.jobs.job import VideoJob
+    from videopoll.policies import PollingStrategy
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ class JobStep:
         "_context",
         "_lost",
         "_noted",
+        "_own_strategy",
         "_pending_write",
         "_permit",
         "claim",
@@ -137,9 +139,16 @@ class JobStep:
         self._noted: OutboxEntry | None = None
         # The permit of the send under way.
         self._permit: SendPermit | None = None
+        # The one of its video API, if there are several.
+        work = claim.work
+        self._own_strategy = context.own_strategy(work.job) if isinstance(work, PollWork) else None
         self.finished: bool = False
         self.slot_freed: bool = False
         self.started_s: float = context.clock.monotonic_s()
+
+    @property
+    def _strategy(self) -> PollingStrategy:
+        return self._own_strategy or self._context.strategy
 
     @property
     def polling(self) -> bool:
@@ -160,7 +169,7 @@ class JobStep:
     def limit_s(self) -> float:
         """Seconds that this step may take. Beyond that something is stuck, and its lease is not renewed any more."""
         context = self._context
-        return 30 + (context.strategy.request_timeout_s if self.polling else 4 * context.delivery.send_timeout_s)
+        return 30 + (self._strategy.request_timeout_s if self.polling else 4 * context.delivery.send_timeout_s)
 
     def confirm(self, asked_s: float) -> None:
         """Note that Redis has confirmed the lease, which it was asked to do at this monotonic time."""
@@ -236,7 +245,7 @@ class JobStep:
             fault = Fault(FaultKind.INTERNAL, reason)
             took_ms = round((self._monotonic_s() - self.started_s) * 1000)
             chance = context.rng.random()
-            after = decide(work, self.claim.due_ms, fault, now_ms, context.strategy, chance, took_ms=took_ms)
+            after = decide(work, self.claim.due_ms, fault, now_ms, self._strategy, chance, took_ms=took_ms)
             report_polled(context, self.claim, work, fault, now_ms, 0.0, after)
             if isinstance(after, NextPoll):
                 yield self._reschedule(work, after, fault)
@@ -272,27 +281,34 @@ class JobStep:
         if claim.taken_over:
             # Its holder was alive at the last renewal, and may have been asking until then.
             due_ms -= round(context.lease.duration_s * 1000)
-        judged = before_poll(work, now_ms, context.strategy, due_ms=due_ms, slot=not claim.ending)
+        judged = before_poll(work, now_ms, self._strategy, due_ms=due_ms, slot=not claim.ending)
         if isinstance(judged, Ask):
             started_s = self._monotonic_s()
             observation = cast("Observation", (yield PollApi(work.job, judged.timeout_s)))
             took_s = self._monotonic_s() - started_s
             self._crash_point("after_poll")
             asked_ms, now_ms = now_ms, self._now()
-            due_ms = asked_ms if claim.taken_over else claim.due_ms
-            if (pause_s := pause_after(observation, work.faults, context.strategy)) is not None:
-                context.pause_polling(pause_s)
-            # Redis's clock may have stepped back meanwhile.
-            took_ms, chance = max(0, now_ms - asked_ms), context.rng.random()
-            after = decide(work, due_ms, observation, now_ms, context.strategy, chance, took_ms=took_ms)
-            report_polled(context, claim, work, observation, asked_ms, took_s, after)
-            if isinstance(after, NextPoll):
-                yield self._reschedule(work, after, observation)
-                return
-            judged = after
+            if isinstance(observation, NotAsked):
+                waits = after_not_asked(work, observation.wait_s, now_ms, self._strategy)
+                if not isinstance(waits, Outcome):
+                    yield Commit(Release(claim, waits), wait=False)
+                    return
+                judged = waits
+            else:
+                due_ms = asked_ms if claim.taken_over else claim.due_ms
+                if (pause_s := pause_after(observation, work.faults, self._strategy)) is not None:
+                    context.pause_polling(pause_s)
+                # Redis's clock may have stepped back meanwhile.
+                took_ms, chance = max(0, now_ms - asked_ms), context.rng.random()
+                after = decide(work, due_ms, observation, now_ms, self._strategy, chance, took_ms=took_ms)
+                report_polled(context, claim, work, observation, asked_ms, took_s, after)
+                if isinstance(after, NextPoll):
+                    yield self._reschedule(work, after, observation)
+                    return
+                judged = after
         yield from self._conclude(work.job, judged, work.attempts)
 
-    def _reschedule(self, work: PollWork, after: NextPoll, observation: Observation) -> Commit:
+    def _reschedule(self, work: PollWork, after: NextPoll, observation: Answered) -> Commit:
         working = observation if isinstance(observation, VideoWorking) else VideoWorking()
         return Commit(
             Reschedule(

@@ -168,9 +168,10 @@ class Reschedule:
 
 @attrs.frozen
 class Release:
-    """Hand an unfinished poll back at once: it does not count as an attempt."""
+    """Hand an unfinished poll back: it does not count as an attempt. At once, or to be due at `due_ms`."""
 
     claim: Claim
+    due_ms: int | None = None
 
 
 @attrs.frozen

@@ -46,6 +46,8 @@ class FailureReason(enum.StrEnum):
     """It waited too long at the API, or what was made is gone there."""
     OUT_OF_CREDIT = "out_of_credit"
     """The account at the API has no credit left, or has used up its quota."""
+    NOT_CONFIGURED = "not_configured"
+    """The worker cannot ask the API of this job. The job also becomes a dead letter: a redrive asks again."""
 
 
 class AssetKind(enum.StrEnum):

@@ -268,6 +268,7 @@ class WorkerInfo:
         pid: Its process.
         problems: Why it is not well, by its own account; see `videopoll.worker.Health`.
         video_api: The base URL of the video API that it polls; empty if its poller does not say.
+        video_apis: The base URLs of described ones, by their names.
     """
 
     worker_id: str
@@ -283,6 +284,7 @@ class WorkerInfo:
     pid: int = 0
     problems: tuple[str, ...] = ()
     video_api: str = ""
+    video_apis: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from videopoll._calling import call_async, call_sync, check_callable, in_thread, is_async, send_async
+from videopoll._calling import (
+    aclose_parts,
+    call_async,
+    call_sync,
+    check_callable,
+    close_parts,
+    in_thread,
+    is_async,
+    send_async,
+)
 from videopoll._reasons import own, quoting
 from videopoll.errors import ConfigurationError, RefusedError
 from videopoll.jobs.bounds import bounded_detail
@@ -140,19 +149,11 @@ class RoutingNotifier:
 
     def close(self) -> None:
         """Close the channels that can be closed."""
-        for channel in self._channels.values():
-            close: Callable[[], object] | None = getattr(channel, "close", None)
-            if close is not None and not is_async(close):
-                close()
+        close_parts(self._channels.values())
 
     async def aclose(self) -> None:
         """Close the channels that can be closed, both their sides."""
-        for channel in self._channels.values():
-            for name in ("close", "aclose"):
-                close: Callable[[], object] | None = getattr(channel, name, None)
-                closing = close() if close is not None else None
-                if inspect.isawaitable(closing):
-                    await closing
+        await aclose_parts(self._channels.values())
 
     def _route(self, message: Message) -> _Routed | Receipt:
         try:

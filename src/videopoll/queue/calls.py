@@ -436,10 +436,12 @@ def _release(keys: Keys, items: Sequence[Release], ttls: KeyTtls) -> ScriptCall[
         job_keys += [raw(keys.lock(claim.job_id)), raw(keys.attempts(claim.job_id))]
         # The last poll counts as long ago, whenever it was: the job was due when it was claimed,
         # and has to be due at once when it is met in the list.
-        left_ms = ttls.attempts_s * 500
+        # What waits in the schedule keeps its due time, and its poll its age.
+        left_ms = ttls.attempts_s * (500 if item.due_ms is None else 1000)
         if claim.attempts_age_ms is not None:
             left_ms = min(left_ms, ttls.attempts_s * 1000 - claim.attempts_age_ms)
-        args += (raw(claim.job_id), claim.token, claim.attempts_before, max(1, left_ms))
+        due_ms = "" if item.due_ms is None else item.due_ms
+        args += (raw(claim.job_id), claim.token, claim.attempts_before, max(1, left_ms), due_ms)
     return ScriptCall(RELEASE, (*keys.fixed, *job_keys), tuple(args), _verdicts_on(items))
 
 

@@ -42,6 +42,7 @@ from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.scripts import evaluate, let_go_if_moved, run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Self
 
     from videopoll.jobs.codec import JsonValue
@@ -114,6 +115,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
         self._client = url if isinstance(url, redis.Redis) else client_of(url, TIMEOUT_S)
         self._runner: RunnerStatus | None = None
         self._video_api: str | None = None
+        self._video_apis: dict[str, JsonValue] = {}
         self._dropped = 0
         self._open()
         self._begin_in_process()
@@ -184,14 +186,17 @@ class RedisHistory(OfProcess, events.TextKeeper):
             self._statuses.pop(event.job_id, None)
         return True
 
-    def follow(self, runner: RunnerStatus, *, video_api: str | None = None) -> None:
+    def follow(
+        self, runner: RunnerStatus, *, video_api: str | None = None, video_apis: Mapping[str, str] | None = None
+    ) -> None:
         """Report every 4 seconds that this runner is alive, how busy it is and what is wrong with it, until `close`.
 
         Args:
             runner: Which.
             video_api: The address of the video API that it polls, if that is known.
+            video_apis: The addresses of several, by their names.
         """
-        self._runner, self._video_api = runner, video_api
+        self._runner, self._video_api, self._video_apis = runner, video_api, dict(video_apis or {})
         self._stir()
 
     def close(self, patience_s: float = 2 * TIMEOUT_S) -> bool:
@@ -333,6 +338,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
                 "sends_in_hand": runner.sends_in_hand,
                 "started_ms": self._started_ms,
                 "video_api": self._video_api,
+                "video_apis": self._video_apis,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "problems": list(runner.health().problems),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import redis
 
     from videopoll.core.flow import Flow
+    from videopoll.jobs.codec import JsonValue
     from videopoll.queue.schema import Keys
 
 __all__ = ["read_history", "read_workers"]
@@ -27,6 +28,7 @@ ALIVE_MS = 10_000
 """A worker whose last beat is older than this, in milliseconds, is not alive."""
 
 MOST_PROBLEMS = 10
+MOST_APIS = 100
 """Problems of a worker that are read."""
 
 _BETWEEN_POLLS = frozenset({HistoryEvent.TAKEN, HistoryEvent.TAKEN_OVER, HistoryEvent.LEASE_LOST})
@@ -115,6 +117,11 @@ def read_workers(client: redis.Redis, keys: Keys) -> Flow[tuple[WorkerInfo, ...]
     return tuple(_worker_of(one, round(beat), now_ms, load) for (one, beat), load in zip(beats, loads, strict=True))
 
 
+def _addresses(told: JsonValue) -> dict[str, str]:
+    named = list(told.items())[:MOST_APIS] if isinstance(told, dict) else []
+    return {name: url for name, url in named if isinstance(url, str)}
+
+
 def _worker_of(worker_id: bytes, beat_ms: int, now_ms: int, load: bytes | None) -> WorkerInfo:
     fields = {} if load is None else load_object(load)
     if isinstance(fields, Poison):
@@ -143,4 +150,5 @@ def _worker_of(worker_id: bytes, beat_ms: int, now_ms: int, load: bytes | None) 
         pid=number("pid"),
         problems=tuple(str(one) for one in problems[:MOST_PROBLEMS]) if isinstance(problems, list) else (),
         video_api=text("video_api"),
+        video_apis=_addresses(fields.get("video_apis")),
     )

@@ -174,8 +174,11 @@ class FakeProviders(FakeServer):
             gone = ends_s is not None and ends_s <= time.time()
             return _refusal(HTTPStatus.FORBIDDEN, "this link has ended") if gone else _file()
         if _place(request.target) not in self._places:
-            known = request.target.split("/")[1] in self._apis
-            return Reply.vanished() if known else Reply.json({"error": "Not found"}, status=HTTPStatus.NOT_FOUND)
+            api = self._apis.get(request.target.split("/")[1])
+            if api is None:
+                return Reply.json({"error": "Not found"}, status=HTTPStatus.NOT_FOUND)
+            # The key comes first, at an API as here.
+            return self._refusal(api, request) or Reply.vanished()
         job, part = self._places[_place(request.target)]
         refusal = self._refusal(job.api, request)
         if refusal is not None:

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from videopoll.core.flow import acall, adrive, call, do, drive
+from videopoll.policies import KeyTtls
 from videopoll.protocols import AsyncNotifier, AsyncVideoPoller, Notifier, VideoPoller
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.queue.schema import Keys
@@ -15,6 +16,7 @@ from videopoll.testing.memory import MemoryServer, async_memory_queue, memory_qu
 from videopoll.testing.parts import RecordingNotifier, ScriptedPoller
 from videopoll.worker.async_runner import AsyncRunner
 from videopoll.worker.runner import Runner
+from videopoll.worker.state import strategies_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -62,7 +64,8 @@ class _World(Generic[QueueT, RunnerT, PollerT, NotifierT]):
         self._client = self.server.client()
         self._moved_s = 0.0
         hooks = tuple(hooks)
-        self.queue: QueueT = self._new_queue(self.server, delivery=delivery, hooks=hooks)
+        ttls = KeyTtls.outliving(*strategies_of(strategy, poller))
+        self.queue: QueueT = self._new_queue(self.server, ttls=ttls, delivery=delivery, hooks=hooks)
         self.runner: RunnerT = self._new_runner(
             self.queue,
             poller or self.poller,

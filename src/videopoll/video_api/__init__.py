@@ -22,6 +22,7 @@ from videopoll.video_api.generator import (
 from videopoll.video_api.http_poller import HttpVideoPoller
 from videopoll.video_api.operation import api_id_of
 from videopoll.video_api.poller import VideoApiPoller
+from videopoll.video_api.routing_poller import RoutingPoller
 
 __all__ = [
     "ApiDescription",
@@ -40,6 +41,7 @@ __all__ = [
     "HttpVideoPoller",
     "Meaning",
     "ModelChoice",
+    "RoutingPoller",
     "VideoApiGenerator",
     "VideoApiPoller",
     "VideoGenerator",

@@ -127,6 +127,11 @@ def _parts(template: str) -> tuple[str, tuple[tuple[str, str, str], ...]]:
     return first, tuple(zip(rest[::3], rest[1::3], rest[2::3], strict=True))
 
 
+def variable_part(name: str) -> str:
+    """Return the name of an API as a part of the names of environment variables."""
+    return re.sub(r"[^A-Z0-9]+", "_", name.upper())
+
+
 T = TypeVar("T")
 
 
@@ -170,6 +175,8 @@ class ApiDescription:
         progress: Where the progress is.
         progress_scale: What "all of it" is there.
         queue_position: Where the place in the API's queue is.
+        key_variable: The environment variable that holds the key: what its makers' SDK reads,
+            by default its name and ``_API_KEY``.
         strategy: When to poll, as the API's makers advise.
         source: Where this was read, and
         checked: when, as a date.
@@ -208,6 +215,9 @@ class ApiDescription:
     progress: str | None = None
     progress_scale: float = 100.0
     queue_position: str | None = None
+    key_variable: str = attrs.field(
+        default=attrs.Factory(lambda api: f"{variable_part(api.name)}_API_KEY", takes_self=True)
+    )
     strategy: PollingStrategy = attrs.field(factory=PollingStrategy)
     _steps: dict[str, tuple[Step, ...]] = attrs.field(factory=dict, init=False, repr=False, eq=False)
 
@@ -250,6 +260,12 @@ class ApiDescription:
                 " {operation.name}; it may have {id} and {operation.name} in it"
             )
             raise ConfigurationError(msg)
+
+    @property
+    def operation_fields(self) -> tuple[str, ...]:
+        """What the operation of a job must hold so that it can be polled."""
+        templates = (self.poll, self.follow or "")
+        return tuple(dict.fromkeys(field for one in templates for _, field in _VARIABLE.findall(one) if field))
 
     def find(self, body: JsonValue, *paths: str | None) -> list[JsonValue]:
         """Return what stands at the first of these paths that leads somewhere."""

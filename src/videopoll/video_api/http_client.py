@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -11,6 +12,8 @@ from videopoll.errors import ConfigurationError
 from videopoll.jobs.urls import url_problem
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import httpx
 
     from videopoll.core.flow import Flow
@@ -77,6 +80,21 @@ class HttpApiClient:
     def base_url(self) -> str:
         """Where the API is, without a slash at the end."""
         return self._base_url
+
+    @property
+    def apis(self) -> dict[str, str]:
+        """Where the API is, by its name: a runner tells operators."""
+        return {self._api.name: self._base_url}
+
+    def with_key(self, api_key: str) -> Self:
+        """Return one with another key that shares the connections of this one.
+
+        Raises:
+            ConfigurationError: It can be no key.
+        """
+        other = copy.copy(self)
+        other._key = _check_key(api_key)  # noqa: SLF001 - its twin
+        return other
 
     def close(self) -> None:
         """Close our own connections for threads; it may be used again."""

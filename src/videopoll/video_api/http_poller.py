@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from videopoll.core.flow import Flow
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import VideoJob
+    from videopoll.policies import PollingStrategy
     from videopoll.video_api.http_client import Key
 
 __all__ = ["HttpVideoPoller", "read_answer", "read_result"]
@@ -219,7 +220,7 @@ class HttpVideoPoller(HttpApiClient):
         from videopoll.video_api.apis import REPLICATE
 
         poller = HttpVideoPoller(REPLICATE, api_key=os.environ["REPLICATE_API_TOKEN"])
-        runner = Runner(queue, poller, notifier, strategy=REPLICATE.strategy)
+        runner = Runner(queue, poller, notifier)
 
     Args:
         api: The description.
@@ -263,6 +264,11 @@ class HttpVideoPoller(HttpApiClient):
             transport=transport,
         )
         self._last_key: str | None = None
+
+    @property
+    def strategy(self) -> PollingStrategy:
+        """When to poll, as the API's makers advise: a runner that is given no strategy goes by it."""
+        return self._api.strategy
 
     def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask about `job` once, within `timeout_s` seconds."""

@@ -119,8 +119,19 @@ class AsyncParts:
             raise TypeError(msg)
         check_call(self._poller, "poll" if own is None else "apoll")
         if own is not None:
-            # A second watch would take a fiftieth of a poll's time.
-            return functools.partial(_ask, own, guard=getattr(self._poller, "keeps_time", False) is not True)
+            if getattr(self._poller, "keeps_time", False) is True:
+                # A second watch would take a fiftieth of a poll's time.
+                return functools.partial(_ask, own, guard=False)
+
+            async def with_threads(job: VideoJob, *, timeout_s: float) -> object:
+                # Plain functions that it calls must not take the places of sends.
+                before = SYNC_PARTS.set(self._threads[0])
+                try:
+                    return await own(job, timeout_s=timeout_s)
+                finally:
+                    SYNC_PARTS.reset(before)
+
+            return functools.partial(_ask, with_threads)
         poll = cast("Callable[..., Awaitable[object]]", self._poller.poll)
         if is_async(self._poller.poll):
             return functools.partial(_ask, poll)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar, cast
 
 from typing_extensions import override
 
@@ -35,6 +35,19 @@ HIDING_S = 2.0
 """Seconds that the end of a run waits for the last of its history to be written."""
 
 RUNNING = "this runner is running already: build another one to run beside it"
+
+
+class _Asked(TypedDict, total=False):
+    video_api: str
+    video_apis: dict[str, str]
+
+
+def _asked_by(poller: object) -> _Asked:
+    """Return which video APIs a poller tells that it asks: by name, or the one."""
+    apis, url = getattr(poller, "apis", None), getattr(poller, "base_url", None)
+    if isinstance(apis, dict):
+        return _Asked(video_apis=apis)
+    return _Asked(video_api=url) if isinstance(url, str) else _Asked()
 
 
 class BaseRun:
@@ -106,6 +119,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, RunT]):
         self._new_state = functools.partial(
             WorkerState,
             ttls=queue.ttls,
+            poller=poller,
             strategy=strategy,
             lease=lease,
             delivery=delivery,
@@ -278,8 +292,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, RunT]):
             history = cast("RunnerHistory | None", offered())
             if history is None:
                 return
-            url = getattr(getattr(self, "_poller", None), "base_url", None)
-            history.follow(self, video_api=url if isinstance(url, str) else None)
+            history.follow(self, **_asked_by(getattr(self, "_poller", None)))
         except Exception as error:  # noqa: BLE001 - no job needs it
             log.warning("This worker cannot be seen by operators\n%s", trace_of(error))
             return

@@ -41,6 +41,14 @@ _REFUSALS = {
     ),
 }
 
+MOST_APIS = 100
+"""Video APIs that are remembered because they refuse us."""
+
+
+def _named(text: str, api: str | None) -> str:
+    return text if api is None else text.replace(" video API ", f" video API {api} ", 1)
+
+
 _HELD_BACK = {
     True: "as the channel refuses the credentials or the instance: check them",
     False: "as nobody knows what became of the last messages: look at what the channel answers",
@@ -59,7 +67,8 @@ class Vitals:
         self._clock = clock
         self._longest_silence_s = longest_silence_s
         self._ticked_s = clock.monotonic_s()
-        self._refused: FaultKind | None = None
+        # By the names of the video APIs, where jobs name them.
+        self._refused: dict[str | None, FaultKind] = {}
         self.lost_since_s: float | None = None
         self.lost_reason = ""
         self.left_behind = False
@@ -73,10 +82,10 @@ class Vitals:
         """Note whether the video API lets us in; a refusal is logged once, until a poll succeeds."""
         fault = event.fault
         if fault is None:
-            self._refused = None
-        elif fault in _REFUSALS and self._refused is not fault:
-            self._refused = fault
-            log.error(_REFUSALS[fault][1], event.detail)
+            self._refused.pop(event.provider, None)
+        elif fault in _REFUSALS and self._refused.get(event.provider) is not fault and len(self._refused) < MOST_APIS:
+            self._refused[event.provider] = fault
+            log.error(_named(_REFUSALS[fault][1], event.provider), event.detail)
 
     def judge(self, *, loops: Loops, steps: Iterable[JobStep], hung: int, accounts: Accounts) -> Health:
         """Return whether the worker is fit; asked in other threads.
@@ -89,14 +98,13 @@ class Vitals:
         """
         problems = []
         # Each is read once: other threads write them.
-        now_s, lost_since_s, refused = self._clock.monotonic_s(), self.lost_since_s, self._refused
+        now_s, lost_since_s, refused = self._clock.monotonic_s(), self.lost_since_s, list(self._refused.items())
         if lost_since_s is not None:
             problems.append(
                 f"Redis cannot be used for {now_s - lost_since_s:.0f} s:"
                 f" check that it runs and can be reached ({self.lost_reason})"
             )
-        if refused is not None:
-            problems.append(_REFUSALS[refused][0])
+        problems += [_named(_REFUSALS[fault][0], name) for name, fault in refused]
         silent_s = now_s - self._ticked_s
         alive = silent_s <= self._longest_silence_s or lost_since_s is not None
         if self.left_behind:

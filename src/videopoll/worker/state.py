@@ -17,6 +17,7 @@ from videopoll._loops import RENEWER, Loops
 from videopoll._reasons import told_of
 from videopoll.clock import FOREVER_S, Clock, RedisClock
 from videopoll.core.context import StepContext
+from videopoll.core.polling import widest
 from videopoll.core.step import JobStep
 from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
 from videopoll.jobs.views import RunSummary
@@ -79,6 +80,27 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_RNG.seed)
 
 
+def strategies_of(given_one: PollingStrategy | None, poller: object) -> tuple[PollingStrategy, ...]:
+    """Return the strategy of jobs that have none of their own, and then those that a poller has for its jobs."""
+    advised, own = getattr(poller, "strategy", None), getattr(poller, "strategies", None)
+    if given_one is None and isinstance(advised, PollingStrategy):
+        given_one = advised
+    usual = given(given_one, PollingStrategy, "strategy")
+    return (usual, *own) if isinstance(own, tuple) else (usual,)
+
+
+def _clock_of(clock: Clock | None, poller: object) -> Clock:
+    """Return what time it is, and tell a poller that counts its pauses, if it is not the usual."""
+    use_clock = getattr(poller, "use_clock", None)
+    if clock is not None and callable(use_clock):
+        use_clock(clock)
+    return given(clock, Clock, "clock")
+
+
+def _go_on(_wait_s: float) -> None:
+    """Pause nothing."""
+
+
 class Room(NamedTuple):
     """What a worker can take in one claim."""
 
@@ -97,6 +119,7 @@ class WorkerState:
     """What a runner holds and judges without any I/O: the jobs in hand, what is counted, and when to do what.
 
     Args:
+        poller: Asks the video API; it may have strategies of its own (`videopoll.protocols.OwnStrategies`).
         wake: Wakes the runner's loop, in whatever thread it is called.
         hurry_renewal: Wakes what renews leases.
         hung: Returns how many calls of a host's parts were left to themselves.
@@ -106,6 +129,7 @@ class WorkerState:
         self,
         *,
         ttls: KeyTtls,
+        poller: object,
         strategy: PollingStrategy | None,
         lease: LeasePolicy | None,
         delivery: DeliveryPolicy | None,
@@ -123,13 +147,16 @@ class WorkerState:
         hurry_renewal: Callable[[], object],
         hung: Callable[[], int],
     ) -> None:
-        self.strategy: PollingStrategy = given(strategy, PollingStrategy, "strategy")
+        usual, *own = strategies_of(strategy, poller)
+        for one in (usual, *own):
+            ttls.check_outlive(one)
+        self.strategy: PollingStrategy = widest([usual, *own])
+        """What a claim goes by; a job's own strategy is its step's to know."""
         self.lease: LeasePolicy = given(lease, LeasePolicy, "lease")
         self.delivery: DeliveryPolicy = given(delivery, DeliveryPolicy, "delivery")
         for name, count in (("concurrency", concurrency), ("delivery_concurrency", delivery_concurrency)):
             check_count(name, count)
         check_seconds("grace_s", grace_s, low=0)
-        ttls.check_outlive(self.strategy)
         if foreign_workers and (ttls.job_s, ttls.attempts_s) != (KeyTtls().job_s, KeyTtls().attempts_s):
             msg = (
                 f"beside workers of another kind KeyTtls.job_s and attempts_s must stay {KeyTtls().job_s}: the age"
@@ -143,7 +170,7 @@ class WorkerState:
         self.recover = recover
         self.take_new = take_new
         self.worker_id: str = f"video_worker_{os.getpid()}_{secrets.token_hex(3)}"
-        self.clock: Clock = given(clock, Clock, "clock")
+        self.clock: Clock = _clock_of(clock, poller)
         self.rng: random.Random = rng or _RNG
         if texts is not None and not isinstance(texts, Texts):
             msg = f"texts must be Texts, got {type(texts).__name__}"
@@ -151,12 +178,14 @@ class WorkerState:
         self.emitter: events.Emitter = events.Emitter(LogHook(), hooks)
         self.context: StepContext = StepContext(
             worker_id=self.worker_id,
-            strategy=self.strategy,
+            strategy=usual,
+            strategy_of=getattr(poller, "strategy_of", None) if own else None,
             lease=self.lease,
             delivery=self.delivery,
             texts=texts or SPANISH_AND_ENGLISH,
             emit=self.emit,
-            pause_polling=self._throttled,
+            # A poller of several accounts holds back each by itself.
+            pause_polling=_go_on if getattr(poller, "holds_back", False) is True else self._throttled,
             start_sending=self._start_sending,
             clock=RedisClock(self.clock),
             rng=self.rng,

@@ -30,9 +30,10 @@ from videopoll.cli.options import (
     DEFAULT_ULTRAMSG_URL,
     ULTRAMSG_TOKEN,
     WHATSAPP_FACTORY_TOKEN,
-    ApiUrl,
     AsJson,
+    GivenApiUrl,
     Prefix,
+    Providers,
     RedisUrl,
     UltraMsgInstance,
     UltraMsgUrl,
@@ -43,6 +44,7 @@ from videopoll.cli.options import (
     secret,
 )
 from videopoll.cli.output import complain, duration, guarded, print_json, print_rows
+from videopoll.cli.providers import described, health_of, made_up_job, url_of
 from videopoll.errors import QueueError
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.urls import check_url
@@ -52,6 +54,9 @@ from videopoll.observe.log import shown
 from videopoll.observe.redact import redact
 from videopoll.queue.connect import queue_errors
 from videopoll.queue.schema import KEYS, Keys
+from videopoll.video_api.apis import ALL
+from videopoll.video_api.description import ApiDescription, variable_part
+from videopoll.video_api.http_poller import HttpVideoPoller
 from videopoll.video_api.poller import VideoApiPoller
 
 __all__ = ["doctor"]
@@ -102,7 +107,8 @@ def doctor(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
-    api_url: ApiUrl = DEFAULT_API_URL,
+    api_url: GivenApiUrl = None,
+    provider: Providers = None,
     ultramsg_url: UltraMsgUrl = DEFAULT_ULTRAMSG_URL,
     ultramsg_instance: UltraMsgInstance = None,
     whatsapp_factory_url: WhatsAppFactoryUrl = None,
@@ -114,12 +120,13 @@ def doctor(
     """Check Redis, the keys, the workers, the video API and the messengers; say what to fix.
 
     Give it the environment of a worker: VIDEOPOLL_API_KEY, VIDEOPOLL_ULTRAMSG_TOKEN,
-    VIDEOPOLL_WHATSAPP_FACTORY_TOKEN and the rest. It changes nothing and sends
+    VIDEOPOLL_WHATSAPP_FACTORY_TOKEN, the keys of providers and the rest. It asks the
+    video APIs that living workers poll, and those that you name. It changes nothing and sends
     nothing: WhatsApp Factory is asked to send an empty text to nobody, which it
     refuses, to try the key. The exit code is 1 if something is wrong.
     """
     findings = check_redis(redis_url, prefix, clock=clock)
-    findings += check_api(api_url, secret(API_KEY))
+    findings += check_apis(api_url, [described(name) for name in provider or ()], apis_in_use(redis_url, prefix))
     findings.append(check_ultramsg(ultramsg_url, ultramsg_instance, secret(ULTRAMSG_TOKEN)))
     findings.append(
         check_whatsapp_factory(whatsapp_factory_url, whatsapp_factory_instance, secret(WHATSAPP_FACTORY_TOKEN))
@@ -311,6 +318,59 @@ def _check_queue(figures: Figures) -> list[Finding]:
 
 
 # --- the outside world ---
+
+
+def apis_in_use(redis_url: str, prefix: str) -> list[tuple[str | None, str]]:
+    """Return which video APIs living workers poll; none if that cannot be told."""
+    with open_queue(redis_url, prefix) as queue:
+        return read_figures(queue).video_apis
+
+
+def check_apis(api_url: str | None, given: list[ApiDescription], in_use: list[tuple[str | None, str]]) -> list[Finding]:
+    """Check the video APIs that are in use here, and no other.
+
+    Args:
+        api_url: Where the API without a description is, if an operator says it.
+        given: The described ones that the operator names.
+        in_use: Those that living workers poll.
+    """
+    plain = [url for name, url in in_use if name is None]
+    named = {name: url for name, url in in_use if name is not None}
+    described_ones = {api.name: api for api in (*ALL.values(), *given)}
+    urls = named | {api.name: named.get(api.name) or url_of(api) or "" for api in given}
+    found: list[Finding] = []
+    if api_url or plain or secret(API_KEY) or not urls:
+        found = check_api(api_url or (plain or [DEFAULT_API_URL])[0], secret(API_KEY))
+    for name, url in urls.items():
+        found += check_described(name, url, described_ones.get(name))
+    return found
+
+
+def check_described(name: str, url: str, api: ApiDescription | None) -> list[Finding]:
+    """Ask a described video API whether it answers, and about a job that cannot exist, to try the key."""
+    check = f"video API {shown(name)}"
+    if not url:
+        variable = f"VIDEOPOLL_{variable_part(name)}_URL"
+        return [Finding(check, Mark.WRONG, "its address is not known", f"set {variable} to it")]
+    health = health_of(url, HTTP_TIMEOUT_S)
+    where = "check its address and the network; if they are right, wait: polls back off"
+    found = [Finding(check, Mark.OK if health.up else Mark.WRONG, health.detail, None if health.up else where)]
+    key = None if api is None else secret(api.key_variable)
+    if api is None or not api.auth_header:
+        return found
+    name = f"key of {api.name}"
+    if key is None:
+        fix = f"set {api.key_variable} to the key that your workers have"
+        return [*found, Finding(name, Mark.NOTE, f"{api.key_variable} is not set here, not tried", fix)]
+    poller = HttpVideoPoller(api, api_key=key, base_url=url)
+    try:
+        observation = poller.poll(made_up_job(api, url), timeout_s=HTTP_TIMEOUT_S)
+    finally:
+        poller.close()
+    if isinstance(observation, Fault) and observation.kind in {FaultKind.CREDENTIALS, FaultKind.BLOCKED}:
+        fix = f"the key is wrong, was withdrawn, or has no credit: set {api.key_variable} anew and restart the workers"
+        return [*found, Finding(name, Mark.WRONG, observation.detail, fix)]
+    return [*found, Finding(name, Mark.OK, "not refused")]
 
 
 def check_api(api_url: str, api_key: str | None) -> list[Finding]:

@@ -21,12 +21,15 @@ from videopoll.cli.options import (
     secret,
 )
 from videopoll.cli.output import Cell, age, complain, guarded, masked_url, print_json, print_values, when
+from videopoll.cli.providers import open_poller
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.job import JobState, VideoJob
 from videopoll.jobs.views import JobView
-from videopoll.observations import Fault, VideoFailed, VideoMissing, VideoReady, VideoWorking
+from videopoll.observations import Fault, NotAsked, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.observe.log import shown
+from videopoll.video_api.apis import ALL
+from videopoll.video_api.http_poller import HttpVideoPoller
 from videopoll.video_api.poller import VideoApiPoller
 
 __all__ = ["live_answer", "show"]
@@ -89,12 +92,8 @@ def live_answer(api_url: str, job_id: str, view: JobView | None) -> str:
     Raises:
         ConfigurationError: There is no key to ask with.
     """
-    api_key = secret(API_KEY)
-    if api_key is None:
-        msg = f"--live asks the video API, which needs a key: set {API_KEY} in the environment"
-        raise ConfigurationError(msg)
     job = view.job if view is not None and view.job is not None else VideoJob(job_id, "-", 0)
-    poller = VideoApiPoller(base_url=api_url, api_key=api_key)
+    poller = _poller_of(job, api_url)
     try:
         observation = poller.poll(job, timeout_s=LIVE_TIMEOUT_S)
     finally:
@@ -114,6 +113,20 @@ def live_answer(api_url: str, job_id: str, view: JobView | None) -> str:
             return "it does not know the job"
         case Fault():
             return f"no answer ({shown(observation.detail)})"
+        case NotAsked():
+            return "not asked"
+
+
+def _poller_of(job: VideoJob, api_url: str) -> VideoApiPoller | HttpVideoPoller:
+    """Return what asks the API that a job names, or the one at this address."""
+    provider = job.metadata.get("provider")
+    if isinstance(provider, str) and provider in ALL:
+        return open_poller(ALL[provider])
+    api_key = secret(API_KEY)
+    if api_key is None:
+        msg = f"--live asks the video API, which needs a key: set {API_KEY} in the environment"
+        raise ConfigurationError(msg)
+    return VideoApiPoller(base_url=api_url, api_key=api_key)
 
 
 def _as_cell(value: JsonValue) -> Cell:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, TypeAlias, cast
+from typing import Annotated, cast
 
 import attrs
 import typer
@@ -24,6 +24,7 @@ from videopoll.cli.options import (
     DEFAULT_PREFIX,
     DEFAULT_REDIS_URL,
     AsJson,
+    GivenApiUrl,
     Prefix,
     RedisUrl,
     open_client,
@@ -31,10 +32,12 @@ from videopoll.cli.options import (
     secret,
 )
 from videopoll.cli.output import Cell, complain, duration, guarded, print_json, print_rows, print_values
+from videopoll.cli.providers import health_of
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.observe.log import shown
 from videopoll.queue.connect import queue_errors
 from videopoll.queue.schema import Keys
+from videopoll.video_api.client import ApiHealth
 from videopoll.video_api.poller import VideoApiPoller
 
 __all__ = ["describe", "status"]
@@ -45,18 +48,24 @@ SCAN_BUDGET_S = 5.0
 
 API_TIMEOUT_S = 5.0
 
-NOT_ASKED = (None, "not asked: no living worker says that it polls one (--api-url asks)")
-"""What is told of the video API where none is known to be in use."""
 
-GivenApiUrl: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--api-url",
-        envvar="VIDEOPOLL_API_URL",
-        help="Base URL of the video API to ask; else those that living workers poll.",
-        show_default=False,
-    ),
-]
+@attrs.frozen
+class ApiAnswer:
+    """How a video API is; by its name, if it is a described one."""
+
+    name: str | None
+    url: str | None
+    healthy: bool | None
+    detail: str
+
+    @property
+    def label(self) -> str:
+        """What it is called."""
+        return "video API" if self.name is None else f"video API {shown(self.name)}"
+
+
+NOT_ASKED = ApiAnswer(None, None, None, "not asked: no living worker says that it polls one (--api-url asks)")
+"""What is told of the video API where none is known to be in use."""
 
 
 @attrs.frozen
@@ -113,10 +122,10 @@ def status(
             scan_problem = "unknown: this Redis user may not SCAN"
         except QueueError:
             scan_problem = "unknown"
-    apis = {url: _api_health(url) for url in ([api_url] if api_url else figures.video_apis)}
-    down = [api for api in apis.values() if not api[0]]
-    api = (down or list(apis.values()) or [NOT_ASKED])[0]
-    problems = figures.problems + [f"video API: {detail}" for _, detail in down]
+    apis = [_asked(name, url) for name, url in ([(None, api_url)] if api_url else figures.video_apis)]
+    down = [api for api in apis if not api.healthy]
+    api = (down or apis or [NOT_ASKED])[0]
+    problems = figures.problems + [f"{api.label}: {api.detail}" for api in down]
     if as_json:
         counts = figures.counts
         print_json(
@@ -128,12 +137,15 @@ def status(
                 "counted_all_keys": keys.complete if keys else False,
                 "scan_problem": scan_problem,
                 "redis": {"healthy": counts is not None, "detail": figures.detail},
-                "video_api": {"healthy": api[0], "detail": api[1]},
+                "video_api": {"healthy": api.healthy, "detail": api.detail},
+                "video_apis": [
+                    {"provider": one.name, "url": one.url, "healthy": one.healthy, "detail": one.detail} for one in apis
+                ],
                 "problems": problems,
             }
         )
     else:
-        _print(figures, keys, scan_problem, api)
+        _print(figures, keys, scan_problem, apis or [NOT_ASKED])
     if check and problems:
         raise typer.Exit(1)
 
@@ -174,21 +186,25 @@ def count_keys(redis_url: str, keys: Keys) -> KeyCounts:
                 return KeyCounts(**found, complete=cursor == 0)
 
 
-def _api_health(api_url: str) -> tuple[bool | None, str]:
+def _asked(name: str | None, url: str) -> ApiAnswer:
+    health = health_of(url, API_TIMEOUT_S) if name is not None else _plain_health(url)
+    return ApiAnswer(name, url, health.up, health.detail)
+
+
+def _plain_health(api_url: str) -> ApiHealth:
     # The health call sends no key; the poller wants one all the same.
     poller = VideoApiPoller(base_url=api_url, api_key=secret(API_KEY) or "none")
     try:
-        health = poller.health(timeout_s=API_TIMEOUT_S)
+        return poller.health(timeout_s=API_TIMEOUT_S)
     finally:
         poller.close()
-    return health.up, health.detail
 
 
 def _print(
     figures: Figures,
     keys: KeyCounts | None,
     scan_problem: str | None,
-    api_health: tuple[bool | None, str],
+    apis: list[ApiAnswer],
 ) -> None:
     counts, tty = figures.counts, sys.stdout.isatty()
     values: dict[str, Cell] = {}
@@ -216,7 +232,8 @@ def _print(
         }
     elif scan_problem:
         values["records, locks, completed"] = scan_problem
-    for name, (healthy, detail) in (("Redis", (counts is not None, figures.detail)), ("video API", api_health)):
+    answers = [("Redis", counts is not None, figures.detail), *((one.label, one.healthy, one.detail) for one in apis)]
+    for name, healthy, detail in answers:
         marks = {True: "✔ ", False: "✘ "} if tty else {True: "ok: ", False: "down: "}
         mark = "" if healthy is None else marks[healthy]
         values[name] = f"{mark}{detail}"

@@ -21,6 +21,7 @@ from videopoll.cli.options import (
     ApiUrl,
     JobTtl,
     Prefix,
+    Providers,
     RedisUrl,
     RunnerKind,
     UltraMsgInstance,
@@ -31,6 +32,7 @@ from videopoll.cli.options import (
     ttls_of,
 )
 from videopoll.cli.output import guarded
+from videopoll.cli.providers import described, job_ttl_for, open_poller
 from videopoll.errors import ConfigurationError
 from videopoll.notifiers import RoutingNotifier
 from videopoll.observe.log_setup import LogFormat, LogLevel, set_up_logging
@@ -38,6 +40,7 @@ from videopoll.policies import LeasePolicy, PollingStrategy
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.texts import ENGLISH, SPANISH, Texts
 from videopoll.video_api.poller import VideoApiPoller
+from videopoll.video_api.routing_poller import RoutingPoller
 from videopoll.worker.async_runner import AsyncRunner
 from videopoll.worker.runner import Runner
 from videopoll.worker.serve import serve
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from videopoll.cli.channels import NoChannelNotifier
     from videopoll.policies import KeyTtls
     from videopoll.protocols import AsyncVideoPoller, VideoPoller
+    from videopoll.video_api.description import ApiDescription
     from videopoll.worker.serve import App, Built
 
 __all__ = ["worker"]
@@ -233,6 +237,7 @@ def worker(
     prefix: Prefix = DEFAULT_PREFIX,
     job_ttl: JobTtl = DEFAULT_JOB_TTL_S,
     app: OwnApp = None,
+    provider: Providers = None,
     poller: OwnPoller = None,
     api_url: ApiUrl = DEFAULT_API_URL,
     channel: OwnChannels = None,
@@ -264,9 +269,14 @@ def worker(
     Secrets come from the environment only: VIDEOPOLL_API_KEY (needed, unless the
     poller is yours), VIDEOPOLL_ULTRAMSG_TOKEN, VIDEOPOLL_WHATSAPP_FACTORY_TOKEN.
 
+    With --provider each job is asked about at the API that its metadata name; the key of
+    each is in the variable that videopoll providers tells, e.g. FAL_KEY. Jobs that name none
+    go to --poller, or to the API of VIDEOPOLL_API_KEY, where there is one.
+
     \b
     export VIDEOPOLL_API_KEY=… VIDEOPOLL_ULTRAMSG_TOKEN=…
     videopoll worker --ultramsg-instance instance1150
+    videopoll worker --provider fal --provider replicate
     videopoll worker --resolver myshop.people:recipient_of --log-format json
     videopoll worker --app myshop.worker:build --health-port 8080
 
@@ -293,7 +303,14 @@ def worker(
         _check_alone(ctx)
         serve_app(lambda: cast("Built", call_function("--app", app)))
         return
-    _check_lifetimes(job_ttl, timeout)
+    apis = [described(name) for name in provider or ()]
+    if apis:
+        _check_providers(ctx, foreign_workers=foreign_workers, others=_asks_others(poller))
+        job_ttl = job_ttl if _given(ctx, "job_ttl") else job_ttl_for(apis)
+    for api in apis:
+        _check_lifetimes(job_ttl, api.strategy.timeout_s, f"{api.name} is polled for")
+    if not apis or _asks_others(poller):
+        _check_lifetimes(job_ttl, timeout, "--timeout")
     options = RunnerOptions(
         strategy=PollingStrategy(
             interval_s=interval, timeout_s=timeout, initial_delay_s=initial_delay, max_attempts=max_attempts
@@ -306,7 +323,7 @@ def worker(
         visible=history,
         concurrency=concurrency,
     )
-    asking = _poller(api_url, poller)
+    asking = _poller(api_url, poller) if not apis or _asks_others(poller) else None
     channels = build_channels(
         ultramsg_url=ultramsg_url,
         ultramsg_instance=ultramsg_instance,
@@ -318,7 +335,8 @@ def worker(
     notifier = build_notifier(channels, resolver)
     if runner is RunnerKind.SYNC:
         _check_sync(asking, poller, notifier, resolver)
-    parts = _Parts(_Place(redis_url, prefix, ttls_of(job_ttl)), asking, notifier, options)
+    routed = _routed(apis, asking)
+    parts = _Parts(_Place(redis_url, prefix, ttls_of(job_ttl)), routed, notifier, options)
     serve_app(parts.async_app if runner is RunnerKind.ASYNC else parts.app)
 
 
@@ -372,26 +390,78 @@ OF_THE_PROCESS = frozenset({"app", "health_port", "health_host", "metrics", "log
 """The options that count beside `--app`."""
 
 
+OF_OTHER_APIS = frozenset({"api_url", "interval", "timeout", "initial_delay", "max_attempts"})
+"""The options about jobs that name no provider."""
+
+
+def _source(ctx: typer.Context, name: str) -> str | None:
+    return getattr(ctx.get_parameter_source(name), "name", None)
+
+
+def _given(ctx: typer.Context, name: str) -> bool:
+    """Whether a host has set an option, on the command line or in the environment."""
+    return _source(ctx, name) in {"COMMANDLINE", "ENVIRONMENT"}
+
+
+def _on_command_line(ctx: typer.Context) -> list[tuple[str, str]]:
+    """Return the names of the options that the command line has, and how they are written."""
+    names = [(option.name, option.opts[0]) for option in ctx.command.params if option.name]
+    return [(name, written) for name, written in names if _source(ctx, name) == "COMMANDLINE"]
+
+
+def _check_providers(ctx: typer.Context, *, foreign_workers: bool, others: bool) -> None:
+    """Raise a ConfigurationError if the command line has options that `--provider` would pass over, or does not go with."""
+    if foreign_workers:
+        msg = (
+            "--provider and --foreign-workers do not go together: workers of another kind would take these jobs, and not"
+            " find them at their own API. Give the jobs of providers a --prefix of their own"
+        )
+        raise ConfigurationError(msg)
+    given = [written for name, written in _on_command_line(ctx) if name in OF_OTHER_APIS]
+    if given and not others:
+        msg = (
+            f"{', '.join(given)} would have no effect: each provider is polled as its description advises."
+            f" Set {API_KEY} or --poller for jobs that name no provider, or leave it out"
+        )
+        raise ConfigurationError(msg)
+
+
+def _asks_others(poller: str | None) -> bool:
+    """Whether jobs that name no provider can be asked about, too."""
+    return poller is not None or secret(API_KEY) is not None
+
+
+def _routed(
+    apis: list[ApiDescription], others: VideoPoller | AsyncVideoPoller | None
+) -> VideoPoller | AsyncVideoPoller:
+    """Return the poller of all that was named."""
+    if not apis:
+        return cast("VideoPoller | AsyncVideoPoller", others)
+    pollers: dict[str, VideoPoller | AsyncVideoPoller] = {api.name: open_poller(api) for api in apis}
+    if others is not None:
+        pollers[OTHERS] = others
+    return RoutingPoller(pollers, default=None if others is None else OTHERS)
+
+
+OTHERS = "default"
+"""What the API is called of jobs that name none."""
+
+
 def _check_alone(ctx: typer.Context) -> None:
     """Raise a ConfigurationError if the command line has options that `--app` would pass over in silence."""
-    given = [
-        option.opts[0]
-        for option in ctx.command.params
-        if option.name
-        and option.name not in OF_THE_PROCESS
-        and getattr(ctx.get_parameter_source(option.name), "name", None) == "COMMANDLINE"
-    ]
+    given = [written for name, written in _on_command_line(ctx) if name not in OF_THE_PROCESS]
     if given:
         msg = f"--app builds the whole runner, so {', '.join(given)} would have no effect: set it there, or leave --app out"
         raise ConfigurationError(msg)
 
 
-def _check_lifetimes(job_ttl: int, timeout: float) -> None:
+def _check_lifetimes(job_ttl: int, timeout_s: float, whose: str) -> None:
     """Raise a ConfigurationError if a job's record would expire before its polling can end."""
-    if job_ttl <= timeout:
+    if job_ttl <= timeout_s:
+        unit, lower = ("", ", or lower --timeout") if whose.startswith("--") else (" s", "")
         msg = (
-            f"a job would vanish from Redis (--job-ttl {job_ttl}) before it can time out (--timeout {timeout:g})."
-            f" Raise --job-ttl here and wherever jobs are enqueued, e.g. to {2 * round(timeout)}, or lower --timeout."
+            f"a job would vanish from Redis (--job-ttl {job_ttl}) before it can time out ({whose} {timeout_s:g}{unit})."
+            f" Raise --job-ttl here and wherever jobs are enqueued, e.g. to {2 * round(timeout_s)}{lower}."
         )
         raise ConfigurationError(msg)
 

@@ -27,6 +27,7 @@ FAL: ApiDescription = ApiDescription(
     code=("error_type", "detail[0].type"),
     codes={"content_policy_violation": Meaning.MODERATED},
     queue_position="queue_position",
+    key_variable="FAL_KEY",
     strategy=PollingStrategy(interval_s=5, timeout_s=900, max_attempts=180, initial_delay_s=5),
     source="fal-ai/fal, projects/fal_client; fal.ai/docs on errors and the queue",
     checked="2026-11-25",

@@ -29,6 +29,7 @@ LUMA: ApiDescription = ApiDescription(
         "invalid_request": Meaning.REFUSED_INPUT,
         "corrupt_input": Meaning.REFUSED_INPUT,
     },
+    key_variable="LUMA_AGENTS_API_KEY",
     strategy=PollingStrategy(interval_s=5, timeout_s=600, max_attempts=120, initial_delay_s=5),
     source="lumalabs/luma-agents-python",
     checked="2026-11-25",

@@ -31,6 +31,7 @@ MODELARK: ApiDescription = ApiDescription(
         "OutputVideoSensitiveContentDetected": Meaning.MODERATED,
         "QuotaExceeded": Meaning.OUT_OF_CREDIT,
     },
+    key_variable="ARK_API_KEY",
     strategy=PollingStrategy(interval_s=5, timeout_s=1200, max_attempts=240, initial_delay_s=5),
     source="volcengine/volcengine-python-sdk; TanStack/ai, ai-byteplus",
     checked="2026-11-25",

@@ -24,6 +24,7 @@ REPLICATE: ApiDescription = ApiDescription(
     video=("output", "output[*]", "output.video", "output.url"),
     lifetime_s=3600,
     error="error",
+    key_variable="REPLICATE_API_TOKEN",
     strategy=PollingStrategy(interval_s=5, timeout_s=1800, max_attempts=360, initial_delay_s=5),
     source="replicate/replicate-python; replicate.com/docs/topics/predictions/lifecycle",
     checked="2026-11-25",

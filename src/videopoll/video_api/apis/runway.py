@@ -29,6 +29,7 @@ RUNWAY: ApiDescription = ApiDescription(
     codes={"SAFETY.": Meaning.MODERATED},
     progress="progress",
     progress_scale=1.0,
+    key_variable="RUNWAYML_API_SECRET",
     strategy=PollingStrategy(interval_s=6, timeout_s=600, max_attempts=100, initial_delay_s=6),
     source="runwayml/sdk-python; docs.dev.runwayml.com/errors",
     checked="2026-11-25",
