@@ -278,6 +278,13 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "a send that is taken over has had its time to show up",
+        5,
+        "core.delivery",
+        "        entry = attrs.evolve(entry, sending_ms=max(entry.sending_ms, now_ms))\n",
+        "",
+    ),
+    Mutant(
         "at most once sends again",
         5,
         "core.delivery",

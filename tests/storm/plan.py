@@ -468,6 +468,24 @@ def _death_in_a_second_send(seed: int, rng: random.Random) -> Plan:
     )
 
 
+def _send_at_the_end_of_a_lease(seed: int, rng: random.Random) -> Plan:
+    """A worker stands still before its send, is cut off from Redis, and sends just before others may take over."""
+    at_s = round(rng.uniform(0.0, 4.0), 2)
+    return Plan(
+        seed=seed,
+        workers=_fleet(rng, 2),
+        jobs=tuple(JobPlan(at_s=round(at_s + rng.uniform(0.0, 2.0), 2), takes_s=0.5) for _ in range(3)),
+        events=(
+            Event(round(at_s + 1.0, 2), "freeze", (0, "posting", "reached", round(rng.uniform(9.0, 11.0), 1))),
+            Event(round(at_s + 8.0, 2), "cut off", (0, 30.0)),
+        ),
+        channel="askable",
+        routed=rng.random() < 0.4,
+        lease_s=12.0,
+        visible_after_s=3.0,
+    )
+
+
 KINDS = (
     _cancel_in_a_poll,
     _cancel_in_a_send,
@@ -476,6 +494,7 @@ KINDS = (
     _poll_that_hangs_on,
     _writes_that_fail,
     _death_in_a_second_send,
+    _send_at_the_end_of_a_lease,
 )
 """Storms that are pointed at one race each; the seed chooses which one."""
 
