@@ -15,7 +15,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from typing_extensions import override
 
@@ -26,7 +26,7 @@ from videopoll._shield import to_the_end, wait_on
 from videopoll.core.effects import Answer, Commit, Effect, PollApi, SendMessage
 from videopoll.core.flow import acall, adrive
 from videopoll.core.step import JobStep
-from videopoll.errors import ConfigurationError, QueueError
+from videopoll.errors import ConfigurationError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
 from videopoll.policies import ENDING_S, LONGEST_SEND_S
@@ -39,28 +39,25 @@ from videopoll.worker.host_parts import (
     trace_of,
     was_cancelled,
 )
-from videopoll.worker.state import MOST_ENDINGS, Room
 from videopoll.worker.stopping import Stopping, StopSignals, calm_ctrl_c
-from videopoll.worker.upkeep import Upkeep
 from videopoll.worker.writer import AsyncTransitionWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
+    from videopoll.core.flow import Flow
     from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, AsyncVideoPoller, Notifier, VideoPoller
 
 __all__ = ["AsyncRunner"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
-
 LAST_CALL_S = 3.0
 """How long a task that is ended may take for it, in seconds; one that swallows its cancellation is left to itself."""
 
 
-class _Run(BaseRun, Generic[R]):
+class _Run(BaseRun):
     """One run, in a task of its own: no cancellation of whoever waits for it cuts its end short.
 
     Args:
@@ -69,7 +66,7 @@ class _Run(BaseRun, Generic[R]):
         asked: Called when somebody asks for its end.
     """
 
-    task: asyncio.Task[R]
+    task: asyncio.Task[object]
 
     def __init__(self, stopping: Stopping, *, background: bool, asked: Callable[[], object]) -> None:
         super().__init__(stopping, background=background, asked=asked)
@@ -91,6 +88,30 @@ class _Run(BaseRun, Generic[R]):
         if not self.ended.done():
             self.ended.set_result(None)
 
+    async def nap(self, event: asyncio.Event, seconds: float) -> None:
+        """Wait for an event, at most so long."""
+        event.clear()
+        timer = self.loop.call_later(min(seconds, state.LONGEST_IDLE_S), event.set)
+        try:
+            await event.wait()
+        except asyncio.CancelledError:
+            # Of the run's own task: its event loop is about to close.
+            self.hurry()
+        finally:
+            timer.cancel()
+
+    async def cancel(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        """Cancel tasks, and wait until they have ended, for as long as that may take."""
+        left = set(tasks)
+        until_s = self.loop.time() + LAST_CALL_S
+        while left and self.loop.time() < until_s:
+            # Again and again: the Redis client swallows a cancellation that comes while it connects.
+            for task in left:
+                task.cancel()
+            if await wait_on(left, 0.05) is not None:
+                self.hurry()
+            left = {task for task in left if not task.done()}
+
     def call_when_late(self, late: Callable[[], None]) -> None:
         """Call `late`, once, when nobody is to wait for the end any longer."""
         if self._late is None and not self.ended.done():
@@ -98,7 +119,13 @@ class _Run(BaseRun, Generic[R]):
 
 
 class AsyncRunner(
-    BaseRunner["AsyncVideoJobQueue", "AsyncVideoPoller | VideoPoller", "AsyncNotifier | Notifier", "_Run[object]"]
+    BaseRunner[
+        "AsyncVideoJobQueue",
+        "AsyncVideoPoller | VideoPoller",
+        "AsyncNotifier | Notifier",
+        "asyncio.Future[TransitionResult]",
+        "_Run",
+    ]
 ):
     """A worker with asyncio.
 
@@ -164,7 +191,6 @@ class AsyncRunner(
         self._parts = AsyncParts(self._state, self._poller, self._notifier)
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
         self._writer = AsyncTransitionWriter(self._state, self._queue)
-        self._upkeep = Upkeep(self._state, self._queue, asyncio.sleep)
         self._new_events()
 
     def _new_events(self) -> None:
@@ -239,7 +265,7 @@ class AsyncRunner(
             RuntimeError: It is running already.
         """
         self._asked_before = False
-        return await self._attend(self._launch(self._do_batch))
+        return cast("RunSummary", await self._attend(self._launch(self._do_batch)))
 
     async def __aenter__(self) -> Self:
         return self
@@ -266,11 +292,11 @@ class AsyncRunner(
 
     def _launch(
         self,
-        work: Callable[[_Run[R]], Coroutine[object, object, R]],
+        work: Callable[[_Run], Coroutine[object, object, object]],
         *,
         background: bool = False,
-        before: _Run[object] | None = None,
-    ) -> _Run[R]:
+        before: _Run | None = None,
+    ) -> _Run:
         """Begin a run in a task of its own; `before` is one that has to end first.
 
         Raises:
@@ -282,13 +308,13 @@ class AsyncRunner(
                 raise RuntimeError(RUNNING)
             # If it is over because its loop stands still, and that goes on one day, it ends.
             current.stopping.hurry()
-        run: _Run[R] = _Run(
+        run: _Run = _Run(
             Stopping(self._state.clock, self._state.grace_s),
             background=background,
             asked=lambda: self._asked(run),
         )
 
-        async def do() -> R:
+        async def do() -> object:
             if before is not None:
                 await wait_on([asyncio.wrap_future(before.ended)], before.stopping.left_s())
             return await work(run)
@@ -297,17 +323,17 @@ class AsyncRunner(
         run.task.add_done_callback(run.end)
         if background:
             run.task.add_done_callback(_tell_failure)
-        self._current = cast("_Run[object]", run)
-        self._heed(cast("_Run[object]", run))
+        self._current = run
+        self._heed(run)
         return run
 
-    def _asked(self, run: _Run[R]) -> None:
+    def _asked(self, run: _Run) -> None:
         self._state.stopping = True
         with contextlib.suppress(RuntimeError):
             # Its loop may be closed just now.
             run.loop.call_soon_threadsafe(self._hear, run)
 
-    def _hear(self, run: _Run[R]) -> None:
+    def _hear(self, run: _Run) -> None:
         if run is self._current:
             self._changed.set()
             self._idle.set()
@@ -329,12 +355,12 @@ class AsyncRunner(
 
     # --- waiting for the end ---
 
-    def _give_up(self, run: _Run[R]) -> None:
+    def _give_up(self, run: _Run) -> None:
         self._log_late()
         run.task.cancel()
         run.end()
 
-    async def _attend(self, run: _Run[R]) -> R:
+    async def _attend(self, run: _Run) -> object:
         """Wait for a run's end, whatever comes up meanwhile; return what it gave."""
 
         def interrupted() -> None:
@@ -353,7 +379,7 @@ class AsyncRunner(
 
     # --- the loop ---
 
-    async def _work_until_stopped(self, run: _Run[None]) -> None:
+    async def _work_until_stopped(self, run: _Run) -> None:
         self._show(self._queue)
         try:
             await self._serve_queue(run)
@@ -364,102 +390,50 @@ class AsyncRunner(
                 while not history.close(0) and run.loop.time() < until_s:  # noqa: ASYNC110 - a thread is waited for
                     await asyncio.sleep(0.01)
 
-    async def _serve_queue(self, run: _Run[None]) -> None:
+    async def _serve_queue(self, run: _Run) -> None:
         async with self._machinery(run):
-            self._state.defer_endings()
-            self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))
-            helpers = [self._task(BELL, self._listen), self._task(SWEEPER, self._recover)]
+            self._announce()
+            helpers = [self._task(run, BELL, self._listen), self._task(run, SWEEPER, self._upkeep.recover)]
             self._state.loops.begin(LOOP)
-            given_back = 0
+            sleep = functools.partial(run.nap, self._changed)
             try:
-                while not run.stopping.asked:
-                    try:
-                        await self._turn(run)
-                    except (asyncio.CancelledError, Exception) as error:
-                        if was_cancelled():
-                            run.hurry()
-                        else:
-                            await self._nap(run, self._changed, self._state.loops.failed(LOOP, error))
-                    else:
-                        self._state.round_succeeded(LOOP)
-                self._state.loops.end(LOOP)
-                given_back = await self._finish_work(run)
+                await self._keep(run, LOOP, lambda: self._turn(run, sleep), sleep)
+                given_back = await adrive(self._finish(run, functools.partial(run.nap, self._idle)), acall)
             finally:
                 if run.loop.is_running():
                     self._state.stopping = True
-                    await self._end(run, helpers)
+                    await run.cancel(helpers)
         self._state.emit(events.WorkerStopped(worker_id=self._state.worker_id, given_back=given_back))
 
-    async def _do_batch(self, run: _Run[RunSummary]) -> RunSummary:
-        before = dict(self._state.counted)
+    async def _do_batch(self, run: _Run) -> RunSummary:
         async with self._machinery(run):
-            claimed = await self._claim(Room(self._state.concurrency, self._state.delivery_concurrency, MOST_ENDINGS))
-            if self._state.takeovers.learnt:
-                claimed += await self._claim(Room(*self._state.room(), 0))
-            self._writer.give_up_after(self._state.lease.duration_s)
-            await self._finish_work(run)
-        if self._writer.gave_up is not None:
-            raise self._writer.gave_up
-        return self._state.summary(before, claimed)
+            claimed = await adrive(self._batch(run, functools.partial(run.nap, self._idle)), acall)
+        return self._summary(claimed)
 
-    async def _nap(self, run: _Run[R], event: asyncio.Event, seconds: float) -> None:
-        """Wait for an event, at most so long."""
-        event.clear()
-        try:
-            async with asyncio.timeout(min(seconds, state.LONGEST_IDLE_S)):
-                await event.wait()
-        except TimeoutError:
-            return
-        except asyncio.CancelledError:
+    @override
+    async def _wait_for(self, run: _Run, futures: list[asyncio.Future[TransitionResult]]) -> None:
+        await run.cancel(self._tasks)
+        if await wait_on(futures, ENDING_S) is not None:
             run.hurry()
 
-    async def _end(self, run: _Run[R], tasks: Iterable[asyncio.Task[None]]) -> None:
-        """Cancel tasks, and wait until they have ended, for as long as that may take."""
-        left = set(tasks)
-        until_s = run.loop.time() + LAST_CALL_S
-        while left and run.loop.time() < until_s:
-            # Again and again: the Redis client swallows a cancellation that comes while it connects.
-            for task in left:
-                task.cancel()
-            if await wait_on(left, 0.05) is not None:
-                run.hurry()
-            left = {task for task in left if not task.done()}
-
-    async def _turn(self, run: _Run[None]) -> None:
-        """Claim what there is room for, begin to work on it, and sleep until the next claim is wanted."""
-        room = self._state.begin_turn()
-        if room.any:
-            try:
-                await self._claim(room)
-            except QueueError as error:
-                self._state.claim_failed(error)
-            else:
-                if self._state.should_listen():
-                    self._listening.set()
-        while not run.stopping.asked and (left_s := self._state.coalescer.next_s - self._state.clock.monotonic_s()) > 0:
-            self._changed.clear()
-            timer = run.loop.call_later(left_s, self._changed.set)
-            await self._changed.wait()
-            timer.cancel()
-
-    async def _claim(self, room: Room) -> int:
-        return await adrive(self._upkeep.claim(room, self._writer.job_ids, self._begin), acall)
+    @override
+    def _in_hand(self) -> list[tuple[JobStep, float]]:
+        return [
+            (step, LONGEST_SEND_S if self._parts.sends_in_thread(task) else 0.0) for task, step in self._tasks.items()
+        ]
 
     # --- tasks ---
 
     @contextlib.asynccontextmanager
-    async def _machinery(self, run: _Run[R]) -> AsyncIterator[None]:
+    async def _machinery(self, run: _Run) -> AsyncIterator[None]:
         """Keep the tasks that write and renew."""
-        self._state.forget_steps()
+        self._begin_run(asyncio.sleep)
         self._tasks = {}
         self._new_events()
         self._parts.open()
         # Of its own, as a run whose event loop was closed under it may still have the last one in its hands.
         self._writer = writer = AsyncTransitionWriter(self._state, self._queue)
-        self._state.open_run()
-        self._upkeep = Upkeep(self._state, self._queue, asyncio.sleep)
-        self._state.loops.open()
-        writing, renewer = self._task(WRITER, self._write), self._task(RENEWER, self._renew)
+        writing, renewer = self._task(run, WRITER, self._write), self._task(run, RENEWER, self._renew)
         # Whoever waits for a result must get one, however the writing ends.
         writing.add_done_callback(lambda _: writer.abandon())
         try:
@@ -467,16 +441,15 @@ class AsyncRunner(
         finally:
             if run.loop.is_running():
                 self._state.stopping = True
-                await self._end(run, [renewer])
+                await run.cancel([renewer])
                 writer.close()
                 await wait_on([writing], ENDING_S)
                 writer.abandon()
-                await self._end(run, [writing])
-                self._state.loops.open()
+                await run.cancel([writing])
                 self._parts.close()
-                # The next run is a new one.
-                self._state.stopping = False
+                self._end_run()
 
+    @override
     def _begin(self, step: JobStep) -> None:
         task = asyncio.get_running_loop().create_task(self._carry_out(step))
         self._tasks[task] = step
@@ -519,90 +492,59 @@ class AsyncRunner(
             return await self._parts.send(effect)
         return await self._parts.look_up(effect)
 
-    async def _finish_work(self, run: _Run[R]) -> int:
-        """Wait for what is in hand, give back what is not done in time; return how many that were."""
-        stopping = run.stopping
-        while self._tasks and (left_s := min(stopping.grace_left_s(), self._state.hangs_in_s())) > 0:
-            await self._nap(run, self._idle, left_s)
-        # Whatever this finds takes its time in the bounds of the end.
-        run.ask()
-        left = [
-            (step, step.release(LONGEST_SEND_S if self._parts.sends_in_thread(task) else 0.0))
-            for task, step in self._tasks.items()
-        ]
-        futures = [self._writer.put(transition) for _, transition in left if transition is not None]
-        self._writer.give_up_after(state.LONGEST_IDLE_S)
-        await self._end(run, list(self._tasks))
-        waited_for = [future for future in futures if future is not None]
-        if await wait_on(waited_for, ENDING_S) is not None:
-            run.hurry()
-        given_back = sum(future.done() and future.result() is TransitionResult.APPLIED for future in waited_for)
-        self._state.log_unfinished([step for step, _ in left], given_back)
-        for step, _ in left:
-            # One that swallows its cancellation is still there, and can neither write nor begin a send.
-            self._state.forget(step)
-        return given_back
-
-    def _task(self, name: str, work: Callable[[], Coroutine[object, object, bool]]) -> asyncio.Task[None]:
-        """Do a loop's rounds in a task of their own until one says that it was the last, whatever they raise."""
-        current = self._current
-
-        def torn_down() -> None:
-            # The run's own task is cancelled, too; but the Redis client swallows a cancellation that comes while it connects.
-            if current is not None and not self._state.stopping:
-                current.hurry()
-
-        async def keep() -> None:
-            goes_on = True
-            while goes_on:
-                try:
-                    goes_on = await work()
-                except (asyncio.CancelledError, Exception) as error:
-                    if was_cancelled() and name == WRITER and not self._writer.over:
-                        # Whoever closes the event loop has cancelled everything; what was decided has to be written.
-                        resume()
-                        torn_down()
-                        continue
-                    if was_cancelled():
-                        # We are being ended. Any other cancellation came out of the queue, and is a failure.
-                        self._state.loops.end(name)
-                        raise
-                    await asyncio.sleep(self._state.loops.failed(name, error))
-                else:
-                    self._state.round_succeeded(name)
-            self._state.loops.end(name)
-
-        task = asyncio.get_running_loop().create_task(keep(), name=f"videopoll-{name}")
-        task.add_done_callback(lambda task: torn_down() if task.cancelled() else None)
+    def _task(self, run: _Run, name: str, work: Callable[[], Flow[bool]]) -> asyncio.Task[None]:
+        """Do a loop's rounds in a task of their own."""
+        keeping = self._keep(run, name, work, asyncio.sleep)
+        task = run.loop.create_task(keeping, name=f"videopoll-{name}")
+        # The run's own task is cancelled, too; but the Redis client swallows a cancellation that comes while it connects.
+        task.add_done_callback(lambda task: self._torn_down(run) if task.cancelled() else None)
         self._state.loops.begin(name, lambda: not task.done())
         return task
 
-    async def _write(self) -> bool:
-        await self._writer.run()
-        return False
+    async def _keep(
+        self, run: _Run, name: str, work: Callable[[], Flow[bool]], pause: Callable[[float], object]
+    ) -> None:
+        """Do a loop's rounds in this task, until it is ended."""
 
-    async def _renew(self) -> bool:
+        async def attempt() -> bool | BaseException:
+            try:
+                return await adrive(work(), acall)
+            except (asyncio.CancelledError, Exception) as error:
+                if not was_cancelled():
+                    # A cancellation that came out of the queue is a failure.
+                    return error
+                if name == LOOP:
+                    run.hurry()
+                elif name == WRITER and not self._writer.over:
+                    # Whoever closes the event loop has cancelled everything; what was decided has to be written.
+                    resume()
+                    self._torn_down(run)
+                else:
+                    self._state.loops.end(name)
+                    raise
+                return True
+
+        await adrive(self._rounds(name, attempt, pause), acall)
+
+    def _torn_down(self, run: _Run) -> None:
+        if not self._state.stopping:
+            run.hurry()
+
+    @override
+    async def _wait_to_renew(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._renewal.wait(), self._state.renew_in_s())
+            await asyncio.wait_for(self._renewal.wait(), seconds)
         self._renewal.clear()
-        lost = await adrive(self._upkeep.renew(), acall)
-        if lost is not None:
-            self._writer.hurry()
-            for task, step in list(self._tasks.items()):
-                if step in lost:
-                    task.cancel()
         return True
 
-    async def _listen(self) -> bool:
-        await self._listening.wait()
-        await adrive(self._upkeep.listen(self._listening.clear), acall)
-        return True
-
-    async def _recover(self) -> bool:
-        return await adrive(self._upkeep.recover(), acall)
+    @override
+    def _cut_off(self, lost: list[JobStep]) -> None:
+        for task, step in list(self._tasks.items()):
+            if step in lost:
+                task.cancel()
 
 
-def _tell_failure(task: asyncio.Task[R]) -> None:
+def _tell_failure(task: asyncio.Task[object]) -> None:
     """Log what a run ended with, where nobody else gets it."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("The worker ended with an exception\n%s", trace_of(error))

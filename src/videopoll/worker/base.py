@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
+import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar, cast
 
 from typing_extensions import override
 
+from videopoll import events
 from videopoll._reasons import trace_of
 from videopoll.core.belonging import OfProcess, leave_to_parent
+from videopoll.core.flow import do
+from videopoll.errors import QueueError
+from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import Health
 from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S
 from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
-from videopoll.worker.state import WorkerState
+from videopoll.worker import state as constants
+from videopoll.worker.state import Room, WorkerState
+from videopoll.worker.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from videopoll.clock import Clock
+    from videopoll.core.flow import Flow
+    from videopoll.core.step import JobStep
     from videopoll.events import Hook
+    from videopoll.jobs.views import RunSummary
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
     from videopoll.protocols import RunnerHistory
     from videopoll.texts import Texts
     from videopoll.worker.stopping import Stopping
+    from videopoll.worker.writer import BaseWriter
 
 __all__ = ["HIDING_S", "RUNNING", "BaseRun", "BaseRunner"]
 
@@ -83,15 +96,18 @@ class BaseRun:
 QueueT = TypeVar("QueueT", bound=VideoJobQueue | AsyncVideoJobQueue)
 PollerT = TypeVar("PollerT")
 NotifierT = TypeVar("NotifierT")
+FutureT = TypeVar("FutureT", "Future[TransitionResult]", "asyncio.Future[TransitionResult]")
 RunT = TypeVar("RunT", bound=BaseRun)
 
 
-class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, RunT]):
-    """What a runner is built from, what it tells of itself, and how it is asked to stop."""
+class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
+    """What a runner is built from, what it tells of itself, what a run does, and how it is asked to stop."""
 
     _log: logging.Logger
     _polls_by_default: int
     _sends_by_default: int
+    _writer: BaseWriter[FutureT]
+    _listening: threading.Event | asyncio.Event
     _history: RunnerHistory | None = None
 
     def __init__(
@@ -179,6 +195,25 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, RunT]):
     def _count_hung(self) -> int:
         """Return how many calls of a host's parts were left to themselves."""
         raise NotImplementedError
+
+    def _begin(self, step: JobStep) -> None:
+        """Begin to work on a job."""
+        raise NotImplementedError
+
+    def _in_hand(self) -> list[tuple[JobStep, float]]:
+        """Return the steps in hand, and for how many seconds a send of each may go on after it is given back."""
+        raise NotImplementedError
+
+    def _wait_for(self, run: RunT, futures: list[FutureT]) -> object:
+        """Wait until these are written, for as long as an end may take."""
+        raise NotImplementedError
+
+    def _wait_to_renew(self, seconds: float) -> bool | Awaitable[bool]:
+        """Wait until leases are to be renewed, at most so long; return whether they still are."""
+        raise NotImplementedError
+
+    def _cut_off(self, lost: list[JobStep]) -> None:
+        """End the work on jobs whose leases are lost, where it can be cut off: it begins nothing more anyhow."""
 
     # --- for the host ---
 
@@ -276,6 +311,135 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, RunT]):
             for part in (self._notifier, self._poller)
         )
         return [close for close in found if close is not None]
+
+    # --- what a run does ---
+
+    def _begin_run(self, pause: Callable[[float], object]) -> None:
+        """Begin with empty hands, and without what an earlier run has seen; `pause` is that of the loops."""
+        self._state.forget_steps()
+        self._state.open_run()
+        self._state.loops.open()
+        self._upkeep = Upkeep(self._state, self._queue, pause)
+        self._counted_before = dict(self._state.counted)
+
+    def _end_run(self) -> None:
+        self._state.loops.open()
+        # The next run is a new one.
+        self._state.stopping = False
+
+    def _announce(self) -> None:
+        self._state.defer_endings()
+        self._state.emit(events.WorkerStarted(worker_id=self.worker_id))
+
+    def _summary(self, claimed: int) -> RunSummary:
+        """Return what the run has done.
+
+        Raises:
+            QueueError: Something of it could not be written.
+        """
+        if self._writer.gave_up is not None:
+            raise self._writer.gave_up
+        return self._state.summary(self._counted_before, claimed)
+
+    def _rounds(
+        self,
+        name: str,
+        attempt: Callable[[], object],
+        pause: Callable[[float], object],
+    ) -> Flow[None]:
+        """Do a loop's rounds until one says that it was the last, whatever they raise.
+
+        Args:
+            name: Which loop it is.
+            attempt: Does a round; returns whether there is to be another, or what it raised.
+            pause: Waits for so many seconds.
+        """
+        goes_on = True
+        while goes_on:
+            came = yield from do(attempt)
+            if isinstance(came, BaseException):
+                pause_s = self._state.loops.failed(name, came)
+                # It would keep all that its trace holds, for as long as the next round takes.
+                del came
+                yield from do(pause, pause_s)
+            else:
+                goes_on = came is True
+                self._state.round_succeeded(name)
+        self._state.loops.end(name)
+
+    def _turn(self, run: RunT, sleep: Callable[[float], object]) -> Flow[bool]:
+        """Claim what there is room for, begin to work on it, and sleep until the next claim is wanted."""
+        state = self._state
+        if run.stopping.asked:
+            return False
+        room = state.begin_turn()
+        if room.any:
+            try:
+                yield from self._claim(room)
+            except QueueError as error:
+                state.claim_failed(error)
+            else:
+                if state.should_listen():
+                    self._listening.set()
+        while not run.stopping.asked and (left_s := state.coalescer.next_s - state.clock.monotonic_s()) > 0:
+            yield from do(sleep, left_s)
+        return True
+
+    def _batch(self, run: RunT, rest: Callable[[float], object]) -> Flow[int]:
+        """Claim what is due, and work on it to its end; return how many jobs that were."""
+        claimed = yield from self._claim(Room(self.concurrency, self._state.delivery_concurrency, constants.MOST_ENDINGS))
+        if self._state.takeovers.learnt:
+            claimed += yield from self._claim(Room(*self._state.room(), 0))
+        self._writer.give_up_after(self._state.lease.duration_s)
+        yield from self._finish(run, rest)
+        return claimed
+
+    def _claim(self, room: Room) -> Flow[int]:
+        return self._upkeep.claim(room, self._writer.job_ids, self._begin)
+
+    def _finish(self, run: RunT, rest: Callable[[float], object]) -> Flow[int]:
+        """Wait for what is in hand, give back what is not done in time; return how many that were.
+
+        Args:
+            run: Which run ends.
+            rest: Waits until nothing is in hand any more, at most so many seconds.
+        """
+        stopping, state = run.stopping, self._state
+        while state.steps and (left_s := min(stopping.grace_left_s(), state.hangs_in_s())) > 0:
+            yield from do(rest, left_s)
+        # Whatever this finds takes its time in the bounds of the end.
+        run.ask()
+        left = [(step, step.release(send_s)) for step, send_s in self._in_hand()]
+        puts = [self._writer.put(transition) for _, transition in left if transition is not None]
+        futures = [future for future in puts if future is not None]
+        self._writer.give_up_after(constants.LONGEST_IDLE_S)
+        yield from do(lambda: self._wait_for(run, futures))
+        given_back = sum(future.done() and future.result() is TransitionResult.APPLIED for future in futures)
+        state.log_unfinished([step for step, _ in left], given_back)
+        for step, _ in left:
+            # One that hangs is still there, and can neither write nor begin a send.
+            state.forget(step)
+        return given_back
+
+    def _write(self) -> Flow[bool]:
+        yield from do(self._writer.run)
+        return False
+
+    def _renew(self) -> Flow[bool]:
+        if not (yield from do(self._wait_to_renew, self._state.renew_in_s())):
+            return False
+        lost = yield from self._upkeep.renew()
+        if lost is not None:
+            self._writer.hurry()
+            self._cut_off(lost)
+        return True
+
+    def _listen(self) -> Flow[bool]:
+        yield from do(self._listening.wait)
+        if self._state.stopping:
+            return False
+        yield from self._upkeep.listen(self._listening.clear)
+        return True
 
     # --- for operators ---
 

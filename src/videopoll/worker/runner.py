@@ -15,7 +15,7 @@ import functools
 import logging
 import queue as stdlib_queue
 import threading
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from typing_extensions import override
 
@@ -24,7 +24,6 @@ from videopoll._loops import BELL, LOOP, RENEWER, SWEEPER, WRITER
 from videopoll.core import flow
 from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, SendMessage, Steps
 from videopoll.core.step import JobStep
-from videopoll.errors import QueueError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
 from videopoll.messages import LookupResult
@@ -42,15 +41,14 @@ from videopoll.worker.host_parts import (
     trace_of,
 )
 from videopoll.worker.hung import GUARD_S, HungCalls, PartCall, not_back
-from videopoll.worker.state import MOST_ENDINGS, Room
 from videopoll.worker.stopping import LOOK_S, Stopping, StopSignals
-from videopoll.worker.upkeep import Upkeep
 from videopoll.worker.writer import TransitionWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
+    from videopoll.core.flow import Flow
     from videopoll.protocols import Notifier, VideoJobQueue, VideoPoller
 
 __all__ = ["Runner"]
@@ -66,10 +64,8 @@ ENDING_THREADS = 2
 IDLE_THREADS_END_S = 1.0
 """How long a run waits for threads that have nothing to do any more, in seconds."""
 
-R = TypeVar("R")
 
-
-class _Run(BaseRun, Generic[R]):
+class _Run(BaseRun):
     """One run, in a thread of its own: what Ctrl-C interrupts is only whoever waits for it, in whatever it does.
 
     Args:
@@ -80,12 +76,12 @@ class _Run(BaseRun, Generic[R]):
     """
 
     def __init__(
-        self, work: Callable[[_Run[R]], R], stopping: Stopping, *, background: bool, asked: Callable[[], object]
+        self, work: Callable[[_Run], object], stopping: Stopping, *, background: bool, asked: Callable[[], object]
     ) -> None:
         super().__init__(stopping, background=background, asked=asked)
         self._work = work
         self._ended = False
-        self.result: R | None = None
+        self.result: object = None
         self.error: BaseException | None = None
         # Of all locks this one is safe where an exception may come up between any two instructions.
         self._gate = threading.Lock()
@@ -119,7 +115,9 @@ class _Run(BaseRun, Generic[R]):
             self._gate.release()
 
 
-class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object]"]):
+class Runner(
+    BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "concurrent.futures.Future[TransitionResult]", "_Run"]
+):
     """A worker with threads.
 
     `run` blocks until `stop` is called from another thread or a signal comes;
@@ -187,7 +185,6 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
         self._renewal = threading.Event()
         self._work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
         self._writer = TransitionWriter(self._state, self._queue)
-        self._upkeep = Upkeep(self._state, self._queue, self._stopped.wait)
         self._hung = HungCalls(self._state.concurrency + self._state.delivery_concurrency)
 
     # --- for the host ---
@@ -258,7 +255,7 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
     def _signals(self) -> StopSignals:
         return StopSignals(self._state.clock, self.request_stop, self._state.grace_s)
 
-    def _launch(self, work: Callable[[_Run[R]], R], *, background: bool = False) -> _Run[R]:
+    def _launch(self, work: Callable[[_Run], object], *, background: bool = False) -> _Run:
         """Begin a run in a thread of its own.
 
         Raises:
@@ -269,7 +266,7 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
         with self._beginning:
             if self._under_way is not None:
                 raise RuntimeError(RUNNING)
-            self._current = cast("_Run[object]", run)
+            self._current = run
         try:
             self._thread(lambda: context.run(run.do), "runner")
         except BaseException:
@@ -277,7 +274,7 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
             run.stopping.hurry()
             run.end()
             raise
-        self._heed(cast("_Run[object]", run))
+        self._heed(run)
         return run
 
     def _asked(self) -> None:
@@ -300,7 +297,7 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
 
     # --- waiting for the end ---
 
-    def _attend(self, run: _Run[R], *, tell: bool = True) -> R | None:
+    def _attend(self, run: _Run, *, tell: bool = True) -> object:
         """Wait for a run's end, whatever comes up meanwhile, for as long as an end may take; return what it gave."""
         raised: BaseException | None = None
         while not run.over and run.stopping.left_s() > 0:
@@ -323,7 +320,7 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
 
     # --- the loop ---
 
-    def _work_until_stopped(self, run: _Run[None]) -> None:
+    def _work_until_stopped(self, run: _Run) -> None:
         self._show(self._queue)
         try:
             self._serve_queue(run)
@@ -332,24 +329,15 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
             if history is not None:
                 history.close(HIDING_S)
 
-    def _serve_queue(self, run: _Run[None]) -> None:
+    def _serve_queue(self, run: _Run) -> None:
         with self._machinery():
-            self._state.defer_endings()
-            self._state.emit(events.WorkerStarted(worker_id=self._state.worker_id))
+            self._announce()
             bell = self._loop(BELL, self._listen, self._stopped)
-            sweeper = self._loop(SWEEPER, self._recover, self._stopped)
+            sweeper = self._loop(SWEEPER, self._upkeep.recover, self._stopped)
             self._state.loops.begin(LOOP)
-            given_back = 0
             try:
-                while not run.stopping.asked:
-                    try:
-                        self._turn(run)
-                    except BaseException as error:
-                        self._wait_for_wake(self._state.loops.failed(LOOP, error))
-                    else:
-                        self._state.round_succeeded(LOOP)
-                self._state.loops.end(LOOP)
-                given_back = self._finish_work(run)
+                self._keep(LOOP, lambda: self._turn(run, self._wait_for_wake), self._wait_for_wake)
+                given_back = flow.drive(self._finish(run, self._wait_for_wake), flow.call)
             finally:
                 self._state.stopping = True
                 self._stopped.set()
@@ -363,31 +351,10 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
                 sweeper.join(1.0)
         self._state.emit(events.WorkerStopped(worker_id=self._state.worker_id, given_back=given_back))
 
-    def _do_batch(self, run: _Run[RunSummary]) -> RunSummary:
-        before = dict(self._state.counted)
+    def _do_batch(self, run: _Run) -> RunSummary:
         with self._machinery():
-            claimed = self._claim(Room(self._state.concurrency, self._state.delivery_concurrency, MOST_ENDINGS))
-            if self._state.takeovers.learnt:
-                claimed += self._claim(Room(*self._state.room(), 0))
-            self._writer.give_up_after(self._state.lease.duration_s)
-            self._finish_work(run)
-        if self._writer.gave_up is not None:
-            raise self._writer.gave_up
-        return self._state.summary(before, claimed)
-
-    def _turn(self, run: _Run[None]) -> None:
-        """Claim what there is room for, hand it out, and sleep until the next claim is wanted."""
-        room = self._state.begin_turn()
-        if room.any:
-            try:
-                self._claim(room)
-            except QueueError as error:
-                self._state.claim_failed(error)
-            else:
-                if self._state.should_listen():
-                    self._listening.set()
-        while not run.stopping.asked and (left_s := self._state.coalescer.next_s - self._state.clock.monotonic_s()) > 0:
-            self._wait_for_wake(left_s)
+            claimed = flow.drive(self._batch(run, self._wait_for_wake), flow.call)
+        return self._summary(claimed)
 
     def _wait_for_wake(self, seconds: float) -> None:
         """Wait until something has changed, at most so long."""
@@ -397,8 +364,17 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
                 # All that has changed by now is looked at together.
                 self._wakes.get_nowait()
 
-    def _claim(self, room: Room) -> int:
-        return flow.drive(self._upkeep.claim(room, self._writer.job_ids, self._work.put), flow.call)
+    @override
+    def _wait_for(self, run: _Run, futures: list[concurrent.futures.Future[TransitionResult]]) -> None:
+        concurrent.futures.wait(futures, ENDING_S)
+
+    @override
+    def _begin(self, step: JobStep) -> None:
+        self._work.put(step)
+
+    @override
+    def _in_hand(self) -> list[tuple[JobStep, float]]:
+        return [(step, LONGEST_SEND_S) for step in list(self._state.steps.values())]
 
     # --- threads ---
 
@@ -416,18 +392,15 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
     @contextlib.contextmanager
     def _machinery(self) -> Iterator[None]:
         """Keep the threads that work on jobs, write and renew."""
-        self._state.forget_steps()
         self._stopped.clear()
         self._listening.clear()
         self._closed.clear()
         self._renewal.clear()
-        self._state.open_run()
-        self._upkeep = Upkeep(self._state, self._queue, self._stopped.wait)
+        self._begin_run(self._stopped.wait)
         # A queue of its own for each run: a thread that hung in the last one finds its end there.
         work: stdlib_queue.SimpleQueue[JobStep | None] = stdlib_queue.SimpleQueue()
         self._work = work
         self._writer.open()
-        self._state.loops.open()
         writing = self._loop(WRITER, self._write, self._closed)
         renewer = self._loop(RENEWER, self._renew, self._closed)
         self._threads, self._workers = 0, []
@@ -445,9 +418,7 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
             for thread in (writing, renewer):
                 thread.join(ENDING_S)
             self._wait_for_idle_threads()
-            self._state.loops.open()
-            # The next run is a new one.
-            self._state.stopping = False
+            self._end_run()
 
     def _wait_for_idle_threads(self) -> None:
         """Wait until those threads have ended that do not hang in a host's part."""
@@ -572,65 +543,33 @@ class Runner(BaseRunner["VideoJobQueue", "VideoPoller", "Notifier", "_Run[object
         if not self._state.steps:
             self._wake()
 
-    def _finish_work(self, run: _Run[R]) -> int:
-        """Wait for what is in hand, give back what is not done in time; return how many that were."""
-        stopping = run.stopping
-        while self._state.steps and (left_s := min(stopping.grace_left_s(), self._state.hangs_in_s())) > 0:
-            self._wait_for_wake(left_s)
-        # Whatever this finds takes its time in the bounds of the end.
-        stopping.ask()
-        left = [(step, step.release(LONGEST_SEND_S)) for step in list(self._state.steps.values())]
-        futures = [self._writer.put(transition) for _, transition in left if transition is not None]
-        self._writer.give_up_after(state.LONGEST_IDLE_S)
-        done, _ = concurrent.futures.wait([future for future in futures if future], ENDING_S)
-        given_back = sum(future.result() is TransitionResult.APPLIED for future in done)
-        self._state.log_unfinished([step for step, _ in left], given_back)
-        for step, _ in left:
-            self._forget(step)
-        return given_back
-
-    def _loop(self, name: str, work: Callable[[], bool], ended: threading.Event) -> threading.Thread:
-        """Do a loop's rounds in a thread of their own until one says that it was the last, whatever they raise."""
+    def _loop(self, name: str, work: Callable[[], Flow[bool]], ended: threading.Event) -> threading.Thread:
+        """Do a loop's rounds in a thread of their own."""
         began = threading.Event()
 
         def keep() -> None:
             began.wait()
-            goes_on = True
-            while goes_on:
-                try:
-                    goes_on = work()
-                except BaseException as error:
-                    ended.wait(self._state.loops.failed(name, error))
-                else:
-                    self._state.round_succeeded(name)
-            self._state.loops.end(name)
+            self._keep(name, work, ended.wait)
 
         thread = self._thread(keep, name)
         self._state.loops.begin(name, thread.is_alive)
         began.set()
         return thread
 
-    def _write(self) -> bool:
-        self._writer.run()
-        return False
+    def _keep(self, name: str, work: Callable[[], Flow[bool]], pause: Callable[[float], object]) -> None:
+        """Do a loop's rounds in this thread."""
 
-    def _renew(self) -> bool:
-        self._renewal.wait(self._state.renew_in_s())
-        if self._closed.is_set():
-            return False
+        def attempt() -> bool | BaseException:
+            try:
+                return flow.drive(work(), flow.call)
+            except BaseException as error:
+                return error
+
+        flow.drive(self._rounds(name, attempt, pause), flow.call)
+
+    @override
+    def _wait_to_renew(self, seconds: float) -> bool:
+        self._renewal.wait(seconds)
         self._renewal.clear()
         self._leave_hung()
-        # A thread cannot be cut off, but one that has lost its lease begins nothing any more.
-        if flow.drive(self._upkeep.renew(), flow.call) is not None:
-            self._writer.hurry()
-        return True
-
-    def _listen(self) -> bool:
-        self._listening.wait()
-        if self._state.stopping:
-            return False
-        flow.drive(self._upkeep.listen(self._listening.clear), flow.call)
-        return True
-
-    def _recover(self) -> bool:
-        return flow.drive(self._upkeep.recover(), flow.call)
+        return not self._closed.is_set()

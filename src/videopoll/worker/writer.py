@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
     from videopoll.worker.state import WorkerState
 
-__all__ = ["AsyncTransitionWriter", "TransitionWriter"]
+__all__ = ["AsyncTransitionWriter", "BaseWriter", "TransitionWriter"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ Attempt: TypeAlias = "Sequence[object] | BaseException"
 """What the queue gave: verdicts, or what it raised."""
 
 
-class _Pending(Generic[F]):
+class BaseWriter(Generic[F]):
     """What waits to be written, when to write it, and for how long to try."""
 
     _lock: contextlib.AbstractContextManager[object]
@@ -180,6 +180,10 @@ class _Pending(Generic[F]):
             self._changed()
 
     # --- how threads and asyncio differ ---
+
+    def run(self) -> Awaitable[None] | None:
+        """Write until it is closed."""
+        raise NotImplementedError
 
     def _new_future(self) -> F:
         """Return what somebody can wait for."""
@@ -400,7 +404,7 @@ def _is_about_data(error: BaseException) -> bool:
     return isinstance(error, ValueError | TypeError | OverflowError | RecursionError)
 
 
-class TransitionWriter(_Pending["Future[TransitionResult]"]):
+class TransitionWriter(BaseWriter["Future[TransitionResult]"]):
     """For threads: `put` may be called on any of them, `run` has one of its own."""
 
     def __init__(self, state: WorkerState, queue: VideoJobQueue) -> None:
@@ -408,6 +412,7 @@ class TransitionWriter(_Pending["Future[TransitionResult]"]):
         self._queue = queue
         super().__init__(state)
 
+    @override
     def run(self) -> None:
         """Write until it is closed."""
         drive(self._write_all(), call_unchecked)
@@ -435,7 +440,7 @@ class TransitionWriter(_Pending["Future[TransitionResult]"]):
             return error
 
 
-class AsyncTransitionWriter(_Pending["asyncio.Future[TransitionResult]"]):
+class AsyncTransitionWriter(BaseWriter["asyncio.Future[TransitionResult]"]):
     """For asyncio; all of it on one event loop."""
 
     def __init__(self, state: WorkerState, queue: AsyncVideoJobQueue) -> None:
@@ -449,6 +454,7 @@ class AsyncTransitionWriter(_Pending["asyncio.Future[TransitionResult]"]):
         self._wake = asyncio.Event()
         super().open()
 
+    @override
     async def run(self) -> None:
         """Write until it is closed."""
         await adrive(self._write_all(), acall_unchecked)
