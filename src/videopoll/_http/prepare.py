@@ -99,14 +99,20 @@ class PreparedRequest:
     def timed_out(self) -> HttpFailure:
         return HttpFailure(kind=_TIMED_OUT[self.phase], detail=f"no reply within {self.request.timeout_s:g} s")
 
-    def failure(self, error: Exception) -> HttpFailure:
+    def failure(self, error: Exception, late: type[Exception] = TimeoutError) -> HttpFailure:
         """Return what an error of our own connections means, which depends on whether anything was written.
 
         Any error: libraries raise more than what they name (a `UnicodeError` for a host of 64 letters, for one), and
         more in a version to come. The phase tells what it means for the request, whatever it is called.
+
+        Args:
+            error: The error.
+            late: What the library raises when its time is over, beside a `TimeoutError`.
         """
         if self.held_back:
             return self.too_late()
+        if isinstance(error, TimeoutError | late):
+            return self.timed_out()
         kind = FailureKind.BROKEN if self.phase is Phase.SENDING else FailureKind.CONNECT
         return HttpFailure(kind=kind, detail=describe(error))
 

@@ -387,7 +387,9 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
 
     def _batch(self, run: RunT, rest: Callable[[float], object]) -> Flow[int]:
         """Claim what is due, and work on it to its end; return how many jobs that were."""
-        claimed = yield from self._claim(Room(self.concurrency, self._state.delivery_concurrency, constants.MOST_ENDINGS))
+        claimed = yield from self._claim(
+            Room(self.concurrency, self._state.delivery_concurrency, constants.MOST_ENDINGS)
+        )
         if self._state.takeovers.learnt:
             claimed += yield from self._claim(Room(*self._state.room(), 0))
         self._writer.give_up_after(self._state.lease.duration_s)

@@ -60,8 +60,6 @@ class AiohttpTransport:
                     if reading.refusal:
                         response.close()
                     return result
-            except TimeoutError:
-                return prepared.timed_out()
             except Exception as error:  # noqa: BLE001 - see PreparedRequest.failure
                 return prepared.failure(error)
 

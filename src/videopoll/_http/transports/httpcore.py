@@ -37,29 +37,20 @@ class HttpcoreTransport:
         connection = None
         try:
             connection, stale = self._idle.take(prepared.origin)
-            for old in stale:
-                _close(old)
+            _close(stale)
             connection = connection or _Connection(prepared)
             connection.network.prepared = prepared
-            response = connection.handle_request(_request(prepared))
-            try:
-                return Reading(prepared, response.status, response.headers).read(
-                    cast("Iterable[bytes]", response.stream)
-                )
-            finally:
-                response.close()
-        except (httpcore.TimeoutException, TimeoutError):
-            return prepared.timed_out()
+            with contextlib.closing(connection.handle_request(_request(prepared))) as response:
+                reading = Reading(prepared, response.status, response.headers)
+                return reading.read(cast("Iterable[bytes]", response.stream))
         except Exception as error:  # noqa: BLE001 - see PreparedRequest.failure
-            return prepared.failure(error)
+            return prepared.failure(error, httpcore.TimeoutException)
         finally:
-            for old in self._idle.put(prepared.origin, connection):
-                _close(old)
+            _close(self._idle.put(prepared.origin, connection))
             self._slots.release()
 
     def close(self) -> None:
-        for connection in self._idle.close():
-            _close(connection)
+        _close(self._idle.close())
 
 
 class AsyncHttpcoreTransport:
@@ -77,42 +68,36 @@ class AsyncHttpcoreTransport:
                 connection, stale = self._idle.take(prepared.origin)
                 guarded = prepared.may_send is not None
                 prepared.phase = Phase.SENDING if connection and not guarded else Phase.CONNECTING
-                for old in stale:
-                    await _aclose(old)
+                await _aclose(stale)
                 if connection is None or guarded:
                     request.extensions["trace"] = _noting(prepared, opened)
                 connection = connection or httpcore.AsyncHTTPConnection(_origin(prepared), _tls(prepared), KEEP_ALIVE_S)
-                response = await connection.handle_async_request(request)
-                try:
+                async with contextlib.aclosing(await connection.handle_async_request(request)) as response:
                     reading = Reading(prepared, response.status, response.headers)
                     return await reading.aread(cast("AsyncIterable[bytes]", response.stream))
-                finally:
-                    await response.aclose()
-            except (httpcore.TimeoutException, TimeoutError):
-                return prepared.timed_out()
             except Exception as error:  # noqa: BLE001 - see PreparedRequest.failure
-                return prepared.failure(error)
+                return prepared.failure(error, httpcore.TimeoutException)
             finally:
-                for old in self._idle.put(prepared.origin, connection):
-                    await _aclose(old)
-                    if old is connection:
-                        # httpcore forgets a socket whose TLS handshake was cancelled.
-                        for stream in opened:
-                            await _aclose(stream)
+                to_close = self._idle.put(prepared.origin, connection)
+                await _aclose(to_close)
+                if connection in to_close:
+                    # httpcore forgets a socket whose TLS handshake was cancelled.
+                    await _aclose(opened)
 
     async def close(self) -> None:
-        for connection in self._idle.close():
-            await _aclose(connection)
+        await _aclose(self._idle.close())
 
 
-def _close(connection: _Connection) -> None:
-    with contextlib.suppress(Exception):  # The reply is there, or the failure is: neither may give way to this.
-        connection.close()
+def _close(opened: Iterable[_Connection]) -> None:
+    for one in opened:
+        with contextlib.suppress(Exception):  # The reply is there, or the failure is: neither may give way to this.
+            one.close()
 
 
-async def _aclose(opened: httpcore.AsyncHTTPConnection | httpcore.AsyncNetworkStream) -> None:
-    with contextlib.suppress(Exception):
-        await opened.aclose()
+async def _aclose(opened: Iterable[httpcore.AsyncHTTPConnection | httpcore.AsyncNetworkStream]) -> None:
+    for one in opened:
+        with contextlib.suppress(Exception):
+            await one.aclose()
 
 
 def _origin(prepared: PreparedRequest) -> httpcore.Origin:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import TYPE_CHECKING, Generic, TypeGuard, TypeVar
 
 import httpx
@@ -11,7 +13,7 @@ from videopoll._http.values import FailureKind, HttpFailure
 from videopoll.core.belonging import is_of_other_loop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from videopoll._http.prepare import PreparedRequest
     from videopoll._http.values import HttpReply
@@ -38,41 +40,54 @@ class _OverClient(Generic[_Client]):
         self._client: _Client = client
         self._own = own
 
-    def _begin(self, prepared: PreparedRequest) -> bool:
-        """Begin with a request. Returns whether it needs a trace."""
+    def _request(
+        self, prepared: PreparedRequest, trace: Callable[..., object], connect_share: float = 1.0
+    ) -> httpx.Request:
+        """Return a request in our client's terms; `trace` is told how far it comes."""
         # A host's client does not say how far it came.
         prepared.phase = Phase.CONNECTING if self._own else Phase.SENDING
-        return self._own or prepared.may_send is not None
+        guarded = prepared.may_send is not None
+        total_s = prepared.remaining_s()
+        first_s = total_s * connect_share
+        headers = prepared.headers
+        if not self._client.headers.get("user-agent", "").startswith("python-httpx/"):
+            # The host has chosen a name of its own.
+            headers = tuple(header for header in headers if header != ("User-Agent", user_agent()))
+        prepared.check()
+        request = self._client.build_request(
+            prepared.request.method,
+            prepared.request.url,
+            headers=headers,
+            content=prepared.body or None,
+            timeout=httpx.Timeout(total_s, connect=first_s, pool=first_s),
+            extensions={"trace": functools.partial(trace, prepared)} if self._own or guarded else {},
+        )
+        if guarded:
+            request.stream = _Guarded(prepared)
+        return request
 
-    def _failure(self, prepared: PreparedRequest, error: Exception) -> HttpFailure | None:
-        """Return what an error means; None for one of the host's own."""
+    def _failure(self, prepared: PreparedRequest, error: Exception) -> HttpFailure:
+        """Return what an error means; one of the host's own is raised."""
         if self._own or prepared.held_back:
-            return _own_fault(prepared, error)
+            return prepared.failure(error, httpx.TimeoutException)
         if _is_fault(error):
             return _fault(error)
-        return HttpFailure(kind=FailureKind.BROKEN, detail=OTHER_LOOP) if is_of_other_loop(error) else None
+        if is_of_other_loop(error):
+            return HttpFailure(kind=FailureKind.BROKEN, detail=OTHER_LOOP)
+        raise error
 
 
 class HttpxTransport(_OverClient[httpx.Client]):
     """Threads."""
 
     def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
-        extensions: dict[str, object] = {}
-        if self._begin(prepared):
-            extensions["trace"] = lambda event, info: _note(prepared, event, info)
         try:
-            request = _request(self._client, prepared, extensions)
-            response = self._client.send(request, stream=True, follow_redirects=False)
-            try:
-                reading = _reading(prepared, response)
-                return reading.read(_was_read(response) if response.is_stream_consumed else response.iter_raw())
-            finally:
-                response.close()
-        except Exception as error:
-            failure = self._failure(prepared, error)
-            if failure is None:
-                raise
-            return failure
+            request = self._request(prepared, _note)
+            with contextlib.closing(self._client.send(request, stream=True, follow_redirects=False)) as response:
+                chunks = _was_read(response) if response.is_stream_consumed else response.iter_raw()
+                return _reading(prepared, response).read(chunks)
+        except Exception as error:  # noqa: BLE001 - it is judged, and raised again
+            return self._failure(prepared, error)
 
     def close(self) -> None:
         self._client.close()
@@ -82,31 +97,22 @@ class AsyncHttpxTransport(_OverClient[httpx.AsyncClient]):
     """asyncio."""
 
     async def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
-        extensions: dict[str, object] = {}
-        if self._begin(prepared):
-
-            async def trace(event: str, info: Mapping[str, object]) -> None:
-                _note(prepared, event, info)
-
-            extensions["trace"] = trace
         try:
-            request = _request(self._client, prepared, extensions, CONNECT_SHARE)
+            request = self._request(prepared, _anote, CONNECT_SHARE)
             response = await self._client.send(request, stream=True, follow_redirects=False)
-            try:
-                reading = _reading(prepared, response)
+            async with contextlib.aclosing(response):
                 if response.is_stream_consumed:
-                    return reading.read(_was_read(response))
-                return await reading.aread(response.aiter_raw())
-            finally:
-                await response.aclose()
-        except Exception as error:
-            failure = self._failure(prepared, error)
-            if failure is None:
-                raise
-            return failure
+                    return _reading(prepared, response).read(_was_read(response))
+                return await _reading(prepared, response).aread(response.aiter_raw())
+        except Exception as error:  # noqa: BLE001 - it is judged, and raised again
+            return self._failure(prepared, error)
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+async def _anote(prepared: PreparedRequest, event: str, info: Mapping[str, object]) -> None:
+    _note(prepared, event, info)
 
 
 def _note(prepared: PreparedRequest, event: str, info: Mapping[str, object]) -> None:
@@ -129,39 +135,6 @@ class _Guarded(httpx.SyncByteStream, httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self._prepared.check()
         yield self._prepared.body
-
-
-def _own_fault(prepared: PreparedRequest, error: Exception) -> HttpFailure:
-    """Return what an error of our own client means, which depends on whether the request had begun to go out."""
-    if not prepared.held_back and isinstance(error, httpx.TimeoutException | TimeoutError):
-        return prepared.timed_out()
-    return prepared.failure(error)
-
-
-def _request(
-    client: httpx.Client | httpx.AsyncClient,
-    prepared: PreparedRequest,
-    extensions: dict[str, object],
-    connect_share: float = 1.0,
-) -> httpx.Request:
-    total_s = prepared.remaining_s()
-    first_s = total_s * connect_share
-    headers = prepared.headers
-    if not client.headers.get("user-agent", "").startswith("python-httpx/"):
-        # The host has chosen a name of its own.
-        headers = tuple(header for header in headers if header != ("User-Agent", user_agent()))
-    prepared.check()
-    request = client.build_request(
-        prepared.request.method,
-        prepared.request.url,
-        headers=headers,
-        content=prepared.body or None,
-        timeout=httpx.Timeout(total_s, connect=first_s, pool=first_s),
-        extensions=extensions,
-    )
-    if prepared.may_send is not None:
-        request.stream = _Guarded(prepared)
-    return request
 
 
 def _reading(prepared: PreparedRequest, response: httpx.Response) -> Reading:
