@@ -91,7 +91,8 @@ def test_the_front_door_is_small():
 def test_only_the_core_and_the_scripts_branch_on_a_state():
     """Judgements about a job have one home: a runner that compares states would be a second one."""
     source = Path(videopoll.__file__).parent
-    for name in ("worker/runner.py", "worker/async_runner.py", "worker/state.py", "queue/redis_queue.py"):
+    runners = ("worker/base.py", "worker/runner.py", "worker/async_runner.py", "worker/state.py")
+    for name in (*runners, "queue/redis_queue.py"):
         tree = ast.parse((source / name).read_text(encoding="utf-8"))
         compared = [
             node

@@ -190,7 +190,6 @@ class AsyncRunner(
         super()._open()
         self._parts = AsyncParts(self._state, self._poller, self._notifier)
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
-        self._writer = AsyncTransitionWriter(self._state, self._queue)
         self._new_events()
 
     def _new_events(self) -> None:
@@ -380,7 +379,7 @@ class AsyncRunner(
     # --- the loop ---
 
     async def _work_until_stopped(self, run: _Run) -> None:
-        self._show(self._queue)
+        self._show()
         try:
             await self._serve_queue(run)
         finally:

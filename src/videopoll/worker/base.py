@@ -1,4 +1,7 @@
-"""What both runners are to their host: one that works or not, tells how it is, and can be asked to stop."""
+"""What both runners have in common: what they are built from, what a run does, how they are, and how they end.
+
+What a run does are flows: `Runner` drives them in its threads, `AsyncRunner` in its tasks.
+"""
 
 from __future__ import annotations
 
@@ -445,20 +448,20 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
 
     # --- for operators ---
 
-    def _show(self, queue: object) -> None:
+    def _show(self) -> None:
         """Begin to keep in the queue what happens in this run, and that this worker is alive."""
         before = self._hide()
         if before is not None:
             # Of a run whose event loop stands still, or of the parent of a fork.
             before.close(0)
-        offered = getattr(queue, "open_history", None)
+        offered = getattr(self._queue, "open_history", None)
         if not (self._visible and callable(offered)) or self._state.emitter.keeps_history:
             return
         try:
             history = cast("RunnerHistory | None", offered())
             if history is None:
                 return
-            history.follow(self, **_asked_by(getattr(self, "_poller", None)))
+            history.follow(self, **_asked_by(self._poller))
         except Exception as error:  # noqa: BLE001 - no job needs it
             log.warning("This worker cannot be seen by operators\n%s", trace_of(error))
             return

@@ -321,7 +321,7 @@ class Runner(
     # --- the loop ---
 
     def _work_until_stopped(self, run: _Run) -> None:
-        self._show(self._queue)
+        self._show()
         try:
             self._serve_queue(run)
         finally:
