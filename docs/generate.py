@@ -2,7 +2,7 @@
 
 In a page, ``<!-- generated: states -->`` becomes the diagram and the table of
 `videopoll.job.TRANSITIONS`, ``keys`` the table of `videopoll.queue.schema.KEYS`,
-``cli`` the help of every command, ``apis`` the table of the described video APIs, and ``fast`` and the like a table of
+``cli`` the help of every command, ``apis`` and ``starts`` the tables of the described video APIs, and ``fast`` and the like a table of
 `benchmarks/results.json`. Nothing of it is written to a file of the
 sources, so it cannot be out of date.
 
@@ -207,12 +207,61 @@ def apis() -> str:
 
     names = {id(value): name for name, value in vars(described).items() if name.isupper()}
     rows = "\n".join(
-        f"| `{names[id(api)]}` | `GET {api.poll}` | `{api.base_url or 'yours'}` | `{api.key_variable}` | {_life(api)} |"
+        f"| `{names[id(api)]}` | {_start(api)} | `GET {api.poll}` | `{api.base_url or 'yours'}` | `{api.key_variable}` |"
+        f" {_life(api)} |"
         f" {api.strategy.interval_s:g} s, {api.strategy.timeout_s:g} s | {api.checked}: {api.certainty.value} |"
         for api in described.ALL.values()
     )
-    head = "| description | is asked | at | key | its links | interval, given up after | checked, how sure |"
-    return _names(f"{head}\n| --- | --- | --- | --- | --- | --- | --- |\n{rows}\n")
+    head = (
+        "| description | started by | is asked | at | key | its links | interval, given up after | checked, how sure |"
+    )
+    return _names(f"{head}\n| --- | --- | --- | --- | --- | --- | --- | --- |\n{rows}\n")
+
+
+def starts() -> str:
+    """List what can be asked for at each described API, and what is asked again."""
+    from videopoll.video_api import apis as described  # noqa: PLC0415 - see `states`
+
+    names = {id(value): name for name, value in vars(described).items() if name.isupper()}
+    rows = "\n".join(
+        f"| `{names[id(api)]}` | {_asked(api)} | {_ratios(api)} | {_taken(api)} | {_again(api)} |"
+        f" {api.start.certainty.value} |"
+        for api in described.ALL.values()
+        if api.start is not None
+    )
+    head = "| description | model | aspect ratios | takes | asked again after | how sure |"
+    return _names(f"{head}\n| --- | --- | --- | --- | --- | --- |\n{rows}\n")
+
+
+def _start(api: ApiDescription) -> str:
+    return "not described" if api.start is None else f"`POST {api.start.url}`"
+
+
+def _asked(api: ApiDescription) -> str:
+    return "yours" if api.start is not None and api.start.takes("model") else "no choice"
+
+
+def _ratios(api: ApiDescription) -> str:
+    ratios = ", ".join(api.start.aspect_ratios) if api.start is not None else ""
+    default = api.start.defaults.get("aspect_ratio") if api.start is not None else None
+    return ratios + (f"; {default} by default" if default is not None else "")
+
+
+def _taken(api: ApiDescription) -> str:
+    start = api.start
+    if start is None:
+        return ""
+    image = start.takes("image") or start.with_image is not None
+    taken = {
+        "an image": image,
+        "a negative prompt": start.takes("negative_prompt"),
+        "a duration": start.takes("duration") or start.takes("seconds"),
+    }
+    return ", ".join(name for name, there in taken.items() if there) or "a prompt alone"
+
+
+def _again(api: ApiDescription) -> str:
+    return ", ".join(map(str, sorted(api.start.starts_nothing))) if api.start is not None else ""
 
 
 def _life(api: ApiDescription) -> str:
@@ -425,7 +474,7 @@ def _figure(name: str, value: object) -> str:
 
 PARTS = {
     part.__name__: part
-    for part in (states, keys, apis, cli, fast, plain, punctuality, delivery, idling, scaling, machine)
+    for part in (states, keys, apis, starts, cli, fast, plain, punctuality, delivery, idling, scaling, machine)
 }
 
 

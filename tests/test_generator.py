@@ -305,9 +305,14 @@ def test_the_default_model_is_the_hosts_choice():
         {"version": 4},
         {"version": True},
         {"version": 2.0},
-        {"model": "veo-9"},
+        {"model": " "},
+        {"model": "x" * 257},
         {"version": 2, "model": "veo-3.0-generate-preview"},
-        {"aspect_ratio": "1:1"},
+        {"aspect_ratio": "wide"},
+        {"aspect_ratio": "16:9\n"},
+        {"duration_s": 0},
+        {"duration_s": 5.0},
+        {"duration_s": True},
         {"negative_prompt": "x" * 501},
         {"image_url": "file:///etc/passwd"},
         {"image_url": "https://user:password@a/"},
@@ -319,6 +324,18 @@ def test_a_request_that_cannot_work_is_refused_early(wrong):
         GenerationRequest(**{"prompt": PROMPT, **wrong})
 
     assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"model": "veo-9"}, {"aspect_ratio": "1:1"}, {"duration_s": 5}])
+def test_what_this_api_cannot_make_is_refused_before_anything_is_sent(api, generate, wrong):
+    request = GenerationRequest(prompt=PROMPT, **wrong)
+    with pytest.raises(InvalidGenerationError):
+        choose_model(request)
+
+    result = generate(request)
+
+    assert (result.code, result.passing) == (Code.INVALID_REQUEST, False)
+    assert not api.requests
 
 
 def test_the_limits_themselves_are_taken():

@@ -35,6 +35,10 @@ MAX_METADATA_BYTES = 16_384
 """The largest metadata, as JSON: it is read back on every poll."""
 
 
+MAX_OPERATION_BYTES = 4096
+"""The largest ``operation`` of a job, as JSON: what a poll needs besides the id. The tool keeps room for it."""
+
+
 PROMPT_CHARS = 100
 """A ``prompt`` in the metadata is cut to this many characters (contract of the record)."""
 

@@ -165,7 +165,10 @@ class FakeProviders(FakeServer):
         templates = [one for one in (api.poll, api.follow, api.locked) if one is not None]
         names = [name for template in templates for name in _OPERATION.findall(template)]
         whole = f"{self.base_url(api.name)}/requests/{api_id}"
-        return {name: f"{whole}/{name}" if f"{{operation.{name}}}" in templates else name for name in names}
+        fixed = api.start.constants if api.start is not None else {}
+        return {
+            name: f"{whole}/{name}" if f"{{operation.{name}}}" in templates else fixed.get(name, name) for name in names
+        }
 
     @override
     def _handle(self, request: ReceivedRequest) -> Reply:

@@ -112,10 +112,10 @@ def _details(choice: ModelChoice, retries: int) -> Answer:
 
 def started_answer(result: GenerationStarted, choice: ModelChoice, *, followed: bool) -> Answer:
     """Return the answer for a started video; `followed` is whether its job was enqueued for delivery."""
+    # How long it takes is known of the one API that is not described.
+    takes = "1 to 2 minutes" if result.provider is None else "a few minutes"
     if followed:
-        message = (
-            "The video is being made and takes 1 to 2 minutes. The user gets it in this chat as soon as it is ready."
-        )
+        message = f"The video is being made and takes {takes}. The user gets it in this chat as soon as it is ready."
     else:
         message = (
             "The video is being made, but it cannot be followed automatically, so the user may not get it in this chat."
@@ -130,7 +130,7 @@ def started_answer(result: GenerationStarted, choice: ModelChoice, *, followed: 
         "polling_status": STARTED_POLLING if followed else NOT_FOLLOWED,
         "processing_mode": "async",
         "video_url": None,
-        "estimated_time": "1-2 minutes",
+        "estimated_time": takes.replace(" to ", "-"),
         **_details(choice, result.retries),
     }
 

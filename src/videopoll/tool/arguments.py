@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 import attrs
 
 from videopoll.errors import InvalidGenerationError
+from videopoll.video_api.capabilities import Capabilities
 from videopoll.video_api.generator import ASPECT_RATIOS, MAX_NEGATIVE_PROMPT_CHARS, MODELS, GenerationRequest
 
 if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
 
-__all__ = ["DESCRIPTION", "PROPERTIES", "TOOL_NAME", "ToolArguments", "read_arguments"]
+__all__ = ["TOOL_NAME", "ToolArguments", "description_of", "properties_of", "read_arguments"]
 
 TOOL_NAME: Final = "videoGenerator"
 
@@ -71,6 +73,56 @@ PROPERTIES: dict[str, dict[str, JsonValue]] = {
 }
 
 
+_TAKES = "1 to 2 minutes"
+_LASTS = " (about 8 seconds)"
+"""What is true of the API that `VideoApiGenerator` asks, and of no other."""
+
+
+def description_of(capabilities: Capabilities | None) -> str:
+    """Return what the model reads about the tool, by default."""
+    if capabilities is None:
+        return DESCRIPTION
+    return DESCRIPTION.replace(_TAKES, "a few minutes").replace(_LASTS, "")
+
+
+def properties_of(capabilities: Capabilities | None, *, images: bool) -> dict[str, dict[str, JsonValue]]:
+    """Return the schema of the arguments: of those, and of the values, that can be asked for.
+
+    Args:
+        capabilities: What the generator can be asked for; None for `VideoApiGenerator`.
+        images: Whether the host has images.
+    """
+    properties = copy.deepcopy(PROPERTIES)
+    able = capabilities or _VEO
+    if capabilities is not None:
+        ratio, model, told = (properties[name] for name in ("aspectRatio", "modelSelected", "messageToUser"))
+        ratio["enum"] = [*_ratios(able), None]
+        model |= {"type": ["string", "null"], "enum": [*able.models, None]}
+        model["description"] = "The video model. null unless the user asked for one."
+        told["description"] = str(told["description"]).replace(_TAKES, "a few minutes")
+    offered = {
+        "imageFileId": images and able.with_image is not None,
+        "aspectRatio": bool(_ratios(able)),
+        "negativePrompt": able.negative_prompt,
+        "modelSelected": len(able.models) > 1,
+    }
+    return {name: schema for name, schema in properties.items() if offered.get(name, True)}
+
+
+_VEO = Capabilities(
+    name="veo",
+    models=tuple(map(str, MODELS)),
+    aspect_ratios=ASPECT_RATIOS,
+    negative_prompt=True,
+    with_image=Capabilities(name="veo"),
+)
+
+
+def _ratios(able: Capabilities) -> tuple[str, ...]:
+    more = able.with_image.aspect_ratios if able.with_image is not None else ()
+    return tuple(dict.fromkeys((*able.aspect_ratios, *more)))
+
+
 @attrs.frozen(kw_only=True)
 class ToolArguments:
     """The arguments of one call, checked.
@@ -85,7 +137,11 @@ class ToolArguments:
 
 
 def read_arguments(
-    arguments: str | Mapping[str, object], *, file_url: str | None = None, mode: Literal["async", "sync"] = "async"
+    arguments: str | Mapping[str, object],
+    *,
+    file_url: str | None = None,
+    mode: Literal["async", "sync"] = "async",
+    capabilities: Capabilities | None = None,
 ) -> ToolArguments:
     """Read the arguments that a model wrote, trusting nothing in them.
 
@@ -95,6 +151,7 @@ def read_arguments(
         arguments: JSON text, or the mapping it contains.
         file_url: The URL of the host's file storage: the id of an image is appended to it.
         mode: The mode to ask the API for.
+        capabilities: What the generator can be asked for; None for `VideoApiGenerator`.
 
     Raises:
         InvalidGenerationError: They cannot be used. The error tells the model what to change, and quotes nothing.
@@ -108,8 +165,9 @@ def read_arguments(
     request = GenerationRequest(
         prompt=_text(fields, "prompt", shortest=MIN_PROMPT_CHARS, longest=MAX_PROMPT_CHARS, needed=True) or "",
         mode=mode,
-        version=cast("int | None", _choice(fields, "modelSelected", tuple(MODELS))),
-        aspect_ratio=cast("str | None", _choice(fields, "aspectRatio", ASPECT_RATIOS)),
+        version=None if capabilities else cast("int | None", _choice(fields, "modelSelected", tuple(MODELS))),
+        model=cast("str | None", _choice(fields, "modelSelected", capabilities.models)) if capabilities else None,
+        aspect_ratio=cast("str | None", _choice(fields, "aspectRatio", _ratios(capabilities or _VEO))),
         image_url=_image_url(fields, file_url),
         negative_prompt=_text(fields, "negativePrompt", longest=MAX_NEGATIVE_PROMPT_CHARS),
     )
@@ -160,7 +218,8 @@ def _text(
 def _choice(fields: Mapping[str, object], name: str, choices: tuple[object, ...]) -> object | None:
     value = fields.get(name)
     if value is not None and not any(type(value) is type(choice) and value == choice for choice in choices):
-        msg = f"{name} must be one of {', '.join(map(str, choices))}, or null"
+        listed = f"one of {', '.join(map(str, choices))}, or " if choices else ""
+        msg = f"{name} must be {listed}null"
         raise InvalidGenerationError(msg)
     return value
 

@@ -8,7 +8,6 @@ interruption ends the first; the second comes to its end all the same.
 from __future__ import annotations
 
 import asyncio
-import copy
 import hashlib
 import importlib
 import json
@@ -26,14 +25,15 @@ from videopoll.core.flow import Flow, adrive, do, drive
 from videopoll.core.flow import call as call_now
 from videopoll.errors import ConfigurationError, InvalidGenerationError
 from videopoll.jobs.codec import JsonValue, is_number
-from videopoll.jobs.job import PROMPT_CHARS, check_id, check_metadata
+from videopoll.jobs.job import MAX_OPERATION_BYTES, PROMPT_CHARS, check_id, check_metadata
 from videopoll.jobs.urls import check_url
 from videopoll.messages import AcknowledgementMessage, Delivered
 from videopoll.observe.log import shown
 from videopoll.queue.tool_calls import ToolCalls, store_of
 from videopoll.tool.answers import IN_PROGRESS, Answer, error_answer, finished_answer, started_answer
-from videopoll.tool.arguments import DESCRIPTION, PROPERTIES, TOOL_NAME, ToolArguments, read_arguments
+from videopoll.tool.arguments import TOOL_NAME, ToolArguments, description_of, properties_of, read_arguments
 from videopoll.tool.uninterrupted import InterruptedStepError, adrive_to_end, call_in_thread, drive_to_end
+from videopoll.video_api.capabilities import Capabilities
 from videopoll.video_api.generator import (
     DEFAULT_VERSION,
     MODELS,
@@ -132,7 +132,8 @@ def _named(*parts: object) -> str:
 
 def _names(call: _Call, arguments: ToolArguments) -> tuple[str | None, str]:
     # Of what the arguments say: their order, spaces, and whether a null is written out do not matter.
-    wish = attrs.asdict(arguments.request)
+    # A duration is no argument of the tool; names of calls are the same as those of an earlier version.
+    wish = attrs.asdict(arguments.request, filter=lambda field, _: field.name != "duration_s")
     wish_name = _named("wish", call.conversation_id, wish)
     call_id = "" if call.call_id is None else str(call.call_id).strip()
     # An empty id, as some servers give, names no call.
@@ -171,7 +172,8 @@ class VideoGeneratorTool:
 
     Args:
         queue: Enqueues the job: `RedisVideoJobQueue`, `AsyncRedisVideoJobQueue` or your own.
-        generator: Starts the video.
+        generator: Starts the video: `VideoApiGenerator`, `HttpVideoGenerator` or your own. The tool
+            offers the model what the generator can be asked for, where it says so (`Capabilities`).
         notifier: Sends ``messageToUser``, as an `AcknowledgementMessage`: a channel of WhatsApp, a
             `RoutingNotifier`, or your own.
         tell_user: The same as a function of the conversation id and the text,
@@ -181,8 +183,8 @@ class VideoGeneratorTool:
         on_untracked: Called with an `UntrackedJob` if a started video could not
             be enqueued; plain or async.
         mode: ``"async"`` delivers the video later; ``"sync"`` waits for it, for minutes.
-        default_version: The model, 2 or 3, if the call names none. Veo 2 makes both aspect ratios.
-        description: What the model reads about the tool.
+        default_version: For `VideoApiGenerator`: the model, 2 or 3, if the call names none. Veo 2 makes both aspect ratios.
+        description: What the model reads about the tool; by default that it makes videos, and does not wait for them.
         same_wish_s: Calls of one conversation that ask for the same video within this
             many seconds are one call, whatever their ids: each gets the answer of the
             first. With 0 every id is a call of its own.
@@ -205,7 +207,7 @@ class VideoGeneratorTool:
         on_untracked: Callable[[UntrackedJob], object] | None = None,
         mode: Literal["async", "sync"] = "async",
         default_version: Literal[2, 3] = DEFAULT_VERSION,
-        description: str = DESCRIPTION,
+        description: str | None = None,
         same_wish_s: float = 0.0,
         grace_s: float = 20.0,
     ) -> None:
@@ -227,12 +229,17 @@ class VideoGeneratorTool:
             if not is_number(seconds) or seconds < 0:
                 msg = f"VideoGeneratorTool.{name} must be a finite number of seconds of at least 0"
                 raise ConfigurationError(msg)
+        capabilities: object = getattr(generator, "capabilities", None)
+        self._capabilities = capabilities if isinstance(capabilities, Capabilities) else None
+        if mode == "sync" and self._capabilities is not None:
+            msg = f'{self._capabilities.name} gives a job and no video at once: VideoGeneratorTool.mode must be "async"'
+            raise ConfigurationError(msg)
         self._same_wish_s, self._grace_s = same_wish_s, grace_s
         self._queue, self._generator, self._notifier, self._tell_user = queue, generator, notifier, tell_user
         self._file_url = check_url(file_url, "VideoGeneratorTool.file_url") if file_url is not None else None
         self._mode: Literal["async", "sync"] = mode
         self._on_untracked, self._default_version = on_untracked, default_version
-        self._description = description
+        self._description = description_of(self._capabilities) if description is None else description
         self._calls = store_of(queue)
         self._running: set[asyncio.Task[Answer]] = set()
 
@@ -243,9 +250,7 @@ class VideoGeneratorTool:
 
     def parameters(self) -> dict[str, JsonValue]:
         """Return the JSON schema of the arguments, for strict mode: all are required, and optional ones take null."""
-        properties = copy.deepcopy(PROPERTIES)
-        if self._file_url is None:
-            del properties["imageFileId"]
+        properties = properties_of(self._capabilities, images=self._file_url is not None)
         return {
             "type": "object",
             "properties": cast("JsonValue", properties),
@@ -506,9 +511,13 @@ class VideoGeneratorTool:
         """Check a call before it costs anything. Returns the plan, or the answer that says what is wrong."""
         try:
             check_id(call.conversation_id, "conversation_id")
-            arguments = read_arguments(call.arguments, file_url=self._file_url, mode=self._mode)
+            able = self._capabilities
+            arguments = read_arguments(call.arguments, file_url=self._file_url, mode=self._mode, capabilities=able)
             call_name, wish_name = _names(call, arguments)
-            choice = choose_model(arguments.request, default_version=self._default_version)
+            if able is not None:
+                choice = able.choose(arguments.request)
+            else:
+                choice = choose_model(arguments.request, default_version=self._default_version)
             request = choice.applied_to(arguments.request)
             own: dict[str, JsonValue] = {
                 "prompt": request.prompt[:PROMPT_CHARS],
@@ -518,6 +527,9 @@ class VideoGeneratorTool:
                 "hasNegativePrompt": request.negative_prompt is not None,
             }
             metadata = check_metadata({**check_metadata(call.metadata), **own})
+            if able is not None:
+                # What the API answers is stored with them, and a video must not be paid for that has no room.
+                check_metadata({**metadata, "provider": able.name, "operation": " " * MAX_OPERATION_BYTES})
         except InvalidGenerationError as error:
             message = f"The video was not started: {error}. Correct the call, or ask the user."
             return error_answer(_Code.INVALID_REQUEST, error=str(error), message=message)

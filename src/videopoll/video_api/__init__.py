@@ -1,8 +1,9 @@
-"""The video API: its poller and its generator."""
+"""Video APIs: their pollers, their generators, and their descriptions."""
 
 from __future__ import annotations
 
 from videopoll._http import HttpReply, HttpRequest
+from videopoll.video_api.capabilities import Capabilities
 from videopoll.video_api.client import ApiHealth
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning
 from videopoll.video_api.generator import (
@@ -19,15 +20,18 @@ from videopoll.video_api.generator import (
     VideoGenerator,
     choose_model,
 )
+from videopoll.video_api.http_generator import HttpVideoGenerator
 from videopoll.video_api.http_poller import HttpVideoPoller
 from videopoll.video_api.operation import api_id_of
 from videopoll.video_api.poller import VideoApiPoller
 from videopoll.video_api.routing_poller import RoutingPoller
+from videopoll.video_api.start import Start
 
 __all__ = [
     "ApiDescription",
     "ApiHealth",
     "AsyncVideoGenerator",
+    "Capabilities",
     "Certainty",
     "Generation",
     "GenerationErrorCode",
@@ -38,10 +42,12 @@ __all__ = [
     "GenerationUnknown",
     "HttpReply",
     "HttpRequest",
+    "HttpVideoGenerator",
     "HttpVideoPoller",
     "Meaning",
     "ModelChoice",
     "RoutingPoller",
+    "Start",
     "VideoApiGenerator",
     "VideoApiPoller",
     "VideoGenerator",

@@ -24,6 +24,7 @@ from videopoll.video_api.operation import api_id_of, operation_of
 if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import VideoJob
+    from videopoll.video_api.start import Start
 
 __all__ = ["ApiDescription", "Certainty", "Meaning"]
 
@@ -106,7 +107,8 @@ def _find_all(value: JsonValue, steps: tuple[Step, ...]) -> list[JsonValue]:
     return [one for one in found[:MOST_FOUND] if one is not None]
 
 
-def _paths(value: str | tuple[str, ...]) -> tuple[str, ...]:
+def paths_of(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return one path, or several, as a tuple."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 
@@ -177,6 +179,7 @@ class ApiDescription:
         queue_position: Where the place in the API's queue is.
         key_variable: The environment variable that holds the key: what its makers' SDK reads,
             by default its name and ``_API_KEY``.
+        start: How a generation is started; None if that is not described.
         strategy: When to poll, as the API's makers advise.
         source: Where this was read, and
         checked: when, as a date.
@@ -190,7 +193,7 @@ class ApiDescription:
     base_url: str | None
     poll: str
     words: Mapping[str, Meaning] = attrs.field(converter=_words)
-    video: tuple[str, ...] = attrs.field(converter=_paths)
+    video: tuple[str, ...] = attrs.field(converter=paths_of)
     source: str
     checked: str
     certainty: Certainty
@@ -198,7 +201,7 @@ class ApiDescription:
     auth_header: str = "Authorization"
     auth_prefix: str = "Bearer "
     id: str | None = None
-    status: tuple[str, ...] = attrs.field(default=("status",), converter=_paths)
+    status: tuple[str, ...] = attrs.field(default=("status",), converter=paths_of)
     http: Mapping[int, Meaning] = attrs.field(factory=dict)
     empty_means_working: bool = False
     locked: str | None = None
@@ -207,10 +210,10 @@ class ApiDescription:
     ends_s: str | None = None
     refreshable: bool = False
     follow: str | None = None
-    fails_if: tuple[str, ...] = attrs.field(default=(), converter=_paths)
+    fails_if: tuple[str, ...] = attrs.field(default=(), converter=paths_of)
     rejected_if: Mapping[str, JsonValue] = attrs.field(factory=dict)
-    error: tuple[str, ...] = attrs.field(default=("error.message", "error", "message"), converter=_paths)
-    code: tuple[str, ...] = attrs.field(default=(), converter=_paths)
+    error: tuple[str, ...] = attrs.field(default=("error.message", "error", "message"), converter=paths_of)
+    code: tuple[str, ...] = attrs.field(default=(), converter=paths_of)
     codes: Mapping[str, Meaning] = attrs.field(factory=dict)
     progress: str | None = None
     progress_scale: float = 100.0
@@ -218,6 +221,7 @@ class ApiDescription:
     key_variable: str = attrs.field(
         default=attrs.Factory(lambda api: f"{variable_part(api.name)}_API_KEY", takes_self=True)
     )
+    start: Start | None = None
     strategy: PollingStrategy = attrs.field(factory=PollingStrategy)
     _steps: dict[str, tuple[Step, ...]] = attrs.field(factory=dict, init=False, repr=False, eq=False)
 
@@ -231,6 +235,7 @@ class ApiDescription:
             *self.code,
             *self.others,
             *self.rejected_if,
+            *(self.start.paths if self.start is not None else ()),
             *single,
         )
         for path in paths:

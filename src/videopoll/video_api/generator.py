@@ -10,6 +10,7 @@ only carries requests between them.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import enum
 import re
@@ -17,10 +18,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
 
 import attrs
+from typing_extensions import override
 
 from videopoll._http import NOT_JSON, FailureKind, HttpFailure, HttpReply, HttpRequest, retry_after_s
 from videopoll._http.answerer import refused_by_another
-from videopoll._reasons import Reason, own, repr_told
+from videopoll._reasons import Reason, own, repr_told, told_of
 from videopoll.core.flow import adrive, drive
 from videopoll.errors import ConfigurationError, InvalidGenerationError, InvalidJobError
 from videopoll.jobs.codec import is_number
@@ -32,13 +34,16 @@ from videopoll.video_api.operation import job_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     import httpx
 
+    from videopoll._http import Http
     from videopoll.jobs.codec import JsonValue
 
 __all__ = [
     "AsyncVideoGenerator",
+    "GeneratingClient",
     "Generation",
     "GenerationErrorCode",
     "GenerationFailed",
@@ -47,12 +52,16 @@ __all__ = [
     "GenerationStarted",
     "GenerationUnknown",
     "ModelChoice",
+    "Pace",
+    "Prepared",
     "VideoApiGenerator",
     "VideoGenerator",
     "build_request",
     "choose_model",
     "generation_flow",
+    "read_no_success",
     "read_reply",
+    "with_reason",
 ]
 
 MAX_PROMPT_CHARS = 1255
@@ -60,6 +69,10 @@ MAX_NEGATIVE_PROMPT_CHARS = 500
 """The API's own limits, in characters."""
 
 MAX_FILE_ID_CHARS = 256
+
+MAX_MODEL_CHARS = 256
+
+MAX_DURATION_S = 600
 
 SHORTEST_QUOTE = 8
 """A prompt of fewer characters is no secret, and its letters are in every error text."""
@@ -82,6 +95,7 @@ MODELS = {2: _Model("veo-2.0-generate-001", (LANDSCAPE, PORTRAIT)), 3: _Model("v
 ASPECT_RATIOS = (LANDSCAPE, PORTRAIT)
 DEFAULT_VERSION: Final = 2
 
+_RATIO = re.compile(r"[1-9][0-9]?:[1-9][0-9]?")
 _RATIO_WRITTEN_OUT = re.compile(r"(?<!\d)(16\s?:\s?9|9\s?:\s?16)(?!\d)")
 # "Story" and "historia" alone are left out: they say what a video tells more often than where it is shown.
 _PORTRAIT_WORDS = re.compile(
@@ -134,6 +148,16 @@ def _one_of(*choices: object) -> Callable[[object, attrs.Attribute[Any], object]
     return check
 
 
+def _is_ratio(_: object, attribute: attrs.Attribute[str], value: object) -> None:
+    if not isinstance(value, str) or not _RATIO.fullmatch(value):
+        raise _refuse(attribute.name, f"must be written like {LANDSCAPE}")
+
+
+def _is_duration(_: object, attribute: attrs.Attribute[int], value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_DURATION_S:
+        raise _refuse(attribute.name, f"must be a whole number of seconds from 1 to {MAX_DURATION_S}")
+
+
 def _web_url(_: object, attribute: attrs.Attribute[str], value: object) -> None:
     readied = readied_url(value)
     if isinstance(readied, BadUrl):
@@ -144,14 +168,17 @@ def _web_url(_: object, attribute: attrs.Attribute[str], value: object) -> None:
 class GenerationRequest:
     """A video that somebody wants. The prompts and the image's URL stay out of ``repr``.
 
+    What an API cannot make of it, its generator refuses before anything is sent.
+
     Args:
         prompt: What the video shows: 1 to 1255 characters.
         mode: ``"async"`` gives a job id at once; ``"sync"`` gives the video, after minutes.
-        version: 2 or 3; None for the model's, or else for the default, which is 2.
-        model: ``veo-2.0-generate-001`` or ``veo-3.0-generate-preview``; None for the version's.
-        aspect_ratio: ``"16:9"`` or ``"9:16"``; None to read it from the prompt.
+        version: 2 or 3, for `VideoApiGenerator`; None for the model's, or else for the default, which is 2.
+        model: The model's name, as the API writes it; None for the version's, or for the generator's.
+        aspect_ratio: Such as ``"16:9"``; None to read 16:9 or 9:16 from the prompt.
         image_url: An http or https link to the image to start from.
         negative_prompt: What the video must not show: at most 500 characters.
+        duration_s: How long the video is, in whole seconds; None for the API's default.
 
     Raises:
         InvalidGenerationError: A value cannot work; the text says which, and does not quote it.
@@ -160,14 +187,13 @@ class GenerationRequest:
     prompt: str = attrs.field(repr=False, validator=_text(MAX_PROMPT_CHARS))
     mode: Literal["async", "sync"] = attrs.field(default="async", validator=_one_of("async", "sync"))
     version: int | None = attrs.field(default=None, validator=attrs.validators.optional(_one_of(*MODELS)))
-    model: str | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_one_of(*(model.name for model in MODELS.values())))
-    )
-    aspect_ratio: str | None = attrs.field(default=None, validator=attrs.validators.optional(_one_of(*ASPECT_RATIOS)))
+    model: str | None = attrs.field(default=None, validator=attrs.validators.optional(_text(MAX_MODEL_CHARS)))
+    aspect_ratio: str | None = attrs.field(default=None, validator=attrs.validators.optional(_is_ratio))
     image_url: str | None = attrs.field(default=None, repr=False, validator=attrs.validators.optional(_web_url))
     negative_prompt: str | None = attrs.field(
         default=None, repr=False, validator=attrs.validators.optional(_text(MAX_NEGATIVE_PROMPT_CHARS))
     )
+    duration_s: int | None = attrs.field(default=None, validator=attrs.validators.optional(_is_duration))
 
     def __attrs_post_init__(self) -> None:
         if self.version is not None and self.model is not None and MODELS[self.version].name != self.model:
@@ -180,16 +206,16 @@ class ModelChoice:
     """Which model makes a video, in which aspect ratio, and why.
 
     Args:
-        version: 2 or 3.
-        model: Its name.
-        aspect_ratio: ``"16:9"`` or ``"9:16"``.
+        version: 2 or 3 at `VideoApiGenerator`, None elsewhere.
+        model: Its name; None where the API has no choice.
+        aspect_ratio: Such as ``"16:9"``; None where the API decides.
         reason: Why, in a sentence for the chat model. Quotes nothing.
         switched: Whether it is another model than the one that was asked for.
     """
 
-    version: int
-    model: str
-    aspect_ratio: str
+    version: int | None = None
+    model: str | None = None
+    aspect_ratio: str | None = None
     reason: str
     switched: bool = False
 
@@ -199,7 +225,7 @@ class ModelChoice:
 
 
 def choose_model(request: GenerationRequest, *, default_version: int = DEFAULT_VERSION) -> ModelChoice:
-    """Choose what makes the video.
+    """Choose what makes the video at `VideoApiGenerator`.
 
     The request's own aspect ratio wins; without one it is read from the prompt
     (`read_aspect_ratio`), and 16:9 where that says nothing. The aspect ratio
@@ -208,7 +234,15 @@ def choose_model(request: GenerationRequest, *, default_version: int = DEFAULT_V
     Args:
         request: What is asked for.
         default_version: 2 or 3, for a request that names neither a version nor a model.
+
+    Raises:
+        InvalidGenerationError: It has no such model, makes no such aspect ratio, or cannot be told how long a video is.
     """
+    fields = attrs.fields(GenerationRequest)
+    _one_of(None, *(model.name for model in MODELS.values()))(request, fields.model, request.model)
+    _one_of(None, *ASPECT_RATIOS)(request, fields.aspect_ratio, request.aspect_ratio)
+    if request.duration_s is not None:
+        raise _refuse(fields.duration_s.name, "cannot be chosen here: leave it out")
     asked = request.version or next((version for version, model in MODELS.items() if model.name == request.model), None)
     version = asked or default_version
     read = None if request.aspect_ratio else read_aspect_ratio(request.prompt)
@@ -346,7 +380,10 @@ Generation: TypeAlias = GenerationStarted | GenerationFinished | GenerationFaile
 
 
 class VideoGenerator(Protocol):
-    """Starts generations. `videopoll.tool.VideoGeneratorTool` takes one of these or an `AsyncVideoGenerator`."""
+    """Starts generations. `videopoll.tool.VideoGeneratorTool` takes one of these or an `AsyncVideoGenerator`.
+
+    It may have an attribute ``capabilities``: what it can be asked for, as `Capabilities`.
+    """
 
     def generate(self, request: GenerationRequest) -> Generation:
         """Ask for a video once.
@@ -374,8 +411,9 @@ _REFUSALS = {
     400: (_Code.INVALID_REQUEST, "the video API refuses the request"),
     401: (_Code.AUTHENTICATION_ERROR, "the video API refuses the API key"),
     403: (_Code.AUTHENTICATION_ERROR, "the video API refuses the API key"),
-    404: (_Code.API_ERROR, "there is no POST /generate-video at this address: check the base URL"),
-    405: (_Code.API_ERROR, "there is no POST /generate-video at this address: check the base URL"),
+    402: (_Code.AUTHENTICATION_ERROR, "the account at the video API has no credit"),
+    404: (_Code.API_ERROR, "there is nothing to start a video with at this address: check the base URL and the model"),
+    405: (_Code.API_ERROR, "there is nothing to start a video with at this address: check the base URL and the model"),
     407: (_Code.API_ERROR, "a proxy on the way wants credentials"),
     413: (_Code.FILE_TOO_LARGE, "the image is too large"),
     422: (_Code.INVALID_REQUEST, "the video API refuses the request"),
@@ -424,6 +462,30 @@ def read_reply(reply: HttpReply | HttpFailure, now_s: float) -> Generation:
         reply: What came back.
         now_s: The time in Unix seconds, for a ``Retry-After`` that is a date.
     """
+    if isinstance(reply, HttpReply) and reply.is_success:
+        return _read_body(reply.json(), f"HTTP {reply.status}")
+    return read_no_success(reply, now_s, starts_nothing=_BUSY)
+
+
+_BUSY = frozenset({429, 503})
+"""Statuses by which the API says that it starts nothing at the moment."""
+
+
+def read_no_success(
+    reply: HttpReply | HttpFailure,
+    now_s: float,
+    *,
+    starts_nothing: AbstractSet[int],
+    reason: Callable[[JsonValue], str | None] | None = None,
+) -> GenerationFailed | GenerationUnknown:
+    """Return what it means that an API, any API, did not answer with a 2xx. Never raises.
+
+    Args:
+        reply: What came back.
+        now_s: The time in Unix seconds, for a ``Retry-After`` that is a date.
+        starts_nothing: The statuses by which the API says "not now"; the same request may work later.
+        reason: Finds the API's own words in its answer.
+    """
     if isinstance(reply, HttpFailure):
         detail = own(f"{reply.kind.value}: {reply.detail}")
         if reply.surely_not_sent:
@@ -431,18 +493,18 @@ def read_reply(reply: HttpReply | HttpFailure, now_s: float) -> Generation:
             return GenerationFailed(code=_FAILURES[reply.kind], detail=detail, passing=passing)
         return GenerationUnknown(code=_FAILURES[reply.kind], detail=detail)
     status, name = reply.status, f"HTTP {reply.status}"
-    if reply.is_success:
-        return _read_body(reply.json(), name)
-    if status in {429, 503}:
+    if status in starts_nothing:
         code = _Code.RATE_LIMITED if status == 429 else _Code.SERVICE_UNAVAILABLE  # noqa: PLR2004
         wait_s = retry_after_s(reply.headers, now_s)
         return GenerationFailed(code=code, detail=own(name), passing=True, retry_after_s=wait_s)
     if status in {401, 403} and refused_by_another(reply):
         return GenerationFailed(code=_Code.API_ERROR, detail=refused_in_front(reply))
+    body = reply.json()
+    words = (reason or _words)(None if body is NOT_JSON else body)
     if status in _REFUSALS:
         code, meaning = _REFUSALS[status]
-        return GenerationFailed(code=code, detail=_with_reason(f"{name}: {meaning}", reply.json()))
-    return GenerationUnknown(code=_Code.API_ERROR, detail=_with_reason(name, reply.json()))
+        return GenerationFailed(code=code, detail=with_reason(f"{name}: {meaning}", words))
+    return GenerationUnknown(code=_Code.API_ERROR, detail=with_reason(name, words))
 
 
 def _read_body(body: object, name: str) -> Generation:
@@ -451,7 +513,7 @@ def _read_body(body: object, name: str) -> Generation:
     fields = cast("dict[str, JsonValue]", body)
     status, job_id, url = fields.get("status"), fields.get("jobId"), fields.get("videoUrl")
     if isinstance(status, str) and status.strip().lower() == "failed":
-        return GenerationFailed(code=_Code.API_ERROR, detail=_with_reason(f"{name}: failed", fields))
+        return GenerationFailed(code=_Code.API_ERROR, detail=with_reason(f"{name}: failed", _words(fields)))
     readied = readied_url(url)
     if isinstance(readied, str):
         return GenerationFinished(video_url=readied, file_id=_file_id(fields.get("fileId")))
@@ -469,17 +531,22 @@ def _file_id(value: JsonValue) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= MAX_FILE_ID_CHARS and value.isprintable() else None
 
 
-def _with_reason(text: str, body: object) -> Reason:
-    """Add the API's own words; secrets are taken out by the flow, which knows them."""
+def _words(body: JsonValue) -> str | None:
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, dict):
         error = error.get("message")
-    return Reason(f"{text} ({error})", text) if isinstance(error, str) and error.strip() else own(text)
+    return error if isinstance(error, str) else None
+
+
+def with_reason(text: str, words: str | None) -> Reason:
+    """Add the API's own words; secrets are taken out by the flow, which knows them."""
+    return Reason(f"{text} ({words})", text) if words and words.strip() else own(text)
 
 
 def generation_flow(
     request: HttpRequest,
     *,
+    read: Callable[[HttpReply | HttpFailure, float], Generation] = read_reply,
     retry_waits_s: Sequence[float] = (1.0, 2.0),
     max_retry_after_s: float = 10.0,
     resubmit_unknown: bool = False,
@@ -492,6 +559,7 @@ def generation_flow(
 
     Args:
         request: What to send.
+        read: What a reply, at a time in Unix seconds, means.
         retry_waits_s: Seconds to wait before each further try.
         max_retry_after_s: The longest ``Retry-After`` that is waited for, in seconds.
         resubmit_unknown: Whether to send again what may have started a generation.
@@ -503,7 +571,7 @@ def generation_flow(
         if reply is None:
             msg = "a request needs a reply"
             raise TypeError(msg)
-        result = attrs.evolve(read_reply(reply, clock()), retries=retries)
+        result = attrs.evolve(read(reply, clock()), retries=retries)
         hint_s = 0.0
         match result:
             case GenerationUnknown():
@@ -519,7 +587,97 @@ def generation_flow(
     raise AssertionError
 
 
-class VideoApiGenerator(VideoApiClient):
+@attrs.frozen(kw_only=True)
+class Pace:
+    """How long and how often a generator tries; seconds, checked."""
+
+    owner: str
+    timeout_s: float
+    sync_timeout_s: float
+    retry_waits_s: Sequence[float]
+    max_retry_after_s: float
+    resubmit_unknown: bool
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in (("timeout_s", self.timeout_s), ("sync_timeout_s", self.sync_timeout_s)):
+            self._check(name, value, positive=True)
+        for value in (*self.retry_waits_s, self.max_retry_after_s):
+            self._check("retry_waits_s and max_retry_after_s", value)
+
+    def _check(self, name: str, value: object, *, positive: bool = False) -> None:
+        if not is_number(value) or value < 0 or (positive and not value):
+            low = "more than 0" if positive else "at least 0"
+            msg = f"{self.owner}.{name} must be finite numbers of seconds of {low}"
+            raise ConfigurationError(msg)
+
+
+@attrs.frozen
+class Prepared:
+    """A request that is ready to be sent, and what its replies mean."""
+
+    request: HttpRequest
+    read: Callable[[HttpReply | HttpFailure, float], Generation]
+    key: str | None
+    resubmit_unknown: bool
+
+
+class GeneratingClient(abc.ABC):
+    """What asks an API for videos, in threads and under asyncio: the twins of both generators."""
+
+    _http: Http
+    _pace: Pace
+
+    @abc.abstractmethod
+    def _prepared(self, request: GenerationRequest) -> Prepared | GenerationFailed:
+        """Return what to send, or why nothing is sent; may raise `InvalidGenerationError`."""
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        """Ask for a video; blocks while requests are sent again."""
+        return drive(self._flow(request), self._carry_out)
+
+    async def agenerate(self, request: GenerationRequest) -> Generation:
+        """Ask for a video; the asyncio side of `generate`.
+
+        Cancelling it leaves open whether a generation was started.
+        """
+        return await adrive(self._flow(request), self._acarry_out)
+
+    def _carry_out(self, effect: HttpRequest | float) -> HttpReply | HttpFailure | None:
+        if isinstance(effect, HttpRequest):
+            return self._http.send(effect)
+        time.sleep(effect)
+        return None
+
+    async def _acarry_out(self, effect: HttpRequest | float) -> HttpReply | HttpFailure | None:
+        if isinstance(effect, HttpRequest):
+            return await self._http.asend(effect)
+        return await asyncio.sleep(effect, None)
+
+    def _flow(
+        self, request: GenerationRequest
+    ) -> Generator[HttpRequest | float, HttpReply | HttpFailure | None, Generation]:
+        try:
+            prepared = self._prepared(request)
+        except InvalidGenerationError as error:
+            prepared = GenerationFailed(code=_Code.INVALID_REQUEST, detail=own(told_of(error)))
+        if isinstance(prepared, GenerationFailed):
+            return prepared
+        result = yield from generation_flow(
+            prepared.request,
+            read=prepared.read,
+            retry_waits_s=self._pace.retry_waits_s,
+            max_retry_after_s=self._pace.max_retry_after_s,
+            resubmit_unknown=prepared.resubmit_unknown,
+        )
+        if isinstance(result, GenerationFailed | GenerationUnknown):
+            # The API's words may quote what it was sent.
+            quoted = (request.prompt, request.negative_prompt, request.image_url)
+            secrets = [text for text in quoted if text and len(text) >= SHORTEST_QUOTE]
+            return attrs.evolve(result, detail=redacted(result.detail, prepared.key, *secrets))
+        return result
+
+
+class VideoApiGenerator(GeneratingClient, VideoApiClient):
     """Asks the video API for videos, in threads (`generate`) and under asyncio (`agenerate`).
 
     One generator may be shared by any number of threads and event loops. It
@@ -565,10 +723,14 @@ class VideoApiGenerator(VideoApiClient):
         max_connections: int = 20,
         transport: Literal["auto", "httpx", "aiohttp"] = "auto",
     ) -> None:
-        for name, value in (("timeout_s", timeout_s), ("sync_timeout_s", sync_timeout_s)):
-            _check_seconds(name, value, positive=True)
-        for value in (*retry_waits_s, max_retry_after_s):
-            _check_seconds("retry_waits_s and max_retry_after_s", value)
+        self._pace = Pace(
+            owner=type(self).__name__,
+            timeout_s=timeout_s,
+            sync_timeout_s=sync_timeout_s,
+            retry_waits_s=tuple(retry_waits_s),
+            max_retry_after_s=max_retry_after_s,
+            resubmit_unknown=resubmit_unknown,
+        )
         super().__init__(
             base_url=base_url,
             api_key=api_key,
@@ -577,52 +739,9 @@ class VideoApiGenerator(VideoApiClient):
             max_connections=max_connections,
             transport=transport,
         )
-        self._timeout_s, self._sync_timeout_s = float(timeout_s), float(sync_timeout_s)
-        self._retry_waits_s, self._max_retry_after_s = tuple(retry_waits_s), max_retry_after_s
-        self._resubmit_unknown = resubmit_unknown
 
-    def generate(self, request: GenerationRequest) -> Generation:
-        """Ask for a video; blocks while requests are sent again."""
-        return drive(self._flow(request), self._carry_out)
-
-    async def agenerate(self, request: GenerationRequest) -> Generation:
-        """Ask for a video; the asyncio side of `generate`.
-
-        Cancelling it leaves open whether a generation was started.
-        """
-        return await adrive(self._flow(request), self._acarry_out)
-
-    def _carry_out(self, effect: HttpRequest | float) -> HttpReply | HttpFailure | None:
-        if isinstance(effect, HttpRequest):
-            return self._http.send(effect)
-        time.sleep(effect)
-        return None
-
-    async def _acarry_out(self, effect: HttpRequest | float) -> HttpReply | HttpFailure | None:
-        if isinstance(effect, HttpRequest):
-            return await self._http.asend(effect)
-        return await asyncio.sleep(effect, None)
-
-    def _flow(
-        self, request: GenerationRequest
-    ) -> Generator[HttpRequest | float, HttpReply | HttpFailure | None, Generation]:
-        timeout_s = self._timeout_s if request.mode == "async" else self._sync_timeout_s
-        result = yield from generation_flow(
-            build_request(self._base_url, self._api_key, request, timeout_s),
-            retry_waits_s=self._retry_waits_s,
-            max_retry_after_s=self._max_retry_after_s,
-            resubmit_unknown=self._resubmit_unknown,
-        )
-        if isinstance(result, GenerationFailed | GenerationUnknown):
-            # The API's words may quote what it was sent.
-            quoted = (request.prompt, request.negative_prompt, request.image_url)
-            secrets = [text for text in quoted if text and len(text) >= SHORTEST_QUOTE]
-            return attrs.evolve(result, detail=redacted(result.detail, self._api_key, *secrets))
-        return result
-
-
-def _check_seconds(name: str, value: object, *, positive: bool = False) -> None:
-    if not is_number(value) or value < 0 or (positive and not value):
-        low = "more than 0" if positive else "at least 0"
-        msg = f"VideoApiGenerator.{name} must be finite numbers of seconds of {low}"
-        raise ConfigurationError(msg)
+    @override
+    def _prepared(self, request: GenerationRequest) -> Prepared:
+        timeout_s = self._pace.timeout_s if request.mode == "async" else self._pace.sync_timeout_s
+        sent = build_request(self._base_url, self._api_key, request, timeout_s)
+        return Prepared(sent, read_reply, self._api_key, self._pace.resubmit_unknown)

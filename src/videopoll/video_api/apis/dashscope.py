@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from videopoll.policies import PollingStrategy
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.start import Start
 
 __all__ = ["DASHSCOPE"]
 
@@ -27,6 +28,30 @@ DASHSCOPE: ApiDescription = ApiDescription(
     error=("output.message", "message"),
     code=("output.code", "code"),
     codes={"DataInspectionFailed": Meaning.MODERATED},
+    start=Start(
+        url="{base}/services/aigc/video-generation/video-synthesis",
+        headers={"X-DashScope-Async": "enable"},
+        body={
+            "model": "{model}",
+            "input": {"prompt": "{prompt}", "negative_prompt": "{negative_prompt}"},
+            "parameters": {"size": "{aspect_ratio}", "duration": "{duration}"},
+        },
+        aspect_ratios={"16:9": "1280*720", "9:16": "720*1280"},
+        id="output.task_id",
+        certainty=Certainty.READ,
+        # Wan's models for images; the picture has the format.
+        with_image=Start(
+            url="{base}/services/aigc/video-generation/video-synthesis",
+            headers={"X-DashScope-Async": "enable"},
+            body={
+                "model": "{model}",
+                "input": {"prompt": "{prompt}", "negative_prompt": "{negative_prompt}", "img_url": "{image}"},
+                "parameters": {"duration": "{duration}"},
+            },
+            id="output.task_id",
+            certainty=Certainty.READ,
+        ),
+    ),
     strategy=PollingStrategy(interval_s=10, timeout_s=1200, max_attempts=120, initial_delay_s=10),
     source="dashscope/dashscope-sdk-python; alibabacloud.com/help/doc-detail/3029820.html",
     checked="2026-11-25",

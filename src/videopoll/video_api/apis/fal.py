@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from videopoll.policies import PollingStrategy
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.start import Start
 
 __all__ = ["FAL"]
 
@@ -28,6 +29,20 @@ FAL: ApiDescription = ApiDescription(
     codes={"content_policy_violation": Meaning.MODERATED},
     queue_position="queue_position",
     key_variable="FAL_KEY",
+    # Further fields are by model, the duration among them. A 503 of its ingress looks like one of an app.
+    start=Start(
+        url="{base}/{model}",
+        body={
+            "prompt": "{prompt}",
+            "negative_prompt": "{negative_prompt}",
+            "aspect_ratio": "{aspect_ratio}",
+            "image_url": "{image}",
+        },
+        aspect_ratios=("16:9", "9:16"),
+        id="request_id",
+        operation={"status_url": "status_url", "response_url": "response_url"},
+        certainty=Certainty.READ,
+    ),
     strategy=PollingStrategy(interval_s=5, timeout_s=900, max_attempts=180, initial_delay_s=5),
     source="fal-ai/fal, projects/fal_client; fal.ai/docs on errors and the queue",
     checked="2026-11-25",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from videopoll.jobs.video import AssetKind
 from videopoll.policies import PollingStrategy
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.start import Start
 
 __all__ = ["HEYGEN"]
 
@@ -33,6 +34,19 @@ HEYGEN: ApiDescription = ApiDescription(
     refreshable=True,
     error=("data.failure_message", "error.message", "message"),
     code="data.failure_code",
+    # By its agent, which writes and cuts; a picture is material for it. Videos of one avatar need more than a prompt.
+    start=Start(
+        url="{base}/v3/video-agents",
+        body={
+            "prompt": "{prompt}",
+            "mode": "generate",
+            "orientation": "{aspect_ratio}",
+            "files": [{"type": "url", "url": "{image}"}],
+        },
+        aspect_ratios={"16:9": "landscape", "9:16": "portrait"},
+        id="data.video_id",
+        certainty=Certainty.READ,
+    ),
     strategy=PollingStrategy(interval_s=10, timeout_s=1800, max_attempts=180, initial_delay_s=15),
     source="heygen-com/heygen-cli; developers.heygen.com",
     checked="2026-11-25",

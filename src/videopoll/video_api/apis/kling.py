@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from videopoll.policies import PollingStrategy
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.start import Start
 
 __all__ = ["KLING"]
 
@@ -23,6 +24,35 @@ KLING: ApiDescription = ApiDescription(
     video="data.task_result.videos[*].url",
     lifetime_s=30 * 86_400,
     error=("data.task_status_msg", "message"),
+    # Its codes are not known: a 2xx without a task may have started one.
+    start=Start(
+        url="{base}/v1/videos/text2video",
+        body={
+            "model_name": "{model}",
+            "prompt": "{prompt}",
+            "negative_prompt": "{negative_prompt}",
+            "aspect_ratio": "{aspect_ratio}",
+            "duration": "{seconds}",
+        },
+        aspect_ratios=("16:9", "9:16"),
+        id="data.task_id",
+        constants={"kind": "text2video"},
+        certainty=Certainty.READ,
+        # The picture has the format.
+        with_image=Start(
+            url="{base}/v1/videos/image2video",
+            body={
+                "model_name": "{model}",
+                "image": "{image}",
+                "prompt": "{prompt}",
+                "negative_prompt": "{negative_prompt}",
+                "duration": "{seconds}",
+            },
+            id="data.task_id",
+            constants={"kind": "image2video"},
+            certainty=Certainty.READ,
+        ),
+    ),
     strategy=PollingStrategy(interval_s=10, timeout_s=1200, max_attempts=120, initial_delay_s=15),
     source="vercel/ai, klingai; ComfyUI's nodes for the average of 319 s",
     checked="2026-11-25",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from videopoll.jobs.video import AssetKind
 from videopoll.policies import PollingStrategy
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.start import Start
 
 __all__ = ["MODELARK"]
 
@@ -32,6 +33,20 @@ MODELARK: ApiDescription = ApiDescription(
         "QuotaExceeded": Meaning.OUT_OF_CREDIT,
     },
     key_variable="ARK_API_KEY",
+    start=Start(
+        url="{base}/contents/generations/tasks",
+        body={
+            "model": "{model}",
+            "content": [
+                {"type": "text", "text": "{prompt}"},
+                {"type": "image_url", "image_url": {"url": "{image}"}},
+            ],
+            "ratio": "{aspect_ratio}",
+            "duration": "{duration}",
+        },
+        aspect_ratios=("16:9", "9:16"),
+        certainty=Certainty.READ,
+    ),
     strategy=PollingStrategy(interval_s=5, timeout_s=1200, max_attempts=240, initial_delay_s=5),
     source="volcengine/volcengine-python-sdk; TanStack/ai, ai-byteplus",
     checked="2026-11-25",

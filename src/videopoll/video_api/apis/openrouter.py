@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from videopoll.policies import PollingStrategy
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.start import Start
 
 __all__ = ["OPENROUTER"]
 
@@ -24,6 +25,18 @@ OPENROUTER: ApiDescription = ApiDescription(
     video=("urls[*]",),
     locked="{base}/videos/{id}/content",
     error=("error", "error.message"),
+    start=Start(
+        url="{base}/videos",
+        body={
+            "model": "{model}",
+            "prompt": "{prompt}",
+            "aspect_ratio": "{aspect_ratio}",
+            "duration": "{duration}",
+            "frame_images": [{"type": "image_url", "image_url": {"url": "{image}"}, "frame_type": "first_frame"}],
+        },
+        aspect_ratios=("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21"),
+        certainty=Certainty.READ,
+    ),
     strategy=PollingStrategy(interval_s=20, timeout_s=1200, max_attempts=60, initial_delay_s=10),
     source="OpenRouterTeam/docs, openapi.yaml; openrouter.ai/docs/api_reference/videos",
     checked="2026-11-25",

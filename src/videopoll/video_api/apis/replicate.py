@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from videopoll.policies import PollingStrategy
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.start import Start
 
 __all__ = ["REPLICATE"]
 
@@ -25,6 +26,20 @@ REPLICATE: ApiDescription = ApiDescription(
     lifetime_s=3600,
     error="error",
     key_variable="REPLICATE_API_TOKEN",
+    # Without a header "Prefer" it answers at once. Further inputs are by model.
+    start=Start(
+        url="{base}/models/{model}/predictions",
+        body={
+            "input": {
+                "prompt": "{prompt}",
+                "image": "{image}",
+                "aspect_ratio": "{aspect_ratio}",
+                "duration": "{duration}",
+            }
+        },
+        aspect_ratios=("16:9", "9:16"),
+        certainty=Certainty.READ,
+    ),
     strategy=PollingStrategy(interval_s=5, timeout_s=1800, max_attempts=360, initial_delay_s=5),
     source="replicate/replicate-python; replicate.com/docs/topics/predictions/lifecycle",
     checked="2026-11-25",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from videopoll.policies import PollingStrategy
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.start import Start
 
 __all__ = ["VIDEOS"]
 
@@ -29,6 +30,21 @@ VIDEOS: ApiDescription = ApiDescription(
     code="error.code",
     codes={"moderation": Meaning.MODERATED, "content_policy": Meaning.MODERATED},
     progress="progress",
+    # OpenAI's own asked for multipart/form-data, as vLLM-Omni does; most others take JSON.
+    start=Start(
+        url="{base}/videos",
+        body={
+            "model": "{model}",
+            "prompt": "{prompt}",
+            "size": "{aspect_ratio}",
+            "seconds": "{seconds}",
+            "input_reference": {"image_url": "{image}"},
+        },
+        aspect_ratios={"16:9": "1280x720", "9:16": "720x1280"},
+        # Left to itself, OpenAI's makes upright videos.
+        defaults={"aspect_ratio": "16:9"},
+        certainty=Certainty.READ,
+    ),
     strategy=PollingStrategy(interval_s=10, timeout_s=900, max_attempts=90, initial_delay_s=5),
     source="openai/openai-python, resources/videos.py and types/video.py",
     checked="2026-11-25",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from videopoll.policies import PollingStrategy
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.start import Start
 
 __all__ = ["XAI"]
 
@@ -23,6 +24,19 @@ XAI: ApiDescription = ApiDescription(
     rejected_if={"video.respect_moderation": False},
     lifetime_s=86_400,
     progress="progress",
+    start=Start(
+        url="{base}/videos/generations",
+        body={
+            "model": "{model}",
+            "prompt": "{prompt}",
+            "aspect_ratio": "{aspect_ratio}",
+            "duration": "{duration}",
+            "image": {"url": "{image}"},
+        },
+        aspect_ratios=("16:9", "9:16"),
+        id="request_id",
+        certainty=Certainty.READ,
+    ),
     strategy=PollingStrategy(interval_s=5, timeout_s=600, max_attempts=120, initial_delay_s=5),
     source="xai-org/xai-sdk-python",
     checked="2026-11-25",
