@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from storm.model import judge
 from storm.plan import delivery_storm, kill_storm, plan_of
 from storm.real import run_real
+from storm.wire import HOST, RedisProxy
 
 pytestmark = pytest.mark.slow
 
@@ -36,3 +39,36 @@ def test_a_plan_of_the_simulation_passes_over_real_processes_too(seed, require_s
     require_server("valkey")
 
     assert not judge(run_real(plan_of(seed), server="valkey"))
+
+
+class CutOff:
+    """Answers nothing, as when a worker is cut off from Redis."""
+
+    def __init__(self):
+        self.asked = asyncio.Event()
+
+    def admits(self):
+        return True
+
+    def arrives(self, name, words):
+        self.asked.set()
+
+
+def test_a_command_that_nobody_will_answer_ends_with_its_connection():
+    """A task that waits for what nobody holds is collected in the midst of a storm, and reads as a fault (seed 824977019)."""
+
+    async def cut_off():
+        nobody = await asyncio.start_server(lambda _, writer: writer.close(), HOST, 0)
+        proxy = RedisProxy(nobody.sockets[0].getsockname()[1], watcher := CutOff())
+        await proxy.start()
+        before = asyncio.all_tasks()
+        _, writer = await asyncio.open_connection(HOST, int(proxy.url.rpartition(":")[2].partition("/")[0]))
+        writer.write(b"*1\r\n$4\r\nTIME\r\n*1\r\n$4\r\nPING\r\n")
+        async with asyncio.timeout(10):
+            await watcher.asked.wait()
+            writer.close()
+            await asyncio.wait(asyncio.all_tasks() - before)
+        proxy.close()
+        nobody.close()
+
+    asyncio.run(cut_off())

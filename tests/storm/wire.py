@@ -91,7 +91,11 @@ class RedisProxy:
         reading = asyncio.ensure_future(self._read(reader, commands, to_above))
         try:
             while True:
-                await self._pass(await commands.get(), writer, above, to_above)
+                if not await self._pass(await commands.get(), writer, above, to_above):
+                    # Nobody will ever answer: that ends when the worker gives the connection up.
+                    while await commands.get():
+                        pass
+                    raise EOFError
         except GONE:
             writer.transport.abort()
         except asyncio.CancelledError:
@@ -120,14 +124,15 @@ class RedisProxy:
         writer: asyncio.StreamWriter,
         above: asyncio.StreamReader,
         to_above: asyncio.StreamWriter,
-    ) -> None:
+    ) -> bool:
+        """Pass a command on, and its reply back. Returns whether it is answered at all."""
         if not words:
             raise EOFError
         name = name_of(words)
         sent = self.watcher.arrives(name, words)
         if sent is None:
-            await asyncio.Event().wait()
-        elif isinstance(sent, bytes):
+            return False
+        if isinstance(sent, bytes):
             writer.write(sent)
         else:
             to_above.write(b"".join((b"*%d\r\n" % len(sent), *(b"$%d\r\n%s\r\n" % (len(one), one) for one in sent))))
@@ -137,6 +142,7 @@ class RedisProxy:
             writer.write(reply)
             await writer.drain()
         self.watcher.answered(name)
+        return True
 
 
 def name_of(words: list[bytes]) -> str:
