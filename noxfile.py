@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import nox
@@ -180,6 +182,24 @@ def storm(session: nox.Session) -> None:
     """
     session.install(".[embedded]", *_groups("tests"))
     session.run("python", "-m", "storm", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+AIMOCK = "@copilotkit/aimock@1.43.0"
+"""Fakes of five of the described APIs, by makers who check them against the live ones. Needs Node 20 or newer."""
+
+
+@nox.session
+def aimock(session: nox.Session) -> None:
+    """Descriptions of video APIs against the fakes of others; skipped where there is no Node 20 with npm."""
+    found = [shutil.which(name) for name in ("node", "npm")]
+    node = found[0] and subprocess.run([found[0], "--version"], capture_output=True, text=True, check=True).stdout
+    if not all(found) or not node or int(node.strip().lstrip("v").partition(".")[0]) < 20:  # noqa: PLR2004 - Node's
+        session.skip(f"needs npm and Node 20 or newer, found {(node or 'none').strip()}")
+    session.install(".[all]", *_groups("tests"))
+    folder = Path(session.create_tmp()) / "aimock"
+    folder.mkdir(exist_ok=True)
+    session.run("npm", "install", "--silent", "--no-audit", "--prefix", str(folder), AIMOCK, external=True)
+    session.run("pytest", "tests/test_aimock.py", *session.posargs, env={"VIDEOPOLL_AIMOCK": str(folder)})
 
 
 BENCHMARKED = {
