@@ -13,7 +13,14 @@ from videopoll import ConfigurationError, VideoJob, events
 from videopoll.jobs import FailureReason
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.testing import FakeProviders, Reply
-from videopoll.video_api import HttpVideoPoller, Meaning
+from videopoll.video_api import (
+    GenerationErrorCode,
+    GenerationRequest,
+    GenerationStarted,
+    HttpVideoGenerator,
+    HttpVideoPoller,
+    Meaning,
+)
 from videopoll.video_api.apis import ALL, OPENROUTER, REPLICATE, RUNWAY, VIDEOS
 
 KEY = "the-key"
@@ -192,6 +199,66 @@ def test_a_job_at_work_is_told_with_the_http_status_that_its_api_has_for_it(prov
     providers.job("xai", Meaning.WORKING, Meaning.DONE)
     url, key = f"{providers.base_url('xai')}/videos/xai-1", {"Authorization": f"Bearer {KEY}"}
     assert [httpx.get(url, headers=key).status_code for _ in range(2)] == [202, 200]
+
+
+@pytest.fixture
+def start(providers):
+    """Starts a generation at an API."""
+
+    def start(name, *, key=KEY, api=None, **request):
+        model = "a-model" if ALL[name].start.takes("model") else ()
+        api = api or ALL[name]
+        generator = HttpVideoGenerator(
+            api, api_key=key, base_url=providers.base_url(name), model=model, retry_waits_s=(0,)
+        )
+        try:
+            return generator.generate(GenerationRequest(**{"prompt": "a dancing fox", **request}))
+        finally:
+            generator.close()
+
+    return start
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("image", [None, "https://files.example/fox.jpg"])
+def test_a_generation_is_started_and_ends_as_was_said(providers, poll, start, name, image):
+    providers.on_start(name, Meaning.WORKING, Meaning.FAILED)
+
+    started = start(name, image_url=image)
+
+    assert providers.generated == [started]
+    assert [type(poll(started)) for _ in range(2)] == [VideoWorking, VideoFailed]
+    assert type(start(name)) is GenerationStarted
+    assert len({one.job_id for one in providers.generated}) == 2
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_start_needs_the_key_and_a_prompt(providers, start, name):
+    assert start(name, key="another").code is GenerationErrorCode.AUTHENTICATION_ERROR
+    url = ALL[name].start.made_url(providers.base_url(name), "a-model")
+    headers = {**ALL[name].headers, **ALL[name].start.headers, ALL[name].auth_header: ALL[name].auth_prefix + KEY}
+    for body in ({}, {"prompt": " "}, {"input": []}, []):
+        assert httpx.post(url, headers=headers, json=body).status_code == 422
+    assert providers.generated == []
+
+
+def test_a_start_misses_the_headers_of_its_own(providers, start):
+    plain = attrs.evolve(ALL["dashscope"], start=attrs.evolve(ALL["dashscope"].start, headers={}))
+    assert start("dashscope", api=plain).code is GenerationErrorCode.INVALID_REQUEST
+    assert providers.generated == []
+
+
+def test_a_start_that_is_sent_again_under_its_key_of_idempotency_is_the_same_job():
+    api = attrs.evolve(VIDEOS, start=attrs.evolve(VIDEOS.start, idempotency_header="Idempotency-Key"))
+    with FakeProviders(api) as providers:
+        generator = HttpVideoGenerator(
+            api, api_key="k", base_url=providers.base_url("videos"), model="m", retry_waits_s=(0,)
+        )
+        providers.fail_next(Reply.dropped(accept=True))
+        first, second = (generator.generate(GenerationRequest(prompt="a fox")) for _ in range(2))
+        generator.close()
+        assert [one.job_id for one in providers.generated] == [first.job_id, second.job_id]
+        assert len(providers.requests) == 3
 
 
 def test_what_does_not_exist_is_refused_with_what_does(providers):

@@ -8,7 +8,7 @@ import re
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import attrs
 from typing_extensions import override
@@ -22,8 +22,11 @@ from videopoll.video_api.generator import GenerationStarted
 from videopoll.video_api.operation import api_id_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from videopoll.jobs.codec import JsonValue
     from videopoll.video_api.description import ApiDescription, Step
+    from videopoll.video_api.start import Start
 
 __all__ = ["FakeProviders"]
 
@@ -32,6 +35,7 @@ Part: TypeAlias = Literal["poll", "result", "content"]
 
 FILE = b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom and no more of a video than this"
 TOLD = "the fake was told to say so"
+WORKS_ONCE: tuple[PollStep, ...] = (Meaning.WORKING, Meaning.DONE)
 
 _OPERATION = re.compile(r"\{operation\.([A-Za-z0-9_-]+)\}")
 
@@ -72,7 +76,9 @@ class FakeProviders(FakeServer):
     3. 404 if no job is known there;
     4. 401 without the API's key in the header where it wants it, and 400 without its other headers;
     5. the job's next step, for a poll; the last one stays. Behind a job that is done: the
-       result, for APIs that have it at a second address, and the file that only the key opens.
+       result, for APIs that have it at a second address, and the file that only the key opens;
+    6. where a generation is started: its job, with the steps of `on_start`, or 422 without a prompt.
+       The same key of idempotency, for APIs that have one, gives the same job.
 
     Args:
         apis: The descriptions; all of `videopoll.video_api.apis` if none is given.
@@ -100,6 +106,8 @@ class FakeProviders(FakeServer):
         self._jobs: dict[str, _Job] = {}
         self._places: dict[str, tuple[_Job, Part]] = {}
         self._links: dict[str, float | None] = {}
+        self._generated: dict[str, GenerationStarted] = {}
+        self._on_start: dict[str, tuple[PollStep, ...]] = {}
         self._serial = itertools.count(1)
 
     def base_url(self, name: str) -> str:
@@ -118,26 +126,21 @@ class FakeProviders(FakeServer):
         Raises:
             ConfigurationError: There is no such API, or it has no word for a step.
         """
-        api = self._api(name)
-        steps = steps or (Meaning.WORKING, Meaning.DONE)
-        for step in steps:
-            if isinstance(step, Meaning):
-                _said(api, step)
+        api = self._check(name, steps)
         with self._lock:
-            known = api_id or f"{name}-{next(self._serial)}"
-            started = GenerationStarted.of(name, known, **self._operation(api, known))
-            job = _Job(api, VideoJob(started.job_id, "", 0, started.metadata), steps)
-            self._jobs[started.job_id] = job
-            parts: tuple[tuple[str | None, Part], ...] = (
-                (api.poll, "poll"),
-                (api.follow, "result"),
-                (api.locked, "content"),
-            )
-            for template, part in parts:
-                url = None if template is None else api.url(template, self.base_url(name), job.job)
-                if url is not None:
-                    self._places[_place(url)] = job, part
-        return started
+            return self._add(api, steps, api_id or f"{name}-{next(self._serial)}", api.start)
+
+    def on_start(self, name: str, *steps: Meaning | Reply) -> None:
+        """Let the jobs that are started at an API from now on take these steps; see `job`."""
+        self._check(name, steps)
+        with self._lock:
+            self._on_start[name] = steps
+
+    @property
+    def generated(self) -> list[GenerationStarted]:
+        """What was started over HTTP, in order: each cost money."""
+        with self._lock:
+            return list(self._generated.values())
 
     def polls(self, job_id: str) -> list[float]:
         """When a job was asked about, by ``time.monotonic()``; its id is that of `GenerationStarted`."""
@@ -160,15 +163,34 @@ class FakeProviders(FakeServer):
             raise ConfigurationError(msg)
         return self._apis[name]
 
-    def _operation(self, api: ApiDescription, api_id: str) -> dict[str, str]:
-        """Return what else the start of a job tells: the whole URLs and the parts of a path that the API's templates name."""
-        templates = [one for one in (api.poll, api.follow, api.locked) if one is not None]
-        names = [name for template in templates for name in _OPERATION.findall(template)]
-        whole = f"{self.base_url(api.name)}/requests/{api_id}"
-        fixed = api.start.constants if api.start is not None else {}
-        return {
-            name: f"{whole}/{name}" if f"{{operation.{name}}}" in templates else fixed.get(name, name) for name in names
-        }
+    def _check(self, name: str, steps: tuple[PollStep, ...]) -> ApiDescription:
+        api = self._api(name)
+        for step in steps:
+            if isinstance(step, Meaning):
+                _said(api, step)
+        return api
+
+    def _add(
+        self, api: ApiDescription, steps: tuple[PollStep, ...], api_id: str, start: Start | None
+    ) -> GenerationStarted:
+        """Take a job in, and each address at which there is something about it."""
+        base_url = self.base_url(api.name)
+        templates: dict[str, Part] = {api.poll: "poll"}
+        templates |= {api.follow: "result"} if api.follow is not None else {}
+        templates |= {api.locked: "content"} if api.locked is not None else {}
+        # What a poll needs besides: whole URLs, and parts of a path.
+        operation = dict(start.constants) if start is not None else {}
+        for name in (name for template in templates for name in _OPERATION.findall(template)):
+            whole = f"{{operation.{name}}}" in templates
+            operation.setdefault(name, f"{base_url}/requests/{quote(api_id, safe='')}/{name}" if whole else name)
+        started = GenerationStarted.of(api.name, api_id, **operation)
+        job = _Job(api, VideoJob(started.job_id, "", 0, started.metadata), steps or WORKS_ONCE)
+        self._jobs[started.job_id] = job
+        for template, part in templates.items():
+            url = api.url(template, base_url, job.job)
+            if url is not None:
+                self._places[_place(url)] = job, part
+        return started
 
     @override
     def _handle(self, request: ReceivedRequest) -> Reply:
@@ -176,6 +198,8 @@ class FakeProviders(FakeServer):
             ends_s = self._links[request.target]
             gone = ends_s is not None and ends_s <= time.time()
             return _refusal(HTTPStatus.FORBIDDEN, "this link has ended") if gone else _file()
+        if request.method == "POST" and (found := self._start_at(request)) is not None:
+            return self._start(request, *found)
         if _place(request.target) not in self._places:
             api = self._apis.get(request.target.split("/")[1])
             if api is None:
@@ -194,13 +218,40 @@ class FakeProviders(FakeServer):
             return _refusal(HTTPStatus.BAD_REQUEST, "the job is not done")
         return _file() if part == "content" else Reply.json(_with({}, {job.api.video[0]: self._link(job)}))
 
-    def _refusal(self, api: ApiDescription, request: ReceivedRequest) -> Reply | None:
+    def _start_at(self, request: ReceivedRequest) -> tuple[ApiDescription, Start] | None:
+        """Return the API, and the way of starting a generation, whose address this is."""
+        for api in self._apis.values():
+            for start in (api.start, api.start.with_image) if api.start is not None else ():
+                if start is not None:
+                    pattern = re.escape(start.url).replace(r"\{base\}", re.escape(f"/{api.name}"))
+                    if re.fullmatch(pattern.replace(r"\{model\}", "[^?]+"), request.target):
+                        return api, start
+        return None
+
+    def _start(self, request: ReceivedRequest, api: ApiDescription, start: Start) -> Reply:
+        refusal = self._refusal(api, request, start.headers)
+        if refusal is not None:
+            return refusal
+        if not start.multipart and _lacks_prompt(dict(start.body), dict(request.body)):
+            return _refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "there is no prompt")
+        number = str(next(self._serial))
+        key = request.headers.get((start.idempotency_header or "").lower(), f"none {number}")
+        started = self._generated.get(f"{api.name} {key}")
+        if started is None:
+            started = self._add(api, self._on_start.get(api.name, ()), f"{api.name}-{number}", start)
+            self._generated[f"{api.name} {key}"] = started
+        told: dict[str, JsonValue] = {start.id[0]: started.operation["id"]}
+        return Reply.json(_with({}, told | {path: started.operation[name] for name, path in start.operation.items()}))
+
+    def _refusal(
+        self, api: ApiDescription, request: ReceivedRequest, headers: Mapping[str, str] | None = None
+    ) -> Reply | None:
         """Return what an API says to a request that lacks its key or another of its headers."""
         if self._api_key is not None and api.auth_header:
             given = request.headers.get(api.auth_header.lower(), "")
             if not hmac.compare_digest(given.encode(), f"{api.auth_prefix}{self._api_key}".encode()):
                 return _refusal(HTTPStatus.UNAUTHORIZED, f"the header {api.auth_header} has no valid key")
-        for name, value in api.headers.items():
+        for name, value in {**api.headers, **(headers or {})}.items():
             if request.headers.get(name.lower()) != value:
                 return _refusal(HTTPStatus.BAD_REQUEST, f"the header {name} must be {value}")
         return None
@@ -259,6 +310,18 @@ def _said(api: ApiDescription, meaning: Meaning, nth: int = 0) -> dict[str, Json
         hints = {api.progress: api.progress_scale / 4, api.queue_position: 1}
         return said | {path: value for path, value in hints.items() if path is not None}
     return said if meaning is Meaning.DONE else {**said, api.error[0]: TOLD}
+
+
+def _lacks_prompt(template: JsonValue, body: JsonValue) -> bool:
+    """Whether a body has no prompt where the description has it."""
+    if isinstance(template, dict):
+        return any(
+            _lacks_prompt(one, body.get(name) if isinstance(body, dict) else None) for name, one in template.items()
+        )
+    if isinstance(template, list):
+        found = body if isinstance(body, list) else []
+        return any(_lacks_prompt(one, found[at] if at < len(found) else None) for at, one in enumerate(template))
+    return isinstance(template, str) and "{prompt}" in template and not (isinstance(body, str) and body.strip())
 
 
 def _fields(said: dict[str, JsonValue] | Reply) -> dict[str, JsonValue]:
