@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 
+import attrs
 import httpx
 import pytest
 import redis
@@ -26,7 +27,9 @@ from videopoll.cli.load import load_function
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import JobState
 from videopoll.observe.log_setup import JsonFormatter
-from videopoll.testing import Reply, unused_port
+from videopoll.testing import FakeProviders, Reply, unused_port
+from videopoll.video_api import HttpVideoPoller, Meaning
+from videopoll.video_api.apis import FAL
 from videopoll.worker.serve import GC_THRESHOLDS, calm_garbage_collection
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -558,20 +561,22 @@ def test_a_ctrl_c_ends_the_demo_quietly(require_server):
 
 def test_the_demo_notices_what_is_wrong(sync_world, queue):
     """The result comes from the inboxes and from Redis, so it can be a bad one."""
-    world = World(sync_world.api, sync_world.ultramsg, sync_world.factory)
-    case = CASES[0]
+    case = attrs.evolve(CASES[0], steps=(Meaning.DONE,))
+    with FakeProviders() as providers:
+        world = World(providers, sync_world.ultramsg, sync_world.factory)
 
-    nothing = judge(world, case, None)
-    assert "0 messages instead of 1" in nothing.problems
-    assert "Redis does not call it delivered" in nothing.problems
+        nothing = judge(world, case, None)
+        assert "0 messages instead of 1" in nothing.problems
+        assert "Redis does not call it delivered" in nothing.problems
 
-    queue.enqueue(case.job_id, conversation_id=case.conversation_id, metadata=case.metadata)
-    with sync_world.worker():
-        until(lambda: queue.get(case.job_id).state is JobState.SETTLED, "it is settled")
-    assert judge(world, case, queue.get(case.job_id)).good
+        queue.enqueue(case.job_id, conversation_id=case.conversation_id, metadata=case.begin(world))
+        poller = HttpVideoPoller(FAL, api_key="any", base_url=providers.base_url("fal"))
+        with sync_world.worker(poller=poller):
+            until(lambda: queue.get(case.job_id).state is JobState.SETTLED, "it is settled")
+        assert judge(world, case, queue.get(case.job_id)).good
 
-    _send_text(sync_world, case.to)
-    assert judge(world, case, queue.get(case.job_id)).problems == ("2 messages instead of 1",)
+        _send_text(sync_world, case.to)
+        assert judge(world, case, queue.get(case.job_id)).problems == ("2 messages instead of 1",)
 
 
 def _send_text(world, to):

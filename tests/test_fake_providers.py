@@ -258,6 +258,7 @@ def test_a_start_that_is_sent_again_under_its_key_of_idempotency_is_the_same_job
         first, second = (generator.generate(GenerationRequest(prompt="a fox")) for _ in range(2))
         generator.close()
         assert [one.job_id for one in providers.generated] == [first.job_id, second.job_id]
+        assert first.operation["id"] == "videos-1", "what it was told at first"
         assert len(providers.requests) == 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import itertools
 import re
+import secrets
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -276,7 +277,7 @@ class FakeProviders(FakeServer):
         """Return the link to a job's video: a new one each time, where the API gives fresh links."""
         if not job.link or job.api.refreshable:
             life_s = job.api.lifetime_s if self._link_life_s is None else self._link_life_s
-            target = f"/{job.api.name}/files/{next(self._serial)}.mp4?signature={time.time_ns():x}"
+            target = f"/{job.api.name}/{next(self._serial)}.mp4?signature={secrets.token_hex(4)}"
             self._links[target] = None if life_s is None else time.time() + life_s
             job.link = f"{self.url}{target}"
         return job.link

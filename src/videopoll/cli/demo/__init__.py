@@ -1,1 +1,1 @@
-"""``videopoll demo``: the real library against a local video API and local messengers."""
+"""``videopoll demo``: the real library against a two local video APIs and two local messengers."""

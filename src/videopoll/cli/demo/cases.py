@@ -14,7 +14,8 @@ from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.job import JobState
 from videopoll.jobs.outcome import OutcomeKind
 from videopoll.jobs.views import JobView
-from videopoll.testing import FakeMessage, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory, MessageKind, Reply
+from videopoll.testing import FakeMessage, FakeProviders, FakeUltraMsg, FakeWhatsAppFactory, MessageKind, Reply
+from videopoll.video_api import Meaning
 
 __all__ = ["API_KEY", "CASES", "INSTANCE", "TOKEN", "Case", "CaseResult", "World", "judge"]
 
@@ -23,14 +24,15 @@ TOKEN = "the-demo-has-no-tokens"  # noqa: S105 - the local messengers' own
 INSTANCE = "instance1150"
 
 ULTRAMSG, FACTORY = "ultramsg", "whatsapp_factory"
+FAL, VIDEOS = "fal", "videos"
 CHANNELS = {ULTRAMSG: "UltraMsg", FACTORY: "WhatsApp Factory"}
 
 
 @attrs.frozen
 class World:
-    """The video API and the messengers on this machine."""
+    """The video APIs and the messengers on this machine."""
 
-    api: FakeVideoApi
+    providers: FakeProviders
     ultramsg: FakeUltraMsg
     factory: FakeWhatsAppFactory
 
@@ -43,18 +45,6 @@ def _refuse_video(world: World, case: Case) -> None:
     world.ultramsg.refuse_videos(to=case.to)
 
 
-def _fail(world: World, case: Case) -> None:
-    world.api.job(case.job_id, Reply.processing(), Reply.processing(), Reply.failed())
-
-
-def _never_end(world: World, case: Case) -> None:
-    world.api.job(case.job_id, Reply.processing())
-
-
-def _vanish(world: World, case: Case) -> None:
-    world.api.job(case.job_id, Reply.processing(), Reply.processing(), Reply.vanished())
-
-
 def _lose_reply(world: World, case: Case) -> None:
     world.ultramsg.fail_next(
         Reply.dropped(accept=True),
@@ -63,10 +53,7 @@ def _lose_reply(world: World, case: Case) -> None:
     )
 
 
-def _hiccup(world: World, case: Case) -> None:
-    world.api.job(
-        case.job_id, Reply.processing(), Reply.fault(503), Reply.fault(503), end=Reply.completed(), ready_after_s=4.0
-    )
+WORKS, DONE = Meaning.WORKING, Meaning.DONE
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +63,8 @@ class Case:
     Args:
         name: What is special about it.
         number: Makes its ids and its user's phone number.
+        provider: Which video API makes it.
+        steps: What the video API says of it, poll by poll.
         prepare: Tells the world how to behave.
         outcome: How its polling should end.
         kind: What its user should receive.
@@ -85,6 +74,8 @@ class Case:
 
     name: str
     number: int
+    provider: str = FAL
+    steps: tuple[Meaning | Reply, ...] = (WORKS, WORKS, WORKS, DONE)
     prepare: Callable[[World, Case], None] = _nothing
     outcome: OutcomeKind = OutcomeKind.COMPLETED
     kind: MessageKind = "video"
@@ -93,8 +84,8 @@ class Case:
 
     @property
     def job_id(self) -> str:
-        """The video API's id of the generation."""
-        return f"job_demo_{self.number}"
+        """The id under which the job is kept: the video API's own, behind its name."""
+        return f"{self.provider}:job-{self.number}"
 
     @property
     def conversation_id(self) -> str:
@@ -106,29 +97,43 @@ class Case:
         """The user's phone number: a fictitious one."""
         return f"54911555500{self.number:02d}"
 
-    @property
-    def metadata(self) -> dict[str, JsonValue]:
-        """What is stored with the job."""
-        return {"channel": self.channel, "to": self.to, "language": self.language}
+    def begin(self, world: World) -> dict[str, JsonValue]:
+        """Start the generation in this world, and return what is stored with the job."""
+        self.prepare(world, self)
+        started = world.providers.job(self.provider, *self.steps, api_id=f"job-{self.number}")
+        return {"channel": self.channel, "to": self.to, "language": self.language, **started.metadata}
 
 
 CASES: tuple[Case, ...] = (
     Case(name="done, over UltraMsg", number=1),
-    Case(name="done, over WhatsApp Factory", number=2, channel=FACTORY, kind="text"),
-    Case(name="refused as a video", number=3, prepare=_refuse_video, kind="text"),
+    Case(name="done, over WhatsApp Factory", number=2, provider=VIDEOS, channel=FACTORY, kind="text"),
+    Case(name="refused as a video", number=3, provider=VIDEOS, prepare=_refuse_video, kind="text"),
     Case(name="UltraMsg's reply is lost", number=4, prepare=_lose_reply),
-    Case(name="the API answers 503 twice", number=5, prepare=_hiccup, language="en"),
-    Case(name="the generation fails", number=6, prepare=_fail, outcome=OutcomeKind.FAILED, kind="text"),
+    Case(
+        name="the API answers 503 twice",
+        number=5,
+        provider=VIDEOS,
+        steps=(WORKS, Reply.fault(503), Reply.fault(503), WORKS, DONE),
+        language="en",
+    ),
+    Case(
+        name="a content filter refuses it",
+        number=6,
+        steps=(WORKS, WORKS, Meaning.MODERATED),
+        outcome=OutcomeKind.FAILED,
+        kind="text",
+    ),
     Case(
         name="vanishes",
         number=7,
-        prepare=_vanish,
+        provider=VIDEOS,
+        steps=(WORKS, WORKS, Meaning.MISSING),
         outcome=OutcomeKind.NOT_FOUND,
         kind="text",
         channel=FACTORY,
         language="en",
     ),
-    Case(name="never ends", number=8, prepare=_never_end, outcome=OutcomeKind.TIMED_OUT, kind="text"),
+    Case(name="never ends", number=8, steps=(WORKS,), outcome=OutcomeKind.TIMED_OUT, kind="text"),
 )
 """A job for every end, with some trouble on the way."""
 
@@ -172,8 +177,8 @@ def judge(world: World, case: Case, view: JobView | None) -> CaseResult:
             problems.append(f"came over {CHANNELS[channel]}")
         if message.kind != case.kind:
             problems.append(f"came as a {message.kind}")
-        url = world.api.video_url(case.job_id)
-        carried = url in (message.video or message.text)
+        url = world.providers.video_url(case.job_id)
+        carried = url is not None and url in (message.video or message.text)
         if carried is not (case.outcome is OutcomeKind.COMPLETED):
             problems.append("has the video's link" if carried else "lacks the video")
     if outcome is not case.outcome:

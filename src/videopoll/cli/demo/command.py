@@ -1,4 +1,4 @@
-"""``videopoll demo``: the real library against a local video API and local messengers, over real HTTP.
+"""``videopoll demo``: the real library against two local video APIs and two local messengers, over real HTTP.
 
 Nothing here is scripted output: the progress comes from the runner's events,
 and the table at the end from what the messengers received.
@@ -29,12 +29,15 @@ from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFacto
 from videopoll.policies import DeliveryPolicy, PollingStrategy
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
-from videopoll.testing import EmbeddedRedis, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
-from videopoll.video_api.poller import VideoApiPoller
+from videopoll.testing import EmbeddedRedis, FakeProviders, FakeUltraMsg, FakeWhatsAppFactory
+from videopoll.video_api import HttpVideoPoller, RoutingPoller
+from videopoll.video_api.apis import FAL, VIDEOS
 from videopoll.worker.async_runner import AsyncRunner
 from videopoll.worker.runner import Runner
 
 __all__ = ["demo"]
+
+APIS = (FAL, VIDEOS)
 
 STRATEGY = PollingStrategy(
     interval_s=1.0, timeout_s=10.0, initial_delay_s=0.5, backoff_base_s=0.5, backoff_cap_s=4.0, not_found_grace_s=1.5
@@ -66,7 +69,7 @@ def demo(
 ) -> None:
     """See all of it work on this machine alone, in less than 20 seconds.
 
-    Starts a Redis server, a video API and two messengers, hands jobs to a worker
+    Starts a Redis server, two video APIs and two messengers, hands jobs to a worker
     that end in every way there is, and shows who received what. It sends nothing
     to anybody. The exit code is 0 only if every job ended as it should.
     """
@@ -81,7 +84,7 @@ def demo(
             # The URL may hold a password.
             where, url, prefix = "your Redis", redis_url, f"videopoll-demo-{secrets.token_hex(4)}"
         world = World(
-            api=stack.enter_context(FakeVideoApi(api_key=API_KEY, ready_after_s=3.0)),
+            providers=stack.enter_context(FakeProviders(*APIS, api_key=API_KEY, public_links=True)),
             ultramsg=stack.enter_context(FakeUltraMsg(token=TOKEN, instance_id=INSTANCE)),
             factory=stack.enter_context(FakeWhatsAppFactory(token=TOKEN, instance_id=INSTANCE)),
         )
@@ -99,8 +102,6 @@ def _play(
     queue: RedisVideoJobQueue, world: World, table: JobTable, *, kind: RunnerKind, url: str, prefix: str
 ) -> list[CaseResult]:
     """Enqueue the jobs, run a worker until they have ended, and judge the results."""
-    for case in CASES:
-        case.prepare(world, case)
     ended = Ended(CASES)
 
     def hook(event: Event) -> None:
@@ -109,7 +110,7 @@ def _play(
 
     with table, _working(kind, url, prefix, world, hook) as worker:
         for case in CASES:
-            queue.enqueue(case.job_id, conversation_id=case.conversation_id, metadata=case.metadata)
+            queue.enqueue(case.job_id, conversation_id=case.conversation_id, metadata=case.begin(world))
         until_s = time.monotonic() + LONGEST_S
         while not ended.wait(0.1) and time.monotonic() < until_s and not worker.done():
             pass
@@ -140,7 +141,10 @@ def _working(
     kind: RunnerKind, url: str, prefix: str, world: World, hook: Hook
 ) -> Iterator[concurrent.futures.Future[None]]:
     """Run a worker of either kind in a thread; the future is done early only if the worker ends by itself."""
-    poller = VideoApiPoller(base_url=world.api.url, api_key=API_KEY)
+    poller = RoutingPoller(
+        {api.name: HttpVideoPoller(api, base_url=world.providers.base_url(api.name), api_key=API_KEY) for api in APIS},
+        strategies={api.name: STRATEGY for api in APIS},
+    )
     notifier = RoutingNotifier.from_metadata(
         {
             "ultramsg": UltraMsgNotifier(base_url=world.ultramsg.url, instance_id=INSTANCE, token=TOKEN),
