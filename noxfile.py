@@ -202,6 +202,18 @@ def aimock(session: nox.Session) -> None:
     session.run("pytest", "tests/test_aimock.py", *session.posargs, env={"VIDEOPOLL_AIMOCK": str(folder)})
 
 
+@nox.session
+def openapi(session: nox.Session) -> None:
+    """Descriptions of video APIs against the OpenAPI documents of their makers, fetched now; `-- FOLDER` has copies.
+
+    A document that cannot be had is skipped, and said.
+    """
+    session.install(".[all]", *_groups("tests"), "jsonschema", "pyyaml")
+    folder = Path(session.posargs[0]).resolve() if session.posargs else Path(session.create_tmp()) / "openapi"
+    folder.mkdir(exist_ok=True)
+    session.run("pytest", "-rs", "tests/test_openapi.py", env={"VIDEOPOLL_OPENAPI": str(folder)})
+
+
 BENCHMARKED = {
     "fast": (".[cli,fast]", "httpx-aiohttp", "uvloop"),
     "plain": (".",),
