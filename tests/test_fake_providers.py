@@ -89,7 +89,8 @@ def test_every_end_that_an_api_can_say_is_read_as_what_was_meant(providers, poll
 def test_what_an_api_does_not_know_it_answers_with_a_404_of_its_own(providers, poll, name):
     known = providers.job(name)
     other = ALL[name].url(ALL[name].poll, providers.base_url(name), job_of(known)).replace("-1", "-2")
-    reply = httpx.get(other)
+    assert httpx.get(other).status_code == 401, "the key comes first"
+    reply = httpx.get(other, headers={**ALL[name].headers, ALL[name].auth_header: ALL[name].auth_prefix + KEY})
     assert (reply.status_code, reply.json()) == (404, {"error": "Job not found"})
 
 

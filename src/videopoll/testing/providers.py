@@ -74,8 +74,8 @@ class FakeProviders(FakeServer):
 
     1. what `FakeServer` was told: programmed replies, then routes;
     2. for a link that was given: the file, without a key; 403 once the link has ended;
-    3. 404 if no job is known there;
-    4. 401 without the API's key in the header where it wants it, and 400 without its other headers;
+    3. 401 without the API's key in the header where it wants it, and 400 without its other headers;
+    4. 404 if no job is known there;
     5. the job's next step, for a poll; the last one stays. Behind a job that is done: the
        result, for APIs that have it at a second address, and the file that only the key opens;
     6. where a generation is started: its job, with the steps of `on_start`, or 422 without a prompt.
