@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from videopoll.observations import FaultKind
 
 __all__ = [
+    "CallbackReceived",
     "ChannelHeldBack",
     "Event",
     "Hook",
@@ -102,6 +103,23 @@ class JobEnqueued(Event):
 
     job_id: str
     conversation_id: str
+
+
+@attrs.frozen(kw_only=True)
+class CallbackReceived(Event):
+    """A video API called back, or somebody in its name.
+
+    Args:
+        provider: The name of the API's description.
+        result: What came of it: ``rung``, ``nothing``, ``working`` or ``refused``. See `videopoll.video_api.RingResult`.
+        job_id: The job whose next poll is due now; None if there is none.
+        reason: Why it was refused; None if it was not.
+    """
+
+    provider: str
+    result: str
+    job_id: str | None = None
+    reason: str | None = None
 
 
 @attrs.frozen(kw_only=True)

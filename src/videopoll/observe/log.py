@@ -221,4 +221,8 @@ def _worker_line(event: events.Event) -> Line | None:
 
 
 def _other_line(event: events.Event) -> Line:
+    if isinstance(event, events.CallbackReceived):
+        level = logging.WARNING if event.result == "refused" else logging.INFO
+        said = shown(event.job_id or event.reason or "no poll of it is due")
+        return level, "🔔 Callback of %s: %s (%s)", shown(event.provider), event.result, said
     return logging.DEBUG, "%s", event

@@ -93,12 +93,13 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     Instrument("dead_letters", "What could not be processed or delivered"),
     Instrument("leases_lost", "Jobs that another worker took over from this one"),
     Instrument("takeovers", "Jobs that this worker took over from one that died"),
+    Instrument("callbacks", "Callbacks of video APIs, by what came of them", ("provider", "result")),
     Instrument("redis_losses", "Times that Redis went away"),
 )
 """Every metric but the gauge of the jobs by state."""
 
 
-def measure(event: events.Event) -> tuple[Measurement, ...]:  # noqa: C901 - one case an event
+def measure(event: events.Event) -> tuple[Measurement, ...]:  # noqa: C901, PLR0912 - one case an event
     """Return what an event adds to the metrics."""
     match event:
         case events.JobEnqueued():
@@ -135,6 +136,8 @@ def measure(event: events.Event) -> tuple[Measurement, ...]:  # noqa: C901 - one
             return (Measurement("leases_lost"),)
         case events.RedisLost():
             return (Measurement("redis_losses"),)
+        case events.CallbackReceived():
+            return (Measurement("callbacks", labels={"provider": event.provider, "result": event.result}),)
         case _:
             return ()
 

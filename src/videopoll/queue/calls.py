@@ -649,9 +649,10 @@ def redrive(
     )
 
 
-def poll_now(keys: Keys, job_id: str) -> ScriptCall[bool]:
-    """Make the next poll of a scheduled job due at once."""
-    return ScriptCall(POLL_NOW, keys.fixed, (raw(job_id),), lambda reply: reply == 1)
+def poll_now(keys: Keys, job_id: str, *, counted: bool) -> ScriptCall[bool]:
+    """Make the next poll of a scheduled job due at once; one that is not counted leaves the attempts as they are."""
+    attempts = b"" if counted else raw(keys.attempts(job_id))
+    return ScriptCall(POLL_NOW, keys.fixed, (raw(job_id), attempts), lambda reply: reply == 1)
 
 
 def beat(keys: Keys, worker_id: str, load: str, keep_s: int) -> ScriptCall[bool]:

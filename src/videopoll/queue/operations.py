@@ -259,9 +259,9 @@ class Operations:
                     return counts
             yield from do(sleep, min(left_s, LOOK_EVERY_S))
 
-    def poll_now(self, job_id: str) -> Flow[bool]:
+    def poll_now(self, job_id: str, *, counted: bool) -> Flow[bool]:
         """Make the next poll of a job due at once."""
-        return evaluate(self.front, calls.poll_now(self.keys, check_id(job_id, "job_id")))
+        return evaluate(self.front, calls.poll_now(self.keys, check_id(job_id, "job_id"), counted=counted))
 
     def hand_back(self) -> Flow[HandedBack]:
         """Hand scheduled jobs to workers of another kind, a bounded number a call."""

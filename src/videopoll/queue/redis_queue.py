@@ -304,11 +304,15 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
         """
         return run(self._operations.drain(time.sleep, timeout_s=timeout_s))
 
-    def poll_now(self, job_id: str) -> bool:
+    def poll_now(self, job_id: str, *, counted: bool = True) -> bool:
         """Make the next poll of a job due at once, instead of after its interval or backoff.
 
-        It is an ordinary poll: it counts as an attempt, and the next one is due
-        an interval later. A worker notices within about 4 s.
+        It is an ordinary poll: the next one is due an interval later. A worker notices within about 4 s.
+
+        Args:
+            job_id: The job.
+            counted: Whether it counts among `PollingStrategy.max_attempts`. One that is made
+                because somebody else says so, however often, should use none of them up.
 
         Returns:
             False if the job does not wait for a poll: it is in a worker's hands,
@@ -317,7 +321,7 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
         Raises:
             QueueError: Redis is away or says no.
         """
-        return run(self._operations.poll_now(job_id))
+        return run(self._operations.poll_now(job_id, counted=counted))
 
     def hand_back(self) -> HandedBack:
         """Hand the jobs that our workers have scheduled to workers of another kind, by the list that they take ids from.
@@ -474,9 +478,9 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, AsyncSeats]):
         """Wait until no job is pending; see `RedisVideoJobQueue.drain`."""
         return await arun(self._operations.drain(asyncio.sleep, timeout_s=timeout_s))
 
-    async def poll_now(self, job_id: str) -> bool:
+    async def poll_now(self, job_id: str, *, counted: bool = True) -> bool:
         """Make the next poll of a job due at once; see `RedisVideoJobQueue.poll_now`."""
-        return await arun(self._operations.poll_now(job_id))
+        return await arun(self._operations.poll_now(job_id, counted=counted))
 
     async def hand_back(self) -> HandedBack:
         """Hand scheduled jobs to workers of another kind; see `RedisVideoJobQueue.hand_back`."""

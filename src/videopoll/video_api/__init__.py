@@ -5,7 +5,8 @@ from __future__ import annotations
 from videopoll._http import HttpReply, HttpRequest
 from videopoll.video_api.capabilities import Capabilities
 from videopoll.video_api.client import ApiHealth
-from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.description import ApiDescription, Callback, Certainty, Meaning, Signing
+from videopoll.video_api.doorbell import Doorbell, Ring, RingResult
 from videopoll.video_api.generator import (
     AsyncVideoGenerator,
     Generation,
@@ -31,8 +32,10 @@ __all__ = [
     "ApiDescription",
     "ApiHealth",
     "AsyncVideoGenerator",
+    "Callback",
     "Capabilities",
     "Certainty",
+    "Doorbell",
     "Generation",
     "GenerationErrorCode",
     "GenerationFailed",
@@ -46,7 +49,10 @@ __all__ = [
     "HttpVideoPoller",
     "Meaning",
     "ModelChoice",
+    "Ring",
+    "RingResult",
     "RoutingPoller",
+    "Signing",
     "Start",
     "VideoApiGenerator",
     "VideoApiPoller",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.job import VideoJob
     from videopoll.video_api.start import Start
 
-__all__ = ["ApiDescription", "Certainty", "Meaning"]
+__all__ = ["ApiDescription", "Callback", "Certainty", "Meaning", "Signing"]
 
 
 class Meaning(enum.StrEnum):
@@ -52,6 +52,31 @@ class Certainty(enum.StrEnum):
     READ = "read in an official SDK, specification or page"
     SEEN = "an official page seen in part, or a maintained adapter that says it was checked live"
     HEARD = "from third parties"
+
+
+class Signing(enum.StrEnum):
+    """How an API signs its callbacks."""
+
+    STANDARD_WEBHOOKS = "Standard Webhooks"
+    OPENROUTER = "OpenRouter's HMAC"
+    FAL = "fal's ED25519"
+
+
+@attrs.frozen(kw_only=True)
+class Callback:
+    """How an API calls back, for `videopoll.video_api.Doorbell`.
+
+    Args:
+        signing: How it signs.
+        id: Where its body names the job.
+        status: Where the status word is: a callback about a job that is still worked on rings nothing.
+        keys_url: Where the API publishes its keys, if it signs with keys of its own.
+    """
+
+    signing: Signing
+    id: str
+    status: str | None = None
+    keys_url: str | None = None
 
 
 _STEP = re.compile(r"(?:^|\.)([A-Za-z_][A-Za-z0-9_-]*)|\[([0-9]{1,3}|\*)\]")
@@ -180,6 +205,7 @@ class ApiDescription:
         key_variable: The environment variable that holds the key: what its makers' SDK reads,
             by default its name and ``_API_KEY``.
         start: How a generation is started; None if that is not described.
+        callback: How it calls back, if it signs that in a known way.
         strategy: When to poll, as the API's makers advise.
         source: Where this was read, and
         checked: when, as a date.
@@ -222,11 +248,14 @@ class ApiDescription:
         default=attrs.Factory(lambda api: f"{variable_part(api.name)}_API_KEY", takes_self=True)
     )
     start: Start | None = None
+    callback: Callback | None = None
     strategy: PollingStrategy = attrs.field(factory=PollingStrategy)
     _steps: dict[str, tuple[Step, ...]] = attrs.field(factory=dict, init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        single = (self.id, self.ends_s, self.progress, self.queue_position)
+        single = [self.id, self.ends_s, self.progress, self.queue_position]
+        if self.callback is not None:
+            single += [self.callback.id, self.callback.status]
         paths = (
             *self.status,
             *self.video,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from videopoll.policies import PollingStrategy
-from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.description import ApiDescription, Callback, Certainty, Meaning, Signing
 from videopoll.video_api.start import Start
 
 __all__ = ["FAL"]
@@ -43,6 +43,8 @@ FAL: ApiDescription = ApiDescription(
         operation={"status_url": "status_url", "response_url": "response_url"},
         certainty=Certainty.READ,
     ),
+    # Of `request_id` and `gateway_request_id`, the one that the queue goes by.
+    callback=Callback(signing=Signing.FAL, id="request_id", keys_url="https://rest.fal.ai/.well-known/jwks.json"),
     strategy=PollingStrategy(interval_s=5, timeout_s=900, max_attempts=180, initial_delay_s=5),
     source="fal-ai/fal, projects/fal_client; fal.ai/docs on errors and the queue",
     checked="2026-11-25",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from videopoll.policies import PollingStrategy
-from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.description import ApiDescription, Callback, Certainty, Meaning, Signing
 from videopoll.video_api.start import Start
 
 __all__ = ["OPENROUTER"]
@@ -37,6 +37,7 @@ OPENROUTER: ApiDescription = ApiDescription(
         aspect_ratios=("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21"),
         certainty=Certainty.READ,
     ),
+    callback=Callback(signing=Signing.OPENROUTER, id="data.id", status="data.status"),
     strategy=PollingStrategy(interval_s=20, timeout_s=1200, max_attempts=60, initial_delay_s=10),
     source="OpenRouterTeam/docs, openapi.yaml; openrouter.ai/docs/api_reference/videos",
     checked="2026-11-25",

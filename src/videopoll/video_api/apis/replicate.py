@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from videopoll.policies import PollingStrategy
-from videopoll.video_api.description import ApiDescription, Certainty, Meaning
+from videopoll.video_api.description import ApiDescription, Callback, Certainty, Meaning, Signing
 from videopoll.video_api.start import Start
 
 __all__ = ["REPLICATE"]
@@ -40,6 +40,7 @@ REPLICATE: ApiDescription = ApiDescription(
         aspect_ratios=("16:9", "9:16"),
         certainty=Certainty.READ,
     ),
+    callback=Callback(signing=Signing.STANDARD_WEBHOOKS, id="id", status="status"),
     strategy=PollingStrategy(interval_s=5, timeout_s=1800, max_attempts=360, initial_delay_s=5),
     source="replicate/replicate-python; replicate.com/docs/topics/predictions/lifecycle",
     checked="2026-11-25",
