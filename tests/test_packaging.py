@@ -76,7 +76,7 @@ def test_the_pages_name_the_oldest_versions_of_these(page):
 
 
 def test_the_extras_are_those_that_are_documented(metadata):
-    extras = {"all", "apprise", "cli", "embedded", "fast", "otel", "prometheus", "testing"}
+    extras = {"all", "apprise", "callbacks", "cli", "embedded", "fast", "otel", "prometheus", "testing"}
 
     assert set(metadata.get_all("Provides-Extra")) == extras
     (everything,) = PROJECT["optional-dependencies"]["all"]
