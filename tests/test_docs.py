@@ -112,6 +112,7 @@ def test_the_python_of_a_page_runs_and_prints_what_stands_below(path, require_se
             "REDIS_URL": server.url,
             "VIDEO_API_URL": api.url,
             "VIDEO_API_KEY": "key",
+            "FAL_KEY": "key",
             "ULTRAMSG_URL": ultramsg.url,
             "WHATSAPP_FACTORY_URL": factory.url,
             "AGENT_TOKEN": "token",
