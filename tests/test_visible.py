@@ -10,15 +10,15 @@ import redis
 import redis.asyncio
 from typer.testing import CliRunner
 
-from kit import until
-from videopoll import RedisVideoJobQueue, SilentNotifier
+from kit import FAST, until
+from videopoll import AsyncRedisVideoJobQueue, AsyncRunner, RedisVideoJobQueue, Runner, SilentNotifier
 from videopoll.cli import figures
 from videopoll.cli.app import app
 from videopoll.jobs import HistoryEvent
 from videopoll.queue.connect import client_beside, client_of
 from videopoll.queue.history import RedisHistory
 from videopoll.queue.schema import Keys
-from videopoll.testing import Reply, unused_port
+from videopoll.testing import Reply, ScriptedPoller, unused_port
 
 
 @pytest.fixture
@@ -100,6 +100,47 @@ def test_a_history_that_a_host_gives_takes_its_place(world, queue, client, keys)
 
     steps = [one.event for one in queue.history("job_1")]
     assert len(steps) == len(set(steps))
+
+
+def one_batch(world, call, **options):
+    """Do one batch with a runner of the world's kind, as a cron job does; give what it did."""
+    twins = {"sync": (RedisVideoJobQueue, Runner), "async": (AsyncRedisVideoJobQueue, AsyncRunner)}
+    of_queue, of_runner = twins[world.kind]
+    queue = of_queue.from_url(world.url, prefix=world.prefix)
+    try:
+        return call(of_runner(queue, ScriptedPoller(), SilentNotifier(), strategy=FAST, **options).run_once())
+    finally:
+        call(queue.close())
+
+
+def test_a_single_batch_has_told_its_story_when_it_returns(world, queue, call):
+    """For explain; status knows of no worker, as none is left."""
+    queue.enqueue("job_1", conversation_id="c")
+
+    until(lambda: one_batch(world, call).delivered, "a batch delivers it")
+
+    events = [one.event for one in queue.history("job_1")]
+    assert (events[0], events[-1]) == (HistoryEvent.TAKEN, HistoryEvent.DELIVERED)
+    assert queue.workers() == ()
+    assert history_threads() == []
+
+
+def test_a_single_batch_tells_nothing_if_it_is_not_to(world, queue, call, client, keys):
+    queue.enqueue("job_1", conversation_id="c")
+
+    until(lambda: one_batch(world, call, visible=False).delivered, "a batch delivers it")
+
+    assert not client.exists(keys.history, keys.workers, keys.loads)
+
+
+def test_a_single_batch_with_nothing_to_do_costs_no_connection_more(world, call, client):
+    """A cron job comes every few seconds, and most of the time in vain."""
+    before = client.info("stats")["total_connections_received"]
+    one_batch(world, call, visible=False)
+    between = client.info("stats")["total_connections_received"]
+    one_batch(world, call)
+
+    assert client.info("stats")["total_connections_received"] - between == between - before
 
 
 def test_a_runner_that_starts_again_is_seen_again(world, queue):

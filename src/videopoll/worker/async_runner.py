@@ -160,7 +160,7 @@ class AsyncRunner(
         visible: Whether operators see the runner: a heartbeat every 4 s for ``status`` and
             ``doctor``, and what happens to its jobs for ``explain`` and ``watch``, on a
             thread and a connection of its own, where the queue has `open_history`.
-            A `RedisHistory` among the hooks takes its place.
+            A `RedisHistory` among the hooks takes its place. `run_once` sends no heartbeat.
         clock: What time it is; tests hand in one of their own. The waits themselves
             are those of the event loop, or of the threads.
         rng: Where the jitter is drawn from; the system's generator if there is none.
@@ -379,15 +379,8 @@ class AsyncRunner(
     # --- the loop ---
 
     async def _work_until_stopped(self, run: _Run) -> None:
-        self._show()
-        try:
+        async with self._shown(run, beats=True):
             await self._serve_queue(run)
-        finally:
-            history = self._hide()
-            if history is not None:
-                until_s = run.loop.time() + HIDING_S
-                while not history.close(0) and run.loop.time() < until_s:  # noqa: ASYNC110 - a thread is waited for
-                    await asyncio.sleep(0.01)
 
     async def _serve_queue(self, run: _Run) -> None:
         async with self._machinery(run):
@@ -404,8 +397,21 @@ class AsyncRunner(
                     await run.cancel(helpers)
         self._state.emit(events.WorkerStopped(worker_id=self._state.worker_id, given_back=given_back))
 
+    @contextlib.asynccontextmanager
+    async def _shown(self, run: _Run, *, beats: bool) -> AsyncIterator[None]:
+        """Show operators what happens meanwhile; at the end, wait until that is written."""
+        self._show(beats=beats)
+        try:
+            yield
+        finally:
+            history = self._hide()
+            if history is not None:
+                until_s = run.loop.time() + HIDING_S
+                while not history.close(0) and run.loop.time() < until_s:  # noqa: ASYNC110 - a thread is waited for
+                    await asyncio.sleep(0.01)
+
     async def _do_batch(self, run: _Run) -> RunSummary:
-        async with self._machinery(run):
+        async with self._shown(run, beats=False), self._machinery(run):
             claimed = await adrive(self._batch(run, functools.partial(run.nap, self._idle)), acall)
         return self._summary(claimed)
 

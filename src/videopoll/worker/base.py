@@ -448,8 +448,8 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
 
     # --- for operators ---
 
-    def _show(self) -> None:
-        """Begin to keep in the queue what happens in this run, and that this worker is alive."""
+    def _show(self, *, beats: bool) -> None:
+        """Begin to keep in the queue what happens in this run; with `beats`, also that this worker is alive."""
         before = self._hide()
         if before is not None:
             # Of a run whose event loop stands still, or of the parent of a fork.
@@ -461,7 +461,8 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
             history = cast("RunnerHistory | None", offered())
             if history is None:
                 return
-            history.follow(self, **_asked_by(self._poller))
+            if beats:
+                history.follow(self, **_asked_by(self._poller))
         except Exception as error:  # noqa: BLE001 - no job needs it
             log.warning("This worker cannot be seen by operators\n%s", trace_of(error))
             return

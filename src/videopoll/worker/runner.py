@@ -148,7 +148,7 @@ class Runner(
         visible: Whether operators see the runner: a heartbeat every 4 s for ``status`` and
             ``doctor``, and what happens to its jobs for ``explain`` and ``watch``, on a
             thread and a connection of its own, where the queue has `open_history`.
-            A `RedisHistory` among the hooks takes its place.
+            A `RedisHistory` among the hooks takes its place. `run_once` sends no heartbeat.
         clock: What time it is; tests hand in one of their own. The waits themselves
             are those of the event loop, or of the threads.
         rng: Where the jitter is drawn from; the system's generator if there is none.
@@ -321,13 +321,8 @@ class Runner(
     # --- the loop ---
 
     def _work_until_stopped(self, run: _Run) -> None:
-        self._show()
-        try:
+        with self._shown(beats=True):
             self._serve_queue(run)
-        finally:
-            history = self._hide()
-            if history is not None:
-                history.close(HIDING_S)
 
     def _serve_queue(self, run: _Run) -> None:
         with self._machinery():
@@ -351,8 +346,19 @@ class Runner(
                 sweeper.join(1.0)
         self._state.emit(events.WorkerStopped(worker_id=self._state.worker_id, given_back=given_back))
 
+    @contextlib.contextmanager
+    def _shown(self, *, beats: bool) -> Iterator[None]:
+        """Show operators what happens meanwhile; at the end, wait until that is written."""
+        self._show(beats=beats)
+        try:
+            yield
+        finally:
+            history = self._hide()
+            if history is not None:
+                history.close(HIDING_S)
+
     def _do_batch(self, run: _Run) -> RunSummary:
-        with self._machinery():
+        with self._shown(beats=False), self._machinery():
             claimed = flow.drive(self._batch(run, self._wait_for_wake), flow.call)
         return self._summary(claimed)
 
