@@ -312,6 +312,16 @@ def test_a_claim_goes_by_the_earliest_first_poll_and_the_latest_end():
     assert widest([slow]) is slow
 
 
+@pytest.mark.parametrize("runner", [Runner, AsyncRunner])
+def test_what_a_worker_claims_by_leaves_every_job_its_own_time(runner):
+    """While all places are taken, the claim tells which jobs should have ended long ago."""
+    slow = ScriptedPoller()
+    slow.strategy = PollingStrategy(timeout_s=500)
+    worker = runner_of(runner, RoutingPoller({"slow": slow}), strategy=PollingStrategy(timeout_s=100))
+    assert worker._state.strategy == widest([PollingStrategy(timeout_s=100), slow.strategy])
+    assert worker._state.strategy.timeout_s == 500
+
+
 def test_a_strategy_that_cannot_be_told_is_the_runners(world):
     def by(job):
         if threading.current_thread():
