@@ -150,6 +150,7 @@ def test_a_throttled_api_holds_up_no_job_of_another(world):
             assert waiting.due_ms > waiting.now_ms + 15_000
     assert throttled.polls == ("slow_1",)
     assert not worker.recorder.of(events.JobPolled, "slow_2")
+    assert [len(worker.recorder.of(events.JobClaimed, job)) for job in ("slow_1", "slow_2", "quick_1")] == [1, 0, 1]
 
 
 def test_the_pause_is_that_of_a_key_and_not_of_the_api(clock):

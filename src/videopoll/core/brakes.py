@@ -27,7 +27,7 @@ MOST_ACCOUNTS = 10_000
 """The most accounts that are remembered; the oldest go first."""
 
 
-@attrs.define
+@attrs.frozen
 class _Held:
     until_s: float
     in_row: int
@@ -56,14 +56,13 @@ class Brakes(OfProcess):
         held = self._held.get(account)
         return 0.0 if held is None else max(0.0, held.until_s - self._monotonic_s())
 
-    def hold(self, account: str, wait_s: float) -> None:
-        """Leave an account alone for so many seconds at least."""
+    def hold(self, account: str, wait_s: float, in_row: int = 0) -> None:
+        """Leave an account alone for so many seconds at least; `in_row` is how many pauses went before."""
         until_s = self._monotonic_s() + wait_s
         with self._lock:
             # The newest at the end.
-            held = self._held.pop(account, None) or _Held(until_s, 0)
-            held.until_s = max(held.until_s, until_s)
-            self._held[account] = held
+            held = self._held.pop(account, None)
+            self._held[account] = _Held(until_s if held is None else max(held.until_s, until_s), in_row)
             if len(self._held) > MOST_ACCOUNTS:
                 del self._held[next(iter(self._held))]
 
@@ -86,5 +85,5 @@ class Brakes(OfProcess):
             return
         in_row = 0 if held is None else held.in_row + (not before)
         hint_s = observation.retry_after_s
-        self.hold(account, min(strategy.backoff_s(in_row) if hint_s is None else hint_s, strategy.max_retry_after_s))
-        self._held[account].in_row = in_row
+        wait_s = strategy.backoff_s(in_row) if hint_s is None else hint_s
+        self.hold(account, min(wait_s, strategy.max_retry_after_s), in_row)

@@ -51,6 +51,7 @@ class StepContext:
         texts: The texts of messages.
         emit: The event sink.
         pause_polling: Called with the seconds that the video API asked this worker to wait (429).
+        holds_back: Whether the poller keeps pauses of its own: a job that is claimed may not be asked about.
         start_sending: Called with a step: moves it to a slot for sends. Returns False if all are taken.
         foreign_workers: Whether workers of another kind share the queue.
         clock: Redis's clock.
@@ -69,6 +70,7 @@ class StepContext:
     # Called with the step. Its type would have the step and its context import each other.
     start_sending: Callable[..., bool]
     strategy_of: Callable[[VideoJob], object] | None = None
+    holds_back: bool = False
     foreign_workers: bool = False
     clock: RedisClock = attrs.field(factory=RedisClock)
     rng: random.Random = attrs.field(factory=random.Random)

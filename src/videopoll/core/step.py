@@ -274,7 +274,9 @@ class JobStep:
 
     def _poll(self, work: PollWork) -> Steps:
         context, claim = self._context, self.claim
-        if claim.taken_over or work.attempts == 1:
+        # Told once, also if it is claimed again and again while its account is left alone.
+        untold = claim.taken_over or work.attempts == 1
+        if untold and not context.holds_back:
             report_claimed(context, claim)
         now_ms = self._now()
         due_ms = claim.due_ms
@@ -295,6 +297,8 @@ class JobStep:
                     return
                 judged = waits
             else:
+                if untold and context.holds_back:
+                    report_claimed(context, claim)
                 due_ms = asked_ms if claim.taken_over else claim.due_ms
                 if (pause_s := pause_after(observation, work.faults, self._strategy)) is not None:
                     context.pause_polling(pause_s)

@@ -97,10 +97,6 @@ def _clock_of(clock: Clock | None, poller: object) -> Clock:
     return given(clock, Clock, "clock")
 
 
-def _go_on(_wait_s: float) -> None:
-    """Pause nothing."""
-
-
 class Room(NamedTuple):
     """What a worker can take in one claim."""
 
@@ -184,8 +180,8 @@ class WorkerState:
             delivery=self.delivery,
             texts=texts or SPANISH_AND_ENGLISH,
             emit=self.emit,
-            # A poller of several accounts holds back each by itself.
-            pause_polling=_go_on if getattr(poller, "holds_back", False) is True else self._throttled,
+            pause_polling=self._throttled,
+            holds_back=getattr(poller, "holds_back", False) is True,
             start_sending=self._start_sending,
             clock=RedisClock(self.clock),
             rng=self.rng,
@@ -295,6 +291,9 @@ class WorkerState:
     # --- slots, how much to claim, and when ---
 
     def _throttled(self, wait_s: float) -> None:
+        if self.context.holds_back:
+            # Each account by itself: the others go on.
+            return
         self._paused_until_s = max(self._paused_until_s, self.clock.monotonic_s() + wait_s)
 
     def pause_left_s(self) -> float:
