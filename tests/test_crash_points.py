@@ -13,7 +13,9 @@ import kit
 from kit import QUICK, phone, until
 from kit.worker_process import end, stands_still
 from videopoll import LeasePolicy, OnUnknown, events
-from videopoll.testing import CRASH_POINTS, Reply
+from videopoll.testing import CRASH_POINTS, FolderPublisher, Reply
+from videopoll.video_api import HttpVideoPoller
+from videopoll.video_api.apis import VIDEOS
 
 LEASE_S = 0.9
 
@@ -21,7 +23,7 @@ LEASE_S = 0.9
 pytestmark = pytest.mark.parametrize("redis_server", ["redis"], indirect=True)
 
 
-@pytest.mark.parametrize("point", CRASH_POINTS)
+@pytest.mark.parametrize("point", [point for point in CRASH_POINTS if point != "after_link"])
 def test_a_user_gets_one_message_whatever_instant_the_worker_dies_at(world, point):
     """UltraMsg can be asked for a message by its reference, so even a crash right after the send doubles nothing."""
     to = world.enqueue()
@@ -34,6 +36,32 @@ def test_a_user_gets_one_message_whatever_instant_the_worker_dies_at(world, poin
 
     assert [message.kind for message in world.ultramsg.inbox(to)] == ["video"]
     assert bool(took_over) == (point != "after_settle")
+
+
+@pytest.mark.parametrize("point", ["after_conclude", "after_link", "before_send", "after_send", "before_settle"])
+def test_a_video_is_published_again_only_if_its_link_was_not_stored_yet(world, tmp_path, point):
+    """Under the same name, so that there is one of it; and the user gets one message."""
+    world.api.route("GET", "/videos/job_1", Reply.json({"id": "job_1", "status": "completed"}))
+    world.api.route("GET", "/videos/job_1/content", Reply(body=b"a video", headers={"Content-Type": "video/mp4"}))
+    to = world.enqueue()
+    dying = world.process(crash_at=point, publish_to=str(tmp_path))
+    assert dying.wait(20) == -signal.SIGKILL
+    there_before = point not in {"after_conclude", "after_link"}
+
+    with (
+        FolderPublisher(tmp_path) as publisher,
+        world.worker(
+            poller=HttpVideoPoller(VIDEOS, base_url=world.api.url, api_key=kit.API_KEY),
+            publisher=publisher,
+            lease=LeasePolicy.lasting(LEASE_S),
+        ),
+    ):
+        until(lambda: world.queue().get("job_1").delivered, "the job is settled")
+
+    [message] = world.ultramsg.inbox(to)
+    assert message.video.endswith(publisher.published[0] if publisher.published else ".mp4")
+    assert bool(publisher.published) is not there_before
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize(

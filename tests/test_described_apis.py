@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from email.utils import formatdate
 
 import attrs
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from kit import until
 from videopoll import ConfigurationError, events
 from videopoll._http import FailureKind, HttpFailure, HttpReply
-from videopoll.jobs import Asset, AssetKind, BucketObject, FailureReason, PublicLink, VideoJob
+from videopoll.jobs import Asset, AssetKind, BucketObject, FailureReason, LockedLink, PublicLink, VideoJob
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.testing import FakeServer, Reply
 from videopoll.video_api import HttpVideoPoller
@@ -183,22 +184,27 @@ def test_xai_that_says_nothing_works_on_and_moderates_what_is_done():
 def test_replicates_output_is_a_link_or_a_list_of_links(output):
     ready = read(REPLICATE, {"id": "job_1", "status": "succeeded", "output": output})
     assert ready.video_url == URL
-    assert ready.assets[0].place.ends_ms == round((NOW_S + 3600) * 1000)
+    assert ready.assets[0].place.lives_s == 3600
 
 
 def test_what_only_the_key_opens_is_no_link_for_a_user():
-    """The user hears a plain word; the operator finds where it is."""
+    """A publisher makes one of it, or nobody does."""
     answer = {"id": "job_1", "status": "completed", "unsigned_urls": ["https://openrouter.ai/content?index=0"]}
     locked = read(OPENROUTER, answer)
-    assert type(locked) is VideoFailed
-    assert "only the API's key opens it" in locked.error
-    assert locked.undeliverable_url == "https://openrouter.ai/api/v1/videos/job_1/content"
+    assert (type(locked), locked.video_url) == (VideoReady, None)
+    assert locked.assets == (Asset(LockedLink("https://openrouter.ai/api/v1/videos/job_1/content")),)
+    assert "openrouter.ai" not in repr(locked)
     assert read(OPENROUTER, {**answer, "urls": [URL]}).video_url == URL
 
 
-def test_a_link_says_when_it_ends_in_the_unit_of_its_api():
-    ready = read(VIDEOS, {"id": "job_1", "status": "completed", "url": URL, "expires_at": 1_757_160_000})
-    assert ready.assets == (Asset(PublicLink(URL, 1_757_160_000_000)),)
+@pytest.mark.parametrize("off_s", [-3600, 0, 3600])
+def test_a_link_lives_as_long_as_its_apis_own_clock_says(off_s):
+    """The end that it tells goes by that clock, and that of this machine may be wrong."""
+    answer = {"id": "job_1", "status": "completed", "url": URL, "expires_at": NOW_S + 600}
+    dated = HttpReply(status=200, headers={"date": formatdate(NOW_S)}, body=json.dumps(answer).encode())
+    ready = read_answer(VIDEOS, BASE, JOB, dated, NOW_S + off_s)
+    assert ready.assets == (Asset(PublicLink(URL, lives_s=600)),)
+    assert read(VIDEOS, answer).assets[0].place.lives_s == 600
 
 
 def test_other_things_that_were_made_come_after_the_video():
@@ -228,8 +234,8 @@ def test_progress_is_a_share_whatever_its_scale():
 
 
 def test_done_without_a_video_is_asked_once_more_and_then_fails():
-    waits = read(VIDEOS, {"id": "job_1", "status": "completed"})
-    assert type(waits) is VideoFailed, "this one is behind the key"
+    locked = read(VIDEOS, {"id": "job_1", "status": "completed"})
+    assert type(locked.assets[0].place) is LockedLink, "this one is behind the key"
     waits = read(MODELARK, {"id": "job_1", "status": "succeeded", "content": {}})
     assert (type(waits), bool(waits.error)) == (VideoWorking, True)
 

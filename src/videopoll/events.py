@@ -42,6 +42,7 @@ __all__ = [
     "JobPolled",
     "JobsRecovered",
     "LeaseLost",
+    "LinkTried",
     "RedisLost",
     "RedisRegained",
     "SendTried",
@@ -218,6 +219,28 @@ class SendTried(Event):
     took_s: float
     reason: str | None = None
     channel: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class LinkTried(Event):
+    """A worker tried to get a link for a message: it asked the video API for a fresh one, or published the video.
+
+    Args:
+        job_id: The job.
+        conversation_id: The user.
+        how: ``renewed`` or ``published``.
+        result: ``ok``; ``kept`` if the old link still lives and is sent; ``later`` if it is tried
+            again; ``none`` if there is no video any more.
+        took_s: Seconds that it took.
+        reason: Our description of the failure; None for a success.
+    """
+
+    job_id: str
+    conversation_id: str
+    how: str
+    result: str
+    took_s: float
+    reason: str | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -19,12 +19,11 @@ from videopoll.jobs.codec import JsonValue, is_number
 from videopoll.jobs.urls import MAX_URL_CHARS, BadUrl, readied_url
 from videopoll.jobs.video import (
     MAX_ASSETS,
+    MAX_MEDIA_TYPE_CHARS,
     Asset,
-    AssetKind,
-    BucketObject,
     FailureReason,
-    LockedLink,
     failure_reason,
+    locked_video,
     public_url,
     with_video,
 )
@@ -32,7 +31,17 @@ from videopoll.jobs.video import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Fault", "FaultKind", "NotAsked", "Observation", "VideoFailed", "VideoMissing", "VideoReady", "VideoWorking"]
+__all__ = [
+    "Downloaded",
+    "Fault",
+    "FaultKind",
+    "NotAsked",
+    "Observation",
+    "VideoFailed",
+    "VideoMissing",
+    "VideoReady",
+    "VideoWorking",
+]
 
 
 MAX_WORD_CHARS = 50
@@ -99,6 +108,10 @@ def _url(value: str | None) -> str | None:
     if value is None or isinstance(value, bytes | bytearray | bool | int | float):
         return value
     return bounded(value, MAX_KEPT_URL_CHARS)
+
+
+def _media_type(value: str | None) -> str | None:
+    return None if value is None else bounded(value, MAX_MEDIA_TYPE_CHARS)
 
 
 def _url_or_none(value: str | None) -> str | None:
@@ -180,6 +193,17 @@ class VideoFailed:
     error: str = attrs.field(converter=bounded_detail, repr=repr_told)
     undeliverable_url: str | None = attrs.field(default=None, converter=_url_or_none, repr=False)
     reason: FailureReason = attrs.field(default=FailureReason.UNKNOWN, converter=failure_reason, kw_only=True)
+
+
+@attrs.frozen
+class Downloaded:
+    """A video that only the API's key opens was written, whole, where it should be.
+
+    Args:
+        media_type: Such as ``video/mp4``, if the API told.
+    """
+
+    media_type: str | None = attrs.field(default=None, converter=_media_type)
 
 
 @attrs.frozen
@@ -268,24 +292,16 @@ def checked_video(
 def checked_ready(ready: VideoReady) -> VideoReady | VideoWorking | VideoFailed:
     """Return what a finished video comes to, whoever's poller found it: its links are those that may be handed on.
 
-    Things beside the video that cannot be handed on are left out. A video that nobody can open
-    without the API's key fails the job for its user, and is kept for the operator.
+    Things beside the video that cannot be handed on are left out. What becomes of a video that
+    nobody can open without the API's key is decided before it is sent.
     """
     assets = tuple(one for one in map(Asset.readied, ready.assets) if not isinstance(one, BadUrl))
     url = public_url(assets)
-    if url is not None:
+    if url is not None or locked_video(assets) is not None:
         # Most of the time it is ours, and checked already.
         same = url == ready.video_url and assets == ready.assets
         return ready if same else attrs.evolve(ready, video_url=url, assets=assets)
-    place = next((one.place for one in assets if one.kind is AssetKind.VIDEO), None)
-    if isinstance(place, LockedLink):
-        return VideoFailed(own(LOCKED), place.url.partition("?")[0])
-    if isinstance(place, BucketObject):
-        return VideoFailed(own(IN_A_BUCKET), place.uri)
     return checked_video(ready.video_url, file_id=ready.file_id, timestamp=ready.timestamp)
 
-
-LOCKED = "the video was made, but only the API's key opens it: no channel can take it from there"
-IN_A_BUCKET = "the video was made, but it lies in a bucket, and no channel can take it from there"
 
 NO_URL = own("the video API says completed, but gives no video URL")

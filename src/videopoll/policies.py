@@ -307,6 +307,9 @@ class DeliveryPolicy:
         max_retry_after_s: The longest ``Retry-After`` of a channel that is honoured, in seconds.
         send_timeout_s: Seconds after which a send that has not come back counts
             as of unknown fate, whatever the notifier says.
+        publish_timeout_s: Seconds for fetching a video that only the API's key opens and
+            publishing it, together.
+        max_video_bytes: The largest video that is fetched for that.
 
     Raises:
         ConfigurationError: A value, or a pair of values, cannot work.
@@ -324,6 +327,8 @@ class DeliveryPolicy:
     appear_within_s: float = attrs.field(default=10.0, validator=_at_least(0))
     max_retry_after_s: float = attrs.field(default=600.0, validator=_positive)
     send_timeout_s: float = attrs.field(default=120.0, validator=_positive)
+    publish_timeout_s: float = attrs.field(default=120.0, validator=_positive)
+    max_video_bytes: int = attrs.field(default=500_000_000, validator=_count)
 
     def __attrs_post_init__(self) -> None:
         _check_backoff(self)

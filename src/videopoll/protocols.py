@@ -4,6 +4,9 @@ Each comes as a pair: one for threads, one for asyncio. The poller and the
 notifiers of videopoll satisfy both (their asyncio methods begin with ``a``), so
 one composition runs under either runner.
 
+A part may have more abilities than its one method: `MessageLookup` of a notifier,
+`VideoDownload` of a poller. They are found by their methods.
+
 A part of your own needs one side only. `videopoll.AsyncRunner` takes both, and
 runs sync parts in a bounded pool of threads; `videopoll.Runner` takes sync parts.
 """
@@ -19,23 +22,29 @@ if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.transition import ClaimBatch, Transition, TransitionResult
+    from videopoll.jobs.video import BucketObject, LockedLink, PublicLink, VideoFile
     from videopoll.jobs.views import EnqueueResult, Health, JobView
     from videopoll.messages import LookupResult, Message, Receipt
-    from videopoll.observations import Observation
+    from videopoll.observations import Downloaded, Fault, Observation, VideoFailed, VideoMissing
     from videopoll.policies import KeyTtls, LeasePolicy, PollingStrategy
 
 __all__ = [
     "AsyncNotifier",
+    "AsyncPublisher",
+    "AsyncVideoDownload",
     "AsyncVideoJobQueue",
     "AsyncVideoPoller",
     "ClaimOptions",
     "Notifier",
     "OwnStrategies",
+    "Publisher",
     "RecoverOptions",
     "RunnerHistory",
     "RunnerStatus",
+    "VideoDownload",
     "VideoJobQueue",
     "VideoPoller",
+    "VideoSink",
 ]
 
 
@@ -117,6 +126,85 @@ class AsyncMessageLookup(Protocol):
 
     async def look_up(self, message: Message) -> LookupResult:
         """Return whether the channel has the message with this reference."""
+        ...
+
+
+class VideoSink(Protocol):
+    """Where a video is written that is downloaded."""
+
+    @property
+    def max_bytes(self) -> int:
+        """The most bytes that it takes."""
+        ...
+
+    def write(self, data: bytes, /) -> int:
+        """Write the next bytes. Returns their number.
+
+        Raises:
+            ValueError: They are more than `max_bytes` all in all.
+        """
+        ...
+
+
+@runtime_checkable
+class VideoDownload(Protocol):
+    """An optional part of a poller: it can open what only its API's key opens."""
+
+    def download(
+        self, job: VideoJob, place: LockedLink | BucketObject, file: VideoSink, *, timeout_s: float
+    ) -> Downloaded | VideoMissing | VideoFailed | Fault:
+        """Write the video at `place` to `file`, within `timeout_s` seconds.
+
+        Anything else that is returned, and any exception, counts as a passing fault.
+
+        Args:
+            job: Whose video it is.
+            place: Where the poller said that it is.
+            file: Where to write it.
+            timeout_s: Seconds for all of it.
+
+        Returns:
+            `Downloaded`, once all of it is written; `VideoMissing` if the API does not know it any
+            more; `VideoFailed` if it can never be had; `Fault` if it may be had later.
+        """
+        ...
+
+
+@runtime_checkable
+class AsyncVideoDownload(Protocol):
+    """The asyncio side of `VideoDownload`."""
+
+    async def download(
+        self, job: VideoJob, place: LockedLink | BucketObject, file: VideoSink, *, timeout_s: float
+    ) -> Downloaded | VideoMissing | VideoFailed | Fault:
+        """Write the video at `place` to `file`, within `timeout_s` seconds."""
+        ...
+
+
+class Publisher(Protocol):
+    """Puts videos where everybody can fetch them, for those that only the API's key opens."""
+
+    def publish(self, video: VideoFile, *, timeout_s: float) -> PublicLink:
+        """Store the video, and return the link to it; within `timeout_s` seconds.
+
+        It may be called again for the same video, with the same name: after a crash, or when the link
+        that it gave has ended. An exception counts as a passing fault.
+
+        Args:
+            video: The video.
+            timeout_s: Seconds for all of it.
+
+        Returns:
+            The link, and how long it works (`PublicLink.lives_s`).
+        """
+        ...
+
+
+class AsyncPublisher(Protocol):
+    """The asyncio side of `Publisher`."""
+
+    async def publish(self, video: VideoFile, *, timeout_s: float) -> PublicLink:
+        """Store the video, and return the link to it; within `timeout_s` seconds."""
         ...
 
 

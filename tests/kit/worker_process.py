@@ -38,7 +38,9 @@ from videopoll import (
 )
 from videopoll._http import Http
 from videopoll.notifiers import VideoCheck
-from videopoll.testing import die_at
+from videopoll.testing import FolderPublisher, die_at
+from videopoll.video_api import HttpVideoPoller
+from videopoll.video_api.apis import VIDEOS
 from videopoll.worker.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -55,10 +57,13 @@ def spawn(**settings: Any) -> subprocess.Popen[bytes]:
     )
 
 
-def main(settings: dict[str, Any]) -> None:
+def main(settings: dict[str, Any]) -> None:  # noqa: C901 - each setting is one branch
     """Work until SIGTERM."""
     logging.basicConfig(level=settings.get("log_level", "ERROR"), format="%(asctime)s %(process)d %(message)s")
-    poller = VideoApiPoller(base_url=settings["api_url"], api_key=settings["api_key"])
+    poller: Any = VideoApiPoller(base_url=settings["api_url"], api_key=settings["api_key"])
+    publisher = FolderPublisher(settings["publish_to"]) if "publish_to" in settings else None
+    if publisher is not None:
+        poller = HttpVideoPoller(VIDEOS, base_url=settings["api_url"], api_key=settings["api_key"])
     line = {"instance_id": settings["instance"], "token": settings["token"]}
     notifier = RoutingNotifier.from_metadata(
         {
@@ -73,6 +78,7 @@ def main(settings: dict[str, Any]) -> None:
     if settings.get("freeze_at"):
         stand_still(settings["freeze_at"], notifier)
     options: dict[str, Any] = {
+        "publisher": publisher,
         "strategy": PollingStrategy(**settings["strategy"]),
         "delivery": DeliveryPolicy(**settings["delivery"]),
         "lease": LeasePolicy.lasting(settings["lease_s"]),

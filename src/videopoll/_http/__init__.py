@@ -30,6 +30,17 @@ from videopoll._http.values import (
     HttpRequest,
     NotJson,
     retry_after_s,
+    sent_s,
 )
 
-__all__ = ["NOT_JSON", "FailureKind", "Http", "HttpFailure", "HttpReply", "HttpRequest", "NotJson", "retry_after_s"]
+__all__ = [
+    "NOT_JSON",
+    "FailureKind",
+    "Http",
+    "HttpFailure",
+    "HttpReply",
+    "HttpRequest",
+    "NotJson",
+    "retry_after_s",
+    "sent_s",
+]

@@ -238,19 +238,27 @@ class Reading:
         self._prepared, self._status, self._headers = prepared, status, named
         self._chunks: list[bytes] = []
         self._size = 0
+        asked = prepared.request
+        self._sink = asked.sink if 200 <= status <= 299 else None  # noqa: PLR2004 - the definition of success
+        self._max_bytes = asked.max_bytes if self._sink and asked.max_bytes else prepared.max_bytes
+        self._length: int | None = None
         self._encodings: list[str] = []
         self.refusal: HttpFailure | None = None
         if prepared.request.method != "HEAD":  # The headers of a HEAD describe a body that does not come.
             given = (one.strip() for one in named.get("content-encoding", "").lower().split(","))
             self._encodings = [one for one in given if one not in {"", "identity"} and not unpacked]
-            if len(self._encodings) > MOST_ENCODINGS or not _UNPACKED.issuperset(self._encodings):
+            if len(self._encodings) > (0 if self._sink else MOST_ENCODINGS) or not _UNPACKED.issuperset(
+                self._encodings
+            ):
                 self.refusal = HttpFailure(kind=FailureKind.UNREADABLE, detail=f"HTTP {status} with an encoded body")
             length = named.get("content-length", "")
-            if length.isdecimal() and len(length) <= 20 and int(length) > prepared.max_bytes:  # noqa: PLR2004
-                self._too_large()
+            if length.isdecimal() and len(length) <= 20:  # noqa: PLR2004
+                self._length = int(length)
+                if self._length > self._max_bytes:
+                    self._too_large()
 
     def _too_large(self) -> None:
-        detail = f"HTTP {self._status} with more than {self._prepared.max_bytes} bytes"
+        detail = f"HTTP {self._status} with more than {self._max_bytes} bytes"
         self.refusal = HttpFailure(kind=FailureKind.TOO_LARGE, detail=detail)
 
     def read(self, chunks: Iterable[bytes]) -> HttpReply | HttpFailure:
@@ -270,14 +278,25 @@ class Reading:
 
     def _take(self, chunk: bytes) -> bool:
         self._size += len(chunk)
-        self._chunks.append(chunk)
-        if self._size > self._prepared.max_bytes:
+        if self._size > self._max_bytes:
             self._too_large()
         elif self._prepared.remaining_s() <= 0:
             self.refusal = self._prepared.timed_out()
+        elif self._sink is None:
+            self._chunks.append(chunk)
+        else:
+            try:
+                self._sink(chunk)
+            except Exception as error:  # noqa: BLE001 - a full disk, or a file that is closed by now
+                self.refusal = HttpFailure(kind=FailureKind.BROKEN, detail=f"not stored: {describe(error)}")
         return self.refusal is None
 
     def _result(self) -> HttpReply | HttpFailure:
+        if self._sink is not None and self.refusal is None and self._length not in {None, self._size}:
+            # Some clients take a body that ends too early for the whole.
+            self.refusal = HttpFailure(
+                kind=FailureKind.BROKEN, detail=f"HTTP {self._status} with a body of another length"
+            )
         body = b"".join(self._chunks)
         if self._encodings and body and self.refusal is None:
             body = self._unpacked(body)

@@ -11,7 +11,7 @@ import enum
 import json as jsonlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC
 from typing import Final, cast
 
@@ -78,6 +78,9 @@ class HttpRequest:
         json: A body to send as JSON. At most one of `json`, `form` and `content` may be given.
         form: A body to send as a form.
         content: A body to send as it is.
+        sink: Called with the body of a 2xx piece by piece, as it comes in; that of the
+            reply is empty then. What it raises breaks the exchange off.
+        max_bytes: The largest such body.
     """
 
     method: str
@@ -87,6 +90,8 @@ class HttpRequest:
     json: object | None = attrs.field(default=None, repr=False)
     form: Mapping[str, str] | None = attrs.field(default=None, repr=False)
     content: bytes | None = attrs.field(default=None, repr=False)
+    sink: Callable[[bytes], object] | None = attrs.field(default=None, repr=False)
+    max_bytes: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -177,11 +182,22 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
         return None
     if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{0,9})?", text):
         return float(text)
+    when_s = _date_s(text)
+    return None if when_s is None else max(0.0, when_s - now_s)
+
+
+def sent_s(headers: Mapping[str, str], now_s: float) -> float:
+    """Return when a reply was sent by its server's own clock, in Unix seconds; `now_s` if it does not say."""
+    when_s = _date_s(headers.get("date", ""))
+    return now_s if when_s is None else when_s
+
+
+def _date_s(text: str) -> float | None:
     try:
         when = email.utils.parsedate_to_datetime(text)
         if when.tzinfo is None:  # "-0000", or no zone at all: HTTP dates are in UTC.
             when = when.replace(tzinfo=UTC)
-        wait_s = when.timestamp() - now_s
+        when_s = when.timestamp()
     except (ValueError, TypeError, IndexError, OverflowError, AttributeError):
         return None
-    return max(0.0, wait_s) if math.isfinite(wait_s) else None
+    return when_s if math.isfinite(when_s) else None

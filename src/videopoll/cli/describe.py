@@ -139,7 +139,7 @@ def _end(one: ListedJob, now_ms: int) -> str:
     return ", ".join(part for part in (one.outcome, ago, told, one.reason) if part)
 
 
-def describe_entry(entry: HistoryEntry, *, texts: bool = False) -> tuple[str, str]:  # noqa: C901 - one case a step
+def describe_entry(entry: HistoryEntry, *, texts: bool = False) -> tuple[str, str]:  # noqa: C901, PLR0912 - one case a step
     """Return a sentence about an entry, and its style. With `texts` it quotes what other systems said."""
     told = entry.details
     if texts and entry.text is not None:
@@ -165,6 +165,9 @@ def describe_entry(entry: HistoryEntry, *, texts: bool = False) -> tuple[str, st
             end = f"{OUTCOMES.get(outcome, outcome)}{reason}"
             style = "green" if outcome == "completed" else "magenta"
             return f"polling over after {_text(told, 'polls')} polls: {end}", style
+        case HistoryEvent.LINK:
+            result, reason = _text(told, "result"), f" ({_text(told, 'reason')})" if told.get("reason") else ""
+            return f"link {_text(told, 'how')}: {result}{reason}", "cyan" if result == "ok" else "yellow"
         case HistoryEvent.SENT:
             result, style = RESULTS.get(_text(told, "result"), (_text(told, "result"), "yellow"))
             reason = f" ({_text(told, 'reason')})" if told.get("reason") and style != "green" else ""

@@ -13,9 +13,20 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 import attrs
 
 from videopoll._reasons import joined, own
+from videopoll.core.links import LinkStep, link_lives, next_link_step
 from videopoll.jobs.outcome import MessageForm, OutboxEntry, Outcome, OutcomeKind
+from videopoll.jobs.video import Asset, AssetKind, BucketObject, FailureReason, PublicLink, dated, locked_video
 from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown
-from videopoll.observations import VideoFailed, VideoReady, checked_ready
+from videopoll.observations import (
+    Fault,
+    NotAsked,
+    Observation,
+    VideoFailed,
+    VideoMissing,
+    VideoReady,
+    VideoWorking,
+    checked_ready,
+)
 from videopoll.policies import OnUnknown, jittered_ms
 
 if TYPE_CHECKING:
@@ -26,10 +37,12 @@ if TYPE_CHECKING:
 __all__ = [
     "DeliveryAction",
     "Done",
+    "GetLink",
     "GiveUp",
     "Later",
     "LookUp",
     "Send",
+    "after_link",
     "after_lookup",
     "after_send",
     "deliverable",
@@ -38,6 +51,9 @@ __all__ = [
     "resume_abandoned",
     "resume_delivery",
 ]
+
+LAST_TRIES = 3
+"""Tries in a row to get a link that are made at least, however late it is: no worker may have been running."""
 
 BELIEVED = 4
 """The budget of sends of unknown fate is multiplied by this for a channel that reliably lists its messages."""
@@ -48,6 +64,19 @@ class Send:
     """Send the message of the entry now, in its form. The entry is stored first."""
 
     entry: OutboxEntry
+
+
+@attrs.frozen
+class GetLink:
+    """Get a link for the message before it is sent.
+
+    Args:
+        entry: The entry.
+        locked: What to publish, as only the API's key opens it; None to ask the API again.
+    """
+
+    entry: OutboxEntry
+    locked: Asset | None = None
 
 
 @attrs.frozen
@@ -81,7 +110,7 @@ class GiveUp:
     reason: str
 
 
-DeliveryAction: TypeAlias = Send | LookUp | Later | Done | GiveUp
+DeliveryAction: TypeAlias = Send | GetLink | LookUp | Later | Done | GiveUp
 """What comes next in a delivery."""
 
 
@@ -147,17 +176,118 @@ def resume_delivery(entry: OutboxEntry, now_ms: int, *, taken_over: bool) -> Out
     return entry
 
 
-def next_delivery_action(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> Send | LookUp | GiveUp:
+def next_delivery_action(
+    entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy, *, fresh: bool = False
+) -> Send | GetLink | LookUp | GiveUp:
     """Decide about a delivery that is due.
 
     The deadline is checked after a send that failed, not here: if no worker was running, or all slots
     hung, one last send is still made before a video becomes a dead letter.
+
+    Args:
+        entry: The entry as it is stored.
+        now_ms: The current time.
+        policy: How hard to try.
+        fresh: Whether its link was asked for just now.
     """
     if entry.sending_ms is not None:
         return LookUp(entry)
     if entry.tries >= policy.max_attempts:
         return _used_up(entry)
+    match next_link_step(entry.outcome, now_ms, fresh=fresh):
+        case LinkStep.ASK_AGAIN:
+            return GetLink(entry)
+        case LinkStep.PUBLISH:
+            return GetLink(entry, locked_video(entry.outcome.assets))
+        case LinkStep.TOO_LATE:
+            entry = _without_video(entry, own("the link to the video had ended before it could be sent"))
+        case LinkStep.NOTHING:
+            pass
     return Send(attrs.evolve(entry, tries=entry.tries + 1, sending_ms=now_ms, lookups=0))
+
+
+def after_link(
+    entry: OutboxEntry, answer: Observation, now_ms: int, policy: DeliveryPolicy, fraction: float = 0.5
+) -> DeliveryAction:
+    """Decide what follows the attempt to get a link.
+
+    A link that still lives is sent as it is if there is no better one. Otherwise a fault is
+    tried again, within the delivery's limits. That there is no video any more is believed
+    of an API that says so at the second try in a row: it may be in the middle of a deployment.
+
+    Args:
+        entry: The entry as it is stored.
+        answer: What the API, or the publisher, answered.
+        now_ms: When it answered.
+        policy: How hard to try.
+        fraction: A random number from 0 to 1, for the jitter.
+    """
+    if isinstance(answer, VideoReady):
+        entry = attrs.evolve(entry, outcome=_with_link(entry.outcome, answer, now_ms), lookups=0)
+        return next_delivery_action(entry, now_ms, policy, fresh=True)
+    if link_lives(entry.outcome, now_ms):
+        return next_delivery_action(entry, now_ms, policy, fresh=True)
+    if isinstance(answer, NotAsked):
+        return Later(entry, now_ms + round(answer.wait_s * 1000))
+    tries = entry.lookups + 1
+    wait_s: float | None = None
+    reason: str = own("the video API calls a video unfinished that it called finished before")
+    match answer:
+        case VideoFailed(error, reason=why):
+            return next_delivery_action(_without_video(entry, error, why), now_ms, policy)
+        case VideoMissing():
+            reason = own("the video API does not know the job any more")
+            if entry.lookups:
+                return next_delivery_action(_without_video(entry, reason, FailureReason.EXPIRED), now_ms, policy)
+        case Fault():
+            reason, wait_s = answer.detail, answer.retry_after_s
+        case VideoWorking():
+            pass
+        case _:
+            assert_never(answer)
+    entry = attrs.evolve(entry.noting(reason), lookups=tries)
+    if tries >= policy.max_attempts or (now_ms >= entry.deadline_ms and tries >= LAST_TRIES):
+        told = joined("there was no link to the video in time", reason)
+        return next_delivery_action(_without_video(entry, told), now_ms, policy)
+    wait_ms = jittered_ms(policy.backoff_s(entry.lookups - 1) * 1000, policy.jitter, fraction)
+    return Later(entry, now_ms + max(wait_ms, round(min(wait_s or 0, policy.max_retry_after_s) * 1000)))
+
+
+def _with_link(outcome: Outcome, ready: VideoReady, now_ms: int) -> Outcome:
+    """Return an outcome with the link, or links, that were just given for it.
+
+    A published link stands before what it was made of, which can be published again when it ends.
+    """
+    assets = dated(ready.assets, now_ms)
+    if locked_video(outcome.assets) is not None and locked_video(assets) is None:
+        kept = (
+            one for one in outcome.assets if one.kind is not AssetKind.VIDEO or not isinstance(one.place, PublicLink)
+        )
+        assets = (*assets, *kept)
+    return attrs.evolve(outcome, video_url=None, assets=assets)
+
+
+def _without_video(entry: OutboxEntry, error: str, reason: FailureReason = FailureReason.UNKNOWN) -> OutboxEntry:
+    """Return an entry whose user is told that there is no video; where it was is kept for the operator."""
+    outcome = entry.outcome
+    locked, kept = locked_video(outcome.assets), outcome.video_url
+    if kept is not None and reason is FailureReason.UNKNOWN:
+        # There was a link that worked.
+        reason = FailureReason.EXPIRED
+    if locked is not None:
+        place = locked.place
+        kept = place.uri if isinstance(place, BucketObject) else place.url.partition("?")[0]
+    told = attrs.evolve(
+        outcome,
+        kind=OutcomeKind.FAILED,
+        video_url=None,
+        assets=(),
+        refreshable=False,
+        error=error,
+        reason=reason,
+        undeliverable_url=kept,
+    )
+    return attrs.evolve(_as_text(entry), outcome=told, lookups=0)
 
 
 def after_send(
@@ -261,7 +391,7 @@ def _send_again(
         # With its mark: a redrive has to know that its fate is unknown.
         entry = attrs.evolve(entry, unknowns=unknowns)
         return GiveUp(entry, _unknown(entry))
-    entry = attrs.evolve(entry, sending_ms=None, form_failures=entry.form_failures + 1, unknowns=unknowns)
+    entry = attrs.evolve(entry, sending_ms=None, lookups=0, form_failures=entry.form_failures + 1, unknowns=unknowns)
     as_text = _no_more_videos(entry, policy) or (entry.form is MessageForm.VIDEO and unknowns == limit - 1)
     return next_delivery_action(_as_text(entry) if as_text else entry, now_ms, policy)
 

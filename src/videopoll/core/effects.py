@@ -10,10 +10,11 @@ import attrs
 if TYPE_CHECKING:
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.transition import Transition, TransitionResult
+    from videopoll.jobs.video import Asset
     from videopoll.messages import LookupResult, Message, Receipt
     from videopoll.observations import Observation
 
-__all__ = ["Answer", "Commit", "Effect", "LookUpMessage", "PollApi", "SendMessage", "Steps"]
+__all__ = ["Answer", "Commit", "Effect", "LookUpMessage", "PollApi", "PublishVideo", "SendMessage", "Steps"]
 
 
 @attrs.frozen
@@ -22,6 +23,19 @@ class PollApi:
 
     job: VideoJob
     timeout_s: float
+
+
+@attrs.frozen
+class PublishVideo:
+    """Put what only the API's key opens where everybody can fetch it; answered with an `Observation`.
+
+    That is a `VideoReady` with the published link, or why there is none.
+    """
+
+    job: VideoJob
+    locked: Asset
+    timeout_s: float
+    max_bytes: int
 
 
 @attrs.frozen
@@ -46,6 +60,6 @@ class LookUpMessage:
     message: Message
 
 
-Effect: TypeAlias = PollApi | Commit | SendMessage | LookUpMessage
+Effect: TypeAlias = PollApi | PublishVideo | Commit | SendMessage | LookUpMessage
 Answer: TypeAlias = "Observation | TransitionResult | Receipt | LookupResult | str | None"
 Steps: TypeAlias = Generator[Effect, Answer, None]

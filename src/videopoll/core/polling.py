@@ -14,6 +14,7 @@ import attrs
 
 from videopoll._reasons import own
 from videopoll.jobs.outcome import Outcome, OutcomeKind
+from videopoll.jobs.video import dated
 from videopoll.observations import Answered, Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.policies import jittered_ms
 
@@ -118,7 +119,7 @@ def decide(  # noqa: PLR0917 - the five values that a judgement depends on, and 
                 video_url=observation.video_url,
                 file_id=observation.file_id,
                 timestamp=observation.timestamp,
-                assets=observation.assets,
+                assets=dated(observation.assets, now_ms),
                 refreshable=observation.refreshable,
             )
         case VideoFailed(error, undeliverable_url, reason=reason):

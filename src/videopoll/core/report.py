@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from videopoll import events
 from videopoll._reasons import WITHHELD, own, shown_name, shown_word, told, told_or_withheld
 from videopoll.core.accounts import IN_A_ROW
+from videopoll.core.delivery import Later
 from videopoll.core.polling import NextPoll
 from videopoll.jobs.video import FailureReason
 from videopoll.messages import Delivered, LookupResult, NotSent, Refused
@@ -14,6 +15,7 @@ from videopoll.observations import Fault, VideoFailed, VideoMissing, VideoReady,
 
 if TYPE_CHECKING:
     from videopoll.core.context import StepContext
+    from videopoll.core.delivery import DeliveryAction, GetLink
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.outcome import OutboxEntry, Outcome
     from videopoll.jobs.transition import Claim, PollWork
@@ -27,6 +29,7 @@ __all__ = [
     "report_delivered",
     "report_held_back",
     "report_lease_lost",
+    "report_link",
     "report_polled",
     "report_sent",
 ]
@@ -119,6 +122,33 @@ def report_concluded(context: StepContext, job: VideoJob, outcome: Outcome, atte
             reason=None if outcome.reason is FailureReason.UNKNOWN else outcome.reason,
         ),
         outcome.error,
+    )
+
+
+def report_link(
+    context: StepContext, wanted: GetLink, answer: Observation, action: DeliveryAction, started_s: float
+) -> None:
+    """Emit `LinkTried`, for what began at this monotonic time and came to this action."""
+    before, after = wanted.entry, action.entry
+    reason: str | None = None
+    if isinstance(answer, VideoReady):
+        result = "ok"
+    elif not after.outcome.success:
+        result, reason = "none", after.outcome.error
+    else:
+        result = "later" if isinstance(action, Later) else "kept"
+        reason = answer.detail if isinstance(answer, Fault) else own(f"the answer was {type(answer).__name__}")
+    context.emit(
+        events.LinkTried(
+            worker_id=context.worker_id,
+            job_id=before.job.job_id,
+            conversation_id=before.job.conversation_id,
+            how="renewed" if wanted.locked is None else "published",
+            result=result,
+            took_s=context.clock.monotonic_s() - started_s,
+            reason=told_or_withheld(reason),
+        ),
+        reason,
     )
 
 

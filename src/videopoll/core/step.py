@@ -20,10 +20,12 @@ from videopoll._reasons import own, trace_of
 from videopoll.core.delivery import (
     DeliveryAction,
     Done,
+    GetLink,
     GiveUp,
     Later,
     LookUp,
     Send,
+    after_link,
     after_lookup,
     after_send,
     next_delivery_action,
@@ -31,7 +33,7 @@ from videopoll.core.delivery import (
     resume_abandoned,
     resume_delivery,
 )
-from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, SendMessage, Steps
+from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, PublishVideo, SendMessage, Steps
 from videopoll.core.permits import Lease, SendPermit
 from videopoll.core.polling import Ask, NextPoll, after_not_asked, before_poll, decide, pause_after
 from videopoll.core.report import (
@@ -41,6 +43,7 @@ from videopoll.core.report import (
     report_delivered,
     report_held_back,
     report_lease_lost,
+    report_link,
     report_polled,
     report_sent,
 )
@@ -77,6 +80,7 @@ CRASH_POINTS = (
     "after_poll",
     "before_conclude",
     "after_conclude",
+    "after_link",
     "before_send",
     "after_send",
     "before_settle",
@@ -169,7 +173,8 @@ class JobStep:
     def limit_s(self) -> float:
         """Seconds that this step may take. Beyond that something is stuck, and its lease is not renewed any more."""
         context = self._context
-        return 30 + (self._strategy.request_timeout_s if self.polling else 4 * context.delivery.send_timeout_s)
+        delivery, request_s = context.delivery, self._strategy.request_timeout_s
+        return 30 + request_s + (0 if self.polling else 4 * delivery.send_timeout_s + delivery.publish_timeout_s)
 
     def confirm(self, asked_s: float) -> None:
         """Note that Redis has confirmed the lease, which it was asked to do at this monotonic time."""
@@ -360,7 +365,7 @@ class JobStep:
         action: DeliveryAction = Later(entry, self._now())
         # A job that ends without a slot begins no send: whoever has one takes it from the outbox.
         if not self.claim.ending and context.start_sending(self):
-            action = next_delivery_action(entry, self._now(), context.delivery)
+            action = next_delivery_action(entry, self._now(), context.delivery, fresh=True)
         # If the worker has to release the job while this is being written, nothing has been sent yet.
         self._pending_write = Redeliver(self.claim, entry, context.delivery.keep_s, self._now())
         applied = yield from self._note(Conclude(self.claim, action.entry, context.delivery.keep_s, self._lease_ms))
@@ -406,6 +411,8 @@ class JobStep:
             match following:
                 case Send(entry):
                     following = yield from self._send(entry)
+                case GetLink():
+                    following = yield from self._get_link(following)
                 case LookUp(entry):
                     following = yield from self._look_up(entry)
                 case Later(entry, due_ms):
@@ -434,6 +441,26 @@ class JobStep:
         report_sent(context, entry, receipt, started_s)
         self._judge_account(permit, receipt, message.reference)
         return after_send(entry, receipt, self._now(), context.delivery, context.rng.random())
+
+    def _get_link(self, wanted: GetLink) -> Generator[Effect, Answer, DeliveryAction | None]:
+        """Get a link. It is stored when the send is noted that it is for: until then a crash has it asked for again."""
+        context, entry, started_s = self._context, wanted.entry, self._monotonic_s()
+        if self.released:
+            return None
+        delivery = context.delivery
+        if wanted.locked is None:
+            effect: Effect = PollApi(entry.job, context.strategy.request_timeout_s)
+        else:
+            effect = PublishVideo(entry.job, wanted.locked, delivery.publish_timeout_s, delivery.max_video_bytes)
+        answer = cast("Observation", (yield effect))
+        self._crash_point("after_link")
+        if not isinstance(answer, NotAsked):
+            pause_s = pause_after(answer, entry.lookups, context.strategy)
+            if pause_s is not None:
+                context.pause_polling(pause_s)
+        action = after_link(entry, answer, self._now(), delivery, context.rng.random())
+        report_link(context, wanted, answer, action, started_s)
+        return action
 
     def _look_up(self, entry: OutboxEntry) -> Generator[Effect, Answer, DeliveryAction]:
         context, started_s, asked_ms = self._context, self._monotonic_s(), self._now()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.job import JobState, VideoJob
 from videopoll.jobs.outcome import DeadLetter, MessageForm, OutboxEntry, Outcome, OutcomeKind
-from videopoll.jobs.video import Asset, AssetKind, BucketObject, FailureReason, LockedLink, PublicLink
+from videopoll.jobs.video import Asset, AssetKind, BucketObject, FailureReason, LockedLink, PublicLink, VideoFile
 from videopoll.jobs.views import (
     CancelResult,
     EnqueueResult,
@@ -46,6 +46,7 @@ __all__ = [
     "PublicLink",
     "QueueCounts",
     "RunSummary",
+    "VideoFile",
     "VideoJob",
     "WorkerInfo",
 ]

@@ -6,6 +6,7 @@ own poller, the generator. Pure functions; nothing here asks for the URL.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import quote, urlsplit
 
@@ -13,7 +14,7 @@ import attrs
 
 from videopoll.errors import ConfigurationError
 
-__all__ = ["MAX_URL_CHARS", "BadUrl", "check_url", "is_web_url", "readied_url", "url_problem"]
+__all__ = ["MAX_URL_CHARS", "BadUrl", "check_url", "is_public_https", "is_web_url", "readied_url", "url_problem"]
 
 MAX_URL_CHARS = 8192
 """The longest URL that is handed on: what servers and networks of content take in a request's first line (nginx,
@@ -104,6 +105,29 @@ def is_web_url(url: str) -> bool:
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and url.isprintable() and " " not in url
     except ValueError:
         return False
+
+
+_INSIDE = (".local", ".localhost", ".internal", ".intranet", ".lan", ".corp", ".home", ".home.arpa")
+"""What names end in that no public server has."""
+
+
+def is_public_https(url: str) -> bool:
+    """Return whether a URL is https and names a host of the public internet, as far as its name says.
+
+    A public name that leads to an inner address gets no further than TLS: what is inside has no
+    certificate for it.
+    """
+    if url_problem(url) is not None:
+        return False
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    if parts.scheme != "https":
+        return False
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        # Old forms of addresses (2130706433, 0x7f.1) are read as numbers by the system.
+        return "." in host and not host.endswith(_INSIDE) and re.search(r"[a-z][a-z0-9-]*$", host) is not None
 
 
 def _encoded(rest: str) -> str:

@@ -1,14 +1,15 @@
 """What a video API may say of a generation that has ended: what was made and where it is, or why there is nothing.
 
 References only: a link, or the name of an object in a bucket. No bytes and no
-credentials, as all of this is stored in Redis.
+credentials, as all of this is stored in Redis. A `VideoFile` is what a publisher
+gets of it, and never leaves the worker's machine.
 """
 
 from __future__ import annotations
 
 import enum
 import re
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 
 import attrs
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from videopoll.jobs.codec import JsonValue
+    from videopoll.jobs.job import VideoJob
 
-__all__ = ["Asset", "AssetKind", "BucketObject", "FailureReason", "LockedLink", "Place", "PublicLink"]
+__all__ = ["Asset", "AssetKind", "BucketObject", "FailureReason", "LockedLink", "Place", "PublicLink", "VideoFile"]
 
 MAX_ASSETS = 20
 """Things that one generation may have made, as far as they are kept."""
@@ -71,6 +73,10 @@ def _ms_or_none(value: float | None) -> int | None:
     return max(0, int(value)) if is_number(value) else None
 
 
+def _seconds_or_none(value: float | None) -> float | None:
+    return max(0.0, float(value)) if is_number(value) else None
+
+
 def _media_type(value: str | None) -> str | None:
     return None if value is None else bounded(value, MAX_MEDIA_TYPE_CHARS)
 
@@ -89,10 +95,18 @@ class PublicLink:
     Args:
         url: Its http or https URL. Kept out of ``repr``, as it may be signed.
         ends_ms: When it stops working, in Unix milliseconds; None if nobody knows.
+        lives_s: How long it works from now on, in seconds, for whoever gives a link to a
+            worker: that turns it into `ends_ms` by Redis's clock, so that a wrong clock of
+            this machine does not matter.
     """
 
     url: str = attrs.field(converter=_text, repr=False)
     ends_ms: int | None = attrs.field(default=None, converter=_ms_or_none)
+    lives_s: float | None = attrs.field(default=None, converter=_seconds_or_none, kw_only=True)
+
+    def dated(self, now_ms: int) -> PublicLink:
+        """Return the link with its end as a time, as it was given at `now_ms`."""
+        return self if self.lives_s is None else PublicLink(self.url, now_ms + self.lives_s * 1000)
 
 
 @attrs.frozen
@@ -149,10 +163,48 @@ class Asset:
         return self if url == place.url else attrs.evolve(self, place=attrs.evolve(place, url=url))
 
 
-def public_url(assets: Iterable[Asset]) -> str | None:
+@attrs.frozen(kw_only=True)
+class VideoFile:
+    """A video that only the API's key opens, as the worker fetched it: whole, and no larger than it may be.
+
+    Args:
+        job: Whose video it is.
+        file: Its bytes, from the start; can be read and sought. Closed when the call is over that got it.
+        size: Their number.
+        media_type: Such as ``video/mp4``.
+        name: A name for it with letters, digits, ``-`` and an ending: the same at every try, so
+            that a second one takes the place of the first. Whoever knows the job can guess it.
+    """
+
+    job: VideoJob
+    file: BinaryIO = attrs.field(repr=False)
+    size: int
+    media_type: str
+    name: str
+
+
+def public_link(assets: Iterable[Asset]) -> PublicLink | None:
     """Return the link to the first video that anybody can open."""
     return next(
-        (one.place.url for one in assets if one.kind is AssetKind.VIDEO and isinstance(one.place, PublicLink)), None
+        (one.place for one in assets if one.kind is AssetKind.VIDEO and isinstance(one.place, PublicLink)), None
+    )
+
+
+def public_url(assets: Iterable[Asset]) -> str | None:
+    """Return the URL of the first video that anybody can open."""
+    link = public_link(assets)
+    return None if link is None else link.url
+
+
+def locked_video(assets: Iterable[Asset]) -> Asset | None:
+    """Return the first video that not everybody can open."""
+    return next((one for one in assets if one.kind is AssetKind.VIDEO and not isinstance(one.place, PublicLink)), None)
+
+
+def dated(assets: Iterable[Asset], now_ms: int) -> tuple[Asset, ...]:
+    """Return assets whose links say when they end, as they were given at `now_ms`."""
+    return tuple(
+        attrs.evolve(one, place=one.place.dated(now_ms)) if isinstance(one.place, PublicLink) else one for one in assets
     )
 
 

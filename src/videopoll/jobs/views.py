@@ -220,6 +220,8 @@ class HistoryEvent(enum.StrEnum):
     """The video API answered with another word than before."""
     FAULT = "fault"
     CONCLUDED = "concluded"
+    LINK = "link"
+    """The link of a video was asked for anew, or the video was published, before a send."""
     SENT = "sent"
     """A message was handed to its channel, or the channel was asked about one."""
     DELIVERED = "delivered"

@@ -145,6 +145,16 @@ def _send_line(event: events.Event) -> Line | None:
             if event.result in {"delivered", "found"}:
                 return logging.DEBUG, "📨 [%s] Send %d as %s: %s", *tried
             return logging.WARNING, "📨 [%s] Send %d as %s: %s (%s)", *tried, shown(event.reason or "")
+        case events.LinkTried():
+            level = logging.DEBUG if event.result == "ok" else logging.WARNING
+            return (
+                level,
+                "🔗 [%s] Link %s: %s (%s)",
+                shown(event.job_id),
+                event.how,
+                event.result,
+                shown(event.reason or ""),
+            )
         case events.ChannelHeldBack():
             channel = "the channel" if event.channel is None else shown(event.channel)
             if event.refused:

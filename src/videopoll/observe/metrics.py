@@ -88,6 +88,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "sends", "Messages handed to a channel, by channel, form and what came of it", ("channel", "form", "result")
     ),
     Instrument("send_duration", "What handing a message to its channel took", buckets=FAST_S, unit="s"),
+    Instrument("links", "Links asked for anew, or published, before a send, by what came of it", ("how", "result")),
     Instrument("deliveries", "Users who got the outcome of their job", ("channel", "form", "outcome")),
     Instrument("delivery_delay", "From the outcome to its delivery", buckets=SLOW_S, unit="s"),
     Instrument("dead_letters", "What could not be processed or delivered"),
@@ -122,6 +123,8 @@ def measure(event: events.Event) -> tuple[Measurement, ...]:  # noqa: C901, PLR0
                 ),
                 Measurement("send_duration", event.took_s),
             )
+        case events.LinkTried():
+            return (Measurement("links", labels={"how": event.how, "result": event.result}),)
         case events.JobDelivered():
             return (
                 Measurement(

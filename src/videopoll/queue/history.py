@@ -346,7 +346,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
         )
 
 
-def _tell(event: events.Event) -> tuple[str, HistoryEvent, dict[str, JsonValue]] | None:
+def _tell(event: events.Event) -> tuple[str, HistoryEvent, dict[str, JsonValue]] | None:  # noqa: C901 - one case an event
     """Turn an event into a history entry, or None if it is not about a job."""
     match event:
         case events.JobEnqueued():
@@ -368,6 +368,9 @@ def _tell(event: events.Event) -> tuple[str, HistoryEvent, dict[str, JsonValue]]
                     "reason": _clean(event.error),
                 },
             )
+        case events.LinkTried():
+            told: dict[str, JsonValue] = {"how": event.how, "result": event.result, "took_s": round(event.took_s, 3)}
+            return event.job_id, HistoryEvent.LINK, {**told, "reason": _clean(event.reason)}
         case events.SendTried():
             return (
                 event.job_id,

@@ -27,6 +27,7 @@ from videopoll.testing.openai import FakeOpenAI
 from videopoll.testing.parts import PollAnswer, RecordingNotifier, ScriptedPoller, SendAttempt
 from videopoll.testing.poller_contract import VideoPollerContract
 from videopoll.testing.providers import FakeProviders
+from videopoll.testing.publisher import FolderPublisher
 from videopoll.testing.sandbox import AsyncSandbox, Sandbox
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 from videopoll.testing.video_api import FakeVideoApi
@@ -43,6 +44,7 @@ __all__ = [
     "FakeUltraMsg",
     "FakeVideoApi",
     "FakeWhatsAppFactory",
+    "FolderPublisher",
     "MemoryServer",
     "MessageKind",
     "MovableClock",

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
-from videopoll._http import NOT_JSON, HttpFailure, HttpReply, HttpRequest, retry_after_s
+from videopoll._http import NOT_JSON, HttpFailure, HttpReply, HttpRequest, retry_after_s, sent_s
 from videopoll._http.answerer import whose_words
 from videopoll._reasons import own, quoting, trace_of
 from videopoll.core.flow import acall, adrive, call, do, drive
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.jobs.codec import is_number
-from videopoll.jobs.video import Asset, FailureReason, LockedLink, PublicLink, failure_reason
+from videopoll.jobs.video import Asset, BucketObject, FailureReason, LockedLink, PublicLink, failure_reason
 from videopoll.observations import (
     MAX_WORD_CHARS,
     NO_URL,
+    Downloaded,
     Fault,
     FaultKind,
     Observation,
@@ -35,6 +36,7 @@ from videopoll.observations import (
     checked_ready,
 )
 from videopoll.video_api.description import ApiDescription, Meaning, normalized, origin_of
+from videopoll.video_api.downloads import downloading
 from videopoll.video_api.http_client import HttpApiClient
 from videopoll.video_api.operation import api_id_of
 from videopoll.video_api.replies import (
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import VideoJob
     from videopoll.policies import PollingStrategy
+    from videopoll.protocols import VideoSink
     from videopoll.video_api.http_client import Key
 
 __all__ = ["HttpVideoPoller", "read_answer", "read_result"]
@@ -95,7 +98,9 @@ def read_answer(
         return _ended(api, fields, meant, wait_s)
     if any(value in api.find(fields, path) for path, value in api.rejected_if.items()):
         return _ended(api, fields, Meaning.MODERATED)
-    return Finished() if api.follow is not None else _ready(api, base_url, job, fields, now_s, word)
+    return (
+        Finished() if api.follow is not None else _ready(api, base_url, job, fields, sent_s(reply.headers, now_s), word)
+    )
 
 
 def _no_answer(  # noqa: PLR0917 - one answer, and what was read of it already
@@ -137,7 +142,7 @@ def read_result(
     body = reply.json()
     if reply.is_success:
         if isinstance(body, dict):
-            return _ready(api, base_url, job, body, now_s, "completed")
+            return _ready(api, base_url, job, body, sent_s(reply.headers, now_s), "completed")
         return Fault(FaultKind.MALFORMED, own(f"HTTP {reply.status}: the result is not a JSON object"))
     if reply.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY} and isinstance(body, dict):
         return _ended(api, body, Meaning.FAILED)
@@ -147,9 +152,9 @@ def read_result(
 def _ready(  # noqa: PLR0917 - one answer, and what it takes to read it
     api: ApiDescription, base_url: str, job: VideoJob, fields: JsonValue, now_s: float, word: str
 ) -> Observation:
-    ends_ms = _ends_ms(api, fields, now_s)
+    lives_s = _lives_s(api, fields, now_s)
     links = [url for path in api.video for url in api.find(fields, path) if isinstance(url, str)]
-    assets = [Asset(PublicLink(url, ends_ms)) for url in links]
+    assets = [Asset(PublicLink(url, lives_s=lives_s)) for url in links]
     if not assets and api.locked is not None and (url := api.url(api.locked, base_url, job)) is not None:
         assets.append(Asset(LockedLink(url)))
     if not assets:
@@ -160,11 +165,10 @@ def _ready(  # noqa: PLR0917 - one answer, and what it takes to read it
     return checked_ready(VideoReady(assets=tuple(assets), refreshable=api.refreshable))
 
 
-def _ends_ms(api: ApiDescription, fields: JsonValue, now_s: float) -> float | None:
+def _lives_s(api: ApiDescription, fields: JsonValue, now_s: float) -> float | None:
+    """Return how long a link lives from now on; `now_s` is the API's own clock, as the end that it tells goes by that."""
     told = api.find(fields, api.ends_s)
-    if told and is_number(told[0]):
-        return told[0] * 1000
-    return None if api.lifetime_s is None else (now_s + api.lifetime_s) * 1000
+    return told[0] - now_s if told and is_number(told[0]) else api.lifetime_s
 
 
 def _working(api: ApiDescription, fields: JsonValue, word: str, *, known: bool, wait_s: float | None) -> VideoWorking:
@@ -194,7 +198,9 @@ def _ended(api: ApiDescription, fields: JsonValue, meant: Meaning, wait_s: float
     return VideoFailed(clean_text(api.text(fields, *api.error), told) or own(told), reason=reason)
 
 
-def _refused(api: ApiDescription, job: VideoJob, reply: HttpReply, body: object, wait_s: float | None) -> Observation:
+def _refused(
+    api: ApiDescription, job: VideoJob, reply: HttpReply, body: object, wait_s: float | None
+) -> VideoMissing | Fault:
     """Return what a status that is no success means, where the description says nothing of it."""
     gone = reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
     if gone and says_something_of_a_job(reply, api_id_of(job), api.text(_fields(body), api.id)):
@@ -278,6 +284,23 @@ class HttpVideoPoller(HttpApiClient):
         """Ask about `job` once, within `timeout_s` seconds."""
         return await adrive(self._ask(job, timeout_s, self._http.asend), acall)
 
+    @property
+    def may_lock(self) -> bool:
+        """Whether this API may finish with a video that only its key opens: then a runner needs a publisher."""
+        return self._api.locked is not None
+
+    def download(
+        self, job: VideoJob, place: LockedLink | BucketObject, file: VideoSink, *, timeout_s: float
+    ) -> Downloaded | VideoMissing | VideoFailed | Fault:
+        """Write a video that only the key opens to `file`, within `timeout_s` seconds."""
+        return drive(self._download(job, place, file, timeout_s, self._http.send), call)
+
+    async def adownload(
+        self, job: VideoJob, place: LockedLink | BucketObject, file: VideoSink, *, timeout_s: float
+    ) -> Downloaded | VideoMissing | VideoFailed | Fault:
+        """Write a video that only the key opens to `file`, within `timeout_s` seconds."""
+        return await adrive(self._download(job, place, file, timeout_s, self._http.asend), acall)
+
     def build(self, job: VideoJob) -> HttpRequest | Observation:
         """Write the request that asks about `job`, without the key and the time limit, which are put in when it goes out.
 
@@ -347,6 +370,25 @@ class HttpVideoPoller(HttpApiClient):
         headers = {**self._headers(self._last_key), **request.headers}
         reply = yield from do(send, attrs.evolve(request, headers=headers, timeout_s=timeout_s))
         return Fault(FAULTS[reply.kind], own(reply.detail)) if isinstance(reply, HttpFailure) else reply
+
+    def _download(
+        self,
+        job: VideoJob,
+        place: LockedLink | BucketObject,
+        file: VideoSink,
+        timeout_s: float,
+        send: Callable[[HttpRequest], Exchange | Awaitable[Exchange]],
+    ) -> Flow[Downloaded | VideoMissing | VideoFailed | Fault]:
+        if isinstance(place, BucketObject):
+            return VideoFailed(own("the video lies in a bucket, which this poller has no right to"))
+        if origin_of(place.url) != origin_of(self._base_url):
+            elsewhere = "the video is on another host than the API: the key is not sent there"
+            return Fault(FaultKind.INTERNAL, own(elsewhere))
+        headers = self._headers((yield from self._ask_key()))
+        got = yield from downloading(place.url, headers, file, timeout_s, send)
+        if not isinstance(got, HttpReply):
+            return got
+        return _refused(self._api, job, got, got.json(), retry_after_s(got.headers, time.time()))
 
     def _get(self, template: str, job: VideoJob) -> HttpRequest | Fault:
         url = self._api.url(template, self._base_url, job)

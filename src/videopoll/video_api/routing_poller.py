@@ -26,7 +26,9 @@ from videopoll.video_api.http_poller import HttpVideoPoller
 if TYPE_CHECKING:
     from videopoll.core.flow import Call, Flow
     from videopoll.jobs.job import VideoJob
-    from videopoll.protocols import AsyncVideoPoller, VideoPoller
+    from videopoll.jobs.video import BucketObject, LockedLink
+    from videopoll.observations import Downloaded
+    from videopoll.protocols import AsyncVideoPoller, VideoPoller, VideoSink
 
 __all__ = ["RoutingPoller"]
 
@@ -165,6 +167,31 @@ class RoutingPoller:
         """
         return await adrive(self._ask(job, timeout_s, _apoll_of), _acall)
 
+    @property
+    def may_lock(self) -> bool:
+        """Whether one of the APIs may finish with a video that only its key opens: then a runner needs a publisher."""
+        return any(getattr(one, "may_lock", False) is True for one in self._pollers.values())
+
+    def download(
+        self, job: VideoJob, place: LockedLink | BucketObject, file: VideoSink, *, timeout_s: float
+    ) -> Downloaded | Observation:
+        """Have the job's poller write a video that only its key opens to `file`; see `videopoll.protocols.VideoDownload`.
+
+        Raises:
+            Exception: Whatever the poller raises.
+        """
+        return drive(self._download(job, place, file, timeout_s, "download"), call)
+
+    async def adownload(
+        self, job: VideoJob, place: LockedLink | BucketObject, file: VideoSink, *, timeout_s: float
+    ) -> Downloaded | Observation:
+        """Have the job's poller write a video that only its key opens to `file`, by its asyncio side where it has one.
+
+        Raises:
+            Exception: Whatever the poller raises.
+        """
+        return await adrive(self._download(job, place, file, timeout_s, "adownload", "download"), _acall)
+
     def close(self) -> None:
         """Close the pollers that can be closed; they may be used again."""
         close_parts(self._pollers.values())
@@ -189,6 +216,18 @@ class RoutingPoller:
         strategy = self._strategies.get(route.name) or USUAL
         self._brakes.note(route.account, asked_s, observation, strategy)
         return observation
+
+    def _download(
+        self, job: VideoJob, place: LockedLink | BucketObject, file: VideoSink, timeout_s: float, *sides: str
+    ) -> Flow[Downloaded | Observation]:
+        route = yield from self._find(job)
+        if not isinstance(route, _Route):
+            return route
+        there = (getattr(route.poller, side, None) for side in sides)
+        download = next((one for one in there if callable(one)), None)
+        if download is None:
+            return VideoFailed(own(f"the poller of {shown_name(route.name)} cannot open what only its API's key opens"))
+        return cast("Downloaded | Observation", (yield from do(download, job, place, file, timeout_s=timeout_s)))
 
     def _find(self, job: VideoJob) -> Flow[_Route | Observation]:
         """Return where a job is asked for and with which key; or what it comes to that it can be asked for nowhere."""

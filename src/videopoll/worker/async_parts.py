@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, cast
 
 from videopoll._calling import SYNC_PARTS, DaemonThreads, is_async, send_in_time
 from videopoll._reasons import own
-from videopoll.core.effects import LookUpMessage, PollApi, SendMessage
+from videopoll.core.effects import LookUpMessage, PollApi, PublishVideo, SendMessage
+from videopoll.core.flow import acall, adrive
 from videopoll.messages import LookupResult, NotSent
 from videopoll.worker.host_parts import (
     as_lookup_result,
@@ -21,15 +22,17 @@ from videopoll.worker.host_parts import (
     look_up_failed,
     notifier_failed,
     poller_failed,
+    publisher_failed,
 )
 from videopoll.worker.hung import GUARD_S, not_back, poller_not_back
+from videopoll.worker.publishing import publishing
 
 if TYPE_CHECKING:
     from videopoll.core.effects import Answer
     from videopoll.jobs.job import VideoJob
     from videopoll.messages import Message
     from videopoll.observations import Observation
-    from videopoll.protocols import AsyncNotifier, AsyncVideoPoller, Notifier, VideoPoller
+    from videopoll.protocols import AsyncNotifier, AsyncPublisher, AsyncVideoPoller, Notifier, Publisher, VideoPoller
     from videopoll.worker.state import WorkerState
 
 __all__ = ["AsyncParts", "resolve"]
@@ -42,10 +45,15 @@ class AsyncParts:
         state: What the worker holds.
         poller: Asks the video API, sync or asyncio.
         notifier: Brings outcomes to users, sync or asyncio.
+        publisher: Publishes videos, sync or asyncio; None if there is none.
     """
 
     def __init__(
-        self, state: WorkerState, poller: AsyncVideoPoller | VideoPoller, notifier: AsyncNotifier | Notifier
+        self,
+        state: WorkerState,
+        poller: AsyncVideoPoller | VideoPoller,
+        notifier: AsyncNotifier | Notifier,
+        publisher: AsyncPublisher | Publisher | None = None,
     ) -> None:
         self._state = state
         self._poller = poller
@@ -55,6 +63,11 @@ class AsyncParts:
             DaemonThreads(state.delivery_concurrency, "videopoll-send"),
         )
         self.poll: Callable[[PollApi], Awaitable[Observation]] = self._poller_call()
+        self._download = self._method(poller, "download")
+        self._publish = None if publisher is None else self._method(publisher, "publish")
+        if publisher is not None and self._publish is None:
+            msg = f"the publisher must have a method publish(), got {type(publisher).__name__}"
+            raise TypeError(msg)
         self._notify = self._notifier_call("notify")
         self._look_up = (
             self._notifier_call("look_up") if hasattr(notifier, "look_up") or hasattr(notifier, "alook_up") else None
@@ -110,6 +123,33 @@ class AsyncParts:
                 raise
             found = look_up_failed(error)
         return as_lookup_result(found)
+
+    async def publish(self, effect: PublishVideo) -> Answer:
+        """Return the observation with the link to a published video, or why there is none."""
+        limit = asyncio.timeout(effect.timeout_s + GUARD_S)
+        try:
+            async with limit:
+                return await adrive(publishing(effect, self._download, self._publish), acall)
+        except BaseException as error:
+            if is_for_us(error):
+                raise
+            late = isinstance(error, TimeoutError) and limit.expired()
+            return poller_not_back(effect) if late else publisher_failed(error)
+
+    def _method(self, part: object, name: str) -> Callable[..., Awaitable[object]] | None:
+        """Return a coroutine function that calls a method of a part, if it has one: a sync one in a thread."""
+        own = getattr(part, f"a{name}", None)
+        call = getattr(part, name, None) if own is None else own
+        if call is None:
+            return None
+        check_call(part, name if own is None else f"a{name}")
+        if own is not None or is_async(call):
+            return cast("Callable[..., Awaitable[object]]", call)
+
+        async def in_thread(*arguments: object, **options: object) -> object:
+            return await resolve(await self._threads[1].run(functools.partial(call, *arguments, **options)))
+
+        return in_thread
 
     def _poller_call(self) -> Callable[[PollApi], Awaitable[Observation]]:
         """Return a coroutine function that calls this poller."""

@@ -23,7 +23,7 @@ from videopoll import events
 from videopoll._calling import is_async
 from videopoll._loops import BELL, LOOP, RENEWER, SWEEPER, WRITER
 from videopoll._shield import to_the_end, wait_on
-from videopoll.core.effects import Answer, Commit, Effect, PollApi, SendMessage
+from videopoll.core.effects import Answer, Commit, Effect, PollApi, PublishVideo, SendMessage
 from videopoll.core.flow import acall, adrive
 from videopoll.core.step import JobStep
 from videopoll.errors import ConfigurationError
@@ -47,7 +47,15 @@ if TYPE_CHECKING:
     from typing import Self
 
     from videopoll.core.flow import Flow
-    from videopoll.protocols import AsyncNotifier, AsyncVideoJobQueue, AsyncVideoPoller, Notifier, VideoPoller
+    from videopoll.protocols import (
+        AsyncNotifier,
+        AsyncPublisher,
+        AsyncVideoJobQueue,
+        AsyncVideoPoller,
+        Notifier,
+        Publisher,
+        VideoPoller,
+    )
 
 __all__ = ["AsyncRunner"]
 
@@ -141,6 +149,7 @@ class AsyncRunner(
         queue: Where jobs are kept: an `AsyncVideoJobQueue`.
         poller: Asks the video API: an `AsyncVideoPoller` or a `VideoPoller`.
         notifier: Brings outcomes to users: an `AsyncNotifier` or a `Notifier`.
+        publisher: Puts videos that only the API's key opens where everybody can fetch them: an `AsyncPublisher` or a `Publisher`.
         strategy: When to poll, and when to give up.
         lease: How long a crash costs, at most.
         delivery: How hard to try to reach a user.
@@ -176,7 +185,11 @@ class AsyncRunner(
 
     @override
     def _refuse(
-        self, queue: AsyncVideoJobQueue, poller: AsyncVideoPoller | VideoPoller, notifier: AsyncNotifier | Notifier
+        self,
+        queue: AsyncVideoJobQueue,
+        poller: AsyncVideoPoller | VideoPoller,
+        notifier: AsyncNotifier | Notifier,
+        publisher: Publisher | AsyncPublisher | None,
     ) -> None:
         refuse_class(queue)
         if not is_async(getattr(queue, "claim", None)):
@@ -188,7 +201,7 @@ class AsyncRunner(
     @override
     def _open(self) -> None:
         super()._open()
-        self._parts = AsyncParts(self._state, self._poller, self._notifier)
+        self._parts = AsyncParts(self._state, self._poller, self._notifier, self._publisher)
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
         self._new_events()
 
@@ -495,6 +508,8 @@ class AsyncRunner(
             return await future if future else None
         if isinstance(effect, SendMessage):
             return await self._parts.send(effect)
+        if isinstance(effect, PublishVideo):
+            return await self._parts.publish(effect)
         return await self._parts.look_up(effect)
 
     def _task(self, run: _Run, name: str, work: Callable[[], Flow[bool]]) -> asyncio.Task[None]:

@@ -25,6 +25,7 @@ from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S
 from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
 from videopoll.worker import state as constants
+from videopoll.worker.host_parts import check_publisher
 from videopoll.worker.state import Room, WorkerState
 from videopoll.worker.upkeep import Upkeep
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from videopoll.events import Hook
     from videopoll.jobs.views import RunSummary
     from videopoll.policies import DeliveryPolicy, LeasePolicy, PollingStrategy
-    from videopoll.protocols import RunnerHistory
+    from videopoll.protocols import AsyncPublisher, Publisher, RunnerHistory
     from videopoll.texts import Texts
     from videopoll.worker.stopping import Stopping
     from videopoll.worker.writer import BaseWriter
@@ -119,6 +120,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         poller: PollerT,
         notifier: NotifierT,
         *,
+        publisher: Publisher | AsyncPublisher | None = None,
         strategy: PollingStrategy | None = None,
         lease: LeasePolicy | None = None,
         delivery: DeliveryPolicy | None = None,
@@ -134,7 +136,8 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        self._refuse(queue, poller, notifier)
+        self._refuse(queue, poller, notifier, publisher)
+        check_publisher(poller, publisher)
         self._new_state = functools.partial(
             WorkerState,
             ttls=queue.ttls,
@@ -159,6 +162,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         self._queue = queue
         self._poller = poller
         self._notifier = notifier
+        self._publisher = publisher
         self._visible = visible
         self._open()
         self._begin_in_process()
@@ -183,7 +187,9 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
 
     # --- what each kind does in its own way ---
 
-    def _refuse(self, queue: QueueT, poller: PollerT, notifier: NotifierT) -> None:
+    def _refuse(
+        self, queue: QueueT, poller: PollerT, notifier: NotifierT, publisher: Publisher | AsyncPublisher | None
+    ) -> None:
         """Refuse parts that this runner cannot work with."""
         raise NotImplementedError
 
@@ -308,10 +314,10 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         )
 
     def _closers(self, *names: str) -> list[Callable[[], object]]:
-        """Return what closes the notifier and the poller: for each the first method of these names."""
+        """Return what closes the notifier, the publisher and the poller: for each the first method of these names."""
         found = (
             next((close for name in names if callable(close := getattr(part, name, None))), None)
-            for part in (self._notifier, self._poller)
+            for part in (self._notifier, self._publisher, self._poller)
         )
         return [close for close in found if close is not None]
 

@@ -25,11 +25,13 @@ __all__ = [
     "as_observation",
     "as_receipt",
     "check_call",
+    "check_publisher",
     "is_for_us",
     "kind_of",
     "look_up_failed",
     "notifier_failed",
     "poller_failed",
+    "publisher_failed",
     "refuse_async",
     "refuse_class",
     "resume",
@@ -57,7 +59,7 @@ def refuse_async(part: object, method: str, name: str) -> None:
     if is_async(getattr(part, method, None)) or getattr(part, "async_only", False):
         msg = f"{type(part).__name__} is an asyncio {name}: Runner works with threads, use AsyncRunner for it"
         raise TypeError(msg)
-    if method in {"poll", "notify"}:
+    if method in _CALLS:
         check_call(part, method)
 
 
@@ -79,19 +81,52 @@ def check_call(part: object, method: str) -> None:
         ConfigurationError: It is a class, or its method takes other arguments.
     """
     refuse_class(part)
-    polls = method in {"poll", "apoll"}
+    arguments, options, wanted = _CALLS[method.removeprefix("a")]
     try:
         signature = inspect.signature(getattr(part, method))
     except (TypeError, ValueError):
         # Not every callable tells: the first call will.
         return
     try:
-        signature.bind("", **({"timeout_s": 1.0} if polls else {}))
+        signature.bind(*arguments, **options)
     except TypeError:
-        wanted = f"{method}(job, timeout_s=seconds)" if polls else f"{method}(message)"
         takes = ", ".join(signature.parameters) or "nothing"
-        msg = f"{type(part).__name__}.{method} is called as {wanted}: let it take these arguments, not {takes}"
+        msg = (
+            f"{type(part).__name__}.{method} is called as {method}({wanted}): let it take these arguments, not {takes}"
+        )
         raise ConfigurationError(msg) from None
+
+
+_LIMITED = {"timeout_s": 1.0}
+
+_CALLS: dict[str, tuple[tuple[str, ...], dict[str, float], str]] = {
+    "poll": (("",), _LIMITED, "job, timeout_s=seconds"),
+    "notify": (("",), {}, "message"),
+    "look_up": (("",), {}, "message"),
+    "download": (("", "", ""), _LIMITED, "job, place, file, timeout_s=seconds"),
+    "publish": (("",), _LIMITED, "video, timeout_s=seconds"),
+}
+"""How the methods of a host's parts are called: arguments, options, and both in words."""
+
+
+def check_publisher(poller: object, publisher: object) -> None:
+    """Refuse a publisher that would never get a video, and warn of videos that no publisher gets.
+
+    Raises:
+        ConfigurationError: The poller cannot download.
+    """
+    if publisher is not None:
+        if not callable(getattr(poller, "download", None)) and not callable(getattr(poller, "adownload", None)):
+            msg = (
+                f"a publisher gets what the poller downloads, and {type(poller).__name__} has no method download():"
+                " give it one, see videopoll.protocols.VideoDownload, or leave the publisher out"
+            )
+            raise ConfigurationError(msg)
+    elif getattr(poller, "may_lock", False) is True:
+        log.warning(
+            "This video API may finish with videos that only its key opens, and the worker has no publisher: their users"
+            " would hear that there is none. Give the runner a publisher"
+        )
 
 
 def as_observation(value: object) -> Observation:
@@ -110,6 +145,12 @@ def poller_failed(error: BaseException) -> Fault:
     """Make a fault of an exception out of a poller."""
     log.error("The poller raised an exception; it counts as a passing fault\n%s", trace_of(error))
     return Fault(FaultKind.INTERNAL, _quoting(f"the poller raised {type(error).__name__}", error))
+
+
+def publisher_failed(error: BaseException) -> Fault:
+    """Make a fault of an exception out of a publisher."""
+    log.error("The publisher raised an exception; it counts as a passing fault\n%s", trace_of(error))
+    return Fault(FaultKind.INTERNAL, _quoting(f"the publisher raised {kind_of(error)}", error))
 
 
 def as_receipt(value: object) -> Receipt:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from videopoll._reasons import own
-from videopoll.core.effects import Answer, Effect, PollApi, SendMessage
+from videopoll.core.effects import Answer, Effect, PollApi, PublishVideo, SendMessage
 from videopoll.messages import LookupResult, Unknown
 from videopoll.observations import Fault, FaultKind
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from videopoll.core.effects import Steps
     from videopoll.core.step import JobStep
 
-__all__ = ["GUARD_S", "HungCalls", "PartCall", "not_back", "poller_not_back"]
+__all__ = ["GUARD_S", "HungCalls", "PartCall", "limit_s", "not_back", "poller_not_back"]
 
 GUARD_S = 5.0
 """How much longer than its own limit a host's poller may take before it is cut off."""
@@ -28,16 +28,22 @@ GUARD_S = 5.0
 
 def not_back(effect: Effect, send_timeout_s: float) -> Answer:
     """Return the answer of a part that did not come back in its time."""
-    if isinstance(effect, PollApi):
+    if isinstance(effect, PollApi | PublishVideo):
         return poller_not_back(effect)
     if isinstance(effect, SendMessage):
         return Unknown(own(f"the notifier did not come back within {send_timeout_s:g} s"))
     return LookupResult.NO_ANSWER
 
 
-def poller_not_back(effect: PollApi) -> Fault:
-    """Return the answer of a poller that did not come back in its time."""
-    return Fault(FaultKind.TIMEOUT, own(f"the poller did not come back within {effect.timeout_s:g} s"))
+def poller_not_back(effect: PollApi | PublishVideo) -> Fault:
+    """Return the answer of a poller, or a publisher, that did not come back in its time."""
+    who = "poller" if isinstance(effect, PollApi) else "publishing"
+    return Fault(FaultKind.TIMEOUT, own(f"the {who} did not come back within {effect.timeout_s:g} s"))
+
+
+def limit_s(effect: Effect, send_timeout_s: float) -> float:
+    """Return the seconds after which a part is left to itself that carries this out."""
+    return effect.timeout_s + GUARD_S if isinstance(effect, PollApi | PublishVideo) else send_timeout_s
 
 
 @attrs.define(eq=False)

@@ -22,7 +22,7 @@ from typing_extensions import override
 from videopoll import events
 from videopoll._loops import BELL, LOOP, RENEWER, SWEEPER, WRITER
 from videopoll.core import flow
-from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, SendMessage, Steps
+from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, PublishVideo, SendMessage, Steps
 from videopoll.core.step import JobStep
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
@@ -34,13 +34,16 @@ from videopoll.worker.host_parts import (
     as_lookup_result,
     as_observation,
     as_receipt,
+    check_call,
     look_up_failed,
     notifier_failed,
     poller_failed,
+    publisher_failed,
     refuse_async,
     trace_of,
 )
-from videopoll.worker.hung import GUARD_S, HungCalls, PartCall, not_back
+from videopoll.worker.hung import HungCalls, PartCall, limit_s, not_back
+from videopoll.worker.publishing import publishing
 from videopoll.worker.stopping import LOOK_S, Stopping, StopSignals
 from videopoll.worker.writer import TransitionWriter
 
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from videopoll.core.flow import Flow
-    from videopoll.protocols import Notifier, VideoJobQueue, VideoPoller
+    from videopoll.protocols import AsyncPublisher, Notifier, Publisher, VideoJobQueue, VideoPoller
 
 __all__ = ["Runner"]
 
@@ -129,6 +132,7 @@ class Runner(
         queue: Where jobs are kept: a `VideoJobQueue`.
         poller: Asks the video API: a `VideoPoller`.
         notifier: Brings outcomes to users: a `Notifier`.
+        publisher: Puts videos that only the API's key opens where everybody can fetch them: a `Publisher`.
         strategy: When to poll, and when to give up.
         lease: How long a crash costs, at most.
         delivery: How hard to try to reach a user.
@@ -163,10 +167,20 @@ class Runner(
     _sends_by_default = 8
 
     @override
-    def _refuse(self, queue: VideoJobQueue, poller: VideoPoller, notifier: Notifier) -> None:
+    def _refuse(
+        self,
+        queue: VideoJobQueue,
+        poller: VideoPoller,
+        notifier: Notifier,
+        publisher: Publisher | AsyncPublisher | None,
+    ) -> None:
         refuse_async(queue, "claim", "queue")
         refuse_async(poller, "poll", "poller")
         refuse_async(notifier, "notify", "notifier")
+        if publisher is not None:
+            refuse_async(publisher, "publish", "publisher")
+        if hasattr(poller, "download"):
+            check_call(poller, "download")
 
     @override
     def _open(self) -> None:
@@ -507,8 +521,8 @@ class Runner(
             return True
 
     def _timed(self, step: JobStep, steps: Steps, effect: Effect) -> PartCall:
-        limit_s = effect.timeout_s + GUARD_S if isinstance(effect, PollApi) else self._state.delivery.send_timeout_s
-        call = PartCall(step, steps, effect, self._state.clock.monotonic_s() + limit_s)
+        until_s = self._state.clock.monotonic_s() + limit_s(effect, self._state.delivery.send_timeout_s)
+        call = PartCall(step, steps, effect, until_s)
         self._hung.begin(call)
         return call
 
@@ -532,6 +546,12 @@ class Runner(
                 return as_receipt(self._notifier.notify(effect.message))
             except BaseException as error:
                 return notifier_failed(error)
+        if isinstance(effect, PublishVideo):
+            download, publish = getattr(self._poller, "download", None), getattr(self._publisher, "publish", None)
+            try:
+                return flow.drive(publishing(effect, download, publish), flow.call)
+            except BaseException as error:
+                return publisher_failed(error)
         return as_lookup_result(self._look_up(effect))
 
     def _look_up(self, effect: LookUpMessage) -> object:
