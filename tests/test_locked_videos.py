@@ -384,7 +384,6 @@ def test_a_publisher_that_fails_is_asked_again(world, locking, trouble, caplog):
         (Reply.redirect("http://127.0.0.1/1.mp4"), "no public https address"),
         (Reply.redirect("https://169.254.169.254/latest"), "no public https address"),
         (Reply.redirect("/v1/videos/job_1/content"), "no public https address"),
-        (Reply.dropped(), "RemoteProtocolError|ServerDisconnected"),
     ],
 )
 def test_what_is_no_whole_video_is_never_published(world, locking, tmp_path, reply, says):
@@ -402,7 +401,7 @@ def test_what_is_no_whole_video_is_never_published(world, locking, tmp_path, rep
         later = worker.recorder.of(events.LinkTried)[0]
 
     assert later.result == "later"
-    assert any(word in later.reason for word in says.split("|"))
+    assert says in later.reason
     assert len(folder.published) == 1
     assert (tmp_path / folder.published[0]).read_bytes() == VIDEO
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.outcome import OutboxEntry, Outcome
     from videopoll.jobs.transition import Claim, PollWork
     from videopoll.messages import Receipt
-    from videopoll.observations import Answered
+    from videopoll.observations import Answered, Observation
 
 __all__ = [
     "report_claimed",

@@ -12,13 +12,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urljoin
 
-from videopoll._http import HttpFailure, HttpReply, HttpRequest
+from videopoll._http import FailureKind, HttpFailure, HttpReply, HttpRequest
 from videopoll._reasons import own
 from videopoll.core.flow import Flow, do
 from videopoll.jobs.bounds import bounded
 from videopoll.jobs.urls import is_public_https
 from videopoll.jobs.video import MAX_MEDIA_TYPE_CHARS
-from videopoll.observations import Downloaded, Fault, FaultKind
+from videopoll.observations import Downloaded, Fault, FaultKind, VideoFailed
 from videopoll.video_api.replies import FAULTS
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def downloading(
     file: VideoSink,
     timeout_s: float,
     send: Callable[[HttpRequest], HttpReply | HttpFailure | Awaitable[HttpReply | HttpFailure]],
-) -> Flow[Downloaded | HttpReply | Fault]:
+) -> Flow[Downloaded | HttpReply | VideoFailed | Fault]:
     """Make the requests of a download; return what it came to, or the API's own reply if that is no success.
 
     Args:
@@ -59,6 +59,8 @@ def downloading(
         )
         reply = cast("HttpReply | HttpFailure", (yield from do(send, request)))
         if isinstance(reply, HttpFailure):
+            if reply.kind is FailureKind.TOO_LARGE:
+                return VideoFailed(own(f"the video was made, but has more than {file.max_bytes} bytes"))
             return Fault(FAULTS[reply.kind], own(reply.detail))
         if reply.is_success:
             return _downloaded(reply)
