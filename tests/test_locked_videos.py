@@ -14,10 +14,10 @@ from kit import API_KEY, EACH_COMBINATION, FAST, QUICK, part, until
 from videopoll import LeasePolicy, events
 from videopoll.jobs import Asset, BucketObject, OutcomeKind, PublicLink
 from videopoll.messages import Delivered, NotSent, Refused
-from videopoll.observations import Downloaded, Fault, FaultKind, VideoMissing, VideoReady
+from videopoll.observations import Downloaded, Fault, FaultKind, NotAsked, VideoMissing, VideoReady
 from videopoll.testing import FakeServer, FolderPublisher, Reply
 from videopoll.texts import SPANISH
-from videopoll.video_api import HttpVideoPoller
+from videopoll.video_api import HttpVideoPoller, RoutingPoller
 from videopoll.video_api.apis import VIDEOS
 
 # The server's kind makes no difference here; the scripts are tested on both elsewhere.
@@ -336,6 +336,42 @@ def test_a_hosts_own_poller_and_publisher_of_either_kind(world, parts):
     assert channel.sent == [NEW]
     assert list(stored.values()) == [(VIDEO, len(VIDEO), "video/webm", "job_1")]
     assert [name.endswith(".webm") for name in stored] == [True]
+
+
+@EACH_COMBINATION
+def test_among_several_apis_each_video_is_opened_by_its_own(world, locking, tmp_path, parts):
+    """A poller that cannot, keeps its video for the operator."""
+    channel = Channel()
+
+    def poll(job, *, timeout_s):
+        return VideoReady(assets=(Asset(BucketObject("s3://bucket/2.mp4")),))
+
+    poller = RoutingPoller({"videos": poller_for(locking), "ours": part(parts, poll=poll)})
+    assert poller.may_lock
+    world.enqueue("job_1", provider="videos")
+    world.enqueue("job_2", user=2, provider="ours")
+    with (
+        FolderPublisher(tmp_path) as folder,
+        world.worker(poller=poller, notifier=part("both", notify=channel.notify), publisher=folder) as worker,
+        world.queue() as queue,
+    ):
+        until(lambda: len(worker.recorder.of(events.JobDelivered)) == 2, "both users are told")
+        letter = queue.dead_letters.get("job_2")
+
+    sent = {message.job.job_id: message.video_url for message in channel.messages}
+    assert sent == {"job_1": f"{folder.url}/{folder._secret}/{folder.published[0]}", "job_2": None}
+    assert "the poller of ours cannot open" in letter.reason
+
+
+def test_an_account_that_is_left_alone_is_asked_for_a_link_later(world):
+    api, channel = Api(link(OLD, 0), NotAsked(0.2), link(NEW, 5000)), Channel(fails=1)
+    world.enqueue()
+    with world.worker(poller=part("both", poll=api.poll), notifier=part("both", notify=channel.notify)) as worker:
+        delivered(worker)
+        tried = worker.recorder.of(events.LinkTried)
+
+    assert channel.sent == [OLD, NEW]
+    assert [event.result for event in tried] == ["later", "ok"]
 
 
 class Moody:
