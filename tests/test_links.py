@@ -20,6 +20,7 @@ from videopoll import (
     AsyncRunner,
     ConfigurationError,
     DeliveryPolicy,
+    KeyTtls,
     RedisVideoJobQueue,
     Runner,
     SilentNotifier,
@@ -509,7 +510,9 @@ def test_parts_that_cannot_work_are_refused_when_the_runner_is_built(runner, pol
 
 @pytest.mark.parametrize("runner", [Runner, AsyncRunner])
 def test_a_poller_that_may_lock_and_no_publisher_is_a_warning(runner, caplog):
-    queue = (RedisVideoJobQueue if runner is Runner else AsyncRedisVideoJobQueue).from_url("redis://h")
+    queue = (RedisVideoJobQueue if runner is Runner else AsyncRedisVideoJobQueue).from_url(
+        "redis://h", ttls=KeyTtls(job_s=3600, attempts_s=3600)
+    )
     runner(queue, HttpVideoPoller(OPENROUTER, api_key=API_KEY), SilentNotifier())
     assert "has no publisher" in caplog.text
     caplog.clear()

@@ -346,7 +346,7 @@ def test_among_several_apis_each_video_is_opened_by_its_own(world, locking, tmp_
     def poll(job, *, timeout_s):
         return VideoReady(assets=(Asset(BucketObject("s3://bucket/2.mp4")),))
 
-    poller = RoutingPoller({"videos": poller_for(locking), "ours": part(parts, poll=poll)})
+    poller = RoutingPoller({"videos": poller_for(locking), "ours": part(parts, poll=poll)}, strategies={"videos": FAST})
     assert poller.may_lock
     world.enqueue("job_1", provider="videos")
     world.enqueue("job_2", user=2, provider="ours")
