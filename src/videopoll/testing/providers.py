@@ -308,9 +308,12 @@ def _said(api: ApiDescription, meaning: Meaning, nth: int = 0) -> dict[str, Json
         msg = f"{api.name} has no word for {meaning.value!r}: use another meaning, or a Reply as it is"
         raise ConfigurationError(msg)
     if meaning is Meaning.WORKING:
-        hints = {api.progress: api.progress_scale / 4, api.queue_position: 1}
+        # Who waits has a place in the queue, and who is at work makes progress.
+        hints: dict[str | None, JsonValue] = {api.queue_position: 1} if nth == 0 else {}
+        if nth >= len(words) - 1:
+            hints[api.progress] = api.progress_scale / 4
         return said | {path: value for path, value in hints.items() if path is not None}
-    return said if meaning is Meaning.DONE else {**said, api.error[0]: TOLD}
+    return said if meaning in {Meaning.DONE, Meaning.CANCELLED} else {**said, api.error[0]: TOLD}
 
 
 def _lacks_prompt(template: JsonValue, body: JsonValue) -> bool:

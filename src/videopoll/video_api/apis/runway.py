@@ -9,6 +9,9 @@ from videopoll.video_api.start import Start
 __all__ = ["RUNWAY"]
 
 _RATIOS = {"16:9": "1280:720", "9:16": "720:1280"}
+_DEFAULTS: dict[str, str | int] = {"aspect_ratio": "16:9", "duration": 6}
+"""Its newest own model wants a duration, and 6 s is one that each of its models makes."""
+
 _SHEDS_LOAD = frozenset({429, 502, 503, 504})
 """Its makers say that a request answered so may be made again."""
 
@@ -39,7 +42,7 @@ RUNWAY: ApiDescription = ApiDescription(
         url="{base}/text_to_video",
         body={"model": "{model}", "promptText": "{prompt}", "ratio": "{aspect_ratio}", "duration": "{duration}"},
         aspect_ratios=_RATIOS,
-        defaults={"aspect_ratio": "16:9"},
+        defaults=_DEFAULTS,
         starts_nothing=_SHEDS_LOAD,
         certainty=Certainty.READ,
         with_image=Start(
@@ -52,13 +55,13 @@ RUNWAY: ApiDescription = ApiDescription(
                 "duration": "{duration}",
             },
             aspect_ratios=_RATIOS,
-            defaults={"aspect_ratio": "16:9"},
+            defaults=_DEFAULTS,
             starts_nothing=_SHEDS_LOAD,
             certainty=Certainty.READ,
         ),
     ),
     strategy=PollingStrategy(interval_s=6, timeout_s=600, max_attempts=100, initial_delay_s=6),
-    source="runwayml/sdk-python; docs.dev.runwayml.com/errors",
+    source="runwayml/openapi; runwayml/sdk-python; docs.dev.runwayml.com/errors",
     checked="2026-11-25",
     certainty=Certainty.READ,
 )
