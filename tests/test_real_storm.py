@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from storm.model import judge
 from storm.plan import delivery_storm, kill_storm, plan_of
-from storm.real import run_real
+from storm.real import RealServer, run_real
 from storm.wire import HOST, RedisProxy
 
 pytestmark = pytest.mark.slow
@@ -72,3 +73,34 @@ def test_a_command_that_nobody_will_answer_ends_with_its_connection():
         nobody.close()
 
     asyncio.run(cut_off())
+
+
+class Server:
+    """Keeps what is done with it."""
+
+    port = 1
+
+    def __init__(self):
+        self.did = []
+
+    def stop(self):
+        self.did.append("stop")
+
+    def start(self):
+        self.did.append("start")
+
+
+def test_a_restart_in_the_midst_of_another_one_starts_one_server():
+    """Two would want one port, and the storm would be without a Redis (seeds 1816032459 and 1254274639)."""
+
+    async def restarted():
+        kernel = SimpleNamespace(now_s=0.0, scale=1.0, loop=asyncio.get_running_loop())
+        server = RealServer(kernel, embedded := Server())
+        for until_s in (5.0, 9.0):
+            server.away_until_s = until_s
+            server.restart()
+        kernel.now_s = 10.0
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+        return embedded.did, server.away
+
+    assert asyncio.run(restarted()) == (["stop", "start"], False)

@@ -203,16 +203,19 @@ class RealServer:
 
     def restart(self) -> None:
         """Restart it really: it begins with its append-only file, and without scripts."""
-        self.restarting = True
-        self.kernel.loop.create_task(self._restart())
+        # One that is under way goes on until the end of this one: two of them would start two servers on one port.
+        if not self.restarting:
+            self.restarting = True
+            self.kernel.loop.create_task(self._restart())
 
     async def _restart(self) -> None:
         in_thread = partial(self.kernel.loop.run_in_executor, None)
-        await in_thread(self.embedded.stop)
-        while self.away_until_s > self.kernel.now_s:
-            await asyncio.sleep(0.01)
-        await in_thread(self.embedded.start)
-        self.restarting = False
+        while self.restarting:
+            await in_thread(self.embedded.stop)
+            while self.away_until_s > self.kernel.now_s:
+                await asyncio.sleep(0.01)
+            await in_thread(self.embedded.start)
+            self.restarting = self.away_until_s > self.kernel.now_s
 
     def stall(self) -> None:
         """Stop the process until the plan's time is over."""
