@@ -14,7 +14,15 @@ from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.job import JobState
 from videopoll.jobs.outcome import OutcomeKind
 from videopoll.jobs.views import JobView
-from videopoll.testing import FakeMessage, FakeProviders, FakeUltraMsg, FakeWhatsAppFactory, MessageKind, Reply
+from videopoll.testing import (
+    FakeMessage,
+    FakeProviders,
+    FakeUltraMsg,
+    FakeWhatsAppFactory,
+    FolderPublisher,
+    MessageKind,
+    Reply,
+)
 from videopoll.video_api import Meaning
 
 __all__ = ["API_KEY", "CASES", "INSTANCE", "TOKEN", "Case", "CaseResult", "World", "judge"]
@@ -30,11 +38,12 @@ CHANNELS = {ULTRAMSG: "UltraMsg", FACTORY: "WhatsApp Factory"}
 
 @attrs.frozen
 class World:
-    """The video APIs and the messengers on this machine."""
+    """The video APIs, the messengers, and what publishes videos that only an API's key opens, on this machine."""
 
     providers: FakeProviders
     ultramsg: FakeUltraMsg
     factory: FakeWhatsAppFactory
+    publisher: FolderPublisher | None = None
 
 
 def _nothing(world: World, case: Case) -> None:
@@ -177,8 +186,8 @@ def judge(world: World, case: Case, view: JobView | None) -> CaseResult:
             problems.append(f"came over {CHANNELS[channel]}")
         if message.kind != case.kind:
             problems.append(f"came as a {message.kind}")
-        url = world.providers.video_url(case.job_id)
-        carried = url is not None and url in (message.video or message.text)
+        links = [world.providers.video_url(case.job_id), world.publisher and world.publisher.url]
+        carried = any(link in (message.video or message.text) for link in links if link)
         if carried is not (case.outcome is OutcomeKind.COMPLETED):
             problems.append("has the video's link" if carried else "lacks the video")
     if outcome is not case.outcome:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import queue as queue_module
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFacto
 from videopoll.policies import DeliveryPolicy, PollingStrategy
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
-from videopoll.testing import EmbeddedRedis, FakeProviders, FakeUltraMsg, FakeWhatsAppFactory
+from videopoll.testing import EmbeddedRedis, FakeProviders, FakeUltraMsg, FakeWhatsAppFactory, FolderPublisher
 from videopoll.video_api import HttpVideoPoller, RoutingPoller
 from videopoll.video_api.apis import FAL, VIDEOS
 from videopoll.worker.async_runner import AsyncRunner
@@ -84,9 +85,10 @@ def demo(
             # The URL may hold a password.
             where, url, prefix = "your Redis", redis_url, f"videopoll-demo-{secrets.token_hex(4)}"
         world = World(
-            providers=stack.enter_context(FakeProviders(*APIS, api_key=API_KEY, public_links=True)),
+            providers=stack.enter_context(FakeProviders(*APIS, api_key=API_KEY)),
             ultramsg=stack.enter_context(FakeUltraMsg(token=TOKEN, instance_id=INSTANCE)),
             factory=stack.enter_context(FakeWhatsAppFactory(token=TOKEN, instance_id=INSTANCE)),
+            publisher=stack.enter_context(FolderPublisher(stack.enter_context(tempfile.TemporaryDirectory()))),
         )
         queue = stack.enter_context(RedisVideoJobQueue.from_url(url, prefix=prefix))
         if redis_url is not None:
@@ -157,7 +159,14 @@ def _working(
         with (
             RedisVideoJobQueue.from_url(url, prefix=prefix) as queue,
             Runner(
-                queue, poller, notifier, strategy=STRATEGY, delivery=DELIVERY, hooks=[hook], visible=False
+                queue,
+                poller,
+                notifier,
+                publisher=world.publisher,
+                strategy=STRATEGY,
+                delivery=DELIVERY,
+                hooks=[hook],
+                visible=False,
             ) as runner,
         ):
             runners.put(runner)
@@ -167,7 +176,14 @@ def _working(
         async with (
             AsyncRedisVideoJobQueue.from_url(url, prefix=prefix) as queue,
             AsyncRunner(
-                queue, poller, notifier, strategy=STRATEGY, delivery=DELIVERY, hooks=[hook], visible=False
+                queue,
+                poller,
+                notifier,
+                publisher=world.publisher,
+                strategy=STRATEGY,
+                delivery=DELIVERY,
+                hooks=[hook],
+                visible=False,
             ) as runner,
         ):
             runners.put(runner)
