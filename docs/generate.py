@@ -209,13 +209,17 @@ def apis() -> str:
     rows = "\n".join(
         f"| `{names[id(api)]}` | {_start(api)} | `GET {api.poll}` | `{api.base_url or 'yours'}` | `{api.key_variable}` |"
         f" {_life(api)} |"
-        f" {api.strategy.interval_s:g} s, {api.strategy.timeout_s:g} s | {api.checked}: {api.certainty.value} |"
+        f" {api.strategy.interval_s:g} s, {api.strategy.timeout_s:g} s | {_calls(api)} | {api.checked}: {api.certainty.value} |"
         for api in described.ALL.values()
     )
     head = (
-        "| description | started by | is asked | at | key | its links | interval, given up after | checked, how sure |"
+        "| description | started by | is asked | at | key | its links | interval, given up after | calls back | checked, how sure |"
     )
-    return _names(f"{head}\n| --- | --- | --- | --- | --- | --- | --- | --- |\n{rows}\n")
+    return _names(f"{head}\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n{rows}\n")
+
+
+def _calls(api: ApiDescription) -> str:
+    return "no, or in ways not known" if api.callback is None else f"signed with {api.callback.signing.value}"
 
 
 def starts() -> str:

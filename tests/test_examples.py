@@ -13,13 +13,13 @@ import pytest
 
 from kit import until
 from videopoll.queue.schema import KEYS
-from videopoll.testing import EmbeddedRedis, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
+from videopoll.testing import EmbeddedRedis, FakeProviders, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-COMPOSE, ENQUEUE, SYNC, ASYNC = range(4)
+COMPOSE, ENQUEUE, SYNC, ASYNC, PUBLIC = range(5)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -42,7 +42,7 @@ def test_the_code_in_the_readme_delivers_a_video(worker, require_server):
     """A producer and a worker, exactly as they stand there, with the default strategy."""
     require_server("valkey")
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     program = "\n".join((blocks[COMPOSE], blocks[ENQUEUE], blocks[worker]))
     with (
         EmbeddedRedis() as server,
@@ -69,6 +69,42 @@ def test_the_code_in_the_readme_delivers_a_video(worker, require_server):
 
     assert message.kind == "video"
     assert len(ultramsg.messages) == 1
+
+
+@pytest.mark.slow
+def test_the_code_in_the_readme_starts_and_delivers_videos_of_two_public_apis(require_server):
+    """By the tool, under the strategies of their descriptions."""
+    require_server("valkey")
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    program = "\n".join((blocks[COMPOSE], "from videopoll import RedisVideoJobQueue, Runner", blocks[PUBLIC]))
+    with (
+        EmbeddedRedis() as server,
+        FakeProviders(api_key="key", public_links=True) as providers,
+        FakeUltraMsg(token="token") as ultramsg,
+    ):
+        env = os.environ | {
+            "REDIS_URL": server.url,
+            "VIDEO_API_URL": providers.url,
+            "VIDEO_API_KEY": "key",
+            "FAL_URL": providers.base_url("fal"),
+            "FAL_KEY": "key",
+            "VIDEOS_URL": providers.base_url("videos"),
+            "VIDEOS_API_KEY": "key",
+            "ULTRAMSG_URL": ultramsg.url,
+            "WHATSAPP_FACTORY_URL": ultramsg.url,
+            "AGENT_TOKEN": "token",
+        }
+        process = subprocess.Popen([sys.executable, "-c", program], env=env)
+        try:
+            until(lambda: len(ultramsg.inbox("5491155550001")) == 2, "both videos arrive", 60)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+    assert [one.kind for one in ultramsg.messages] == ["video", "video"]
+    assert {one.job_id.partition(":")[0] for one in providers.generated} == {"fal", "videos"}
 
 
 def test_the_readme_has_the_two_commands():
