@@ -212,9 +212,7 @@ def apis() -> str:
         f" {api.strategy.interval_s:g} s, {api.strategy.timeout_s:g} s | {_calls(api)} | {api.checked}: {api.certainty.value} |"
         for api in described.ALL.values()
     )
-    head = (
-        "| description | started by | is asked | at | key | its links | interval, given up after | calls back | checked, how sure |"
-    )
+    head = "| description | started by | is asked | at | key | its links | interval, given up after | calls back | checked, how sure |"
     return _names(f"{head}\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n{rows}\n")
 
 
