@@ -104,6 +104,8 @@ class RoutingPoller:
             if unknown := sorted(set(names) - self._pollers.keys()):
                 msg = f"RoutingPoller.{what} names {', '.join(unknown)}, which is not among its pollers: {self._known}"
                 raise ConfigurationError(msg)
+        # Of those keys that are the pollers' own.
+        self._accounts = {name: account_key(name) for name in self._pollers}
         self._by = by
         self._default = default
         self._credentials = credentials
@@ -243,7 +245,7 @@ class RoutingPoller:
             told = own(f"the job names {of}; this worker has {self._known}")
             return VideoFailed(told, reason=FailureReason.NOT_CONFIGURED)
         if self._credentials is None:
-            return _Route(name, poller, account_key(name))
+            return _Route(name, poller, self._accounts[name])
         try:
             key = yield from do(self._credentials, job)
             if key is not None:
