@@ -18,7 +18,7 @@ import attrs
 from videopoll._http import NOT_JSON, HttpFailure, HttpReply, HttpRequest, retry_after_s, sent_s
 from videopoll._http.answerer import whose_words
 from videopoll._reasons import own, quoting, trace_of
-from videopoll.core.flow import acall, adrive, call, do, drive
+from videopoll.core.flow import acall, acall_unchecked, adrive, call, call_unchecked, do, drive
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.jobs.codec import is_number
 from videopoll.jobs.video import Asset, BucketObject, FailureReason, LockedLink, PublicLink, failure_reason
@@ -278,11 +278,12 @@ class HttpVideoPoller(HttpApiClient):
 
     def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask about `job` once, within `timeout_s` seconds."""
-        return drive(self._ask(job, timeout_s, self._http.send), call)
+        return drive(self._ask(job, timeout_s, self._http.send), call if callable(self._key) else call_unchecked)
 
     async def apoll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask about `job` once, within `timeout_s` seconds."""
-        return await adrive(self._ask(job, timeout_s, self._http.asend), acall)
+        flow = self._ask(job, timeout_s, self._http.asend)
+        return await adrive(flow, acall if callable(self._key) else acall_unchecked)
 
     @property
     def may_lock(self) -> bool:
@@ -341,11 +342,14 @@ class HttpVideoPoller(HttpApiClient):
         """Make the one or two requests of a poll, and return what they come to."""
         began_s = time.monotonic()
         try:
-            told = yield from self._carried(self.build(job), timeout_s, send)
+            told: object = self.build(job)
+            if isinstance(told, HttpRequest):
+                told = yield from self._carried(told, timeout_s, send)
             if isinstance(told, HttpReply):
-                further = self.read(told, job)
-                left_s = max(SHORTEST_FOLLOW_S, timeout_s - (time.monotonic() - began_s))
-                told = yield from self._carried(further, left_s, send)
+                told = self.read(told, job)
+                if isinstance(told, HttpRequest):
+                    left_s = max(SHORTEST_FOLLOW_S, timeout_s - (time.monotonic() - began_s))
+                    told = yield from self._carried(told, left_s, send)
                 if isinstance(told, HttpReply):
                     told = self.read_result(told, job)
         except Exception as error:  # noqa: BLE001 - a host's subclass, or its function for the key, may raise anything
@@ -358,11 +362,9 @@ class HttpVideoPoller(HttpApiClient):
         return without_key(told, self._last_key)
 
     def _carried(
-        self, request: object, timeout_s: float, send: Callable[[HttpRequest], Exchange | Awaitable[Exchange]]
+        self, request: HttpRequest, timeout_s: float, send: Callable[[HttpRequest], Exchange | Awaitable[Exchange]]
     ) -> Flow[object]:
-        """Carry out a request, with the key in it, and return the reply, or its lack as a fault; all else comes back as it is."""
-        if not isinstance(request, HttpRequest):
-            return request
+        """Carry out a request, with the key in it, and return the reply, or its lack as a fault."""
         if not request.url.startswith(f"{self._base_url}/") and origin_of(request.url) != origin_of(self._base_url):
             elsewhere = "the request goes to another origin than that of the base URL, where the key must not go"
             return Fault(FaultKind.INTERNAL, own(elsewhere))
