@@ -38,7 +38,7 @@ DASHSCOPE: ApiDescription = ApiDescription(
         },
         aspect_ratios={"16:9": "1280*720", "9:16": "720*1280"},
         id="output.task_id",
-        certainty=Certainty.READ,
+        certainty=Certainty.SEEN,
         # Wan's models for images; the picture has the format.
         with_image=Start(
             url="{base}/services/aigc/video-generation/video-synthesis",
@@ -49,11 +49,11 @@ DASHSCOPE: ApiDescription = ApiDescription(
                 "parameters": {"duration": "{duration}"},
             },
             id="output.task_id",
-            certainty=Certainty.READ,
+            certainty=Certainty.SEEN,
         ),
     ),
     strategy=PollingStrategy(interval_s=10, timeout_s=1200, max_attempts=120, initial_delay_s=10),
-    source="dashscope/dashscope-sdk-python; alibabacloud.com/help/doc-detail/3029820.html",
+    source="dashscope/dashscope-sdk-python; alibabacloud.com/help/doc-detail/3029820.html; for starts vercel/ai, alibaba",
     checked="2026-11-25",
     certainty=Certainty.READ,
 )

@@ -41,12 +41,12 @@ FAL: ApiDescription = ApiDescription(
         aspect_ratios=("16:9", "9:16"),
         id="request_id",
         operation={"status_url": "status_url", "response_url": "response_url"},
-        certainty=Certainty.READ,
+        certainty=Certainty.SEEN,
     ),
     # Of `request_id` and `gateway_request_id`, the one that the queue goes by.
     callback=Callback(signing=Signing.FAL, id="request_id", keys_url="https://rest.fal.ai/.well-known/jwks.json"),
     strategy=PollingStrategy(interval_s=5, timeout_s=900, max_attempts=180, initial_delay_s=5),
-    source="fal-ai/fal, projects/fal_client; fal.ai/docs on errors and the queue",
+    source="fal-ai/fal, projects/fal_client; fal.ai/docs on errors and the queue; for starts vercel/ai, fal",
     checked="2026-11-25",
     certainty=Certainty.SEEN,
 )

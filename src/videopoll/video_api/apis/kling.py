@@ -37,7 +37,7 @@ KLING: ApiDescription = ApiDescription(
         aspect_ratios=("16:9", "9:16"),
         id="data.task_id",
         constants={"kind": "text2video"},
-        certainty=Certainty.READ,
+        certainty=Certainty.SEEN,
         # The picture has the format.
         with_image=Start(
             url="{base}/v1/videos/image2video",
@@ -50,7 +50,7 @@ KLING: ApiDescription = ApiDescription(
             },
             id="data.task_id",
             constants={"kind": "image2video"},
-            certainty=Certainty.READ,
+            certainty=Certainty.SEEN,
         ),
     ),
     strategy=PollingStrategy(interval_s=10, timeout_s=1200, max_attempts=120, initial_delay_s=15),

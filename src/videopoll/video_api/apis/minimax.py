@@ -38,7 +38,7 @@ MINIMAX: ApiDescription = ApiDescription(
         aspect_ratios=("16:9", "9:16"),
         defaults={"duration": 5},
         id="task_id",
-        certainty=Certainty.READ,
+        certainty=Certainty.SEEN,
         # The picture has the format.
         with_image=Start(
             url="{base}/v2/video_generation",
@@ -53,7 +53,7 @@ MINIMAX: ApiDescription = ApiDescription(
             },
             defaults={"duration": 5},
             id="task_id",
-            certainty=Certainty.READ,
+            certainty=Certainty.SEEN,
         ),
     ),
     strategy=PollingStrategy(interval_s=10, timeout_s=900, max_attempts=90, initial_delay_s=10),

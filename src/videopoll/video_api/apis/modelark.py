@@ -45,10 +45,10 @@ MODELARK: ApiDescription = ApiDescription(
             "duration": "{duration}",
         },
         aspect_ratios=("16:9", "9:16"),
-        certainty=Certainty.READ,
+        certainty=Certainty.SEEN,
     ),
     strategy=PollingStrategy(interval_s=5, timeout_s=1200, max_attempts=240, initial_delay_s=5),
-    source="volcengine/volcengine-python-sdk; TanStack/ai, ai-byteplus",
+    source="volcengine/volcengine-python-sdk; TanStack/ai, ai-byteplus; for starts vercel/ai, bytedance",
     checked="2026-11-25",
     certainty=Certainty.SEEN,
 )

@@ -38,11 +38,11 @@ REPLICATE: ApiDescription = ApiDescription(
             }
         },
         aspect_ratios=("16:9", "9:16"),
-        certainty=Certainty.READ,
+        certainty=Certainty.SEEN,
     ),
     callback=Callback(signing=Signing.STANDARD_WEBHOOKS, id="id", status="status"),
     strategy=PollingStrategy(interval_s=5, timeout_s=1800, max_attempts=360, initial_delay_s=5),
-    source="replicate/replicate-python; replicate.com/docs/topics/predictions/lifecycle",
+    source="replicate/replicate-python; replicate.com/docs/topics/predictions/lifecycle; for starts vercel/ai, replicate",
     checked="2026-11-25",
     certainty=Certainty.READ,
 )

@@ -35,10 +35,10 @@ XAI: ApiDescription = ApiDescription(
         },
         aspect_ratios=("16:9", "9:16"),
         id="request_id",
-        certainty=Certainty.READ,
+        certainty=Certainty.SEEN,
     ),
     strategy=PollingStrategy(interval_s=5, timeout_s=600, max_attempts=120, initial_delay_s=5),
-    source="xai-org/xai-sdk-python",
+    source="xai-org/xai-sdk-python; for starts vercel/ai, xai",
     checked="2026-11-25",
     certainty=Certainty.READ,
 )
