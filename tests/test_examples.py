@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-COMPOSE, ENQUEUE, SYNC, ASYNC, PUBLIC = range(5)
+COMPOSE, ENQUEUE, START, SYNC, ASYNC, PUBLIC = range(6)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -42,7 +42,7 @@ def test_the_code_in_the_readme_delivers_a_video(worker, require_server):
     """A producer and a worker, exactly as they stand there, with the default strategy."""
     require_server("valkey")
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     program = "\n".join((blocks[COMPOSE], blocks[ENQUEUE], blocks[worker]))
     with (
         EmbeddedRedis() as server,
