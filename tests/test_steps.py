@@ -9,7 +9,7 @@ from videopoll.clock import Clock, RedisClock
 from videopoll.core.context import StepContext
 from videopoll.core.effects import Commit, LookUpMessage, PollApi, SendMessage
 from videopoll.core.step import JobStep
-from videopoll.jobs import MessageForm, OutboxEntry, Outcome, OutcomeKind
+from videopoll.jobs import Asset, MessageForm, OutboxEntry, Outcome, OutcomeKind, PublicLink
 from videopoll.jobs.transition import (
     BeginSend,
     Claim,
@@ -122,6 +122,23 @@ def test_an_answer_proves_what_was_so_when_it_was_asked_for(stage):
     assert isinstance(asking.next(LookupResult.ABSENT), Commit)
     assert isinstance(asking.written, Redeliver)
     assert asking.written.entry.sending_ms == noted.sending_ms
+
+
+def test_a_429_over_a_link_pauses_the_polls_of_all_jobs():
+    """The account is the same, whatever a poll of it is for."""
+    ended = Outcome(OutcomeKind.COMPLETED, START_MS, assets=(Asset(PublicLink(VIDEO.video_url, 1)),), refreshable=True)
+    waiting = OutboxEntry(
+        job=VideoJob("job_1", "c", START_MS), outcome=ended, form=MessageForm.VIDEO, deadline_ms=START_MS + 3_600_000
+    )
+    stage, paused = Stage(entry=waiting), []
+    stage.context.pause_polling = paused.append
+    assert isinstance(stage.effect, PollApi)
+
+    stage.next(Fault(FaultKind.THROTTLED, "HTTP 429", retry_after_s=7))
+
+    assert paused == [7]
+    assert isinstance(stage.written, Redeliver)
+    assert (stage.written.entry.tries, stage.written.entry.sending_ms) == (0, None)
 
 
 @pytest.mark.parametrize("raises", [False, True], ids=["comes back", "is raised"])
