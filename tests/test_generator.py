@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from videopoll._http import FailureKind, HttpFailure, HttpReply, HttpRequest
 from videopoll.errors import ConfigurationError, InvalidGenerationError
 from videopoll.testing import FakeVideoApi, Reply
-from videopoll.video_api.generator import (
+from videopoll.video_api.generation import (
     Generation,
     GenerationErrorCode,
     GenerationFailed,
@@ -22,8 +22,10 @@ from videopoll.video_api.generator import (
     GenerationRequest,
     GenerationStarted,
     GenerationUnknown,
-    VideoApiGenerator,
     choose_model,
+)
+from videopoll.video_api.generator import (
+    VideoApiGenerator,
     generation_flow,
     read_reply,
 )

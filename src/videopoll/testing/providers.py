@@ -19,7 +19,7 @@ from videopoll.jobs.job import VideoJob
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 from videopoll.video_api.apis import ALL
 from videopoll.video_api.description import EACH, Meaning, steps_of
-from videopoll.video_api.generator import GenerationStarted
+from videopoll.video_api.generation import GenerationStarted
 from videopoll.video_api.operation import api_id_of
 
 if TYPE_CHECKING:

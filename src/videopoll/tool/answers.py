@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 from videopoll.jobs.codec import JsonValue
-from videopoll.video_api.generator import (
+from videopoll.video_api.generation import (
     GenerationErrorCode,
     GenerationFinished,
     GenerationStarted,

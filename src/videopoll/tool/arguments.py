@@ -12,7 +12,12 @@ import attrs
 
 from videopoll.errors import InvalidGenerationError
 from videopoll.video_api.capabilities import Capabilities
-from videopoll.video_api.generator import ASPECT_RATIOS, MAX_NEGATIVE_PROMPT_CHARS, MODELS, GenerationRequest
+from videopoll.video_api.generation import (
+    ASPECT_RATIOS,
+    MAX_NEGATIVE_PROMPT_CHARS,
+    MODELS,
+    GenerationRequest,
+)
 
 if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue

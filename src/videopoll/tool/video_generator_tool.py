@@ -34,7 +34,7 @@ from videopoll.tool.answers import IN_PROGRESS, Answer, error_answer, finished_a
 from videopoll.tool.arguments import TOOL_NAME, ToolArguments, description_of, properties_of, read_arguments
 from videopoll.tool.uninterrupted import InterruptedStepError, adrive_to_end, call_in_thread, drive_to_end
 from videopoll.video_api.capabilities import Capabilities
-from videopoll.video_api.generator import (
+from videopoll.video_api.generation import (
     DEFAULT_VERSION,
     MODELS,
     AsyncVideoGenerator,

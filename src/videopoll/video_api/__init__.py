@@ -7,7 +7,7 @@ from videopoll.video_api.capabilities import Capabilities
 from videopoll.video_api.client import ApiHealth
 from videopoll.video_api.description import ApiDescription, Callback, Certainty, Meaning, Signing
 from videopoll.video_api.doorbell import Doorbell, Ring, RingResult
-from videopoll.video_api.generator import (
+from videopoll.video_api.generation import (
     AsyncVideoGenerator,
     Generation,
     GenerationErrorCode,
@@ -17,10 +17,10 @@ from videopoll.video_api.generator import (
     GenerationStarted,
     GenerationUnknown,
     ModelChoice,
-    VideoApiGenerator,
     VideoGenerator,
     choose_model,
 )
+from videopoll.video_api.generator import VideoApiGenerator
 from videopoll.video_api.http_generator import HttpVideoGenerator
 from videopoll.video_api.http_poller import HttpVideoPoller
 from videopoll.video_api.operation import api_id_of

@@ -6,7 +6,11 @@ import attrs
 
 from videopoll._reasons import own
 from videopoll.errors import InvalidGenerationError
-from videopoll.video_api.generator import GenerationRequest, ModelChoice, read_aspect_ratio
+from videopoll.video_api.generation import (
+    GenerationRequest,
+    ModelChoice,
+    read_aspect_ratio,
+)
 
 __all__ = ["Capabilities"]
 

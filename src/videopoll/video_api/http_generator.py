@@ -23,14 +23,16 @@ from videopoll.jobs.codec import dump
 from videopoll.jobs.job import MAX_OPERATION_BYTES, VideoJob
 from videopoll.jobs.urls import readied_url
 from videopoll.video_api.capabilities import Capabilities
-from videopoll.video_api.generator import (
-    GeneratingClient,
+from videopoll.video_api.generation import (
     Generation,
     GenerationErrorCode,
     GenerationFailed,
     GenerationRequest,
     GenerationStarted,
     GenerationUnknown,
+)
+from videopoll.video_api.generator import (
+    GeneratingClient,
     Pace,
     Prepared,
     read_no_success,

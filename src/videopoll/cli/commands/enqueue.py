@@ -29,7 +29,7 @@ from videopoll.queue.calls import MAX_BATCH
 from videopoll.queue.operations import NewJob
 from videopoll.queue.redis_queue import RedisVideoJobQueue
 from videopoll.video_api.description import ApiDescription
-from videopoll.video_api.generator import GenerationStarted
+from videopoll.video_api.generation import GenerationStarted
 
 __all__ = ["enqueue"]
 
