@@ -212,6 +212,15 @@ def test_a_send_that_found_nobody_there_may_have_told_of_the_cancel():
     assert judge(story) == []
 
 
+@pytest.mark.parametrize(("late_s", "judged"), [(0.0, {"told twice"}), (75.0, set())], ids=["virtual", "real"])
+def test_on_a_busy_machine_a_send_reaches_the_messenger_after_its_time_has_begun(late_s, judged):
+    """Its worker had waited for 25 s, and the messenger for 22.4 s (seed 642901370 of a real storm)."""
+    story = run(Plan(seed=1, jobs=(JobPlan(at_s=1.0, takes_s=0.5, sends=("hangs",)),)))
+    story.late_s, story.sent[0].at_s = late_s, story.sent[0].at_s + 4.0
+
+    assert kinds_of(judge(story)) == judged
+
+
 POINTED_AT = {
     5: "a cancel leaves the token",
     13: "a cancel does not see that a message may be on its way",
