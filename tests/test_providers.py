@@ -8,13 +8,16 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 from typer.testing import CliRunner
 
 from kit import FAST, until
-from videopoll import RedisVideoJobQueue, events
+from videopoll import ConfigurationError, RedisVideoJobQueue, events
 from videopoll.cli.app import app
 from videopoll.cli.commands import doctor
+from videopoll.cli.commands.worker import _check_names
+from videopoll.cli.providers import open_poller
 from videopoll.notifiers import SilentNotifier
 from videopoll.testing import FakeProviders, unused_port
 from videopoll.video_api import HttpVideoPoller, Meaning, RoutingPoller
@@ -183,6 +186,54 @@ def test_what_cannot_work_is_told_in_a_sentence(args, env, said):
     assert done.returncode == 2
     assert said in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"FAL_KEY": "two words"}, "the video API fal, by FAL_KEY of the environment: the key"),
+        ({"FAL_KEY": "line\n"}, "the video API fal, by FAL_KEY of the environment: the key"),
+        (
+            {"FAL_KEY": KEY, "VIDEOPOLL_FAL_URL": "https://user:pass@fal.example"},
+            "by FAL_KEY and VIDEOPOLL_FAL_URL of the environment: HttpVideoPoller.base_url has credentials in it",
+        ),
+    ],
+    ids=str,
+)
+def test_a_key_or_an_address_that_cannot_be_used_is_told_by_its_variable_and_not_quoted(monkeypatch, env, said):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=said) as told:
+        open_poller(FAL)
+    assert not any(value in str(told.value) for value in env.values())
+
+
+def test_an_address_with_a_password_is_not_listed(invoke, monkeypatch):
+    monkeypatch.setenv("VIDEOPOLL_FAL_URL", "https://user:pass-word@fal.example")
+    for options in ((), ("--json",)):
+        printed = invoke("providers", *options).output
+        assert "pass-word" not in printed
+        assert "VIDEOPOLL_FAL_URL has credentials in it" in printed
+
+
+def test_doctor_finds_a_key_that_can_be_none(providers, monkeypatch):
+    monkeypatch.setenv("FAL_KEY", "two words")
+    *_, found = doctor.check_described("fal", providers.base_url("fal"), FAL)
+    assert (found.mark, found.fix) == (doctor.Mark.WRONG, "look at FAL_KEY")
+
+
+@pytest.mark.parametrize(
+    ("apis", "said"),
+    [
+        ([FAL, attrs.evolve(REPLICATE, name="fal")], "'fal' is there twice"),
+        ([attrs.evolve(FAL, name="default")], "'default' has the name of the API of jobs that name none"),
+    ],
+    ids=["twice", "default"],
+)
+def test_two_apis_of_one_name_are_refused_as_one_would_get_the_jobs_of_the_other(apis, said):
+    with pytest.raises(ConfigurationError, match=said):
+        _check_names(apis)
+    _check_names([FAL, FAL, REPLICATE])
 
 
 def test_a_description_of_the_hosts_own_is_named_like_its_functions(tmp_path: Path):

@@ -17,6 +17,7 @@ from videopoll.cli.load import load
 from videopoll.cli.options import secret
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.job import VideoJob
+from videopoll.jobs.urls import url_problem
 from videopoll.policies import KeyTtls
 from videopoll.video_api.apis import ALL
 from videopoll.video_api.client import ApiHealth
@@ -28,7 +29,16 @@ if TYPE_CHECKING:
 
     from videopoll.jobs.codec import JsonValue
 
-__all__ = ["described", "health_of", "job_ttl_for", "made_up_job", "open_poller", "url_of", "url_variable"]
+__all__ = [
+    "described",
+    "health_of",
+    "job_ttl_for",
+    "made_up_job",
+    "open_poller",
+    "shown_url_of",
+    "url_of",
+    "url_variable",
+]
 
 
 def described(name: str) -> ApiDescription:
@@ -63,6 +73,13 @@ def url_of(api: ApiDescription) -> str | None:
     return os.environ.get(url_variable(api)) or api.base_url
 
 
+def shown_url_of(api: ApiDescription) -> str | None:
+    """Return where an API is, for operators: nothing of an address that is none, as a password may stand in it."""
+    url = url_of(api)
+    problem = None if url is None else url_problem(url)
+    return url if problem is None else f"({url_variable(api)} {problem})"
+
+
 def open_poller(api: ApiDescription) -> HttpVideoPoller:
     """Return the poller of an API, with its key and its address from the environment.
 
@@ -77,7 +94,12 @@ def open_poller(api: ApiDescription) -> HttpVideoPoller:
     if url is None:
         msg = f"each host has a {api.name} of its own: set {url_variable(api)} to its address, such as https://api.example/v1"
         raise ConfigurationError(msg)
-    return HttpVideoPoller(api, api_key=key, base_url=url)
+    try:
+        return HttpVideoPoller(api, api_key=key, base_url=url)
+    except ConfigurationError as error:
+        given = [name for name in (api.key_variable, url_variable(api)) if os.environ.get(name)]
+        msg = f"the video API {api.name}, by {' and '.join(given)} of the environment: {error}"
+        raise ConfigurationError(msg) from None
 
 
 def job_ttl_for(apis: Iterable[ApiDescription]) -> int:

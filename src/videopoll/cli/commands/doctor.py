@@ -45,7 +45,7 @@ from videopoll.cli.options import (
 )
 from videopoll.cli.output import complain, duration, guarded, print_json, print_rows
 from videopoll.cli.providers import described, health_of, made_up_job, url_of
-from videopoll.errors import QueueError
+from videopoll.errors import ConfigurationError, QueueError
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.urls import check_url
 from videopoll.notifiers.whatsapp_factory import text_url
@@ -362,7 +362,10 @@ def check_described(name: str, url: str, api: ApiDescription | None) -> list[Fin
     if key is None:
         fix = f"set {api.key_variable} to the key that your workers have"
         return [*found, Finding(name, Mark.NOTE, f"{api.key_variable} is not set here, not tried", fix)]
-    poller = HttpVideoPoller(api, api_key=key, base_url=url)
+    try:
+        poller = HttpVideoPoller(api, api_key=key, base_url=url)
+    except ConfigurationError as error:
+        return [*found, Finding(name, Mark.WRONG, f"cannot be tried: {error}", f"look at {api.key_variable}")]
     try:
         observation = poller.poll(made_up_job(api, url), timeout_s=HTTP_TIMEOUT_S)
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from videopoll.cli.options import AsJson, secret
 from videopoll.cli.output import guarded, print_json, print_rows
-from videopoll.cli.providers import url_of, url_variable
+from videopoll.cli.providers import shown_url_of, url_variable
 from videopoll.video_api.apis import ALL
 from videopoll.video_api.description import ApiDescription
 
@@ -37,7 +37,7 @@ def _row(api: ApiDescription) -> list[str]:
     return [
         api.name,
         f"{api.key_variable}: {'set' if secret(api.key_variable) else 'not set'}",
-        url_of(api) or f"set {url_variable(api)}",
+        shown_url_of(api) or f"set {url_variable(api)}",
         f"every {strategy.interval_s:g} s, for {strategy.timeout_s:g} s",
         api.certainty.name.lower(),
         api.checked,
@@ -51,7 +51,7 @@ def _describe(api: ApiDescription) -> dict[str, object]:
         "provider": api.name,
         "key_variable": api.key_variable,
         "key_set": secret(api.key_variable) is not None,
-        "url": url_of(api),
+        "url": shown_url_of(api),
         "url_variable": url_variable(api),
         "interval_s": strategy.interval_s,
         "initial_delay_s": strategy.initial_delay_s,

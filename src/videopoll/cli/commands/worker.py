@@ -304,6 +304,7 @@ def worker(
         serve_app(lambda: cast("Built", call_function("--app", app)))
         return
     apis = [described(name) for name in provider or ()]
+    _check_names(apis)
     if apis:
         _check_providers(ctx, foreign_workers=foreign_workers, others=_asks_others(poller))
         job_ttl = job_ttl if _given(ctx, "job_ttl") else job_ttl_for(apis)
@@ -424,6 +425,16 @@ def _check_providers(ctx: typer.Context, *, foreign_workers: bool, others: bool)
             f" Set {API_KEY} or --poller for jobs that name no provider, or leave it out"
         )
         raise ConfigurationError(msg)
+
+
+def _check_names(apis: list[ApiDescription]) -> None:
+    """Raise a ConfigurationError if two descriptions have one name: the jobs of one of them would go to the other."""
+    named: dict[str, ApiDescription] = {}
+    for api in apis:
+        if api.name == OTHERS or named.setdefault(api.name, api) != api:
+            what = "has the name of the API of jobs that name none" if api.name == OTHERS else "is there twice"
+            msg = f"--provider: {api.name!r} {what}: give each description a name of its own"
+            raise ConfigurationError(msg)
 
 
 def _asks_others(poller: str | None) -> bool:
