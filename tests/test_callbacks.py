@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import logging
+from email.message import Message
 
 import attrs
 import pytest
@@ -106,6 +107,14 @@ def test_a_callback_of_the_api_gives_the_id_of_its_job(name):
     assert verify(name, [(key.lower().encode(), value.encode()) for key, value in headers.items()], body) == (
         CallbackVerified("job_1")
     )
+
+
+@EACH
+def test_the_headers_of_the_standard_librarys_server_are_read(name):
+    headers = Message()
+    for header, value in SIGNERS[name](body_of(name)).items():
+        headers[header] = value
+    assert verify(name, headers, body_of(name)) == CallbackVerified("job_1")
 
 
 def test_the_signature_of_our_own_webhooks_is_taken_too():

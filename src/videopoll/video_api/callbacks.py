@@ -13,7 +13,7 @@ import hmac
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import attrs
 
@@ -213,7 +213,9 @@ _READ = {Signing.STANDARD_WEBHOOKS: _standard, Signing.OPENROUTER: _openrouter, 
 def _needed(headers: Headers, names: tuple[str, ...]) -> dict[str, str] | None:
     """Return these headers; None if one is missing, is there twice, or has more in it than printable ASCII."""
     found: dict[str, str] = {}
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    # Those of the standard library's server are no mapping, and give names alone when they are gone through.
+    items = getattr(headers, "items", None)
+    pairs = cast("Iterable[tuple[object, object]]", items() if callable(items) else headers)
     for count, (name, value) in enumerate(pairs):
         if count >= MAX_HEADERS:
             break

@@ -85,6 +85,9 @@ _VARIABLE = re.compile(r"\{([a-z]+)(?:\.([A-Za-z_][A-Za-z0-9_-]*))?\}")
 Step: TypeAlias = str | int
 """A name, a place in a list, or ``*`` for each place."""
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
+"""It stands before a colon in the ids of jobs, and in lists, logs and variables."""
+
 EACH = "*"
 MOST_FOUND = 20
 """Values that a path with ``[*]`` gives at most."""
@@ -274,6 +277,9 @@ class ApiDescription:
                 except ValueError as error:
                     msg = f"the description {self.name!r}: {error}"
                     raise ConfigurationError(msg) from None
+        if not _NAME.fullmatch(self.name):
+            msg = f"a description's name is letters, digits, '.', '_' and '-', at most 60: got {self.name!r}"
+            raise ConfigurationError(msg)
         for template in (self.poll, self.follow, self.locked):
             self._check_template(template)
         if self.base_url is not None and (problem := url_problem(self.base_url)) is not None:
@@ -288,9 +294,9 @@ class ApiDescription:
             (name in {"base", "id"} and not field) or (name == "operation" and field)
             for name, field in _VARIABLE.findall(template)
         )
-        if not known or "{" in rest or "}" in rest or not template.startswith(("{base}", "{operation.")):
+        if not known or "{" in rest or "}" in rest or not template.startswith(("{base}/", "{operation.")):
             msg = (
-                f"the description {self.name!r}: the template {template!r} must begin with {{base}}, or be"
+                f"the description {self.name!r}: the template {template!r} must begin with {{base}}/, or be"
                 " {operation.name}; it may have {id} and {operation.name} in it"
             )
             raise ConfigurationError(msg)

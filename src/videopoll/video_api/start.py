@@ -87,8 +87,8 @@ class Start:
         names, in_url = names_in(dict(self.body)), set(_VARIABLE.findall(self.url))
         rest = _VARIABLE.sub("", self.url)
         problem = None
-        if not self.url.startswith("{base}") or not in_url <= {"base", "model"} or "{" in rest or "}" in rest:
-            problem = f"the URL {self.url!r} must begin with {{base}}; it may have {{model}} in it"
+        if not self.url.startswith("{base}/") or not in_url <= {"base", "model"} or "{" in rest or "}" in rest:
+            problem = f"the URL {self.url!r} must begin with {{base}}/; it may have {{model}} in it"
         elif not names <= NAMES:
             problem = f"the body may have {', '.join(sorted(NAMES))} in braces, got {', '.join(sorted(names - NAMES))}"
         elif "prompt" not in names:
