@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from email.utils import formatdate
 
 import attrs
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from videopoll._http import FailureKind, HttpFailure, HttpReply
 from videopoll.jobs import Asset, AssetKind, BucketObject, FailureReason, LockedLink, PublicLink, VideoJob
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.testing import FakeServer, Reply
-from videopoll.video_api import HttpVideoPoller
+from videopoll.video_api import GenerationStarted, HttpVideoPoller, VideoApiPoller
 from videopoll.video_api.apis import ALL, FAL, HEYGEN, KLING, MODELARK, OPENROUTER, REPLICATE, RUNWAY, VIDEOS, XAI
 from videopoll.video_api.description import ApiDescription, Certainty, Meaning, find, steps_of
 from videopoll.video_api.http_poller import Finished, read_answer, read_result
@@ -332,7 +334,14 @@ def test_an_operation_that_is_none_is_not_asked_for(operation):
         ({"video": "a..b"}, "is no path"),
         ({"status": "a[x]"}, "is no path"),
         ({"poll": "https://elsewhere.example/{id}"}, "must begin with {base}"),
+        # Without a slash it is another host.
+        ({"poll": "{base}v2/{id}"}, "must begin with {base}/"),
+        ({"poll": "{base}@elsewhere.example/{id}"}, "must begin with {base}/"),
         ({"poll": "{base}/{who}"}, "may have {id}"),
+        # "a:b" and its id "c" would be the job of "a" with the id "b:c".
+        ({"name": "a:b"}, "name is letters"),
+        ({"name": ""}, "name is letters"),
+        ({"name": "a\nb"}, "name is letters"),
         ({"poll": "{base}/{operation}"}, "may have {id}"),
         ({"base_url": "ftp://x"}, "base_url"),
         ({"words": {"done": "finished"}}, "finished"),
@@ -421,6 +430,79 @@ def test_a_redirect_is_not_followed_so_that_the_key_stays(server):
         assert poller.poll(JOB, timeout_s=5).kind is FaultKind.SERVER
         poller.close()
         assert other.requests == []
+
+
+KEY = "sk-a-key-of-some-length"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": KEY},
+        {"status": f"bad {KEY}"},
+        {"status": "succeeded", "error": f"{KEY} is bad"},
+        {"status": "failed", "error": f"{KEY} is bad"},
+        {"status": "succeeded", "output": f"ftp://files.example/?key={KEY}"},
+        {"status": "succeeded", "output": f"https://files.example/?key={KEY}"},
+        {"status": "succeeded", "output": [URL, f"https://files.example/?key={KEY}"]},
+    ],
+    ids=str,
+)
+def test_a_key_that_an_api_quotes_is_kept_nowhere(server, answer):
+    server.route("GET", "/predictions/job_1", Reply.json(answer))
+    poller = HttpVideoPoller(REPLICATE, api_key=KEY, base_url=server.url)
+    told = poller.poll(JOB, timeout_s=5)
+    poller.close()
+    assert KEY not in str(attrs.asdict(told))
+    assert not isinstance(told, VideoReady)
+
+
+def test_the_key_that_is_taken_out_is_that_of_the_poll_and_not_of_another_one_under_way():
+    keys = iter([KEY, "sk-the-next-one-of-them"])
+    both = asyncio.Barrier(2)
+
+    async def answer(request):
+        await both.wait()
+        return httpx.Response(200, json={"status": "failed", "error": request.headers["authorization"]})
+
+    async def polls():
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            poller = HttpVideoPoller(REPLICATE, api_key=lambda: next(keys), async_client=client)
+            return await asyncio.gather(*(poller.apoll(JOB, timeout_s=5) for _ in range(2)))
+
+    assert not any("sk-" in told.error for told in asyncio.run(polls()))
+
+
+def poller_of_no_provider(url):
+    return VideoApiPoller(base_url=url, api_key=KEY)
+
+
+def poller_of_videos(url):
+    return HttpVideoPoller(VIDEOS, base_url=url, api_key=KEY)
+
+
+@pytest.mark.parametrize("poller_at", [poller_of_no_provider, poller_of_videos])
+def test_a_job_of_another_api_is_not_asked_for_and_not_called_missing(server, poller_at):
+    """Somebody else's job may have its id there, and the video may have been paid for."""
+    started = GenerationStarted.of("replicate", "job_1")
+    job = VideoJob(started.job_id, "user", 1, started.metadata)
+    poller = poller_at(server.url)
+    told = [poller.poll(job, timeout_s=5), asyncio.run(poller.apoll(job, timeout_s=5))]
+    poller.close()
+    assert {type(one) for one in told} == {VideoFailed}
+    assert {one.reason for one in told} == {FailureReason.NOT_CONFIGURED}
+    assert all("started at the video API replicate" in one.error for one in told)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"provider": "whatsapp"}, {"provider": "whatsapp", "operation": {"id": "7"}}, {"provider": 5}]
+)
+def test_a_hosts_own_field_of_that_name_is_no_start_at_another_api(server, metadata):
+    server.route("GET", "/job/job_1", Reply.processing())
+    poller = poller_of_no_provider(server.url)
+    assert isinstance(poller.poll(attrs.evolve(JOB, metadata=metadata), timeout_s=5), VideoWorking)
+    poller.close()
 
 
 def test_a_bucket_object_is_no_link():

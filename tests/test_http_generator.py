@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.parser
 import json
 
@@ -675,6 +676,21 @@ def test_a_key_that_changes_is_asked_for_at_each_generation(server, generator_at
     assert len(server.requests) == 2
 
 
+def test_a_key_may_have_to_be_awaited(server, generator_at, kind, call):
+    async def key():
+        await asyncio.sleep(0)
+        return "awaited"
+
+    generator = generator_at("xai", api_key=key)
+    server.route("POST", "/videos/generations", Reply.json({"request_id": "r-1"}))
+    if kind == "sync":
+        failed = generator.generate(BARE)
+        assert (type(failed), failed.code, server.requests) == (GenerationFailed, Code.TOOL_ERROR, [])
+    else:
+        assert type(call(generator.agenerate(BARE))) is GenerationStarted
+        assert server.requests[-1].headers["authorization"] == "Bearer awaited"
+
+
 def test_a_redirect_is_not_followed_so_that_the_key_stays(server, generate):
     with FakeServer() as other:
         server.route("POST", "/videos/generations", Reply.redirect(f"{other.url}/videos/generations", status=307))
@@ -706,6 +722,7 @@ def test_a_generator_that_cannot_work_is_refused_when_it_is_built(api, options, 
     ("change", "said"),
     [
         ({"url": "https://elsewhere.example"}, "must begin with {base}"),
+        ({"url": "{base}{model}"}, "must begin with {base}/"),
         ({"url": "{base}/{prompt}"}, "must begin with {base}"),
         ({"body": {"prompt": "{prompt}", "x": "{who}"}}, "got who"),
         ({"body": {"model": "{model}"}}, "must have {prompt}"),

@@ -144,10 +144,10 @@ class TestTwo(TestVideos):
 
 
 class FollowsElsewhere(Two):
-    def _carried(self, request, timeout_s, send):
+    def _carried(self, request, key, timeout_s, send):
         if isinstance(request, HttpRequest):
             self._base_url = re.match(r"https?://[^/]+", request.url)[0]
-        return (yield from super()._carried(request, timeout_s, send))
+        return (yield from super()._carried(request, key, timeout_s, send))
 
 
 class Raises(Two):
@@ -197,14 +197,18 @@ class ShowsItsKey(HttpVideoPoller):
 
 
 class QuotesTheKey(HttpVideoPoller):
-    def read(self, reply, job):
-        self._last_key = None  # By this it would be taken out again.
-        return Fault(FaultKind.SERVER, reply.body.decode("utf-8", "replace")[:500])
+    def poll(self, job, *, timeout_s):
+        super().poll(job, timeout_s=timeout_s)
+        return Fault(FaultKind.SERVER, f"refused: {self._key}")
+
+    async def apoll(self, job, *, timeout_s):
+        await super().apoll(job, timeout_s=timeout_s)
+        return Fault(FaultKind.SERVER, f"refused: {self._key}")
 
 
 class TakesItsTime(HttpVideoPoller):
-    def _carried(self, request, timeout_s, send):
-        return (yield from super()._carried(request, timeout_s + 4, send))
+    def _carried(self, request, key, timeout_s, send):
+        return (yield from super()._carried(request, key, timeout_s + 4, send))
 
 
 class AnotherInTheOtherWorld(HttpVideoPoller):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import time
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import attrs
 from typing_extensions import override
@@ -20,7 +20,7 @@ from typing_extensions import override
 from videopoll._http import NOT_JSON, FailureKind, HttpFailure, HttpReply, HttpRequest, retry_after_s
 from videopoll._http.answerer import refused_by_another
 from videopoll._reasons import Reason, own, told_of
-from videopoll.core.flow import adrive, drive
+from videopoll.core.flow import Call, acall, adrive, call, drive
 from videopoll.errors import ConfigurationError, InvalidGenerationError, InvalidJobError
 from videopoll.jobs.codec import is_number
 from videopoll.jobs.job import check_id
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import httpx
 
     from videopoll._http import Http
+    from videopoll.core.flow import Flow
     from videopoll.jobs.codec import JsonValue
 
 __all__ = [
@@ -272,6 +273,10 @@ class Pace:
             raise ConfigurationError(msg)
 
 
+Effect: TypeAlias = HttpRequest | float | Call
+"""What a generation takes: a request to be sent, seconds to wait, a function of the host's to call."""
+
+
 @attrs.frozen
 class Prepared:
     """A request that is ready to be sent, and what its replies mean."""
@@ -289,8 +294,8 @@ class GeneratingClient(abc.ABC):
     _pace: Pace
 
     @abc.abstractmethod
-    def _prepared(self, request: GenerationRequest) -> Prepared | GenerationFailed:
-        """Return what to send, or why nothing is sent; may raise `InvalidGenerationError`."""
+    def _prepared(self, request: GenerationRequest) -> Flow[Prepared | GenerationFailed]:
+        """Return what to send, or why nothing is sent; may raise `InvalidGenerationError`, and call for a key."""
 
     def generate(self, request: GenerationRequest) -> Generation:
         """Ask for a video; blocks while requests are sent again."""
@@ -303,33 +308,35 @@ class GeneratingClient(abc.ABC):
         """
         return await adrive(self._flow(request), self._acarry_out)
 
-    def _carry_out(self, effect: HttpRequest | float) -> HttpReply | HttpFailure | None:
+    def _carry_out(self, effect: Effect) -> object:
         if isinstance(effect, HttpRequest):
             return self._http.send(effect)
+        if callable(effect):
+            return call(effect)
         time.sleep(effect)
         return None
 
-    async def _acarry_out(self, effect: HttpRequest | float) -> HttpReply | HttpFailure | None:
+    async def _acarry_out(self, effect: Effect) -> object:
         if isinstance(effect, HttpRequest):
             return await self._http.asend(effect)
-        return await asyncio.sleep(effect, None)
+        return await acall(effect) if callable(effect) else await asyncio.sleep(effect, None)
 
-    def _flow(
-        self, request: GenerationRequest
-    ) -> Generator[HttpRequest | float, HttpReply | HttpFailure | None, Generation]:
+    def _flow(self, request: GenerationRequest) -> Generator[Effect, object, Generation]:
+        prepared: Prepared | GenerationFailed
         try:
-            prepared = self._prepared(request)
+            prepared = yield from self._prepared(request)
         except InvalidGenerationError as error:
             prepared = GenerationFailed(code=_Code.INVALID_REQUEST, detail=own(told_of(error)))
         if isinstance(prepared, GenerationFailed):
             return prepared
-        result = yield from generation_flow(
+        asking = generation_flow(
             prepared.request,
             read=prepared.read,
             retry_waits_s=self._pace.retry_waits_s,
             max_retry_after_s=self._pace.max_retry_after_s,
             resubmit_unknown=prepared.resubmit_unknown,
         )
+        result = yield from cast("Generator[Effect, object, Generation]", asking)
         if isinstance(result, GenerationFailed | GenerationUnknown):
             # The API's words may quote what it was sent.
             quoted = (request.prompt, request.negative_prompt, request.image_url)
@@ -402,7 +409,8 @@ class VideoApiGenerator(GeneratingClient, VideoApiClient):
         )
 
     @override
-    def _prepared(self, request: GenerationRequest) -> Prepared:
+    def _prepared(self, request: GenerationRequest) -> Flow[Prepared]:
+        yield from ()  # Its key is a text: there is nothing to call for.
         timeout_s = self._pace.timeout_s if request.mode == "async" else self._pace.sync_timeout_s
         sent = build_request(self._base_url, self._api_key, request, timeout_s)
         return Prepared(sent, read_reply, self._api_key, self._pace.resubmit_unknown)

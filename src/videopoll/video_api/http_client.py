@@ -104,9 +104,6 @@ class HttpApiClient:
         """Close our own connections of the running event loop; it may be used again."""
         await self._http.aclose()
 
-    def _key_now(self) -> str | None:
-        return self._key if self._key is None or isinstance(self._key, str) else _check_key(self._key())
-
     def _ask_key(self) -> Flow[str | None]:
         """Return the key of this moment; a function for it may be async."""
         if self._key is None or isinstance(self._key, str):

@@ -44,6 +44,7 @@ from videopoll.video_api.start import Start, is_path, merged
 if TYPE_CHECKING:
     import httpx
 
+    from videopoll.core.flow import Flow
     from videopoll.jobs.codec import JsonValue
     from videopoll.video_api.description import ApiDescription
     from videopoll.video_api.http_client import Key
@@ -218,11 +219,11 @@ class HttpVideoGenerator(GeneratingClient, HttpApiClient):
         )
 
     @override
-    def _prepared(self, request: GenerationRequest) -> Prepared | GenerationFailed:
+    def _prepared(self, request: GenerationRequest) -> Flow[Prepared | GenerationFailed]:
         asked = self.capabilities.choose(request).applied_to(request)
         start = self._start if asked.image_url is None else self._start.with_image or self._start
         try:
-            key = self._key_now()
+            key = yield from self._ask_key()
         except Exception as error:  # noqa: BLE001 - a host's function may raise anything, and nothing was sent
             return GenerationFailed(code=_Code.TOOL_ERROR, detail=own(f"there is no key: {told_of(error)}"))
         sent = prepare_start(start, self._base_url, asked, self._body)

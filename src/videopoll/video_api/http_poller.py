@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
@@ -38,7 +38,7 @@ from videopoll.observations import (
 from videopoll.video_api.description import ApiDescription, Meaning, normalized, origin_of
 from videopoll.video_api.downloads import downloading
 from videopoll.video_api.http_client import HttpApiClient
-from videopoll.video_api.operation import api_id_of
+from videopoll.video_api.operation import api_id_of, job_of_another
 from videopoll.video_api.replies import (
     FAULTS,
     NO_REASON,
@@ -231,7 +231,7 @@ class HttpVideoPoller(HttpApiClient):
     Args:
         api: The description.
         api_key: The key, or a function that gives the one of this moment: it is called for
-            each request, so it keeps what it made. Kept out of ``repr`` and of error
+            each poll, so it keeps what it made. Kept out of ``repr`` and of error
             texts; sent to the origin of the base URL only.
         base_url: Where the API is, if not where the description says.
         client: The host's httpx client for `poll`; it is never closed here.
@@ -243,7 +243,7 @@ class HttpVideoPoller(HttpApiClient):
         ConfigurationError: A value cannot work, or there is no base URL.
     """
 
-    keeps_time: ClassVar[bool] = True
+    keeps_time: bool = True
 
     def __init_subclass__(cls) -> None:
         if "apoll" in vars(cls) and "keeps_time" not in vars(cls):
@@ -269,7 +269,9 @@ class HttpVideoPoller(HttpApiClient):
             max_connections=max_connections,
             transport=transport,
         )
-        self._last_key: str | None = None
+        if callable(api_key):
+            # How long it takes is not for us to say.
+            self.keeps_time = False
 
     @property
     def strategy(self) -> PollingStrategy:
@@ -340,16 +342,19 @@ class HttpVideoPoller(HttpApiClient):
         self, job: VideoJob, timeout_s: float, send: Callable[[HttpRequest], Exchange | Awaitable[Exchange]]
     ) -> Flow[Observation]:
         """Make the one or two requests of a poll, and return what they come to."""
-        began_s = time.monotonic()
+        if (stranger := job_of_another(job, self._api.name)) is not None:
+            return stranger
+        began_s, key = time.monotonic(), None
         try:
             told: object = self.build(job)
             if isinstance(told, HttpRequest):
-                told = yield from self._carried(told, timeout_s, send)
+                key = yield from self._ask_key()
+                told = yield from self._carried(told, key, timeout_s, send)
             if isinstance(told, HttpReply):
                 told = self.read(told, job)
                 if isinstance(told, HttpRequest):
                     left_s = max(SHORTEST_FOLLOW_S, timeout_s - (time.monotonic() - began_s))
-                    told = yield from self._carried(told, left_s, send)
+                    told = yield from self._carried(told, key, left_s, send)
                 if isinstance(told, HttpReply):
                     told = self.read_result(told, job)
         except Exception as error:  # noqa: BLE001 - a host's subclass, or its function for the key, may raise anything
@@ -359,17 +364,20 @@ class HttpVideoPoller(HttpApiClient):
             )
         if not isinstance(told, Observation):
             return Fault(FaultKind.INTERNAL, own(f"the poller made {type(told).__name__}, which is no Observation"))
-        return without_key(told, self._last_key)
+        return without_key(told, key)
 
     def _carried(
-        self, request: HttpRequest, timeout_s: float, send: Callable[[HttpRequest], Exchange | Awaitable[Exchange]]
+        self,
+        request: HttpRequest,
+        key: str | None,
+        timeout_s: float,
+        send: Callable[[HttpRequest], Exchange | Awaitable[Exchange]],
     ) -> Flow[object]:
         """Carry out a request, with the key in it, and return the reply, or its lack as a fault."""
         if not request.url.startswith(f"{self._base_url}/") and origin_of(request.url) != origin_of(self._base_url):
             elsewhere = "the request goes to another origin than that of the base URL, where the key must not go"
             return Fault(FaultKind.INTERNAL, own(elsewhere))
-        self._last_key = yield from self._ask_key()
-        headers = {**self._headers(self._last_key), **request.headers}
+        headers = {**self._headers(key), **request.headers}
         reply = yield from do(send, attrs.evolve(request, headers=headers, timeout_s=timeout_s))
         return Fault(FAULTS[reply.kind], own(reply.detail)) if isinstance(reply, HttpFailure) else reply
 

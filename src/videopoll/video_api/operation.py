@@ -8,7 +8,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from videopoll._reasons import own, shown_name
 from videopoll.jobs.job import MAX_ID_CHARS
+from videopoll.jobs.video import FailureReason
+from videopoll.observations import VideoFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,3 +45,22 @@ def api_id_of(job: VideoJob) -> str:
     """Return the id that the API knows: that of the job's operation, or else the job's own."""
     api_id = operation_of(job).get("id")
     return api_id if isinstance(api_id, str) and api_id else job.job_id
+
+
+def job_of_another(job: VideoJob, name: str | None) -> VideoFailed | None:
+    """Return what it comes to that a job was started at another described API than the one that is to be asked.
+
+    That one would say that there is no such job, or answer about somebody else's of the same
+    id. It fails for its user, and becomes a dead letter: the video may have been paid for.
+
+    Args:
+        job: The job. One that is not named after a provider, as `job_id_of` does it, may be anybody's.
+        name: The name of the API's description; None for one that has none.
+    """
+    provider, api_id = job.metadata.get("provider"), operation_of(job).get("id")
+    if provider == name or not isinstance(provider, str) or not isinstance(api_id, str):
+        return None
+    if job.job_id != job_id_of(provider, api_id):
+        return None
+    told = own(f"the job was started at the video API {shown_name(provider)}, and this worker asks {name or 'another'}")
+    return VideoFailed(told, reason=FailureReason.NOT_CONFIGURED)

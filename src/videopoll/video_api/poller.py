@@ -32,6 +32,7 @@ from videopoll.observations import (
     checked_video,
 )
 from videopoll.video_api.client import DEFAULT_BASE_URL, VideoApiClient, api_headers
+from videopoll.video_api.operation import job_of_another
 from videopoll.video_api.replies import (
     BETWEEN_WORDS,
     FAULTS,
@@ -256,14 +257,18 @@ class VideoApiPoller(VideoApiClient):
 
     def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask about `job` once, within `timeout_s` seconds."""
-        request = build_request(self._base_url, self._api_key, job.job_id, timeout_s)
+        request = self._request(job, timeout_s)
         if not isinstance(request, HttpRequest):
             return request
         return without_key(read_reply(job.job_id, self._http.send(request), time.time()), self._api_key)
 
     async def apoll(self, job: VideoJob, *, timeout_s: float) -> Observation:
         """Ask about `job` once, within `timeout_s` seconds."""
-        request = build_request(self._base_url, self._api_key, job.job_id, timeout_s)
+        request = self._request(job, timeout_s)
         if not isinstance(request, HttpRequest):
             return request
         return without_key(read_reply(job.job_id, await self._http.asend(request), time.time()), self._api_key)
+
+    def _request(self, job: VideoJob, timeout_s: float) -> HttpRequest | Observation:
+        stranger = job_of_another(job, None)
+        return stranger or build_request(self._base_url, self._api_key, job.job_id, timeout_s)

@@ -10,8 +10,9 @@ import attrs
 from videopoll._http import FailureKind, HttpReply
 from videopoll._http.answerer import refused_by_another
 from videopoll._reasons import Reason, own
-from videopoll.observations import Fault, FaultKind, Observation, VideoFailed
-from videopoll.observe.redact import redacted
+from videopoll.jobs.video import Asset, BucketObject
+from videopoll.observations import Fault, FaultKind, Observation, VideoFailed, VideoReady, VideoWorking
+from videopoll.observe.redact import redacted, without
 from videopoll.video_api.client import refused_in_front
 
 __all__ = [
@@ -28,6 +29,9 @@ __all__ = [
 
 MAX_ERROR_CHARS = 300
 """How much of the API's reason is kept, in characters."""
+
+LONG_KEY_CHARS = 16
+"""A shorter key, such as one for tests, may stand in a link by chance."""
 
 NO_REASON = "the video API gave no reason"
 
@@ -124,8 +128,23 @@ def printable(text: str, limit: int) -> str:
 
 def without_key(told: Observation, key: str | None) -> Observation:
     """Take the key out of a text in which an API, or an exception, quotes it."""
-    if key and isinstance(told, Fault) and key in told.detail:
-        return attrs.evolve(told, detail=redacted(told.detail, key))
-    if key and isinstance(told, VideoFailed) and key in told.error:
-        return attrs.evolve(told, error=redacted(told.error, key))
-    return told
+    if not key:
+        return told
+    match told:
+        case Fault(detail=text) if key in text:
+            return attrs.evolve(told, detail=redacted(text, key))
+        case VideoFailed(error=text, undeliverable_url=url) if key in text or key in (url or ""):
+            url = None if url is None else without(url, (key,))
+            return attrs.evolve(told, error=redacted(text, key), undeliverable_url=url)
+        case VideoWorking(word=word, error=text) if key in word or key in (text or ""):
+            error = None if text is None else redacted(text, key)
+            return attrs.evolve(told, word=redacted(word, key), error=error)
+        case VideoReady(assets=assets) if len(key) >= LONG_KEY_CHARS and any(key in _url_of(one) for one in assets):
+            problem = "the video was made, but its link has the API's key in it, which no user may have"
+            return VideoFailed(own(problem), without(_url_of(assets[0]), (key,)))
+        case _:
+            return told
+
+
+def _url_of(asset: Asset) -> str:
+    return asset.place.uri if isinstance(asset.place, BucketObject) else asset.place.url
