@@ -592,6 +592,8 @@ class Fleet:
             await self.kernel.sleep(1.0)
 
     def _look_around(self) -> None:
+        # Of what was settled while the server could not be asked nothing is known yet.
+        self._look_at_ends()
         look = self.server.look
         for key in sorted(look("KEYS", "*")):
             text = key.decode()
