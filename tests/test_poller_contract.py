@@ -144,10 +144,9 @@ class TestTwo(TestVideos):
 
 
 class FollowsElsewhere(Two):
-    def _carried(self, request, key, timeout_s, send):
-        if isinstance(request, HttpRequest):
-            self._base_url = re.match(r"https?://[^/]+", request.url)[0]
-        return (yield from super()._carried(request, key, timeout_s, send))
+    def _outgoing(self, request, key, timeout_s):
+        self._base_url = re.match(r"https?://[^/]+", request.url)[0]
+        return super()._outgoing(request, key, timeout_s)
 
 
 class Raises(Two):
@@ -207,8 +206,8 @@ class QuotesTheKey(HttpVideoPoller):
 
 
 class TakesItsTime(HttpVideoPoller):
-    def _carried(self, request, key, timeout_s, send):
-        return (yield from super()._carried(request, key, timeout_s + 4, send))
+    def _outgoing(self, request, key, timeout_s):
+        return super()._outgoing(request, key, timeout_s + 4)
 
 
 class AnotherInTheOtherWorld(HttpVideoPoller):
@@ -325,6 +324,18 @@ def poll(request):
             poller.close()
 
     return once
+
+
+def test_a_body_goes_out_as_build_wrote_it_also_an_empty_one(poll, server):
+    class Empty(HttpVideoPoller):
+        def build(self, job):
+            return HttpRequest(method="POST", url=f"{self.base_url}/status", json={}, headers={"X-Own": "1"})
+
+    server.route("POST", "/status", Reply.json({"status": "processing"}))
+    poll(Empty(REPLICATE, api_key="the-key", base_url=server.url))
+
+    (asked,) = server.requests
+    assert (asked.body, asked.headers["x-own"], asked.headers["authorization"]) == ({}, "1", "Bearer the-key")
 
 
 def test_what_read_raises_is_a_fault_without_the_key_in_it(poll, server, caplog):

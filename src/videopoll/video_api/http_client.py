@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from videopoll._http import Http
@@ -63,12 +63,14 @@ class HttpApiClient:
             msg = f"{owner}.base_url {problem or 'must not have a query or a fragment'}"
             raise ConfigurationError(msg)
         self._base_url = url.rstrip("/")
+        self._inside = f"{self._base_url}/"
         if api_key is None and api.auth_header:
             msg = f"{api.name} needs a key: give {owner} its api_key"
             raise ConfigurationError(msg)
         if isinstance(api_key, str):
-            _check_key(api_key)
+            checked_key(api_key)
         self._key = api_key
+        self._last_headers: tuple[str | None, Mapping[str, str]] = None, {}
         self._http = Http(
             client=client, async_client=async_client, max_connections=max_connections, transport=transport
         )
@@ -93,7 +95,7 @@ class HttpApiClient:
             ConfigurationError: It can be no key.
         """
         other = copy.copy(self)
-        other._key = _check_key(api_key)  # noqa: SLF001 - its twin
+        other._key = checked_key(api_key)  # noqa: SLF001 - its twin
         return other
 
     def close(self) -> None:
@@ -108,18 +110,22 @@ class HttpApiClient:
         """Return the key of this moment; a function for it may be async."""
         if self._key is None or isinstance(self._key, str):
             return self._key
-        return _check_key((yield from do(self._key)))
+        return checked_key((yield from do(self._key)))
 
-    def _headers(self, key: str | None) -> dict[str, str]:
-        """Return the headers of a request with this key."""
-        api = self._api
+    def _headers(self, key: str | None) -> Mapping[str, str]:
+        """Return the headers of a request with this key; the same as last time if the key is."""
+        api, (last_key, last) = self._api, self._last_headers
+        if last and key == last_key:
+            return last
         headers = {"Accept": "application/json", **api.headers}
         if api.auth_header and key is not None:
             headers[api.auth_header] = f"{api.auth_prefix}{key}"
+        # Another thread may do so at the same time: a pair is replaced in one step.
+        self._last_headers = key, headers
         return headers
 
 
-def _check_key(key: object) -> str:
+def checked_key(key: object) -> str:
     if not isinstance(key, str) or not key or not key.isascii() or not key.isprintable() or " " in key:
         msg = "the key of a video API must be printable ASCII without spaces or line ends, and not empty"
         raise ConfigurationError(msg)

@@ -57,10 +57,11 @@ def job_of_another(job: VideoJob, name: str | None) -> VideoFailed | None:
         job: The job. One that is not named after a provider, as `job_id_of` does it, may be anybody's.
         name: The name of the API's description; None for one that has none.
     """
-    provider, api_id = job.metadata.get("provider"), operation_of(job).get("id")
-    if provider == name or not isinstance(provider, str) or not isinstance(api_id, str):
+    provider = job.metadata.get("provider")
+    if provider == name or not isinstance(provider, str):
         return None
-    if job.job_id != job_id_of(provider, api_id):
+    api_id = operation_of(job).get("id")
+    if not isinstance(api_id, str) or job.job_id != job_id_of(provider, api_id):
         return None
     told = own(f"the job was started at the video API {shown_name(provider)}, and this worker asks {name or 'another'}")
     return VideoFailed(told, reason=FailureReason.NOT_CONFIGURED)
