@@ -221,6 +221,14 @@ def test_on_a_busy_machine_a_send_reaches_the_messenger_after_its_time_has_begun
     assert kinds_of(judge(story)) == judged
 
 
+def test_a_write_may_be_refused_a_moment_before_that_is_noted():
+    """In a real storm one thread refuses, and another one notes it: the judge takes either order."""
+    story = run(Plan(seed=1, jobs=(JobPlan(at_s=1.0, takes_s=0.5),)))
+    story.refused, story.lives[0].unwritten = [(1.0, story.lives[0].name)], [(1.001, 1.01)]
+
+    assert judge(story) == []
+
+
 POINTED_AT = {
     5: "a cancel leaves the token",
     13: "a cancel does not see that a message may be on its way",

@@ -463,8 +463,9 @@ class _Judge:
         """Whoever cannot write what became of its jobs takes no more into its hands."""
         for refused_s, worker in self.story.refused:
             # At least until its lease is somebody else's, the write is still to be made.
-            ends_s = [b for a, b in self.lives[worker].unwritten if a <= refused_s]
-            until_s = min(*ends_s, refused_s + self.plan.lease_s - self.renew_s - self.slack_s)
+            # In a real storm one thread refuses, and another one notes a moment later that writes are refused.
+            ends_s = [b for a, b in self.lives[worker].unwritten if a <= refused_s + self.slack_s]
+            until_s = min([*ends_s, refused_s + self.plan.lease_s - self.renew_s - self.slack_s])
             for one in self.story.polls:
                 if one.worker == worker and refused_s + self.slack_s < one.at_s < until_s:
                     yield f"polled in vain: {one.job_id} by {worker} at {one.at_s:.2f} s"
