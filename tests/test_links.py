@@ -414,6 +414,54 @@ def test_redirects_without_end_are_not_followed_for_ever():
     assert [API_KEY in request.headers.get("authorization", "") for request in seen] == [True, False, False, False]
 
 
+HOSTILE_LOCATIONS = (
+    "//[",
+    "https://[::1",
+    "https://[v1.x]/1.mp4",
+    "https://\u2100.example/",
+    "https://a.example:99999/",
+    "https://a..example/1.mp4",
+    "https://xn--a.example/1.mp4",
+    "https://[64:ff9b::7f00:1]/1.mp4",
+    "//10.0.0.1/1.mp4",
+    "javascript:alert(1)",
+    "https://" + "a" * 10_000 + ".example/",
+    "https:",
+    "?" * 9000,
+)
+
+
+@pytest.mark.parametrize("location", HOSTILE_LOCATIONS)
+@pytest.mark.parametrize("kind", ["sync", "asyncio"])
+def test_a_redirect_to_what_is_no_public_address_is_a_fault(kind, location):
+    assert_no_more_than_a_fault(kind, location)
+
+
+@given(st.from_regex(r"(https?:)?/{0,3}(xn--)?[\[\]@:%.a-z0-9\\#?\u2100 ]{0,12}", fullmatch=True))
+def test_no_location_raises(location):
+    assert_no_more_than_a_fault("sync", location)
+
+
+def assert_no_more_than_a_fault(kind, location):
+    def talk(request):
+        if request.url.path.endswith("/content"):
+            return httpx.Response(302, headers=[(b"Location", location.encode())])
+        return httpx.Response(404)
+
+    seen, clients = served(talk)
+    poller = HttpVideoPoller(OPENROUTER, api_key=API_KEY, **clients)
+    place, into = LockedLink("https://openrouter.ai/api/v1/videos/job_1/content"), BoundedFile(io.BytesIO(), 100)
+    if kind == "sync":
+        got = poller.download(JOB, place, into, timeout_s=5)
+    else:
+        got = asyncio.run(poller.adownload(JOB, place, into, timeout_s=5))
+
+    assert isinstance(got, Fault | VideoFailed)
+    # The later requests are to public addresses, and without the key.
+    assert all(is_public_https(str(request.url)) for request in seen)
+    assert not any(API_KEY in request.headers.get("authorization", "") for request in seen[1:])
+
+
 @pytest.mark.parametrize(
     "place", [LockedLink("https://elsewhere.example/v1/videos/job_1/content"), BucketObject("s3://bucket/1.mp4")]
 )
@@ -438,6 +486,24 @@ def test_the_key_goes_nowhere_but_to_its_own_origin(place):
         ("https://10.0.0.1/1.mp4", False),
         ("https://[::1]/1.mp4", False),
         ("https://[::ffff:10.0.0.1]/1.mp4", False),
+        ("https://[::ffff:8.8.8.8]/1.mp4", False),
+        ("https://[::10.0.0.1]/1.mp4", False),
+        ("https://[64:ff9b::7f00:1]/1.mp4", False),
+        ("https://[64:ff9b::10.0.0.1]/1.mp4", False),
+        ("https://[64:ff9b:1::7f00:1]/1.mp4", False),
+        ("https://[2002:7f00:1::]/1.mp4", False),
+        ("https://[2002:0a00:0001::1]/1.mp4", False),
+        ("https://[2001:0:7f00:1::]/1.mp4", False),
+        ("https://[2001:0:4136:e378:8000:63bf:80ff:fffe]/1.mp4", False),
+        ("https://[2606:4700::5efe:10.0.0.1]/1.mp4", False),
+        ("https://[2606:4700::200:5efe:a00:1]/1.mp4", False),
+        ("https://[fec0::1]/1.mp4", False),
+        ("https://[fe80::1%25eth0]/1.mp4", False),
+        ("https://[ff0e::1]/1.mp4", False),
+        ("https://224.0.0.1/1.mp4", False),
+        ("https://100.64.0.1/1.mp4", False),
+        ("https://10.0.0.1./1.mp4", False),
+        ("https://10.0.0.1.nip.io/1.mp4", True),
         ("https://169.254.169.254/latest", False),
         ("https://2130706433/1.mp4", False),
         ("https://0x7f.1/1.mp4", False),

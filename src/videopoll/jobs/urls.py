@@ -111,9 +111,20 @@ _INSIDE = (".local", ".localhost", ".internal", ".intranet", ".lan", ".corp", ".
 """What names end in that no public server has."""
 
 
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""The IPv6 addresses that are given out. Outside are those that stand for an IPv4 address: ``::ffff:…`` and NAT64."""
+
+_TUNNELS = (ipaddress.IPv6Network("2002::/16"), ipaddress.IPv6Network("2001::/32"))
+"""6to4 and Teredo: they stand for an IPv4 address, too."""
+
+_ISATAP = frozenset({0x00005EFE, 0x02005EFE})
+"""What stands before the IPv4 address that the last 32 bits of such an IPv6 address are."""
+
+
 def is_public_https(url: str) -> bool:
     """Return whether a URL is https and names a host of the public internet, as far as its name says.
 
+    Names are not resolved: who owns one could change its address between the look and the request.
     A public name that leads to an inner address gets no further than TLS: what is inside has no
     certificate for it.
     """
@@ -124,10 +135,20 @@ def is_public_https(url: str) -> bool:
     if parts.scheme != "https":
         return False
     try:
-        return ipaddress.ip_address(host).is_global
+        return _is_public(ipaddress.ip_address(host))
     except ValueError:
         # Old forms of addresses (2130706433, 0x7f.1) are read as numbers by the system.
         return "." in host and not host.endswith(_INSIDE) and re.search(r"[a-z][a-z0-9-]*$", host) is not None
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if not address.is_global or address.is_multicast:
+        return False
+    if address.version == 4:  # noqa: PLR2004
+        return True
+    # What stands for an IPv4 address is refused whatever that is: no server of the public internet is named so.
+    stands_for_another = any(address in tunnel for tunnel in _TUNNELS) or int(address) >> 32 & 0xFFFFFFFF in _ISATAP
+    return address in _UNICAST and not stands_for_another
 
 
 def _encoded(rest: str) -> str:

@@ -71,10 +71,18 @@ def downloading(
                 if not hop
                 else Fault(FaultKind.SERVER, own(f"HTTP {reply.status} from where the API redirects to"))
             )
-        url, sent = urljoin(url, reply.headers.get("location", "")), {"Accept": "*/*"}
+        url, sent = _joined(url, reply.headers.get("location", "")), {"Accept": "*/*"}
         if not is_public_https(url):
             return Fault(FaultKind.SERVER, own(f"HTTP {reply.status}: a redirect to no public https address"))
     return Fault(FaultKind.SERVER, own(f"more than {MOST_REDIRECTS} redirects"))
+
+
+def _joined(url: str, location: str) -> str:
+    """Return where a redirect leads; nothing if that is no URL at all, such as ``//[``."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return ""
 
 
 def _downloaded(reply: HttpReply) -> Downloaded | Fault:

@@ -24,8 +24,9 @@ CONNECT_SHARE = 0.9
 """The part of the time that an asyncio client may spend before the request goes out: its connect timeout must
 come before the end of the total time, or a request that surely was not sent looks like one that may have been."""
 
-_LIBRARIES = frozenset({"aiohttp", "anyio", "h11", "h2", "httpcore", "httpx", "httpx_aiohttp", "socksio"})
-"""Whose errors come through a host's client, mapped to httpx's or not. Those of a hook of the host are the host's."""
+_LIBRARIES = frozenset({"aiohttp", "anyio", "h11", "h2", "httpcore", "httpx", "httpx_aiohttp", "idna", "socksio"})
+"""Whose errors come through a host's client, mapped to httpx's or not. Those of a hook of the host are the host's.
+idna's: httpx reads where a redirect leads also if it does not go there."""
 
 OTHER_LOOP = (
     "the httpx.AsyncClient that was given has connections of another event loop: give each loop a client of its own,"
