@@ -151,6 +151,31 @@ def test_a_redrive_after_days_goes_out_with_a_fresh_link(world):
     assert channel.sent == [OLD, NEW]
 
 
+@pytest.mark.parametrize("receipt", [NotSent("busy"), Refused("no", try_text=False)], ids=["at once", "redriven"])
+def test_a_poll_for_a_link_has_the_time_of_its_own_api(world, receipt):
+    api, channel, asked = Api(link(OLD, 0), link(NEW, 5000)), Channel(fails=1, receipt=receipt), []
+
+    def poll(job, *, timeout_s):
+        asked.append(timeout_s)
+        return api.poll(job, timeout_s=timeout_s)
+
+    slow = attrs.evolve(FAST, request_timeout_s=FAST.request_timeout_s + 3)
+    poller = RoutingPoller({"slow": part("both", poll=poll)}, strategies={"slow": slow})
+    world.enqueue(provider="slow")
+    with (
+        world.worker(poller=poller, notifier=part("both", notify=channel.notify), strategy=FAST) as worker,
+        world.queue() as queue,
+    ):
+        if isinstance(receipt, Refused):
+            until(lambda: worker.recorder.of(events.JobDeadLettered), "it is a dead letter")
+            assert queue.dead_letters.redrive("job_1")
+        delivered(worker)
+
+    assert channel.sent == [OLD, NEW]
+    assert len(asked) == 2
+    assert asked == pytest.approx([slow.request_timeout_s] * 2, abs=1)
+
+
 def test_an_api_that_throttles_the_poll_for_a_link_has_a_pause(world):
     throttled = Fault(FaultKind.THROTTLED, "HTTP 429", retry_after_s=1)
     api, channel = Api(link(OLD, 0), throttled, link(NEW, 5000)), Channel(fails=1)

@@ -448,14 +448,16 @@ class JobStep:
         if self.released:
             return None
         delivery = context.delivery
+        # A step that began with the delivery does not know it yet: most of them poll nothing.
+        self._own_strategy = self._own_strategy or context.own_strategy(entry.job)
         if wanted.locked is None:
-            effect: Effect = PollApi(entry.job, context.strategy.request_timeout_s)
+            effect: Effect = PollApi(entry.job, self._strategy.request_timeout_s)
         else:
             effect = PublishVideo(entry.job, wanted.locked, delivery.publish_timeout_s, delivery.max_video_bytes)
         answer = cast("Observation", (yield effect))
         self._crash_point("after_link")
         if not isinstance(answer, NotAsked):
-            pause_s = pause_after(answer, entry.lookups, context.strategy)
+            pause_s = pause_after(answer, entry.lookups, self._strategy)
             if pause_s is not None:
                 context.pause_polling(pause_s)
         action = after_link(entry, answer, self._now(), delivery, context.rng.random())
