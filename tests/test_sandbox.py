@@ -11,9 +11,9 @@ import pytest
 
 from videopoll import DeliveryPolicy, OutcomeKind, PollingStrategy, RedisVideoJobQueue
 from videopoll.errors import ConfigurationError
-from videopoll.jobs import MessageForm
+from videopoll.jobs import Asset, LockedLink, MessageForm, PublicLink
 from videopoll.messages import NotSent, Recipient
-from videopoll.observations import VideoFailed, VideoReady, VideoWorking
+from videopoll.observations import Downloaded, VideoFailed, VideoReady, VideoWorking
 from videopoll.testing import (
     CRASH_POINTS,
     AsyncSandbox,
@@ -66,6 +66,39 @@ def test_a_job_is_carried_to_its_end(sandbox, call):
     assert sandbox.poller.polls == ("job_1",) * 3
     assert time.monotonic() - began_s < PollingStrategy().initial_delay_s
     assert repr(sandbox).endswith("<ScriptedPoller polls=3> <RecordingNotifier attempts=1 delivered=1>>")
+
+
+class Locking:
+    """Finishes every job with a video that only its key opens."""
+
+    def poll(self, job, *, timeout_s):
+        return VideoReady(assets=(Asset(LockedLink("https://api.example/video")),))
+
+    def download(self, job, place, file, *, timeout_s):
+        file.write(b"a video")
+        return Downloaded("video/mp4")
+
+
+class Shelf:
+    """A publisher that remembers what it got."""
+
+    def __init__(self):
+        self.videos = []
+
+    def publish(self, video, *, timeout_s):
+        self.videos.append(video.file.read())
+        return PublicLink("https://files.example/1.mp4", lives_s=3600)
+
+
+def test_a_locked_video_is_published_by_the_hosts_publisher(open_sandbox, call):
+    shelf = Shelf()
+    sandbox = open_sandbox(poller=Locking(), publisher=shelf)
+    call(sandbox.queue.enqueue("job_1", conversation_id="c"))
+
+    call(sandbox.run_until_settled())
+
+    assert sandbox.assert_delivered_once("job_1").video_url == "https://files.example/1.mp4"
+    assert shelf.videos == [b"a video"]
 
 
 def test_jobs_with_every_end_are_carried_there(sandbox, call):

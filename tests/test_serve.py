@@ -1,4 +1,4 @@
-"""A host's own parts in a worker process: `serve`, ``--app``, ``--poller`` and ``--channel``."""
+"""A host's own parts in a worker process: `serve`, ``--app``, ``--poller``, ``--publisher`` and ``--channel``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ HOST = '''
 import contextlib, os, sys
 
 from videopoll import AsyncRedisVideoJobQueue, AsyncRunner, PollingStrategy, RedisVideoJobQueue, Runner
-from videopoll.observations import VideoReady
+from videopoll.jobs import Asset, LockedLink, PublicLink
+from videopoll.observations import Downloaded, VideoReady
 from videopoll.worker import serve
 
 PLACE = {"url": os.environ["HOST_REDIS"], "prefix": os.environ["HOST_PREFIX"]}
@@ -50,8 +51,45 @@ class Notifier:
             print(message.job.job_id, file=inbox)
 
 
+class LockingPoller:
+    """Everything is ready at once, and only the key opens it."""
+
+    def poll(self, job, *, timeout_s):
+        return VideoReady(assets=(Asset(LockedLink("https://api.example/video")),))
+
+    def download(self, job, place, file, *, timeout_s):
+        file.write(b"video")
+        return Downloaded("video/mp4")
+
+
+class Publisher:
+    """Writes into a file what it publishes."""
+
+    def publish(self, video, *, timeout_s):
+        with open(os.environ["HOST_INBOX"], "a") as inbox:
+            print("published", video.file.read().decode(), sep=":", file=inbox)
+        return PublicLink("https://cdn.example/video.mp4", lives_s=3600)
+
+
+class AsyncPublisher:
+    async def publish(self, video, *, timeout_s):
+        return PublicLink("https://cdn.example/video.mp4")
+
+
 def build_poller():
     return Poller()
+
+
+def build_locking():
+    return LockingPoller()
+
+
+def build_publisher():
+    return Publisher()
+
+
+def build_async_publisher():
+    return AsyncPublisher()
 
 
 def build_channel():
@@ -241,6 +279,47 @@ def test_a_poller_and_a_channel_of_the_hosts_are_named_by_options(host, queue, r
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("runner", ["sync", "async"])
+def test_a_publisher_of_the_hosts_is_named_by_an_option(host, queue, runner):
+    queue.enqueue("job_1", conversation_id="conversation-1", metadata={"channel": "own", "to": phone(1)})
+
+    process = host.start(
+        *("-m", "videopoll", "worker", "--redis-url", host.redis_url, "--prefix", host.prefix, "--runner", runner),
+        *("--initial-delay", "0.1", "--interval", "0.3", "--no-history"),
+        *("--poller", "myhost:build_locking", "--publisher", "myhost:build_publisher"),
+        *("--channel", "own=myhost:build_channel"),
+        VIDEOPOLL_API_KEY="",
+    )
+    until(lambda: len(host.told()) == 2 or process.poll() is not None, "the user is told")
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(20) == 0
+    assert host.told() == ["published:video", "job_1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--poller myhost:build_locking --publisher nowhere", "--publisher looks like"),
+        ("--poller myhost:build_locking --publisher myhost:broken", "--publisher: myhost:broken raised"),
+        (
+            "--poller myhost:build_locking --publisher myhost:build_channel",
+            "builds Notifier, which has no method publish(",
+        ),
+        ("--poller myhost:build_poller --publisher myhost:build_publisher", "Poller has no method download()"),
+        ("--poller myhost:build_locking --publisher myhost:build_async_publisher --runner sync", "use --runner async"),
+    ],
+)
+def test_a_publisher_that_cannot_work_is_told_in_a_sentence(host, options, says):
+    channel = ("--channel", "own=myhost:build_channel", "--no-history")
+    process = host.start("-m", "videopoll", "worker", *channel, *options.split())
+    log = process.communicate(timeout=30)[1]
+
+    assert process.returncode == 2
+    assert says in log.splitlines()[-1]
+    assert "Traceback" not in log
 
 
 @pytest.mark.parametrize("channel", ["own", "=myhost:build_channel", "own=nowhere", "own=myhost:broken"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from videopoll.core.flow import acall, adrive, call, do, drive
 from videopoll.policies import KeyTtls
-from videopoll.protocols import AsyncNotifier, AsyncVideoPoller, Notifier, VideoPoller
+from videopoll.protocols import AsyncNotifier, AsyncPublisher, AsyncVideoPoller, Notifier, Publisher, VideoPoller
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.queue.schema import Keys
 from videopoll.testing.assertions import assert_delivered_once
@@ -35,12 +35,13 @@ QueueT = TypeVar("QueueT", RedisVideoJobQueue, AsyncRedisVideoJobQueue)
 RunnerT = TypeVar("RunnerT", Runner, AsyncRunner)
 PollerT = TypeVar("PollerT")
 NotifierT = TypeVar("NotifierT")
+PublisherT = TypeVar("PublisherT")
 
 STUCK_STEP_S = 1.0
 """How far the clock is moved when something is due and no worker may take it, e.g. because of a foreign lock."""
 
 
-class _World(Generic[QueueT, RunnerT, PollerT, NotifierT]):
+class _World(Generic[QueueT, RunnerT, PollerT, NotifierT, PublisherT]):
     """What both sandboxes are made of."""
 
     _new_queue: Callable[..., QueueT]
@@ -51,6 +52,7 @@ class _World(Generic[QueueT, RunnerT, PollerT, NotifierT]):
         *,
         poller: PollerT | None = None,
         notifier: NotifierT | None = None,
+        publisher: PublisherT | None = None,
         strategy: PollingStrategy | None = None,
         lease: LeasePolicy | None = None,
         delivery: DeliveryPolicy | None = None,
@@ -70,6 +72,7 @@ class _World(Generic[QueueT, RunnerT, PollerT, NotifierT]):
             self.queue,
             poller or self.poller,
             notifier or self.notifier,
+            publisher=publisher,
             strategy=strategy,
             lease=lease,
             delivery=delivery,
@@ -126,7 +129,7 @@ class _World(Generic[QueueT, RunnerT, PollerT, NotifierT]):
         return True
 
 
-class Sandbox(_World[RedisVideoJobQueue, Runner, VideoPoller, Notifier]):
+class Sandbox(_World[RedisVideoJobQueue, Runner, VideoPoller, Notifier, Publisher]):
     """A queue in memory with a worker over it: a job's whole life in milliseconds. For threads.
 
     ::
@@ -144,6 +147,7 @@ class Sandbox(_World[RedisVideoJobQueue, Runner, VideoPoller, Notifier]):
     Args:
         poller: Your own poller; the runner then asks it instead of `poller`.
         notifier: Your own notifier; the runner then sends with it instead of `notifier`.
+        publisher: Puts videos that only the API's key opens where everybody can fetch them; see `Runner`.
         strategy: When to poll, and when to give up.
         lease: How long a crash costs, at most.
         delivery: How hard to try to reach a user.
@@ -182,7 +186,13 @@ class Sandbox(_World[RedisVideoJobQueue, Runner, VideoPoller, Notifier]):
 
 
 class AsyncSandbox(
-    _World[AsyncRedisVideoJobQueue, AsyncRunner, AsyncVideoPoller | VideoPoller, AsyncNotifier | Notifier]
+    _World[
+        AsyncRedisVideoJobQueue,
+        AsyncRunner,
+        AsyncVideoPoller | VideoPoller,
+        AsyncNotifier | Notifier,
+        AsyncPublisher | Publisher,
+    ]
 ):
     """A queue in memory with a worker over it: a job's whole life in milliseconds. For asyncio.
 

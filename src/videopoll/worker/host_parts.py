@@ -125,7 +125,7 @@ def check_publisher(poller: object, publisher: object) -> None:
     elif getattr(poller, "may_lock", False) is True:
         log.warning(
             "This video API may finish with videos that only its key opens, and the worker has no publisher: their users"
-            " would hear that there is none. Give the runner a publisher"
+            " would hear that there is none. Give the runner a publisher (videopoll worker --publisher)"
         )
 
 

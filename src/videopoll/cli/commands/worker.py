@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from videopoll.cli.channels import NoChannelNotifier
     from videopoll.policies import KeyTtls
-    from videopoll.protocols import AsyncVideoPoller, VideoPoller
+    from videopoll.protocols import AsyncPublisher, AsyncVideoPoller, Publisher, VideoPoller
     from videopoll.video_api.description import ApiDescription
     from videopoll.worker.serve import App, Built
 
@@ -79,6 +79,16 @@ OwnPoller: TypeAlias = Annotated[
         metavar="PACKAGE.MODULE:FUNCTION",
         help="Your function that builds a poller of your own, for another video API.",
         rich_help_panel=POLLING,
+    ),
+]
+OwnPublisher: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--publisher",
+        envvar="VIDEOPOLL_PUBLISHER",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="Your function that builds what puts videos where everybody can fetch them that only the API's key opens.",
+        rich_help_panel=CHANNELS,
     ),
 ]
 OwnChannels: TypeAlias = Annotated[
@@ -241,6 +251,7 @@ def worker(
     poller: OwnPoller = None,
     api_url: ApiUrl = DEFAULT_API_URL,
     channel: OwnChannels = None,
+    publisher: OwnPublisher = None,
     ultramsg_url: UltraMsgUrl = DEFAULT_ULTRAMSG_URL,
     ultramsg_instance: UltraMsgInstance = None,
     whatsapp_factory_url: WhatsAppFactoryUrl = None,
@@ -277,6 +288,7 @@ def worker(
     export VIDEOPOLL_API_KEY=… VIDEOPOLL_ULTRAMSG_TOKEN=…
     videopoll worker --ultramsg-instance instance1150
     videopoll worker --provider fal --provider replicate
+    videopoll worker --provider openrouter --publisher myshop.videos:build_publisher
     videopoll worker --resolver myshop.people:recipient_of --log-format json
     videopoll worker --app myshop.worker:build --health-port 8080
 
@@ -313,6 +325,7 @@ def worker(
     if not apis or _asks_others(poller):
         _check_lifetimes(job_ttl, timeout, "--timeout")
     options = RunnerOptions(
+        publisher=None if publisher is None else _publisher(publisher, runner),
         strategy=PollingStrategy(
             interval_s=interval, timeout_s=timeout, initial_delay_s=initial_delay, max_attempts=max_attempts
         ),
@@ -377,6 +390,7 @@ class _Parts:
 class RunnerOptions(TypedDict, total=False):
     """What both runners are built with."""
 
+    publisher: Publisher | AsyncPublisher | None
     strategy: PollingStrategy
     lease: LeasePolicy
     texts: Texts
@@ -496,3 +510,15 @@ def _poller(api_url: str, own: str | None) -> VideoPoller | AsyncVideoPoller:
         msg = f"the video API needs a key: set {API_KEY} in the environment"
         raise ConfigurationError(msg)
     return VideoApiPoller(base_url=api_url, api_key=api_key)
+
+
+def _publisher(own: str, runner: RunnerKind) -> Publisher | AsyncPublisher:
+    found = call_function("--publisher", own)
+    publish = getattr(found, "publish", None)
+    if not callable(publish):
+        msg = f"--publisher {own} builds {type(found).__name__}, which has no method publish(video, timeout_s=seconds)"
+        raise ConfigurationError(msg)
+    if runner is RunnerKind.SYNC and is_async(publish):
+        msg = f"--publisher {own} builds an async publisher: use --runner async, or give a plain one"
+        raise ConfigurationError(msg)
+    return cast("Publisher | AsyncPublisher", found)
