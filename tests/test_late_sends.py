@@ -62,7 +62,7 @@ class Gate:
 def stand_still(worker: Worker) -> None:
     """Have a worker's leases run out, as if its process were stopped; it takes nothing, either."""
 
-    def away(*_: Any) -> Any:
+    def away(*_: Any, **__: Any) -> Any:
         msg = "this worker stands still"
         raise QueueUnavailableError(msg)
 
@@ -149,6 +149,35 @@ def test_a_slow_look_at_the_lines_state_holds_the_message_back_too(world):
 
     assert len(world.ultramsg.inbox(TO)) == 1
     assert results(slow) == ["not_sent"]
+
+
+@pytest.mark.parametrize("kind", ["async"], indirect=True)
+@pytest.mark.parametrize(("place", "method"), [("poller", "poll"), ("notifier", "notify")])
+def test_a_task_whose_job_another_worker_has_is_cut_off(world, place, method):
+    """Its place is free at once. A thread cannot be cut off: it goes on, and begins nothing more."""
+    waits, ended = threading.Event(), threading.Event()
+
+    async def hang(*_: Any, **__: Any) -> None:
+        waits.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    own = type("Part", (), {method: hang})()
+    world.enqueue_ready()
+    with world.worker(**{place: own}, lease=BRIEF, grace_s=0.1) as slow:
+        until(waits.is_set, "it is under way")
+        stand_still(slow)
+        with world.worker(lease=BRIEF) as other:
+            until(lambda: other.recorder.of(events.JobDelivered), "another worker delivers it")
+        assert not ended.is_set()
+        del slow.runner._queue.renew
+        until(ended.is_set, "it is cut off", 10)
+        until(lambda: not slow.runner.polls_in_hand + slow.runner.sends_in_hand, "its place is free")
+
+    assert [type(one).__name__ for one in slow.recorder.events].count("LeaseLost") == 1
+    assert not slow.recorder.of(events.JobDelivered)
 
 
 # --- what was given up does not begin -------------------------------------------------------------

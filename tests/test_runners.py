@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+import redis
 
 from kit import EACH_COMBINATION, FAST, QUICK, Recorder, part, phone, until
 from videopoll import (
@@ -23,10 +24,12 @@ from videopoll import (
     VideoJob,
     events,
 )
+from videopoll.clock import Clock
 from videopoll.jobs.transition import Claim, ClaimBatch, PollWork, Settle, TransitionResult
 from videopoll.messages import Delivered, LookupResult
 from videopoll.observations import Fault, FaultKind, VideoReady, VideoWorking
 from videopoll.queue.operations import new_token
+from videopoll.queue.schema import Keys
 
 
 @pytest.fixture
@@ -65,6 +68,26 @@ def test_run_once_does_a_batch_and_says_what_it_did(world, runner, call):
     assert sum(summary.polls for summary in summaries) == 2
     assert call(made.run_once()).claimed == 0
     assert len(world.ultramsg.inbox(phone(1))) == 1
+
+
+class AnHourFast(Clock):
+    """A wall clock that nobody has set."""
+
+    def unix_s(self):
+        return super().unix_s() + 3600
+
+
+def test_a_batch_takes_over_what_a_dead_worker_had_though_the_wall_clock_is_wrong(world, runner, call):
+    """The first claim only teaches it Redis's clock; cron starts a new process each time, which never has a second turn."""
+    world.enqueue_ready()
+    with world.queue() as queue, redis.Redis.from_url(world.url) as client:
+        dead = {"worker_id": "dead", "strategy": FAST, "lease": LeasePolicy()}
+        until(lambda: queue.claim(polls=1, sends=0, **dead).claims, "another worker has it")
+        client.zadd(Keys(world.prefix).inflight, {"job_1": 1})
+
+    summary = call(runner(clock=AnHourFast()).run_once())
+
+    assert (summary.claimed, summary.polls) == (1, 1)
 
 
 def test_a_runner_works_in_the_background_and_again_after_a_stop(world, runner, call):

@@ -577,6 +577,44 @@ def test_a_channel_that_hangs_in_a_thread_does_not_hold_up_a_stop(world, caplog)
     assert len(stuck.begun) == 1
 
 
+def test_a_stop_whose_run_hangs_says_so_as_an_error_of_the_runners_module(world, monkeypatch, caplog):
+    """Levels and names are what operators filter by."""
+    monkeypatch.setattr("videopoll.worker.stopping.ENDING_S", 0.3)
+    waits, release = threading.Event(), threading.Event()
+    made = build(world, grace_s=0.1)
+    claim = made._queue.claim
+
+    def hang(**options):
+        waits.set()
+        release.wait(TOO_LONG_S)
+        return claim(**options)
+
+    async def ahang(**_):
+        waits.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(made._queue, "claim", hang if world.kind == "sync" else ahang)
+
+    async def work():
+        async with made:
+            made.start()
+            await soon(waits.is_set, "it hangs")
+        await made._queue.close()
+
+    if world.kind == "async":
+        drive(work())
+    else:
+        with made:
+            made.start()
+            until(waits.is_set, "it hangs")
+        release.set()
+        until(lambda: not threads(), "all threads end")
+        made._queue.close()
+
+    (told,) = [record for record in caplog.records if "has not ended" in record.getMessage()]
+    assert (told.levelname, told.name) == ("ERROR", type(made).__module__)
+
+
 def test_a_channel_that_waits_for_a_thread_that_stops_the_worker_is_no_deadlock(world):
     loops = []
 
