@@ -188,6 +188,12 @@ class TestTrouble:
         assert len(api.requests) == 4
         assert api.polls("job_1") == []
 
+    def test_an_answer_may_tell_a_wrong_length(self, client, api):
+        api.reply_with(Reply(status=200, body=b"short", headers={"Content-Length": "6"}))
+
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get(f"{api.url}/job/job_1", headers=KEY)
+
     def test_a_dripping_answer_outlives_a_read_timeout(self, client, api):
         api.fail_next(Reply.drip(0.3))
         began = time.monotonic()

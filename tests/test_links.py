@@ -463,7 +463,14 @@ def assert_no_more_than_a_fault(kind, location):
 
 
 @pytest.mark.parametrize(
-    "place", [LockedLink("https://elsewhere.example/v1/videos/job_1/content"), BucketObject("s3://bucket/1.mp4")]
+    "place",
+    [
+        LockedLink("https://elsewhere.example/v1/videos/job_1/content"),
+        LockedLink("https://openrouter.ai:99999/1.mp4"),
+        LockedLink("https://["),
+        LockedLink("https://openrouter.ai@elsewhere.example/1.mp4"),
+        BucketObject("s3://bucket/1.mp4"),
+    ],
 )
 def test_the_key_goes_nowhere_but_to_its_own_origin(place):
     seen, clients = served(lambda _: httpx.Response(200, content=VIDEO))

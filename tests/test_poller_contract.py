@@ -20,8 +20,10 @@ import pytest
 from kit import until
 from videopoll import VideoApiPoller, events
 from videopoll._http import NOT_JSON, HttpRequest
-from videopoll.observations import Fault, FaultKind, VideoFailed, VideoReady, VideoWorking
+from videopoll.observations import Downloaded, Fault, FaultKind, VideoFailed, VideoReady, VideoWorking
 from videopoll.testing import FakeServer, Reply, VideoPollerContract, build_job
+from videopoll.testing.contract import HURRY_S
+from videopoll.testing.poller_contract import LATE_S
 from videopoll.video_api import HttpVideoPoller
 from videopoll.video_api.apis import FAL, KLING, REPLICATE, VIDEOS, XAI
 
@@ -229,7 +231,72 @@ class FollowsRedirects:
         self._client.close()
 
 
+class Fetches(HttpVideoPoller):
+    """A poller that fetches what only the key opens with a client of its own."""
+
+    adownload = None
+    longest_s = 0.0
+    follows = False
+
+    def download(self, job, place, file, *, timeout_s):
+        limit_s = max(timeout_s, self.longest_s)
+        options = {"headers": {"x-key": self._key}, "timeout": limit_s, "follow_redirects": self.follows}
+        try:
+            with httpx.Client(**options) as client, client.stream("GET", place.url) as reply:
+                return self.take(reply, file)
+        except (httpx.HTTPError, ValueError) as error:
+            return Fault(FaultKind.SERVER, type(error).__name__)
+
+    def take(self, reply, file):
+        if reply.status_code != 200:
+            return Fault(FaultKind.SERVER, "an error")
+        for chunk in reply.iter_raw():
+            file.write(chunk)
+        return Downloaded("video/mp4")
+
+
+class TakesErrors(Fetches):
+    def take(self, reply, file):
+        reply.status_code = 200
+        return super().take(reply, file)
+
+
+class TakesAHalf(Fetches):
+    def take(self, reply, file):
+        try:
+            return super().take(reply, file)
+        except httpx.RemoteProtocolError:
+            return Downloaded("video/mp4")
+
+
+class CutsOff(Fetches):
+    def take(self, reply, file):
+        try:
+            return super().take(reply, file)
+        except ValueError:
+            return Downloaded("video/mp4")
+
+
+class WaitsLong(Fetches):
+    longest_s = HURRY_S + LATE_S + 1
+
+
+class TakesItsKeyAlong(Fetches):
+    follows = True
+
+
+class QuotesTheKeyOfADownload(Fetches):
+    def take(self, reply, file):
+        return Fault(FaultKind.SERVER, f"refused: {self._key}")
+
+
 MISTAKES = [
+    (QuotesTheKeyOfADownload, TestTwo.test_an_error_is_no_locked_video, "has the key in it"),
+    (TakesErrors, TestTwo.test_an_error_is_no_locked_video, "HTTP 302 was Downloaded"),
+    (TakesAHalf, TestTwo.test_a_locked_video_is_fetched_whole, "broke off"),
+    (CutsOff, TestTwo.test_a_locked_video_is_no_larger_than_it_may_be, "more than max_bytes"),
+    (WaitsLong, TestTwo.test_a_download_ends_in_time, "and had 0.4 s"),
+    (TakesItsKeyAlong, TestTwo.test_the_key_of_a_download_stays_at_its_api, "the key of a download"),
     (FollowsElsewhere, TestTwo.test_the_key_stays_at_its_api, "another origin"),
     (FollowsRedirects, TestTwo.test_the_key_stays_at_its_api, "another origin"),
     (Raises, TestTwo.test_a_job_that_is_worked_on_goes_on, "raised ConnectionError"),

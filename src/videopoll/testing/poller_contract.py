@@ -15,7 +15,9 @@ import attrs
 from typing_extensions import override
 
 from videopoll.jobs.job import VideoJob
+from videopoll.jobs.video import LockedLink
 from videopoll.observations import (
+    Downloaded,
     Fault,
     FaultKind,
     Observation,
@@ -30,10 +32,11 @@ from videopoll.video_api.http_poller import HttpVideoPoller
 from videopoll.video_api.poller import VideoApiPoller
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
     from typing import Self
 
     from videopoll.jobs.codec import JsonValue
+    from videopoll.jobs.video import BucketObject
     from videopoll.protocols import AsyncVideoPoller, VideoPoller
 
 __all__ = ["VideoPollerContract"]
@@ -51,9 +54,20 @@ LATE_S = 2.0
 _OVER = (VideoReady, VideoFailed, VideoMissing)
 """What ends a job."""
 
+_VIDEO = b"\x00\x00\x00\x18ftypmp42" + b"a video of the contract" * 400
+
+_WHOLE = Reply(status=200, body=_VIDEO, headers={"Content-Type": "video/mp4"})
+
+_TOO_LONG = (str(len(_VIDEO) + 1), str(10**15))
+_NO_LENGTHS = ("-1", "a video", f"{len(_VIDEO)}, 1")
+"""What a broken server tells in Content-Length."""
+
 _PAGE = b"<!doctype html><html><h1>404 Not Found</h1><p>nginx</p></html>"
 
 _Poller: TypeAlias = "VideoPoller | AsyncVideoPoller"
+
+
+_DOWNLOADS = ("download", "adownload")
 
 
 @attrs.frozen
@@ -89,6 +103,18 @@ class _Side:
         except Exception as error:  # noqa: BLE001 - judged in `_observation`
             return error
 
+    def download(
+        self, job: VideoJob, place: LockedLink | BucketObject, file: _Sink, timeout_s: float = PATIENCE_S
+    ) -> Downloaded | Observation:
+        """Download once; an exception counts as a fault, as it does for a worker."""
+        try:
+            told = self.method(job, place, file, timeout_s=timeout_s)
+            if self.loop is not None:
+                told = self.loop.run(cast("Coroutine[object, object, object]", told))
+        except Exception as error:  # noqa: BLE001 - judged in `_observation`
+            told = error
+        return told if isinstance(told, Downloaded) else self._observation(told)
+
     def _observation(self, told: object) -> Observation:
         if isinstance(told, Exception):
             complaint = f"{self.name} raised {type(told).__name__}: build and read may, the poller makes a fault of it"
@@ -98,11 +124,26 @@ class _Side:
         return cast("Observation", told)
 
 
+class _Sink:
+    """Where a video is written to: it takes no more than `max_bytes`."""
+
+    def __init__(self, max_bytes: int = 2 * len(_VIDEO)) -> None:
+        self.max_bytes = max_bytes
+        self.data = b""
+
+    def write(self, data: bytes, /) -> int:
+        if len(self.data) + len(data) > self.max_bytes:
+            msg = f"the video is larger than {self.max_bytes} bytes"
+            raise ValueError(msg)
+        self.data += data
+        return len(data)
+
+
 @contextlib.contextmanager
-def _sides_of(poller: _Poller) -> Iterator[list[_Side]]:
+def _sides_of(poller: _Poller, *names: str) -> Iterator[list[_Side]]:
     """Give both sides of a poller, or the one that it has, and close it after them."""
-    methods = [(name, getattr(poller, name, None)) for name in ("poll", "apoll")]
-    check(methods[0][1] is not None, f"{type(poller).__name__} has no method poll(job, timeout_s=seconds)")
+    check(hasattr(poller, "poll"), f"{type(poller).__name__} has no method poll(job, timeout_s=seconds)")
+    methods = [(name, getattr(poller, name, None)) for name in names or ("poll", "apoll")]
     with asyncio.Runner() as loop:
         ours = isinstance(poller, HttpVideoPoller | VideoApiPoller)
         try:
@@ -162,6 +203,10 @@ class VideoPollerContract:
         """Return the metadata of the job, such as its ``operation``."""
         del base_url
         return {}
+
+    def locked_place(self, base_url: str) -> LockedLink | BucketObject | None:
+        """Return where a video is that only the API's key opens; None leaves out what a poller's `download` promises."""
+        return LockedLink(f"{base_url}/video")
 
     # --- what an answer means ---
 
@@ -292,6 +337,60 @@ class VideoPollerContract:
             told = [one for one in elsewhere.requests if API_KEY in f"{one.target} {dict(one.headers)} {one.raw!r}"]
             check(not told, "the key went to another origin than the API's")
 
+    # --- videos that only the key opens, for pollers that have `download` ---
+
+    def test_a_locked_video_is_fetched_whole(self) -> None:
+        """What breaks off, or is told to be longer than it is, is no video."""
+        for side, told, file in self._fetched(_WHOLE):
+            check(isinstance(told, Downloaded), f"{side.name}: a video that came whole is Downloaded, got {told!r}")
+            check(file.data == _VIDEO, f"{side.name}: what was written is not the video")
+        for side, told, _ in self._fetched(*map(_of_length, _TOO_LONG)):
+            check(not isinstance(told, Downloaded), f"{side.name}: a video that broke off was Downloaded")
+        for side, told, file in self._fetched(*map(_of_length, _NO_LENGTHS)):
+            whole = not isinstance(told, Downloaded) or file.data == _VIDEO
+            check(
+                whole, f"{side.name}: a part of a video was Downloaded, of a server that tells no good Content-Length"
+            )
+
+    def test_a_locked_video_is_no_larger_than_it_may_be(self) -> None:
+        """Or one video fills a worker's disk."""
+        for side, told, _ in self._fetched(_WHOLE, max_bytes=len(_VIDEO) - 1):
+            check(not isinstance(told, Downloaded), f"{side.name}: a video with more than max_bytes was Downloaded")
+
+    def test_an_error_is_no_locked_video(self) -> None:
+        """Its body would be published, and sent to a user."""
+        quoting: JsonValue = {"error": {"message": API_KEY}, "message": API_KEY, "detail": API_KEY}
+        for status in (302, 400, 401, 403, 404, 408, 429, 500, 502, 503):
+            for side, told, _ in self._fetched(Reply.garbage(_PAGE, status=status), Reply.json(quoting, status=status)):
+                check(not isinstance(told, Downloaded), f"{side.name}: HTTP {status} was Downloaded")
+                texts = [repr(told), str(getattr(told, "detail", "")), str(getattr(told, "error", ""))]
+                check(not any(API_KEY in text for text in texts), f"{side.name}: what it tells has the key in it")
+        for side, told, _ in self._fetched(Reply.dropped()):
+            check(not isinstance(told, Downloaded), f"{side.name}: a connection without an answer was Downloaded")
+
+    def test_a_download_ends_in_time(self) -> None:
+        """Or one file that never ends holds up a worker's places."""
+        began_s = time.monotonic()
+        for side, told, _ in self._fetched(Reply.hang(), attrs.evolve(_WHOLE, trickle_s=60.0), timeout_s=HURRY_S):
+            took_s, began_s = time.monotonic() - began_s, time.monotonic()
+            check(not isinstance(told, Downloaded), f"{side.name}: a video that did not come in time was Downloaded")
+            check(took_s < HURRY_S + LATE_S, f"{side.name} took {took_s:.1f} s, and had {HURRY_S} s")
+
+    def test_the_key_of_a_download_stays_at_its_api(self) -> None:
+        """Not in a redirect, nor to a place on another host: `place` comes out of an answer."""
+        with FakeServer() as elsewhere, FakeServer() as server:
+            elsewhere.fail_every(1, _WHOLE)
+            with _sides_of(self.make_poller(server.url, API_KEY), *_DOWNLOADS) as sides:
+                for side in sides:
+                    for status in (301, 302, 303, 307, 308):
+                        server.heal()
+                        server.fail_every(1, Reply.redirect(f"{elsewhere.url}/video", status=status))
+                        for url in (server.url, elsewhere.url):
+                            if (place := self.locked_place(url)) is not None:
+                                side.download(self._job(server.url), place, _Sink())
+            told = [one for one in elsewhere.requests if API_KEY in f"{one.target} {dict(one.headers)} {one.raw!r}"]
+            check(not told, "the key of a download went to another origin than the API's")
+
     # --- both worlds, threads, closing ---
 
     def test_both_sides_agree(self) -> None:
@@ -349,6 +448,20 @@ class VideoPollerContract:
                 told.append((side, side.poll(self._job(server.url))))
         return told
 
+    def _fetched(
+        self, *replies: Reply, max_bytes: int = 2 * len(_VIDEO), timeout_s: float = PATIENCE_S
+    ) -> Iterator[tuple[_Side, Downloaded | Observation, _Sink]]:
+        with FakeServer() as server, _sides_of(self.make_poller(server.url, API_KEY), *_DOWNLOADS) as sides:
+            place, job = self.locked_place(server.url), self._job(server.url)
+            for reply in replies if place is not None else ():
+                server.heal()
+                server.fail_every(1, reply)
+                for side in sides:
+                    if reply.trickle_s and not side.ours:
+                        continue  # As in `test_a_poll_ends_in_time`.
+                    file = _Sink(max_bytes)
+                    yield side, side.download(job, cast("LockedLink | BucketObject", place), file, timeout_s), file
+
     @staticmethod
     def _is(side: _Side, told: Observation, kind: type[Observation], what: str) -> None:
         check(isinstance(told, kind), f"{side.name}: {what} is {kind.__name__}, got {told!r}")
@@ -380,6 +493,10 @@ class _Log(logging.Handler):
 
 def _replies(reply: Reply | Sequence[Reply]) -> list[Reply]:
     return [reply] if isinstance(reply, Reply) else list(reply)
+
+
+def _of_length(length: str) -> Reply:
+    return attrs.evolve(_WHOLE, headers={**_WHOLE.headers, "Content-Length": length})
 
 
 def _about_another(reply: Reply) -> Reply | None:

@@ -84,7 +84,8 @@ class Reply:
     Args:
         status: The HTTP status; None gives the fake's normal answer.
         body: A JSON value, or bytes as they are.
-        headers: Extra headers.
+        headers: Extra headers. A ``Content-Length`` stands in the place of the true one, and
+            the connection ends after the body.
         delay_s: Seconds to wait before anything is sent.
         trickle_s: Seconds over which the body is spread, a few bytes at a time.
         drop: Close the connection without an answer.
@@ -516,7 +517,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", "application/json; charset=utf-8")
         for name, value in reply.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if any(name.lower() == "content-length" for name in reply.headers):
+            self.close_connection = True
+        else:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
             return

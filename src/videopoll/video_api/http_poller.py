@@ -22,6 +22,7 @@ from videopoll._reasons import own, quoting, trace_of
 from videopoll.core.flow import acall, adrive, call, drive
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.jobs.codec import is_number
+from videopoll.jobs.urls import url_problem
 from videopoll.jobs.video import Asset, BucketObject, FailureReason, LockedLink, PublicLink, failure_reason
 from videopoll.observations import (
     MAX_WORD_CHARS,
@@ -410,7 +411,7 @@ class HttpVideoPoller(HttpApiClient):
     ) -> Flow[Downloaded | VideoMissing | VideoFailed | Fault]:
         if isinstance(place, BucketObject):
             return VideoFailed(own("the video lies in a bucket, which this poller has no right to"))
-        if origin_of(place.url) != origin_of(self._base_url):
+        if url_problem(place.url) is not None or origin_of(place.url) != origin_of(self._base_url):
             elsewhere = "the video is on another host than the API: the key is not sent there"
             return Fault(FaultKind.INTERNAL, own(elsewhere))
         headers = self._headers((yield from self._ask_key()))
