@@ -64,10 +64,10 @@ async def acall(effect: Call) -> object:
     return await value if inspect.isawaitable(value) else value
 
 
-call_unchecked = cast("Callable[[Call], object]", operator.call)
+call_unchecked: Callable[[Call], object] = cast("Callable[[Call], object]", operator.call)
 """`call` where every call is known to be a sync one: nothing is looked at."""
 
-acall_unchecked = cast("Callable[[Call], Awaitable[object]]", operator.call)
+acall_unchecked: Callable[[Call], Awaitable[object]] = cast("Callable[[Call], Awaitable[object]]", operator.call)
 """`acall` where every call is known to be an async one: what it returns is awaited at once."""
 
 

@@ -43,7 +43,7 @@ class FolderPublisher(FakeServer):
         self, folder: str | os.PathLike[str], *, lives_s: float | None = 3600.0, port: int | None = None
     ) -> None:
         super().__init__(port=port)
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self._lives_s = lives_s
         # A name can be guessed by who knows the job: the rest of the link cannot.
         self._secret = secrets.token_urlsafe(16)

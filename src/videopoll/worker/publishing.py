@@ -48,8 +48,8 @@ class BoundedFile:
     def __init__(self, file: BinaryIO, max_bytes: int) -> None:
         self._file = file
         self.max_bytes = max_bytes
-        self.size = 0
-        self.full = False
+        self.size: int = 0
+        self.full: bool = False
 
     def write(self, data: bytes, /) -> int:
         size = memoryview(data).nbytes
