@@ -117,6 +117,7 @@ def test_a_stopped_worker_gives_its_unfinished_poll_back_at_once(world):
 
     worker.stop()
 
+    assert [event.given_back for event in worker.recorder.of(events.WorkerStopped)] == [1]
     with world.queue() as queue:
         view = queue.get("job_1")
         assert (view.state, view.attempts) == (JobState.QUEUED, 0)

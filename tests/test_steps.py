@@ -220,6 +220,14 @@ def test_a_poll_that_is_released_is_given_back(stage):
     assert stage.step.release() == Release(stage.step.claim)
 
 
+def test_a_job_that_is_released_before_it_is_begun_is_not_begun(stage):
+    """It waited for a thread when the worker stopped: it has been given back, and somebody else may be asking by now."""
+    waiting = JobStep(stage.context, stage.step.claim)
+    waiting.release()
+
+    assert list(waiting.steps()) == []
+
+
 def test_an_outcome_that_is_being_stored_when_the_worker_stops_counts_as_not_sent(stage):
     """The next worker sends it at once, and need not ask the channel about it."""
     stage.next(VIDEO)
