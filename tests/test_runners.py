@@ -100,6 +100,7 @@ def test_a_runner_works_in_the_background_and_again_after_a_stop(world, runner, 
             made.start()
             until(lambda number=number: world.ultramsg.inbox(phone(number)), "the video arrives")
             made.stop()
+            assert not made.stopping
     else:
 
         async def work():
@@ -108,6 +109,7 @@ def test_a_runner_works_in_the_background_and_again_after_a_stop(world, runner, 
                 made.start()
                 await asyncio.to_thread(until, lambda number=number: world.ultramsg.inbox(phone(number)), "it arrives")
                 await made.stop()
+                assert not made.stopping
 
         call(work())
 
