@@ -304,11 +304,11 @@ def test_a_step_that_fails_once_around_the_outcome_is_tried_again(world, monkeyp
     module, name = at.rsplit(".", 1)
     real, failed = getattr(__import__(module, fromlist=[name]), name), []
 
-    def once(*values):
+    def once(*values, **named):
         if not failed:
             failed.append(1)
             raise ZeroDivisionError
-        return real(*values)
+        return real(*values, **named)
 
     monkeypatch.setattr(at, once)
     told = []

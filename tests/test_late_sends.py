@@ -310,7 +310,7 @@ def test_a_send_that_does_not_come_back_in_its_time_is_of_unknown_fate(world, pa
 @EACH_COMBINATION
 def test_a_poll_that_does_not_come_back_in_its_time_is_a_fault(world, parts, monkeypatch):
     """A worker that is the only one must not wait for a poller that hangs."""
-    monkeypatch.setattr("videopoll.worker.runner.GUARD_S", 0.1)
+    monkeypatch.setattr("videopoll.worker.hung.GUARD_S", 0.1)
     monkeypatch.setattr("videopoll.worker.async_parts.GUARD_S", 0.1)
     waits, free = threading.Event(), threading.Event()
 

@@ -208,8 +208,11 @@ class QuotesTheKey(HttpVideoPoller):
 
 
 class TakesItsTime(HttpVideoPoller):
-    def _outgoing(self, request, key, timeout_s):
-        return super()._outgoing(request, key, timeout_s + 4)
+    def poll(self, job, *, timeout_s):
+        return super().poll(job, timeout_s=timeout_s + 4)
+
+    async def apoll(self, job, *, timeout_s):
+        return await super().apoll(job, timeout_s=timeout_s + 4)
 
 
 class AnotherInTheOtherWorld(HttpVideoPoller):

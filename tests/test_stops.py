@@ -714,7 +714,7 @@ def test_a_hook_that_stops_the_worker_is_no_deadlock(world):
 @pytest.mark.parametrize("kind", ["sync"], indirect=True)
 def test_a_hook_that_waits_for_a_thread_that_stops_the_worker_is_no_deadlock(world, monkeypatch):
     """Its loop hangs in the hook, so that it cannot end before `stop` has returned."""
-    monkeypatch.setattr("videopoll.policies.ENDING_S", 0.5)
+    monkeypatch.setattr("videopoll.worker.stopping.ENDING_S", 0.5)
 
     def hook(event):
         if isinstance(event, events.WorkerStarted):

@@ -1141,7 +1141,7 @@ def test_the_code_in_the_how_to_page_runs():
     for needs, code in blocks:
         if not needs or importlib.util.find_spec("agents"):
             exec(code, namespace)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     assert namespace["answer"]["error_code"] == "INVALID_REQUEST"
     namespace["queue"].close()
 

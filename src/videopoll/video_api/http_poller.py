@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast
 
 import attrs
 
@@ -66,8 +66,6 @@ __all__ = ["HttpVideoPoller", "read_answer", "read_result"]
 log: logging.Logger = logging.getLogger(__name__)
 
 Exchange: TypeAlias = HttpReply | HttpFailure
-
-_NOTHING = (None, None, None, None)
 
 SHORTEST_FOLLOW_S = 1.0
 """Seconds that a second request gets at least."""
@@ -258,9 +256,12 @@ class HttpVideoPoller(HttpApiClient):
 
     keeps_time: bool = True
 
+    _builds_plainly: ClassVar[bool] = True
+
     def __init_subclass__(cls) -> None:
         if "apoll" in vars(cls) and "keeps_time" not in vars(cls):
             cls.keeps_time = False
+        cls._builds_plainly = cls.build is HttpVideoPoller.build
 
     def __init__(
         self,
@@ -360,21 +361,22 @@ class HttpVideoPoller(HttpApiClient):
             return stranger
         began_s, key = time.monotonic(), None
         try:
-            told: object = self.build(job)
-            if isinstance(told, HttpRequest):
-                key = checked_key((yield self._key)) if callable(self._key) else self._key
-                told = self._outgoing(told, key, timeout_s)
+            if self._builds_plainly and not callable(self._key):
+                # Almost every poll: the request is made once, as it goes out.
+                key = self._key
+                told: object = self._get(self._api.poll, job, headers=self._headers(key), timeout_s=timeout_s)
+            else:
+                told = self.build(job)
+                if isinstance(told, HttpRequest):
+                    key = checked_key((yield self._key)) if callable(self._key) else self._key
+                    told = self._outgoing(told, key, timeout_s)
             if isinstance(told, HttpRequest):
                 told = _fault_or_reply((yield told))
             if isinstance(told, HttpReply):
                 told = self.read(told, job)
                 if isinstance(told, HttpRequest):
                     left_s = max(SHORTEST_FOLLOW_S, timeout_s - (time.monotonic() - began_s))
-                    told = self._outgoing(told, key, left_s)
-                if isinstance(told, HttpRequest):
-                    told = _fault_or_reply((yield told))
-                if isinstance(told, HttpReply):
-                    told = self.read_result(told, job)
+                    told = yield from self._ask_more(self._outgoing(told, key, left_s), job)
         except Exception as error:  # noqa: BLE001 - a host's subclass, or its function for the key, may raise anything
             log.error("A poller raised an exception; it counts as a passing fault\n%s", trace_of(error))  # noqa: TRY400 - the error's text is not ours
             told = Fault(
@@ -383,6 +385,13 @@ class HttpVideoPoller(HttpApiClient):
         if not isinstance(told, Observation):
             return Fault(FaultKind.INTERNAL, own(f"the poller made {type(told).__name__}, which is no Observation"))
         return without_key(told, key)
+
+    def _ask_more(self, told: HttpRequest | Fault, job: VideoJob) -> Generator[Any, Any, object]:
+        """Yield the second request, and return what its answer means."""
+        if not isinstance(told, HttpRequest):
+            return told
+        reply = _fault_or_reply((yield told))
+        return self.read_result(reply, job) if isinstance(reply, HttpReply) else reply
 
     @staticmethod
     def _effect(asked: object, send: Callable[[HttpRequest], object]) -> Callable[[], object]:
@@ -396,9 +405,6 @@ class HttpVideoPoller(HttpApiClient):
         headers = self._headers(key)
         if request.headers:
             headers = {**headers, **request.headers}
-        if (request.json, request.form, request.content, request.sink) == _NOTHING:
-            # Almost every poll: this costs half of what `evolve` does.
-            return HttpRequest(method=request.method, url=request.url, headers=headers, timeout_s=timeout_s)
         return attrs.evolve(request, headers=headers, timeout_s=timeout_s)
 
     def _download(
@@ -420,9 +426,11 @@ class HttpVideoPoller(HttpApiClient):
             return got
         return _refused(self._api, job, got, got.json(), retry_after_s(got.headers, time.time()))
 
-    def _get(self, template: str, job: VideoJob) -> HttpRequest | Fault:
+    def _get(
+        self, template: str, job: VideoJob, *, headers: Mapping[str, str] | None = None, timeout_s: float = 30.0
+    ) -> HttpRequest | Fault:
         url = self._api.url(template, self._base_url, job)
         if url is None:
             lacks = f"the job has no URL to ask for: {self._api.name} needs what {template} names, on its own host"
             return Fault(FaultKind.INTERNAL, own(lacks))
-        return HttpRequest(method="GET", url=url)
+        return HttpRequest(method="GET", url=url, headers=headers or {}, timeout_s=timeout_s)
