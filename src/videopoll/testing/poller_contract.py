@@ -141,7 +141,7 @@ class _Sink:
 
 @contextlib.contextmanager
 def _sides_of(poller: _Poller, *names: str) -> Iterator[list[_Side]]:
-    """Give both sides of a poller, or the one that it has, and close it after them."""
+    """Yield both sides of a poller, or the one that it has, and close it after them."""
     check(hasattr(poller, "poll"), f"{type(poller).__name__} has no method poll(job, timeout_s=seconds)")
     methods = [(name, getattr(poller, name, None)) for name in names or ("poll", "apoll")]
     with asyncio.Runner() as loop:

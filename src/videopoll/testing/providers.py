@@ -116,7 +116,7 @@ class FakeProviders(FakeServer):
         return f"{self.url}/{self._api(name).name}"
 
     def job(self, name: str, *steps: Meaning | Reply, api_id: str | None = None) -> GenerationStarted:
-        """Let an API know a job, and return what its start would have told.
+        """Make a job known to an API, and return what its start would have told.
 
         Args:
             name: The API.
@@ -132,7 +132,7 @@ class FakeProviders(FakeServer):
             return self._add(api, steps, api_id or f"{name}-{next(self._serial)}", api.start)
 
     def on_start(self, name: str, *steps: Meaning | Reply) -> None:
-        """Let the jobs that are started at an API from now on take these steps; see `job`."""
+        """Set the steps of the jobs that are started at an API from now on; see `job`."""
         self._check(name, steps)
         with self._lock:
             self._on_start[name] = steps
@@ -154,7 +154,7 @@ class FakeProviders(FakeServer):
             return (self._jobs[job_id].link or None) if job_id in self._jobs else None
 
     def end_links(self) -> None:
-        """Let each link that was given so far stop working. Where asking again gives a fresh one, it does."""
+        """End each link that was given so far. Where asking again gives a fresh one, it does."""
         with self._lock:
             self._links = dict.fromkeys(self._links, 0.0)
 

@@ -177,7 +177,7 @@ class RoutingPoller:
     def download(
         self, job: VideoJob, place: LockedLink | BucketObject, file: VideoSink, *, timeout_s: float
     ) -> Downloaded | Observation:
-        """Have the job's poller write a video that only its key opens to `file`; see `videopoll.protocols.VideoDownload`.
+        """Write a video that only its key opens to `file`, by the job's poller; see `videopoll.protocols.VideoDownload`.
 
         Raises:
             Exception: Whatever the poller raises.
@@ -187,7 +187,7 @@ class RoutingPoller:
     async def adownload(
         self, job: VideoJob, place: LockedLink | BucketObject, file: VideoSink, *, timeout_s: float
     ) -> Downloaded | Observation:
-        """Have the job's poller write a video that only its key opens to `file`, by its asyncio side where it has one.
+        """Write a video that only its key opens to `file`, by the job's poller: by its asyncio side where it has one.
 
         Raises:
             Exception: Whatever the poller raises.

@@ -190,7 +190,7 @@ class BaseWriter(Generic[F]):
         raise NotImplementedError
 
     def _changed(self) -> None:
-        """Have `_next` look again; called under the lock."""
+        """Make `_next` look again; called under the lock."""
         raise NotImplementedError
 
     def _next(self) -> list[_Write[F]] | Awaitable[list[_Write[F]]]:
