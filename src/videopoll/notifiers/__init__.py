@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from videopoll._http import HttpReply, HttpRequest
-from videopoll.notifiers.addresses import recipient_of, whatsapp_address
+from videopoll.notifiers.addresses import recipient_of, whatsapp_address, whatsapp_number
 from videopoll.notifiers.apprise import AppriseNotifier
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.callback import CallbackNotifier
@@ -32,4 +32,5 @@ __all__ = [
     "recipient_of",
     "redact",
     "whatsapp_address",
+    "whatsapp_number",
 ]

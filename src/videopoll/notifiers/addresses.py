@@ -14,7 +14,7 @@ from videopoll.errors import RefusedError
 if TYPE_CHECKING:
     from videopoll.messages import Message, Recipient
 
-__all__ = ["Account", "account_of", "recipient_of", "whatsapp_address"]
+__all__ = ["Account", "account_of", "recipient_of", "whatsapp_address", "whatsapp_number"]
 
 
 def recipient_of(message: Message) -> Recipient:
@@ -94,9 +94,29 @@ def whatsapp_address(to: str, *, hidden_ids: bool = False) -> str:
     to = to.strip(" ")
     if _GROUP.fullmatch(to) or (hidden_ids and _HIDDEN.fullmatch(to)):
         return to
+    return _digits(to, "nor a group's chat id")
+
+
+def whatsapp_number(to: str) -> str:
+    """Return the digits of a phone number, for a channel that takes nothing else.
+
+    The number may be written as for `whatsapp_address`. Groups, and the ids with
+    which Meta names users and groups (``US.1349…``), are refused: their digits are
+    somebody else's number.
+
+    Args:
+        to: What the host gave.
+
+    Raises:
+        RefusedError: It is no phone number for certain.
+    """
+    return _digits(to.strip(" "), "(this channel takes no groups and no user ids)")
+
+
+def _digits(to: str, besides: str) -> str:
     number = "".join(_ascii(character) for character in _USER.sub("", to))
     digits = "".join(character for character in number if "0" <= character <= "9")
-    problem = _problem(number, digits)
+    problem = _problem(number, digits, besides)
     if problem is None:
         return digits
     # No example with digits: it would be taken out of the receipt as somebody's number.
@@ -108,7 +128,7 @@ def _ascii(character: str) -> str:
     return str(unicodedata.decimal(character)) if character.isdecimal() else character
 
 
-def _problem(number: str, digits: str) -> str | None:
+def _problem(number: str, digits: str, besides: str) -> str | None:
     if "," in number:
         # UltraMsg would send to every number in the list.
         return "has a comma: one message goes to one person or one group"
@@ -117,9 +137,10 @@ def _problem(number: str, digits: str) -> str | None:
     if _HIDDEN.fullmatch(number):
         return "is a hidden id (@lid), which this channel does not take: give the phone number"
     if not _NUMBER.fullmatch(number) or _OTHER.fullmatch(number):
+        neither = "neither" if besides.startswith("nor") else "not"
         return (
-            "is neither an international phone number (digits; '+', spaces, '-', '.' and parentheses around them)"
-            " nor a group's chat id"
+            f"is {neither} an international phone number (digits; '+', spaces, '-', '.' and parentheses around them)"
+            f" {besides}"
         )
     if digits.startswith("0") or _TRUNK_ZERO.search(number):
         return "has a 0 that is only dialled in some places: give the country code, without 0 or 00, and the number"

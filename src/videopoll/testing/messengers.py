@@ -1,4 +1,4 @@
-"""Messengers that deliver to a list, and fail on demand."""
+"""Messengers that deliver to a list, and fail on demand; and what a fake of another channel is built on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeMessage", "FakeUltraMsg", "FakeWhatsAppFactory", "MessageKind"]
 
-MessageKind: TypeAlias = Literal["video", "text"]
+MessageKind: TypeAlias = Literal["video", "document", "template", "text"]
 """What kind of message a user got."""
 
 _MAX_CAPTION_CHARS = 1024
@@ -36,10 +36,11 @@ class FakeMessage:
 
     Args:
         id: The messenger's id of it.
-        kind: A video, or a text.
+        kind: A video, a document, a template, or a text.
         to: Whose it is, as it was given.
         text: The caption of a video, or the words of a text.
-        video: The video's URL; None for a text.
+        video: The video's URL; None for a text, and for a file that was uploaded.
+        file: The file that was uploaded; None if there was none.
         reference_id: The sender's reference; empty if there was none.
         reply_to: The message that it answers; empty if there was none.
         priority: As it was given; None if it was not.
@@ -52,6 +53,7 @@ class FakeMessage:
     to: str
     text: str
     video: str | None = None
+    file: bytes | None = attrs.field(default=None, repr=False)
     reference_id: str = ""
     reply_to: str = ""
     priority: int | None = None
@@ -59,8 +61,8 @@ class FakeMessage:
     at: float = attrs.field(factory=time.monotonic)
 
 
-class _Messenger(FakeServer):
-    """What both messengers share: what they took."""
+class Messenger(FakeServer):
+    """What all messengers share: what they took."""
 
     def __init__(self, *, port: int | None, latency_s: float) -> None:
         super().__init__(port=port, latency_s=latency_s)
@@ -85,7 +87,7 @@ class _Messenger(FakeServer):
         return [message for message in self.messages if _address(message.to) == wanted]
 
 
-class FakeUltraMsg(_Messenger):
+class FakeUltraMsg(Messenger):
     """UltraMsg over real HTTP, with its habit of saying 200 to everything.
 
     ::
@@ -262,7 +264,7 @@ class FakeUltraMsg(_Messenger):
         return Reply.json({"total": len(found), "pages": pages, "limit": limit, "page": page, "messages": shown})
 
 
-class FakeWhatsAppFactory(_Messenger):
+class FakeWhatsAppFactory(Messenger):
     """WhatsApp Factory over real HTTP: texts only.
 
     Args:
