@@ -13,6 +13,7 @@ from videopoll.core.delivery import (
     Later,
     LookUp,
     Send,
+    Watch,
     after_lookup,
     after_send,
     next_delivery_action,
@@ -23,7 +24,7 @@ from videopoll.core.delivery import (
 from videopoll.core.polling import SHORTEST_REQUEST_S, Ask, NextPoll, before_poll, decide
 from videopoll.jobs import MessageForm, OutboxEntry, Outcome, OutcomeKind, VideoJob
 from videopoll.jobs.transition import Abandoned, PollWork
-from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
+from videopoll.messages import Accepted, Delivered, LookupResult, NotSent, Refused, Unknown
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.policies import DeliveryPolicy, OnUnknown, PollingStrategy
 
@@ -496,6 +497,12 @@ def test_a_delivered_message_is_done():
     """And its receipt is kept."""
     done = after_send(entry(tries=1, sending_ms=at(0)), Delivered("5225"), at(1), POLICY)
     assert done == Done(entry(tries=1), Delivered("5225"))
+
+
+def test_an_accepted_message_is_watched_and_is_not_yet_delivered():
+    watched = after_send(entry(tries=1, sending_ms=at(0)), Accepted("wamid.1"), at(1), POLICY)
+    assert watched == Watch(entry(tries=1), Accepted("wamid.1"))
+    assert Accepted("wamid.1") != Delivered("wamid.1")
 
 
 @pytest.mark.parametrize(("tries", "wait_s"), [(1, 2), (2, 4), (3, 8), (4, 16)])

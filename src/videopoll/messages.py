@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TOO_LATE",
+    "Accepted",
     "AcknowledgementMessage",
     "BaseMessage",
     "Delivered",
     "LookupResult",
     "Message",
+    "MessageReceipt",
     "NotSent",
     "Receipt",
+    "ReceiptKind",
     "Recipient",
     "Refused",
     "Unknown",
@@ -248,6 +251,24 @@ class Delivered:
 
 
 @attrs.frozen
+class Accepted(Delivered):
+    """The channel accepted the message, and tells later, by a receipt, what became of it.
+
+    The job is then watched for a while (`DeliveryPolicy.watch_s`): its user is known to
+    have the message once a `MessageReceipt` says so, and one that says that the message
+    failed has it sent in the next form. Return `Delivered` where the reply is the last word.
+
+    Args:
+        message_id: The channel's id of the message, by which its receipts name it. None if
+            they bear our reference instead (`Message.reference`).
+        detail: A note for the operator. No secrets.
+        form: The form it was sent in, if another than the message asked for. Equality
+            ignores it.
+        channel: The channel of a `RoutingNotifier`. Equality ignores it.
+    """
+
+
+@attrs.frozen
 class NotSent:
     """Surely nothing was sent: the worker tries again later.
 
@@ -312,6 +333,52 @@ class Unknown:
 
 Receipt: TypeAlias = Delivered | NotSent | Refused | Unknown
 """The result of one send."""
+
+
+class ReceiptKind(enum.StrEnum):
+    """What a receipt says of a message."""
+
+    SENT = "sent"
+    """It is on its way."""
+    FAILED = "failed"
+    """It has not reached its user, and will not."""
+    DELIVERED = "delivered"
+    """It has reached its user."""
+    READ = "read"
+    """Its user has read it, and so has it."""
+
+
+@attrs.frozen(kw_only=True)
+class MessageReceipt:
+    """What a channel tells of a message that it accepted before.
+
+    A channel's ``read_receipts`` makes them of a signed request of the channel;
+    `RedisVideoJobQueue.receive_receipts` takes them. At least one of `message_id` and
+    `reference` names the message.
+
+    Args:
+        kind: What it says.
+        message_id: The channel's id of the message.
+        reference: Our name of the message, where the channel gives it back (`Message.reference`).
+        reason: Why it failed, for the operator. No secrets.
+        then: The form to try next, of a message that failed; None for the text, if `try_text`.
+        try_text: Whether the same message as a text with a link may still go through.
+        passing: Whether a message that failed may go through in the same form later.
+        at_ms: When it happened, by the channel's clock, in Unix milliseconds.
+        channel: The channel of a `RoutingNotifier`, where two of them may have messages of
+            one id; None matches every channel.
+    """
+
+    kind: ReceiptKind = attrs.field(converter=ReceiptKind)
+    message_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
+    reference: str | None = attrs.field(default=None, converter=bounded_id_or_none)
+    reason: str | None = attrs.field(default=None, converter=bounded_detail_or_none, repr=repr_told)
+    then: MessageForm | None = attrs.field(default=None, converter=_form_or_none)
+    try_text: bool = attrs.field(default=True, converter=bool)
+    passing: bool = attrs.field(default=False, converter=bool)
+    at_ms: int | None = None
+    channel: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=_repr_channel)
+
 
 TOO_LATE = NotSent(own("too late to begin: the lease on the job is over"), counts=False, channel_fault=False)
 """The receipt of a send that `Message.may_still_send` held back."""

@@ -16,7 +16,7 @@ from videopoll._reasons import joined, own
 from videopoll.core.links import LinkStep, link_lives, next_link_step
 from videopoll.jobs.outcome import MessageForm, OutboxEntry, Outcome, OutcomeKind
 from videopoll.jobs.video import Asset, AssetKind, BucketObject, FailureReason, PublicLink, dated, locked_video
-from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown
+from videopoll.messages import Accepted, Delivered, LookupResult, NotSent, Receipt, Refused, Unknown
 from videopoll.observations import (
     Fault,
     NotAsked,
@@ -42,6 +42,7 @@ __all__ = [
     "Later",
     "LookUp",
     "Send",
+    "Watch",
     "after_link",
     "after_lookup",
     "after_send",
@@ -110,7 +111,15 @@ class GiveUp:
     reason: str
 
 
-DeliveryAction: TypeAlias = Send | GetLink | LookUp | Later | Done | GiveUp
+@attrs.frozen
+class Watch:
+    """The channel has the message, and a receipt will tell whether its user gets it: the job is watched until then."""
+
+    entry: OutboxEntry
+    receipt: Accepted
+
+
+DeliveryAction: TypeAlias = Send | GetLink | LookUp | Later | Watch | Done | GiveUp
 """What comes next in a delivery."""
 
 
@@ -295,6 +304,8 @@ def after_send(
 ) -> DeliveryAction:
     """Decide what follows the receipt of a send that was begun with `entry`."""
     match receipt:
+        case Accepted():
+            return Watch(attrs.evolve(entry, sending_ms=None), receipt)
         case Delivered():
             return Done(attrs.evolve(entry, sending_ms=None), receipt)
         case NotSent(reason, hint_s, counts, channel_fault):

@@ -10,7 +10,7 @@ from videopoll.core.accounts import IN_A_ROW
 from videopoll.core.delivery import Later
 from videopoll.core.polling import NextPoll
 from videopoll.jobs.video import FailureReason
-from videopoll.messages import Delivered, LookupResult, NotSent, Refused
+from videopoll.messages import Accepted, Delivered, LookupResult, NotSent, Refused
 from videopoll.observations import Fault, VideoFailed, VideoMissing, VideoReady, VideoWorking
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def report_link(
     )
 
 
-_SEND_RESULTS: dict[type, str] = {Delivered: "delivered", NotSent: "not_sent", Refused: "refused"}
+_SEND_RESULTS: dict[type, str] = {Accepted: "accepted", Delivered: "delivered", NotSent: "not_sent", Refused: "refused"}
 
 
 def report_sent(context: StepContext, entry: OutboxEntry, result: Receipt | LookupResult, started_s: float) -> None:

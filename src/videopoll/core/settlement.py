@@ -10,9 +10,10 @@ from videopoll.jobs.job import bounded_record
 from videopoll.jobs.outcome import DeadLetter
 from videopoll.jobs.transition import Settle
 from videopoll.jobs.video import FailureReason
+from videopoll.messages import Accepted
 
 if TYPE_CHECKING:
-    from videopoll.core.delivery import Done, GiveUp
+    from videopoll.core.delivery import Done, GiveUp, Watch
     from videopoll.jobs.outcome import Outcome
     from videopoll.jobs.transition import Claim
 
@@ -22,17 +23,18 @@ LARGEST_ENTRY_BYTES = 65_536
 """An outbox entry of ours is smaller: larger ones are not kept whole in a dead letter."""
 
 
-def settle_delivered(claim: Claim, done: Done, now_ms: int) -> Settle:
-    """Return the settlement of a job whose user has the message.
+def settle_delivered(claim: Claim, done: Done | Watch, now_ms: int) -> Settle:
+    """Return the settlement of a job whose user has the message, or whose channel has accepted it.
 
     A video that was made and could not be handed on also becomes a dead letter, as it was paid
     for: the API can be asked for it again. So does one whose API this worker cannot ask.
     """
     entry, receipt = done.entry, done.receipt
+    accepted = isinstance(receipt, Accepted)
     completed = entry.outcome.to_completed(
         entry.job,
-        delivered=True,
-        deliveredAt=now_ms,
+        delivered=None if accepted else True,
+        **{"acceptedAt" if accepted else "deliveredAt": now_ms},
         form=(receipt.form or entry.form).value,
         sends=entry.tries,
         messageId=receipt.message_id,

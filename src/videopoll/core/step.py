@@ -25,6 +25,7 @@ from videopoll.core.delivery import (
     Later,
     LookUp,
     Send,
+    Watch,
     after_link,
     after_lookup,
     after_send,
@@ -418,7 +419,7 @@ class JobStep:
                 case Later(entry, due_ms):
                     yield from self._write_last(Redeliver(self.claim, entry, self._context.delivery.keep_s, due_ms))
                     return
-                case Done():
+                case Watch() | Done():
                     yield from self._settle_delivered(following)
                     return
                 case GiveUp():
@@ -502,7 +503,7 @@ class JobStep:
                 return True
             self._noted = None
 
-    def _settle_delivered(self, done: Done) -> Steps:
+    def _settle_delivered(self, done: Done | Watch) -> Steps:
         now_ms = self._now()
         self._crash_point("before_settle")
         settlement = settle_delivered(self.claim, done, now_ms)

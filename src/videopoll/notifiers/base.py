@@ -239,4 +239,4 @@ class HttpNotifier(abc.ABC):
         # An id may be a long number, so it only loses what is known to be secret.
         message_id = None if receipt.message_id is None else one_line(without(receipt.message_id, secrets))
         detail = None if receipt.detail is None else redacted(receipt.detail, *secrets)
-        return Delivered(message_id, detail, receipt.form or message.form)
+        return attrs.evolve(receipt, message_id=message_id, detail=detail, form=receipt.form or message.form)

@@ -142,7 +142,7 @@ def _send_line(event: events.Event) -> Line | None:
     match event:
         case events.SendTried():
             tried = (shown(event.job_id), event.attempt, event.form.value, event.result)
-            if event.result in {"delivered", "found"}:
+            if event.result in {"delivered", "accepted", "found"}:
                 return logging.DEBUG, "📨 [%s] Send %d as %s: %s", *tried
             return logging.WARNING, "📨 [%s] Send %d as %s: %s (%s)", *tried, shown(event.reason or "")
         case events.LinkTried():

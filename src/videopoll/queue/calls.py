@@ -271,7 +271,7 @@ def _read_ended(job: VideoJob, completed: bytes) -> Abandoned | MissingRecord | 
     outcome, fields = Outcome.from_completed(completed), load_object(completed)
     if isinstance(outcome, Poison) or isinstance(fields, Poison):
         return Poison("the completed key is not JSON")
-    if fields.get("delivered") is True or outcome.kind is OutcomeKind.CANCELLED:
+    if fields.get("delivered") is True or "acceptedAt" in fields or outcome.kind is OutcomeKind.CANCELLED:
         # Ours, and the last that was to be done: a producer or worker of another kind has written the record again.
         return MissingRecord(finished=True, left_over=True)
     return Abandoned(job, outcome)

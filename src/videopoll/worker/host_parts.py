@@ -16,7 +16,7 @@ from videopoll._calling import is_async
 from videopoll._reasons import Reason, own, quoting, trace_of
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.bounds import bounded_detail
-from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown, receipt_for_error
+from videopoll.messages import Accepted, Delivered, LookupResult, NotSent, Receipt, Refused, Unknown, receipt_for_error
 from videopoll.observations import Fault, FaultKind, Observation, VideoReady, checked_ready
 from videopoll.observe.redact import redact
 
@@ -177,7 +177,8 @@ def _made_anew(value: object) -> Receipt | None:
     kind = type(value)
     if issubclass(kind, Delivered):
         done = cast("Delivered", value)
-        return Delivered(done.message_id, done.detail, done.form, channel=done.channel)
+        known = Accepted if issubclass(kind, Accepted) else Delivered
+        return known(done.message_id, done.detail, done.form, channel=done.channel)
     if issubclass(kind, NotSent):
         held = cast("NotSent", value)
         return NotSent(
