@@ -167,6 +167,7 @@ ONE_SERVER = {
     "test_clock_steps",
     "test_described_apis",
     "test_end_to_end",
+    "test_example_hosts",
     "test_history",
     "test_hosts",
     "test_hosts_values",
