@@ -166,7 +166,9 @@ ONE_SERVER = {
     "test_cli",
     "test_clock_steps",
     "test_described_apis",
+    "test_discord",
     "test_end_to_end",
+    "test_evolution",
     "test_example_hosts",
     "test_history",
     "test_hosts",
@@ -184,6 +186,7 @@ ONE_SERVER = {
     "test_stops",
     "test_stray_404",
     "test_tool",
+    "test_twilio",
 }
 
 

@@ -35,6 +35,7 @@ from videopoll import (
     UltraMsgNotifier,
     VideoApiPoller,
     WhatsAppFactoryNotifier,
+    notifiers,
 )
 from videopoll._http import Http
 from videopoll.notifiers import VideoCheck
@@ -73,6 +74,7 @@ def main(settings: dict[str, Any]) -> None:  # noqa: C901 - each setting is one 
                 **line,
             ),
             "whatsapp_factory": WhatsAppFactoryNotifier(base_url=settings["factory_url"], **line),
+            **channels_of(settings.get("channels", {})),
         }
     )
     if settings.get("freeze_at"):
@@ -119,6 +121,11 @@ def main(settings: dict[str, Any]) -> None:  # noqa: C901 - each setting is one 
                 await runner.run(handle_signals=settings.get("handle_signals", True))
 
         asyncio.run(work())
+
+
+def channels_of(described: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Build channels that ship from their classes' names and arguments."""
+    return {name: getattr(notifiers, which)(**arguments) for name, (which, arguments) in described.items()}
 
 
 def stand_still(point: str, notifier: RoutingNotifier) -> None:

@@ -7,6 +7,7 @@ from videopoll.notifiers.addresses import recipient_of, whatsapp_address, whatsa
 from videopoll.notifiers.apprise import AppriseNotifier
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.callback import CallbackNotifier
+from videopoll.notifiers.evolution import EvolutionNotifier
 from videopoll.notifiers.receipts import receipt_for_status
 from videopoll.notifiers.routing import RoutingNotifier
 from videopoll.notifiers.silent import SilentNotifier
@@ -19,6 +20,7 @@ from videopoll.observe.redact import redact
 __all__ = [
     "AppriseNotifier",
     "CallbackNotifier",
+    "EvolutionNotifier",
     "HttpNotifier",
     "HttpReply",
     "HttpRequest",

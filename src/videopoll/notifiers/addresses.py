@@ -14,7 +14,7 @@ from videopoll.errors import RefusedError
 if TYPE_CHECKING:
     from videopoll.messages import Message, Recipient
 
-__all__ = ["Account", "account_of", "recipient_of", "whatsapp_address", "whatsapp_number"]
+__all__ = ["Account", "account_of", "recipient_of", "whatsapp_address", "whatsapp_number", "whatsapp_users"]
 
 
 def recipient_of(message: Message) -> Recipient:
@@ -40,8 +40,16 @@ class Account:
     token: str = attrs.field(repr=False)
 
 
-def account_of(recipient: Recipient, instance_id: str | None, token: str | None) -> Account:
+def account_of(
+    recipient: Recipient, instance_id: str | None, token: str | None, *, names: re.Pattern[str] = _INSTANCE
+) -> Account:
     """Return the account that sends to a recipient; the channel's own fills the gaps.
+
+    Args:
+        recipient: Whom the message is for, who may name the account.
+        instance_id: The channel's own instance.
+        token: The channel's own token.
+        names: What an instance may be called at this channel.
 
     Raises:
         RefusedError: There is none, or it is not safe to build a request with.
@@ -49,8 +57,8 @@ def account_of(recipient: Recipient, instance_id: str | None, token: str | None)
     instance_id, token = recipient.instance_id or instance_id, recipient.token or token
     if not instance_id or not token:
         problem = "no instance id or no token: give both to the Recipient or to the notifier"
-    elif not _INSTANCE.fullmatch(instance_id):
-        problem = "the instance id has characters other than letters, digits, '_' and '-'"
+    elif not names.fullmatch(instance_id):
+        problem = "the instance id has characters that no instance id of this channel has"
     elif not token.isascii() or not token.isprintable() or " " in token:
         problem = "the token has characters that no token has"
     else:
@@ -111,6 +119,27 @@ def whatsapp_number(to: str) -> str:
         RefusedError: It is no phone number for certain.
     """
     return _digits(to.strip(" "), "(this channel takes no groups and no user ids)")
+
+
+def whatsapp_users(address: str) -> frozenset[str]:
+    """Return the chat ids under which WhatsApp may know an address, as `whatsapp_address` gave it.
+
+    Mobile numbers of Argentina and Mexico are known with a 9 or a 1 after the country code, or
+    without; those of Brazil with a 9 after the area code, or without. It is the same person.
+    """
+    if "@" in address:
+        return frozenset({address})
+    at, digit = {"54": (2, "9"), "52": (2, "1"), "55": (4, "9")}.get(address[:2], (0, ""))
+    numbers = {address}
+    if digit and len(address) == LONG_MOBILE and address[at] == digit:
+        numbers.add(address[:at] + address[at + 1 :])
+    elif digit and len(address) == LONG_MOBILE - 1:
+        numbers.add(address[:at] + digit + address[at:])
+    return frozenset(f"{number}@s.whatsapp.net" for number in numbers)
+
+
+LONG_MOBILE = 13
+"""Digits of a mobile number of these three countries, with the digit that is left out in places."""
 
 
 def _digits(to: str, besides: str) -> str:

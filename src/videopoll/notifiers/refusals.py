@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
     from videopoll.messages import Message
 
-__all__ = ["read_refusal", "read_status", "words_of"]
+__all__ = ["of_the_moment", "read_refusal", "read_status", "words_of"]
 LOOKED_AT = 2_000
 """How much of a messenger's words is read, in characters."""
 
@@ -79,6 +79,11 @@ def words_of(answer: JsonValue, *, depth: int = 3) -> str:
     elif answer is not None:
         said = [str(answer)]
     return " ".join(said)[:LOOKED_AT]
+
+
+def of_the_moment(words: str) -> bool:
+    """Return whether a messenger's words are about the moment, or about a line that is not there."""
+    return _OF_THE_MOMENT.search(words[:LOOKED_AT]) is not None
 
 
 def read_refusal(

@@ -21,6 +21,7 @@ from videopoll.testing.clock import MovableClock
 from videopoll.testing.contract import NotifierContract, PlainNotifierContract
 from videopoll.testing.crashes import CRASH_POINTS, die_at
 from videopoll.testing.embedded import EmbeddedRedis, ServerChoice, unused_port
+from videopoll.testing.evolution import FakeEvolution
 from videopoll.testing.memory import MemoryServer, async_memory_queue, memory_queue
 from videopoll.testing.messengers import FakeMessage, FakeUltraMsg, FakeWhatsAppFactory, MessageKind
 from videopoll.testing.openai import FakeOpenAI
@@ -37,6 +38,7 @@ __all__ = [
     "CRASH_POINTS",
     "AsyncSandbox",
     "EmbeddedRedis",
+    "FakeEvolution",
     "FakeMessage",
     "FakeOpenAI",
     "FakeProviders",
