@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import attrs
 import pytest
 from hypothesis import example, given
@@ -22,9 +24,10 @@ from videopoll.core.delivery import (
     resume_delivery,
 )
 from videopoll.core.polling import SHORTEST_REQUEST_S, Ask, NextPoll, before_poll, decide
+from videopoll.errors import ConfigurationError
 from videopoll.jobs import MessageForm, OutboxEntry, Outcome, OutcomeKind, VideoJob
 from videopoll.jobs.transition import Abandoned, PollWork
-from videopoll.messages import Accepted, Delivered, LookupResult, NotSent, Refused, Unknown
+from videopoll.messages import Accepted, Delivered, Failed, Found, LookupResult, NotSent, Refused, RepeatSafe, Unknown
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
 from videopoll.policies import DeliveryPolicy, OnUnknown, PollingStrategy
 
@@ -762,3 +765,248 @@ def test_the_last_attempt_of_a_video_is_a_text():
         step.entry.form for step in walk(few, [NotSent("busy")], [LookupResult.ABSENT], 0.5) if isinstance(step, Send)
     ]
     assert forms == [MessageForm.VIDEO, MessageForm.VIDEO, MessageForm.TEXT]
+
+
+# --- forms that only some channels have ---
+
+
+def test_a_refusal_that_names_a_form_is_followed_by_that_form():
+    """The channel knows what would go through: an upload in place of a link, a template outside the window."""
+    step = after_send(sent(), Refused("too large by link", then=MessageForm.UPLOAD), at(1), POLICY)
+    assert isinstance(step, Send)
+    assert (step.entry.form, step.entry.refused_forms) == (MessageForm.UPLOAD, {MessageForm.VIDEO})
+    text = attrs.evolve(sent(), form=MessageForm.TEXT)
+    step = after_send(text, Refused("window closed", False, then=MessageForm.TEMPLATE), at(1), POLICY)
+    assert isinstance(step, Send)
+    assert step.entry.form is MessageForm.TEMPLATE
+
+
+def test_a_form_that_was_refused_is_not_tried_again():
+    """A channel that sends from one to the other and back gets each once, then the text, then it is over."""
+    tried, step = [], Send(sent())
+    while isinstance(step, Send):
+        form = step.entry.form
+        tried.append(form.value)
+        other = MessageForm.VIDEO if form is MessageForm.UPLOAD else MessageForm.UPLOAD
+        step = after_send(step.entry, Refused("the other one", then=other), at(len(tried)), POLICY)
+    assert tried == ["video", "upload", "text"]
+    assert isinstance(step, GiveUp)
+    assert step.reason == "refused by the channel: the other one"
+
+
+def test_a_form_that_needs_a_video_is_not_tried_without_one():
+    """A notice cannot be uploaded; a template may carry it."""
+    notice = entry(NOTICE, tries=1, sending_ms=at(0))
+    assert isinstance(after_send(notice, Refused("no", then=MessageForm.UPLOAD), at(1), POLICY), GiveUp)
+    step = after_send(notice, Refused("no", then=MessageForm.TEMPLATE), at(1), POLICY)
+    assert step.entry.form is MessageForm.TEMPLATE
+
+
+def test_the_last_send_of_all_is_a_text_whatever_the_channel_names():
+    """The link is worth more than one more form that may be refused."""
+    few = DeliveryPolicy(jitter=0, max_attempts=2)
+    step = after_send(sent(), Refused("too large", then=MessageForm.UPLOAD), at(1), few)
+    assert step.entry.form is MessageForm.TEXT
+    step = after_send(sent(), Refused("window closed", False, then=MessageForm.TEMPLATE), at(1), few)
+    assert step.entry.form is MessageForm.TEMPLATE
+
+
+@pytest.mark.parametrize("form", ["upload", "document"])
+def test_an_upload_that_keeps_failing_goes_as_text_too(form):
+    some = entry(form=MessageForm(form), tries=5, form_failures=4, sending_ms=at(0))
+    assert after_send(some, NotSent("busy"), at(1), POLICY).entry.form is MessageForm.TEXT
+    refused_text = attrs.evolve(some, refused_forms=frozenset({MessageForm.TEXT}))
+    assert after_send(refused_text, NotSent("busy"), at(1), POLICY).entry.form is MessageForm(form)
+
+
+receipts = st.one_of(
+    st.builds(Refused, st.just("no"), st.booleans(), then=st.none() | st.sampled_from(MessageForm)),
+    st.builds(
+        Refused,
+        st.just("quote"),
+        st.booleans(),
+        then=st.none() | st.sampled_from(MessageForm),
+        try_unquoted=st.just(True),
+    ),
+    st.builds(NotSent, st.just("busy"), st.none() | st.floats(0, 900), counts=st.booleans()),
+    st.builds(Unknown, st.just("lost")),
+    st.builds(Delivered),
+    st.builds(Accepted),
+)
+answers = st.one_of(
+    st.sampled_from(LookupResult),
+    st.builds(Found, st.none() | st.just("7"), st.none() | st.sampled_from(MessageForm)),
+    st.builds(Failed, st.just("codec"), then=st.none() | st.sampled_from(MessageForm), try_text=st.booleans()),
+    st.builds(RepeatSafe, st.sampled_from([0.0, 30.0, 300.0])),
+)
+
+
+@given(
+    st.sampled_from([VIDEO, NOTICE]),
+    st.lists(receipts, min_size=60, max_size=60),
+    st.lists(answers, min_size=60, max_size=60),
+    st.builds(
+        DeliveryPolicy,
+        max_attempts=st.integers(1, 8),
+        on_unknown=st.sampled_from(OnUnknown),
+        repeat_safely=st.booleans(),
+        deadline_s=st.just(600),
+    ),
+)
+def test_whatever_a_channel_answers_a_delivery_ends_within_its_budgets(outcome, said, seen, policy):
+    """No circle of forms, no form that was refused before, no double beyond the budget of unknown fates."""
+    said, seen, now_ms = iter(said), iter(seen), at(1)
+    action = next_delivery_action(entry(outcome, policy), now_ms, policy)
+    counted, refused, quoted = 0, set(), 0
+    for _ in range(50):
+        now_ms += 1000
+        assert action.entry.unknowns >= 0
+        assert action.entry.tries <= policy.max_attempts
+        match action:
+            case Send(noted):
+                assert noted.form not in refused or noted.unquoted, "it was refused before"
+                receipt = next(said)
+                counted += not (isinstance(receipt, NotSent) and not receipt.counts)
+                if isinstance(receipt, Refused):
+                    if receipt.try_unquoted and not noted.unquoted:
+                        quoted += 1
+                    else:
+                        refused.add(noted.form)
+                assert not (noted.form.has_video and not outcome.success)
+                action = after_send(noted, receipt, now_ms, policy)
+            case LookUp(noted):
+                answer = next(seen)
+                if isinstance(answer, Failed) or answer is LookupResult.FAILED:
+                    refused.add(noted.form)
+                action = after_lookup(noted, answer, now_ms, policy)
+            case Later(noted, due_ms):
+                now_ms = max(now_ms, due_ms)
+                action = next_delivery_action(noted, now_ms, policy)
+            case _:
+                break
+    assert counted <= policy.max_attempts
+    assert quoted <= 1
+    assert len(refused) <= len(MessageForm)
+
+
+# --- channels that make one message of repeats ---
+
+
+def test_a_lost_reply_is_repeated_where_that_makes_no_second_message():
+    """Whatever the host says of unknown fates: the repeat learns the fate of the first."""
+    for on_unknown in OnUnknown:
+        policy = DeliveryPolicy(jitter=0, on_unknown=on_unknown)
+        step = after_lookup(sent(unquoted=True), RepeatSafe(60), at(9), policy)
+        assert isinstance(step, Send)
+        assert (step.entry.form, step.entry.begun_ms, step.entry.sending_ms) == (MessageForm.VIDEO, at(0), at(9))
+        assert (step.entry.tries, step.entry.unknowns) == (2, 1)
+
+
+def test_repeats_that_stay_unknown_have_the_budget_of_unknown_fates():
+    step, tries = after_lookup(sent(), RepeatSafe(600), at(2), POLICY), 1
+    while isinstance(step, Send):
+        tries += 1
+        lost = after_send(step.entry, Unknown("lost"), at(2 * tries), POLICY)
+        step = after_lookup(lost.entry, RepeatSafe(600), lost.due_ms, POLICY)
+    assert tries == 3
+    assert isinstance(step, GiveUp)
+    assert "after 3 sends" in step.reason
+    assert step.entry.sending_ms is not None, "a redrive has to know that its fate is unknown"
+
+
+def test_the_time_for_repeats_counts_from_the_beginning_of_the_first_send():
+    """Its reply was waited for, and was lost a minute later."""
+    step = after_send(sent(), Unknown("lost"), at(60), POLICY)
+    once = attrs.evolve(POLICY, on_unknown=OnUnknown.AT_MOST_ONCE)
+    assert isinstance(after_lookup(step.entry, RepeatSafe(61), at(60.9), once), Send)
+    assert isinstance(after_lookup(step.entry, RepeatSafe(61), at(61), once), GiveUp)
+
+
+def test_a_taken_over_send_is_repeated_by_the_time_of_its_beginning():
+    """It shows up later, but the channel counts from when it began."""
+    taken = resume_delivery(sent(), at(50), taken_over=True)
+    once = attrs.evolve(POLICY, on_unknown=OnUnknown.AT_MOST_ONCE)
+    assert isinstance(after_lookup(taken, RepeatSafe(40), at(51), once), GiveUp)
+
+
+def test_a_repeat_that_was_not_sent_leaves_the_first_as_unknown_as_before():
+    """The channel was busy: past the time for repeats, at most once means that nothing goes out any more."""
+    once = attrs.evolve(POLICY, on_unknown=OnUnknown.AT_MOST_ONCE)
+    repeat = after_lookup(sent(), RepeatSafe(100), at(9), once)
+    wait = after_send(repeat.entry, NotSent("busy", 60), at(10), once)
+    assert isinstance(wait, Later)
+    asked = next_delivery_action(wait.entry, at(70), once)
+    assert isinstance(asked, LookUp)
+    again = after_lookup(asked.entry, RepeatSafe(100), at(70), once)
+    assert isinstance(again, Send)
+    assert again.entry.unknowns == 1, "only the first one is of unknown fate"
+    assert isinstance(after_lookup(asked.entry, RepeatSafe(100), at(100), once), GiveUp)
+
+
+def test_a_host_may_turn_repeats_off():
+    off = attrs.evolve(POLICY, repeat_safely=False, on_unknown=OnUnknown.AT_MOST_ONCE)
+    assert isinstance(after_lookup(sent(), RepeatSafe(600), at(1), off), GiveUp)
+    with pytest.raises(ConfigurationError, match="repeat_safely is True or False"):
+        DeliveryPolicy(repeat_safely="yes")
+
+
+def test_a_look_up_that_knows_more_says_it():
+    """The message's id, or why it failed and what would go through."""
+    done = after_lookup(sent(), Found("7", MessageForm.TEXT), at(9), POLICY)
+    assert (done.receipt.message_id, done.receipt.form) == ("7", MessageForm.TEXT)
+    step = after_lookup(sent(), Failed("codec", then=MessageForm.DOCUMENT), at(9), POLICY)
+    assert isinstance(step, Send)
+    assert (step.entry.form, step.entry.reasons, step.entry.unquoted) == (MessageForm.DOCUMENT, ("codec",), False)
+    assert isinstance(after_lookup(sent(), Failed("blocked", try_text=False), at(9), POLICY), GiveUp)
+
+
+# --- what a channel has prepared ---
+
+
+@pytest.mark.parametrize("receipt", [NotSent("busy"), Unknown("lost"), Refused("no"), Refused("no", then="upload")])
+def test_what_a_channel_has_prepared_is_kept_for_its_next_try(receipt):
+    step = after_send(sent(), attrs.evolve(receipt, prepared={"media": "m-1"}), at(1), POLICY)
+    assert step.entry.prepared == {"media": "m-1"}
+    again = after_send(attrs.evolve(step.entry, sending_ms=at(2)), receipt, at(3), POLICY)
+    assert again.entry.prepared == {"media": "m-1"}, "a receipt that says nothing of it changes nothing"
+
+
+@pytest.mark.parametrize("kept", [{"x": "y" * 2048}, {"x": object()}, ["x"], "x", 7, {"x": float("nan")}])
+def test_what_cannot_be_kept_is_prepared_anew(kept):
+    """It comes from a channel, after a send: nothing raises then."""
+    assert NotSent("busy", prepared=kept).prepared is None
+
+
+# --- as it is stored ---
+
+
+@given(
+    st.sampled_from(MessageForm),
+    st.frozensets(st.sampled_from(MessageForm)),
+    st.none() | st.integers(0, T0),
+    st.dictionaries(st.text(max_size=5), st.text(max_size=20) | st.integers(0, 9), max_size=3),
+)
+def test_an_entry_is_read_as_it_was_written(form, refused, begun_ms, prepared):
+    some = sent(form=form, refused_forms=refused, begun_ms=begun_ms, prepared=prepared)
+    assert OutboxEntry.from_json("job_1", some.to_json().encode()) == some
+
+
+@pytest.mark.parametrize(
+    ("form", "known"),
+    [("video", "video"), ("upload", "video"), ("document", "video"), ("template", "text"), ("text", "text")],
+)
+def test_a_worker_of_an_earlier_version_finds_a_form_that_it_knows(form, known):
+    """It reads `form` alone, and sends the message in that: the job is not lost in a rolling upgrade."""
+    assert json.loads(sent(form=MessageForm(form)).to_json())["form"] == known
+
+
+@pytest.mark.parametrize("word", ["carousel", 7, None, ["video"]])
+def test_a_form_of_a_later_version_is_read_as_the_nearest_that_all_know(word):
+    stored = json.loads(sent(form=MessageForm.UPLOAD).to_json()) | {"sendAs": word, "refused": ["carousel", "text", 7]}
+    read = OutboxEntry.from_json("job_1", json.dumps(stored).encode())
+    assert (read.form, read.refused_forms) == (MessageForm.VIDEO, {MessageForm.TEXT})
+
+
+def sent(**changes) -> OutboxEntry:
+    """Give a delivery with one send under way."""
+    return entry(**{"tries": 1, "sending_ms": at(0), "begun_ms": at(0), **changes})

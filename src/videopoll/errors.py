@@ -20,6 +20,11 @@ token, a signed URL, a phone number or a prompt.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from videopoll.jobs.outcome import MessageForm
+
 __all__ = [
     "ConfigurationError",
     "InvalidGenerationError",
@@ -116,9 +121,11 @@ class RefusedError(NotifierError):
     Args:
         reason: What the channel said, for the operator. No secrets.
         try_text: Whether the same words as a text with a link may still go through.
+        then: The form to try next; see `videopoll.messages.Refused`.
     """
 
-    def __init__(self, reason: str, *, try_text: bool = True) -> None:
+    def __init__(self, reason: str, *, try_text: bool = True, then: MessageForm | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.try_text = try_text
+        self.then = then

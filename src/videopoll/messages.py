@@ -15,7 +15,7 @@ from videopoll.errors import ConfigurationError, NotSentError, RefusedError
 from videopoll.jobs.bounds import bounded_detail, bounded_detail_or_none, bounded_id_or_none
 from videopoll.jobs.codec import JsonValue, is_number
 from videopoll.jobs.job import VideoJob
-from videopoll.jobs.outcome import MessageForm, Outcome
+from videopoll.jobs.outcome import MessageForm, Outcome, prepared_or_none
 from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ __all__ = [
     "AcknowledgementMessage",
     "BaseMessage",
     "Delivered",
+    "Failed",
+    "Found",
+    "LookupAnswer",
     "LookupResult",
     "Message",
     "MessageReceipt",
@@ -36,6 +39,7 @@ __all__ = [
     "ReceiptKind",
     "Recipient",
     "Refused",
+    "RepeatSafe",
     "Unknown",
     "receipt_for_error",
 ]
@@ -67,6 +71,10 @@ def _form_or_none(value: MessageForm | None) -> MessageForm | None:
 
 def _seconds_or_none(value: float | None) -> float | None:
     return max(0, value) if is_number(value) else None
+
+
+def _seconds_or_zero(value: float) -> float:
+    return _seconds_or_none(value) or 0.0
 
 
 def _repr_channel(value: str | None) -> str:
@@ -123,12 +131,15 @@ class BaseMessage:
 
     Args:
         form: `MessageForm.VIDEO` asks for a native video with `caption`, `MessageForm.TEXT` for `text`.
+            The others come only to a channel that has asked for them, with `Refused.then`.
         reference: A stable name of this message, the same over retries and restarts.
         attempt: The number of this send, from 1.
         language: The language of the user; None for the default of the texts.
         recipient: The user's address, once a `RoutingNotifier` has asked the host.
         unquoted: Whether the message quotes no other message any more, as the channel has
             refused it with the quote.
+        prepared: What the channel had ready when it was last tried, such as the id of a file
+            that it uploaded: the `prepared` of its last receipt. Kept out of ``repr``.
     """
 
     form: MessageForm
@@ -137,6 +148,7 @@ class BaseMessage:
     language: str | None = None
     recipient: Recipient | None = None
     unquoted: bool = False
+    prepared: Mapping[str, JsonValue] = attrs.field(factory=dict, repr=False)
     # Whose send it is. No part of what the message says.
     _permit: Permit | None = attrs.field(default=None, repr=False, eq=False, alias="_permit")
 
@@ -240,6 +252,7 @@ class Delivered:
         form: The form it was sent in, if another than the message asked for. Equality
             ignores it.
         channel: The channel of a `RoutingNotifier`. Equality ignores it.
+        prepared: What to keep for the next try; see `BaseMessage.prepared`. Equality ignores it.
     """
 
     message_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
@@ -247,6 +260,9 @@ class Delivered:
     form: MessageForm | None = attrs.field(default=None, eq=False, converter=_form_or_none)
     channel: str | None = attrs.field(
         default=None, eq=False, kw_only=True, converter=bounded_id_or_none, repr=_repr_channel
+    )
+    prepared: Mapping[str, JsonValue] | None = attrs.field(
+        default=None, eq=False, kw_only=True, converter=prepared_or_none, repr=False
     )
 
 
@@ -265,6 +281,7 @@ class Accepted(Delivered):
         form: The form it was sent in, if another than the message asked for. Equality
             ignores it.
         channel: The channel of a `RoutingNotifier`. Equality ignores it.
+        prepared: What to keep for the next try; see `BaseMessage.prepared`. Equality ignores it.
     """
 
 
@@ -284,6 +301,7 @@ class NotSent:
             plan, a missing instance. The worker then holds back all messages of the
             account for a while.
         channel: The channel of a `RoutingNotifier`. Equality ignores it.
+        prepared: What to keep for the next try; see `BaseMessage.prepared`. Equality ignores it.
     """
 
     reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
@@ -294,6 +312,9 @@ class NotSent:
     channel: str | None = attrs.field(
         default=None, eq=False, kw_only=True, converter=bounded_id_or_none, repr=_repr_channel
     )
+    prepared: Mapping[str, JsonValue] | None = attrs.field(
+        default=None, eq=False, kw_only=True, converter=prepared_or_none, repr=False
+    )
 
 
 @attrs.frozen
@@ -303,16 +324,23 @@ class Refused:
     Args:
         reason: What the channel answered, for the operator. No secrets.
         try_text: Whether the same message as a text with a link may still go through.
+        then: The form to try next, if the channel knows one; None for the text, if `try_text`.
+            The text also follows where `then` was refused before: no form is tried again.
         try_unquoted: Whether the same message may still go through without the
             quote (`Message.reply_to`). The worker tries that first, once.
         channel: The channel of a `RoutingNotifier`. Equality ignores it.
+        prepared: What to keep for the next try; see `BaseMessage.prepared`. Equality ignores it.
     """
 
     reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
     try_text: bool = attrs.field(default=True, converter=bool)
     try_unquoted: bool = attrs.field(default=False, kw_only=True, converter=bool)
+    then: MessageForm | None = attrs.field(default=None, kw_only=True, converter=_form_or_none)
     channel: str | None = attrs.field(
         default=None, eq=False, kw_only=True, converter=bounded_id_or_none, repr=_repr_channel
+    )
+    prepared: Mapping[str, JsonValue] | None = attrs.field(
+        default=None, eq=False, kw_only=True, converter=prepared_or_none, repr=False
     )
 
 
@@ -323,11 +351,15 @@ class Unknown:
     Args:
         reason: What happened, for the operator. No secrets.
         channel: The channel of a `RoutingNotifier`. Equality ignores it.
+        prepared: What to keep for the next try; see `BaseMessage.prepared`. Equality ignores it.
     """
 
     reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
     channel: str | None = attrs.field(
         default=None, eq=False, kw_only=True, converter=bounded_id_or_none, repr=_repr_channel
+    )
+    prepared: Mapping[str, JsonValue] | None = attrs.field(
+        default=None, eq=False, kw_only=True, converter=prepared_or_none, repr=False
     )
 
 
@@ -389,7 +421,7 @@ def receipt_for_error(error: Exception) -> NotSent | Refused | None:
     if isinstance(error, NotSentError):
         return NotSent(error.reason, retry_after_s=error.retry_after_s)
     if isinstance(error, RefusedError):
-        return Refused(error.reason, try_text=error.try_text)
+        return Refused(error.reason, try_text=error.try_text, then=error.then)
     return None
 
 
@@ -406,3 +438,51 @@ class LookupResult(enum.Enum):
     """The channel cannot be asked."""
     NO_ANSWER = "no_answer"
     """The channel did not answer: ask again later."""
+
+
+@attrs.frozen
+class Found:
+    """The channel has the message: `LookupResult.FOUND`, and what is known of it.
+
+    Args:
+        message_id: The channel's id of the message.
+        form: The form it has it in, if another than was asked for. Equality ignores it.
+    """
+
+    message_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
+    form: MessageForm | None = attrs.field(default=None, eq=False, converter=_form_or_none)
+
+
+@attrs.frozen
+class Failed:
+    """The channel took the message and failed to send it: `LookupResult.FAILED`, and why.
+
+    Args:
+        reason: What the channel says, for the operator. No secrets.
+        then: The form to try next; as in `Refused`.
+        try_text: Whether the same message as a text with a link may still go through.
+    """
+
+    reason: str = attrs.field(converter=bounded_detail, repr=repr_told)
+    then: MessageForm | None = attrs.field(default=None, kw_only=True, converter=_form_or_none)
+    try_text: bool = attrs.field(default=True, kw_only=True, converter=bool)
+
+
+@attrs.frozen
+class RepeatSafe:
+    """The channel cannot be asked, but sending the same message again makes no second one.
+
+    It knows a message by our reference, and answers a repeat with what became of the first.
+    The worker repeats it, whatever `DeliveryPolicy.on_unknown` says. After `within_s` it counts
+    as `LookupResult.CANNOT_TELL`.
+
+    Args:
+        within_s: Seconds after the beginning of the first send in which a repeat may begin. State
+            less than the channel promises: a repeat is on its way for some time.
+    """
+
+    within_s: float = attrs.field(converter=_seconds_or_zero)
+
+
+LookupAnswer: TypeAlias = LookupResult | Found | Failed | RepeatSafe
+"""What a channel answers to the question for a message: a plain `LookupResult`, or one that says more."""

@@ -117,6 +117,12 @@ def _positive(instance: object, attribute: attrs.Attribute[float], value: float)
         raise ConfigurationError(msg)
 
 
+def _yes_or_no(instance: object, attribute: attrs.Attribute[bool], value: bool) -> None:  # noqa: FBT001
+    if not isinstance(value, bool):
+        msg = f"{type(instance).__name__}.{attribute.name} is True or False, got {_quoted(value)}"
+        raise ConfigurationError(msg)
+
+
 def _count(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
     if not is_number(value) or not isinstance(value, int) or value < 1:
         msg = f"{type(instance).__name__}.{attribute.name} must be a whole number of at least 1, got {_quoted(value)}"
@@ -302,6 +308,9 @@ class DeliveryPolicy:
         retention_s: Seconds that an outcome stays in Redis beyond its deadline,
             in case no worker is running.
         on_unknown: What to do when a send's fate is unknown and the channel cannot be asked.
+        repeat_safely: Whether a send of unknown fate is repeated, whatever `on_unknown` says,
+            where the channel promises to make one message of repeats. They count as
+            `unknown_attempts`.
         appear_within_s: How long a message may take to show up at a channel that
             can be asked, in seconds, before it counts as never sent.
         max_retry_after_s: The longest ``Retry-After`` of a channel that is honoured, in seconds.
@@ -324,6 +333,7 @@ class DeliveryPolicy:
     deadline_s: float = attrs.field(default=3600.0, validator=_positive)
     retention_s: float = attrs.field(default=86400.0, validator=_positive)
     on_unknown: OnUnknown = attrs.field(default=OnUnknown.AT_LEAST_ONCE, converter=_on_unknown)
+    repeat_safely: bool = attrs.field(default=True, validator=_yes_or_no)
     appear_within_s: float = attrs.field(default=10.0, validator=_at_least(0))
     max_retry_after_s: float = attrs.field(default=600.0, validator=_positive)
     send_timeout_s: float = attrs.field(default=120.0, validator=_positive)

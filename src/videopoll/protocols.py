@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.transition import ClaimBatch, Transition, TransitionResult
     from videopoll.jobs.video import BucketObject, LockedLink, PublicLink, VideoFile
     from videopoll.jobs.views import EnqueueResult, Health, JobView
-    from videopoll.messages import LookupResult, Message, Receipt
+    from videopoll.messages import LookupAnswer, Message, Receipt
     from videopoll.observations import Downloaded, Fault, Observation, VideoFailed, VideoMissing
     from videopoll.policies import KeyTtls, LeasePolicy, PollingStrategy
 
@@ -111,7 +111,7 @@ class AsyncNotifier(Protocol):
 class MessageLookup(Protocol):
     """An optional part of a notifier: a channel that can be asked about its messages."""
 
-    def look_up(self, message: Message) -> LookupResult:
+    def look_up(self, message: Message) -> LookupAnswer:
         """Return whether the channel has the message with this reference.
 
         Raises:
@@ -124,7 +124,7 @@ class MessageLookup(Protocol):
 class AsyncMessageLookup(Protocol):
     """The asyncio side of `MessageLookup`."""
 
-    async def look_up(self, message: Message) -> LookupResult:
+    async def look_up(self, message: Message) -> LookupAnswer:
         """Return whether the channel has the message with this reference."""
         ...
 

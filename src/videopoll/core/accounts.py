@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from videopoll.messages import LookupResult, NotSent, Unknown
+from videopoll.messages import Failed, Found, LookupAnswer, LookupResult, NotSent, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,7 @@ class Accounts:
                 account.probe = reference
             return max(0.0, left_s)
 
-    def note(self, key: str, channel: str | None, reference: str, result: Receipt | LookupResult) -> float | None:
+    def note(self, key: str, channel: str | None, reference: str, result: Receipt | LookupAnswer) -> float | None:
         """Record the result of a send or of a look-up.
 
         Args:
@@ -98,8 +98,8 @@ class Accounts:
         Returns:
             The seconds of the pause if the account is held back from now on, else None.
         """
-        if isinstance(result, LookupResult):
-            if result is LookupResult.FOUND or result is LookupResult.FAILED:
+        if isinstance(result, LookupAnswer):
+            if isinstance(result, Found | Failed) or result in {LookupResult.FOUND, LookupResult.FAILED}:
                 self._ended_well(key)
                 self._showed(key)
             return None

@@ -16,7 +16,19 @@ from videopoll._reasons import joined, own
 from videopoll.core.links import LinkStep, link_lives, next_link_step
 from videopoll.jobs.outcome import MessageForm, OutboxEntry, Outcome, OutcomeKind
 from videopoll.jobs.video import Asset, AssetKind, BucketObject, FailureReason, PublicLink, dated, locked_video
-from videopoll.messages import Accepted, Delivered, LookupResult, NotSent, Receipt, Refused, Unknown
+from videopoll.messages import (
+    Accepted,
+    Delivered,
+    Failed,
+    Found,
+    LookupAnswer,
+    LookupResult,
+    NotSent,
+    Receipt,
+    Refused,
+    RepeatSafe,
+    Unknown,
+)
 from videopoll.observations import (
     Fault,
     NotAsked,
@@ -212,7 +224,12 @@ def next_delivery_action(
             entry = _without_video(entry, own("the link to the video had ended before it could be sent"))
         case LinkStep.NOTHING:
             pass
-    return Send(attrs.evolve(entry, tries=entry.tries + 1, sending_ms=now_ms, lookups=0))
+    return _begin(entry, now_ms)
+
+
+def _begin(entry: OutboxEntry, now_ms: int) -> Send:
+    begun_ms = now_ms if entry.begun_ms is None else entry.begun_ms
+    return Send(attrs.evolve(entry, tries=entry.tries + 1, sending_ms=now_ms, begun_ms=begun_ms, lookups=0))
 
 
 def after_link(
@@ -303,26 +320,31 @@ def after_send(
     entry: OutboxEntry, receipt: Receipt, now_ms: int, policy: DeliveryPolicy, fraction: float = 0.5
 ) -> DeliveryAction:
     """Decide what follows the receipt of a send that was begun with `entry`."""
+    if receipt.prepared is not None:
+        entry = attrs.evolve(entry, prepared=receipt.prepared)
     match receipt:
         case Accepted():
-            return Watch(attrs.evolve(entry, sending_ms=None), receipt)
+            return Watch(_fate_known(entry), receipt)
         case Delivered():
-            return Done(attrs.evolve(entry, sending_ms=None), receipt)
+            return Done(_fate_known(entry), receipt)
         case NotSent(reason, hint_s, counts, channel_fault):
+            # What was not sent may have been a repeat: then the fate of the first send is as unknown as before. It
+            # was counted when it was repeated, and is counted when it is repeated again.
+            repeats = entry.begun_ms is not None and entry.begun_ms != entry.sending_ms
             entry = attrs.evolve(
-                entry.noting(reason),
-                sending_ms=None,
+                entry.noting(reason) if repeats else _fate_known(entry.noting(reason)),
+                unknowns=max(0, entry.unknowns - repeats),
                 tries=entry.tries if counts else entry.tries - 1,
-                form_failures=entry.form_failures + (counts and channel_fault),
+                form_failures=entry.form_failures + (counts and channel_fault and not repeats),
             )
             # What the channel or this worker held back was no send: it may still become one for a while.
             grace_s = 0 if counts else policy.max_retry_after_s
             return _try_again(entry, hint_s, now_ms, policy, fraction, grace_ms=round(grace_s * 1000))
-        case Refused(reason, try_text, try_unquoted=try_unquoted):
-            entry = attrs.evolve(entry.noting(reason), sending_ms=None)
+        case Refused(reason, try_text, try_unquoted=try_unquoted, then=then):
+            entry = _fate_known(entry.noting(reason))
             if try_unquoted and not entry.unquoted:
                 return next_delivery_action(attrs.evolve(entry, unquoted=True), now_ms, policy)
-            return _refused(entry, reason, now_ms, policy, try_text=try_text)
+            return _refused(entry, reason, now_ms, policy, then=then, try_text=try_text)
         case Unknown(reason):
             # From now on its fate is unknown: that is when the wait for it to show up begins.
             entry = attrs.evolve(entry.noting(reason), sending_ms=now_ms)
@@ -333,7 +355,7 @@ def after_send(
 
 def after_lookup(
     entry: OutboxEntry,
-    result: LookupResult,
+    result: LookupAnswer,
     now_ms: int,
     policy: DeliveryPolicy,
     fraction: float = 0.5,
@@ -354,25 +376,23 @@ def after_lookup(
     """
     match result:
         case LookupResult.FOUND:
-            found = Delivered(detail=own("found at the channel"))
-            return Done(attrs.evolve(entry, sending_ms=None), found)
+            return after_lookup(entry, Found(), now_ms, policy)
+        case Found(message_id, form):
+            return Done(_fate_known(entry), Delivered(message_id, own("found at the channel"), form))
         case LookupResult.FAILED:
-            reason = own("the channel took the message and could not send it")
             # It had taken the quote as well, and may have failed for that.
-            entry = attrs.evolve(entry.noting(reason), sending_ms=None, unquoted=True)
-            return _refused(entry, reason, now_ms, policy, try_text=True)
+            failed = Failed(own("the channel took the message and could not send it"))
+            return after_lookup(attrs.evolve(entry, unquoted=True), failed, now_ms, policy)
+        case Failed(reason, then=then, try_text=try_text):
+            return _refused(_fate_known(entry.noting(reason)), reason, now_ms, policy, then=then, try_text=try_text)
+        case RepeatSafe(within_s):
+            safe = policy.repeat_safely and _age_ms(entry, now_ms) < within_s * 1000
+            return _repeat(entry, now_ms, policy) if safe else _cannot_tell(entry, now_ms, policy)
         case LookupResult.ABSENT:
             limit = policy.unknown_attempts * (BELIEVED if shows else 1)
             return _send_again(entry, policy.appear_within_s, now_ms, policy, limit, took_ms=took_ms)
         case LookupResult.CANNOT_TELL:
-            # Without a try of its own it was redriven: a person has seen that it may have gone out.
-            if policy.on_unknown is OnUnknown.AT_MOST_ONCE and entry.tries:
-                return GiveUp(entry, own("nobody can say whether the message went out, and the policy is at most once"))
-            if now_ms >= entry.deadline_ms and entry.tries:
-                # The last send is made for what surely did not go out.
-                entry = attrs.evolve(entry, unknowns=entry.unknowns + 1)
-                return GiveUp(entry, _unknown(entry))
-            return _send_again(entry, 0, now_ms, policy, policy.unknown_attempts)
+            return _cannot_tell(entry, now_ms, policy)
         case LookupResult.NO_ANSWER:
             if now_ms >= entry.deadline_ms:
                 return GiveUp(entry, own("nobody can say whether the message went out: the channel does not answer"))
@@ -380,6 +400,36 @@ def after_lookup(
             return Later(attrs.evolve(entry, lookups=entry.lookups + 1), now_ms + wait_ms)
         case _:
             assert_never(result)
+
+
+def _cannot_tell(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> DeliveryAction:
+    # Without a try of its own it was redriven: a person has seen that it may have gone out.
+    if policy.on_unknown is OnUnknown.AT_MOST_ONCE and entry.tries:
+        return GiveUp(entry, own("nobody can say whether the message went out, and the policy is at most once"))
+    if now_ms >= entry.deadline_ms and entry.tries:
+        # The last send is made for what surely did not go out.
+        entry = attrs.evolve(entry, unknowns=entry.unknowns + 1)
+        return GiveUp(entry, _unknown(entry))
+    return _send_again(entry, 0, now_ms, policy, policy.unknown_attempts)
+
+
+def _age_ms(entry: OutboxEntry, now_ms: int) -> int:
+    """Return for how long the send may have been under way whose fate is unknown, or the first that it repeats."""
+    began_ms = entry.sending_ms if entry.begun_ms is None else entry.begun_ms
+    return now_ms - (now_ms if began_ms is None else began_ms)
+
+
+def _repeat(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> DeliveryAction:
+    """Send the same message again, in the same form, to a channel that makes one message of both.
+
+    The deadline is no limit to that: it is how the fate of the first is learnt.
+    """
+    unknowns = entry.unknowns + (entry.tries > 0)
+    if unknowns >= policy.unknown_attempts or entry.tries >= policy.max_attempts:
+        entry = attrs.evolve(entry, unknowns=unknowns)
+        return GiveUp(entry, _unknown(entry))
+    began_ms = entry.sending_ms if entry.begun_ms is None else entry.begun_ms
+    return _begin(attrs.evolve(entry, begun_ms=began_ms, unknowns=unknowns), now_ms)
 
 
 def _send_again(
@@ -402,22 +452,27 @@ def _send_again(
         # With its mark: a redrive has to know that its fate is unknown.
         entry = attrs.evolve(entry, unknowns=unknowns)
         return GiveUp(entry, _unknown(entry))
-    entry = attrs.evolve(entry, sending_ms=None, lookups=0, form_failures=entry.form_failures + 1, unknowns=unknowns)
-    as_text = _no_more_videos(entry, policy) or (entry.form is MessageForm.VIDEO and unknowns == limit - 1)
+    entry = attrs.evolve(_fate_known(entry), lookups=0, form_failures=entry.form_failures + 1, unknowns=unknowns)
+    as_text = _no_more_videos(entry, policy) or (_may_go_as_text(entry) and unknowns == limit - 1)
     return next_delivery_action(_as_text(entry) if as_text else entry, now_ms, policy)
 
 
 def _no_more_videos(entry: OutboxEntry, policy: DeliveryPolicy) -> bool:
     # The last send of all is a text, also where the host allows fewer sends than videos.
     spent = entry.form_failures >= policy.video_attempts or entry.tries == policy.max_attempts - 1
-    return entry.form is MessageForm.VIDEO and entry.form_failures > 0 and spent
+    return _may_go_as_text(entry) and entry.form_failures > 0 and spent
+
+
+def _may_go_as_text(entry: OutboxEntry) -> bool:
+    return entry.form.has_video and MessageForm.TEXT not in entry.refused_forms
 
 
 def _try_again(
     entry: OutboxEntry, hint_s: float | None, now_ms: int, policy: DeliveryPolicy, fraction: float, *, grace_ms: int
 ) -> DeliveryAction:
     last_ms = entry.deadline_ms + grace_ms
-    if _no_more_videos(entry, policy):
+    repeats = entry.sending_ms is not None
+    if not repeats and _no_more_videos(entry, policy):
         entry = _as_text(entry)
         if hint_s is None:
             return next_delivery_action(entry, now_ms, policy)
@@ -425,20 +480,41 @@ def _try_again(
         last_ms = max(last_ms, now_ms + round(policy.max_retry_after_s * 1000))
     if entry.tries >= policy.max_attempts:
         return _used_up(entry)
-    if now_ms >= last_ms:
+    if now_ms >= last_ms and not repeats:
         return GiveUp(entry, _with_last_reason(f"not delivered within {policy.deadline_s:g} s", entry))
     wait_ms = jittered_ms(policy.backoff_s(max(0, entry.tries - 1)) * 1000, policy.jitter, fraction)
     if hint_s is not None:
         # Never shorter, but spread: many may have got the same hint.
         hint_ms = min(hint_s, policy.max_retry_after_s) * 1000
         wait_ms = max(wait_ms, round(hint_ms * (1 + policy.jitter * fraction)))
-    return Later(entry, min(now_ms + wait_ms, last_ms))
+    return Later(entry, now_ms + wait_ms if repeats else min(now_ms + wait_ms, last_ms))
 
 
-def _refused(entry: OutboxEntry, reason: str, now_ms: int, policy: DeliveryPolicy, *, try_text: bool) -> DeliveryAction:
-    if entry.form is MessageForm.VIDEO and try_text:
-        return next_delivery_action(_as_text(entry), now_ms, policy)
+def _refused(
+    entry: OutboxEntry,
+    reason: str,
+    now_ms: int,
+    policy: DeliveryPolicy,
+    *,
+    then: MessageForm | None = None,
+    try_text: bool = True,
+) -> DeliveryAction:
+    """Send the message in the form that the channel names, or as a text; none that it has refused is tried again."""
+    refused = entry.refused_forms | {entry.form}
+    entry = attrs.evolve(entry, refused_forms=refused)
+    text = MessageForm.TEXT if try_text and MessageForm.TEXT not in refused else None
+    if then in refused or (then and then.has_video and not entry.outcome.success):
+        then = None
+    # The last send of all is a text, if that may go through.
+    following = text or then if entry.tries == policy.max_attempts - 1 else then or text
+    if following is not None:
+        return next_delivery_action(attrs.evolve(entry, form=following, form_failures=0), now_ms, policy)
     return GiveUp(entry, joined("refused by the channel", reason))
+
+
+def _fate_known(entry: OutboxEntry) -> OutboxEntry:
+    """Return an entry without a send under way."""
+    return attrs.evolve(entry, sending_ms=None, begun_ms=None)
 
 
 def _as_text(entry: OutboxEntry) -> OutboxEntry:
@@ -453,6 +529,9 @@ def _unknown(entry: OutboxEntry) -> str:
 
 
 def _used_up(entry: OutboxEntry) -> GiveUp:
+    if entry.sending_ms is not None:
+        entry = attrs.evolve(entry, unknowns=entry.unknowns + 1)
+        return GiveUp(entry, _unknown(entry))
     return GiveUp(entry, _with_last_reason(f"{entry.tries} sends failed", entry))
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.transition import Transition, TransitionResult
     from videopoll.jobs.video import Asset
-    from videopoll.messages import LookupResult, Message, Receipt
+    from videopoll.messages import LookupAnswer, Message, Receipt
     from videopoll.observations import Observation
 
 __all__ = ["Answer", "Commit", "Effect", "LookUpMessage", "PollApi", "PublishVideo", "SendMessage", "Steps"]
@@ -55,11 +55,11 @@ class SendMessage:
 
 @attrs.frozen
 class LookUpMessage:
-    """Ask the channel for a message; answered with a `LookupResult`, or the name of what came back instead."""
+    """Ask the channel for a message; answered with a `LookupAnswer`, or the name of what came back instead."""
 
     message: Message
 
 
 Effect: TypeAlias = PollApi | PublishVideo | Commit | SendMessage | LookUpMessage
-Answer: TypeAlias = "Observation | TransitionResult | Receipt | LookupResult | str | None"
+Answer: TypeAlias = "Observation | TransitionResult | Receipt | LookupAnswer | str | None"
 Steps: TypeAlias = Generator[Effect, Answer, None]

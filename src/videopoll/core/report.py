@@ -10,7 +10,17 @@ from videopoll.core.accounts import IN_A_ROW
 from videopoll.core.delivery import Later
 from videopoll.core.polling import NextPoll
 from videopoll.jobs.video import FailureReason
-from videopoll.messages import Accepted, Delivered, LookupResult, NotSent, Refused
+from videopoll.messages import (
+    Accepted,
+    Delivered,
+    Failed,
+    Found,
+    LookupAnswer,
+    LookupResult,
+    NotSent,
+    Refused,
+    RepeatSafe,
+)
 from videopoll.observations import Fault, VideoFailed, VideoMissing, VideoReady, VideoWorking
 
 if TYPE_CHECKING:
@@ -154,12 +164,21 @@ def report_link(
 
 _SEND_RESULTS: dict[type, str] = {Accepted: "accepted", Delivered: "delivered", NotSent: "not_sent", Refused: "refused"}
 
+_LOOKUP_ANSWERS: dict[type, str] = {
+    Found: LookupResult.FOUND.value,
+    Failed: LookupResult.FAILED.value,
+    RepeatSafe: "repeat_safe",
+}
 
-def report_sent(context: StepContext, entry: OutboxEntry, result: Receipt | LookupResult, started_s: float) -> None:
+
+def report_sent(context: StepContext, entry: OutboxEntry, result: Receipt | LookupAnswer, started_s: float) -> None:
     """Emit `SendTried`, for a send or a look-up that began at this monotonic time."""
     reason: str | None
-    if isinstance(result, LookupResult):
-        word, reason = result.value, own("asked the channel for the message of an earlier send")
+    if isinstance(result, LookupAnswer):
+        word = result.value if isinstance(result, LookupResult) else _LOOKUP_ANSWERS[type(result)]
+        reason = own("asked the channel for the message of an earlier send")
+        if isinstance(result, Failed):
+            reason = result.reason
     else:
         word = _SEND_RESULTS.get(type(result), "unknown")
         reason = result.detail if isinstance(result, Delivered) else result.reason
@@ -174,7 +193,7 @@ def report_sent(context: StepContext, entry: OutboxEntry, result: Receipt | Look
             took_s=context.clock.monotonic_s() - started_s,
             # What a channel says beside its success is nothing that the log lacks.
             reason=told(reason) if isinstance(result, Delivered) else told_or_withheld(reason),
-            channel=None if isinstance(result, LookupResult) else shown_name(result.channel),
+            channel=None if isinstance(result, LookupAnswer) else shown_name(result.channel),
         ),
         reason,
     )

@@ -66,7 +66,7 @@ from videopoll.jobs.transition import (
     Transition,
     TransitionResult,
 )
-from videopoll.messages import LookupResult, Message, NotSent, Receipt, Unknown
+from videopoll.messages import LookupAnswer, LookupResult, Message, NotSent, Receipt, Unknown
 from videopoll.observations import Answered, Fault, FaultKind, NotAsked, Observation, VideoWorking
 
 if TYPE_CHECKING:
@@ -469,7 +469,7 @@ class JobStep:
         context, started_s, asked_ms = self._context, self._monotonic_s(), self._now()
         message, permit = self._message(entry)
         result = yield LookUpMessage(message)
-        if not isinstance(result, LookupResult):
+        if not isinstance(result, LookupAnswer):
             entry = entry.noting(own(f"the notifier's look_up gave {result}, which is no LookupResult"))
             result = LookupResult.NO_ANSWER
         report_sent(context, entry, result, started_s)
@@ -478,7 +478,7 @@ class JobStep:
         took_ms, chance = max(0, now_ms - asked_ms), context.rng.random()
         return after_lookup(entry, result, now_ms, context.delivery, chance, shows=shows, took_ms=took_ms)
 
-    def _judge_account(self, permit: SendPermit, result: Receipt | LookupResult, reference: str) -> None:
+    def _judge_account(self, permit: SendPermit, result: Receipt | LookupAnswer, reference: str) -> None:
         accounts, refused = self._context.accounts, isinstance(result, NotSent)
         pause_s = accounts.note(permit.account, permit.channel, reference, result)
         if pause_s is not None:
@@ -546,6 +546,7 @@ class JobStep:
             texts=self._context.texts,
             _permit=permit,
             unquoted=entry.unquoted,
+            prepared=entry.prepared,
         )
         return message, permit
 

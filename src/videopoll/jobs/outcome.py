@@ -37,10 +37,50 @@ class OutcomeKind(enum.StrEnum):
 
 
 class MessageForm(enum.StrEnum):
-    """The two forms of a message: a native video with a caption, or a text (with a link)."""
+    """In what form a message goes out.
+
+    The first send of a video is `VIDEO`, that of a notice `TEXT`. The others are for channels
+    that have them: one of them is tried once its channel has refused another and named it,
+    see `videopoll.messages.Refused`.
+    """
 
     VIDEO = "video"
+    """A native video that the channel fetches from its link."""
+    UPLOAD = "upload"
+    """A native video whose file is uploaded to the channel."""
+    DOCUMENT = "document"
+    """The video as a file to download, for what the channel cannot play."""
+    TEMPLATE = "template"
+    """A message that the channel has approved before, for users who have not written for long."""
     TEXT = "text"
+    """A text, with the link if there is a video."""
+
+    @property
+    def has_video(self) -> bool:
+        """Whether it is nothing without a video."""
+        return self in _WITH_VIDEO
+
+
+_WITH_VIDEO = frozenset({MessageForm.VIDEO, MessageForm.UPLOAD, MessageForm.DOCUMENT})
+
+
+MAX_PREPARED_BYTES = 2048
+"""The largest state that a channel keeps with a delivery, as JSON: it is written with each send."""
+
+
+def prepared_or_none(value: object) -> Mapping[str, JsonValue] | None:
+    """Return what a channel wants kept with a delivery; None for what cannot be, which is prepared anew.
+
+    It comes from channels, of a host's own too, after a send: it is too late to complain.
+    """
+    try:
+        written = dump(cast("Mapping[str, object]", value)) if isinstance(value, dict) else ""
+    except (ValueError, TypeError, RecursionError):
+        return None
+    if not written or len(written) > MAX_PREPARED_BYTES:
+        return None
+    read = load_object(written.encode())
+    return None if isinstance(read, Poison) else read
 
 
 @attrs.frozen
@@ -209,6 +249,11 @@ class OutboxEntry:
         reasons: What went wrong, the newest last.
         unquoted: Whether the channel has refused the message with its quote, so that it goes without.
         unknowns: Sends whose fate nobody could learn, all forms together.
+        refused_forms: The forms that the channel has refused, which are not tried again.
+        begun_ms: When the send at `sending_ms` began; or the first of those that it repeats, for a
+            channel that makes one message of repeats.
+        prepared: What the channel has prepared for the message, such as the id of an uploaded
+            file. Kept out of ``repr``.
     """
 
     job: VideoJob
@@ -222,19 +267,27 @@ class OutboxEntry:
     reasons: tuple[str, ...] = attrs.field(default=(), repr=_repr_reasons)
     unquoted: bool = False
     unknowns: int = 0
+    refused_forms: frozenset[MessageForm] = frozenset()
+    begun_ms: int | None = None
+    prepared: Mapping[str, JsonValue] = attrs.field(factory=dict, repr=False)
 
     def noting(self, reason: str) -> OutboxEntry:
         """Return a copy that remembers one more reason, and forgets the oldest."""
         return attrs.evolve(self, reasons=(*self.reasons, bounded(reason, MAX_REASON_CHARS))[-MAX_REASONS:])
 
     def to_json(self) -> str:
-        """Write ``video:poll:outbox:{jobId}``; version 1 of its form."""
+        """Write ``video:poll:outbox:{jobId}``; version 1 of its form.
+
+        Earlier versions know two forms, and pass over fields that they do not know. What they
+        find under ``form`` is the one of the two that comes nearest: a worker of such a version
+        sends the message in that, and forgets the rest.
+        """
         return dump(
             {
                 "v": 1,
                 "record": self.job.to_record(),
                 "outcome": self.outcome.to_fields(),
-                "form": self.form.value,
+                "form": (MessageForm.VIDEO if self.form.has_video else MessageForm.TEXT).value,
                 "deadline": self.deadline_ms,
                 "tries": self.tries,
                 "formFailures": self.form_failures,
@@ -245,8 +298,22 @@ class OutboxEntry:
                 "unknowns": self.unknowns,
                 # What of each is ours: it may be shown anywhere.
                 "told": [reason.told if isinstance(reason, Reason) else "" for reason in self.reasons],
+                **self._more(),
             }
         )
+
+    def _more(self) -> dict[str, JsonValue]:
+        """Return the fields that most entries do not have, and earlier versions pass over."""
+        more: dict[str, JsonValue] = {}
+        if self.form not in {MessageForm.VIDEO, MessageForm.TEXT}:
+            more["sendAs"] = self.form.value
+        if self.refused_forms:
+            more["refused"] = [form.value for form in sorted(self.refused_forms)]
+        if self.begun_ms is not None:
+            more["begun"] = self.begun_ms
+        if self.prepared:
+            more["prepared"] = dict(self.prepared)
+        return more
 
     @classmethod
     def from_json(cls, job_id: str, stored: bytes, now_ms: int | None = None) -> OutboxEntry | Poison:
@@ -264,7 +331,7 @@ class OutboxEntry:
             return cls(
                 job=job,
                 outcome=Outcome.from_fields(outcome),
-                form=MessageForm(str(fields["form"])),
+                form=_form(fields.get("sendAs")) or MessageForm(str(fields["form"])),
                 deadline_ms=whole(fields["deadline"]),
                 tries=whole(fields["tries"]),
                 form_failures=whole(fields["formFailures"]),
@@ -274,9 +341,22 @@ class OutboxEntry:
                 unquoted=fields.get("unquoted") is True,
                 # Earlier versions did not count them.
                 unknowns=whole(fields.get("unknowns", 0)),
+                refused_forms=_forms(fields.get("refused")),
+                begun_ms=None if fields.get("begun") is None else whole(fields["begun"]),
+                prepared=prepared_or_none(fields.get("prepared")) or {},
             )
         except (KeyError, TypeError, ValueError) as error:
             return Poison(f"outbox entry is damaged ({type(error).__name__})")
+
+
+def _form(word: JsonValue) -> MessageForm | None:
+    """Read a form; None for a word that a later version has: what stands under ``form`` is known to all."""
+    return MessageForm(word) if isinstance(word, str) and word in set(MessageForm) else None
+
+
+def _forms(words: JsonValue) -> frozenset[MessageForm]:
+    read = (_form(word) for word in words) if isinstance(words, list) else ()
+    return frozenset(form for form in read if form is not None)
 
 
 def _read_reasons(reasons: JsonValue, told: JsonValue) -> tuple[Reason, ...]:

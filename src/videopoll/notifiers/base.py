@@ -30,7 +30,16 @@ from videopoll.core.flow import acall, adrive, call, drive
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import is_web_url
-from videopoll.messages import Delivered, LookupResult, Message, Receipt, Refused, Unknown, receipt_for_error
+from videopoll.messages import (
+    Delivered,
+    LookupAnswer,
+    LookupResult,
+    Message,
+    Receipt,
+    Refused,
+    Unknown,
+    receipt_for_error,
+)
 from videopoll.notifiers.receipts import receipt_for_failure
 from videopoll.observe.redact import one_line, redacted, without
 
@@ -91,7 +100,7 @@ class HttpNotifier(abc.ABC):
         video_check: Look at a video's size and type first; None sends without a look.
     """
 
-    forms: ClassVar[frozenset[MessageForm]] = frozenset(MessageForm)
+    forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.VIDEO, MessageForm.TEXT})
     """What the channel can send. A message in another form, or without a video, goes as text."""
 
     def __init__(
@@ -126,7 +135,7 @@ class HttpNotifier(abc.ABC):
         del message
         return None
 
-    def read_look_up(self, reply: HttpReply, message: Message) -> LookupResult:
+    def read_look_up(self, reply: HttpReply, message: Message) -> LookupAnswer:
         """Read from the reply whether the channel has the message."""
         del reply, message
         return LookupResult.CANNOT_TELL
@@ -143,11 +152,11 @@ class HttpNotifier(abc.ABC):
         """Send the message once."""
         return await adrive(self._notify(message, Backend(self._http.asend, _await)), acall)
 
-    def look_up(self, message: Message) -> LookupResult:
+    def look_up(self, message: Message) -> LookupAnswer:
         """Ask the channel for the message by its reference."""
         return drive(self._look_up(message, Backend(self._http.send, _wait)), call)
 
-    async def alook_up(self, message: Message) -> LookupResult:
+    async def alook_up(self, message: Message) -> LookupAnswer:
         """Ask the channel for the message by its reference."""
         return await adrive(self._look_up(message, Backend(self._http.asend, _await)), acall)
 
@@ -179,7 +188,7 @@ class HttpNotifier(abc.ABC):
         yield from ()
         return None
 
-    def _look_up(self, message: Message, backend: Backend) -> Flow[LookupResult]:
+    def _look_up(self, message: Message, backend: Backend) -> Flow[LookupAnswer]:
         message = self._in_own_form(message)
         request = self._look_up_request(message)
         if request is None:
@@ -218,7 +227,7 @@ class HttpNotifier(abc.ABC):
         except Exception:  # noqa: BLE001 - what cannot be asked cannot tell
             return None
 
-    def _looked_up(self, reply: HttpReply | HttpFailure, message: Message) -> LookupResult:
+    def _looked_up(self, reply: HttpReply | HttpFailure, message: Message) -> LookupAnswer:
         if isinstance(reply, HttpFailure):
             return LookupResult.NO_ANSWER
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import attrs
 
@@ -22,7 +22,17 @@ from videopoll._calling import (
 from videopoll._reasons import own, quoting
 from videopoll.errors import ConfigurationError, RefusedError
 from videopoll.jobs.bounds import bounded_detail
-from videopoll.messages import TOO_LATE, Delivered, LookupResult, NotSent, Permit, Receipt, Recipient, receipt_for_error
+from videopoll.messages import (
+    TOO_LATE,
+    Delivered,
+    LookupAnswer,
+    LookupResult,
+    NotSent,
+    Permit,
+    Receipt,
+    Recipient,
+    receipt_for_error,
+)
 from videopoll.observe.redact import redact, redacted
 
 if TYPE_CHECKING:
@@ -120,7 +130,7 @@ class RoutingNotifier:
         receipt = await send_async(send, routed.message)
         return _named(receipt, routed)
 
-    def look_up(self, message: Message) -> LookupResult:
+    def look_up(self, message: Message) -> LookupAnswer:
         """Ask the message's channel for it, if that channel can be asked.
 
         Raises:
@@ -131,11 +141,11 @@ class RoutingNotifier:
         if not isinstance(routed, _Routed):
             return LookupResult.NO_ANSWER
         look_up: _LookUp | None = getattr(routed.channel, "look_up", None)
-        return (
-            call_sync(look_up, routed.message, f"the channel {routed.name!r}") if look_up else LookupResult.CANNOT_TELL
-        )
+        if look_up is None:
+            return LookupResult.CANNOT_TELL
+        return cast("LookupAnswer", call_sync(look_up, routed.message, f"the channel {routed.name!r}"))
 
-    async def alook_up(self, message: Message) -> LookupResult:
+    async def alook_up(self, message: Message) -> LookupAnswer:
         """Ask the message's channel for it, if that channel can be asked.
 
         Raises:
@@ -197,7 +207,7 @@ class RoutingNotifier:
 
 
 _Notify: TypeAlias = "Callable[[Message], Receipt | Awaitable[Receipt | None] | None]"
-_LookUp: TypeAlias = "Callable[[Message], LookupResult | Awaitable[LookupResult]]"
+_LookUp: TypeAlias = "Callable[[Message], LookupAnswer | Awaitable[LookupAnswer]]"
 
 
 @attrs.frozen

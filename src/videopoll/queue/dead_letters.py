@@ -109,6 +109,9 @@ class _Letters:
                 form_failures=0,
                 lookups=0,
                 unknowns=0,
+                # What the channel refused, or had ready, may be otherwise by now.
+                refused_forms=frozenset(),
+                prepared={},
                 deadline_ms=round((now_s + queue.delivery.deadline_s) * 1000),
             )
             return calls.redrive(

@@ -14,7 +14,7 @@ from videopoll.core.effects import LookUpMessage, PollApi, PublishVideo, SendMes
 from videopoll.core.flow import acall, adrive
 from videopoll.messages import LookupResult, NotSent
 from videopoll.worker.host_parts import (
-    as_lookup_result,
+    as_lookup_answer,
     as_observation,
     as_receipt,
     check_call,
@@ -122,7 +122,7 @@ class AsyncParts:
             if is_for_us(error):
                 raise
             found = look_up_failed(error)
-        return as_lookup_result(found)
+        return as_lookup_answer(found)
 
     async def publish(self, effect: PublishVideo) -> Answer:
         """Return the observation with the link to a published video, or why there is none."""

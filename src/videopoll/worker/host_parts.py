@@ -16,12 +16,25 @@ from videopoll._calling import is_async
 from videopoll._reasons import Reason, own, quoting, trace_of
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.bounds import bounded_detail
-from videopoll.messages import Accepted, Delivered, LookupResult, NotSent, Receipt, Refused, Unknown, receipt_for_error
+from videopoll.messages import (
+    Accepted,
+    Delivered,
+    Failed,
+    Found,
+    LookupAnswer,
+    LookupResult,
+    NotSent,
+    Receipt,
+    Refused,
+    RepeatSafe,
+    Unknown,
+    receipt_for_error,
+)
 from videopoll.observations import Fault, FaultKind, Observation, VideoReady, checked_ready
 from videopoll.observe.redact import redact
 
 __all__ = [
-    "as_lookup_result",
+    "as_lookup_answer",
     "as_observation",
     "as_receipt",
     "check_call",
@@ -178,7 +191,7 @@ def _made_anew(value: object) -> Receipt | None:
     if issubclass(kind, Delivered):
         done = cast("Delivered", value)
         known = Accepted if issubclass(kind, Accepted) else Delivered
-        return known(done.message_id, done.detail, done.form, channel=done.channel)
+        return known(done.message_id, done.detail, done.form, channel=done.channel, prepared=done.prepared)
     if issubclass(kind, NotSent):
         held = cast("NotSent", value)
         return NotSent(
@@ -188,20 +201,40 @@ def _made_anew(value: object) -> Receipt | None:
             channel_fault=held.channel_fault,
             account_fault=held.account_fault,
             channel=held.channel,
+            prepared=held.prepared,
         )
     if issubclass(kind, Refused):
         no = cast("Refused", value)
-        return Refused(no.reason, no.try_text, try_unquoted=no.try_unquoted, channel=no.channel)
+        return Refused(
+            no.reason,
+            no.try_text,
+            try_unquoted=no.try_unquoted,
+            then=no.then,
+            channel=no.channel,
+            prepared=no.prepared,
+        )
     if issubclass(kind, Unknown):
         lost = cast("Unknown", value)
-        return Unknown(lost.reason, channel=lost.channel)
+        return Unknown(lost.reason, channel=lost.channel, prepared=lost.prepared)
     return None
 
 
-def as_lookup_result(value: object) -> LookupResult | str:
-    """Check what a notifier's look-up gave back; the name of its type for what is no `LookupResult`."""
-    if type(value) is LookupResult:
-        return value
+def as_lookup_answer(value: object) -> LookupAnswer | str:
+    """Check what a notifier's look-up gave back; the name of its type for what is no `LookupAnswer`."""
+    kind = type(value)
+    if kind is LookupResult:
+        return cast("LookupResult", value)
+    try:
+        if issubclass(kind, Found):
+            found = cast("Found", value)
+            return Found(found.message_id, found.form)
+        if issubclass(kind, Failed):
+            failed = cast("Failed", value)
+            return Failed(failed.reason, then=failed.then, try_text=failed.try_text)
+        if issubclass(kind, RepeatSafe):
+            return RepeatSafe(cast("RepeatSafe", value).within_s)
+    except Exception:  # noqa: BLE001 - a host's class may do anything when it is looked at
+        return kind_of(value)
     close_if_coroutine(value)
     return kind_of(value)
 

@@ -31,7 +31,7 @@ from videopoll.policies import ENDING_S, LONGEST_SEND_S
 from videopoll.worker import state
 from videopoll.worker.base import HIDING_S, RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
-    as_lookup_result,
+    as_lookup_answer,
     as_observation,
     as_receipt,
     check_call,
@@ -552,7 +552,7 @@ class Runner(
                 return flow.drive(publishing(effect, download, publish), flow.call)
             except BaseException as error:
                 return publisher_failed(error)
-        return as_lookup_result(self._look_up(effect))
+        return as_lookup_answer(self._look_up(effect))
 
     def _look_up(self, effect: LookUpMessage) -> object:
         look_up = getattr(self._notifier, "look_up", None)
