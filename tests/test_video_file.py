@@ -109,7 +109,8 @@ def test_a_file_that_is_cut_off_anywhere_tells_less_and_nothing_else(name):
         for field in attrs.fields(VideoFile):
             said, true = getattr(part, field.name), getattr(whole, field.name)
             if field.name == "audio_codecs" and said is not None:
-                assert said == true[: len(said)], length
+                # Further tracks may follow; that there is none is said only when all is there.
+                assert said == (true[: len(said)] if said else true), length
             else:
                 assert said is None or said == true, (length, field.name)
 
@@ -159,9 +160,10 @@ def test_no_nesting_of_boxes_makes_it_raise(content):
         box(b"moov", box(b"trak", box(b"mdia", box(b"minf", box(b"stbl")))) * (HEAD_BYTES // 40)),
         box(b"moov", box(b"free") * (HEAD_BYTES // 8)),
         b"\0\0\0\1moov" + b"\xff" * 8 + box(b"trak") * (HEAD_BYTES // 8),
+        b"\0\0\0\1free" + bytes(8) + box(b"moov"),
         b"\0\0\0\0moov" * (HEAD_BYTES // 8),
     ],
-    ids=["boxes", "tracks", "tables", "boxes in it", "huge", "without an end"],
+    ids=["boxes", "tracks", "tables", "boxes in it", "huge", "of no size", "without an end"],
 )
 def test_a_file_made_to_take_long_does_not(hostile):
     """A quarter of a megabyte takes some milliseconds; what would be quadratic takes minutes."""
