@@ -7,6 +7,7 @@ logged, and the worker goes on.
 Events carry codes and our own texts only: a text from an API, a channel or a host's
 part may hold a prompt, a phone number, a token or a URL. ``videopoll explain`` and
 ``videopoll dead show`` print those texts; after `show_texts` events carry them, too.
+The URL of a video is in no event, but for a hook that asks for it: see `with_outcome`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from videopoll._reasons import show_texts, trace_of
 from videopoll.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from videopoll.jobs.outcome import MessageForm, OutcomeKind
+    from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
     from videopoll.jobs.video import FailureReason
     from videopoll.observations import FaultKind
 
@@ -49,6 +50,7 @@ __all__ = [
     "WorkerStarted",
     "WorkerStopped",
     "show_texts",
+    "with_outcome",
 ]
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -185,6 +187,8 @@ class JobConcluded(Event):
         attempts: Polls that it took.
         error: Our description of the failure; None for a video.
         reason: Why there is no video, if the API told; None for a video, or if nobody knows.
+        full_outcome: The outcome with the video's URL, its file's id and all assets, for a hook that
+            was made by `with_outcome`; None for all others. Kept out of ``repr``.
     """
 
     job_id: str
@@ -194,6 +198,7 @@ class JobConcluded(Event):
     attempts: int
     error: str | None = None
     reason: FailureReason | None = None
+    full_outcome: Outcome | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -256,6 +261,8 @@ class JobDelivered(Event):
         attempts: Sends that it took.
         after_s: Seconds from the outcome to the delivery.
         channel: The channel of a `RoutingNotifier`.
+        full_outcome: The outcome as it was sent, with the URL that the user has, for a hook that was
+            made by `with_outcome`; None for all others. Kept out of ``repr``.
     """
 
     job_id: str
@@ -265,6 +272,7 @@ class JobDelivered(Event):
     attempts: int
     after_s: float
     channel: str | None = None
+    full_outcome: Outcome | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -313,12 +321,45 @@ Hook: TypeAlias = Callable[[Event], None]
 """A function of the host that gets every event of a runner."""
 
 
+def with_outcome(hook: Hook) -> Hook:
+    """Return a hook that gets `JobConcluded` and `JobDelivered` with their `full_outcome`, and so with the video's URL.
+
+    For a host that stores, shows or passes on the URL, e.g. ``hooks=[with_outcome(store)]``. Other hooks,
+    the log, the metrics and the history do not get it. A hook is called once, and an exception in it
+    changes nothing: what must not be lost is stored by a `videopoll.notifiers.TeeNotifier`.
+
+    Raises:
+        ConfigurationError: The hook cannot be called, or would have to be awaited.
+    """
+    _check_hook(hook)
+    return _WithOutcome(hook)
+
+
+@attrs.frozen(eq=False)
+class _WithOutcome:
+    """A hook that may see the whole of an outcome."""
+
+    hook: Hook
+
+    def __call__(self, event: Event) -> None:
+        self.hook(event)
+
+
 class TextKeeper(abc.ABC):
     """A hook of videopoll that stores the whole text of an event's reason, for an operator who asks for it."""
 
     @abc.abstractmethod
     def keep(self, event: Event, text: str | None) -> None:
         """Store an event, and the whole text of its reason."""
+
+
+def _check_hook(hook: object) -> None:
+    if not callable(hook):
+        msg = f"a hook must be a function of an event, got {type(hook).__name__}"
+        raise ConfigurationError(msg)
+    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004 - not whether it can be called
+        msg = "a hook must not be async, as it is called where the event happens: have it put the event into a queue"
+        raise ConfigurationError(msg)
 
 
 class Emitter:
@@ -346,14 +387,7 @@ class Emitter:
         Raises:
             ConfigurationError: It cannot be called, or would have to be awaited.
         """
-        if not callable(hook):
-            msg = f"a hook must be a function of an event, got {type(hook).__name__}"
-            raise ConfigurationError(msg)
-        if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004 - not whether it can be called
-            msg = (
-                "a hook must not be async, as it is called where the event happens: have it put the event into a queue"
-            )
-            raise ConfigurationError(msg)
+        _check_hook(hook)
         # A new tuple: another thread may be going through the old one.
         self._hooks = (*self._hooks, hook)
 
@@ -366,17 +400,20 @@ class Emitter:
         """Whether one of the hooks is a `TextKeeper`."""
         return any(isinstance(hook, TextKeeper) for hook in self._hooks)
 
-    def emit(self, event: Event, text: str | None = None) -> None:
+    def emit(self, event: Event, text: str | None = None, outcome: Outcome | None = None) -> None:
         """Call every hook, also after one that raised.
 
         Args:
             event: The event.
             text: The whole text of its reason. Only a `TextKeeper` gets it.
+            outcome: What ended. Only a hook of `with_outcome` gets it.
         """
         for hook in self._hooks:
             try:
                 if isinstance(hook, TextKeeper):
                     hook.keep(event, text)
+                elif isinstance(hook, _WithOutcome) and isinstance(event, JobConcluded | JobDelivered):
+                    hook(attrs.evolve(event, full_outcome=outcome))
                 else:
                     hook(event)
             except KeyboardInterrupt:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from videopoll.events import Event
     from videopoll.jobs.job import VideoJob
+    from videopoll.jobs.outcome import Outcome
     from videopoll.policies import DeliveryPolicy, LeasePolicy
     from videopoll.texts import Texts
 
@@ -27,9 +28,9 @@ log: logging.Logger = logging.getLogger(__name__)
 
 
 class Emit(Protocol):
-    """Passes an event on. `text` is the whole text of its reason, for an operator who asks for it."""
+    """Passes an event on, with the whole text of its reason and the outcome, for those who ask for them."""
 
-    def __call__(self, event: Event, text: str | None = None, /) -> None:
+    def __call__(self, event: Event, text: str | None = None, outcome: Outcome | None = None, /) -> None:
         """Pass an event on."""
         ...
 

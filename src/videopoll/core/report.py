@@ -132,6 +132,7 @@ def report_concluded(context: StepContext, job: VideoJob, outcome: Outcome, atte
             reason=None if outcome.reason is FailureReason.UNKNOWN else outcome.reason,
         ),
         outcome.error,
+        outcome,
     )
 
 
@@ -211,7 +212,9 @@ def report_delivered(context: StepContext, entry: OutboxEntry, receipt: Delivere
             attempts=entry.tries,
             after_s=max(0, at_ms - entry.outcome.at_ms) / 1000,
             channel=shown_name(receipt.channel),
-        )
+        ),
+        None,
+        entry.outcome,
     )
 
 

@@ -11,6 +11,7 @@ from videopoll.notifiers.evolution import EvolutionNotifier
 from videopoll.notifiers.receipts import receipt_for_status
 from videopoll.notifiers.routing import RoutingNotifier
 from videopoll.notifiers.silent import SilentNotifier
+from videopoll.notifiers.tee import TeeNotifier
 from videopoll.notifiers.ultramsg import UltraMsgNotifier
 from videopoll.notifiers.video_check import VideoCheck
 from videopoll.notifiers.webhook import WebhookNotifier
@@ -26,6 +27,7 @@ __all__ = [
     "HttpRequest",
     "RoutingNotifier",
     "SilentNotifier",
+    "TeeNotifier",
     "UltraMsgNotifier",
     "VideoCheck",
     "WebhookNotifier",

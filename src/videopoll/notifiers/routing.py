@@ -20,6 +20,7 @@ from videopoll._calling import (
     send_async,
 )
 from videopoll._reasons import own, quoting
+from videopoll._wrappers import check_notifier, warn_of_hidden_look_up
 from videopoll.errors import ConfigurationError, RefusedError
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.messages import (
@@ -69,10 +70,8 @@ class RoutingNotifier:
             msg = "RoutingNotifier needs at least one channel, in a mapping from its name to its notifier"
             raise ConfigurationError(msg)
         for name, channel in channels.items():
-            if isinstance(channel, type) or not callable(getattr(channel, "notify", None)):
-                why = "it is a class: build one of it" if isinstance(channel, type) else "it has no method 'notify'"
-                msg = f"the channel {name!r} of RoutingNotifier is no notifier: {why}"
-                raise ConfigurationError(msg)
+            check_notifier(channel, f"the channel {name!r} of RoutingNotifier")
+            warn_of_hidden_look_up(channel)
         check_callable(resolve, "RoutingNotifier.resolve", "the conversation id")
         self._channels = dict(channels)
         self._resolve_async = is_async(resolve)

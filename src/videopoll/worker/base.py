@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from videopoll import events
 from videopoll._reasons import trace_of
+from videopoll._wrappers import warn_of_hidden_look_up
 from videopoll.core.belonging import OfProcess, leave_to_parent
 from videopoll.core.flow import do
 from videopoll.errors import QueueError
@@ -138,6 +139,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
     ) -> None:
         self._refuse(queue, poller, notifier, publisher)
         check_publisher(poller, publisher)
+        warn_of_hidden_look_up(notifier)
         self._new_state = functools.partial(
             WorkerState,
             ttls=queue.ttls,

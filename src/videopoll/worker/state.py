@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from videopoll.events import Hook
+    from videopoll.jobs.outcome import Outcome
     from videopoll.jobs.transition import ClaimBatch
     from videopoll.jobs.views import Health
 
@@ -222,12 +223,18 @@ class WorkerState:
 
     # --- events and health ---
 
-    def emit(self, event: events.Event, text: str | None = None) -> None:
-        """Count an event and give it to the hooks; `text` is the whole of its reason, for who asks for it."""
+    def emit(self, event: events.Event, text: str | None = None, outcome: Outcome | None = None) -> None:
+        """Count an event and give it to the hooks.
+
+        Args:
+            event: The event.
+            text: The whole of its reason, for who asks for it.
+            outcome: The whole outcome, for who asks for it.
+        """
         self.counted[type(event)] = self.counted.get(type(event), 0) + 1
         if isinstance(event, events.JobPolled):
             self.vitals.polled(event)
-        self.emitter.emit(event, text)
+        self.emitter.emit(event, text, outcome)
 
     def health(self) -> Health:
         """Return whether this worker is fit, from what it has seen so far."""
