@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -436,7 +437,6 @@ def test_the_log_says_in_our_words_what_happened(redis_world):
     for said in (
         "ended without a video: failed (HTTP 400)",
         "Something in front of the video API refuses us (attempt 1): HTTP 403",
-        "No answer from the video API (attempt 1, elapsed: 0s): HTTP 503",
         "HTTP 200: not JSON",
         "Send 1 as video: refused (in words of others, which videopoll explain shows)",
         "resolve raised WordyError",
@@ -447,6 +447,8 @@ def test_the_log_says_in_our_words_what_happened(redis_world):
         "its video URL cannot be delivered: it is not http or https",
     ):
         assert said in log, said
+    # On a busy machine a second may have passed.
+    assert re.search(r"No answer from the video API \(attempt 1, elapsed: [0-9]s\): HTTP 503", log)
 
 
 def test_a_host_may_have_them_shown(redis_world):
