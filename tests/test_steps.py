@@ -52,7 +52,7 @@ class Stage:
             lease=LeasePolicy(),
             delivery=DeliveryPolicy(),
             texts=SPANISH_AND_ENGLISH,
-            emit=lambda event, _text=None: self.told.append(event),
+            emit=lambda event, *_: self.told.append(event),
             pause_polling=lambda _: None,
             start_sending=self.start_sending,
             clock=RedisClock(self.clock),

@@ -20,7 +20,7 @@ from videopoll._calling import (
     send_async,
 )
 from videopoll._reasons import own, quoting
-from videopoll._wrappers import check_notifier, warn_of_hidden_look_up
+from videopoll.core.wrappers import check_notifier, warn_of_hidden_look_up
 from videopoll.errors import ConfigurationError, RefusedError
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.messages import (

@@ -14,7 +14,7 @@ from videopoll._calling import (
     send_async,
 )
 from videopoll._reasons import quoting
-from videopoll._wrappers import check_notifier
+from videopoll.core.wrappers import check_notifier
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.messages import TOO_LATE, LookupResult, Message, NotSent, Receipt, receipt_for_error
 from videopoll.observe.redact import redact

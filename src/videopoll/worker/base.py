@@ -16,9 +16,9 @@ from typing_extensions import override
 
 from videopoll import events
 from videopoll._reasons import trace_of
-from videopoll._wrappers import warn_of_hidden_look_up
 from videopoll.core.belonging import OfProcess, leave_to_parent
 from videopoll.core.flow import do
+from videopoll.core.wrappers import warn_of_hidden_look_up
 from videopoll.errors import QueueError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import Health
