@@ -283,9 +283,9 @@ def cli() -> str:
     """Write the help of every command down."""
     import typer  # noqa: PLC0415 - only this part needs it
 
-    from videopoll.cli.app import app  # noqa: PLC0415
+    from videopoll.cli.app import build_app  # noqa: PLC0415
 
-    return "\n".join(_told(("videopoll",), typer.main.get_command(app)))
+    return "\n".join(_told(("videopoll",), typer.main.get_command(build_app())))
 
 
 def _told(names: tuple[str, ...], command: Any) -> Iterator[str]:

@@ -31,8 +31,30 @@ def run_at_import(tree):
         yield from run_at_import(node)
 
 
+def exported_lazily(module):
+    """Return where the names are that a package exports, and imports only when somebody asks for one."""
+    tree = ast.parse(PATHS[module].read_text(encoding="utf-8"))
+    return {
+        alias.asname or alias.name: node.module
+        for guarded in tree.body
+        if isinstance(guarded, ast.If) and guarded.orelse
+        for node in guarded.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+LAZY = {module: homes for module in PATHS if (homes := exported_lazily(module))}
+
+
+def home_of(package, name):
+    """Return the module that a lazy package has a name from, by way of others; None if it is none of its names."""
+    home = LAZY.get(package, {}).get(name)
+    return home and (home_of(home, name) or home)
+
+
 def imported(module):
-    """Return the modules that this one names in its own imports."""
+    """Return the modules that this one names in its own imports; for a name that is exported lazily, its home."""
     names = set()
     for node in run_at_import(ast.parse(PATHS[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -40,6 +62,7 @@ def imported(module):
         elif isinstance(node, ast.ImportFrom):
             from_it = {f"{node.module}.{alias.name}" for alias in node.names}
             names |= from_it if from_it <= set(PATHS) else from_it | {node.module}
+            names |= {home for alias in node.names if (home := home_of(node.module, alias.name))}
     return names
 
 
@@ -90,3 +113,9 @@ def test_nothing_imports_the_command_line():
 def test_no_two_modules_import_each_other():
     for module in PATHS:
         assert all(module not in reached(other) for other in GRAPH[module] & set(PATHS) - {"videopoll"}), module
+
+
+def test_a_lazy_package_hides_no_dependency_from_these_rules():
+    """What is imported when it is asked for is imported all the same."""
+    assert home_of("videopoll", "UltraMsgNotifier") == "videopoll.notifiers.ultramsg"
+    assert "videopoll._http" in reached("videopoll.cli.channels")

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
 from videopoll import RedisVideoJobQueue, __version__, events
 from videopoll.cli import output
-from videopoll.cli.app import app
+from videopoll.cli.app import build_app
 from videopoll.cli.demo.cases import CASES, World, judge
 from videopoll.cli.load import load_function
 from videopoll.errors import ConfigurationError
@@ -42,7 +42,7 @@ def invoke(monkeypatch):
         monkeypatch.delenv(name)
 
     def call(*args, stdin=None):
-        result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
+        result = CliRunner().invoke(build_app([str(arg) for arg in args[:1]]), [str(arg) for arg in args], input=stdin)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         assert "Traceback" not in result.output
         return result
@@ -119,7 +119,7 @@ def test_wrong_usage_is_exit_code_2(invoke, args):
 
 
 def test_every_option_of_the_worker_has_its_environment_variable():
-    worker = typer.main.get_command(app).commands["worker"]
+    worker = typer.main.get_command(build_app()).commands["worker"]
 
     for option in worker.params:
         if option.name != "help":
@@ -127,7 +127,7 @@ def test_every_option_of_the_worker_has_its_environment_variable():
 
 
 def test_secrets_are_no_options():
-    worker = typer.main.get_command(app).commands["worker"]
+    worker = typer.main.get_command(build_app()).commands["worker"]
 
     assert not [option.name for option in worker.params if "token" in option.name or "key" in option.name]
 

@@ -160,7 +160,7 @@ def command_lines(path: Path) -> list[list[str]]:
 def test_every_command_line_of_the_docs_parses():
     """Options and arguments are those of the real command line."""
     typer = pytest.importorskip("typer", reason="needs the extra cli")
-    from videopoll.cli.app import app
+    from videopoll.cli.app import build_app
 
     def parse(command, words, name="videopoll"):
         context = command.make_context(name, list(words))
@@ -173,7 +173,7 @@ def test_every_command_line_of_the_docs_parses():
     assert len(lines) >= 20, "the docs have more command lines than were found"
     for where, words in sorted(lines):
         try:
-            parse(typer.main.get_command(app), words)
+            parse(typer.main.get_command(build_app()), words)
         except Exception as error:  # noqa: BLE001 - typer's own classes move between its versions
             pytest.fail(f"{where}: videopoll {shlex.join(words)}: {error}")
 
@@ -182,11 +182,11 @@ def test_every_variable_of_the_docs_is_read():
     """A name with a typing mistake would be ignored in silence."""
     typer = pytest.importorskip("typer", reason="needs the extra cli")
     from videopoll.cli import options
-    from videopoll.cli.app import app
+    from videopoll.cli.app import build_app
     from videopoll.cli.providers import url_variable
     from videopoll.video_api.apis import ALL
 
-    commands = [typer.main.get_command(app)]
+    commands = [typer.main.get_command(build_app())]
     read = {options.API_KEY, options.ULTRAMSG_TOKEN, options.WHATSAPP_FACTORY_TOKEN}
     for command in commands:
         commands += getattr(command, "commands", {}).values()

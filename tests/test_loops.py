@@ -13,8 +13,8 @@ import pytest
 
 from kit import FAST, until
 from videopoll import LeasePolicy, Runner, SilentNotifier, VideoApiPoller, events
-from videopoll._loops import BELL, RENEWER, WRITER, Loops
 from videopoll.clock import Clock
+from videopoll.core.loops import BELL, RENEWER, WRITER, Loops
 from videopoll.observations import VideoReady, VideoWorking
 from videopoll.queue.history import RedisHistory
 from videopoll.queue.redis_queue import RedisVideoJobQueue

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
 from videopoll import AsyncRedisVideoJobQueue, PollingStrategy, RedisVideoJobQueue, events
 from videopoll.cli import figures
-from videopoll.cli.app import app
+from videopoll.cli.app import build_app
 from videopoll.cli.commands import doctor
 from videopoll.cli.commands.jobs import ListedState
 from videopoll.cli.describe import describe_entry
@@ -42,7 +42,7 @@ def invoke(monkeypatch):
         monkeypatch.delenv(name)
 
     def call(*args):
-        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        result = CliRunner().invoke(build_app([str(arg) for arg in args[:1]]), [str(arg) for arg in args])
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         assert "Traceback" not in result.output
         return result

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from kit import FAST, until
 from videopoll import ConfigurationError, RedisVideoJobQueue, events
-from videopoll.cli.app import app
+from videopoll.cli.app import build_app
 from videopoll.cli.commands import doctor
 from videopoll.cli.commands.worker import _check_names
 from videopoll.cli.providers import open_poller
@@ -53,7 +53,7 @@ def invoke(monkeypatch):
         monkeypatch.delenv(api.key_variable, raising=False)
 
     def call(*args, stdin=None):
-        result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
+        result = CliRunner().invoke(build_app([str(arg) for arg in args[:1]]), [str(arg) for arg in args], input=stdin)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result
 

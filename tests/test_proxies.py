@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib.util
 import os
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -172,7 +172,7 @@ BUILDERS = {
 def test_a_variable_that_cannot_work_is_told_when_a_part_is_built(monkeypatch, builder, name, value):
     """And not by an exception out of every request: then a message that surely did not go out would be of unknown fate."""
     if value.startswith("socks5"):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+        monkeypatch.setitem(sys.modules, "socksio", None)
     if name.upper() == "NO_PROXY":
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:3128")
     monkeypatch.setenv(name, value)

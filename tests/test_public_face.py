@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -90,7 +95,7 @@ def test_every_public_name_is_listed_once_and_is_there():
     modules = {path.stem for path in Path(videopoll.__file__).parent.iterdir()}
 
     assert len(videopoll.__all__) == len(set(videopoll.__all__))
-    assert set(videopoll.__all__) == {name for name in names if name not in modules} - {"annotations"}
+    assert set(videopoll.__all__) == {name for name in names if name not in modules}
 
 
 def test_the_front_door_is_small():
@@ -99,6 +104,121 @@ def test_the_front_door_is_small():
 
     assert len(videopoll.__all__) <= 40
     assert len(rooms) <= 26
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the modules that a fresh interpreter has after some code."""
+    code = f"import json, sys\n{code}\nprint(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return set(json.loads(done.stdout))
+
+
+def packages(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
+
+
+def rooms(modules: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in modules if name.startswith("videopoll.")}
+
+
+LAZY = ["videopoll", "videopoll.notifiers", "videopoll.video_api"]
+"""The packages that import a module when somebody asks for a name of it."""
+
+
+def test_an_import_brings_next_to_nothing():
+    """A web application that enqueues one job in an hour starts as fast as it did; counted, as times differ."""
+    plain, ours = loaded_by("import __future__, typing, importlib.util"), loaded_by("import videopoll")
+
+    assert ours - plain == {"videopoll", "videopoll._lazy"}
+
+
+def test_a_producer_loads_redis_and_the_queue_and_no_http_client():
+    beyond = loaded_by("from videopoll import RedisVideoJobQueue") - loaded_by("import redis, attrs")
+
+    assert packages(beyond) & {"httpx", "httpcore", "aiohttp", "anyio", "ssl"} == set()
+    assert rooms(beyond) & {"worker", "video_api", "notifiers", "_http", "tool", "cli", "testing"} == set()
+    # 62 when this was written, most of them our own.
+    assert len(beyond) <= 75
+
+
+@pytest.mark.parametrize(
+    ("name", "stays_out"),
+    [
+        ("UltraMsgNotifier", {"notifiers.apprise", "notifiers.webhook", "video_api", "queue", "worker"}),
+        ("VideoApiPoller", {"video_api.generator", "video_api.doorbell", "notifiers", "queue", "worker"}),
+        ("Runner", {"notifiers", "video_api", "queue", "_http", "tool"}),
+    ],
+)
+def test_a_part_brings_no_other(name, stays_out):
+    """A host that has a poller of its own never loads ours."""
+    ours = loaded_by(f"from videopoll import {name}")
+
+    assert not {module for module in ours for other in stays_out if f"{module}.".startswith(f"videopoll.{other}.")}
+
+
+def test_all_public_names_together_bring_neither_clients_nor_extras():
+    """They are loaded by whoever polls and sends."""
+    everything = packages(loaded_by("from videopoll import *"))
+
+    assert "redis" in everything
+    assert everything & {"httpx", "httpcore", "aiohttp", "rich", "typer", "apprise", "openai", "agents"} == set()
+
+
+def test_a_worker_starts_with_its_own_command_alone():
+    """From the start to the first poll it is imports that take the time."""
+    ours = loaded_by("from videopoll.cli.app import build_app; build_app(['worker', '--no-history'])")
+
+    commands = {name.rpartition(".")[2] for name in ours if name.startswith("videopoll.cli.commands.")}
+    assert commands == {"worker"}
+    assert rooms(ours) & {"testing", "tool"} == set()
+    assert packages(ours) & {"rich", "httpx", "httpcore", "aiohttp", "prometheus_client"} == set()
+    assert "videopoll.video_api.apis" not in ours
+
+
+def test_a_client_is_loaded_when_the_first_request_needs_one():
+    """Which of the three that is, only the request tells."""
+    ours = loaded_by("from videopoll import *; VideoApiPoller(api_key='k'); UltraMsgNotifier()")
+
+    assert packages(ours) & {"httpx", "httpcore", "aiohttp"} == set()
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_what_is_imported_late_is_what_type_checkers_read(package):
+    """A name stands in three lists: for type checkers, for readers, and for the import."""
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    (guarded,) = [node for node in tree.body if isinstance(node, ast.If)]
+    read = {alias.name: node.module for node in guarded.body for alias in node.names}
+    (table,) = [node for node in ast.walk(guarded) if isinstance(node, ast.Dict)]
+    written = {name: home for home, names in ast.literal_eval(table).items() for name in names.split()}
+
+    assert written == read
+    assert set(module.__all__) - {"__version__"} == set(read)
+    for name, home in read.items():
+        assert getattr(module, name) is getattr(importlib.import_module(home), name)
+    # A submodule of the same name would take the name's place as soon as somebody imports it.
+    assert not {path.stem for path in Path(module.__file__).parent.iterdir()} & set(read)
+
+
+def test_a_name_that_was_not_asked_for_yet_is_there_all_the_same():
+    """For completion, for `hasattr`, for those who patch, and for those who wrote `import videopoll` alone."""
+    code = """
+from unittest.mock import patch
+import videopoll
+assert "Runner" in dir(videopoll) and "errors" not in vars(videopoll)
+assert hasattr(videopoll, "Runner") and not hasattr(videopoll, "Wanderer")
+assert videopoll.errors.QueueError is videopoll.QueueError
+with patch("videopoll.notifiers.WebhookNotifier", None):
+    assert videopoll.notifiers.WebhookNotifier is None
+assert videopoll.notifiers.WebhookNotifier is videopoll.WebhookNotifier
+"""
+    loaded_by(code)
+
+    with pytest.raises(ImportError, match="cannot import name 'Wanderer' from 'videopoll'"):
+        exec("from videopoll import Wanderer")
+    with pytest.raises(AttributeError, match=r"module 'videopoll\.notifiers' has no attribute 'CarrierPigeon'"):
+        importlib.import_module("videopoll.notifiers").CarrierPigeon  # noqa: B018
+    assert pickle.loads(pickle.dumps(RedisVideoJobQueue)) is RedisVideoJobQueue
 
 
 def test_only_the_core_and_the_scripts_branch_on_a_state():

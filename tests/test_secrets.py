@@ -40,7 +40,7 @@ from videopoll import (
     VideoApiPoller,
     events,
 )
-from videopoll.cli.app import app
+from videopoll.cli.app import build_app
 from videopoll.cli.describe import describe_entry
 from videopoll.events import show_texts
 from videopoll.jobs import JobState
@@ -398,7 +398,7 @@ def command_line(outputs: Outputs, world: World) -> None:
     """Look at the lists, and ask for one job and one letter."""
 
     def say(*words: str) -> str:
-        result = CliRunner().invoke(app, [*words, "--redis-url", world.url, "--prefix", world.prefix])
+        result = CliRunner().invoke(build_app(words), [*words, "--redis-url", world.url, "--prefix", world.prefix])
         return result.output
 
     outputs.add("dead list", say("dead", "list"), say("dead", "list", "--json"))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from kit import FAST, until
 from videopoll import AsyncRedisVideoJobQueue, AsyncRunner, RedisVideoJobQueue, Runner, SilentNotifier
 from videopoll.cli import figures
-from videopoll.cli.app import app
+from videopoll.cli.app import build_app
 from videopoll.jobs import HistoryEvent
 from videopoll.queue.connect import client_beside, client_of
 from videopoll.queue.history import RedisHistory
@@ -49,7 +49,7 @@ def status(monkeypatch, redis_url, prefix):
 
     def call(*arguments):
         command = ["status", "--json", "--check", "--no-scan", "--redis-url", redis_url, "--prefix", prefix]
-        result = CliRunner().invoke(app, [*command, *arguments])
+        result = CliRunner().invoke(build_app(command), [*command, *arguments])
         return result.exit_code, json.loads(result.stdout)
 
     return call

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import threading
 from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import override
 
-from videopoll._http import log_filter
+from videopoll._http import log_filter, proxies, tls, transports
 from videopoll._http.deadline import Deadlines
 from videopoll._http.prepare import prepare
 from videopoll._http.values import FailureKind, HttpFailure
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from videopoll._http.transports import Transport
+    from videopoll._http.transports.base import Transport
     from videopoll._http.values import HttpReply, HttpRequest
 
 
@@ -68,14 +69,9 @@ class Http(OfProcess):
         if transport not in {"auto", "httpx", "aiohttp"}:
             msg = f'transport must be "auto", "httpx" or "aiohttp", got {transport!r}'
             raise ConfigurationError(msg)
-        # Loading httpx takes a tenth of a second, and who only submits jobs never sends a request.
-        try:
-            from videopoll._http import proxies, tls, transports  # noqa: PLC0415
-        except ModuleNotFoundError as error:
-            if error.name != "httpcore":
-                raise
+        if importlib.util.find_spec("httpcore") is None:
             msg = "videopoll needs httpcore, which httpx 0.27 and 0.28 bring along: install one of them, or httpcore"
-            raise ConfigurationError(msg) from error
+            raise ConfigurationError(msg)
 
         self._use_aiohttp = transport != "httpx" and transports.has_aiohttp()
         if transport == "aiohttp" and not self._use_aiohttp:
@@ -94,9 +90,8 @@ class Http(OfProcess):
             self._trouble = str(error)
         log_filter.install()
         self._max_reply_bytes, self._max_connections = max_reply_bytes, max_connections
-        self._transports = transports
-        self._given = transports.HttpxTransport(client) if client else None
-        self._async_given = transports.AsyncHttpxTransport(async_client) if async_client else None
+        self._given = transports.over_client(client) if client else None
+        self._async_given = transports.over_async_client(async_client) if async_client else None
         given, open_own = (
             self._async_given,
             functools.partial(
@@ -169,5 +164,5 @@ class Http(OfProcess):
             return self._given
         with self._lock:
             if self._own is None:
-                self._own = self._transports.open_transport(self._max_connections, self._proxies)
+                self._own = transports.open_transport(self._max_connections, self._proxies)
             return self._own

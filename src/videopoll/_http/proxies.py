@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import attrs
-import httpx
 
 from videopoll.errors import ConfigurationError
 
@@ -89,6 +88,8 @@ def read_proxies(settings: Callable[[], Mapping[str, str]] = getproxies) -> Prox
 
 
 def _checked(url: str, variable: str) -> str:
+    import httpx  # noqa: PLC0415 - most environments name no proxy, and it takes a twentieth of a second
+
     url = url if "://" in url else f"http://{url}"
     try:
         urlsplit(url)  # It is stricter about brackets.

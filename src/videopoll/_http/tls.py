@@ -10,8 +10,6 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-import httpx
-
 from videopoll._http.prepare import describe
 from videopoll.errors import ConfigurationError
 
@@ -67,4 +65,6 @@ _VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 
 @functools.lru_cache(maxsize=4)
 def _make(*_environment: str | None) -> ssl.SSLContext:
+    import httpx  # noqa: PLC0415 - who sends no https request needs none
+
     return httpx.create_ssl_context()

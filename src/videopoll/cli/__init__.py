@@ -12,7 +12,9 @@ NEEDED = frozenset({"typer", "rich", "click", "shellingham"})
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     try:
-        from videopoll.cli.app import app  # noqa: PLC0415 - the library must work without the extra
+        from videopoll.cli.app import build_app  # noqa: PLC0415 - the library must work without the extra
+
+        app = build_app(sys.argv[1:])
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in NEEDED:
             raise

@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from videopoll import __version__
-from videopoll.cli.commands import (
-    cancel,
-    dead,
-    doctor,
-    drain,
-    enqueue,
-    explain,
-    hand_back,
-    jobs,
-    poll_now,
-    providers,
-    show,
-    status,
-    watch,
-    worker,
-)
-from videopoll.cli.demo import command as demo
 
-__all__ = ["app"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-app: typer.Typer = typer.Typer(
-    no_args_is_help=True,
-    # A stack trace with local variables would show tokens.
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+__all__ = ["COMMANDS", "build_app"]
+
+RUN, OPERATE = "Run", "Look and act"
+
+COMMANDS = {
+    "demo": (RUN, "videopoll.cli.demo.command", "demo"),
+    "worker": (RUN, "videopoll.cli.commands.worker", "worker"),
+    "enqueue": (RUN, "videopoll.cli.commands.enqueue", "enqueue"),
+    "providers": (RUN, "videopoll.cli.commands.providers", "providers"),
+    "status": (OPERATE, "videopoll.cli.commands.status", "status"),
+    "watch": (OPERATE, "videopoll.cli.commands.watch", "watch"),
+    "jobs": (OPERATE, "videopoll.cli.commands.jobs", "jobs"),
+    "show": (OPERATE, "videopoll.cli.commands.show", "show"),
+    "explain": (OPERATE, "videopoll.cli.commands.explain", "explain"),
+    "poll-now": (OPERATE, "videopoll.cli.commands.poll_now", "poll_now"),
+    "cancel": (OPERATE, "videopoll.cli.commands.cancel", "cancel"),
+    "drain": (OPERATE, "videopoll.cli.commands.drain", "drain"),
+    "hand-back": (OPERATE, "videopoll.cli.commands.hand_back", "hand_back"),
+    "doctor": (OPERATE, "videopoll.cli.commands.doctor", "doctor"),
+    "dead": (OPERATE, "videopoll.cli.commands.dead", "app"),
+}
+"""In the order of the help: each command's group, its module, and what it is called there."""
+
+
+def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
+    """Return the command line.
+
+    Args:
+        arguments: What the process was called with. If they begin with a command,
+            the others are left out: to import and build them all takes half a second.
+    """
+    app = typer.Typer(
+        no_args_is_help=True,
+        # A stack trace with local variables would show tokens.
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(videopoll)
+    for name in arguments[:1] if COMMANDS.keys() & set(arguments[:1]) else COMMANDS:
+        group, module, attribute = COMMANDS[name]
+        command = getattr(importlib.import_module(module), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=group)
+        else:
+            app.command(name, rich_help_panel=group)(command)
+    return app
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 - the signature of an option's callback
@@ -42,7 +67,6 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001 - the signature of an o
         raise typer.Exit
 
 
-@app.callback()
 def videopoll(
     version: Annotated[  # noqa: FBT002 - its callback has acted
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -63,21 +87,3 @@ def videopoll(
 
     Settings are environment variables, too: --redis-url is VIDEOPOLL_REDIS_URL.
     """  # noqa: D301 - a backspace keeps line ends in the help
-
-
-RUN, OPERATE = "Run", "Look and act"
-app.command("demo", rich_help_panel=RUN)(demo.demo)
-app.command("worker", rich_help_panel=RUN)(worker.worker)
-app.command("enqueue", rich_help_panel=RUN)(enqueue.enqueue)
-app.command("providers", rich_help_panel=RUN)(providers.providers)
-app.command("status", rich_help_panel=OPERATE)(status.status)
-app.command("watch", rich_help_panel=OPERATE)(watch.watch)
-app.command("jobs", rich_help_panel=OPERATE)(jobs.jobs)
-app.command("show", rich_help_panel=OPERATE)(show.show)
-app.command("explain", rich_help_panel=OPERATE)(explain.explain)
-app.command("poll-now", rich_help_panel=OPERATE)(poll_now.poll_now)
-app.command("cancel", rich_help_panel=OPERATE)(cancel.cancel)
-app.command("drain", rich_help_panel=OPERATE)(drain.drain)
-app.command("hand-back", rich_help_panel=OPERATE)(hand_back.hand_back)
-app.command("doctor", rich_help_panel=OPERATE)(doctor.doctor)
-app.add_typer(dead.app, name="dead", rich_help_panel=OPERATE)

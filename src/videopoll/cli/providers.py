@@ -19,7 +19,6 @@ from videopoll.errors import ConfigurationError
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.urls import url_problem
 from videopoll.policies import KeyTtls
-from videopoll.video_api.apis import ALL
 from videopoll.video_api.client import ApiHealth
 from videopoll.video_api.description import ApiDescription, variable_part
 from videopoll.video_api.http_poller import HttpVideoPoller
@@ -48,6 +47,8 @@ def described(name: str) -> ApiDescription:
         ConfigurationError: There is none.
     """
     if ":" not in name:
+        from videopoll.video_api.apis import ALL  # noqa: PLC0415 - most workers ask none of them
+
         api = ALL.get(name)
         if api is None:
             msg = (

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
-from videopoll._http import HttpReply, HttpRequest
-from videopoll.notifiers.addresses import recipient_of, whatsapp_address, whatsapp_number
-from videopoll.notifiers.apprise import AppriseNotifier
-from videopoll.notifiers.base import HttpNotifier
-from videopoll.notifiers.callback import CallbackNotifier
-from videopoll.notifiers.evolution import EvolutionNotifier
-from videopoll.notifiers.receipts import receipt_for_status
-from videopoll.notifiers.routing import RoutingNotifier
-from videopoll.notifiers.silent import SilentNotifier
-from videopoll.notifiers.tee import TeeNotifier
-from videopoll.notifiers.ultramsg import UltraMsgNotifier
-from videopoll.notifiers.video_check import VideoCheck
-from videopoll.notifiers.webhook import WebhookNotifier
-from videopoll.notifiers.whatsapp_factory import WhatsAppFactoryNotifier
-from videopoll.observe.redact import redact
+from typing import TYPE_CHECKING
+
+from videopoll._lazy import export
+
+if TYPE_CHECKING:
+    from videopoll._http import HttpReply, HttpRequest
+    from videopoll.notifiers.addresses import recipient_of, whatsapp_address, whatsapp_number
+    from videopoll.notifiers.apprise import AppriseNotifier
+    from videopoll.notifiers.base import HttpNotifier
+    from videopoll.notifiers.callback import CallbackNotifier
+    from videopoll.notifiers.evolution import EvolutionNotifier
+    from videopoll.notifiers.receipts import receipt_for_status
+    from videopoll.notifiers.routing import RoutingNotifier
+    from videopoll.notifiers.silent import SilentNotifier
+    from videopoll.notifiers.tee import TeeNotifier
+    from videopoll.notifiers.ultramsg import UltraMsgNotifier
+    from videopoll.notifiers.video_check import VideoCheck
+    from videopoll.notifiers.webhook import WebhookNotifier
+    from videopoll.notifiers.whatsapp_factory import WhatsAppFactoryNotifier
+    from videopoll.observe.redact import redact
+else:
+    __getattr__, __dir__ = export(
+        __name__,
+        {
+            "videopoll._http": "HttpReply HttpRequest",
+            "videopoll.notifiers.addresses": "recipient_of whatsapp_address whatsapp_number",
+            "videopoll.notifiers.apprise": "AppriseNotifier",
+            "videopoll.notifiers.base": "HttpNotifier",
+            "videopoll.notifiers.callback": "CallbackNotifier",
+            "videopoll.notifiers.evolution": "EvolutionNotifier",
+            "videopoll.notifiers.receipts": "receipt_for_status",
+            "videopoll.notifiers.routing": "RoutingNotifier",
+            "videopoll.notifiers.silent": "SilentNotifier",
+            "videopoll.notifiers.tee": "TeeNotifier",
+            "videopoll.notifiers.ultramsg": "UltraMsgNotifier",
+            "videopoll.notifiers.video_check": "VideoCheck",
+            "videopoll.notifiers.webhook": "WebhookNotifier",
+            "videopoll.notifiers.whatsapp_factory": "WhatsAppFactoryNotifier",
+            "videopoll.observe.redact": "redact",
+        },
+    )
 
 __all__ = [
     "AppriseNotifier",

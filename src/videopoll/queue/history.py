@@ -28,10 +28,10 @@ import redis
 from typing_extensions import override
 
 from videopoll import events
-from videopoll._loops import HISTORY, Loops
 from videopoll._reasons import shown_word, told_of
 from videopoll.clock import FOREVER_S, Clock
 from videopoll.core.belonging import OfProcess
+from videopoll.core.loops import HISTORY, Loops
 from videopoll.errors import QueueError
 from videopoll.jobs.codec import dump, raw
 from videopoll.jobs.views import HistoryEvent

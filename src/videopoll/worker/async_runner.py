@@ -21,10 +21,10 @@ from typing_extensions import override
 
 from videopoll import events
 from videopoll._calling import is_async
-from videopoll._loops import BELL, LOOP, RENEWER, SWEEPER, WRITER
 from videopoll._shield import to_the_end, wait_on
 from videopoll.core.effects import Answer, Commit, Effect, PollApi, PublishVideo, SendMessage
 from videopoll.core.flow import acall, adrive
+from videopoll.core.loops import BELL, LOOP, RENEWER, SWEEPER, WRITER
 from videopoll.core.step import JobStep
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.transition import TransitionResult

@@ -12,9 +12,9 @@ from videopoll.observe.log import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from videopoll._loops import Loops
     from videopoll.clock import Clock
     from videopoll.core.accounts import Accounts
+    from videopoll.core.loops import Loops
     from videopoll.core.step import JobStep
     from videopoll.events import JobPolled
 

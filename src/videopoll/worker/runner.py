@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, cast
 from typing_extensions import override
 
 from videopoll import events
-from videopoll._loops import BELL, LOOP, RENEWER, SWEEPER, WRITER
 from videopoll.core import flow
 from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, PublishVideo, SendMessage, Steps
+from videopoll.core.loops import BELL, LOOP, RENEWER, SWEEPER, WRITER
 from videopoll.core.step import JobStep
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from videopoll.errors import ConfigurationError, QueueUnavailableError
 from videopoll.observe.log_setup import LogFormat, LogLevel, set_up_logging
-from videopoll.observe.metrics import PrometheusHook
 from videopoll.worker.async_runner import AsyncRunner
-from videopoll.worker.health_server import HealthServer
 from videopoll.worker.runner import Runner
 
 if TYPE_CHECKING:
@@ -174,7 +172,10 @@ def observed(
         ConfigurationError: The port is taken, or the extra ``prometheus`` is missing.
     """
     with contextlib.ExitStack() as stack:
+        # Imported here: most workers start without either.
         if metrics:
+            from videopoll.observe.metrics import PrometheusHook  # noqa: PLC0415
+
             counts = _counts_of(runner)
             try:
                 hook = PrometheusHook(registry, counts=counts)
@@ -189,6 +190,8 @@ def observed(
             registry = hook.registry
             runner.add_hook(hook)
         if health_port is not None:
+            from videopoll.worker.health_server import HealthServer  # noqa: PLC0415
+
             stack.enter_context(HealthServer(runner, health_port, health_host, registry=registry if metrics else None))
         yield
 

@@ -13,10 +13,10 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from videopoll import events
-from videopoll._loops import RENEWER, Loops
 from videopoll._reasons import told_of
 from videopoll.clock import FOREVER_S, Clock, RedisClock
 from videopoll.core.context import StepContext
+from videopoll.core.loops import RENEWER, Loops
 from videopoll.core.polling import widest
 from videopoll.core.step import JobStep
 from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError

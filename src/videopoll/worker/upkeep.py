@@ -10,9 +10,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from videopoll import events
-from videopoll._loops import RENEWER, check_renewed
 from videopoll._reasons import told_of
 from videopoll.core.flow import do
+from videopoll.core.loops import RENEWER, check_renewed
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.policies import FOREIGN_IDLE_S
 from videopoll.worker import state as constants

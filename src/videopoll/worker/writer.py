@@ -23,10 +23,10 @@ import attrs
 from typing_extensions import override
 
 from videopoll import events
-from videopoll._loops import WRITER
 from videopoll._reasons import WITHHELD, own, told_or_withheld, trace_of
 from videopoll.clock import FOREVER_S
 from videopoll.core.flow import acall_unchecked, adrive, call_unchecked, do, drive
+from videopoll.core.loops import WRITER
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 from videopoll.jobs.outcome import DeadLetter
 from videopoll.jobs.transition import (

@@ -1,45 +1,65 @@
-"""What carries a request: the transports that there are, and which one carries our own requests."""
+"""What carries a request: the transports that there are, and which one carries our own requests.
+
+Each is imported when the first one is opened: httpx, httpcore and aiohttp take a
+twentieth to a fifth of a second each, and a process needs one of them.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 from typing import TYPE_CHECKING
 
-from videopoll._http.transports.base import AsyncTransport, Transport
-from videopoll._http.transports.httpcore import AsyncHttpcoreTransport, HttpcoreTransport
-from videopoll._http.transports.httpx import AsyncHttpxTransport, HttpxTransport
-from videopoll._http.transports.proxied import AsyncProxyTransport, ProxyTransport
-
 if TYPE_CHECKING:
-    from videopoll._http.proxies import Proxies
+    import httpx
 
-__all__ = [
-    "AsyncHttpxTransport",
-    "AsyncTransport",
-    "HttpxTransport",
-    "Transport",
-    "has_aiohttp",
-    "open_async_transport",
-    "open_transport",
-]
+    from videopoll._http.proxies import Proxies
+    from videopoll._http.transports.base import AsyncTransport, Transport
+
+__all__ = ["has_aiohttp", "open_async_transport", "open_transport", "over_async_client", "over_client"]
+
+
+def over_client(client: httpx.Client) -> Transport:
+    """Return what carries requests in threads over a host's client."""
+    from videopoll._http.transports.httpx import HttpxTransport  # noqa: PLC0415
+
+    return HttpxTransport(client)
+
+
+def over_async_client(client: httpx.AsyncClient) -> AsyncTransport:
+    """Return what carries requests of event loops over a host's client."""
+    from videopoll._http.transports.httpx import AsyncHttpxTransport  # noqa: PLC0415
+
+    return AsyncHttpxTransport(client)
 
 
 def open_transport(max_connections: int, proxies: Proxies) -> Transport:
     """Return what carries requests in threads; connections are opened when they are needed."""
+    from videopoll._http.transports.httpcore import HttpcoreTransport  # noqa: PLC0415
+
     direct = HttpcoreTransport(max_connections)
-    return ProxyTransport(max_connections, proxies, direct) if proxies else direct
+    if not proxies:
+        return direct
+    from videopoll._http.transports.proxied import ProxyTransport  # noqa: PLC0415
+
+    return ProxyTransport(max_connections, proxies, direct)
 
 
 def open_async_transport(max_connections: int, proxies: Proxies, *, use_aiohttp: bool) -> AsyncTransport:
     """Return what carries requests of the running event loop."""
     direct: AsyncTransport
     if use_aiohttp:
-        from videopoll._http.transports.aiohttp import AiohttpTransport  # noqa: PLC0415 (optional)
+        from videopoll._http.transports.aiohttp import AiohttpTransport  # noqa: PLC0415
 
         direct = AiohttpTransport(max_connections)
     else:
+        from videopoll._http.transports.httpcore import AsyncHttpcoreTransport  # noqa: PLC0415
+
         direct = AsyncHttpcoreTransport(max_connections)
-    return AsyncProxyTransport(max_connections, proxies, direct) if proxies else direct
+    if not proxies:
+        return direct
+    from videopoll._http.transports.proxied import AsyncProxyTransport  # noqa: PLC0415
+
+    return AsyncProxyTransport(max_connections, proxies, direct)
 
 
 def has_aiohttp() -> bool:
