@@ -75,6 +75,7 @@ PLACES = {
     "polling": (340, 200),
     "outbox": (590, 60),
     "delivering": (590, 200),
+    "watched": (730, 60),
     "settled": (860, 200),
     "dead": (465, 370),
 }
@@ -92,8 +93,8 @@ USUAL = (
 BENDS = {
     ("queued", "settled"): (475, 285),
     ("polling", "settled"): (600, 262),
-    ("scheduled", "settled"): (640, -42),
-    ("orphaned", "settled"): (560, -120),
+    ("scheduled", "settled"): (900, -90),
+    ("orphaned", "settled"): (900, -200),
     ("scheduled", "dead"): (452, 190),
     ("outbox", "dead"): (478, 200),
 }

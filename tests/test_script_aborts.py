@@ -15,13 +15,15 @@ import attrs
 import pytest
 import redis
 
-from videopoll.core.delivery import open_outbox
+from videopoll.core.delivery import Watch, open_outbox
+from videopoll.core.receipts import completed_as_accepted, judge, watched_entry
 from videopoll.jobs import MessageForm, Outcome, OutcomeKind
 from videopoll.jobs.codec import Poison, dump
-from videopoll.jobs.outcome import DeadLetter
+from videopoll.jobs.outcome import DeadLetter, OutboxEntry
 from videopoll.jobs.transition import (
     Abandoned,
     BeginSend,
+    BeginWatch,
     Claim,
     Conclude,
     MissingRecord,
@@ -33,10 +35,12 @@ from videopoll.jobs.transition import (
     Settle,
     TransitionResult,
 )
+from videopoll.messages import Accepted, MessageReceipt
 from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
-from videopoll.queue import calls
+from videopoll.queue import calls, watch_calls
 from videopoll.queue.redis_queue import RedisVideoJobQueue
 from videopoll.queue.schema import Keys
+from videopoll.queue.scripts import evaluate, run
 
 AT_ONCE = PollingStrategy(initial_delay_s=0)
 TTLS, LEASE, POLICY, DEAD = KeyTtls(), LeasePolicy(), DeliveryPolicy(), DeadLetterPolicy()
@@ -220,7 +224,9 @@ class Stage:
             assert self.ends[job_id] <= 1, job_id
             assert self.ends[job_id] == 1 or job_id in over_before or "settled" in self.places(job_id), job_id
         left = {name.decode().removeprefix(f"{self.prefix}:") for name in self.db.keys(f"{self.prefix}:*")}
-        ended = {f"completed:{job_id}" for job_id in self.jobs} | {"poll:dead", "poll:letters"}
+        ended = {f"completed:{job_id}" for job_id in self.jobs} | {"poll:dead", "poll:letters", "poll:watched"}
+        # What is watched, and receipts, go by themselves.
+        ended |= {name for name in left if self.db.ttl(f"{self.prefix}:{name}") > 0}
         assert left <= ended, "keys were left behind"
 
 
@@ -343,6 +349,18 @@ def settle_delivered(stage: Stage):
     return the_call(stage, *(Settle(claim, '{"success":true}') for claim in claims))
 
 
+def watching(stage: Stage):
+    """Channels have accepted messages; a receipt of one of them was here first."""
+    claims = three(stage)
+    watches = []
+    for claim in claims:
+        stage.queue.apply([Conclude(claim, stage.entry(claim), 600, 12_000)])
+        entry = watched_entry(Watch(attrs.evolve(stage.entry(claim), tries=1), Accepted(claim.job_id)), stage.now_ms())
+        watches.append(BeginWatch(claim, entry, dump(completed_as_accepted(entry)), 600, 600))
+    stage.queue.receive_receipts([MessageReceipt(kind="failed", message_id="job_2")])
+    return the_call(stage, *watches)
+
+
 def settle_dead(stage: Stage):
     """An undelivered outcome, and a poison; there are too many letters already."""
     stage.poison("poison_2")
@@ -440,6 +458,7 @@ SITUATIONS = [
     begin_send,
     redeliver,
     settle_delivered,
+    watching,
     settle_dead,
     renew,
     hand_back,
@@ -524,6 +543,45 @@ def test_a_settlement_that_is_cut_off_keeps_the_letter_that_says_more(stage):
         stage.go_on()
         letter = json.loads(stage.db.hget(stage.keys.letters, "poison_2"))
         assert letter["record"] == '{"jobId":"poison_2","damaged":true}', f"cut off at {at}"
+        if not cut:
+            return
+
+
+@pytest.mark.parametrize("kind", ["failed", "delivered"])
+def test_a_receipt_that_is_cut_off_anywhere_is_taken_when_it_comes_again(stage, kind):
+    """Its channel got an error, and sends it again; until it is carried out the watch stays."""
+    receipt = MessageReceipt(kind=kind, message_id="job_1")
+    for at in range(1, MOST_CALLS):
+        stage.clear()
+        stage.queue.apply([])
+        call = watching(stage)
+        assert not stage.cut_off(call, MOST_CALLS)
+        _, (found,) = run(evaluate(stage.db, watch_calls.find_watched(stage.keys, [receipt])))
+        entry = OutboxEntry.from_json("job_1", found.watch)
+        judged = judge(entry, json.loads(found.completed), receipt, stage.now_ms())
+        words = {"completed": dump(judged.completed)} if kind == "delivered" else {"entry": judged.entry.to_json()}
+        cut = stage.cut_off(watch_calls.receive(stage.keys, "job_1", found, keep_s=600, ttls=TTLS, **words), at)
+        stage.queue.receive_receipts([receipt])
+        if kind == "failed":
+            assert stage.places("job_1") == {"deliveries"}
+            assert stage.claim()["job_1"].work.entry.accepted.receipt
+        else:
+            assert stage.queue.get("job_1").delivered is True
+        if not cut:
+            assert at > 3
+            return
+
+
+def test_early_receipts_whose_script_is_cut_off_anywhere_are_bounded_all_the_same(stage):
+    """What is kept and not counted would stay for as long as others come."""
+    some = [(MessageReceipt(kind="failed", message_id=f"{number}"), None) for number in range(3)]
+    for at in range(1, MOST_CALLS):
+        stage.clear()
+        cut = stage.cut_off(watch_calls.keep(stage.keys, some), at)
+        kept = set(stage.db.hkeys(stage.keys.early))
+        assert kept <= set(stage.db.zrange(stage.keys.early_times, 0, -1))
+        stage.queue.receive_receipts([one for one, _ in some])
+        assert stage.db.hlen(stage.keys.early) == 3
         if not cut:
             return
 

@@ -34,6 +34,7 @@ __all__ = [
     "ChannelHeldBack",
     "Event",
     "Hook",
+    "JobAccepted",
     "JobCancelled",
     "JobClaimed",
     "JobConcluded",
@@ -44,6 +45,7 @@ __all__ = [
     "JobsRecovered",
     "LeaseLost",
     "LinkTried",
+    "ReceiptReceived",
     "RedisLost",
     "RedisRegained",
     "SendTried",
@@ -250,8 +252,54 @@ class LinkTried(Event):
 
 
 @attrs.frozen(kw_only=True)
+class JobAccepted(Event):
+    """A channel accepted the message about a job, and will tell by a receipt whether the user gets it.
+
+    Args:
+        job_id: The job.
+        conversation_id: The user.
+        outcome: The outcome that the message is about.
+        form: The form of the message.
+        attempts: Sends that it took.
+        after_s: Seconds from the outcome to the acceptance.
+        channel: The channel of a `RoutingNotifier`.
+    """
+
+    job_id: str
+    conversation_id: str
+    outcome: OutcomeKind
+    form: MessageForm
+    attempts: int
+    after_s: float
+    channel: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ReceiptReceived(Event):
+    """A channel told what became of a message that it had accepted. One that changes nothing is not reported.
+
+    Args:
+        job_id: The job.
+        conversation_id: The user.
+        kind: ``delivered``, ``read``, or ``failed``: then the delivery goes on.
+        form: The form of the message.
+        after_s: Seconds from the acceptance to the receipt.
+        reason: Our description of the failure; None for a success.
+        channel: The channel of a `RoutingNotifier`.
+    """
+
+    job_id: str
+    conversation_id: str
+    kind: str
+    form: MessageForm
+    after_s: float
+    reason: str | None = None
+    channel: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class JobDelivered(Event):
-    """A channel accepted the message about a job, and the job is settled.
+    """The user has the message about a job: the channel accepted it, or told so by a receipt where it sends receipts.
 
     Args:
         job_id: The job.

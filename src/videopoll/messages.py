@@ -77,6 +77,10 @@ def _seconds_or_zero(value: float) -> float:
     return _seconds_or_none(value) or 0.0
 
 
+def _ms_or_none(value: float | None) -> int | None:
+    return int(value) if is_number(value) else None
+
+
 def _repr_channel(value: str | None) -> str:
     return repr(shown_name(value))
 
@@ -408,7 +412,7 @@ class MessageReceipt:
     then: MessageForm | None = attrs.field(default=None, converter=_form_or_none)
     try_text: bool = attrs.field(default=True, converter=bool)
     passing: bool = attrs.field(default=False, converter=bool)
-    at_ms: int | None = None
+    at_ms: int | None = attrs.field(default=None, converter=_ms_or_none)
     channel: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=_repr_channel)
 
 

@@ -319,6 +319,9 @@ class DeliveryPolicy:
         publish_timeout_s: Seconds for fetching a video that only the API's key opens and
             publishing it, together.
         max_video_bytes: The largest video that is fetched for that.
+        watch_s: Seconds for which a message is watched that its channel has accepted
+            (`Accepted`): a receipt that it failed has it sent in the next form. 0 for a
+            host that takes no receipts in. `Delivered` messages are never watched.
 
     Raises:
         ConfigurationError: A value, or a pair of values, cannot work.
@@ -339,6 +342,7 @@ class DeliveryPolicy:
     send_timeout_s: float = attrs.field(default=120.0, validator=_positive)
     publish_timeout_s: float = attrs.field(default=120.0, validator=_positive)
     max_video_bytes: int = attrs.field(default=500_000_000, validator=_count)
+    watch_s: float = attrs.field(default=3600.0, validator=_at_least(0))
 
     def __attrs_post_init__(self) -> None:
         _check_backoff(self)

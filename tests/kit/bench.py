@@ -15,11 +15,14 @@ from videopoll import (
     PollingStrategy,
     RedisVideoJobQueue,
 )
+from videopoll.core.delivery import Watch as WatchAction
 from videopoll.core.delivery import open_outbox
+from videopoll.core.receipts import completed_as_accepted, watched_entry
 from videopoll.jobs import DeadLetter, JobState, Outcome
 from videopoll.jobs.codec import Poison, dump
 from videopoll.jobs.transition import (
     Abandoned,
+    BeginWatch,
     Claim,
     Conclude,
     MissingRecord,
@@ -31,6 +34,7 @@ from videopoll.jobs.transition import (
     TransitionResult,
 )
 from videopoll.jobs.views import EnqueueResult, HandedBack
+from videopoll.messages import Accepted, MessageReceipt
 from videopoll.queue.schema import Keys
 
 SPEC = PollingStrategy()
@@ -138,6 +142,26 @@ class Bench:
         assert self.apply(Settle(claim, completed)) == [TransitionResult.APPLIED]
         return "delivered"
 
+    def watch(self, claim: Claim, message_id: str | None = "wamid.1", watch_s: int = 3600, **changes):
+        """Have the channel accept the message of a claimed job; give what is watched."""
+        if not isinstance(claim.work, SendWork):
+            self.apply(Conclude(claim, self.entry(claim), 600, 12_000))
+        entry = self.entry(claim, tries=1, **changes) if not isinstance(claim.work, SendWork) else claim.work.entry
+        entry = watched_entry(WatchAction(entry, Accepted(message_id)), self.now_ms())
+        verdict = self.apply(BeginWatch(claim, entry, dump(completed_as_accepted(entry)), watch_s, 600))
+        assert verdict == [TransitionResult.APPLIED]
+        return entry
+
+    def receive(self, *kinds: str, message_id: str | None = "wamid.1", **fields):
+        """Take in what the channel tells of a message."""
+        receipts = [MessageReceipt(kind=kind, message_id=message_id, **fields) for kind in kinds]
+        counts = self.call(self.queue.receive_receipts(receipts))
+        return {name: count for name, count in attrs.asdict(counts).items() if count}
+
+    def completed(self, job_id: str = "job_1") -> dict:
+        """What the audit trail says."""
+        return json.loads(self.db.get(self.keys.completed(job_id)))
+
     def bury(self, job_id: str = "job_1", reason: str = "why", **letter) -> None:
         """Make a dead letter of a new job."""
         claim = self.one(job_id)
@@ -214,6 +238,8 @@ def bring(bench: Bench, state: JobState) -> Claim | None:
         bench.apply(Conclude(claim, entry, 600, 12_000))
     elif state is JobState.OUTBOX:
         bench.apply(Conclude(claim, entry, 600, 12_000), Redeliver(claim, entry, 600, bench.now_ms() + 50_000))
+    elif state is JobState.WATCHED:
+        bench.watch(claim)
     elif state is JobState.SETTLED:
         bench.finish(claim)
     elif state is JobState.DEAD:

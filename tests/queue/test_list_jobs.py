@@ -35,6 +35,7 @@ def everywhere(bench):
         bench.apply(Conclude(claim, bench.entry(claim), 600, 60_000))
     bench.apply(Redeliver(outbox, bench.entry(outbox, tries=2), 600, later_ms))
     bench.finish(bench.one("settled"))
+    bench.watch(bench.one("watched"))
     bench.enqueue("dead")
     bench.bury("dead", "nobody knows the number", record=bench.db.get(bench.keys.job("dead")).decode())
     bench.one("polling", worker_id="worker_7")

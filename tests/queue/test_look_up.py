@@ -23,14 +23,14 @@ def test_a_job_tells_where_it_is(bench, state):
     assert view.state is state
     assert view.job_id == "job_1"
     assert view.job is None or view.job.conversation_id == "conversation"
-    expected_due = {JobState.SCHEDULED, JobState.OUTBOX}
+    expected_due = {JobState.SCHEDULED, JobState.OUTBOX, JobState.WATCHED}
     assert (view.due_ms is not None) == (state in expected_due)
     assert (view.lease_ms is not None) == (state in {JobState.POLLING, JobState.DELIVERING})
     assert (view.holder == "w") == (state in {JobState.POLLING, JobState.DELIVERING})
     assert view.attempts == (1 if state in {JobState.SCHEDULED, JobState.POLLING} else 0)
     assert view.faults == (2 if state is JobState.SCHEDULED else 0)
     assert view.delivered is {JobState.SETTLED: True, JobState.DEAD: False}.get(state)
-    known = {JobState.DELIVERING, JobState.OUTBOX, JobState.SETTLED, JobState.DEAD}
+    known = {JobState.DELIVERING, JobState.OUTBOX, JobState.WATCHED, JobState.SETTLED, JobState.DEAD}
     assert (view.outcome is not None) == (state in known)
     assert not view.foreign_lock
     assert claim is None or claim.job_id == "job_1"

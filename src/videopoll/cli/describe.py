@@ -43,6 +43,7 @@ FAULTS = {
 
 RESULTS = {
     "delivered": ("accepted by the channel", "green"),
+    "accepted": ("accepted by the channel, a receipt will tell", "green"),
     "found": ("the channel has it already", "green"),
     "absent": ("the channel does not have it", "yellow"),
     "not_sent": ("not sent, to be tried again", "yellow"),
@@ -129,6 +130,8 @@ def _next_turn(one: ListedJob, now_ms: int) -> str | None:
     if one.state in {JobState.POLLING, JobState.DELIVERING}:
         lease = f"lease ends in {duration(left_s)}" if left_s >= 0 else f"lease ended {duration(-left_s)} ago"
         return f"{outcome}{lease}"
+    if one.state is JobState.WATCHED:
+        return f"{outcome}accepted by the channel, watched for {duration(left_s)}"
     what = "send" if one.state is JobState.OUTBOX else "poll"
     return f"{outcome}{what} " + (f"in {duration(left_s)}" if left_s >= 0 else f"due for {duration(-left_s)}")
 
@@ -172,6 +175,12 @@ def describe_entry(entry: HistoryEntry, *, texts: bool = False) -> tuple[str, st
             result, style = RESULTS.get(_text(told, "result"), (_text(told, "result"), "yellow"))
             reason = f" ({_text(told, 'reason')})" if told.get("reason") and style != "green" else ""
             return f"send {_text(told, 'send')} as {_text(told, 'form')}: {result}{reason}", style
+        case HistoryEvent.ACCEPTED:
+            return f"the channel accepted the {_text(told, 'form')} message: a receipt will tell", "cyan"
+        case HistoryEvent.RECEIPT:
+            reason = f" ({_text(told, 'reason')})" if told.get("reason") else ""
+            said = f"receipt of the {_text(told, 'form')} message: {_text(told, 'kind')}{reason}"
+            return f"{said}, {_seconds(told.get('after_s'))} after it was accepted", "yellow" if reason else "green"
         case HistoryEvent.DELIVERED:
             return (
                 f"the user got a {_text(told, 'form')} message, {_seconds(told.get('after_s'))} after the outcome",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from videopoll.observations import Answered, Observation
 
 __all__ = [
+    "report_accepted",
     "report_claimed",
     "report_concluded",
     "report_dead_lettered",
@@ -197,6 +198,22 @@ def report_sent(context: StepContext, entry: OutboxEntry, result: Receipt | Look
             channel=None if isinstance(result, LookupAnswer) else shown_name(result.channel),
         ),
         reason,
+    )
+
+
+def report_accepted(context: StepContext, entry: OutboxEntry, receipt: Accepted, at_ms: int) -> None:
+    """Emit `JobAccepted`."""
+    context.emit(
+        events.JobAccepted(
+            worker_id=context.worker_id,
+            job_id=entry.job.job_id,
+            conversation_id=entry.job.conversation_id,
+            outcome=entry.outcome.kind,
+            form=receipt.form or entry.form,
+            attempts=entry.tries,
+            after_s=max(0, at_ms - entry.outcome.at_ms) / 1000,
+            channel=shown_name(receipt.channel),
+        )
     )
 
 

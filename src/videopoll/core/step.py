@@ -37,7 +37,9 @@ from videopoll.core.delivery import (
 from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, PublishVideo, SendMessage, Steps
 from videopoll.core.permits import Lease, SendPermit
 from videopoll.core.polling import Ask, NextPoll, after_not_asked, before_poll, decide, pause_after
+from videopoll.core.receipts import after_receipt, failure_of
 from videopoll.core.report import (
+    report_accepted,
     report_claimed,
     report_concluded,
     report_dead_lettered,
@@ -48,12 +50,13 @@ from videopoll.core.report import (
     report_polled,
     report_sent,
 )
-from videopoll.core.settlement import settle_delivered, settle_undeliverable, settle_unreadable
+from videopoll.core.settlement import settle_accepted, settle_delivered, settle_undeliverable, settle_unreadable
 from videopoll.jobs.codec import Poison
 from videopoll.jobs.outcome import OutboxEntry, Outcome
 from videopoll.jobs.transition import (
     Abandoned,
     BeginSend,
+    BeginWatch,
     Claim,
     Conclude,
     MissingRecord,
@@ -267,14 +270,21 @@ class JobStep:
             yield from self._poll(work)
         elif isinstance(work, SendWork):
             now_ms = self._now()
-            entry = resume_delivery(work.entry, now_ms, taken_over=self.claim.taken_over)
-            yield from self._deliver(next_delivery_action(entry, now_ms, self._context.delivery))
+            yield from self._deliver(self._resume_delivery(work, now_ms))
         elif isinstance(work, Abandoned):
             yield from self._resume(work)
         elif isinstance(work, Poison):
             yield from self._dead_letter(own(work.reason))
         else:
             yield from self._discard(work)
+
+    def _resume_delivery(self, work: SendWork, now_ms: int) -> DeliveryAction:
+        policy, receipt = self._context.delivery, work.receipt or failure_of(work.entry)
+        if receipt is not None or work.entry.accepted is not None:
+            # Nobody has to be asked: the channel has told.
+            return after_receipt(work.entry, receipt, now_ms, policy, self._context.rng.random())
+        entry = resume_delivery(work.entry, now_ms, taken_over=self.claim.taken_over)
+        return next_delivery_action(entry, now_ms, policy)
 
     # --- polling ---
 
@@ -387,7 +397,7 @@ class JobStep:
         self._not_applied(result)
         return False
 
-    def _write_last(self, transition: Redeliver | Settle) -> Generator[Effect, Answer, bool]:
+    def _write_last(self, transition: Redeliver | BeginWatch | Settle) -> Generator[Effect, Answer, bool]:
         """Write what ends this worker's lease. Returns whether it was written."""
         self._pending_write = transition
         result = yield Commit(transition)
@@ -419,7 +429,10 @@ class JobStep:
                 case Later(entry, due_ms):
                     yield from self._write_last(Redeliver(self.claim, entry, self._context.delivery.keep_s, due_ms))
                     return
-                case Watch() | Done():
+                case Watch():
+                    yield from self._watch(following)
+                    return
+                case Done():
                     yield from self._settle_delivered(following)
                     return
                 case GiveUp():
@@ -503,7 +516,18 @@ class JobStep:
                 return True
             self._noted = None
 
-    def _settle_delivered(self, done: Done | Watch) -> Steps:
+    def _watch(self, watch: Watch) -> Steps:
+        now_ms = self._now()
+        self._crash_point("before_settle")
+        last = settle_accepted(self.claim, watch, now_ms, self._context.delivery)
+        applied = yield from self._write_last(last)
+        self._crash_point("after_settle")
+        if applied:
+            report_accepted(self._context, watch.entry, watch.receipt, now_ms)
+            if isinstance(last, Settle) and last.letter is not None:
+                report_dead_lettered(self._context, self.claim.job_id, last.letter.reason, watch.entry.outcome)
+
+    def _settle_delivered(self, done: Done) -> Steps:
         now_ms = self._now()
         self._crash_point("before_settle")
         settlement = settle_delivered(self.claim, done, now_ms)

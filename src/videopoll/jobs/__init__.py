@@ -17,6 +17,7 @@ from videopoll.jobs.views import (
     JobView,
     ListedJob,
     QueueCounts,
+    ReceiptCounts,
     RunSummary,
     WorkerInfo,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "OutcomeKind",
     "PublicLink",
     "QueueCounts",
+    "ReceiptCounts",
     "RunSummary",
     "VideoFile",
     "VideoJob",

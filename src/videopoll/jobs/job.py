@@ -64,6 +64,8 @@ class JobState(enum.StrEnum):
     """Its outcome is known, and a worker is sending it."""
     OUTBOX = "outbox"
     """Its outcome is known, and waits for the next try to send it."""
+    WATCHED = "watched"
+    """Its channel has accepted the message, and a receipt may still tell whether its user gets it."""
     SETTLED = "settled"
     """It has ended, and ``video:completed`` says how."""
     DEAD = "dead"
@@ -78,7 +80,8 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.POLLING: frozenset(
         {JobState.SCHEDULED, JobState.QUEUED, JobState.DELIVERING, JobState.SETTLED, JobState.DEAD}
     ),
-    JobState.DELIVERING: frozenset({JobState.OUTBOX, JobState.SETTLED, JobState.DEAD}),
+    JobState.DELIVERING: frozenset({JobState.OUTBOX, JobState.WATCHED, JobState.SETTLED, JobState.DEAD}),
+    JobState.WATCHED: frozenset({JobState.OUTBOX, JobState.SETTLED}),
     JobState.OUTBOX: frozenset({JobState.DELIVERING, JobState.SETTLED, JobState.DEAD}),
     JobState.DEAD: frozenset({JobState.OUTBOX, JobState.QUEUED}),
     JobState.ORPHANED: frozenset({JobState.SCHEDULED, JobState.QUEUED, JobState.SETTLED}),

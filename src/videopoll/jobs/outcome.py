@@ -16,7 +16,7 @@ from videopoll.jobs.video import Asset, FailureReason, PublicLink, failure_reaso
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DeadLetter", "MessageForm", "OutboxEntry", "Outcome", "OutcomeKind"]
+__all__ = ["AcceptedMessage", "DeadLetter", "MessageForm", "OutboxEntry", "Outcome", "OutcomeKind"]
 
 MAX_REASONS = 10
 
@@ -229,6 +229,52 @@ def _common(fields: Mapping[str, JsonValue]) -> _Common:
     }
 
 
+@attrs.frozen(kw_only=True)
+class AcceptedMessage:
+    """A message that its channel has accepted: a receipt will tell what became of it.
+
+    Args:
+        at_ms: When it was accepted, in Unix milliseconds of Redis's clock.
+        form: The form that it went in.
+        message_id: The channel's id of it.
+        channel: The channel of a `RoutingNotifier`.
+        receipt: The receipt that opened the delivery again, as it is kept; None while there is none.
+    """
+
+    at_ms: int
+    form: MessageForm
+    message_id: str | None = attrs.field(default=None, repr=False)
+    channel: str | None = attrs.field(default=None, repr=False)
+    receipt: str | None = attrs.field(default=None, repr=False)
+
+    def to_fields(self) -> dict[str, JsonValue]:
+        """Return it as it stands in an outbox entry."""
+        return {
+            "at": self.at_ms,
+            "form": self.form.value,
+            "messageId": self.message_id,
+            "channel": self.channel,
+            "receipt": self.receipt,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: JsonValue) -> AcceptedMessage | None:
+        """Read what stands in an outbox entry; None if there is nothing.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is damaged.
+        """
+        if not isinstance(fields, dict):
+            return None
+        return cls(
+            at_ms=whole(fields["at"]),
+            form=MessageForm(str(fields["form"])),
+            message_id=text_or_none(fields.get("messageId")),
+            channel=text_or_none(fields.get("channel")),
+            receipt=text_or_none(fields.get("receipt")),
+        )
+
+
 def _repr_reasons(reasons: tuple[str, ...]) -> str:
     return f"({', '.join(map(repr_told, reasons))})"
 
@@ -254,6 +300,7 @@ class OutboxEntry:
             channel that makes one message of repeats.
         prepared: What the channel has prepared for the message, such as the id of an uploaded
             file. Kept out of ``repr``.
+        accepted: The message that a receipt tells of, or will; None if the channel has accepted none.
     """
 
     job: VideoJob
@@ -270,6 +317,7 @@ class OutboxEntry:
     refused_forms: frozenset[MessageForm] = frozenset()
     begun_ms: int | None = None
     prepared: Mapping[str, JsonValue] = attrs.field(factory=dict, repr=False)
+    accepted: AcceptedMessage | None = None
 
     def noting(self, reason: str) -> OutboxEntry:
         """Return a copy that remembers one more reason, and forgets the oldest."""
@@ -296,6 +344,7 @@ class OutboxEntry:
                 "reasons": list(self.reasons),
                 **({"unquoted": True} if self.unquoted else {}),
                 "unknowns": self.unknowns,
+                **({} if self.accepted is None else {"accepted": self.accepted.to_fields()}),
                 # What of each is ours: it may be shown anywhere.
                 "told": [reason.told if isinstance(reason, Reason) else "" for reason in self.reasons],
                 **self._more(),
@@ -344,6 +393,7 @@ class OutboxEntry:
                 refused_forms=_forms(fields.get("refused")),
                 begun_ms=None if fields.get("begun") is None else whole(fields["begun"]),
                 prepared=prepared_or_none(fields.get("prepared")) or {},
+                accepted=AcceptedMessage.from_fields(fields.get("accepted")),
             )
         except (KeyError, TypeError, ValueError) as error:
             return Poison(f"outbox entry is damaged ({type(error).__name__})")

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from videopoll.jobs.codec import Poison
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.outcome import DeadLetter, OutboxEntry, Outcome
+    from videopoll.messages import MessageReceipt
 
 __all__ = [
     "Abandoned",
     "BeginSend",
+    "BeginWatch",
     "Claim",
     "ClaimBatch",
     "Conclude",
@@ -63,9 +65,15 @@ class PollWork:
 
 @attrs.frozen
 class SendWork:
-    """An outcome whose delivery is due."""
+    """An outcome whose delivery is due.
+
+    Args:
+        entry: The delivery.
+        receipt: What the channel told of its last send before that send was known to be accepted.
+    """
 
     entry: OutboxEntry
+    receipt: MessageReceipt | None = None
 
 
 @attrs.frozen
@@ -216,7 +224,21 @@ class Settle:
     letter: DeadLetter | None = None
 
 
-Transition: TypeAlias = Reschedule | Release | Conclude | BeginSend | Redeliver | Settle
+@attrs.frozen
+class BeginWatch:
+    """The channel has accepted the message: write ``video:completed``, and watch the job for `watch_s` seconds.
+
+    Until then a receipt may open the delivery again.
+    """
+
+    claim: Claim
+    entry: OutboxEntry
+    completed: str = attrs.field(repr=False)
+    watch_s: int
+    keep_s: int
+
+
+Transition: TypeAlias = Reschedule | Release | Conclude | BeginSend | Redeliver | BeginWatch | Settle
 """All that can be done with a claimed job."""
 
 

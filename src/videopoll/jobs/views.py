@@ -23,6 +23,7 @@ __all__ = [
     "JobView",
     "ListedJob",
     "QueueCounts",
+    "ReceiptCounts",
     "RunSummary",
     "WorkerInfo",
 ]
@@ -69,6 +70,8 @@ class QueueCounts:
         dead: Dead letters.
         oldest_due_ms: When the longest waiting poll was due, in Unix milliseconds.
         now_ms: Redis's clock.
+        watched: Jobs that have ended, and whose channels have accepted the message: a
+            receipt may still open the delivery again.
     """
 
     queued: int
@@ -78,16 +81,36 @@ class QueueCounts:
     dead: int
     oldest_due_ms: int | None
     now_ms: int
+    watched: int = 0
 
     @property
     def pending(self) -> int:
-        """How many jobs have not ended."""
+        """How many jobs have not ended. Those that are watched have."""
         return self.queued + self.scheduled + self.in_flight + self.deliveries
 
     @property
     def lag_s(self) -> float | None:
         """Seconds by which the longest waiting poll is late; None if no poll waits."""
         return None if self.oldest_due_ms is None else max(0, self.now_ms - self.oldest_due_ms) / 1000
+
+
+@attrs.frozen(kw_only=True)
+class ReceiptCounts:
+    """What came of receipts.
+
+    Args:
+        delivered: Users who are known to have their message.
+        read: Users who are known to have read it.
+        failed: Deliveries that go on: the channel could not deliver the message that it had accepted.
+        kept: Receipts of messages that are not known, or not yet. They are kept for some minutes.
+        ignored: Receipts that change nothing: doubled, out of order, too late.
+    """
+
+    delivered: int = 0
+    read: int = 0
+    failed: int = 0
+    kept: int = 0
+    ignored: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -135,7 +158,10 @@ class JobView:
         faults: Faults in a row.
         progress: How much of the video is done, from 0 to 1, if the video API told at its last answer.
         queue_position: Its place in the API's own queue, if the API told; 0 is the next.
-        due_ms: When its next poll or send is due, in Unix milliseconds.
+        accepted_ms: When its channel accepted the message of which it tells later, in Unix milliseconds.
+        delivered_ms: When its user got the message, and
+        read_ms: when they read it, if that is known.
+        due_ms: When its next poll or send is due, or its watch ends, in Unix milliseconds.
         lease_ms: When the lease on it ends.
         holder: The worker that holds it.
         foreign_lock: Whether another kind of worker has locked it.
@@ -157,6 +183,9 @@ class JobView:
     now_ms: int = 0
     progress: float | None = None
     queue_position: int | None = None
+    accepted_ms: int | None = None
+    delivered_ms: int | None = None
+    read_ms: int | None = None
 
     @property
     def dead(self) -> bool:
@@ -224,6 +253,10 @@ class HistoryEvent(enum.StrEnum):
     """The link of a video was asked for anew, or the video was published, before a send."""
     SENT = "sent"
     """A message was handed to its channel, or the channel was asked about one."""
+    ACCEPTED = "accepted"
+    """The channel accepted the message, and tells later what becomes of it."""
+    RECEIPT = "receipt"
+    """The channel told what became of it."""
     DELIVERED = "delivered"
     UNDELIVERABLE = "undeliverable"
     LEASE_LOST = "lease_lost"
@@ -314,6 +347,7 @@ class RunSummary:
         polls: Polls made.
         concluded: Jobs whose polling ended.
         delivered: Users who got their outcome.
+        accepted: Users whose outcome their channel has accepted, and will tell of.
         undeliverable: Dead letters written.
     """
 
@@ -322,3 +356,4 @@ class RunSummary:
     concluded: int = 0
     delivered: int = 0
     undeliverable: int = 0
+    accepted: int = 0

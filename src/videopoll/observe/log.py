@@ -145,6 +145,18 @@ def _send_line(event: events.Event) -> Line | None:
             if event.result in {"delivered", "accepted", "found"}:
                 return logging.DEBUG, "📨 [%s] Send %d as %s: %s", *tried
             return logging.WARNING, "📨 [%s] Send %d as %s: %s (%s)", *tried, shown(event.reason or "")
+        case events.JobAccepted():
+            return (
+                logging.INFO,
+                "📨 Video notification accepted by the channel for conversation: %s",
+                shown(event.conversation_id),
+            )
+        case events.ReceiptReceived():
+            told = (shown(event.job_id), event.form.value, shown(event.kind), event.after_s)
+            if event.reason is None:
+                return logging.DEBUG, "📬 [%s] Receipt of the %s: %s, %.0fs after its acceptance", *told
+            failed = "📭 [%s] Receipt of the %s: %s, %.0fs after its acceptance (%s)"
+            return logging.WARNING, failed, *told, shown(event.reason)
         case events.LinkTried():
             level = logging.DEBUG if event.result == "ok" else logging.WARNING
             return (

@@ -43,7 +43,7 @@ _FAILED_SENDS = frozenset({"not_sent", "refused", "unknown", "no_answer"})
 
 POLLS = (1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0)
 
-STATES = ("queued", "scheduled", "in_flight", "deliveries", "dead")
+STATES = ("queued", "scheduled", "in_flight", "deliveries", "watched", "dead")
 """The fields of `QueueCounts` that become gauges."""
 
 
@@ -89,6 +89,8 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     ),
     Instrument("send_duration", "What handing a message to its channel took", buckets=FAST_S, unit="s"),
     Instrument("links", "Links asked for anew, or published, before a send, by what came of it", ("how", "result")),
+    Instrument("acceptances", "Messages that a channel accepted and tells of later", ("channel", "form", "outcome")),
+    Instrument("receipts", "What channels told of messages that they had accepted", ("channel", "form", "kind")),
     Instrument("deliveries", "Users who got the outcome of their job", ("channel", "form", "outcome")),
     Instrument("delivery_delay", "From the outcome to its delivery", buckets=SLOW_S, unit="s"),
     Instrument("dead_letters", "What could not be processed or delivered"),
@@ -125,6 +127,12 @@ def measure(event: events.Event) -> tuple[Measurement, ...]:  # noqa: C901, PLR0
             )
         case events.LinkTried():
             return (Measurement("links", labels={"how": event.how, "result": event.result}),)
+        case events.JobAccepted():
+            labels = {"channel": event.channel or "", "form": event.form.value, "outcome": event.outcome.value}
+            return (Measurement("acceptances", labels=labels),)
+        case events.ReceiptReceived():
+            labels = {"channel": event.channel or "", "form": event.form.value, "kind": event.kind}
+            return (Measurement("receipts", labels=labels),)
         case events.JobDelivered():
             return (
                 Measurement(

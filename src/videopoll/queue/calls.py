@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 
-from videopoll.jobs.codec import Poison, load_object, raw, text_of
+from videopoll.jobs.codec import Poison, is_number, load_object, raw, text_of
 from videopoll.jobs.job import JobState, VideoJob, split_record
 from videopoll.jobs.outcome import DeadLetter, OutboxEntry, Outcome, OutcomeKind
 from videopoll.jobs.transition import (
     Abandoned,
     BeginSend,
+    BeginWatch,
     Claim,
     ClaimBatch,
     Conclude,
@@ -32,6 +33,7 @@ from videopoll.jobs.transition import (
 from videopoll.jobs.views import CancelResult, EnqueueResult, JobView, QueueCounts
 from videopoll.observations import FaultKind
 from videopoll.policies import FOREIGN_IDLE_S
+from videopoll.queue import watch_calls
 from videopoll.queue.scripts import Script, ScriptCall
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ SCRIPTS = (
     POLL_NOW,
     HAND_BACK,
     BEAT,
+    *watch_calls.SCRIPTS,
 )
 """Every script there is."""
 
@@ -389,7 +392,7 @@ def apply(
 
 
 _ONE_TRIP = (BeginSend, Conclude, Settle, Reschedule, Release)
-_THE_NEXT = (Redeliver,)
+_THE_NEXT = (Redeliver, BeginWatch)
 """If a call fails, all are made again. A delivery that was put back by then may be in other hands: it goes last."""
 
 
@@ -406,6 +409,9 @@ def _call_for(
         return _begin_send(keys, cast("Sequence[BeginSend]", items))
     if kind is Redeliver:
         return _redeliver(keys, cast("Sequence[Redeliver]", items))
+    if kind is BeginWatch:
+        watched = cast("Sequence[BeginWatch]", items)
+        return watch_calls.watch(keys, watched, ttls, _verdicts_on(watched))
     return _settle(keys, cast("Sequence[Settle]", items), ttls, dead)
 
 
@@ -523,7 +529,9 @@ def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
 
     def parse(reply: object) -> JobView | None:
         now, *found, unlisted = cast("list[bytes | None]", reply)
-        record, outbox, lock, attempts, completed, due, lease, token, faults, send_due, letter = found
+        record, outbox, lock, attempts, completed, due, lease, token, faults, send_due, letter, watch, watch_ends = (
+            found
+        )
         if not any((record, outbox, completed, due, lease, send_due, letter)):
             return None
         now_ms = int(cast("bytes", now))
@@ -536,31 +544,39 @@ def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
             job = None
         if isinstance(entry, Poison):
             entry = None
-        delivered = None
+        written: dict[str, JsonValue] = {}
         if completed is not None and outbox is None:
-            written = load_object(completed)
-            told = None if isinstance(written, Poison) else written.get("delivered")
-            delivered = told if isinstance(told, bool) else None
+            read = load_object(completed)
+            written = {} if isinstance(read, Poison) else read
+        delivered, state = written.get("delivered"), _state(found, unlisted=bool(unlisted))
+        if state is JobState.SETTLED and watch is not None and delivered is None:
+            state = JobState.WATCHED
+            watched = OutboxEntry.from_json(job_id, watch)
+            job = None if isinstance(watched, Poison) else watched.job
         polled = _read_faults(faults or b"")
         return JobView(
             job_id=job_id,
-            state=_state(found, unlisted=bool(unlisted)),
+            state=state,
             job=job or (entry.job if entry else None),
             outcome=entry.outcome if entry else (None if isinstance(ended, Poison) else ended),
             entry=entry,
-            delivered=delivered,
+            delivered=delivered if isinstance(delivered, bool) else None,
+            accepted_ms=_ms_of(written.get("acceptedAt")),
+            delivered_ms=_ms_of(written.get("deliveredAt")),
+            read_ms=_ms_of(written.get("readAt")),
             attempts=counted(attempts),
             faults=polled.faults,
             progress=None if polled.progress_permille is None else polled.progress_permille / 1000,
             queue_position=polled.queue_position,
-            due_ms=_score(send_due if outbox is not None else due),
+            due_ms=_score(watch_ends if state is JobState.WATCHED else send_due if outbox is not None else due),
             lease_ms=_score(lease),
             holder=holder_of(token),
             foreign_lock=lock is not None and not lock.startswith(b"vp:"),
             now_ms=now_ms,
         )
 
-    return ScriptCall(INSPECT, (*keys.fixed, keys.letters, *_raws(keys.of_job(job_id))), (raw(job_id),), parse)
+    names = (*keys.of_job(job_id), keys.watch(job_id))
+    return ScriptCall(INSPECT, (*keys.fixed, keys.letters, keys.watched, *_raws(names)), (raw(job_id),), parse)
 
 
 def counted(counter: bytes | None) -> int:
@@ -580,8 +596,12 @@ def _score(value: bytes | None) -> int | None:
     return int(number) if math.isfinite(number) else None
 
 
+def _ms_of(value: JsonValue) -> int | None:
+    return int(value) if is_number(value) else None
+
+
 def _state(found: Sequence[bytes | None], *, unlisted: bool) -> JobState:
-    record, outbox, _, _, completed, due, lease, _, _, send_due, letter = found
+    record, outbox, _, _, completed, due, lease, _, _, send_due, letter, *_ = found
     if letter is not None and outbox is None and record is None:
         return JobState.DEAD
     if lease is not None:
@@ -599,12 +619,12 @@ def count(keys: Keys) -> ScriptCall[QueueCounts]:
     """Count jobs by where they are."""
 
     def parse(reply: object) -> QueueCounts:
-        now, queued, scheduled, in_flight, deliveries, dead, first = cast(
-            "tuple[bytes, int, int, int, int, int, bytes]", reply
+        now, queued, scheduled, in_flight, deliveries, dead, first, watched = cast(
+            "tuple[bytes, int, int, int, int, int, bytes, int]", reply
         )
-        return QueueCounts(queued, scheduled, in_flight, deliveries, dead, _ms_or_none(first), int(now))
+        return QueueCounts(queued, scheduled, in_flight, deliveries, dead, _ms_or_none(first), int(now), watched)
 
-    return ScriptCall(COUNT, (*keys.fixed, keys.dead), (), parse)
+    return ScriptCall(COUNT, (*keys.fixed, keys.dead, keys.watched), (), parse)
 
 
 def recover(

@@ -346,7 +346,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
         )
 
 
-def _tell(event: events.Event) -> tuple[str, HistoryEvent, dict[str, JsonValue]] | None:  # noqa: C901 - one case an event
+def _tell(event: events.Event) -> tuple[str, HistoryEvent, dict[str, JsonValue]] | None:  # noqa: C901, PLR0912 - one case an event
     """Turn an event into a history entry, or None if it is not about a job."""
     match event:
         case events.JobEnqueued():
@@ -380,6 +380,19 @@ def _tell(event: events.Event) -> tuple[str, HistoryEvent, dict[str, JsonValue]]
                     "form": event.form.value,
                     "result": event.result,
                     "took_s": round(event.took_s, 3),
+                    "reason": _clean(event.reason),
+                },
+            )
+        case events.JobAccepted():
+            return event.job_id, HistoryEvent.ACCEPTED, {"form": event.form.value, "sends": event.attempts}
+        case events.ReceiptReceived():
+            return (
+                event.job_id,
+                HistoryEvent.RECEIPT,
+                {
+                    "kind": event.kind,
+                    "form": event.form.value,
+                    "after_s": round(event.after_s, 3),
                     "reason": _clean(event.reason),
                 },
             )

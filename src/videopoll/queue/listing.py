@@ -153,6 +153,13 @@ def _page(
 ) -> Flow[list[tuple[bytes, int | None]]]:
     """Return ids and times of an index."""
     last = start + page - 1
+    if state is JobState.WATCHED:
+        # Those whose watch is over stay in the set for a while.
+        now_ms = ms_of((yield from read(client, DOING, client.time)))
+        scores = yield from read(
+            client, DOING, client.zrangebyscore, keys.watched, now_ms, "+inf", start, page, withscores=True
+        )
+        return [(one, _ms(score)) for one, score in cast("list[tuple[bytes, float]]", scores)]
     if state is JobState.QUEUED:
         # Jobs are taken from the right end.
         ids = yield from read(client, DOING, client.lrange, keys.queue, -last - 1, -start - 1)
@@ -181,7 +188,7 @@ def _describe(
 
     def ask() -> object:
         batch = client.pipeline(transaction=False)
-        for key in (keys.job, keys.outbox, keys.attempts):
+        for key in (keys.job, keys.watch if index is JobState.WATCHED else keys.outbox, keys.attempts):
             batch.mget([raw(key(one)) for one in ids])
         batch.hmget(keys.leases, fields)
         batch.hmget(keys.letters, fields)
@@ -237,11 +244,17 @@ def _settled(client: redis.Redis, keys: Keys, wanted: JobFilter, now_ms: int, mo
         names = [name for name in cast("list[bytes]", some) if name not in met]
         met.update(names)
         values = (yield from read(client, DOING, client.mget, names)) if names else []
-        jobs = (
+        jobs = [
             _settled_job(text_of(name.removeprefix(start)), value)
             for name, value in zip(names, cast("list[bytes | None]", values), strict=True)
             if value is not None
-        )
+        ]
+        unsure = [raw(keys.watch(job.job_id)) for job in jobs if job.delivered is None]
+        if unsure:
+            # Those that are watched are listed as such.
+            values = yield from read(client, DOING, client.mget, unsure)
+            held = {name for name, value in zip(unsure, cast("list[bytes | None]", values), strict=True) if value}
+            jobs = [job for job in jobs if job.delivered is not None or raw(keys.watch(job.job_id)) not in held]
         last = heapq.nlargest(
             most, (*last, *(job for job in jobs if wanted.keeps(job, now_ms))), key=lambda job: job.at_ms or 0
         )

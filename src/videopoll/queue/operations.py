@@ -27,6 +27,7 @@ from videopoll.queue import calls
 from videopoll.queue.connect import REDIS_ERRORS, ms_of, raise_queue_error
 from videopoll.queue.history_reader import read_history, read_workers
 from videopoll.queue.listing import list_jobs
+from videopoll.queue.receipts import Receiver, with_early_receipts
 from videopoll.queue.scripts import evaluate, evaluate_all, let_go_if_moved
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from videopoll.events import Hook
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.transition import ClaimBatch, Transition
-    from videopoll.jobs.views import HistoryEntry, JobPage, JobView, QueueCounts, WorkerInfo
+    from videopoll.jobs.views import HistoryEntry, JobPage, JobView, QueueCounts, ReceiptCounts, WorkerInfo
+    from videopoll.messages import MessageReceipt
     from videopoll.policies import LeasePolicy
     from videopoll.protocols import ClaimOptions, RecoverOptions
     from videopoll.queue.listing import JobFilter
@@ -134,6 +136,10 @@ class Operations:
             self._emitter.emit(events.JobCancelled(job_id=job_id))
         return result
 
+    def receive_receipts(self, receipts: Iterable[MessageReceipt]) -> Flow[ReceiptCounts]:
+        """Take in what channels tell of messages that they accepted before."""
+        return Receiver(self.front, self.keys, self.ttls, self.delivery, self._emitter).receive(receipts)
+
     def wait(self, job_id: str, rung: Rung, *, timeout_s: float) -> Flow[Outcome | None]:
         """Wait for the outcome of a job; `rung` returns when it is time to look."""
         check_seconds("wait.timeout_s", timeout_s)
@@ -150,7 +156,8 @@ class Operations:
     def claim(self, worker_id: str, **wanted: Unpack[ClaimOptions]) -> Flow[ClaimBatch]:
         """Lease what is due."""
         call = calls.claim(self.keys, token=new_token(worker_id), ttls=self.ttls, **wanted)
-        return evaluate(self.client, call)
+        batch = yield from evaluate(self.client, call)
+        return (yield from with_early_receipts(self.client, self.keys, batch))
 
     def apply(self, transitions: Sequence[Transition]) -> Flow[list[TransitionResult]]:
         """Carry out what was decided about claimed jobs."""

@@ -40,8 +40,10 @@ if TYPE_CHECKING:
         JobPage,
         JobView,
         QueueCounts,
+        ReceiptCounts,
         WorkerInfo,
     )
+    from videopoll.messages import MessageReceipt
     from videopoll.policies import LeasePolicy
     from videopoll.protocols import ClaimOptions, RecoverOptions
     from videopoll.queue.operations import NewJob
@@ -139,6 +141,27 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
             QueueError: Redis is away or says no.
         """
         return run(self._operations.cancel(job_id, notify=notify))
+
+    def receive_receipts(self, receipts: Iterable[MessageReceipt]) -> ReceiptCounts:
+        """Take in what channels tell of messages that they accepted before (`Accepted`).
+
+        That the user has the message is noted in ``video:completed``. One that failed is sent again
+        by a worker, in the form that the receipt names, within the delivery's budgets. What
+        is doubled, too late, or about messages of others, changes nothing. Call it with what
+        the channel's own ``read_receipts`` gave, which checks who sent it; and have the channel send
+        them again if this raises.
+
+        Args:
+            receipts: The receipts, in the order in which they came.
+
+        Returns:
+            What came of them.
+
+        Raises:
+            ConfigurationError: One of them is no `MessageReceipt`.
+            QueueError: Redis is away or says no; the call may be made again.
+        """
+        return run(self._operations.receive_receipts(receipts))
 
     def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
         """Wait for the outcome of a job, for a host that wants the answer itself.
@@ -408,6 +431,10 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, AsyncSeats]):
     async def cancel(self, job_id: str, *, notify: bool = False) -> CancelResult:
         """Stop a job; see `RedisVideoJobQueue.cancel`."""
         return await arun(self._operations.cancel(job_id, notify=notify))
+
+    async def receive_receipts(self, receipts: Iterable[MessageReceipt]) -> ReceiptCounts:
+        """Take in what channels tell of messages; see `RedisVideoJobQueue.receive_receipts`."""
+        return await arun(self._operations.receive_receipts(receipts))
 
     async def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
         """Wait for the outcome of a job; see `RedisVideoJobQueue.wait`."""

@@ -1,6 +1,6 @@
 """The Redis keys of videopoll: the one list of them.
 
-``claim.lua``, ``hand_back.lua`` and ``reschedule.lua`` repeat the names of a job's keys: which jobs they are
+``claim.lua``, ``hand_back.lua``, ``reschedule.lua`` and ``find_watched.lua`` repeat the names of a job's keys: which jobs they are
 about is found out in Redis. A name that changes here changes there.
 
 Each key has a record (`KEYS`): its pattern, type, time to live, who writes it
@@ -33,7 +33,7 @@ class KeyRecord:
 
     Args:
         name: What the docs call it.
-        pattern: The key, with ``{prefix}`` and ``{jobId}`` (or ``{callHash}``).
+        pattern: The key, with ``{prefix}`` and ``{jobId}`` (or a hash).
         type: Its Redis type.
         ttl: Its time to live, in words; None for a key that stays (and is bounded by the jobs in it).
         writer: Who writes it.
@@ -112,6 +112,46 @@ KEYS: tuple[KeyRecord, ...] = (
         "id → due ms of the next send",
     ),
     KeyRecord(
+        "watch",
+        "{prefix}:poll:watch:{jobId}",
+        "string",
+        "3600 s (DeliveryPolicy.watch_s)",
+        "watch",
+        "a delivery that its channel has accepted, JSON: a receipt may open it again",
+    ),
+    KeyRecord(
+        "watched",
+        "{prefix}:poll:watched",
+        "sorted set",
+        "3600 s (DeliveryPolicy.watch_s)",
+        "watch",
+        "id → when its watch ends, ms",
+    ),
+    KeyRecord(
+        "sent",
+        "{prefix}:poll:sent:{messageHash}",
+        "string",
+        "3600 s (DeliveryPolicy.watch_s)",
+        "watch",
+        "the job of a watched message, by a hash of the channel's id and of our reference",
+    ),
+    KeyRecord(
+        "early",
+        "{prefix}:poll:early",
+        "hash",
+        "600 s",
+        "receive_receipts",
+        "receipts of messages that are not known (yet), JSON; 10,000 at most",
+    ),
+    KeyRecord(
+        "early times",
+        "{prefix}:poll:early-times",
+        "sorted set",
+        "600 s",
+        "receive_receipts",
+        "when each of them came, ms",
+    ),
+    KeyRecord(
         "dead", "{prefix}:poll:dead", "sorted set", "DeadLetterPolicy.max_age_s", "settle", "id → when it died, ms"
     ),
     KeyRecord(
@@ -184,6 +224,8 @@ class Keys:
     __slots__ = (
         "dead",
         "deliveries",
+        "early",
+        "early_times",
         "faults",
         "history",
         "inflight",
@@ -194,6 +236,7 @@ class Keys:
         "queue",
         "schedule",
         "sweeper",
+        "watched",
         "workers",
     )
 
@@ -224,6 +267,9 @@ class Keys:
         self.leases: str = f"{prefix}:poll:leases"
         self.faults: str = f"{prefix}:poll:faults"
         self.deliveries: str = f"{prefix}:poll:deliveries"
+        self.watched: str = f"{prefix}:poll:watched"
+        self.early: str = f"{prefix}:poll:early"
+        self.early_times: str = f"{prefix}:poll:early-times"
         self.dead: str = f"{prefix}:poll:dead"
         self.letters: str = f"{prefix}:poll:letters"
         self.sweeper: str = f"{prefix}:poll:sweeper"
@@ -264,6 +310,14 @@ class Keys:
     def outbox(self, job_id: str) -> str:
         """The outcome that is not delivered yet."""
         return f"{self.prefix}:poll:outbox:{job_id}"
+
+    def watch(self, job_id: str) -> str:
+        """The delivery that its channel has accepted."""
+        return f"{self.prefix}:poll:watch:{job_id}"
+
+    def sent(self, name_hash: str) -> str:
+        """The job of a message, by the hash of a name that receipts have for it."""
+        return f"{self.prefix}:poll:sent:{name_hash}"
 
     def tool_call(self, call_id_hash: str) -> str:
         """The answer to one call of the OpenAI tool. Its id comes from outside, so it is hashed by the caller."""

@@ -293,6 +293,7 @@ class WorkerState:
             concluded=since(events.JobConcluded),
             delivered=since(events.JobDelivered),
             undeliverable=since(events.JobDeadLettered),
+            accepted=since(events.JobAccepted),
         )
 
     # --- slots, how much to claim, and when ---

@@ -154,6 +154,9 @@ def _state(known: _Known, view: JobView) -> str:
             return "Its polling is over, and its outcome is being sent at this moment."
         case JobState.OUTBOX:
             return f"Its polling is over; the next send is due {_due(view)}."
+        case JobState.WATCHED:
+            left = "" if view.due_ms is None else f", for {duration((view.due_ms - view.now_ms) / 1000)} more"
+            return f"It has ended: the channel accepted the message, and is watched for receipts{left}."
         case JobState.SETTLED:
             return "It has ended."
         case JobState.DEAD:
@@ -229,6 +232,10 @@ def _user(known: _Known, view: JobView) -> list[str]:
             (one.details.get("form") for one in reversed(known.history) if one.event is HistoryEvent.DELIVERED), None
         )
         said.append("The user was told" + (f", with a {form} message." if form else "."))
+        if view.accepted_ms is not None:
+            said.append("A receipt says so" + (", and that they have read it." if view.read_ms is not None else "."))
+    elif view.accepted_ms is not None:
+        said.append("The channel accepted the message, and no receipt has told whether the user got it.")
     elif view.delivered is False or view.state is JobState.DEAD:
         said.append("The user was NOT told.")
     elif view.state is JobState.SETTLED:

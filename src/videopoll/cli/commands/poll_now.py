@@ -24,6 +24,7 @@ NOT_SCHEDULED = {
     JobState.POLLING: "it is being polled at this moment",
     JobState.DELIVERING: "its polling is over, and its outcome is being sent",
     JobState.OUTBOX: "its polling is over, and its outcome waits for the next send",
+    JobState.WATCHED: "it has ended: its channel accepted the message",
     JobState.SETTLED: "it has ended",
     JobState.DEAD: "it is a dead letter: see videopoll dead show",
     JobState.ORPHANED: "no list and no schedule has it: a worker of another kind holds it, or lost it",

@@ -41,7 +41,7 @@ elseif found[3] and string.sub(found[3], 1, 3) ~= 'vp:' then
 elseif found[4] then
   local fine, fields = pcall(cjson.decode, found[4])
   fields = fine and type(fields) == 'table' and fields or {}
-  if fields['delivered'] == true then return 'finished' end
+  if fields['delivered'] == true or fields['acceptedAt'] then return 'finished' end
   -- It died around its send: nobody knows whether the user has the video, and whoever goes on with it sends it
   -- again. (An earlier call of this script may have been cut off before the record went.)
   if fields['outcome'] ~= 'cancelled' then return 'sending' end

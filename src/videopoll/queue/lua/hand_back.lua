@@ -60,7 +60,8 @@ end
 -- Whether a worker of ours has told the user, or a cancel has ended it: then a record was written again after that.
 local function is_left_over(completed)
   local fine, fields = pcall(cjson.decode, completed)
-  return fine and type(fields) == 'table' and (fields['delivered'] == true or fields['outcome'] == 'cancelled')
+  if not fine or type(fields) ~= 'table' then return false end
+  return fields['delivered'] == true or fields['acceptedAt'] ~= nil or fields['outcome'] == 'cancelled'
 end
 
 local function hand(id, is_lease)
