@@ -4,8 +4,7 @@
     export APP_SECRET=$(openssl rand -hex 32)
     uvicorn --app-dir examples/hosts --workers 2 fastapi_app:app
 
-The page hears of its video by server-sent events. Whichever process answers it waits for the outcome in Redis, so
-it does not matter which one took the order, or polls the video API.
+The page hears of its video by server-sent events, from whichever process: the outcome is waited for in Redis.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ const [form, line, video] = ["form", "p", "video"].map(name => document.querySel
 form.onsubmit = async event => {
   event.preventDefault();
   line.textContent = "Your video is being made.";
-  const order = {method: "POST", body: JSON.stringify({prompt: form.prompt.value}), headers: {"content-type": "application/json"}};
-  const {events} = await (await fetch("/videos", order)).json();
+  const body = JSON.stringify({prompt: form.prompt.value}), headers = {"content-type": "application/json"};
+  const {events} = await (await fetch("/videos", {method: "POST", body, headers})).json();
   const source = new EventSource(events);  // reconnects by itself
   source.addEventListener("outcome", event => {
     source.close();
