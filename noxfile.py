@@ -175,6 +175,19 @@ def hosts(session: nox.Session, group: str) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Mutation testing of what decides (`tool.mutmut` in pyproject.toml): which changes of the code no test notices.
+
+    In about half an hour; `-- "videopoll.core.links*"` for less.
+    """
+    session.install(".[all]", *_groups("tests"), "mutmut>=3.8,<4")
+    # The copy that is changed has to be the one that is imported.
+    session.run("python", "-m", "pip", "uninstall", "-qy", "videopoll")
+    session.run("mutmut", "run", *session.posargs)
+    session.run("mutmut", "results")
+
+
+@nox.session
 def storm(session: nox.Session) -> None:
     """Storms in virtual time: `-- --minutes 60` with fresh seeds, `-- --seeds 7`, `-- --mutants` for what they find.
 

@@ -48,6 +48,7 @@ def test_an_account_is_named_by_its_channel_and_credentials_and_tells_neither():
     keys = {account_key("ultramsg", "i1", "t"), account_key("ultramsg", "i1t"), account_key("other", "i1", "t")}
     assert len(keys) == 3
     assert account_key("ultramsg", None) == account_key("ultramsg", "")
+    assert account_key("ultramsg", None, "t") == hashlib.sha256(b"ultramsg\0\0t").hexdigest()
     assert account_key("ultramsg", "i1", "t") == hashlib.sha256(b"ultramsg\0i1\0t").hexdigest()
     assert account_key("ultramsg", "\ud800") != account_key("ultramsg", "")
 
@@ -139,6 +140,14 @@ def test_an_account_is_refused_if_that_was_its_last_result(accounts, clock):
     assert not accounts.refused("a")
 
 
+def test_a_probe_that_is_refused_again_doubles_the_pause(accounts, clock):
+    accounts.note("a", "ultramsg", "one", BAD_TOKEN)
+    clock.now_s += 10
+    assert accounts.held_s("a", "probe") == 0
+    assert accounts.note("a", "ultramsg", "probe", BAD_TOKEN) is None
+    assert accounts.held_s("a", "other") == 20
+
+
 def test_the_first_pause_is_never_longer_than_the_longest(clock):
     accounts = Accounts(clock, first_pause_s=1000.0)
     assert accounts.note("a", None, "one", BAD_TOKEN) == 300.0
@@ -187,6 +196,19 @@ def test_a_permit_says_why_its_account_is_held_back(accounts, clock):
     assert held.retry_after_s == 20.0
     assert held.reason == "held back: nobody knows what became of the last messages over this account of the channel"
     assert SendPermit(lease).held_back() is None
+
+
+def test_a_permit_holds_to_the_end_of_its_lease_unless_it_is_withdrawn(clock):
+    lease = Lease(clock)
+    lease.confirm(clock.now_s, 12.0)
+    permit, other = SendPermit(lease), SendPermit(lease)
+    clock.now_s += 11.5
+    assert permit.holds()
+    permit.withdraw()
+    assert not permit.holds()
+    assert other.holds()
+    clock.now_s += 0.5
+    assert not other.holds()
 
 
 # --- of video APIs ---

@@ -144,6 +144,9 @@ def test_a_fault_of_the_last_poll_leaves_one_more_in_what_is_left():
         OutcomeKind.TIMED_OUT, at(325), error="Video generation timeout: Process exceeded 5 minutes"
     )
     assert decide(work(), at(300), FAULT, at(325) - 1, SPEC, took_ms=24_999).due_ms == at(325) - 1
+    # Never due at the deadline itself, or the same fault would give it one more, and so on.
+    eager = attrs.evolve(SPEC, backoff_base_s=0.001)
+    assert decide(work(), at(300), FAULT, at(300), eager).due_ms == at(300) + 1
 
 
 def test_at_the_deadline_a_429_ends_a_job():
@@ -179,6 +182,7 @@ def test_a_claim_for_several_strategies_begins_with_the_earliest_and_ends_with_t
     quick = PollingStrategy(interval_s=2, initial_delay_s=4, timeout_s=100, request_timeout_s=20)
     slow = PollingStrategy(interval_s=30, initial_delay_s=1, timeout_s=90, request_timeout_s=10)
     assert widest([quick]) is quick
+    assert (widest([slow, quick]).interval_s, widest([slow, quick]).request_timeout_s) == (2, 20)
     both = widest([quick, slow])
     assert (both.interval_s, both.initial_delay_s, both.request_timeout_s) == (2, 1, 20)
     # Each may be polled once more an interval after its deadline: 102 s and 120 s.
