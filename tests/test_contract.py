@@ -197,8 +197,8 @@ class SendsTwice(Pager):
 
 
 class CallsALostReplyUnsent(Pager):
-    def _receipt(self, reply, message):
-        receipt = super()._receipt(reply, message)
+    def notify(self, message):
+        receipt = super().notify(message)
         return NotSent(receipt.reason) if isinstance(receipt, Unknown) else receipt
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import gzip
+import io
+import itertools
 import logging
 import os
+import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -15,7 +19,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import httpx
 import pytest
@@ -23,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import videopoll
-from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, retry_after_s, tls
+from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, Part, retry_after_s, tls
 from videopoll.errors import ConfigurationError
 from videopoll.testing import wait_until
 
@@ -831,3 +835,92 @@ def test_what_is_asked_for_is_path_and_query_wherever_a_slash_stands(world, serv
     world.run(get(f"{server.url}{after_host}"))
 
     assert server.requests[0].split()[1] == target.encode()
+
+
+# --- bodies of several parts, and addresses ---
+
+
+def upload(url: str, file: BinaryIO, **more: object) -> HttpRequest:
+    parts = [Part(name="to", content="añ"), Part(name="file", content=file, filename="v.mp4", media_type="video/mp4")]
+    return HttpRequest(method="POST", url=url, parts=parts, timeout_s=5, **more)
+
+
+def test_a_body_of_several_parts_is_sent_whole_with_its_length(world, serve):
+    """Its file is read from the beginning, whoever read it before, and stays open."""
+    server, file = serve(answering(response())), io.BytesIO(bytes(300_000) + b"end")
+    file.seek(7)
+
+    for may_send in (None, lambda: True):
+        [reply] = world.run(upload(server.url, file), may_send=may_send)
+        assert reply.status == 200
+    for request in server.requests:
+        head, _, body = request.partition(b"\r\n\r\n")
+        assert f"content-length: {len(body)}".encode() in head.lower()
+        assert b"chunked" not in head.lower()
+        boundary = re.search(rb"boundary=(\S+)", head)[1]
+        assert body.startswith(
+            b"--" + boundary + b'\r\nContent-Disposition: form-data; name="to"\r\n\r\n' + "añ".encode()
+        )
+        assert bytes(300_000) + b"end\r\n--" + boundary + b"--\r\n" in body
+    assert not file.closed
+
+
+def test_an_upload_that_breaks_off_half_way_was_surely_not_sent(world, serve):
+    """No server acts on half a body; and a larger one than this would never go through at once."""
+
+    def hang_up(server, connection):
+        server.requests.append(connection.recv(1000))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    server = serve(hang_up)
+    [result] = world.run(upload(server.url, io.BytesIO(bytes(30_000_000))))
+
+    assert failure(result).surely_not_sent
+    assert len(server.requests) == 1
+
+
+def test_an_upload_whose_reply_is_lost_may_have_been_sent(world, serve):
+    def swallow(server, connection):
+        server.read_request(connection)
+
+    [result] = world.run(upload(serve(swallow).url, io.BytesIO(bytes(300_000))))
+
+    assert not failure(result).surely_not_sent
+
+
+def test_an_upload_stops_when_it_may_not_go_on(world, serve):
+    """The lease ends in the middle: what has gone out is no request yet."""
+    server, answers = serve(answering(response())), itertools.chain([True] * 6, itertools.repeat(False))
+    [result] = world.run(upload(server.url, io.BytesIO(bytes(2_000_000))), may_send=lambda: next(answers))
+
+    assert failure(result).kind is FailureKind.TOO_LATE
+    server.stop()
+    assert not any(request.endswith(b"--\r\n") for request in server.requests)
+
+
+def test_a_file_that_becomes_shorter_is_a_failure_that_sent_nothing(world, serve):
+    class Short(io.BytesIO):
+        def read(self, size=-1):
+            return b""
+
+    [result] = world.run(upload(serve(answering(response())).url, Short(bytes(300_000))))
+    assert failure(result).surely_not_sent
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_host_inside_is_not_asked_where_only_public_ones_may_be(world, serve, name):
+    server = serve(answering(response()))
+    url = server.url.replace("127.0.0.1", name)
+    # A connection that somebody else has opened is no way around it.
+    replies = world.run(get(url), get(url, public_only=True))
+
+    assert replies[0].status == 200
+    assert failure(replies[1]).kind is FailureKind.NOT_PUBLIC
+    assert failure(replies[1]).surely_not_sent
+    assert len(server.requests) == 1
+
+
+def test_a_public_host_is_asked_as_ever(world, serve, monkeypatch):
+    monkeypatch.setattr("videopoll._http.prepare.is_public_address", lambda address: address == "127.0.0.1")
+    [reply] = world.run(get(serve(answering(response())).url, public_only=True))
+    assert reply.status == 200

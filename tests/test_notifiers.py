@@ -606,6 +606,8 @@ def test_only_failures_before_the_request_promise_that_nothing_was_sent():
         FailureKind.CONNECT_TIMEOUT,
         FailureKind.POOL_TIMEOUT,
         FailureKind.TOO_LATE,
+        FailureKind.NOT_PUBLIC,
+        FailureKind.INCOMPLETE,
     }
     assert {kind for kind, receipt in kinds.items() if receipt is Refused} == {FailureKind.INVALID}
 
@@ -1316,7 +1318,7 @@ def test_any_reply_gives_a_receipt_and_a_sighting(notifier, status, body, retry_
     if isinstance(receipt, Delivered):
         assert 200 <= status < 300
     assert isinstance(notifier.read_look_up(reply, message(form)), LookupResult)
-    cleaned = notifier._receipt(reply, message(form))
+    cleaned = notifier._cleaned(receipt, message(form))
     assert type(cleaned) is type(receipt)
     assert len(getattr(cleaned, "reason", "")) <= 200
 

@@ -13,7 +13,7 @@ Proxies of the environment (``HTTPS_PROXY`` ...) are honoured too, by a plain
 httpx client, which is slower; they are read and checked when `Http` is built.
 
 The files: `values` (requests, replies, failures), `prepare` (a checked request and
-how far it came), `transports` (what carries it: our own connections of httpcore,
+how far it came), `parts` (multipart bodies), `transports` (what carries it: our own connections of httpcore,
 aiohttp, httpx clients), `pool` (idle connections), `deadline` (when a request ends),
 `proxies` (the environment's), `tls` (the shared TLS context), `log_filter` (no
 secrets in the logs of others), `client` (`Http`), `answerer` (whose reply it looks like).
@@ -22,6 +22,7 @@ secrets in the logs of others), `client` (`Http`), `answerer` (whose reply it lo
 from __future__ import annotations
 
 from videopoll._http.client import Http
+from videopoll._http.parts import Part
 from videopoll._http.values import (
     NOT_JSON,
     FailureKind,
@@ -41,6 +42,7 @@ __all__ = [
     "HttpReply",
     "HttpRequest",
     "NotJson",
+    "Part",
     "retry_after_s",
     "sent_s",
 ]

@@ -21,10 +21,12 @@ from urllib.parse import urlencode, urlsplit
 
 import attrs
 
+from videopoll._http.parts import Multipart
 from videopoll._http.values import FailureKind, HttpFailure, HttpReply
+from videopoll.jobs.urls import is_public_address
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 
     from videopoll._http.values import HttpRequest
 
@@ -68,6 +70,24 @@ class TooLateError(Exception):
     """The request may not go out any more. Never leaves this package."""
 
 
+class NotPublicError(Exception):
+    """The host is at an address that must not be asked. Never leaves this package."""
+
+
+class Streamed:
+    """The body of a request as it goes out, for threads and for asyncio."""
+
+    def __init__(self, prepared: PreparedRequest) -> None:
+        self._prepared = prepared
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._prepared.chunks()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self._prepared.chunks():
+            yield chunk
+
+
 @attrs.define(eq=False)
 class PreparedRequest:
     """A checked request on its way, and how far it has come."""
@@ -76,12 +96,14 @@ class PreparedRequest:
     origin: tuple[str, str, int]
     target: str
     headers: Headers
-    body: bytes
+    body: bytes | Multipart
     max_bytes: int
     deadline_s: float
     phase: Phase = Phase.WAITING
     may_send: Callable[[], bool] | None = None
     held_back: bool = False
+    is_inside: bool = False
+    handed_over: bool = False
 
     def check(self) -> None:
         """Ask whether the request may go out at this moment: before its headers are written, and before its body.
@@ -93,11 +115,48 @@ class PreparedRequest:
             self.held_back = True
             raise TooLateError
 
+    def check_address(self, address: object) -> None:
+        """Ask whether this address of the host may be asked, before anything is written to it.
+
+        Raises:
+            NotPublicError: It may not.
+        """
+        if self.request.public_only and not is_public_address(str(address)):
+            self.is_inside = True
+            raise NotPublicError
+
+    @property
+    def content(self) -> bytes | Streamed:
+        """The body: its bytes, or its pieces."""
+        return self.body if isinstance(self.body, bytes) else Streamed(self)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body's pieces, each once it may go out, and note when the last one is handed over."""
+        pieces = iter((self.body,)) if isinstance(self.body, bytes) else self.body.chunks()
+        left = len(self.body) if isinstance(self.body, bytes) else self.body.length
+        for piece in pieces:
+            self.check()
+            left -= len(piece)
+            self.handed_over = self.handed_over or not left
+            yield piece
+
     def remaining_s(self) -> float:
         return self.deadline_s - time.monotonic()
 
     def timed_out(self) -> HttpFailure:
-        return HttpFailure(kind=_TIMED_OUT[self.phase], detail=f"no reply within {self.request.timeout_s:g} s")
+        return self.judged(
+            HttpFailure(kind=_TIMED_OUT[self.phase], detail=f"no reply within {self.request.timeout_s:g} s")
+        )
+
+    def judged(self, failure: HttpFailure) -> HttpFailure:
+        """Return a failure, or a better one where we know more than what carried the request."""
+        if self.held_back:
+            return self.too_late()
+        if self.is_inside:
+            return HttpFailure(kind=FailureKind.NOT_PUBLIC, detail="the host is at an address that is not public")
+        if isinstance(self.body, bytes) or self.handed_over or failure.surely_not_sent:
+            return failure
+        return HttpFailure(kind=FailureKind.INCOMPLETE, detail=f"before all of it was sent: {failure.detail}")
 
     def failure(self, error: Exception, late: type[Exception] = TimeoutError) -> HttpFailure:
         """Return what an error of our own connections means, which depends on whether anything was written.
@@ -109,12 +168,10 @@ class PreparedRequest:
             error: The error.
             late: What the library raises when its time is over, beside a `TimeoutError`.
         """
-        if self.held_back:
-            return self.too_late()
         if isinstance(error, TimeoutError | late):
             return self.timed_out()
         kind = FailureKind.BROKEN if self.phase is Phase.SENDING else FailureKind.CONNECT
-        return HttpFailure(kind=kind, detail=describe(error))
+        return self.judged(HttpFailure(kind=kind, detail=describe(error)))
 
     def too_late(self) -> HttpFailure:
         return HttpFailure(kind=FailureKind.TOO_LATE, detail="the request might not go out any more")
@@ -136,11 +193,12 @@ def prepare(
         if not request.timeout_s > 0:
             return HttpFailure(kind=FailureKind.POOL_TIMEOUT, detail="no time left for the request")
         body, content_type = _encode(request)
-        length = len(body) if body or request.method not in {"GET", "HEAD"} else None
+        size = len(body) if isinstance(body, bytes) else body.length
+        length = size if size or request.method not in {"GET", "HEAD"} else None
         headers = _headers(tuple(request.headers.items()), site.netloc, content_type, length)
         if headers is None:
             return _invalid("a header has characters that cannot be sent")
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError, OSError) as error:
         return _invalid(f"the request cannot be encoded ({type(error).__name__})")
     return PreparedRequest(
         request=request,
@@ -214,12 +272,15 @@ def _invalid(detail: str) -> HttpFailure:
     return HttpFailure(kind=FailureKind.INVALID, detail=detail)
 
 
-def _encode(request: HttpRequest) -> tuple[bytes, str | None]:
-    if request.json is None and request.form is None:
+def _encode(request: HttpRequest) -> tuple[bytes | Multipart, str | None]:
+    if request.json is None and request.form is None and request.parts is None:
         return request.content or b"", None
-    if [request.json, request.form, request.content].count(None) < 2:  # noqa: PLR2004 - one of three
+    if [request.json, request.form, request.content, request.parts].count(None) < 3:  # noqa: PLR2004 - one of four
         msg = "more than one body"
         raise ValueError(msg)
+    if request.parts is not None:
+        body = Multipart(request.parts)
+        return body, body.content_type
     if request.json is not None:
         return jsonlib.dumps(request.json, allow_nan=False).encode(), "application/json"
     return urlencode(request.form or {}).encode(), "application/x-www-form-urlencoded"

@@ -11,12 +11,13 @@ import enum
 import json as jsonlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from typing import Final, cast
 
 import attrs
 
+from videopoll._http.parts import Part
 from videopoll.jobs.codec import LENIENT_JSON, JsonValue
 
 
@@ -31,6 +32,10 @@ class FailureKind(enum.StrEnum):
     """All connections were in use for the whole time: the request was not sent."""
     TOO_LATE = "too_late"
     """Whoever asked for it said, when it was about to go out, that it may not any more: the request was not sent."""
+    NOT_PUBLIC = "not_public"
+    """The host's name leads to an address that is not public, and that must not be asked: the request was not sent."""
+    INCOMPLETE = "incomplete"
+    """It broke off, or took too long, while a body of several parts was going out: no server acts on half of one."""
     TIMEOUT = "timeout"
     """No full reply within the time: the request may have arrived."""
     BROKEN = "broken"
@@ -49,6 +54,8 @@ _NOT_SENT = frozenset(
         FailureKind.CONNECT_TIMEOUT,
         FailureKind.POOL_TIMEOUT,
         FailureKind.TOO_LATE,
+        FailureKind.NOT_PUBLIC,
+        FailureKind.INCOMPLETE,
         FailureKind.INVALID,
     }
 )
@@ -75,12 +82,15 @@ class HttpRequest:
             and those of the body, which are added where they are missing.
         timeout_s: Seconds for the whole exchange, from waiting for a connection
             to the last byte of the reply. A poller's are those that its runner gives it.
-        json: A body to send as JSON. At most one of `json`, `form` and `content` may be given.
+        json: A body to send as JSON. At most one of `json`, `form`, `content` and `parts` may be given.
         form: A body to send as a form.
         content: A body to send as it is.
+        parts: A body of several parts (``multipart/form-data``); its files are read as they go out.
         sink: Called with the body of a 2xx piece by piece, as it comes in; that of the
             reply is empty then. What it raises breaks the exchange off.
         max_bytes: The largest such body.
+        public_only: Whether to ask nobody but a host at a public address, whatever its name says. A
+            client of the host's, or a proxy, may look the name up by itself: then it is looked up here before.
     """
 
     method: str
@@ -92,6 +102,8 @@ class HttpRequest:
     content: bytes | None = attrs.field(default=None, repr=False)
     sink: Callable[[bytes], object] | None = attrs.field(default=None, repr=False)
     max_bytes: int | None = None
+    parts: Sequence[Part] | None = attrs.field(default=None, repr=False)
+    public_only: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -14,7 +14,16 @@ import attrs
 
 from videopoll.errors import ConfigurationError
 
-__all__ = ["MAX_URL_CHARS", "BadUrl", "check_url", "is_public_https", "is_web_url", "readied_url", "url_problem"]
+__all__ = [
+    "MAX_URL_CHARS",
+    "BadUrl",
+    "check_url",
+    "is_public_address",
+    "is_public_https",
+    "is_web_url",
+    "readied_url",
+    "url_problem",
+]
 
 MAX_URL_CHARS = 8192
 """The longest URL that is handed on: what servers and networks of content take in a request's first line (nginx,
@@ -139,6 +148,14 @@ def is_public_https(url: str) -> bool:
     except ValueError:
         # Old forms of addresses (2130706433, 0x7f.1) are read as numbers by the system.
         return "." in host and not host.endswith(_INSIDE) and re.search(r"[a-z][a-z0-9-]*$", host) is not None
+
+
+def is_public_address(address: str) -> bool:
+    """Return whether an IP address is one of the public internet; False for what is none."""
+    try:
+        return _is_public(ipaddress.ip_address(address))
+    except ValueError:
+        return False
 
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from videopoll._lazy import export
 
 if TYPE_CHECKING:
-    from videopoll._http import HttpReply, HttpRequest
+    from videopoll._http import HttpReply, HttpRequest, Part
     from videopoll.notifiers.addresses import recipient_of, whatsapp_address, whatsapp_number
     from videopoll.notifiers.apprise import AppriseNotifier
     from videopoll.notifiers.base import HttpNotifier
     from videopoll.notifiers.callback import CallbackNotifier
+    from videopoll.notifiers.codes import CodeMeaning, receipt_for_code
     from videopoll.notifiers.evolution import EvolutionNotifier
+    from videopoll.notifiers.exchange import Ask, Exchange, Fetch, FetchedVideo, Keep, Post, StepFailedError
     from videopoll.notifiers.receipts import receipt_for_status
     from videopoll.notifiers.routing import RoutingNotifier
     from videopoll.notifiers.silent import SilentNotifier
@@ -26,12 +28,14 @@ else:
     __getattr__, __dir__ = export(
         __name__,
         {
-            "videopoll._http": "HttpReply HttpRequest",
+            "videopoll._http": "HttpReply HttpRequest Part",
             "videopoll.notifiers.addresses": "recipient_of whatsapp_address whatsapp_number",
             "videopoll.notifiers.apprise": "AppriseNotifier",
             "videopoll.notifiers.base": "HttpNotifier",
             "videopoll.notifiers.callback": "CallbackNotifier",
+            "videopoll.notifiers.codes": "CodeMeaning receipt_for_code",
             "videopoll.notifiers.evolution": "EvolutionNotifier",
+            "videopoll.notifiers.exchange": "Ask Exchange Fetch FetchedVideo Keep Post StepFailedError",
             "videopoll.notifiers.receipts": "receipt_for_status",
             "videopoll.notifiers.routing": "RoutingNotifier",
             "videopoll.notifiers.silent": "SilentNotifier",
@@ -46,18 +50,28 @@ else:
 
 __all__ = [
     "AppriseNotifier",
+    "Ask",
     "CallbackNotifier",
+    "CodeMeaning",
     "EvolutionNotifier",
+    "Exchange",
+    "Fetch",
+    "FetchedVideo",
     "HttpNotifier",
     "HttpReply",
     "HttpRequest",
+    "Keep",
+    "Part",
+    "Post",
     "RoutingNotifier",
     "SilentNotifier",
+    "StepFailedError",
     "TeeNotifier",
     "UltraMsgNotifier",
     "VideoCheck",
     "WebhookNotifier",
     "WhatsAppFactoryNotifier",
+    "receipt_for_code",
     "receipt_for_status",
     "recipient_of",
     "redact",

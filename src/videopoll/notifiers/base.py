@@ -16,7 +16,6 @@ then sync and async at once::
 
 from __future__ import annotations
 
-import abc
 import asyncio
 from concurrent import futures
 from functools import partial
@@ -25,31 +24,34 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import attrs
 
 from videopoll._http import Http, HttpFailure, HttpReply, HttpRequest
-from videopoll._reasons import own, quoting
+from videopoll._reasons import own
 from videopoll.core.flow import acall, adrive, call, drive
-from videopoll.jobs.bounds import bounded_detail
+from videopoll.errors import ConfigurationError
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import is_web_url
 from videopoll.messages import (
     Delivered,
+    Failed,
+    Found,
     LookupAnswer,
     LookupResult,
     Message,
     Receipt,
     Refused,
-    Unknown,
-    receipt_for_error,
+    RepeatSafe,
 )
-from videopoll.notifiers.receipts import receipt_for_failure
+from videopoll.notifiers.exchange import Exchanging, Post
+from videopoll.notifiers.hosts import host_names
 from videopoll.observe.redact import one_line, redacted, without
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from concurrent.futures import Future
 
     import httpx
 
     from videopoll.core.flow import Flow
+    from videopoll.notifiers.exchange import Exchange
     from videopoll.notifiers.video_check import VideoCheck
 
 __all__ = ["Backend", "HttpNotifier"]
@@ -87,21 +89,40 @@ async def _await(future: Future[bool], timeout_s: float) -> None:
         await asyncio.wait([asyncio.wrap_future(future)], timeout=timeout_s)
 
 
-class HttpNotifier(abc.ABC):
-    """A channel that sends a message with one HTTP request.
+def _check_written(kind: type[HttpNotifier]) -> None:
+    own_exchange = kind.exchange is not HttpNotifier.exchange
+    one_request = kind.build is not HttpNotifier.build and kind.read is not HttpNotifier.read
+    if not own_exchange and not one_request:
+        msg = f"{kind.__name__} must have both build(message) and read(reply, message), or exchange(message)"
+        raise ConfigurationError(msg)
 
-    Subclasses write `build` and `read`, and do no I/O. Runners of both kinds
-    use it: `notify` and `look_up` block, `anotify` and `alook_up` do not. May be used
-    by several threads at once.
+
+class HttpNotifier:
+    """A channel that sends a message over HTTP.
+
+    Subclasses write `build` and `read`, for one request, or `exchange`, for several,
+    and do no I/O. Runners of both kinds use it: `notify` and `look_up` block, `anotify`
+    and `alook_up` do not. May be used by several threads at once.
 
     Args:
         client: A client of the host to send with, e.g. one with a proxy. The host closes it.
         async_client: The same for asyncio.
         video_check: Look at a video's size and type first; None sends without a look.
+        trusted_hosts: Hosts from which a video may be downloaded whatever their address is, and also
+            by http, such as a storage inside your network. From all others only by https, and
+            from public addresses. It matters to channels that upload.
+
+    Raises:
+        ConfigurationError: `trusted_hosts` is a string, or the subclass has neither `build`
+            and `read` nor `exchange`.
     """
 
     forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.VIDEO, MessageForm.TEXT})
     """What the channel can send. A message in another form, or without a video, goes as text."""
+
+    repeats_are_safe_s: ClassVar[float] = 0.0
+    """For how many seconds after the beginning of a send the same message can be sent again without a
+    second one reaching the user, as the channel knows it by `Message.reference`; see `RepeatSafe`. 0 for never."""
 
     def __init__(
         self,
@@ -109,11 +130,27 @@ class HttpNotifier(abc.ABC):
         client: httpx.Client | None = None,
         async_client: httpx.AsyncClient | None = None,
         video_check: VideoCheck | None = None,
+        trusted_hosts: Iterable[str] = (),
     ) -> None:
+        _check_written(type(self))
         self._http = Http(client=client, async_client=async_client)
         self._video_check = video_check
+        self._trusted_hosts = host_names(trusted_hosts, f"{type(self).__name__}.trusted_hosts")
 
-    @abc.abstractmethod
+    def exchange(self, message: Message) -> Exchange:
+        """Send the message with as many requests as it takes, as a generator of steps.
+
+        By default that is one: what `build` writes, read by `read`. See
+        `videopoll.notifiers.exchange` for the steps that there are.
+
+        Raises:
+            RefusedError: It cannot be sent to this recipient.
+            NotSentError: It cannot be sent now.
+            Exception: Before the `Post`, the message is refused; after it, nobody knows what became of it.
+        """
+        reply = yield from Post(self.build(message))
+        return self.read(reply, message)
+
     def build(self, message: Message) -> HttpRequest:
         """Write the request that sends the message, in the form that it asks for.
 
@@ -121,14 +158,15 @@ class HttpNotifier(abc.ABC):
             RefusedError: It cannot be sent to this recipient.
             Exception: The same; the message is refused.
         """
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def read(self, reply: HttpReply, message: Message) -> Receipt:
         """Read from the reply what became of the message. See `receipt_for_status`.
 
         Raises:
             Exception: Nobody knows what became of it.
         """
+        raise NotImplementedError
 
     def build_look_up(self, message: Message) -> HttpRequest | None:
         """Write the request that looks the message up by its reference; None where that is impossible."""
@@ -170,56 +208,29 @@ class HttpNotifier(abc.ABC):
 
     def _notify(self, message: Message, backend: Backend) -> Flow[Receipt]:
         message = self._in_own_form(message)
-        request = self._request(message)
-        if not isinstance(request, HttpRequest):
-            return request
-        if self._video_check and (look := self._video_check.request(message)):
-            refused = self._video_check.refusal((yield from backend.send(look)))
+        if isinstance(message, Message) and message.outcome.success and not is_web_url(message.video_url or ""):
+            return Refused(own("the finished video has no http or https URL"), try_text=False)
+        exchanging = Exchanging(message, backend.send, backend.wait, self._trusted_hosts)
+        return self._cleaned((yield from exchanging.run(self._exchange(message))), message)
+
+    def _exchange(self, message: Message) -> Exchange:
+        if self._video_check is not None:
+            refused = yield from self._video_check.look(message)
             if refused is not None:
                 return refused
-        held_back = yield from self._before_send(message, backend)
-        if held_back is not None:
-            return held_back
-        return self._receipt((yield from backend.send(request, may_send=message.may_still_send)), message)
-
-    def _before_send(self, message: Message, backend: Backend) -> Flow[Receipt | None]:
-        """Return why the message does not go out now, which may take requests; None if it does."""
-        del message, backend
-        yield from ()
-        return None
+        return (yield from self.exchange(message))
 
     def _look_up(self, message: Message, backend: Backend) -> Flow[LookupAnswer]:
         message = self._in_own_form(message)
         request = self._look_up_request(message)
         if request is None:
-            return LookupResult.CANNOT_TELL
+            safe_s = self.repeats_are_safe_s
+            return RepeatSafe(safe_s) if safe_s > 0 else LookupResult.CANNOT_TELL
         return self._looked_up((yield from backend.send(request)), message)
 
     def _in_own_form(self, message: Message) -> Message:
         as_it_is = message.form in self.forms and (message.form is MessageForm.TEXT or message.video_url)
         return message if as_it_is else attrs.evolve(message, form=MessageForm.TEXT)
-
-    def _request(self, message: Message) -> HttpRequest | Receipt:
-        if isinstance(message, Message) and message.outcome.success and not is_web_url(message.video_url or ""):
-            return Refused(own("the finished video has no http or https URL"), try_text=False)
-        try:
-            return self.build(message)
-        except Exception as error:  # noqa: BLE001 - a host's subclass may raise anything; nothing was sent yet
-            refused = receipt_for_error(error) or Refused(
-                quoting(type(error).__name__, bounded_detail(error)), try_text=False
-            )
-            return self._cleaned(refused, message)
-
-    def _receipt(self, reply: HttpReply | HttpFailure, message: Message) -> Receipt:
-        if isinstance(reply, HttpFailure):
-            receipt = receipt_for_failure(reply)
-        else:
-            try:
-                receipt = self.read(reply, message)
-            except Exception as error:  # noqa: BLE001 - the request went out: only `read` could have told its fate
-                fallback = Unknown(own(f"HTTP {reply.status}, whose body could not be read: {type(error).__name__}"))
-                receipt = receipt_for_error(error) or fallback
-        return self._cleaned(receipt, message)
 
     def _look_up_request(self, message: Message) -> HttpRequest | None:
         try:
@@ -231,15 +242,25 @@ class HttpNotifier(abc.ABC):
         if isinstance(reply, HttpFailure):
             return LookupResult.NO_ANSWER
         try:
-            return self.read_look_up(reply, message)
+            answer = self.read_look_up(reply, message)
         except Exception:  # noqa: BLE001 - an answer that cannot be read is none
             return LookupResult.NO_ANSWER
+        secrets = self._all_secrets(message)
+        if isinstance(answer, Failed):
+            return attrs.evolve(answer, reason=redacted(answer.reason, *secrets))
+        if isinstance(answer, Found) and answer.message_id is not None:
+            return attrs.evolve(answer, message_id=one_line(without(answer.message_id, secrets)))
+        return answer
 
-    def _cleaned(self, receipt: Receipt, message: Message) -> Receipt:
+    def _all_secrets(self, message: Message) -> list[str | None]:
         secrets = [*self.secrets(), message.video_url]
         if (recipient := message.recipient) is not None:
             digits = "".join(filter(str.isdecimal, recipient.to))
             secrets += [recipient.token, recipient.to, recipient.reply_to, digits]
+        return secrets
+
+    def _cleaned(self, receipt: Receipt, message: Message) -> Receipt:
+        secrets = self._all_secrets(message)
         if isinstance(receipt, Refused) and message.form is MessageForm.TEXT:
             # There is no other form to try.
             receipt = attrs.evolve(receipt, try_text=False)

@@ -23,21 +23,21 @@ from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
 from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Unknown
 from videopoll.notifiers.addresses import Account, account_of, recipient_of, whatsapp_address
-from videopoll.notifiers.base import Backend, HttpNotifier
+from videopoll.notifiers.base import HttpNotifier
+from videopoll.notifiers.exchange import Ask, Await, Post, StepFailedError
 from videopoll.notifiers.receipts import message_id_in
 from videopoll.notifiers.refusals import read_refusal, read_status, words_of
 from videopoll.policies import LONGEST_SEND_S
 from videopoll.texts import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     import httpx
 
-    from videopoll._http import HttpFailure
-    from videopoll.core.flow import Flow
     from videopoll.jobs.codec import JsonValue
     from videopoll.messages import Message
+    from videopoll.notifiers.exchange import Exchange, Step
     from videopoll.notifiers.video_check import VideoCheck
 
 __all__ = ["UltraMsgNotifier"]
@@ -165,20 +165,18 @@ class UltraMsgNotifier(HttpNotifier):
         return LookupResult.ABSENT if complete else LookupResult.CANNOT_TELL
 
     @override
-    def _before_send(self, message: Message, backend: Backend) -> Flow[Receipt | None]:
+    def exchange(self, message: Message) -> Exchange:
         """Hold the message back while its instance is offline. One asks, the others wait for that answer."""
-        if self._lines is None:
-            return None
-        account = self._account(message)
-        offline, asks = self._lines.state(account.instance_id)
-        if asks:
-            question = self._get(account, "instance/status", {}, STATUS_TIMEOUT_S)
-            try:
-                _note(offline, (yield from backend.send(question)))
-            finally:
-                _note(offline, None)
-        yield from backend.wait(offline, STATUS_TIMEOUT_S)
-        return _HELD_BACK if offline.done() and offline.result() else None
+        request = self.build(message)
+        if self._lines is not None:
+            account = self._account(message)
+            offline, asks = self._lines.state(account.instance_id)
+            if asks:
+                yield from _asking(offline, self._get(account, "instance/status", {}, STATUS_TIMEOUT_S))
+            yield from Await(offline, STATUS_TIMEOUT_S)
+            if offline.done() and offline.result():
+                return _HELD_BACK
+        return self.read((yield from Post(request)), message)
 
     def _account(self, message: Message) -> Account:
         return account_of(recipient_of(message), self._instance_id, self._token)
@@ -222,10 +220,17 @@ class _Lines(OfProcess):
             return offline, True
 
 
-def _note(offline: Future[bool], reply: HttpReply | HttpFailure | None) -> None:
+def _asking(offline: Future[bool], question: HttpRequest) -> Generator[Step, object, None]:
     # No answer, or one that is not understood, is no reason to hold a message back.
-    if not offline.done():
-        offline.set_result(isinstance(reply, HttpReply) and reply.is_success and _says_offline(reply))
+    says_offline = False
+    try:
+        reply = yield from Ask(question)
+        says_offline = reply.is_success and _says_offline(reply)
+    except StepFailedError:
+        pass
+    finally:
+        # Also if it is given up here: others wait for it.
+        offline.set_result(says_offline)
 
 
 def _says_offline(reply: HttpReply) -> bool:

@@ -6,17 +6,19 @@ no other: the URL comes from outside. What cannot be learnt is no reason not to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import attrs
 
-from videopoll._http import HttpFailure, HttpReply, HttpRequest
+from videopoll._http import HttpReply, HttpRequest
 from videopoll._reasons import Reason, own
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.outcome import MessageForm
 from videopoll.messages import Refused
+from videopoll.notifiers.exchange import Ask, Step, StepFailedError
+from videopoll.notifiers.hosts import host_names
 
 if TYPE_CHECKING:
     from videopoll.messages import Message
@@ -34,10 +36,7 @@ _SAYS_NOTHING = frozenset({"application/octet-stream", "binary/octet-stream", ""
 
 
 def _hosts(hosts: Iterable[str]) -> frozenset[str]:
-    if isinstance(hosts, str):
-        msg = f"VideoCheck.hosts is a collection of host names, got the string {hosts!r}"
-        raise ConfigurationError(msg)
-    return frozenset(host.lower() for host in hosts)
+    return host_names(hosts, "VideoCheck.hosts")
 
 
 @attrs.frozen
@@ -65,16 +64,19 @@ class VideoCheck:
             msg = f"VideoCheck.max_bytes must be more than 0, got {self.max_bytes}"
             raise ConfigurationError(msg)
 
-    def request(self, message: Message) -> HttpRequest | None:
-        """Write the question; None where there is nothing to ask, or nobody who may be asked."""
+    def look(self, message: Message) -> Generator[Step, object, Refused | None]:
+        """Ask for the video, where there is one and its host may be asked; return why the channel would not take it."""
         url = message.video_url
         if message.form is not MessageForm.VIDEO or not url or urlsplit(url).hostname not in self.hosts:
             return None
-        return HttpRequest(method="HEAD", url=url, timeout_s=HEAD_TIMEOUT_S)
+        try:
+            reply = yield from Ask(HttpRequest(method="HEAD", url=url, timeout_s=HEAD_TIMEOUT_S))
+        except StepFailedError:
+            return None
+        return self._refusal(reply)
 
-    def refusal(self, reply: HttpReply | HttpFailure) -> Refused | None:
-        """Return why the channel would not take the video, or None if it would."""
-        if isinstance(reply, HttpFailure) or not reply.is_success:
+    def _refusal(self, reply: HttpReply) -> Refused | None:
+        if not reply.is_success:
             return None
         length = reply.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length[:20]) > self.max_bytes:

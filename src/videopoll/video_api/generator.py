@@ -91,6 +91,8 @@ _FAILURES = {
     FailureKind.UNREADABLE: _Code.API_ERROR,
     FailureKind.INVALID: _Code.TOOL_ERROR,
     FailureKind.TOO_LATE: _Code.TOOL_ERROR,
+    FailureKind.INCOMPLETE: _Code.CONNECTION_ERROR,
+    FailureKind.NOT_PUBLIC: _Code.CONNECTION_ERROR,
 }
 
 

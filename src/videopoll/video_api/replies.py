@@ -47,6 +47,8 @@ FAULTS = {
     FailureKind.UNREADABLE: FaultKind.MALFORMED,
     FailureKind.INVALID: FaultKind.INTERNAL,
     FailureKind.TOO_LATE: FaultKind.INTERNAL,
+    FailureKind.INCOMPLETE: FaultKind.CONNECTION,
+    FailureKind.NOT_PUBLIC: FaultKind.SERVER,
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import yarl
 
-from videopoll._http.prepare import KEEP_ALIVE_S, Phase, Reading
+from videopoll._http.prepare import KEEP_ALIVE_S, NotPublicError, Phase, Reading
 from videopoll._http.tls import tls_context
 from videopoll.policies import LONGEST_SEND_S
 
@@ -51,7 +51,7 @@ class AiohttpTransport:
                     # A URL that is parsed afresh would be normalised: "%2E%2E" would climb the path.
                     yarl.URL(prepared.request.url, encoded=True),
                     headers=prepared.headers,
-                    data=prepared.body or None,
+                    data=prepared.content or None,
                     allow_redirects=False,
                     ssl=tls_context() if prepared.origin[0] == "https" else True,
                 ) as response:
@@ -93,9 +93,20 @@ class _Connector(aiohttp.TCPConnector):
     ) -> aiohttp.connector.Connection:
         connection = await super().connect(req, traces, timeout)
         prepared = _connecting.get()
+        try:
+            # Also one that was kept: who asked for it first may have been allowed to.
+            prepared.check_address(_peer(connection))
+        except NotPublicError:
+            connection.close()
+            raise
         if prepared.may_send is None:
             prepared.phase = Phase.SENDING
         return connection
+
+
+def _peer(connection: aiohttp.connector.Connection) -> object:
+    peer = connection.transport.get_extra_info("peername") if connection.transport else None
+    return peer[0] if isinstance(peer, tuple) and peer else None
 
 
 def _asking() -> aiohttp.TraceConfig:

@@ -37,6 +37,10 @@ class HttpcoreTransport:
         connection = None
         try:
             connection, stale = self._idle.take(prepared.origin)
+            if prepared.request.public_only and connection is not None:
+                # Who opened it may have been allowed to.
+                stale.append(connection)
+                connection = None
             _close(stale)
             connection = connection or _Connection(prepared)
             connection.network.prepared = prepared
@@ -66,6 +70,9 @@ class AsyncHttpcoreTransport:
             opened: list[httpcore.AsyncNetworkStream] = []
             try:
                 connection, stale = self._idle.take(prepared.origin)
+                if prepared.request.public_only and connection is not None:
+                    stale.append(connection)
+                    connection = None
                 guarded = prepared.may_send is not None
                 prepared.phase = Phase.SENDING if connection and not guarded else Phase.CONNECTING
                 await _aclose(stale)
@@ -115,7 +122,7 @@ def _request(prepared: PreparedRequest) -> httpcore.Request:
         prepared.request.method,
         httpcore.URL(scheme=scheme.encode(), host=host.encode(), port=port, target=prepared.target.encode()),
         headers=prepared.headers,
-        content=prepared.body,
+        content=prepared.content,
     )
 
 
@@ -124,7 +131,10 @@ def _noting(
 ) -> Callable[[str, Mapping[str, object]], Awaitable[None]]:
     async def trace(event: str, info: Mapping[str, object]) -> None:
         if event == "connection.connect_tcp.complete":
-            opened.append(cast("httpcore.AsyncNetworkStream", info["return_value"]))
+            stream = cast("httpcore.AsyncNetworkStream", info["return_value"])
+            opened.append(stream)
+            peer = stream.get_extra_info("server_addr")
+            prepared.check_address(peer[0] if peer else None)
         elif event == "http11.send_request_headers.started":
             prepared.check()
             prepared.phase = Phase.SENDING
@@ -167,6 +177,8 @@ class _Network(httpcore.NetworkBackend):
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError from error
         addresses = list(dict.fromkeys(str(address[4][0]) for address in found))
+        for address in addresses:
+            self.prepared.check_address(address)
         for number, address in enumerate(addresses, 1):
             # An address that swallows packets must leave time for the next one.
             share_s = self.left_s(httpcore.ConnectTimeout) / (len(addresses) - number + 1)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
+import socket
 from typing import TYPE_CHECKING, Generic, TypeGuard, TypeVar
 
 import httpx
 
-from videopoll._http.prepare import Phase, Reading, describe, user_agent
+from videopoll._http.prepare import Phase, Reading, Streamed, describe, user_agent
 from videopoll._http.values import FailureKind, HttpFailure
 from videopoll.core.belonging import is_of_other_loop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from videopoll._http.prepare import PreparedRequest
     from videopoll._http.values import HttpReply
@@ -47,7 +49,7 @@ class _OverClient(Generic[_Client]):
         """Return a request in our client's terms; `trace` is told how far it comes."""
         # A host's client does not say how far it came.
         prepared.phase = Phase.CONNECTING if self._own else Phase.SENDING
-        guarded = prepared.may_send is not None
+        streamed = prepared.may_send is not None or not isinstance(prepared.body, bytes)
         total_s = prepared.remaining_s()
         first_s = total_s * connect_share
         headers = prepared.headers
@@ -59,20 +61,20 @@ class _OverClient(Generic[_Client]):
             prepared.request.method,
             prepared.request.url,
             headers=headers,
-            content=prepared.body or None,
+            content=prepared.content or None,
             timeout=httpx.Timeout(total_s, connect=first_s, pool=first_s),
-            extensions={"trace": functools.partial(trace, prepared)} if self._own or guarded else {},
+            extensions={"trace": functools.partial(trace, prepared)} if self._own or prepared.may_send else {},
         )
-        if guarded:
+        if streamed:
             request.stream = _Guarded(prepared)
         return request
 
     def _failure(self, prepared: PreparedRequest, error: Exception) -> HttpFailure:
         """Return what an error means; one of the host's own is raised."""
-        if self._own or prepared.held_back:
+        if self._own or prepared.held_back or prepared.is_inside:
             return prepared.failure(error, httpx.TimeoutException)
         if _is_fault(error):
-            return _fault(error)
+            return prepared.judged(_fault(error))
         if is_of_other_loop(error):
             return HttpFailure(kind=FailureKind.BROKEN, detail=OTHER_LOOP)
         raise error
@@ -83,6 +85,9 @@ class HttpxTransport(_OverClient[httpx.Client]):
 
     def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
         try:
+            if prepared.request.public_only:
+                with contextlib.suppress(OSError, UnicodeError):
+                    _check_found(prepared, socket.getaddrinfo(*prepared.origin[1:], type=socket.SOCK_STREAM))
             request = self._request(prepared, _note)
             with contextlib.closing(self._client.send(request, stream=True, follow_redirects=False)) as response:
                 chunks = _was_read(response) if response.is_stream_consumed else response.iter_raw()
@@ -99,6 +104,10 @@ class AsyncHttpxTransport(_OverClient[httpx.AsyncClient]):
 
     async def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
         try:
+            if prepared.request.public_only:
+                with contextlib.suppress(OSError, UnicodeError):
+                    look_up = asyncio.get_running_loop().getaddrinfo
+                    _check_found(prepared, await look_up(*prepared.origin[1:], type=socket.SOCK_STREAM))
             request = self._request(prepared, _anote, CONNECT_SHARE)
             response = await self._client.send(request, stream=True, follow_redirects=False)
             async with contextlib.aclosing(response):
@@ -112,6 +121,14 @@ class AsyncHttpxTransport(_OverClient[httpx.AsyncClient]):
         await self._client.aclose()
 
 
+def _check_found(
+    prepared: PreparedRequest, found: Iterable[tuple[object, object, object, str, tuple[object, ...]]]
+) -> None:
+    """Check what the host's name stands for; a name that only a proxy can look up passes."""
+    for *_, address in found:
+        prepared.check_address(address[0])
+
+
 async def _anote(prepared: PreparedRequest, event: str, info: Mapping[str, object]) -> None:
     _note(prepared, event, info)
 
@@ -123,19 +140,8 @@ def _note(prepared: PreparedRequest, event: str, info: Mapping[str, object]) -> 
         prepared.phase = Phase.SENDING
 
 
-class _Guarded(httpx.SyncByteStream, httpx.AsyncByteStream):
+class _Guarded(Streamed, httpx.SyncByteStream, httpx.AsyncByteStream):
     """A body that asks whether it may go out when it is about to: whatever the host's transport is, a connection is there."""
-
-    def __init__(self, prepared: PreparedRequest) -> None:
-        self._prepared = prepared
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._prepared.check()
-        yield self._prepared.body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self._prepared.check()
-        yield self._prepared.body
 
 
 def _reading(prepared: PreparedRequest, response: httpx.Response) -> Reading:
