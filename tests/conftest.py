@@ -187,6 +187,7 @@ ONE_SERVER = {
     "test_stray_404",
     "test_tool",
     "test_twilio",
+    "test_whatsapp_lives",
 }
 
 

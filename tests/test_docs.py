@@ -116,6 +116,8 @@ def test_the_python_of_a_page_runs_and_prints_what_stands_below(path, require_se
             "ULTRAMSG_URL": ultramsg.url,
             "WHATSAPP_FACTORY_URL": factory.url,
             "AGENT_TOKEN": "token",
+            "WHATSAPP_APP_SECRET": "app-secret",
+            "WHATSAPP_VERIFY_TOKEN": "made-up",
             "HEALTH_PORT": str(unused_port()),
             "PYTHONUTF8": "1",
         }
@@ -184,6 +186,7 @@ def test_every_variable_of_the_docs_is_read():
     from videopoll.cli import options
     from videopoll.cli.app import build_app
     from videopoll.cli.providers import url_variable
+    from videopoll.cli.shipped import SHIPPED
     from videopoll.video_api.apis import ALL
 
     commands = [typer.main.get_command(build_app())]
@@ -192,6 +195,7 @@ def test_every_variable_of_the_docs_is_read():
         commands += getattr(command, "commands", {}).values()
         read |= {str(parameter.envvar) for parameter in command.params}
     read |= {url_variable(api) for api in ALL.values()}
+    read |= {variable for shipped in SHIPPED.values() for variable in shipped.variables}
     for path in TEXTS:
         told = set(re.findall(r"\bVIDEOPOLL_[A-Z_]+\b", path.read_text(encoding="utf-8")))
         assert told <= read, name_of(path)

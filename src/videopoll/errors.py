@@ -10,6 +10,7 @@
     ├── QueueError                          Redis
     │   ├── QueueUnavailableError           ... cannot be reached, or is not ready: try again
     │   └── QueueRefusedError               ... answers, and says no: an operator has to act
+    ├── BadSignatureError                   what came to an endpoint is not from whom it says
     └── NotifierError                       raised by a notifier to say what became of its message
         ├── NotSentError                    surely nothing was sent: videopoll tries again
         └── RefusedError                    the channel refused this message for good
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.outcome import MessageForm
 
 __all__ = [
+    "BadSignatureError",
     "ConfigurationError",
     "InvalidGenerationError",
     "InvalidJobError",
@@ -91,6 +93,13 @@ class QueueRefusedError(QueueError):
     def __init__(self, text: str = "", *, about_data: bool = False) -> None:
         super().__init__(text)
         self.about_data = about_data
+
+
+class BadSignatureError(VideopollError):
+    """A request to an endpoint of the host bears no signature of the channel it claims to come from.
+
+    Nothing in it was looked at. Answer it with 401, and raise no alarm: anybody can send such requests.
+    """
 
 
 class NotifierError(VideopollError):

@@ -21,6 +21,7 @@ COMMANDS = {
     "worker": (RUN, "videopoll.cli.commands.worker", "worker"),
     "enqueue": (RUN, "videopoll.cli.commands.enqueue", "enqueue"),
     "providers": (RUN, "videopoll.cli.commands.providers", "providers"),
+    "channels": (RUN, "videopoll.cli.commands.channels", "channels"),
     "status": (OPERATE, "videopoll.cli.commands.status", "status"),
     "watch": (OPERATE, "videopoll.cli.commands.watch", "watch"),
     "jobs": (OPERATE, "videopoll.cli.commands.jobs", "jobs"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from videopoll._reasons import own
 from videopoll.cli.load import call_function, load_function
 from videopoll.cli.options import ULTRAMSG_TOKEN, WHATSAPP_FACTORY_TOKEN, secret
+from videopoll.cli.shipped import build_shipped
 from videopoll.errors import ConfigurationError
 from videopoll.messages import Message, NotSent, Recipient
 from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFactoryNotifier
@@ -25,7 +27,7 @@ Channels: TypeAlias = "dict[str, Notifier | AsyncNotifier]"
 
 NO_CHANNEL = (
     "no channel is configured, so no user gets anything: set --ultramsg-instance and VIDEOPOLL_ULTRAMSG_TOKEN,"
-    " or --whatsapp-factory-url, --whatsapp-factory-instance and VIDEOPOLL_WHATSAPP_FACTORY_TOKEN"
+    " or --whatsapp-factory-url, --whatsapp-factory-instance and VIDEOPOLL_WHATSAPP_FACTORY_TOKEN, or --channel"
 )
 
 
@@ -51,7 +53,7 @@ def build_channels(
     resolving: bool,
     hosts: Iterable[str] = (),
 ) -> Channels:
-    """Build the channels that are fully configured, and the host's own, each ``name=package.module:function``.
+    """Build the channels that are fully configured, and those of ``--channel``: a name, or ``name=package.module:function``.
 
     With a resolver, the recipient may bring instance and token.
 
@@ -76,8 +78,13 @@ def build_channels(
         )
     for each in hosts:
         name, equals, function = each.partition("=")
+        if not equals and re.fullmatch(r"[a-z0-9_]+", name):
+            channels[name] = build_shipped(name, resolving=resolving)
+            continue
         if not name or not equals:
-            msg = f"--channel looks like name=package.module:function, got {each!r}"
+            msg = (
+                f"--channel looks like name=package.module:function, or is a name such as whatsapp_cloud, got {each!r}"
+            )
             raise ConfigurationError(msg)
         channels[name] = cast("Notifier | AsyncNotifier", call_function(f"--channel {name}", function))
     return channels

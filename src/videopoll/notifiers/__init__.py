@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from videopoll.notifiers.ultramsg import UltraMsgNotifier
     from videopoll.notifiers.video_check import VideoCheck
     from videopoll.notifiers.webhook import WebhookNotifier
+    from videopoll.notifiers.whatsapp_cloud import WhatsAppCloudNotifier
     from videopoll.notifiers.whatsapp_factory import WhatsAppFactoryNotifier
+    from videopoll.notifiers.whatsapp_template import WhatsAppTemplate
     from videopoll.observe.redact import redact
 else:
     __getattr__, __dir__ = export(
@@ -43,7 +45,9 @@ else:
             "videopoll.notifiers.ultramsg": "UltraMsgNotifier",
             "videopoll.notifiers.video_check": "VideoCheck",
             "videopoll.notifiers.webhook": "WebhookNotifier",
+            "videopoll.notifiers.whatsapp_cloud": "WhatsAppCloudNotifier",
             "videopoll.notifiers.whatsapp_factory": "WhatsAppFactoryNotifier",
+            "videopoll.notifiers.whatsapp_template": "WhatsAppTemplate",
             "videopoll.observe.redact": "redact",
         },
     )
@@ -70,7 +74,9 @@ __all__ = [
     "UltraMsgNotifier",
     "VideoCheck",
     "WebhookNotifier",
+    "WhatsAppCloudNotifier",
     "WhatsAppFactoryNotifier",
+    "WhatsAppTemplate",
     "receipt_for_code",
     "receipt_for_status",
     "recipient_of",

@@ -33,6 +33,7 @@ from videopoll.testing.sandbox import AsyncSandbox, Sandbox
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 from videopoll.testing.video_api import FakeVideoApi
 from videopoll.testing.waiting import async_wait_until, wait_until
+from videopoll.testing.whatsapp_cloud import FakeWhatsAppCloud
 
 __all__ = [
     "CRASH_POINTS",
@@ -45,6 +46,7 @@ __all__ = [
     "FakeServer",
     "FakeUltraMsg",
     "FakeVideoApi",
+    "FakeWhatsAppCloud",
     "FakeWhatsAppFactory",
     "FolderPublisher",
     "MemoryServer",

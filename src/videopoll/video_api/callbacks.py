@@ -13,11 +13,12 @@ import hmac
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from videopoll._http import HttpReply
+from videopoll._http.received import MAX_RECEIVED_BYTES, Headers, headers_named
 from videopoll._reasons import Reason, own
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.job import MAX_ID_CHARS
@@ -31,15 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CallbackRefused", "CallbackVerified", "Headers", "keys_of", "keys_of_jwks", "verify_callback"]
 
-Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
-"""The headers of a request, as web frameworks have them: a mapping, or pairs, in any case."""
-
 WINDOW_S = 300
 """By how much the time of a callback may differ from ours, as all of these APIs advise."""
 
-MAX_BODY_BYTES = 1_000_000
-MAX_HEADER_CHARS = 4096
-MAX_HEADERS = 200
 MAX_KEYS = 20
 ED25519_KEY_BYTES = 32
 ED25519_SIGNATURE_BYTES = 64
@@ -106,10 +101,10 @@ def verify_callback(
     if not isinstance(body, bytes | bytearray | memoryview):
         msg = f"a callback's body must be the bytes as they came, got {type(body).__name__}: a parsed body has no signature"
         raise ConfigurationError(msg)
-    if len(body) > MAX_BODY_BYTES:
-        return CallbackRefused(own(f"larger than {MAX_BODY_BYTES} bytes"), HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if len(body) > MAX_RECEIVED_BYTES:
+        return CallbackRefused(own(f"larger than {MAX_RECEIVED_BYTES} bytes"), HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     body = bytes(body)
-    given = _needed(headers, _NEEDED[scheme.signing])
+    given = headers_named(headers, _NEEDED[scheme.signing])
     if given is None:
         return CallbackRefused(own("the headers of its signature are missing, or not what they should be"))
     time, signatures, signed = _READ[scheme.signing](given, body)
@@ -208,29 +203,6 @@ def _fal(given: Mapping[str, str], body: bytes) -> _Read:
 
 
 _READ = {Signing.STANDARD_WEBHOOKS: _standard, Signing.OPENROUTER: _openrouter, Signing.FAL: _fal}
-
-
-def _needed(headers: Headers, names: tuple[str, ...]) -> dict[str, str] | None:
-    """Return these headers; None if one is missing, is there twice, or has more in it than printable ASCII."""
-    found: dict[str, str] = {}
-    # Those of the standard library's server are no mapping, and give names alone when they are gone through.
-    items = getattr(headers, "items", None)
-    pairs = cast("Iterable[tuple[object, object]]", items() if callable(items) else headers)
-    for count, (name, value) in enumerate(pairs):
-        if count >= MAX_HEADERS:
-            break
-        name = _text(name).lower()  # noqa: PLW2901 - the same in one form
-        if name not in names:
-            continue
-        text = _text(value)
-        if name in found or not text or len(text) > MAX_HEADER_CHARS or not (text.isascii() and text.isprintable()):
-            return None
-        found[name] = text
-    return found if len(found) == len(names) else None
-
-
-def _text(value: object) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else value if isinstance(value, str) else ""
 
 
 def _time(text: str) -> int | None:

@@ -96,8 +96,10 @@ OwnChannels: TypeAlias = Annotated[
     typer.Option(
         "--channel",
         envvar="VIDEOPOLL_CHANNEL",
-        metavar="NAME=PACKAGE.MODULE:FUNCTION",
-        help="A channel, and your function that builds its notifier; as often as you like. In the variable, spaces separate them.",
+        metavar="NAME[=PACKAGE.MODULE:FUNCTION]",
+        help="A channel that ships with videopoll and is configured by its variables (videopoll channels lists them), or"
+        " one of your own and the function that builds its notifier; as often as you like. In the variable, spaces"
+        " separate them.",
         rich_help_panel=CHANNELS,
     ),
 ]

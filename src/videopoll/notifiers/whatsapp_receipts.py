@@ -1,0 +1,145 @@
+"""What Meta tells of WhatsApp messages after it has accepted them: signed webhooks, read by pure functions.
+
+Mount an endpoint that hands the request on::
+
+    GET   WhatsAppCloudNotifier.answer_handshake(query, verify_token)      200 with the text, or 403 for None
+    POST  WhatsAppCloudNotifier.read_receipts(headers, body, app_secret)   200; 401 for a BadSignatureError
+
+What comes from outside may be anything: the body is bounded, its signature compared in
+constant time, and nothing in it is read before that holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from videopoll._http import HttpReply
+from videopoll._http.received import MAX_RECEIVED_BYTES, Headers, headers_named
+from videopoll._reasons import own
+from videopoll.errors import BadSignatureError, ConfigurationError
+from videopoll.messages import MessageReceipt, NotSent, ReceiptKind, Refused
+from videopoll.notifiers.whatsapp_codes import receipt_for_error_of_meta
+from videopoll.observe.redact import redacted
+
+if TYPE_CHECKING:
+    from videopoll.jobs.codec import JsonValue
+
+__all__ = ["answer_handshake", "read_receipts"]
+
+MAX_RECEIPTS = 1_000
+"""The most that one webhook is read for; Meta gathers at most some hundreds."""
+
+LONGEST_TAG = 512
+LONGEST_CHALLENGE = 256
+SIGNATURE_HEADER = "x-hub-signature-256"
+
+_KINDS = {kind.value: kind for kind in ReceiptKind}
+_FAILED_WITHOUT_REASON: Mapping[str, JsonValue] = {"message": "the webhook gives no reason"}
+
+
+def read_receipts(
+    headers: Headers,
+    body: bytes,
+    app_secret: str | Iterable[str],
+    *,
+    document: bool = False,
+    signature_header: str = SIGNATURE_HEADER,
+) -> tuple[MessageReceipt, ...]:
+    """Return what a webhook says of messages; empty for one that is about something else.
+
+    Args:
+        headers: The request's headers.
+        body: Its body, byte for byte as it came.
+        app_secret: The secret of the Meta app (App settings, Basic), or several while it is
+            being changed.
+        document: The same as that of `WhatsAppCloudNotifier`.
+        signature_header: The header with the signature: hex digits of HMAC-SHA256, with or
+            without ``sha256=`` before them. 360dialog's is ``x-360dialog-signature``.
+
+    Raises:
+        BadSignatureError: It is not Meta's, or larger than 1 MB. Answer with 401.
+        ConfigurationError: There is no secret, or the body is no bytes.
+    """
+    secrets = [app_secret] if isinstance(app_secret, str) else list(app_secret)
+    if not secrets or not all(secrets):
+        msg = "read_receipts needs the app secret of the Meta app: without one anybody could write receipts"
+        raise ConfigurationError(msg)
+    if not isinstance(body, bytes | bytearray | memoryview):
+        msg = f"a webhook's body must be the bytes as they came, got {type(body).__name__}: a parsed body has no signature"
+        raise ConfigurationError(msg)
+    if len(body) > MAX_RECEIVED_BYTES:
+        raise BadSignatureError(own(f"the webhook is larger than {MAX_RECEIVED_BYTES} bytes"))
+    body, name = bytes(body), signature_header.lower()
+    given = (headers_named(headers, {name}) or {}).get(name, "")
+    expected = [hmac.new(secret.encode(), body, hashlib.sha256).hexdigest() for secret in secrets]
+    # All of them, whatever the first says: the time tells nothing of which it was.
+    fits = [hmac.compare_digest(given.removeprefix("sha256=").lower(), one) for one in expected]
+    if not any(fits):
+        raise BadSignatureError(own("the webhook's signature is missing or does not fit the app secret"))
+    statuses = list(_statuses(HttpReply(status=200, body=body).json()))
+    return tuple(receipt for status in statuses[:MAX_RECEIPTS] if (receipt := _receipt(status, document)) is not None)
+
+
+def answer_handshake(query: Mapping[str, str], verify_token: str) -> str | None:
+    """Return the text with which Meta's GET is answered when an endpoint is set up; None to answer with 403.
+
+    Args:
+        query: The fields of the request's query.
+        verify_token: What you typed into the app's settings as "Verify token".
+
+    Raises:
+        ConfigurationError: The token is empty.
+    """
+    if not verify_token:
+        msg = "answer_handshake needs the verify token that stands in the app's settings"
+        raise ConfigurationError(msg)
+    token, challenge = query.get("hub.verify_token"), query.get("hub.challenge")
+    if query.get("hub.mode") != "subscribe" or not isinstance(token, str) or not isinstance(challenge, str):
+        return None
+    right = hmac.compare_digest(token.encode("utf-8", "replace"), verify_token.encode("utf-8", "replace"))
+    # Meta's is a number; whatever else could be a page with a script.
+    plain = re.fullmatch(r"[A-Za-z0-9_-]+", challenge) and len(challenge) <= LONGEST_CHALLENGE
+    return challenge if right and plain else None
+
+
+def _statuses(told: object) -> Iterator[Mapping[str, JsonValue]]:
+    for entry in _dicts(told, "entry"):
+        for change in _dicts(entry, "changes"):
+            yield from _dicts(change.get("value"), "statuses")
+
+
+def _dicts(holder: object, name: str) -> Iterator[Mapping[str, JsonValue]]:
+    listed = holder.get(name) if isinstance(holder, dict) else None
+    return (one for one in listed if isinstance(one, dict)) if isinstance(listed, list) else iter(())
+
+
+def _receipt(status: Mapping[str, JsonValue], document: bool) -> MessageReceipt | None:  # noqa: FBT001 - private
+    kind, message_id, tag = (
+        _KINDS.get(str(status.get("status"))),
+        status.get("id"),
+        status.get("biz_opaque_callback_data"),
+    )
+    if kind is None or not isinstance(message_id, str) or not message_id:
+        return None
+    reference = tag if isinstance(tag, str) and 0 < len(tag) <= LONGEST_TAG else None
+    at = str(status.get("timestamp"))
+    at_ms = int(at) * 1000 if re.fullmatch(r"[0-9]{1,12}", at) else None
+    if kind is not ReceiptKind.FAILED:
+        return MessageReceipt(kind=kind, message_id=message_id, reference=reference, at_ms=at_ms)
+    error = next(_dicts(status, "errors"), _FAILED_WITHOUT_REASON)
+    fate = receipt_for_error_of_meta(error, document=document)
+    to = status.get("recipient_id")
+    return MessageReceipt(
+        kind=kind,
+        message_id=message_id,
+        reference=reference,
+        at_ms=at_ms,
+        reason=redacted(fate.reason, to if isinstance(to, str) else None),
+        passing=isinstance(fate, NotSent),
+        try_text=isinstance(fate, Refused) and fate.try_text,
+        then=fate.then if isinstance(fate, Refused) else None,
+    )

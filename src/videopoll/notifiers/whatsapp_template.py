@@ -1,0 +1,59 @@
+"""Templates of WhatsApp, which go to users who have not written for 24 hours."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import attrs
+
+from videopoll.errors import ConfigurationError
+from videopoll.texts import cut
+
+if TYPE_CHECKING:
+    from videopoll.jobs.codec import JsonValue
+    from videopoll.messages import Message
+
+__all__ = ["WhatsAppTemplate"]
+
+PARAMETER_LIMIT = 1024
+
+
+@attrs.frozen
+class WhatsAppTemplate:
+    """A template that Meta has approved, for users who have not written for 24 hours.
+
+    It has a video in its header, and in its body no variable, or the one that `caption` says.
+
+    Args:
+        name: Its name, e.g. ``"video_ready"``.
+        language: The code of its language, e.g. ``"es"``.
+        caption: Whether its body has one variable, for the caption of the video.
+
+    Raises:
+        ConfigurationError: No template has such a name or language.
+    """
+
+    name: str
+    language: str
+    caption: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9_]{1,512}", self.name) or not re.fullmatch(
+            r"[A-Za-z]{2,3}(_[A-Za-z]{2,4})?", self.language
+        ):
+            msg = (
+                "a WhatsAppTemplate has a name of lower-case letters, digits and '_', and a language such as 'es' or"
+                f" 'pt_BR', got {self.name!r} and {self.language!r}"
+            )
+            raise ConfigurationError(msg)
+
+    def to_fields(self, message: Message, video: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """Return the template as it stands in a request."""
+        header: dict[str, JsonValue] = {"type": "header", "parameters": [{"type": "video", "video": video}]}
+        components: list[JsonValue] = [header]
+        if self.caption:
+            # A parameter is one line, without five spaces in a row.
+            words = cut(" ".join(message.caption.split()), PARAMETER_LIMIT)
+            components.append({"type": "body", "parameters": [{"type": "text", "text": words}]})
+        return {"name": self.name, "language": {"code": self.language}, "components": components}
