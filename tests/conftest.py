@@ -15,6 +15,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from kit import World, open_world
+from kit.fleets import Cluster, Watched
 from kit.resp_proxy import RespProxy
 from kit.trouble import Trouble
 from videopoll.testing import EmbeddedRedis, assert_no_keys_leaked
@@ -66,6 +67,22 @@ def _require_server(which: ServerChoice) -> None:
     if os.environ.get("CI", "").lower() in {"1", "true"}:
         pytest.fail(f"CI has to test on {which}, which is not installed", pytrace=False)
     pytest.skip(f"{which} is not installed")
+
+
+@pytest.fixture(scope="session")
+def cluster(require_server) -> Iterator[Cluster]:
+    """Three masters with a replica each. A test that kills a node revives it."""
+    require_server("redis")
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def watched(require_server) -> Iterator[Watched]:
+    """A primary, its replica, and three sentinels. A test that kills the primary revives it."""
+    require_server("redis")
+    with Watched() as watched:
+        yield watched
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import redis
 from kit import until
 from kit.trouble import is_lost, jobs
 from videopoll import AsyncRedisVideoJobQueue, QueueUnavailableError, RedisVideoJobQueue, events
-from videopoll.queue import connect
+from videopoll.queue import pools
 from videopoll.testing import EmbeddedRedis
 
 
@@ -96,7 +96,7 @@ def test_the_first_enqueue_of_the_morning_does_not_meet_a_connection_that_was_fo
     trouble, queue, call, monkeypatch
 ):
     """A firewall forgets idle connections and says nothing: whoever uses one waits for an answer in vain."""
-    monkeypatch.setattr(connect, "RESTED_S", 0.2)
+    monkeypatch.setattr(pools, "RESTED_S", 0.2)
     enqueue(trouble, queue, call, "job_0")
     trouble.proxy.forget()
     slept_s = time.monotonic() + 0.3

@@ -20,7 +20,7 @@ from kit import until
 from kit.trouble import BRISK, at_least, is_lost, jobs
 from videopoll import LeasePolicy, QueueUnavailableError, RedisVideoJobQueue, events
 from videopoll.errors import QueueRefusedError
-from videopoll.queue.connect import to_queue_error
+from videopoll.queue.errors import to_queue_error
 from videopoll.testing import EmbeddedRedis, Reply, unused_port
 
 

@@ -202,15 +202,37 @@ def test_a_client_beside_a_hosts_goes_to_the_same_place(of, redis_url):
     assert beside.max_connections != 7
 
 
-def test_where_a_sentinel_leads_is_not_known():
-    """A host with Sentinel gives its runner a history itself."""
-    pool = redis.SentinelConnectionPool("mymaster", redis.Sentinel([("127.0.0.1", 1)]))
-    assert client_beside(redis.Redis.from_pool(pool), 1.0) is None
+@pytest.mark.parametrize("of", [redis, redis.asyncio])
+def test_a_client_beside_one_of_sentinel_asks_the_same_sentinels(of):
+    """With their user and the server's, each at its own."""
+    manager = of.Sentinel([("h1", 1), ("h2", 2)], sentinel_kwargs={"password": "theirs"}, password="own", db=3)
+    beside = client_beside(manager.master_for("mymaster"), 1.0)
+
+    options = beside.connection_pool.connection_kwargs
+    assert (options["password"], options["db"]) == ("own", 3)
+    route = options["route"]
+    assert (route.first_nodes, route.service, route.options) == (
+        (("h1", 1), ("h2", 2)),
+        "mymaster",
+        {"password": "theirs"},
+    )
+
+
+def test_where_a_client_leads_that_opens_its_connections_in_a_way_of_its_own_is_not_known():
+    """A host with such a client gives its runner a history itself."""
+
+    class Own(redis.Connection):
+        pass
+
+    assert client_beside(redis.Redis.from_pool(redis.ConnectionPool(connection_class=Own)), 1.0) is None
 
 
 def test_a_queue_on_a_hosts_client_offers_a_history(redis_url, prefix):
     """It writes to the same server, under the same prefix."""
-    with client_of(redis_url, 1.0) as own, RedisVideoJobQueue(own, prefix=prefix).open_history() as history:
+    with (
+        client_of(redis_url, Keys(prefix), 1.0) as own,
+        RedisVideoJobQueue(own, prefix=prefix).open_history() as history,
+    ):
         assert history is not None
         assert repr(history) == f"RedisHistory(prefix={prefix!r})"
 

@@ -188,7 +188,7 @@ def test_a_node_that_has_not_the_keys_says_where_to_connect(kind, call):
     with Grumpy("MOVED 3999 127.0.0.1:6381") as server:
         bench = Bench(kind, server.url, "video", call, None)
         with pytest.raises(
-            QueueUnavailableError, match=r"another node .* hash tag, such as \{video\}, and connect to the node"
+            QueueUnavailableError, match=r"another node .* hash tag, such as \{video\}, and write redis\+cluster"
         ):
             bench.enqueue()
         call(bench.queue.close())

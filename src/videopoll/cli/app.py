@@ -32,6 +32,7 @@ COMMANDS = {
     "drain": (OPERATE, "videopoll.cli.commands.drain", "drain"),
     "hand-back": (OPERATE, "videopoll.cli.commands.hand_back", "hand_back"),
     "doctor": (OPERATE, "videopoll.cli.commands.doctor", "doctor"),
+    "acl": (OPERATE, "videopoll.cli.commands.acl", "acl"),
     "dead": (OPERATE, "videopoll.cli.commands.dead", "app"),
 }
 """In the order of the help: each command's group, its module, and what it is called there."""

@@ -19,7 +19,7 @@ import typer
 from videopoll.policies import KeyTtls
 from videopoll.queue.connect import client_of
 from videopoll.queue.redis_queue import RedisVideoJobQueue
-from videopoll.queue.schema import DEFAULT_PREFIX
+from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.video_api.client import DEFAULT_BASE_URL
 
 __all__ = [
@@ -65,7 +65,7 @@ RedisUrl: TypeAlias = Annotated[
     typer.Option(
         "--redis-url",
         envvar="VIDEOPOLL_REDIS_URL",
-        help="Where the jobs are: redis://, rediss:// or unix://.",
+        help="Where the jobs are: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://.",
         rich_help_panel="Redis",
     ),
 ]
@@ -169,13 +169,13 @@ def open_queue(redis_url: str, prefix: str, job_ttl_s: int = DEFAULT_JOB_TTL_S) 
 
 
 @contextlib.contextmanager
-def open_client(redis_url: str) -> Iterator[redis.Redis]:
-    """Open a client for a command that reads keys itself.
+def open_client(redis_url: str, prefix: str) -> Iterator[redis.Redis]:
+    """Open a client for a command that reads keys of a prefix itself.
 
     Raises:
-        ConfigurationError: The URL cannot be read.
+        ConfigurationError: The URL or the prefix cannot be read, or they do not fit together.
     """
-    client = client_of(redis_url, REDIS_TIMEOUT_S)
+    client = client_of(redis_url, Keys(prefix), REDIS_TIMEOUT_S)
     try:
         yield client
     finally:

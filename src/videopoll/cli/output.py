@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from videopoll.cli.certificates import with_certificates, without_certificates
 from videopoll.errors import ConfigurationError, InvalidJobError, VideopollError
 from videopoll.observe.log import shown
 
@@ -55,12 +56,15 @@ INTERRUPTED = 130
 
 
 def guarded(command: Callable[P, T]) -> Callable[P, T]:
-    """Wrap a command so that its errors end as one line and an exit code, never as a stack trace."""
+    """Wrap a command so that its errors end as one line and an exit code, never as a stack trace.
+
+    If it has a URL of Redis, it has the options for certificates, too.
+    """
 
     @functools.wraps(command)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return command(*args, **kwargs)
+            return command(*args, **without_certificates(kwargs))
         except VideopollError as error:
             complain(str(error))
             # Both say that what was asked for is wrong, not that it failed.
@@ -72,6 +76,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
 
+    with_certificates(command, call)
     return call
 
 

@@ -9,10 +9,11 @@ from typing_extensions import override
 
 from videopoll.core.belonging import OfProcess
 from videopoll.queue import calls
-from videopoll.queue.connect import MAX_CONNECTIONS, check_client, client_beside, shown_address
+from videopoll.queue.connect import check_client, client_beside, shown_address
 from videopoll.queue.history import TIMEOUT_S as HISTORY_TIMEOUT_S
 from videopoll.queue.history import RedisHistory
 from videopoll.queue.operations import Operations
+from videopoll.queue.pools import MAX_CONNECTIONS
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.tool_calls import ToolCalls
 
@@ -29,17 +30,34 @@ if TYPE_CHECKING:
 __all__ = ["BaseQueue"]
 
 ClientT = TypeVar("ClientT")
+ClusterT = TypeVar("ClusterT")
 SeatsT = TypeVar("SeatsT")
 
 
-class BaseQueue(OfProcess, Generic[ClientT, SeatsT]):
+FRONT_TIMEOUT_S = 2.0
+"""Seconds that a producer's call waits, where nothing else is said."""
+
+WORKER_TIMEOUT_S = 10.0
+"""Seconds that a worker's call waits, where nothing else is said."""
+
+BLOCKING_TIMEOUT_S = calls.LONGEST_BLOCK_S + 10
+"""Seconds that the connection of an idle worker waits: longer than it blocks."""
+
+
+class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
     """What both twins are made of: how they are built. Theirs are the methods that wait for Redis."""
 
     _client_type: ClassVar[type]
     """The class of client that this twin takes."""
 
-    _new_client: Callable[[str, float, int], ClientT]
-    """Returns a client of a URL, with a time limit in seconds for each call, and so many connections at most."""
+    _cluster_type: ClassVar[type]
+    """The class of client of a whole cluster from which this twin makes its own."""
+
+    _new_client: Callable[[str, Keys, float, int], ClientT]
+    """Returns a client of a URL for some keys, with a time limit in seconds, and so many connections at most."""
+
+    _new_client_of_cluster: Callable[[ClusterT, Keys, float], ClientT]
+    """Returns a client to the node of a host's cluster that has the keys, with a time limit in seconds."""
 
     _new_seats: Callable[[ClientT], SeatsT]
     """Returns the places of the waits, which listen on a connection of this client."""
@@ -49,7 +67,7 @@ class BaseQueue(OfProcess, Generic[ClientT, SeatsT]):
 
     def __init__(
         self,
-        client: ClientT,
+        client: ClientT | ClusterT,
         *,
         front: ClientT | None = None,
         blocking: ClientT | None = None,
@@ -59,15 +77,26 @@ class BaseQueue(OfProcess, Generic[ClientT, SeatsT]):
         delivery: DeliveryPolicy | None = None,
         hooks: Iterable[Hook] = (),
     ) -> None:
+        keys = Keys(prefix)
+        self._owned: tuple[ClientT, ...] = ()
+        if isinstance(client, self._cluster_type):
+            cluster = cast("ClusterT", client)
+            own = [
+                self._new_client_of_cluster(cluster, keys, limit_s)
+                for limit_s in (WORKER_TIMEOUT_S, FRONT_TIMEOUT_S, BLOCKING_TIMEOUT_S)
+            ]
+            client, self._owned = own[0], tuple(own)
+            front, blocking = front or own[1], blocking or own[2]
         for one in (client, front, blocking):
             if one is client or one is not None:
                 check_client(one, self._client_type, type(self).__name__)
-        self._client, self._blocking = client, blocking
-        self._front: ClientT = client if front is None else front
+        self._client: ClientT = cast("ClientT", client)
+        self._blocking: ClientT | None = blocking
+        self._front: ClientT = self._client if front is None else front
         self._operations = Operations(
             cast("redis.Redis", self._client),
             cast("redis.Redis", self._front),
-            keys=Keys(prefix),
+            keys=keys,
             ttls=ttls,
             dead_letters=dead_letters,
             delivery=delivery,
@@ -75,7 +104,6 @@ class BaseQueue(OfProcess, Generic[ClientT, SeatsT]):
         )
         self._seats = self._new_seats(self._front)
         self._interrupted = threading.Event()
-        self._owned: tuple[ClientT, ...] = ()
         self._begin_in_process()
 
     @override
@@ -94,15 +122,17 @@ class BaseQueue(OfProcess, Generic[ClientT, SeatsT]):
         dead_letters: DeadLetterPolicy | None = None,
         delivery: DeliveryPolicy | None = None,
         hooks: Iterable[Hook] = (),
-        front_timeout_s: float = 2.0,
-        worker_timeout_s: float = 10.0,
+        front_timeout_s: float = FRONT_TIMEOUT_S,
+        worker_timeout_s: float = WORKER_TIMEOUT_S,
         max_connections: int = MAX_CONNECTIONS,
     ) -> Self:
         """Build a queue with connections of its own.
 
         Args:
-            url: ``redis://``, ``rediss://`` or ``unix://``.
-            prefix: What every key starts with.
+            url: ``redis://``, ``rediss://`` or ``unix://`` for one server; ``redis+sentinel://host1,host2/service/0``
+                for the one that sentinels name; ``redis+cluster://host1,host2`` for the nodes of a cluster. With
+                ``rediss+`` all of them are asked over TLS.
+            prefix: What every key starts with. In a cluster it has to be a hash tag, such as ``{video}``.
             ttls: How long the documented keys live.
             dead_letters: How many dead letters are kept, and how long.
             delivery: The delivery policy of notices that `cancel` and `redrive` start.
@@ -116,13 +146,15 @@ class BaseQueue(OfProcess, Generic[ClientT, SeatsT]):
                 one more, and a worker about five of its own.
 
         Raises:
-            ConfigurationError: The URL cannot be read, has an option that does not exist, or turns off the check
-                of the server's certificate; or an argument cannot be what it is to be.
+            ConfigurationError: The URL cannot be read, has an option that does not exist, names certificates that
+                cannot be used, or turns off the check of the server's certificate; it is a cluster's, and the prefix
+                has no hash tag; or an argument cannot be what it is to be.
         """
-        front = cls._new_client(url, front_timeout_s, max_connections)
+        keys = Keys(prefix)
+        front = cls._new_client(url, keys, front_timeout_s, max_connections)
         worker, blocking, listening = (
-            cls._new_client(url, limit_s, MAX_CONNECTIONS)
-            for limit_s in (worker_timeout_s, calls.LONGEST_BLOCK_S + 10, front_timeout_s)
+            cls._new_client(url, keys, limit_s, MAX_CONNECTIONS)
+            for limit_s in (worker_timeout_s, BLOCKING_TIMEOUT_S, front_timeout_s)
         )
         queue = cls(
             worker,
@@ -143,7 +175,7 @@ class BaseQueue(OfProcess, Generic[ClientT, SeatsT]):
         """Return what keeps the stories of jobs and the heartbeat of a worker, on a connection of its own.
 
         None where a client of the host is used that says in no known way where it
-        connects to (a Sentinel's): give the runner a `RedisHistory` among its hooks then.
+        connects to: give the runner a `RedisHistory` among its hooks then.
         """
         client = client_beside(cast("redis.Redis", self._client), HISTORY_TIMEOUT_S)
         return None if client is None else RedisHistory(client, prefix=self.keys.prefix)

@@ -416,7 +416,8 @@ def _call_for(
 
 
 def _reschedule(keys: Keys, items: Sequence[Reschedule], ttls: KeyTtls) -> ScriptCall[list[TransitionResult]]:
-    args: list[str | bytes | int] = [keys.prefix, ttls.job_s]
+    args: list[str | bytes | int] = [ttls.job_s]
+    locks = _raws(keys.lock(item.claim.job_id) for item in items)
     for item in items:
         permille = None if item.progress is None else round(item.progress * 1000)
         optional = (item.attempts, item.doubt_ms, item.missing_ms, permille, item.queue_position, item.last_fault)
@@ -431,7 +432,7 @@ def _reschedule(keys: Keys, items: Sequence[Reschedule], ttls: KeyTtls) -> Scrip
                 words.pop()
             state = ":".join(words)
         args += (raw(item.claim.job_id), item.claim.token, item.due_ms, state)
-    return ScriptCall(RESCHEDULE, keys.fixed, tuple(args), _verdicts_on(items))
+    return ScriptCall(RESCHEDULE, (*keys.fixed, *locks), tuple(args), _verdicts_on(items))
 
 
 def _release(keys: Keys, items: Sequence[Release], ttls: KeyTtls) -> ScriptCall[list[TransitionResult]]:
@@ -671,8 +672,12 @@ def redrive(
 
 def poll_now(keys: Keys, job_id: str, *, counted: bool) -> ScriptCall[bool]:
     """Make the next poll of a scheduled job due at once; one that is not counted leaves the attempts as they are."""
-    attempts = b"" if counted else raw(keys.attempts(job_id))
-    return ScriptCall(POLL_NOW, keys.fixed, (raw(job_id), attempts), lambda reply: reply == 1)
+    return ScriptCall(
+        POLL_NOW,
+        (*keys.fixed, raw(keys.attempts(job_id))),
+        (raw(job_id), int(not counted)),
+        lambda reply: reply == 1,
+    )
 
 
 def beat(keys: Keys, worker_id: str, load: str, keep_s: int) -> ScriptCall[bool]:

@@ -17,7 +17,7 @@ from videopoll.jobs.job import check_is_text
 from videopoll.jobs.outcome import DeadLetter
 from videopoll.policies import check_count
 from videopoll.queue import calls
-from videopoll.queue.connect import queue_errors
+from videopoll.queue.errors import queue_errors
 from videopoll.queue.scripts import ScriptCall, arun, evaluate, run
 
 if TYPE_CHECKING:

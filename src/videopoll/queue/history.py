@@ -37,7 +37,8 @@ from videopoll.jobs.codec import dump, raw
 from videopoll.jobs.views import HistoryEvent
 from videopoll.observe.redact import redact
 from videopoll.queue.calls import beat
-from videopoll.queue.connect import REDIS_ERRORS, client_of, to_queue_error
+from videopoll.queue.connect import client_of
+from videopoll.queue.errors import REDIS_ERRORS, to_queue_error
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.scripts import evaluate, let_go_if_moved, run
 
@@ -102,7 +103,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
     in memory, at most 10,000; what does not fit is dropped and counted (`dropped`).
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``; or a client for it alone, which `close` closes.
+        url: The same as the queue's; or a client for it alone, which `close` closes.
         prefix: What every key starts with, the same as the queue's.
 
     Raises:
@@ -112,7 +113,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
     def __init__(self, url: str | redis.Redis, *, prefix: str = DEFAULT_PREFIX) -> None:
         self._keys = Keys(prefix)
         # A client that retried would make `close` wait for a Redis that is gone.
-        self._client = url if isinstance(url, redis.Redis) else client_of(url, TIMEOUT_S)
+        self._client = url if isinstance(url, redis.Redis) else client_of(url, self._keys, TIMEOUT_S)
         self._runner: RunnerStatus | None = None
         self._video_api: str | None = None
         self._video_apis: dict[str, JsonValue] = {}

@@ -24,7 +24,8 @@ from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
 from videopoll.observe.log import LogHook, shown
 from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, check_count, check_seconds, given
 from videopoll.queue import calls
-from videopoll.queue.connect import REDIS_ERRORS, ms_of, raise_queue_error
+from videopoll.queue.connect import ms_of
+from videopoll.queue.errors import REDIS_ERRORS, raise_queue_error
 from videopoll.queue.history_reader import read_history, read_workers
 from videopoll.queue.listing import list_jobs
 from videopoll.queue.receipts import Receiver, with_early_receipts

@@ -23,7 +23,7 @@ from videopoll.jobs.views import ReceiptCounts
 from videopoll.messages import MessageReceipt, ReceiptKind
 from videopoll.queue import watch_calls
 from videopoll.queue.calls import chunks
-from videopoll.queue.connect import REDIS_ERRORS, raise_queue_error
+from videopoll.queue.errors import REDIS_ERRORS, raise_queue_error
 from videopoll.queue.scripts import evaluate, read
 from videopoll.queue.watch_calls import Received
 

@@ -18,7 +18,7 @@ import redis.asyncio
 from videopoll._shield import to_the_end
 from videopoll.policies import ENDING_S
 from videopoll.queue.base import BaseQueue
-from videopoll.queue.connect import async_client_of, client_of
+from videopoll.queue.connect import async_client_of, async_client_of_cluster, client_of, client_of_cluster
 from videopoll.queue.dead_letters import AsyncDeadLetters, DeadLetters
 from videopoll.queue.listing import JobFilter
 from videopoll.queue.scripts import arun, run
@@ -51,14 +51,16 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRedisVideoJobQueue", "RedisVideoJobQueue"]
 
 
-class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
+class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
     """Keeps jobs in Redis, for threads and for code without an event loop.
 
     Producers need `enqueue`, `get` and `cancel`; the rest is for runners and operators.
     An instance may be shared by threads, and used in a forked child.
 
     Args:
-        client: A client for the workers' calls. It must not retry and not decode.
+        client: A client for the workers' calls. It must not retry and not decode. A client of a whole cluster
+            is only asked for its nodes, user, password and certificates: the queue opens connections of its own to
+            the node that has its keys, and needs no other client.
         front: A client for producers' calls, with short timeouts; `client` if there is none. Give
             it a ``BlockingConnectionPool``: others do not wait for a free connection. Where a
             firewall forgets idle connections, build it with ``health_check_interval``.
@@ -71,12 +73,14 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
         hooks: Hear of jobs that are enqueued and cancelled here.
 
     Raises:
-        ConfigurationError: A client retries, or decodes responses, or is no `redis.Redis`; or another argument
-            cannot be what it is to be.
+        ConfigurationError: A client retries, or decodes responses, or is no `redis.Redis`; it is a cluster's, and
+            the prefix has no hash tag; or another argument cannot be what it is to be.
     """
 
     _client_type = redis.Redis
+    _cluster_type = redis.RedisCluster
     _new_client = staticmethod(client_of)
+    _new_client_of_cluster = staticmethod(client_of_cluster)
     _new_seats = Seats
     _carry_out = staticmethod(run)
 
@@ -367,7 +371,7 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, Seats]):
         return DeadLetters(self._operations)
 
 
-class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, AsyncSeats]):
+class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, redis.asyncio.RedisCluster, AsyncSeats]):
     """The asyncio side of `RedisVideoJobQueue`: the same methods, to be awaited.
 
     A queue of `from_url` has connections for each event loop that uses it, and `close` closes
@@ -375,7 +379,9 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, AsyncSeats]):
     refused with a `QueueRefusedError`.
 
     Args:
-        client: A client for the workers' calls. It must not retry and not decode.
+        client: A client for the workers' calls. It must not retry and not decode. A client of a whole cluster
+            is only asked for its nodes, user, password and certificates: the queue opens connections of its own to
+            the node that has its keys, and needs no other client.
         front: A client for producers' calls, with short timeouts; `client` if there is none. Give
             it a ``BlockingConnectionPool``: others do not wait for a free connection. Where a
             firewall forgets idle connections, build it with ``health_check_interval``.
@@ -388,12 +394,14 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, AsyncSeats]):
         hooks: Hear of jobs that are enqueued and cancelled here.
 
     Raises:
-        ConfigurationError: A client retries, or decodes responses, or is no `redis.asyncio.Redis`; or another
-            argument cannot be what it is to be.
+        ConfigurationError: A client retries, or decodes responses, or is no `redis.asyncio.Redis`; it is a cluster's,
+            and the prefix has no hash tag; or another argument cannot be what it is to be.
     """
 
     _client_type = redis.asyncio.Redis
+    _cluster_type = redis.asyncio.RedisCluster
     _new_client = staticmethod(async_client_of)
+    _new_client_of_cluster = staticmethod(async_client_of_cluster)
     _new_seats = AsyncSeats
     _carry_out = staticmethod(arun)
 

@@ -1,7 +1,7 @@
 """The Redis keys of videopoll: the one list of them.
 
-``claim.lua``, ``hand_back.lua``, ``reschedule.lua`` and ``find_watched.lua`` repeat the names of a job's keys: which jobs they are
-about is found out in Redis. A name that changes here changes there.
+``claim.lua``, ``hand_back.lua`` and ``find_watched.lua`` repeat the names of a job's keys, and declare none of
+them: which jobs they are about is found out in Redis. A name that changes here changes there.
 
 Each key has a record (`KEYS`): its pattern, type, time to live, who writes it
 and what for. The docs' table and the tests' leak check are drawn from it. The

@@ -21,7 +21,17 @@ from redis import exceptions as redis_errors
 from videopoll._reasons import own
 from videopoll.core.flow import acall_unchecked, adrive, call_unchecked, do, drive
 from videopoll.errors import QueueUnavailableError
-from videopoll.queue.connect import REDIS_ERRORS, has_moved, is_broken, raise_if_of_other_loop, raise_queue_error
+from videopoll.queue.errors import (
+    REDIS_ERRORS,
+    has_moved,
+    is_broken,
+    is_cut_off,
+    is_full,
+    is_undone,
+    raise_if_of_other_loop,
+    raise_queue_error,
+)
+from videopoll.queue.routes import forget_route, route_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -101,11 +111,19 @@ async def arun(flow: Flow[T]) -> T:
 
 
 def let_go_if_moved(client: redis.Redis, error: Exception) -> Flow[bool]:
-    """Keep no idle connection to a server that is no primary any more; return whether it is that."""
-    if not has_moved(error):
-        return False
-    yield from do(lambda: client.connection_pool.disconnect(inuse_connections=False))
-    return True
+    """Keep no idle connection to a server that is no primary any more; return whether it is that.
+
+    Where a server is looked for, one that is silent or gone counts as well: the others lead to the same one.
+    """
+    moved = has_moved(error)
+    gone = isinstance(error, _GONE) and not is_full(error) and route_of(client) is not None
+    if moved or gone:
+        forget_route(client)
+        yield from do(lambda: client.connection_pool.disconnect(inuse_connections=False))
+    return moved
+
+
+_GONE = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 
 
 def read(
@@ -155,7 +173,7 @@ def evaluate(client: redis.Redis, call: ScriptCall[T]) -> Flow[T]:
             # A pooled connection may have died unnoticed, or lead to a server that is a replica by now, and so
             # has written nothing: one fresh try, where that is safe.
             moved = yield from let_go_if_moved(client, error)
-            if last or not (moved or (call.repeatable and is_broken(error))):
+            if last or not (moved or (call.repeatable and (is_broken(error) or is_cut_off(error)))):
                 raise_queue_error(error, call.script.name)
     raise AssertionError
 
@@ -182,13 +200,10 @@ def evaluate_all(client: redis.Redis, calls: Sequence[ScriptCall[T]]) -> Flow[li
         replies = [redis_errors.NoScriptError()] * len(calls)
     results: list[T] = []
     for call, reply in zip(calls, replies, strict=True):
-        results.append((yield from evaluate(client, call)) if _is_undone(reply) else _read(call, reply))
+        # All of them are repeatable.
+        again = isinstance(reply, Exception) and (is_undone(reply) or is_cut_off(reply))
+        results.append((yield from evaluate(client, call)) if again else _read(call, reply))
     return results
-
-
-def _is_undone(reply: object) -> bool:
-    """Whether a script has surely not run, and may where it is sent next."""
-    return isinstance(reply, redis_errors.NoScriptError) or (isinstance(reply, Exception) and has_moved(reply))
 
 
 def _read(call: ScriptCall[T], reply: object) -> T:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from videopoll.core.flow import do
 from videopoll.jobs.codec import Poison, dump, load_object
+from videopoll.queue.errors import REDIS_ERRORS
+from videopoll.queue.scripts import let_go_if_moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,17 +66,26 @@ class ToolCalls:
 
     def _set(self, key: str, answer: Answer | None, ttl_s: float, *, new: bool) -> Flow[bool]:
         ttl_ms = max(1, round(ttl_s * 1000))
-        done = yield from do(self._queue.front.set, key, dump({"answer": answer}), nx=new, px=ttl_ms)
+        done = yield from self._command(lambda: self._queue.front.set(key, dump({"answer": answer}), nx=new, px=ttl_ms))
         return bool(done)
 
     def _get(self, key: str) -> Flow[Answer | None]:
-        kept = cast("bytes | None", (yield from do(self._queue.front.get, key)))
+        kept = cast("bytes | None", (yield from self._command(lambda: self._queue.front.get(key))))
         fields = load_object(kept) if kept is not None else Poison("gone")
         answer = None if isinstance(fields, Poison) else fields.get("answer")
         return answer if isinstance(answer, dict) else None
 
     def _delete(self, key: str) -> Flow[bool]:
-        return bool((yield from do(self._queue.front.delete, key)))
+        return bool((yield from self._command(lambda: self._queue.front.delete(key))))
+
+    def _command(self, command: Callable[[], object]) -> Flow[object]:
+        """Carry out a command, once more where the server that it reached is no primary any more."""
+        try:
+            return (yield command)
+        except REDIS_ERRORS as error:
+            if not (yield from let_go_if_moved(self._queue.front, error)):
+                raise
+        return (yield command)
 
 
 def store_of(queue: object) -> ToolCalls | None:

@@ -52,7 +52,8 @@ from videopoll.notifiers.whatsapp_factory import text_url
 from videopoll.observations import Fault, FaultKind
 from videopoll.observe.log import shown
 from videopoll.observe.redact import redact
-from videopoll.queue.connect import queue_errors
+from videopoll.queue.errors import queue_errors
+from videopoll.queue.routes import route_of
 from videopoll.queue.schema import KEYS, Keys
 from videopoll.video_api.apis import ALL
 from videopoll.video_api.description import ApiDescription, variable_part
@@ -146,7 +147,7 @@ def doctor(
 
 def check_redis(redis_url: str, prefix: str, *, clock: bool = True) -> list[Finding]:
     """Look at the server, at the fixed keys, and at what the queue says of itself."""
-    with open_client(redis_url) as client, open_queue(redis_url, prefix) as queue:
+    with open_client(redis_url, prefix) as client, open_queue(redis_url, prefix) as queue:
         try:
             with queue_errors("looking at Redis"):
                 client.ping()
@@ -195,10 +196,16 @@ def _check_cluster(client: redis.Redis, keys: Keys) -> list[Finding]:
     """Look whether a node of a Redis Cluster can have all keys of the prefix."""
     if not _number(_info(client, "cluster").get("cluster_enabled")):
         return []
+    if keys.in_one_slot and route_of(client) is not None:
+        return [
+            Finding("cluster", Mark.OK, "a cluster; the prefix keeps all keys in one slot, and its node is followed")
+        ]
     if keys.in_one_slot:
-        return [Finding("cluster", Mark.OK, "a node of a cluster; the prefix keeps all keys in one slot")]
+        fix = "write redis+cluster:// in --redis-url: then a failover and a slot that moves are followed"
+        return [Finding("cluster", Mark.NOTE, "a node of a cluster; the prefix keeps all keys in one slot", fix)]
     fix = (
-        "make the prefix a hash tag, such as --prefix '{video}', for workers and producers: else every call is refused"
+        "make the prefix a hash tag, such as --prefix '{video}', and write redis+cluster:// in --redis-url, for workers"
+        " and producers: else every call is refused"
     )
     found = f"a node of a cluster, and the prefix {keys.prefix} has no hash tag: its keys are in many slots"
     return [Finding("cluster", Mark.WRONG, found, fix)]

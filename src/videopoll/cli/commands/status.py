@@ -35,7 +35,7 @@ from videopoll.cli.output import Cell, complain, duration, guarded, print_json, 
 from videopoll.cli.providers import health_of
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.observe.log import shown
-from videopoll.queue.connect import queue_errors
+from videopoll.queue.errors import queue_errors
 from videopoll.queue.schema import Keys
 from videopoll.video_api.client import ApiHealth
 from videopoll.video_api.poller import VideoApiPoller
@@ -176,7 +176,7 @@ def count_keys(redis_url: str, keys: Keys) -> KeyCounts:
     found = dict.fromkeys(starts, 0)
     until_s = time.monotonic() + SCAN_BUDGET_S
     cursor = 0
-    with open_client(redis_url) as client, queue_errors("counting keys"):
+    with open_client(redis_url, keys.prefix) as client, queue_errors("counting keys"):
         while True:
             cursor, found_now = client.scan(cursor, match=f"{keys.prefix}:*", count=SCAN_STEP)
             some = cast("list[bytes]", found_now)

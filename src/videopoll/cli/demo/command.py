@@ -23,7 +23,7 @@ import typer
 
 from videopoll.cli.demo.cases import API_KEY, CASES, INSTANCE, TOKEN, Case, CaseResult, World, judge
 from videopoll.cli.demo.table import JobTable, print_results
-from videopoll.cli.options import DEFAULT_REDIS_URL, RunnerKind
+from videopoll.cli.options import DEFAULT_REDIS_URL, RunnerKind, open_client
 from videopoll.cli.output import complain, guarded
 from videopoll.events import Event, Hook, JobDeadLettered, JobDelivered
 from videopoll.notifiers import RoutingNotifier, UltraMsgNotifier, WhatsAppFactoryNotifier
@@ -82,8 +82,8 @@ def demo(
             server = stack.enter_context(EmbeddedRedis())
             where, url, prefix = f"{server.name} {server.version}", server.url, DEFAULT_PREFIX
         else:
-            # The URL may hold a password.
-            where, url, prefix = "your Redis", redis_url, f"videopoll-demo-{secrets.token_hex(4)}"
+            # The URL may hold a password; in a cluster the prefix has to be a hash tag.
+            where, url, prefix = "your Redis", redis_url, f"{{videopoll-demo-{secrets.token_hex(4)}}}"
         world = World(
             providers=stack.enter_context(FakeProviders(*APIS, api_key=API_KEY)),
             ultramsg=stack.enter_context(FakeUltraMsg(token=TOKEN, instance_id=INSTANCE)),
@@ -205,7 +205,7 @@ def _clean_up(url: str, keys: Keys) -> None:
     for case in CASES:
         left.update(keys.of_job(case.job_id))
     try:
-        with redis.Redis.from_url(url, socket_timeout=5.0) as client:
+        with open_client(url, keys.prefix) as client:
             client.delete(*left)
     except redis.RedisError:
         complain(f"the demo's keys could not be deleted: they start with {keys.prefix}, most go within two hours")

@@ -1,25 +1,26 @@
 -- Puts polled jobs back on the schedule, each only if its lease is still held.
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
--- ARGV[1..2]  prefix, seconds that a record lives
--- ARGV[3..]   four a job: id, token, due ms, faults to remember or ''
+-- KEYS[7..]   one a job: lock
+-- ARGV[1]     seconds that a record lives
+-- ARGV[2..]   four a job: id, token, due ms, faults to remember or ''
 -- returns     1 or 0 (lease lost) a job
 
 local schedule, inflight, leases, faults = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local prefix, record_s = ARGV[1], ARGV[2]
-local count = (#ARGV - 2) / 4
+local record_s = ARGV[1]
+local count = (#ARGV - 1) / 4
 
 local ids, locks = {}, {}
 for n = 1, count do
-  ids[n] = ARGV[4 * n - 1]
-  locks[n] = prefix .. ':lock:' .. ids[n]
+  ids[n] = ARGV[4 * n - 2]
+  locks[n] = KEYS[6 + n]
 end
 local holders = redis.call('HMGET', leases, unpack(ids))
 local locked = redis.call('MGET', unpack(locks))
 
 local answers, later, remember, forget, held, ours = {}, {}, {}, {}, {}, {}
 for n = 1, count do
-  local id, token, due, state = unpack(ARGV, 4 * n - 1, 4 * n + 2)
+  local id, token, due, state = unpack(ARGV, 4 * n - 2, 4 * n + 1)
   if holders[n] == token then
     answers[n] = 1
     held[#held + 1] = id
