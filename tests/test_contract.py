@@ -22,7 +22,7 @@ from videopoll import (
     WhatsAppFactoryNotifier,
 )
 from videopoll.jobs import MessageForm
-from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
+from videopoll.messages import Delivered, Found, LookupResult, NotSent, Refused, Unknown
 from videopoll.notifiers import HttpNotifier, HttpRequest, receipt_for_status, recipient_of
 from videopoll.testing import NotifierContract, PlainNotifierContract, Reply
 
@@ -277,6 +277,16 @@ class FindsEverything(Pager):
         return LookupResult.FOUND
 
 
+class FindsEverythingWithAnId(FindsEverything):
+    def read_look_up(self, reply, message):
+        return Found("p-1")
+
+
+class FindsInWords(FindsEverything):
+    def read_look_up(self, reply, message):
+        return "found"
+
+
 class MissesWhatItCannotSee(FindsEverything):
     def read_look_up(self, reply, message):
         return LookupResult.FOUND if reply.status == 200 and reply.json() == {"page": "p-1"} else LookupResult.ABSENT
@@ -305,6 +315,8 @@ MISTAKES = [
     (SharesItsState, "test_many_may_send_at_once"),
     (StaysClosed, "test_a_closed_channel_opens_again"),
     (FindsEverything, "test_a_look_up_without_an_answer_tells_nothing"),
+    (FindsEverythingWithAnId, "test_a_look_up_without_an_answer_tells_nothing"),
+    (FindsInWords, "test_a_look_up_without_an_answer_tells_nothing"),
     (MissesWhatItCannotSee, "test_a_look_up_without_an_answer_tells_nothing"),
 ]
 
@@ -319,10 +331,11 @@ def test_a_channel_with_a_mistake_fails_the_test_that_is_about_it(channel, test)
         getattr(contract, test)()
 
 
-def test_a_channel_that_finds_another_messages_reference_fails():
+@pytest.mark.parametrize("channel", [FindsEverything, FindsEverythingWithAnId])
+def test_a_channel_that_finds_another_messages_reference_fails(channel):
     """It would leave a user without the video, because somebody else got one."""
     contract = TestPager()
-    contract.channel = FindsEverything
+    contract.channel = channel
     contract.found = lambda message: Reply.json({"page": "p-1"})
 
     with pytest.raises(AssertionError, match="another message's reference"):

@@ -10,8 +10,9 @@ import pytest
 import kit
 from kit.channels import AT_MS, CAPTION, TEXT, URL, both, live, message
 from videopoll import ConfigurationError, OnUnknown, RefusedError
+from videopoll.errors import BadSignatureError
 from videopoll.jobs import MessageForm
-from videopoll.messages import LookupResult, NotSent, Refused, Unknown
+from videopoll.messages import Accepted, Failed, Found, LookupResult, NotSent, ReceiptKind, Refused, Unknown
 from videopoll.notifiers import EvolutionNotifier, HttpReply
 from videopoll.testing import FakeEvolution, NotifierContract, Reply
 
@@ -56,7 +57,7 @@ class TestEvolution(NotifierContract):
         text = message.form is MessageForm.TEXT
         content = {"conversation": message.text} if text else {"videoMessage": {"caption": message.caption}}
         at_s = message.outcome.at_ms // 1000 + 1
-        key = {"remoteJid": f"{message.recipient.to}@s.whatsapp.net", "fromMe": True}
+        key = {"id": "3EB0A", "remoteJid": f"{message.recipient.to}@s.whatsapp.net", "fromMe": True}
         return Reply.json(
             {"messages": {"pages": 1, "records": [{"key": key, "message": content, "messageTimestamp": at_s}]}}
         )
@@ -64,7 +65,7 @@ class TestEvolution(NotifierContract):
     def test_a_message_that_the_service_has_is_found(self):
         """The database knows no reference: another message is one with other words, which its own tests tell."""
         for _, result in self._looked_up(self.found(self.message())):
-            assert result is LookupResult.FOUND
+            assert result == Found("3EB0A")
 
 
 # --- what is sent ---------------------------------------------------------------------------------
@@ -276,8 +277,11 @@ def look_up(*records, form=MessageForm.VIDEO, to=TO, pages=1):
     ],
 )
 def test_a_message_is_found_however_its_number_is_spelt(to, chat):
-    assert look_up(record(chat), to=to) is LookupResult.FOUND
-    assert look_up(record(chat, TEXT), to=to, form=MessageForm.TEXT) is LookupResult.FOUND
+    assert look_up(record(chat), to=to) == Found("x")
+    assert look_up(record(chat, TEXT), to=to, form=MessageForm.TEXT) == Found("x")
+
+
+FAILED = Failed("WhatsApp has answered Evolution with an error")
 
 
 @pytest.mark.parametrize(
@@ -290,13 +294,13 @@ def test_a_message_is_found_however_its_number_is_spelt(to, chat):
         ([record("123456789012345@lid")], LookupResult.CANNOT_TELL),
         ([], LookupResult.CANNOT_TELL),
         ([{"key": None}, None, 7, {"key": {}, "message": {}, "messageTimestamp": "x"}], LookupResult.CANNOT_TELL),
-        ([record(MessageUpdate=[{"status": "ERROR"}])], LookupResult.FAILED),
-        ([record(MessageUpdate=[{"status": "ERROR"}, {"status": "DELIVERY_ACK"}])], LookupResult.FOUND),
-        ([record(MessageUpdate=[{"status": "ERROR"}]), record()], LookupResult.FOUND),
+        ([record(MessageUpdate=[{"status": "ERROR"}])], FAILED),
+        ([record(MessageUpdate=[{"status": "ERROR"}, {"status": "DELIVERY_ACK"}])], Found("x")),
+        ([record(MessageUpdate=[{"status": "ERROR"}]), record()], Found("x")),
     ],
 )
 def test_what_the_list_of_sent_messages_says(records, said):
-    assert look_up(*records) is said
+    assert look_up(*records) == said
 
 
 def test_a_long_list_that_does_not_go_back_far_enough_cannot_tell():
@@ -315,8 +319,99 @@ def test_a_message_is_asked_for_in_the_gateways_database(evolution):
     assert both(notifier, "look_up", message("5491155559999")) == [LookupResult.CANNOT_TELL] * 2
     for form in (MessageForm.VIDEO, MessageForm.TEXT):
         both(notifier, "notify", message("541155550000", form))
-        assert both(notifier, "look_up", message("541155550000", form)) == [LookupResult.FOUND] * 2
+        assert both(notifier, "look_up", message("541155550000", form)) == [Found(evolution.messages[-1].id)] * 2
         assert both(notifier, "look_up", message("5491155559999", form)) == [LookupResult.ABSENT] * 2
+
+
+# --- receipts -------------------------------------------------------------------------------------
+
+JWT_KEY = "a-jwt-key-of-the-tests"
+NOW_S = 1_757_157_600
+# Written by PyJWT 2.10 with the key "secret": {"iat": 1757157600, "exp": 1757158200, "app": "evolution", "action": "webhook"}
+TOKEN_OF_ANOTHER_LIBRARY = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJpYXQiOjE3NTcxNTc2MDAsImV4cCI6MTc1NzE1ODIwMCwiYXBwIjoiZXZvbHV0aW9uIiwiYWN0aW9uIjoid2ViaG9vayJ9.XBcwnzwz64mAgcylg_RQVZ38x5KOD1BKoJchUPOTBS4"
+
+
+def read(headers, body, key=JWT_KEY, **options):
+    return EvolutionNotifier.read_receipts(headers, body, key, **options)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("SERVER_ACK", ReceiptKind.SENT),
+        ("DELIVERY_ACK", ReceiptKind.DELIVERED),
+        ("READ", ReceiptKind.READ),
+        ("PLAYED", ReceiptKind.READ),
+        ("ERROR", ReceiptKind.FAILED),
+        ("PENDING", None),
+        ("DELETED", None),
+    ],
+)
+def test_a_webhook_says_what_became_of_a_message(evolution, status, kind):
+    receipts = read(*evolution.webhook("3EB0A", status, JWT_KEY), ["another", JWT_KEY])
+    assert [(one.kind, one.message_id) for one in receipts] == ([(kind, "3EB0A")] if kind else [])
+    assert all((one.try_text, one.then, one.passing) == (True, None, False) for one in receipts)
+
+
+def test_a_message_is_no_more_than_accepted_where_receipts_are_read(evolution):
+    [receipt, _] = both(notifier_to(evolution, receipts=True), "notify", message(TO))
+    assert isinstance(receipt, Accepted)
+    [receipt, _] = both(notifier_to(evolution), "notify", message(TO))
+    assert not isinstance(receipt, Accepted)
+
+
+def test_a_token_of_another_library_holds_for_as_long_as_it_says():
+    headers = [(b"authorization", f"Bearer {TOKEN_OF_ANOTHER_LIBRARY}".encode())]
+    assert read(headers, b"{}", "secret", now_s=NOW_S) == ()
+    assert read(headers, b"{}", "secret", now_s=NOW_S + 660) == ()
+    with pytest.raises(BadSignatureError):
+        read(headers, b"{}", "secret", now_s=NOW_S + 661)
+    with pytest.raises(BadSignatureError):
+        read(headers, b"{}", "Secret", now_s=NOW_S)
+
+
+NONE = "eyJhbGciOiJub25lIn0.eyJleHAiOjk5OTk5OTk5OTl9."  # {"alg": "none"}, {"exp": 9999999999}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer "},
+        {"Authorization": f"Bearer {NONE}"},
+        {"Authorization": f"Bearer {TOKEN_OF_ANOTHER_LIBRARY[:-1]}"},
+        {"Authorization": f"Bearer {TOKEN_OF_ANOTHER_LIBRARY}x"},
+        {"Authorization": "Bearer " + TOKEN_OF_ANOTHER_LIBRARY.replace("eyJ", "eyj", 1)},
+        {"Authorization": "Bearer ключ"},
+        [
+            ("authorization", f"Bearer {TOKEN_OF_ANOTHER_LIBRARY}"),
+            ("Authorization", f"Bearer {TOKEN_OF_ANOTHER_LIBRARY}"),
+        ],
+        {"apikey": KEY},
+    ],
+)
+def test_a_webhook_without_the_token_is_nobodys(headers):
+    with pytest.raises(BadSignatureError):
+        read(headers, b"{}", "secret", now_s=NOW_S)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{", b"[" * 50_000, b'{"event": "messages.update", "data": 7}', b'{"event": "messages.update", "data": [null, {}]}',
+     b'{"event": "messages.update", "data": {"keyId": 7, "fromMe": true, "status": "READ"}}',
+     b'{"event": "messages.update", "data": {"keyId": "3EB0A", "fromMe": false, "status": "READ"}}',
+     b'{"event": "messages.upsert", "data": {"keyId": "3EB0A", "fromMe": true, "status": "READ"}}'],
+)  # fmt: skip
+def test_a_webhook_about_something_else_says_nothing(evolution, body):
+    headers, _ = evolution.webhook("3EB0A", "READ", JWT_KEY)
+    assert read(headers, body) == ()
+
+
+@pytest.mark.parametrize("keys", ["", [], ["", JWT_KEY]])
+def test_without_a_key_no_webhook_is_believed(keys):
+    with pytest.raises(ConfigurationError):
+        read({}, b"{}", keys)
 
 
 # --- whole lives ----------------------------------------------------------------------------------

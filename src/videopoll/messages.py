@@ -99,6 +99,7 @@ class Recipient:
         token: The credential of the channel.
         language: The user's language, e.g. ``"en"``; None for the default of the texts.
         reply_to: The id of the message that this one quotes.
+        sender: Who sends, where an account has several: a number of Twilio's.
 
     Raises:
         ConfigurationError: `to` is neither a text nor a whole number.
@@ -111,6 +112,7 @@ class Recipient:
     language: str | None = None
     # A WhatsApp message's id contains the number that sent it.
     reply_to: str | None = attrs.field(default=None, converter=_text_or_none, repr=False)
+    sender: str | None = attrs.field(default=None, converter=_text_or_none, repr=False)
 
 
 class Permit(Protocol):

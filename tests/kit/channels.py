@@ -77,11 +77,6 @@ def live(world: World, channels: Channels, to: str, *, die_at: str | None = None
         world.worker(notifier=routed(channels), lease=LeasePolicy.lasting(LEASE_S), **options) as worker,
         world.queue() as queue,
     ):
-        until(lambda: queue.counts().dead or (queue.get("job_1") or Gone).delivered, "the job has ended")
-        return worker.recorder.of(events.JobDelivered) or list(queue.dead_letters.list())
-
-
-class Gone:
-    """What is known of a job of which nothing is known."""
-
-    delivered = False
+        told = worker.recorder.of
+        until(lambda: told(events.JobDelivered) or told(events.JobDeadLettered), "the job has ended")
+        return told(events.JobDelivered) or list(queue.dead_letters.list())

@@ -10,7 +10,16 @@ from urllib.parse import urlsplit
 import attrs
 
 from videopoll.errors import ConfigurationError
-from videopoll.notifiers import WhatsAppCloudNotifier, WhatsAppTemplate
+from videopoll.notifiers import (
+    DiscordNotifier,
+    DiscordWebhookNotifier,
+    EvolutionNotifier,
+    TwilioNotifier,
+    TwilioSmsNotifier,
+    TwilioTemplate,
+    WhatsAppCloudNotifier,
+    WhatsAppTemplate,
+)
 
 if TYPE_CHECKING:
     from videopoll.notifiers import HttpNotifier
@@ -94,6 +103,53 @@ def _template(text: str) -> WhatsAppTemplate:
     return WhatsAppTemplate(name, language, caption=bool(caption))
 
 
+# --- Twilio ---
+
+_TWILIO = "VIDEOPOLL_TWILIO"
+
+
+def _twilio(values: Mapping[str, str]) -> HttpNotifier:
+    template = values.get(f"{_TWILIO}_CONTENT_SID")
+    return TwilioNotifier(
+        account_sid=values.get(f"{_TWILIO}_ACCOUNT_SID"),
+        auth_token=values.get(f"{_TWILIO}_AUTH_TOKEN"),
+        sender=values.get(f"{_TWILIO}_FROM"),
+        template=None if template is None else TwilioTemplate(template),
+        status_callback=values.get(f"{_TWILIO}_STATUS_CALLBACK"),
+    )
+
+
+def _twilio_sms(values: Mapping[str, str]) -> HttpNotifier:
+    return TwilioSmsNotifier(
+        account_sid=values.get(f"{_TWILIO}_ACCOUNT_SID"),
+        auth_token=values.get(f"{_TWILIO}_AUTH_TOKEN"),
+        sender=values.get(f"{_TWILIO}_SMS_FROM"),
+        status_callback=values.get(f"{_TWILIO}_STATUS_CALLBACK"),
+    )
+
+
+# --- Evolution, Discord ---
+
+_EVOLUTION = "VIDEOPOLL_EVOLUTION"
+_DISCORD = "VIDEOPOLL_DISCORD"
+
+
+def _evolution(values: Mapping[str, str]) -> HttpNotifier:
+    return EvolutionNotifier(
+        base_url=values.get(f"{_EVOLUTION}_URL", ""),
+        instance_id=values.get(f"{_EVOLUTION}_INSTANCE"),
+        token=values.get(f"{_EVOLUTION}_API_KEY"),
+    )
+
+
+def _discord(values: Mapping[str, str]) -> HttpNotifier:
+    return DiscordNotifier(token=values.get(f"{_DISCORD}_TOKEN"))
+
+
+def _discord_webhook(values: Mapping[str, str]) -> HttpNotifier:
+    return DiscordWebhookNotifier(values.get(f"{_DISCORD}_WEBHOOK_URL", ""))
+
+
 SHIPPED: Mapping[str, ShippedChannel] = {
     "whatsapp_cloud": ShippedChannel(
         _whatsapp_cloud,
@@ -101,4 +157,19 @@ SHIPPED: Mapping[str, ShippedChannel] = {
         # The secret is for the endpoint that takes receipts in, and no worker needs it.
         others=(f"{_CLOUD}_TEMPLATE", f"{_CLOUD}_BASE_URL"),
     ),
+    "evolution": ShippedChannel(
+        _evolution, needed=(f"{_EVOLUTION}_URL", f"{_EVOLUTION}_INSTANCE", f"{_EVOLUTION}_API_KEY")
+    ),
+    "twilio": ShippedChannel(
+        _twilio,
+        needed=(f"{_TWILIO}_ACCOUNT_SID", f"{_TWILIO}_AUTH_TOKEN", f"{_TWILIO}_FROM"),
+        others=(f"{_TWILIO}_CONTENT_SID", f"{_TWILIO}_STATUS_CALLBACK"),
+    ),
+    "twilio_sms": ShippedChannel(
+        _twilio_sms,
+        needed=(f"{_TWILIO}_ACCOUNT_SID", f"{_TWILIO}_AUTH_TOKEN", f"{_TWILIO}_SMS_FROM"),
+        others=(f"{_TWILIO}_STATUS_CALLBACK",),
+    ),
+    "discord": ShippedChannel(_discord, needed=(f"{_DISCORD}_TOKEN",)),
+    "discord_webhook": ShippedChannel(_discord_webhook, needed=(f"{_DISCORD}_WEBHOOK_URL",)),
 }

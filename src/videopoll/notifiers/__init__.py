@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from videopoll.notifiers.base import HttpNotifier
     from videopoll.notifiers.callback import CallbackNotifier
     from videopoll.notifiers.codes import CodeMeaning, receipt_for_code
+    from videopoll.notifiers.discord import DiscordNotifier, DiscordWebhookNotifier
     from videopoll.notifiers.evolution import EvolutionNotifier
     from videopoll.notifiers.exchange import Ask, Exchange, Fetch, FetchedVideo, Keep, Post, StepFailedError
     from videopoll.notifiers.receipts import receipt_for_status
     from videopoll.notifiers.routing import RoutingNotifier
     from videopoll.notifiers.silent import SilentNotifier
     from videopoll.notifiers.tee import TeeNotifier
+    from videopoll.notifiers.twilio import TwilioNotifier, TwilioSmsNotifier, TwilioTemplate
     from videopoll.notifiers.ultramsg import UltraMsgNotifier
     from videopoll.notifiers.video_check import VideoCheck
     from videopoll.notifiers.webhook import WebhookNotifier
@@ -36,12 +38,14 @@ else:
             "videopoll.notifiers.base": "HttpNotifier",
             "videopoll.notifiers.callback": "CallbackNotifier",
             "videopoll.notifiers.codes": "CodeMeaning receipt_for_code",
+            "videopoll.notifiers.discord": "DiscordNotifier DiscordWebhookNotifier",
             "videopoll.notifiers.evolution": "EvolutionNotifier",
             "videopoll.notifiers.exchange": "Ask Exchange Fetch FetchedVideo Keep Post StepFailedError",
             "videopoll.notifiers.receipts": "receipt_for_status",
             "videopoll.notifiers.routing": "RoutingNotifier",
             "videopoll.notifiers.silent": "SilentNotifier",
             "videopoll.notifiers.tee": "TeeNotifier",
+            "videopoll.notifiers.twilio": "TwilioNotifier TwilioSmsNotifier TwilioTemplate",
             "videopoll.notifiers.ultramsg": "UltraMsgNotifier",
             "videopoll.notifiers.video_check": "VideoCheck",
             "videopoll.notifiers.webhook": "WebhookNotifier",
@@ -57,6 +61,8 @@ __all__ = [
     "Ask",
     "CallbackNotifier",
     "CodeMeaning",
+    "DiscordNotifier",
+    "DiscordWebhookNotifier",
     "EvolutionNotifier",
     "Exchange",
     "Fetch",
@@ -71,6 +77,9 @@ __all__ = [
     "SilentNotifier",
     "StepFailedError",
     "TeeNotifier",
+    "TwilioNotifier",
+    "TwilioSmsNotifier",
+    "TwilioTemplate",
     "UltraMsgNotifier",
     "VideoCheck",
     "WebhookNotifier",

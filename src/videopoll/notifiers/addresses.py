@@ -14,7 +14,20 @@ from videopoll.errors import RefusedError
 if TYPE_CHECKING:
     from videopoll.messages import Message, Recipient
 
-__all__ = ["Account", "account_of", "recipient_of", "whatsapp_address", "whatsapp_number", "whatsapp_users"]
+__all__ = [
+    "Account",
+    "account_of",
+    "discord_place",
+    "discord_thread",
+    "recipient_of",
+    "token_of",
+    "twilio_number",
+    "twilio_sender",
+    "twilio_whatsapp",
+    "whatsapp_address",
+    "whatsapp_number",
+    "whatsapp_users",
+]
 
 
 def recipient_of(message: Message) -> Recipient:
@@ -59,10 +72,23 @@ def account_of(
         problem = "no instance id or no token: give both to the Recipient or to the notifier"
     elif not names.fullmatch(instance_id):
         problem = "the instance id has characters that no instance id of this channel has"
+    else:
+        return Account(instance_id, token_of(token))
+    raise RefusedError(own(problem), try_text=False)
+
+
+def token_of(token: str | None) -> str:
+    """Return a token that is fit for a header.
+
+    Raises:
+        RefusedError: There is none, or it is not safe to build a request with.
+    """
+    if not token:
+        problem = "no token: give one to the Recipient or to the notifier"
     elif not token.isascii() or not token.isprintable() or " " in token:
         problem = "the token has characters that no token has"
     else:
-        return Account(instance_id, token)
+        return token
     raise RefusedError(own(problem), try_text=False)
 
 
@@ -176,3 +202,85 @@ def _problem(number: str, digits: str, besides: str) -> str | None:
     if not MIN_DIGITS <= len(digits) <= MAX_DIGITS:
         return f"has {len(digits)} digits: an international phone number has {MIN_DIGITS} to {MAX_DIGITS}"
     return None
+
+
+# --- Twilio ---
+
+WHATSAPP = "whatsapp:"
+_SERVICE = re.compile(r"MG[0-9a-fA-F]{32}")
+_SHORT_CODE = re.compile(r"[0-9]{3,6}")
+_NAME = re.compile(r"(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9 +&_-]{1,11}")
+
+
+def twilio_whatsapp(to: str) -> str:
+    """Return ``whatsapp:+`` and the digits of a phone number, which may have ``whatsapp:`` before it already.
+
+    Raises:
+        RefusedError: It is no phone number for certain.
+    """
+    return f"{WHATSAPP}+{whatsapp_number(to.strip(' ').removeprefix(WHATSAPP))}"
+
+
+def twilio_number(to: str) -> str:
+    """Return ``+`` and the digits of a phone number, for an SMS.
+
+    Raises:
+        RefusedError: It is no phone number for certain, or is marked as one of WhatsApp.
+    """
+    if "@" in to or to.strip(" ").startswith(WHATSAPP):
+        msg = "the recipient's address is one of WhatsApp, and this channel sends SMS: give the phone number alone"
+        raise RefusedError(own(msg), try_text=False)
+    return f"+{whatsapp_number(to)}"
+
+
+def twilio_sender(sender: str, *, whatsapp: bool) -> dict[str, str]:
+    """Return the field that names the sender: a Messaging Service, a number, or for an SMS a short code or a name.
+
+    Raises:
+        RefusedError: It is none of them.
+    """
+    if _SERVICE.fullmatch(sender):
+        return {"MessagingServiceSid": sender}
+    if not whatsapp and (_SHORT_CODE.fullmatch(sender) or _NAME.fullmatch(sender)):
+        return {"From": sender}
+    try:
+        return {"From": twilio_whatsapp(sender) if whatsapp else twilio_number(sender)}
+    except RefusedError:
+        kinds = "a phone number" if whatsapp else "a phone number, a short code, a name of up to 11 letters and digits"
+        msg = f"the sender is neither {kinds} nor a Messaging Service (MG and 32 hex digits)"
+        raise RefusedError(own(msg), try_text=False) from None
+
+
+# --- Discord ---
+
+_PLACE = re.compile(r"(channel|user|thread):([0-9]{15,20})")
+
+
+def discord_place(to: str) -> tuple[str, str]:
+    """Return ``"channel"`` or ``"user"``, and the id: what a bot posts into.
+
+    An id alone does not tell which of them it is. A thread is a channel.
+
+    Raises:
+        RefusedError: It is neither.
+    """
+    found = _PLACE.fullmatch(to.strip(" "))
+    if found is None:
+        msg = "the recipient's address is neither channel: nor user: with an id of Discord, which has 15 to 20 digits"
+        raise RefusedError(own(msg), try_text=False)
+    return ("user" if found[1] == "user" else "channel"), found[2]
+
+
+def discord_thread(to: str, webhook_id: str) -> str | None:
+    """Return the id of the thread that a webhook posts into; None for its own channel.
+
+    Raises:
+        RefusedError: It is neither: a webhook posts nowhere else.
+    """
+    found = _PLACE.fullmatch(to.strip(" "))
+    if found is not None and found[1] == "thread":
+        return found[2]
+    if to.strip(" ") == f"webhook:{webhook_id}":
+        return None
+    msg = "the recipient's address is neither webhook: with the webhook's own id, nor thread: with the id of a thread in its channel"
+    raise RefusedError(own(msg), try_text=False)

@@ -20,9 +20,21 @@ from videopoll._reasons import own, quoting
 from videopoll.jobs.codec import is_number
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
-from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Refused, Unknown
+from videopoll.messages import (
+    Accepted,
+    Delivered,
+    Failed,
+    Found,
+    LookupAnswer,
+    LookupResult,
+    NotSent,
+    Receipt,
+    Refused,
+    Unknown,
+)
 from videopoll.notifiers.addresses import account_of, recipient_of, whatsapp_address, whatsapp_users
 from videopoll.notifiers.base import HttpNotifier
+from videopoll.notifiers.evolution_receipts import read_receipts
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
 from videopoll.notifiers.refusals import of_the_moment, words_of
 from videopoll.policies import LONGEST_SEND_S
@@ -60,6 +72,8 @@ class EvolutionNotifier(HttpNotifier):
         base_url: Where the host's Evolution API is.
         instance_id: The name of the instance that sends by default.
         token: Its key, or the global one.
+        receipts: Whether you hand its webhooks to `read_receipts`: then a message that it took
+            is no more than accepted. Otherwise the delivery ends with its reply.
         client: A client of the host to send with. The host closes it.
         async_client: The same for asyncio.
         video_check: Look at a video's size and type first, so that one over
@@ -71,12 +85,15 @@ class EvolutionNotifier(HttpNotifier):
 
     forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.VIDEO, MessageForm.TEXT})
 
+    read_receipts = staticmethod(read_receipts)
+
     def __init__(
         self,
         *,
         base_url: str,
         instance_id: str | None = None,
         token: str | None = None,
+        receipts: bool = False,
         client: httpx.Client | None = None,
         async_client: httpx.AsyncClient | None = None,
         video_check: VideoCheck | None = None,
@@ -85,6 +102,7 @@ class EvolutionNotifier(HttpNotifier):
         self._base_url = check_url(base_url, "EvolutionNotifier.base_url").rstrip("/")
         self._instance_id = instance_id
         self._token = token
+        self._receipts = receipts
 
     @override
     def secrets(self) -> tuple[str | None, ...]:
@@ -118,7 +136,11 @@ class EvolutionNotifier(HttpNotifier):
         key = answer.get("key")
         message_id = message_id_in(key.get("id")) if isinstance(key, dict) else None
         if reply.is_success:
-            return Delivered(message_id) if message_id else Unknown(own("the reply has no message id"))
+            if message_id is None:
+                return Unknown(own("the reply has no message id"))
+            return (
+                Accepted(message_id, form=message.form) if self._receipts else Delivered(message_id, form=message.form)
+            )
         response = answer.get("response")
         said = response.get("message") if isinstance(response, dict) else None
         if answer.get("status") != reply.status or said is None:
@@ -151,7 +173,7 @@ class EvolutionNotifier(HttpNotifier):
         return self._post(message, "chat/findMessages", fields, LOOK_UP_TIMEOUT_S)
 
     @override
-    def read_look_up(self, reply: HttpReply, message: Message) -> LookupResult:
+    def read_look_up(self, reply: HttpReply, message: Message) -> LookupAnswer:
         """Look for a message of these words, to this address, since the video was finished."""
         answer = reply.json()
         listed = answer.get("messages") if reply.is_success and isinstance(answer, dict) else None
@@ -162,8 +184,12 @@ class EvolutionNotifier(HttpNotifier):
         users = whatsapp_users(whatsapp_address(recipient_of(message).to, hidden_ids=True))
         read = [one for one in map(_Record.read, records) if one is not None]
         ours = [one for one in read if one.at_s >= since_s and one.words == words]
-        if any(one.chat in users for one in ours):
-            return LookupResult.FAILED if all(one.failed for one in ours if one.chat in users) else LookupResult.FOUND
+        theirs = [one for one in ours if one.chat in users]
+        for one in theirs:
+            if not one.failed:
+                return Found(one.message_id)
+        if theirs:
+            return Failed(own("WhatsApp has answered Evolution with an error"))
         if any(one.chat.endswith("@lid") for one in ours):
             # Perhaps to them, by the id that hides their number.
             return LookupResult.CANNOT_TELL
@@ -186,6 +212,7 @@ class EvolutionNotifier(HttpNotifier):
 class _Record:
     """What is read of a stored message."""
 
+    message_id: str | None
     chat: str
     words: str
     at_s: float
@@ -204,7 +231,8 @@ class _Record:
         said = (
             {str(one.get("status")) for one in updates if isinstance(one, dict)} if isinstance(updates, list) else set()
         )
-        return cls(str(key.get("remoteJid")), str(words), float(at_s), "ERROR" in said and said.isdisjoint(_TAKEN))
+        failed = "ERROR" in said and said.isdisjoint(_TAKEN)
+        return cls(message_id_in(key.get("id")), str(key.get("remoteJid")), str(words), float(at_s), failed)
 
 
 _TAKEN = frozenset({"SERVER_ACK", "DELIVERY_ACK", "READ", "PLAYED"})

@@ -20,6 +20,7 @@ from videopoll.testing.builders import build_job, build_message, build_outcome
 from videopoll.testing.clock import MovableClock
 from videopoll.testing.contract import NotifierContract, PlainNotifierContract
 from videopoll.testing.crashes import CRASH_POINTS, die_at
+from videopoll.testing.discord import FakeDiscord
 from videopoll.testing.embedded import EmbeddedRedis, ServerChoice, unused_port
 from videopoll.testing.evolution import FakeEvolution
 from videopoll.testing.memory import MemoryServer, async_memory_queue, memory_queue
@@ -31,6 +32,7 @@ from videopoll.testing.providers import FakeProviders
 from videopoll.testing.publisher import FolderPublisher
 from videopoll.testing.sandbox import AsyncSandbox, Sandbox
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
+from videopoll.testing.twilio import FakeTwilio
 from videopoll.testing.video_api import FakeVideoApi
 from videopoll.testing.waiting import async_wait_until, wait_until
 from videopoll.testing.whatsapp_cloud import FakeWhatsAppCloud
@@ -39,11 +41,13 @@ __all__ = [
     "CRASH_POINTS",
     "AsyncSandbox",
     "EmbeddedRedis",
+    "FakeDiscord",
     "FakeEvolution",
     "FakeMessage",
     "FakeOpenAI",
     "FakeProviders",
     "FakeServer",
+    "FakeTwilio",
     "FakeUltraMsg",
     "FakeVideoApi",
     "FakeWhatsAppCloud",

@@ -19,7 +19,18 @@ from videopoll._http import Http
 from videopoll.errors import NotifierError
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
-from videopoll.messages import Delivered, LookupResult, Message, NotSent, Receipt, Recipient, Refused, Unknown
+from videopoll.messages import (
+    Delivered,
+    Found,
+    LookupAnswer,
+    LookupResult,
+    Message,
+    NotSent,
+    Receipt,
+    Recipient,
+    Refused,
+    Unknown,
+)
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
@@ -168,11 +179,11 @@ class _Side:
         check(isinstance(receipt, Receipt), f"{self.name} has to give a Receipt, got {type(receipt).__name__}")
         return cast("Receipt", receipt)
 
-    def looked_up(self, message: Message) -> LookupResult:
+    def looked_up(self, message: Message) -> LookupAnswer:
         """Look a message up."""
-        result = self._call(self.look_up, message)
-        check(isinstance(result, LookupResult), f"{self.name} has to give a LookupResult, got {type(result).__name__}")
-        return cast("LookupResult", result)
+        answer = self._call(self.look_up, message)
+        check(isinstance(answer, LookupAnswer), f"{self.name} has to give a LookupAnswer, got {type(answer).__name__}")
+        return cast("LookupAnswer", answer)
 
     def _call(self, method: Callable[[Message], object], message: Message) -> object:
         try:
@@ -355,7 +366,8 @@ class NotifierContract:
             notifier = service.notifier()
             message = self.message()
             secrets = self._secrets(notifier, message)
-            told: list[object] = [notifier, notifier.build(message), notifier.build_look_up(message)]
+            step = next(notifier.exchange(message))
+            told: list[object] = [notifier, step, getattr(step, "request", None), notifier.build_look_up(message)]
             quoted = " ".join(secrets)
             secrets.append(SIGNATURE)
             answer: dict[str, JsonValue] = {"error": quoted, "message": quoted}
@@ -426,12 +438,10 @@ class NotifierContract:
         if reply is None:
             return
         for side, result in self._looked_up(reply):
-            check(result is LookupResult.FOUND, f"{side.name}: the service has the message, got {result}")
+            check(_is_found(result), f"{side.name}: the service has the message, got {result}")
         other = attrs.evolve(self.message(), reference="vp-another")
         for side, result in self._looked_up(reply, other):
-            check(
-                result is not LookupResult.FOUND, f"{side.name}: another message's reference was taken for this one's"
-            )
+            check(not _is_found(result), f"{side.name}: another message's reference was taken for this one's")
 
     def test_a_look_up_without_an_answer_tells_nothing(self) -> None:
         """To call a message absent that the service could not look for would send it twice."""
@@ -442,7 +452,7 @@ class NotifierContract:
         for body in NO_NEWS:
             for side, result in self._looked_up(Reply.garbage(body)):
                 check(
-                    result is not LookupResult.FOUND or self.status_is_enough,
+                    not _is_found(result) or self.status_is_enough,
                     f"{side.name}: found in a reply that says nothing: {body[:50]!r}",
                 )
 
@@ -468,7 +478,7 @@ class NotifierContract:
             service.always(reply)
             return [(side, side.receipt(self.message())) for side in _sides(service.notifier(hasty=True))]
 
-    def _looked_up(self, reply: Reply, message: Message | None = None) -> list[tuple[_Side, LookupResult]]:
+    def _looked_up(self, reply: Reply, message: Message | None = None) -> list[tuple[_Side, LookupAnswer]]:
         message = message or self.message()
         with _Service(self) as service:
             service.always(reply)
@@ -496,6 +506,10 @@ class NotifierContract:
         if recipient is not None:
             secrets += [recipient.token, recipient.to, recipient.reply_to]
         return [secret for secret in secrets if secret]
+
+
+def _is_found(answer: LookupAnswer) -> bool:
+    return answer is LookupResult.FOUND or isinstance(answer, Found)
 
 
 def _texts(request: ReceivedRequest) -> Iterator[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import hmac
+import json
 import re
 import time
 import urllib.parse
@@ -92,6 +95,28 @@ class FakeEvolution(Messenger):
                 if one["key"]["id"] == message_id:  # type: ignore[call-overload,index]  # we wrote it
                     one["MessageUpdate"] = [{"status": "ERROR"}]
 
+    def webhook(self, message_id: str, status: str, jwt_key: str) -> tuple[dict[str, str], bytes]:
+        """Return the headers and the body with which it tells what became of a message.
+
+        Args:
+            message_id: Which message.
+            status: ``SERVER_ACK``, ``DELIVERY_ACK``, ``READ``, ``PLAYED``, ``ERROR`` or ``DELETED``.
+            jwt_key: The key with which it signs its token.
+        """
+        now_s = int(time.time())
+        head = _base64(json.dumps({"alg": "HS256", "typ": "JWT"}).encode())
+        claims = {"iat": now_s, "exp": now_s + 600, "app": "evolution", "action": "webhook"}
+        signed = f"{head}.{_base64(json.dumps(claims).encode())}"
+        signature = _base64(hmac.new(jwt_key.encode(), signed.encode(), hashlib.sha256).digest())
+        data: JsonValue = {
+            "keyId": message_id,
+            "remoteJid": "5491155550000@s.whatsapp.net",
+            "fromMe": True,
+            "status": status,
+        }
+        body = {"event": "messages.update", "instance": self._instance_id, "data": data, "apikey": self._token}
+        return {"Authorization": f"Bearer {signed}.{signature}"}, json.dumps(body).encode()
+
     @override
     def _handle(self, request: ReceivedRequest) -> Reply:
         raw = request.target.partition("?")[0].strip("/").split("/")
@@ -179,6 +204,10 @@ def _whole(value: JsonValue, usual: int) -> int:
 def _spelt(number: str) -> str:
     """Spell a number as WhatsApp does: mobile numbers of Argentina with a 9."""
     return f"549{number[2:]}" if number.startswith("54") and not number.startswith("549") else number
+
+
+def _base64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 def _error(status: HTTPStatus, word: str, said: JsonValue) -> Reply:
