@@ -234,6 +234,9 @@ BENCHMARKED = {
     "arq": ("arq", "hiredis", "httpx", "httpx-aiohttp"),
     "saq": ("saq[redis,hiredis]", "httpx", "httpx-aiohttp"),
     "streaq": ("streaq", "httpx", "httpx-aiohttp"),
+    "docket": ("pydocket", "httpx", "httpx-aiohttp"),
+    "celery": ("celery[redis]", "gevent", "requests"),
+    "rq": ("rq", "requests"),
 }
 """What the benchmarks compare, and what each of them is installed with."""
 

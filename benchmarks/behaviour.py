@@ -85,6 +85,16 @@ def measure_delivery(
         return figures | {"jobs": made, "users_told": end["jobs_told"], "messages": end["messages"]}
 
 
+def measure_memory(arena: Arena, console: Console) -> list[dict[str, float]]:
+    """How much memory does a worker take beside few pending jobs, and beside many?"""
+    rows = []
+    for jobs in (1_000, 100_000):
+        with console.status(f"{jobs} pending jobs"):
+            setting = replace(TEN_SECONDS, interval_s=60.0, warm_up_s=10.0, duration_s=20.0, jobs=jobs)
+            rows.append(arena.memory(FAST, setting))
+    return rows
+
+
 def measure_idling(arena: Arena, console: Console, *, workers: int = 10, lasting_s: float = 20.0) -> dict[str, float]:
     """What does `videopoll worker` cost while there is nothing to do, and when one job comes in?"""
     arena.redis.flushall()
@@ -144,7 +154,12 @@ def _scripts_run(arena: Arena) -> int:
 
 def measure_imports(python: str, *, runs: int = 15) -> dict[str, float]:
     """What does `import videopoll` cost, beside importing what it stands on?"""
-    codes = {"parts": "import redis, httpx, attrs", "videopoll": "import videopoll"}
+    codes = {
+        "redis": "import redis",
+        "videopoll": "import videopoll",
+        "producer": "from videopoll import RedisVideoJobQueue",
+        "everything": "from videopoll import *",
+    }
     found: dict[str, list[float]] = {name: [] for name in codes}
     for _ in range(runs + 1):
         for name, code in codes.items():
@@ -153,9 +168,4 @@ def measure_imports(python: str, *, runs: int = 15) -> dict[str, float]:
             after = os.times()
             spent = after.children_user - before.children_user + after.children_system - before.children_system
             found[name].append(spent)
-    ratios = [ours / theirs for ours, theirs in zip(found["videopoll"][1:], found["parts"][1:], strict=True)]
-    return {
-        "parts_s": statistics.median(found["parts"][1:]),
-        "videopoll_s": statistics.median(found["videopoll"][1:]),
-        "ratio": statistics.median(ratios),
-    }
+    return {f"{name}_s": statistics.median(spent[1:]) for name, spent in found.items()}

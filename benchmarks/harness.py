@@ -32,6 +32,10 @@ CORES = sorted(os.sched_getaffinity(0))
 WORLD_CORE, WORKER_CORE = CORES[0], CORES[-1]
 
 
+END_S = 1.0
+"""Seconds that a run goes on after all users were told: for messages that would be too many."""
+
+
 class World:
     """The video API and the messenger, in a process of their own."""
 
@@ -105,6 +109,7 @@ class Contender:
         beside: The bare contender with the same transport.
         loop: Its event loop, ``asyncio`` for Python's own or ``uvloop``.
         described: Whether it asks with `HttpVideoPoller` and a description, instead of `VideoApiPoller`.
+        tells: Whether it is let deliver all videos at the end.
     """
 
     name: str
@@ -115,6 +120,7 @@ class Contender:
     beside: str | None = None
     loop: str = "asyncio"
     described: bool = False
+    tells: bool = True
 
     @property
     def bare(self) -> bool:
@@ -182,7 +188,11 @@ class Arena:
         try:
             yield psutil.Process(process.pid)
         finally:
-            process.kill()
+            # Some contenders fork.
+            forked = psutil.Process(process.pid).children(recursive=True)
+            for one in (process, *forked):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
             process.wait()
 
     def look(self, worker: psutil.Process) -> Look:
@@ -194,7 +204,7 @@ class Arena:
             at_s=figures["at_s"],
             polls=figures["polls"],
             messages=figures["messages"],
-            cpu_s=times.user + times.system,
+            cpu_s=sum(times[:4]),  # its own, and that of children that have ended
             redis_cpu_s=server.user + server.system,
             commands=commands,
             # What a client sends at once is read at once: a pipeline is one round trip, and so is a script.
@@ -224,15 +234,49 @@ class Arena:
             figures["rss_mb"] = worker.memory_info().rss / 2**20
             return figures | (self._delivered(setting) if deliver else {})
 
-    def _delivered(self, setting: Setting, within_s: float = 180.0) -> dict[str, float]:
+    def _delivered(
+        self, setting: Setting, *, look_every_s: float = 0.2, within_s: float = 240.0, all_ready: bool = True
+    ) -> dict[str, float]:
         began_s = time.monotonic()
-        self.world.call("POST", "/ready")
+        if all_ready:
+            self.world.call("POST", "/ready")
         while self.world.figures()["jobs_told"] < setting.jobs and time.monotonic() - began_s < within_s:
-            time.sleep(0.2)
+            time.sleep(look_every_s)
         took_s = time.monotonic() - began_s
-        time.sleep(1.0)  # for messages that would be too many
+        time.sleep(END_S)
         figures = self.world.figures()
         return {"messages": figures["messages"], "users_told": figures["jobs_told"], "deliver_s": took_s}
+
+    def burst(self, contender: Contender, setting: Setting) -> dict[str, float]:
+        """Let the videos of all jobs be ready at once while they are polled: how many users are told a second?"""
+        self.world.reset(answer_ms=setting.answer_ms, message_ms=setting.answer_ms)
+        with self.contender(contender, setting):
+            time.sleep(setting.warm_up_s)
+            found = self._delivered(setting, look_every_s=0.02)
+        return found | {"messages_per_s": found["users_told"] / found["deliver_s"]}
+
+    def whole_life(self, contender: Contender, setting: Setting) -> dict[str, float]:
+        """Let all jobs go from their first poll to their message: how many requests a second is that?"""
+        self.world.reset(answer_ms=setting.answer_ms, message_ms=setting.answer_ms, ready=setting.ready)
+        with self.contender(contender, setting):
+            began_s = time.monotonic()
+            found = self._delivered(setting, look_every_s=0.05, all_ready=False)
+            took_s = time.monotonic() - began_s - END_S
+            figures = self.world.figures()
+        return found | {"requests_per_s": (figures["polls"] + figures["messages"]) / took_s}
+
+    def memory(self, contender: Contender, setting: Setting) -> dict[str, float]:
+        """Measure a worker's memory beside so many pending jobs, at its highest."""
+        self.world.reset(answer_ms=setting.answer_ms, message_ms=setting.answer_ms)
+        with self.contender(contender, replace(setting, jobs=0)) as worker:
+            self.enqueue_evenly(0, setting.jobs, within_s=setting.warm_up_s)
+            before, highest = self.look(worker), 0.0
+            until_s = time.monotonic() + setting.duration_s
+            while time.monotonic() < until_s:
+                highest = max(highest, worker.memory_info().rss / 2**20)
+                time.sleep(0.1)
+            figures = self.between(before, self.look(worker))
+        return {"jobs": setting.jobs, "polls_per_s": figures["polls_per_s"], "rss_mb": highest}
 
     def punctuality(self, contender: Contender, setting: Setting, initial_delay_s: float = 5.0) -> dict[str, float]:
         """Measure how late each poll comes at the API, in ms after it was due by the job's own start."""

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OURS, BARE, OTHERS = "#00897b", "#b0bec5", "#7e8a97"
-TITLES = {"fast": "with the extra “fast”", "plain": "without extras"}
+TITLES = {
+    "fast": "over aiohttp",
+    "httpx": "over httpx with its aiohttp transport",
+    "plain": "over httpx, without extras",
+    "blocking": "without asyncio",
+}
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -43,6 +48,6 @@ def draw(results: dict[str, Any], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(axis="y", length=0)
         panel.margins(x=0.16)
-    panels[-1].set_xlabel("polls a second on one core (in brackets: times the first one)")
+    panels[-1].set_xlabel("polls a second on one core (in brackets: times arq; without asyncio, times Celery)")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})

@@ -23,7 +23,7 @@ from harness import CORES, HERE, Arena, Setting, open_redis, open_world
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("throughput", "punctuality", "delivery", "idling", "imports", "scaling")
+PARTS = ("throughput", "bursts", "lives", "punctuality", "delivery", "memory", "idling", "imports", "scaling")
 
 
 def main() -> None:
@@ -52,6 +52,10 @@ def main() -> None:
         plot.draw(results, asked.plot)
 
 
+EQUAL = {"equal_places": True}
+"""As many sends at a time as polls: other queues make no difference between the two."""
+
+
 def measure(part: str, asked: argparse.Namespace, pythons: dict[str, str], results: dict, console: Console) -> Any:
     """Measure one part, and show it."""
     if part == "imports":
@@ -65,12 +69,30 @@ def measure(part: str, asked: argparse.Namespace, pythons: dict[str, str], resul
     with open_redis("redis") as server, open_world() as world:
         arena = Arena(server, world, pythons)
         if part == "throughput":
+            groups = {
+                "fast": throughput.FAST,
+                "httpx": throughput.HTTPX,
+                "plain": throughput.PLAIN,
+                "blocking": throughput.BLOCKING,
+            }
             found = {
-                "fast": throughput.measure(arena, Setting(), throughput.FAST, asked.rounds, console),
-                "plain": throughput.measure(arena, Setting(), throughput.PLAIN, asked.rounds, console),
+                name: throughput.measure(arena, Setting(), group, asked.rounds, console)
+                for name, group in groups.items()
             }
             for name, rows in found.items():
                 show(console, f"{name}: 5,000 jobs at 1 s, 400 at a time, an API that answers in 50 ms", rows)
+            return found
+        if part == "bursts":
+            found = throughput.measure_bursts(arena, Setting(options=EQUAL), asked.rounds, console)
+            show(console, "5,000 videos ready at once", found)
+            return found
+        if part == "lives":
+            found = throughput.measure_lives(arena, Setting(options=EQUAL), asked.rounds, console)
+            show(console, "5,000 jobs from their first poll to their message", found)
+            return found
+        if part == "memory":
+            found = behaviour.measure_memory(arena, console)
+            show(console, "a worker's memory beside pending jobs", found)
             return found
         if part == "punctuality":
             tries = [behaviour.measure_punctuality(arena, console), *behaviour.find_most_jobs(arena, console)]
@@ -101,6 +123,9 @@ HEADINGS = {
     "rss_mb": "MB",
     "users_told": "users told",
     "messages": "messages",
+    "places": "places",
+    "messages_per_s": "messages/s",
+    "requests_per_s": "requests/s",
 }
 """The columns that every table has where there is something to put into them, and what they are called."""
 
@@ -130,7 +155,21 @@ def form(value: object) -> str:
 
 def describe_machine(pythons: dict[str, str]) -> dict[str, Any]:
     """Say where this was measured, and with which versions."""
-    names = ("aiohttp", "arq", "hiredis", "httpcore", "httpx", "httpx-aiohttp", "redis", "saq", "streaq", "uvloop")
+    names = (
+        "aiohttp",
+        "arq",
+        "celery",
+        "hiredis",
+        "httpcore",
+        "httpx",
+        "httpx-aiohttp",
+        "pydocket",
+        "redis",
+        "rq",
+        "saq",
+        "streaq",
+        "uvloop",
+    )
     code = (
         "import importlib.metadata as m, json, sys;"
         "print(json.dumps({d.metadata['Name'].lower(): d.version for d in m.distributions()}))"

@@ -74,6 +74,7 @@ async def main(scene: Scenario) -> None:
             notifier,
             strategy=strategy_of(scene),
             concurrency=scene.concurrency,
+            delivery_concurrency=scene.concurrency if scene.options.get("equal_places") else None,
         ) as runner,
     ):
         await queue.enqueue_many((job_id, f"conversation-{job_id}", {}) for job_id in scene.job_ids())
