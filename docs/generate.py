@@ -366,6 +366,21 @@ THROUGHPUT = {
     "round_trips_per_poll": "Redis round trips a poll",
     "commands_per_poll": "Redis commands a poll",
 }
+PLACES = {
+    "places": "at a time",
+    "name": "",
+    "messages_per_s": "messages a second",
+    "requests_per_s": "requests a second",
+    "ratio": "times arq",
+    "of_bare": "of what the bare client allows",
+}
+MEMORY = {"jobs": "pending jobs", "polls_per_s": "polls a second", "rss_mb": "MB"}
+IMPORTS = {
+    "redis_s": "`import redis`",
+    "videopoll_s": "`import videopoll`",
+    "producer_s": "`from videopoll import RedisVideoJobQueue`",
+    "everything_s": "`from videopoll import *`",
+}
 PUNCTUALITY = {
     "jobs": "jobs",
     "polls_per_s": "polls a second",
@@ -400,25 +415,67 @@ SCALING = {
 
 
 def fast() -> str:
-    """Give the polls a second with the extra."""
-    return _throughput("fast")
+    """Give the polls a second over aiohttp."""
+    return _throughput("fast", "times arq")
+
+
+def httpx() -> str:
+    """Give the polls a second over httpx with its aiohttp transport."""
+    return _throughput("httpx", "times arq")
 
 
 def plain() -> str:
     """Give the polls a second without extras."""
-    return _throughput("plain")
+    return _throughput("plain", "times arq")
 
 
-def _throughput(setting: str) -> str:
+def blocking() -> str:
+    """Give the polls a second without asyncio."""
+    return _throughput("blocking", "times Celery")
+
+
+def _throughput(setting: str, compared: str) -> str:
     rows = _results()["throughput"][setting]
     for row in rows:
         if row["name"].startswith("bare"):
             # It does not use Redis; the few round trips are those of the looks.
             del row["round_trips_per_poll"], row["commands_per_poll"]
-        elif not row["messages"] == row["users_told"] == TOLD:
-            msg = f"{row['name']} did not tell everybody once, and the page says so: {row}"
-            raise SystemExit(msg)
-    return _names(_figures(rows, THROUGHPUT))
+        elif "messages" in row:
+            _check_told(row)
+    return _names(_figures(rows, THROUGHPUT | {"ratio": compared}))
+
+
+def _check_told(row: dict[str, Any]) -> None:
+    if not row["messages"] == row["users_told"] == TOLD:
+        msg = f"{row['name']} did not tell everybody once, and the page says so: {row}"
+        raise SystemExit(msg)
+
+
+def bursts() -> str:
+    """Give how fast a burst of finished videos leaves."""
+    return _by_places("bursts")
+
+
+def lives() -> str:
+    """Give how long all of it takes."""
+    return _by_places("lives")
+
+
+def _by_places(part: str) -> str:
+    rows = _results()[part]
+    for row in rows:
+        _check_told(row)
+    return _names(_figures(rows, PLACES))
+
+
+def memory() -> str:
+    """Give what a worker holds."""
+    return _figures(_results()["memory"], MEMORY)
+
+
+def imports() -> str:
+    """Give what an import costs."""
+    return _figures([_results()["imports"]], IMPORTS)
 
 
 def punctuality() -> str:
@@ -471,13 +528,32 @@ def _figure(name: str, value: object) -> str:
         return f"{number:.2f}"
     if name == "cpu_share":
         return f"{number:.0%}" if number >= SMALL_SHARE else f"{number:.2%}"
+    if name in IMPORTS:
+        return f"{number * 1000:.0f} ms"
     unit = " ms" if name.endswith("_ms") else " µs" if "_us_" in name and not name.startswith("cpu") else ""
     return (f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.2g}") + unit
 
 
 PARTS = {
     part.__name__: part
-    for part in (states, keys, apis, starts, cli, fast, plain, punctuality, delivery, idling, scaling, machine)
+    for part in (
+        *(states, keys, apis, starts, cli),
+        *(
+            fast,
+            httpx,
+            plain,
+            blocking,
+            bursts,
+            lives,
+            punctuality,
+            delivery,
+            memory,
+            imports,
+            idling,
+            scaling,
+            machine,
+        ),
+    )
 }
 
 
