@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 
+import attrs
 import pytest
 
 from videopoll import AsyncRunner, PollingStrategy, Runner
 from videopoll.errors import ConfigurationError, NotSentError
 from videopoll.jobs import CancelResult, EnqueueResult, JobState
 from videopoll.jobs.outcome import OutcomeKind
-from videopoll.messages import NotSent, Refused
+from videopoll.messages import Accepted, MessageReceipt, NotSent, Refused
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoReady, VideoWorking
 from videopoll.policies import KeyTtls
 from videopoll.testing import (
@@ -323,3 +324,65 @@ except ImportError as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
 
     assert done.stdout == "a queue in memory needs fakeredis with Lua: pip install 'videopoll[testing]'\n"
+
+
+# --- receipts -------------------------------------------------------------------------------------
+
+
+def told(app, kind, number=1, **fields):
+    """Take in what the channel tells of its message of this number."""
+    receipt = MessageReceipt(kind=kind, message_id=f"wamid.{number}", **fields)
+    counts = app.call(app.queue.receive_receipts([receipt]))
+    return {name: count for name, count in attrs.asdict(counts).items() if count}
+
+
+def accepting(app, times=9):
+    """Have the channel accept messages, and tell later."""
+    app.notifier.answer_next(*(Accepted(f"wamid.{number}") for number in range(1, times + 1)))
+
+
+def test_an_accepted_message_is_settled_when_its_watch_is_over_though_nobody_does_anything(app):
+    """A host that has mounted no endpoint for receipts, and no worker that sweeps."""
+    accepting(app)
+    app.enqueue()
+    app.after(5)
+    assert app.state() is JobState.WATCHED
+    app.clock.move(3590)
+    assert app.state() is JobState.WATCHED
+    app.clock.move(20)
+    view = app.call(app.queue.get("job_1"))
+    assert (view.state, view.delivered) == (JobState.SETTLED, None)
+    assert app.call(app.queue.counts()).watched == 0
+    assert told(app, "failed") == {"kept": 1}
+    assert app.state() is JobState.SETTLED
+
+
+@pytest.mark.parametrize("later_s", [300, 3500])
+def test_a_failure_that_is_told_late_leaves_the_delivery_the_time_it_had(app, later_s):
+    """The watch has used none of it up: the next form is tried for as long as the first would have been."""
+    accepting(app, 1)
+    app.enqueue()
+    app.after(5)
+    app.clock.move(later_s)
+    assert told(app, "failed", reason="131047") == {"failed": 1}
+    app.notifier.answer_next(*[NotSent("busy")] * 20, Accepted("wamid.2"))
+    until = app.clock.unix_s() + 3500
+    while app.state() is not JobState.WATCHED:
+        assert app.clock.unix_s() < until
+        app.after(30)
+    assert app.call(app.queue.get("job_1")).accepted_ms / 1000 > later_s
+    assert told(app, "delivered", 2) == {"delivered": 1}
+
+
+def test_a_receipt_that_was_here_first_is_heard_also_long_after_it_was_forgotten(app):
+    """No worker ran for longer than receipts are kept: the message was accepted, and is not sent again."""
+    accepting(app)
+    told(app, "failed")
+    app.enqueue()
+    app.after(5)
+    assert app.state() is JobState.OUTBOX
+    app.clock.move(900)
+    app.after(1)
+    assert app.state() is JobState.WATCHED
+    assert len(app.notifier.attempts) == 1
+    assert told(app, "delivered") == {"delivered": 1}

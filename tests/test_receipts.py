@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import attrs
@@ -10,8 +11,9 @@ import pytest
 import redis
 
 from kit import EACH_COMBINATION, QUICK, Worker, World, part, until
+from kit.worker_process import end
 from videopoll import OnUnknown, Runner, events
-from videopoll.jobs import JobState, MessageForm
+from videopoll.jobs import JobState, MessageForm, ReceiptCounts
 from videopoll.messages import Accepted, Delivered, MessageReceipt, NotSent, Refused, Unknown
 
 # The scripts run over both servers elsewhere.
@@ -281,3 +283,39 @@ def test_a_run_of_a_cron_job_tells_of_what_was_accepted(world):
         Runner(queue, world.poller(), part("sync", notify=network.notify), delivery=STEADY, visible=False) as runner,
     ):
         until(lambda: runner.run_once().accepted == 1, "it is accepted")
+
+
+# --- a worker that dies ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("point", "said", "messages", "state_then"),
+    [
+        ("after_send", "delivered", 1, JobState.SETTLED),
+        ("before_settle", "failed", 2, JobState.WATCHED),
+        ("after_settle", "failed", 2, JobState.WATCHED),
+    ],
+)
+def test_a_receipt_that_comes_while_no_worker_lives_is_heard(world, point, said, messages, state_then):
+    """Before our own write it is found by our reference, and answers for a channel that cannot be asked; else by its id."""
+    to = world.enqueue_ready(channel="whatsapp_factory")
+    once = attrs.asdict(STEADY) | {"on_unknown": "at_most_once"}
+    dying = world.process(crash_at=point, accepting=True, delivery=once)
+    assert dying.wait(20) == -signal.SIGKILL
+    (sent,) = world.factory.inbox(to)
+    with world.queue() as queue:
+        view = queue.get("job_1")
+    written = point == "after_settle"
+    assert (view.state is JobState.WATCHED) is written
+    reference = None if view.entry is None else view.entry.job.reference
+    receipt = MessageReceipt(kind=said, message_id=sent.id, reference=reference, reason="131053")
+    with world.queue() as queue:
+        counts = queue.receive_receipts([receipt])
+    assert counts == (ReceiptCounts(failed=1) if written else ReceiptCounts(kept=1))
+
+    living = world.process(accepting=True, delivery=once)
+    try:
+        until(lambda: len(world.factory.inbox(to)) == messages and state(world) is state_then, "it has gone on")
+    finally:
+        end(living)
+    assert (completed(world)["delivered"], completed(world)["sends"]) == ({1: True, 2: None}[messages], messages)

@@ -1,6 +1,7 @@
 """A worker in a process of its own, to be killed: `python worker_process.py '{"kind": "async", ...}'`.
 
 With `crash_at` it kills itself, once, when a job comes to that point. With
+`accepting`, WhatsApp Factory accepts messages and tells later what became of them. With
 `repeated_s` it takes signals for the same wish to stop for so many seconds. With
 `freeze_at` it stops itself, once, in the middle of a send: when the host has
 said who gets the message ("resolve"), when UltraMsg has told the line's state
@@ -38,6 +39,7 @@ from videopoll import (
     notifiers,
 )
 from videopoll._http import Http
+from videopoll.messages import Accepted, Delivered
 from videopoll.notifiers import VideoCheck
 from videopoll.testing import FolderPublisher, die_at
 from videopoll.video_api import HttpVideoPoller
@@ -48,6 +50,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from videopoll._http import HttpRequest
+
+
+class Accepting(WhatsAppFactoryNotifier):
+    """A channel whose reply is not its last word."""
+
+    def read(self, reply: Any, message: Any) -> Any:
+        """Read the reply."""
+        receipt = super().read(reply, message)
+        return Accepted(receipt.message_id) if isinstance(receipt, Delivered) else receipt
 
 
 def spawn(**settings: Any) -> subprocess.Popen[bytes]:
@@ -73,7 +84,9 @@ def main(settings: dict[str, Any]) -> None:  # noqa: C901 - each setting is one 
                 video_check=VideoCheck({"127.0.0.1"}) if settings.get("freeze_at") == "video_check" else None,
                 **line,
             ),
-            "whatsapp_factory": WhatsAppFactoryNotifier(base_url=settings["factory_url"], **line),
+            "whatsapp_factory": (Accepting if settings.get("accepting") else WhatsAppFactoryNotifier)(
+                base_url=settings["factory_url"], **line
+            ),
             **channels_of(settings.get("channels", {})),
         }
     )

@@ -31,6 +31,7 @@ from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableErro
 from videopoll.jobs.outcome import DeadLetter
 from videopoll.jobs.transition import (
     BeginSend,
+    BeginWatch,
     Conclude,
     Redeliver,
     Release,
@@ -369,7 +370,7 @@ class BaseWriter(Generic[F]):
             return None
         if write.instead is None:
             entry: OutboxEntry | None = None
-            if isinstance(transition, Conclude | BeginSend | Redeliver):
+            if isinstance(transition, Conclude | BeginSend | Redeliver | BeginWatch):
                 entry = transition.entry
             elif isinstance(transition, Settle) and transition.letter is not None:
                 entry = transition.letter.entry

@@ -158,6 +158,7 @@ def describe(figures: Figures) -> dict[str, object]:
         "scheduled": counts.scheduled if counts else None,
         "in_flight": counts.in_flight if counts else None,
         "deliveries": counts.deliveries if counts else None,
+        "watched": counts.watched if counts else None,
         "dead": counts.dead if counts else None,
         "lag_s": lag_s(counts),
         "oldest": describe_oldest(figures.oldest, counts.now_ms) if counts else None,
@@ -214,6 +215,7 @@ def _print(
             "scheduled": counts.scheduled,
             "in flight": counts.in_flight,
             "waiting to be delivered": counts.deliveries,
+            "watched for receipts": counts.watched,
             "dead letters": counts.dead,
         }
         late_s = lag_s(counts)

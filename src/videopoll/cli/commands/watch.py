@@ -201,6 +201,7 @@ def _figures(look: _Look, prefix: str) -> Text:
             ("scheduled", counts.scheduled, "cyan"),
             ("in flight", counts.in_flight, "cyan"),
             ("to deliver", counts.deliveries, "magenta"),
+            ("watched", counts.watched, "green"),
             ("dead", counts.dead, "bold red"),
         )
     ):
