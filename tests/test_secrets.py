@@ -250,7 +250,7 @@ def everything(world: World) -> Outputs:
             with worker:
                 ends = (events.JobDelivered, events.JobDeadLettered)
                 until(
-                    lambda: sum(isinstance(one, ends) for one in worker.recorder.events) == len(JOBS),
+                    lambda: {one.job_id for one in worker.recorder.events if isinstance(one, ends)} == set(JOBS),
                     "every job has ended",
                     40,
                 )
