@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from videopoll.notifiers.tee import TeeNotifier
     from videopoll.notifiers.twilio import TwilioNotifier, TwilioSmsNotifier, TwilioTemplate
     from videopoll.notifiers.ultramsg import UltraMsgNotifier
-    from videopoll.notifiers.video_check import VideoCheck
+    from videopoll.notifiers.video_check import VideoCheck, VideoLimits
     from videopoll.notifiers.webhook import WebhookNotifier
     from videopoll.notifiers.whatsapp_cloud import WhatsAppCloudNotifier
     from videopoll.notifiers.whatsapp_factory import WhatsAppFactoryNotifier
@@ -47,7 +47,7 @@ else:
             "videopoll.notifiers.tee": "TeeNotifier",
             "videopoll.notifiers.twilio": "TwilioNotifier TwilioSmsNotifier TwilioTemplate",
             "videopoll.notifiers.ultramsg": "UltraMsgNotifier",
-            "videopoll.notifiers.video_check": "VideoCheck",
+            "videopoll.notifiers.video_check": "VideoCheck VideoLimits",
             "videopoll.notifiers.webhook": "WebhookNotifier",
             "videopoll.notifiers.whatsapp_cloud": "WhatsAppCloudNotifier",
             "videopoll.notifiers.whatsapp_factory": "WhatsAppFactoryNotifier",
@@ -82,6 +82,7 @@ __all__ = [
     "TwilioTemplate",
     "UltraMsgNotifier",
     "VideoCheck",
+    "VideoLimits",
     "WebhookNotifier",
     "WhatsAppCloudNotifier",
     "WhatsAppFactoryNotifier",

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from videopoll.core.flow import Flow
     from videopoll.notifiers.exchange import Exchange
-    from videopoll.notifiers.video_check import VideoCheck
+    from videopoll.notifiers.video_check import VideoCheck, VideoLimits
 
 __all__ = ["Backend", "HttpNotifier"]
 
@@ -107,18 +107,21 @@ class HttpNotifier:
     Args:
         client: A client of the host to send with, e.g. one with a proxy. The host closes it.
         async_client: The same for asyncio.
-        video_check: Look at a video's size and type first; None sends without a look.
+        video_check: Look at a video's file first; None sends without a look.
         trusted_hosts: Hosts from which a video may be downloaded whatever their address is, and also
             by http, such as a storage inside your network. From all others only by https, and
             from public addresses. It matters to channels that upload.
 
     Raises:
-        ConfigurationError: `trusted_hosts` is a string, or the subclass has neither `build`
-            and `read` nor `exchange`.
+        ConfigurationError: `trusted_hosts` is a string, the subclass has neither `build` and `read`
+            nor `exchange`, or `video_check` has no limits and the channel has none either.
     """
 
     forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.VIDEO, MessageForm.TEXT})
     """What the channel can send. A message in another form, or without a video, goes as text."""
+
+    video_limits: VideoLimits | None = None
+    """What the channel takes as a video, for `VideoCheck`; None if that is not known."""
 
     repeats_are_safe_s: ClassVar[float] = 0.0
     """For how many seconds after the beginning of a send the same message can be sent again without a
@@ -133,6 +136,9 @@ class HttpNotifier:
         trusted_hosts: Iterable[str] = (),
     ) -> None:
         _check_written(type(self))
+        if video_check is not None and video_check.limits is None and self.video_limits is None:
+            msg = f"{type(self).__name__} knows no limits of videos: give VideoCheck some (limits=VideoLimits(...))"
+            raise ConfigurationError(msg)
         self._http = Http(client=client, async_client=async_client)
         self._video_check = video_check
         self._trusted_hosts = host_names(trusted_hosts, f"{type(self).__name__}.trusted_hosts")
@@ -215,7 +221,7 @@ class HttpNotifier:
 
     def _exchange(self, message: Message) -> Exchange:
         if self._video_check is not None:
-            refused = yield from self._video_check.look(message)
+            refused = yield from self._video_check.look(message, self.video_limits)
             if refused is not None:
                 return refused
         return (yield from self.exchange(message))

@@ -37,6 +37,7 @@ from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.evolution_receipts import read_receipts
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
 from videopoll.notifiers.refusals import of_the_moment, words_of
+from videopoll.notifiers.video_check import WHATSAPP_LIMITS, VideoCheck, VideoLimits
 from videopoll.policies import LONGEST_SEND_S
 from videopoll.texts import cut
 
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
     from videopoll.jobs.codec import JsonValue
     from videopoll.messages import Message
-    from videopoll.notifiers.video_check import VideoCheck
 
 __all__ = ["EvolutionNotifier"]
 
@@ -76,14 +76,15 @@ class EvolutionNotifier(HttpNotifier):
             is no more than accepted. Otherwise the delivery ends with its reply.
         client: A client of the host to send with. The host closes it.
         async_client: The same for asyncio.
-        video_check: Look at a video's size and type first, so that one over
-            WhatsApp's limits goes as a link at once.
+        video_check: Look at a video's file first, so that one over WhatsApp's limits goes
+            as a link at once.
 
     Raises:
         ConfigurationError: The base URL cannot work.
     """
 
     forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.VIDEO, MessageForm.TEXT})
+    video_limits: VideoLimits | None = WHATSAPP_LIMITS
 
     read_receipts = staticmethod(read_receipts)
 

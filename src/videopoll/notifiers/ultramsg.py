@@ -27,6 +27,7 @@ from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.exchange import Ask, Await, Post, StepFailedError
 from videopoll.notifiers.receipts import message_id_in
 from videopoll.notifiers.refusals import read_refusal, read_status, words_of
+from videopoll.notifiers.video_check import WHATSAPP_LIMITS, VideoCheck, VideoLimits
 from videopoll.policies import LONGEST_SEND_S
 from videopoll.texts import cut
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
     from videopoll.messages import Message
     from videopoll.notifiers.exchange import Exchange, Step
-    from videopoll.notifiers.video_check import VideoCheck
 
 __all__ = ["UltraMsgNotifier"]
 
@@ -68,12 +68,14 @@ class UltraMsgNotifier(HttpNotifier):
             and hold its messages back while it is not.
         client: A client of the host to send with. The host closes it.
         async_client: The same for asyncio.
-        video_check: Look at a video's size and type first, so that one over
-            WhatsApp's limits goes as a link at once.
+        video_check: Look at a video's file first, so that one over WhatsApp's limits goes
+            as a link at once.
 
     Raises:
         ConfigurationError: The base URL or the priority cannot work.
     """
+
+    video_limits: VideoLimits | None = WHATSAPP_LIMITS
 
     def __init__(
         self,
