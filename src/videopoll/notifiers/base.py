@@ -42,6 +42,7 @@ from videopoll.messages import (
 )
 from videopoll.notifiers.exchange import Exchanging, Post
 from videopoll.notifiers.hosts import host_names
+from videopoll.notifiers.pace import Pace
 from videopoll.observe.redact import one_line, redacted, without
 
 if TYPE_CHECKING:
@@ -120,6 +121,10 @@ class HttpNotifier:
     forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.VIDEO, MessageForm.TEXT})
     """What the channel can send. A message in another form, or without a video, goes as text."""
 
+    gap_s: ClassVar[float] = 0.0
+    """Seconds between two messages to one user, where the channel asks for them. What would go out earlier is
+    tried again later, and uses up nothing of its delivery's budget. Each process counts for itself."""
+
     video_limits: VideoLimits | None = None
     """What the channel takes as a video, for `VideoCheck`; None if that is not known."""
 
@@ -140,6 +145,7 @@ class HttpNotifier:
             msg = f"{type(self).__name__} knows no limits of videos: give VideoCheck some (limits=VideoLimits(...))"
             raise ConfigurationError(msg)
         self._http = Http(client=client, async_client=async_client)
+        self._pace = Pace(self.gap_s)
         self._video_check = video_check
         self._trusted_hosts = host_names(trusted_hosts, f"{type(self).__name__}.trusted_hosts")
 
@@ -216,8 +222,14 @@ class HttpNotifier:
         message = self._in_own_form(message)
         if isinstance(message, Message) and message.outcome.success and not is_web_url(message.video_url or ""):
             return Refused(own("the finished video has no http or https URL"), try_text=False)
-        exchanging = Exchanging(message, backend.send, backend.wait, self._trusted_hosts)
-        return self._cleaned((yield from exchanging.run(self._exchange(message))), message)
+        turn = self._pace.turn(message)
+        too_early = turn.too_early()
+        if too_early is not None:
+            return too_early
+        exchanging = Exchanging(message, backend.send, backend.wait, self._trusted_hosts, turn.take)
+        receipt = yield from exchanging.run(self._exchange(message))
+        turn.end(receipt)
+        return self._cleaned(receipt, message)
 
     def _exchange(self, message: Message) -> Exchange:
         if self._video_check is not None:

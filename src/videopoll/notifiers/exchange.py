@@ -217,6 +217,7 @@ class Exchanging:
         send: Carries a request out; a flow.
         wait: Waits for a future; a flow.
         trusted_hosts: Hosts that a video may be fetched from whatever their address is.
+        hold: Asked before the message is posted; it may return why that is too early.
     """
 
     def __init__(
@@ -225,8 +226,10 @@ class Exchanging:
         send: Callable[..., Flow[HttpReply | HttpFailure]],
         wait: Callable[[Future[bool], float], Flow[None]],
         trusted_hosts: frozenset[str],
+        hold: Callable[[], NotSent | None],
     ) -> None:
         self._message = message
+        self._hold = hold
         self._send = send
         self._wait = wait
         self._trusted_hosts = trusted_hosts
@@ -285,6 +288,9 @@ class Exchanging:
     def _post(self, request: HttpRequest) -> Flow[HttpReply | Receipt]:
         if self._posted is not None and (self._posted.is_success or self._posts == MOST_POSTS):
             return Unknown(own(f"HTTP {self._posted.status}, and the channel would post the message once more"))
+        held = self._hold()
+        if held is not None:
+            return held
         reply = yield from self._send(request, may_send=self._message.may_still_send)
         if isinstance(reply, HttpFailure):
             return receipt_for_failure(reply)
