@@ -6,32 +6,24 @@ by a document, the description's paths and words are. And what a generation is s
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import attrs
 import httpx
 import pytest
 
+from kit.documents import NEEDS_DOCUMENTS, RAW, adapted, check, read_document
 from videopoll import VideoJob
 from videopoll.errors import ConfigurationError
 from videopoll.testing import FakeProviders
 from videopoll.video_api import GenerationRequest, GenerationStarted, HttpVideoGenerator, Meaning
 from videopoll.video_api.apis import ALL
-from videopoll.video_api.description import normalized
 
-FOLDER = os.environ.get("VIDEOPOLL_OPENAPI")
-pytestmark = pytest.mark.skipif(not FOLDER, reason="needs the documents: nox -s openapi")
+pytestmark = NEEDS_DOCUMENTS
 
-RAW = "https://raw.githubusercontent.com"
 BEYOND = {("videos", Meaning.CANCELLED), ("videos", Meaning.EXPIRED)}
 """What gateways say that speak the dialect, and OpenAI's document does not."""
-
-SPEC_URL = "openapi_spec_url: "
-"""In the file of an SDK that Stainless makes: where its document is."""
 
 
 @attrs.frozen
@@ -62,22 +54,6 @@ DOCUMENTS = {
 }
 
 
-def fetched(name: str) -> str:
-    """Return a document; a copy in the folder is taken as it is."""
-    copy = Path(FOLDER or "") / f"{name}.yaml"
-    if not copy.exists():
-        url = DOCUMENTS[name].url
-        try:
-            text = httpx.get(url, timeout=30, follow_redirects=True).raise_for_status().text
-            if SPEC_URL in text:
-                url = text.partition(SPEC_URL)[2].split()[0]
-                text = httpx.get(url, timeout=60, follow_redirects=True).raise_for_status().text
-        except httpx.HTTPError as error:
-            pytest.skip(f"{url} cannot be had: {type(error).__name__}")
-        copy.write_text(text, encoding="utf-8")
-    return copy.read_text(encoding="utf-8")
-
-
 @pytest.fixture(scope="module", params=DOCUMENTS)
 def name(request) -> str:
     return request.param
@@ -85,11 +61,7 @@ def name(request) -> str:
 
 @pytest.fixture(scope="module")
 def document(name) -> dict[str, Any]:
-    text = fetched(name)
-    if text.startswith("{"):
-        return json.loads(text)
-    yaml = pytest.importorskip("yaml")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return read_document(name, DOCUMENTS[name].url)
 
 
 @pytest.fixture(scope="module")
@@ -102,39 +74,6 @@ def components(document) -> dict[bool, Any]:
 def providers() -> Iterator[FakeProviders]:
     with FakeProviders() as providers:
         yield providers
-
-
-def check(body: object, schema: dict[str, Any], components: dict[bool, Any], *, whole: bool) -> None:
-    """Check a body by a schema; with `whole`, also that nothing is missing."""
-    jsonschema = pytest.importorskip("jsonschema")
-    ready = {**adapted(schema, whole=whole), "components": components[whole]}
-    jsonschema.Draft202012Validator(ready).validate(body)
-
-
-def adapted(schema: Any, *, whole: bool, part: bool = False) -> Any:
-    """Return a schema as JSON Schema has it; without `whole`, one that knows words in any case, and asks for nothing.
-
-    What is not declared is wrong, but within an ``allOf``, whose parts know nothing of each other.
-    """
-    if isinstance(schema, list):
-        return [adapted(one, whole=whole, part=part) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {
-        key: adapted(one, whole=whole, part=part or key == "allOf")
-        for key, one in schema.items()
-        # OpenAPI 3.0 had these two as booleans.
-        if not (key.startswith("exclusive") and isinstance(one, bool))
-        # Of an answer: the fake says the least, and its ids look alike everywhere.
-        and (whole or key not in {"required", "pattern", "format"})
-    }
-    if isinstance(made.get("enum"), list) and not whole:
-        made["enum"] = [normalized(one) if isinstance(one, str) else one for one in made["enum"]]
-    if isinstance(made.get("const"), str) and not whole:
-        made["const"] = normalized(made["const"])
-    if isinstance(made.get("properties"), dict) and not part:
-        made.setdefault("additionalProperties", False)
-    return {"anyOf": [made, {"type": "null"}]} if made.pop("nullable", False) is True else made
 
 
 def content(of: dict[str, Any]) -> dict[str, Any]:
