@@ -107,6 +107,18 @@ class TestPager(NotifierContract):
         return self.channel(base_url)
 
 
+class PatientPager(Pager):
+    """A service that wants six seconds between two messages to one user."""
+
+    gap_s = 6.0
+
+
+class TestPatientPager(TestPager):
+    """One that asks for a gap has to pass as well, though one user gets many messages here."""
+
+    channel = PatientPager
+
+
 class TestTelegramOfTheDocs(NotifierContract):
     """The example that authors copy from has to keep to the contract itself."""
 
@@ -292,7 +304,14 @@ class MissesWhatItCannotSee(FindsEverything):
         return LookupResult.FOUND if reply.status == 200 and reply.json() == {"page": "p-1"} else LookupResult.ABSENT
 
 
+class AsksForAGapTooLate(Pager):
+    def __init__(self, base_url):
+        super().__init__(base_url)
+        self.gap_s = 6.0
+
+
 MISTAKES = [
+    (AsksForAGapTooLate, "test_a_channel_that_asks_for_a_gap_leaves_one"),
     (CallsEverythingDelivered, "test_an_error_is_no_delivery_whatever_its_body_says"),
     (DeliversWithoutReading, "test_an_error_is_no_delivery_whatever_its_body_says"),
     (TrustsAnyBody, "test_a_reply_that_says_nothing_is_no_delivery"),

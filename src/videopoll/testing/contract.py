@@ -31,6 +31,7 @@ from videopoll.messages import (
     Refused,
     Unknown,
 )
+from videopoll.notifiers.pace import Pace
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
@@ -112,9 +113,12 @@ class _Service(FakeServer):
         self._sends: list[ReceivedRequest] = []
         self._made: list[HttpNotifier] = []
 
-    def notifier(self, base_url: str | None = None, *, hasty: bool = False) -> HttpNotifier:
+    def notifier(self, base_url: str | None = None, *, hasty: bool = False, paced: bool = False) -> HttpNotifier:
         """Build the channel over this service; it is closed when the service stops."""
         notifier = self._contract.make_notifier(base_url or self.url)
+        if not paced:
+            # One user gets many messages here.
+            notifier._pace = Pace(0.0)  # noqa: SLF001 - one unit with its base class
         if hasty:
             notifier._http = _Hasty()  # noqa: SLF001 - one unit with its base class
         self._made.append(notifier)
@@ -429,6 +433,17 @@ class NotifierContract:
                 all(isinstance(receipt, Delivered) for receipt in receipts),
                 "a notifier that was closed has to work when it is used again",
             )
+
+    def test_a_channel_that_asks_for_a_gap_leaves_one(self) -> None:
+        """What comes too early for a user is not sent, and uses up nothing."""
+        with _Service(self) as service:
+            notifier = service.notifier(paced=True)
+            first, second = (notifier.notify(self.message()) for _ in range(2))
+            check(isinstance(first, Delivered), f"the first message came to {type(first).__name__}")
+            if notifier.gap_s:
+                held = isinstance(second, NotSent) and not second.counts and second.retry_after_s
+                check(held, "a message within gap_s of another one is NotSent(counts=False, retry_after_s=...)")
+                check(len(service.sends) == 1, "a message within gap_s of another one went out")
 
     # --- looking a message up ---
 
