@@ -217,14 +217,16 @@ def aimock(session: nox.Session) -> None:
 
 @nox.session
 def openapi(session: nox.Session) -> None:
-    """Descriptions of video APIs against the OpenAPI documents of their makers, fetched now; `-- FOLDER` has copies.
+    """Video APIs and messengers against the machine-readable documents of their makers, fetched now; `-- FOLDER` has copies.
 
+    Of video APIs what is described, of messengers every request and every answer of the fakes.
     A document that cannot be had is skipped, and said.
     """
     session.install(".[all]", *_groups("tests"), "jsonschema", "pyyaml")
     folder = Path(session.posargs[0]).resolve() if session.posargs else Path(session.create_tmp()) / "openapi"
     folder.mkdir(exist_ok=True)
-    session.run("pytest", "-rs", "tests/test_openapi.py", env={"VIDEOPOLL_OPENAPI": str(folder)})
+    paths = ("tests/test_openapi.py", "tests/test_messenger_documents.py")
+    session.run("pytest", "-rs", *paths, env={"VIDEOPOLL_OPENAPI": str(folder)})
 
 
 BENCHMARKED = {

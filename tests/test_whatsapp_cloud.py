@@ -360,7 +360,7 @@ def built(monkeypatch, *, resolving=False, **env):
 def test_a_worker_builds_the_channel_of_its_environment_alone(cloud, monkeypatch):
     notifier = built(monkeypatch, TOKEN=TOKEN, NUMBER_ID="1065", TEMPLATE="noted:es:caption", BASE_URL=cloud.url)
     assert isinstance(notifier.notify(message()), Accepted)
-    assert isinstance(notifier.notify(message(MessageForm.TEMPLATE)), Accepted)
+    assert isinstance(notifier.notify(message(MessageForm.TEMPLATE, to="5491155550001")), Accepted)
     assert cloud.messages[1].kind == "template"
     notifier.close()
 

@@ -24,6 +24,7 @@ from videopoll.notifiers.addresses import account_of, recipient_of, whatsapp_num
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.exchange import Ask, Fetch, Keep, Post, StepFailedError
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
+from videopoll.notifiers.video_check import VideoCheck, VideoLimits
 from videopoll.notifiers.whatsapp_codes import code_of, lost_media_id, receipt_for_error_of_meta, receipt_of_360dialog
 from videopoll.notifiers.whatsapp_receipts import answer_handshake, read_receipts
 from videopoll.texts import cut
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from videopoll.messages import Message
     from videopoll.notifiers.addresses import Account
     from videopoll.notifiers.exchange import Exchange, Step
-    from videopoll.notifiers.video_check import VideoCheck
     from videopoll.notifiers.whatsapp_template import WhatsAppTemplate
 
 __all__ = ["WhatsAppCloudNotifier"]
@@ -46,6 +46,7 @@ TIMEOUT_S = 15.0
 UPLOAD_TIMEOUT_S = 45.0
 UPLOAD_LIVES_S = 29 * 86_400.0
 VIDEO_LIMIT_BYTES = 16 * 1024 * 1024
+DOCUMENT_LIMIT_BYTES = 100 * 1024 * 1024
 CAPTION_LIMIT = 1024
 TEXT_LIMIT = 4096
 FILENAME = "video.mp4"
@@ -74,8 +75,8 @@ class WhatsAppCloudNotifier(HttpNotifier):
         key_header: The header with the token; in ``Authorization`` it follows ``Bearer``.
         client: A client of the host to send with. The host closes it.
         async_client: The same for asyncio.
-        video_check: Look at a video's size and type first, so that one over
-            WhatsApp's limits goes as a link at once.
+        video_check: Look at a video's file first: what WhatsApp would not play goes as a link at once,
+            or as a document, with `document`.
         trusted_hosts: Hosts from which a video may be downloaded, to be uploaded, whatever their address
             is, and also by http; from all others only by https, and from public addresses.
         clock: Gives the Unix time in seconds: an upload is used for 29 of the 30 days that Meta keeps it.
@@ -85,6 +86,19 @@ class WhatsAppCloudNotifier(HttpNotifier):
     """
 
     forms: ClassVar[frozenset[MessageForm]] = frozenset(MessageForm)
+
+    gap_s: ClassVar[float] = 6.0
+    """Meta's limit for a pair of numbers; beyond it, it answers 131056."""
+
+    video_limits: VideoLimits | None = VideoLimits(
+        max_bytes={MessageForm.VIDEO: VIDEO_LIMIT_BYTES, MessageForm.UPLOAD: VIDEO_LIMIT_BYTES},
+        containers={"mp4", "3gp"},
+        video_codecs={"h264"},
+        audio_codecs={"aac"},
+        most_audio_tracks=1,
+        high_with_b_frames=False,
+    )
+    """As Meta writes of videos; of B-frames in a High profile, that WhatsApp for Android does not play them."""
 
     read_receipts = staticmethod(read_receipts)
     answer_handshake = staticmethod(answer_handshake)
@@ -121,6 +135,9 @@ class WhatsAppCloudNotifier(HttpNotifier):
         self._template = template
         self._upload = upload
         self._document = document
+        if document and self.video_limits is not None:
+            sizes = {**self.video_limits.max_bytes, MessageForm.DOCUMENT: DOCUMENT_LIMIT_BYTES}
+            self.video_limits = attrs.evolve(self.video_limits, max_bytes=sizes)
         self._clock = clock
 
     @override
