@@ -38,6 +38,7 @@ from videopoll.notifiers.addresses import account_of, recipient_of, twilio_numbe
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
 from videopoll.notifiers.twilio_receipts import FAILED_STATUSES, read_receipts, receipt_for_twilio
+from videopoll.notifiers.video_check import META_LIMITS, VideoCheck, VideoLimits
 from videopoll.texts import cut
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
     from videopoll.jobs.codec import JsonValue
     from videopoll.messages import Message
-    from videopoll.notifiers.video_check import VideoCheck
 
 __all__ = ["TwilioNotifier", "TwilioSmsNotifier", "TwilioTemplate"]
 
@@ -54,6 +54,7 @@ CAPTION_LIMIT = 1024
 TEXT_LIMIT = 1600
 PAGE_SIZE = 50
 LONGEST_IN_QUEUE_S = 36_000
+TWILIO_LIMITS = attrs.evolve(META_LIMITS, max_bytes={MessageForm.VIDEO: META_LIMITS.max_bytes[MessageForm.VIDEO]})
 CLOCKS_DIFFER_S = 60
 
 ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
@@ -125,14 +126,15 @@ class TwilioNotifier(HttpNotifier):
         base_url: Where the API is, e.g. that of a region.
         client: A client of the host to send with. The host closes it.
         async_client: The same for asyncio.
-        video_check: Look at a video's size and type first, so that one over
-            WhatsApp's limits goes as a link at once.
+        video_check: Look at a video's file first: what WhatsApp would not play goes as a link at once.
 
     Raises:
         ConfigurationError: One of them cannot work.
     """
 
     forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.VIDEO, MessageForm.TEMPLATE, MessageForm.TEXT})
+
+    video_limits: VideoLimits | None = TWILIO_LIMITS
 
     read_receipts = staticmethod(read_receipts)
 

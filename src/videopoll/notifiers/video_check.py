@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from videopoll.messages import Message
 
-__all__ = ["MEGABYTE", "WHATSAPP_LIMITS", "VideoCheck", "VideoLimits"]
+__all__ = ["META_LIMITS", "WHATSAPP_LIMITS", "VideoCheck", "VideoLimits"]
 
 LOOK_TIMEOUT_S = 2.0
 
@@ -140,6 +140,17 @@ class VideoLimits:
 
 WHATSAPP_LIMITS = VideoLimits(max_bytes={MessageForm.VIDEO: 16 * MEGABYTE}, containers={"mp4", "3gp", "mov"})
 """What gateways to WhatsApp take. Of codecs they say nothing."""
+
+
+META_LIMITS = VideoLimits(
+    max_bytes={MessageForm.VIDEO: 16 * MEGABYTE, MessageForm.UPLOAD: 16 * MEGABYTE},
+    containers={"mp4", "3gp"},
+    video_codecs={"h264"},
+    audio_codecs={"aac"},
+    most_audio_tracks=1,
+    high_with_b_frames=False,
+)
+"""What Meta writes of videos: also that WhatsApp for Android does not play B-frames in a High profile."""
 
 
 def _fits(what: str | None, taken: frozenset[str] | None) -> bool:

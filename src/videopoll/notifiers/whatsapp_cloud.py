@@ -24,7 +24,7 @@ from videopoll.notifiers.addresses import account_of, recipient_of, whatsapp_num
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.exchange import Ask, Fetch, Keep, Post, StepFailedError
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
-from videopoll.notifiers.video_check import VideoCheck, VideoLimits
+from videopoll.notifiers.video_check import META_LIMITS, VideoCheck, VideoLimits
 from videopoll.notifiers.whatsapp_codes import code_of, lost_media_id, receipt_for_error_of_meta, receipt_of_360dialog
 from videopoll.notifiers.whatsapp_receipts import answer_handshake, read_receipts
 from videopoll.texts import cut
@@ -90,15 +90,7 @@ class WhatsAppCloudNotifier(HttpNotifier):
     gap_s: ClassVar[float] = 6.0
     """Meta's limit for a pair of numbers; beyond it, it answers 131056."""
 
-    video_limits: VideoLimits | None = VideoLimits(
-        max_bytes={MessageForm.VIDEO: VIDEO_LIMIT_BYTES, MessageForm.UPLOAD: VIDEO_LIMIT_BYTES},
-        containers={"mp4", "3gp"},
-        video_codecs={"h264"},
-        audio_codecs={"aac"},
-        most_audio_tracks=1,
-        high_with_b_frames=False,
-    )
-    """As Meta writes of videos; of B-frames in a High profile, that WhatsApp for Android does not play them."""
+    video_limits: VideoLimits | None = META_LIMITS
 
     read_receipts = staticmethod(read_receipts)
     answer_handshake = staticmethod(answer_handshake)
