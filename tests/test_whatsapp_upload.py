@@ -136,10 +136,13 @@ def test_other_forms_use_the_file_that_is_there_and_the_link_if_it_is_lost(cloud
     assert (cloud.messages[2].kind, cloud.messages[2].video) == (kind, what.video_url)
 
 
-def test_a_video_by_its_link_needs_no_upload(cloud, storage, send):
+def test_a_video_by_its_link_needs_no_upload_and_uses_none(cloud, storage, send):
     send(attrs.evolve(upload(storage), form=MessageForm.VIDEO))
     assert paths(cloud) == ["messages"]
     assert storage.requests == []
+    kept = send(upload(storage)).prepared
+    send(attrs.evolve(upload(storage), form=MessageForm.VIDEO, prepared=kept))
+    assert cloud.messages[-1].video == upload(storage).video_url
 
 
 @pytest.mark.parametrize(
