@@ -23,7 +23,17 @@ from videopoll import (
 )
 from videopoll.jobs import MessageForm
 from videopoll.messages import Delivered, Found, LookupResult, NotSent, Refused, Unknown
-from videopoll.notifiers import HttpNotifier, HttpRequest, receipt_for_status, recipient_of
+from videopoll.notifiers import (
+    Ask,
+    Fetch,
+    HttpNotifier,
+    HttpRequest,
+    Keep,
+    Part,
+    Post,
+    receipt_for_status,
+    recipient_of,
+)
 from videopoll.testing import NotifierContract, PlainNotifierContract, Reply
 
 ONLINE = Reply.json({"status": {"accountStatus": {"status": "authenticated", "substatus": "connected"}}})
@@ -250,7 +260,7 @@ class ShowsItsUrl(Pager):
 
 
 class QuotesItsRecipient(Pager):
-    def _cleaned(self, receipt, message):
+    def _cleaned(self, receipt, message, keys=()):
         return receipt
 
 
@@ -310,8 +320,83 @@ class AsksForAGapTooLate(Pager):
         self.gap_s = 6.0
 
 
+class HasItsKeyInThePath(Pager):
+    def build(self, message):
+        return attrs.evolve(super().build(message), url=f"{self._base_url}/k3y-of-the-channel/send")
+
+
+class Uploads(Pager):
+    """Asks for a place, uploads there what it has downloaded, and posts."""
+
+    forms = frozenset({MessageForm.UPLOAD, MessageForm.TEXT})
+    step = Ask
+
+    def exchange(self, message):
+        place = message.prepared.get("place")
+        if message.form is MessageForm.UPLOAD and not isinstance(place, str):
+            video = yield from Fetch(message.video_url, max_bytes=1_000_000)
+            url = f"{self._base_url}/upload"
+            part = Part(name="file", content=video.file, filename="v.mp4", media_type=video.media_type)
+            reply = yield from self.step(HttpRequest(method="POST", url=url, parts=[part], timeout_s=15))
+            fault = receipt_for_status(reply)
+            if fault is not None:
+                return fault
+            yield from Keep({"place": reply.json()["page"]})
+        return self.read((yield from Post(self.build(message))), message)
+
+
+class PostsWhatItPrepares(Uploads):
+    step = Post
+
+
+class TrustsItsState(Uploads):
+    def exchange(self, message):
+        if message.prepared:
+            assert isinstance(message.prepared["place"], str)
+        return super().exchange(message)
+
+
+class NumbersItsRepeats(Pager):
+    repeats_are_safe_s = 60.0
+
+    def build(self, message):
+        return attrs.evolve(super().build(message), json={"text": message.text, "attempt": message.attempt})
+
+
+class ForgetsItsReference(Pager):
+    repeats_are_safe_s = 60.0
+
+    def build(self, message):
+        return attrs.evolve(super().build(message), json={"text": message.text})
+
+
+class TestUploads(NotifierContract):
+    """A channel of several requests."""
+
+    accepted = Reply.json({"page": "p-1"})
+    channel = Uploads
+
+    def make_notifier(self, base_url):
+        return self.channel(base_url)
+
+    def side_question(self, request):
+        return Reply.json({"page": "u-1"}) if request.path == "/upload" else None
+
+
+class TestPagerThatDropsRepeats(TestPager):
+    """A service that makes one message of those with one key."""
+
+    class channel(Pager):  # noqa: N801 - named as in its base
+        repeats_are_safe_s = 60.0
+
+
 MISTAKES = [
     (AsksForAGapTooLate, "test_a_channel_that_asks_for_a_gap_leaves_one"),
+    (HasItsKeyInThePath, "test_no_key_of_its_requests_is_told"),
+    (PostsWhatItPrepares, "test_what_fails_before_the_message_is_posted_was_surely_not_sent"),
+    (TrustsItsState, "test_what_a_channel_does_not_know_of_its_own_state_is_prepared_anew"),
+    (NumbersItsRepeats, "test_repeats_are_the_same_where_the_channel_makes_one_message_of_them"),
+    (ForgetsItsReference, "test_repeats_are_the_same_where_the_channel_makes_one_message_of_them"),
     (CallsEverythingDelivered, "test_an_error_is_no_delivery_whatever_its_body_says"),
     (DeliversWithoutReading, "test_an_error_is_no_delivery_whatever_its_body_says"),
     (TrustsAnyBody, "test_a_reply_that_says_nothing_is_no_delivery"),
@@ -343,7 +428,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("channel", "test"), MISTAKES, ids=lambda one: getattr(one, "__name__", one))
 def test_a_channel_with_a_mistake_fails_the_test_that_is_about_it(channel, test):
     """A suite that nothing can fail proves nothing."""
-    contract = TestPager()
+    contract = TestUploads() if issubclass(channel, Uploads) else TestPager()
     contract.channel = channel
 
     with pytest.raises(AssertionError):

@@ -64,6 +64,7 @@ class TestTwilio(NotifierContract):
     refused = Reply.json({"code": 21610, "message": "no", "status": 400}, status=400)
     recipient = attrs.evolve(NotifierContract.recipient, instance_id=SID)
     unauthorized = NotSent
+    public_ids = (SID,)
 
     def make_notifier(self, base_url):
         return TwilioNotifier(

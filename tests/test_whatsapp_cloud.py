@@ -337,6 +337,9 @@ class TestContract(NotifierContract):
     def make_notifier(self, base_url):
         return WhatsAppCloudNotifier(base_url=base_url, template=TEMPLATE)
 
+    def side_question(self, request):
+        return Reply.json({"id": "media-1"}) if request.path.endswith("/media") else None
+
 
 # --- without code ---
 

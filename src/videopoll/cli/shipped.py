@@ -14,6 +14,7 @@ from videopoll.notifiers import (
     DiscordNotifier,
     DiscordWebhookNotifier,
     EvolutionNotifier,
+    TelegramNotifier,
     TwilioNotifier,
     TwilioSmsNotifier,
     TwilioTemplate,
@@ -150,7 +151,26 @@ def _discord_webhook(values: Mapping[str, str]) -> HttpNotifier:
     return DiscordWebhookNotifier(values.get(f"{_DISCORD}_WEBHOOK_URL", ""))
 
 
+# --- Telegram ---
+
+_TRUSTED_HOSTS = "VIDEOPOLL_TRUSTED_HOSTS"
+"""For every channel that downloads what it uploads; spaces separate the hosts."""
+
+
+def _telegram(values: Mapping[str, str]) -> HttpNotifier:
+    return TelegramNotifier(
+        token=values.get("VIDEOPOLL_TELEGRAM_TOKEN"),
+        base_url=values.get("VIDEOPOLL_TELEGRAM_BASE_URL", "https://api.telegram.org"),
+        trusted_hosts=values.get(_TRUSTED_HOSTS, "").split(),
+    )
+
+
 SHIPPED: Mapping[str, ShippedChannel] = {
+    "telegram": ShippedChannel(
+        _telegram,
+        needed=("VIDEOPOLL_TELEGRAM_TOKEN",),
+        others=("VIDEOPOLL_TELEGRAM_BASE_URL", _TRUSTED_HOSTS),
+    ),
     "whatsapp_cloud": ShippedChannel(
         _whatsapp_cloud,
         needed=(f"{_CLOUD}_TOKEN", f"{_CLOUD}_NUMBER_ID"),

@@ -8,11 +8,11 @@ from videopoll._lazy import export
 
 if TYPE_CHECKING:
     from videopoll._http import HttpReply, HttpRequest, Part
-    from videopoll.notifiers.addresses import recipient_of, whatsapp_address, whatsapp_number
+    from videopoll.notifiers.addresses import recipient_of, telegram_chat, whatsapp_address, whatsapp_number
     from videopoll.notifiers.apprise import AppriseNotifier
     from videopoll.notifiers.base import HttpNotifier
     from videopoll.notifiers.callback import CallbackNotifier
-    from videopoll.notifiers.codes import CodeMeaning, receipt_for_code
+    from videopoll.notifiers.codes import CodeMeaning, receipt_for_code, receipt_for_meaning
     from videopoll.notifiers.discord import DiscordNotifier, DiscordWebhookNotifier
     from videopoll.notifiers.evolution import EvolutionNotifier
     from videopoll.notifiers.exchange import Ask, Exchange, Fetch, FetchedVideo, Keep, Post, StepFailedError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from videopoll.notifiers.routing import RoutingNotifier
     from videopoll.notifiers.silent import SilentNotifier
     from videopoll.notifiers.tee import TeeNotifier
+    from videopoll.notifiers.telegram import TelegramNotifier
     from videopoll.notifiers.twilio import TwilioNotifier, TwilioSmsNotifier, TwilioTemplate
     from videopoll.notifiers.ultramsg import UltraMsgNotifier
     from videopoll.notifiers.video_check import VideoCheck, VideoLimits
@@ -33,11 +34,11 @@ else:
         __name__,
         {
             "videopoll._http": "HttpReply HttpRequest Part",
-            "videopoll.notifiers.addresses": "recipient_of whatsapp_address whatsapp_number",
+            "videopoll.notifiers.addresses": "recipient_of telegram_chat whatsapp_address whatsapp_number",
             "videopoll.notifiers.apprise": "AppriseNotifier",
             "videopoll.notifiers.base": "HttpNotifier",
             "videopoll.notifiers.callback": "CallbackNotifier",
-            "videopoll.notifiers.codes": "CodeMeaning receipt_for_code",
+            "videopoll.notifiers.codes": "CodeMeaning receipt_for_code receipt_for_meaning",
             "videopoll.notifiers.discord": "DiscordNotifier DiscordWebhookNotifier",
             "videopoll.notifiers.evolution": "EvolutionNotifier",
             "videopoll.notifiers.exchange": "Ask Exchange Fetch FetchedVideo Keep Post StepFailedError",
@@ -45,6 +46,7 @@ else:
             "videopoll.notifiers.routing": "RoutingNotifier",
             "videopoll.notifiers.silent": "SilentNotifier",
             "videopoll.notifiers.tee": "TeeNotifier",
+            "videopoll.notifiers.telegram": "TelegramNotifier",
             "videopoll.notifiers.twilio": "TwilioNotifier TwilioSmsNotifier TwilioTemplate",
             "videopoll.notifiers.ultramsg": "UltraMsgNotifier",
             "videopoll.notifiers.video_check": "VideoCheck VideoLimits",
@@ -77,6 +79,7 @@ __all__ = [
     "SilentNotifier",
     "StepFailedError",
     "TeeNotifier",
+    "TelegramNotifier",
     "TwilioNotifier",
     "TwilioSmsNotifier",
     "TwilioTemplate",
@@ -88,9 +91,11 @@ __all__ = [
     "WhatsAppFactoryNotifier",
     "WhatsAppTemplate",
     "receipt_for_code",
+    "receipt_for_meaning",
     "receipt_for_status",
     "recipient_of",
     "redact",
+    "telegram_chat",
     "whatsapp_address",
     "whatsapp_number",
 ]

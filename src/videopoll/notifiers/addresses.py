@@ -20,6 +20,7 @@ __all__ = [
     "discord_place",
     "discord_thread",
     "recipient_of",
+    "telegram_chat",
     "token_of",
     "twilio_number",
     "twilio_sender",
@@ -90,6 +91,28 @@ def token_of(token: str | None) -> str:
     else:
         return token
     raise RefusedError(own(problem), try_text=False)
+
+
+# --- Telegram ---
+
+_CHAT = re.compile(r"-?[1-9][0-9]{0,18}")
+_PUBLIC_NAME = re.compile(r"@[A-Za-z][A-Za-z0-9_]{3,31}")
+
+
+def telegram_chat(to: str) -> str:
+    """Return a chat's id, or the ``@name`` of a channel or public group, as it is.
+
+    Raises:
+        RefusedError: It is neither. A phone number is none: a bot writes to chats alone.
+    """
+    to = to.strip(" ")
+    if _CHAT.fullmatch(to) or _PUBLIC_NAME.fullmatch(to):
+        return to
+    msg = (
+        "the recipient's address is no chat id of Telegram: give message.chat.id of an update (digits, '-' before those"
+        " of groups), or the @name of a channel"
+    )
+    raise RefusedError(own(msg), try_text=False)
 
 
 # --- WhatsApp ---

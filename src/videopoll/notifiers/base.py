@@ -191,7 +191,7 @@ class HttpNotifier:
         return LookupResult.CANNOT_TELL
 
     def secrets(self) -> tuple[str | None, ...]:
-        """Return what must never show in a receipt, beside what is in the message itself."""
+        """Return what must never show in a receipt, beside what is in the message itself and in headers for keys."""
         return ()
 
     def notify(self, message: Message) -> Receipt:
@@ -229,7 +229,7 @@ class HttpNotifier:
         exchanging = Exchanging(message, backend.send, backend.wait, self._trusted_hosts, turn.take)
         receipt = yield from exchanging.run(self._exchange(message))
         turn.end(receipt)
-        return self._cleaned(receipt, message)
+        return self._cleaned(receipt, message, exchanging.keys)
 
     def _exchange(self, message: Message) -> Exchange:
         if self._video_check is not None:
@@ -277,8 +277,8 @@ class HttpNotifier:
             secrets += [recipient.token, recipient.to, recipient.reply_to, digits]
         return secrets
 
-    def _cleaned(self, receipt: Receipt, message: Message) -> Receipt:
-        secrets = self._all_secrets(message)
+    def _cleaned(self, receipt: Receipt, message: Message, keys: Iterable[str] = ()) -> Receipt:
+        secrets = [*self._all_secrets(message), *keys]
         if isinstance(receipt, Refused) and message.form is MessageForm.TEXT:
             # There is no other form to try.
             receipt = attrs.evolve(receipt, try_text=False)

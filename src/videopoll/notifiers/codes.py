@@ -11,7 +11,7 @@ from videopoll.messages import NotSent, Refused
 if TYPE_CHECKING:
     from videopoll.jobs.outcome import MessageForm
 
-__all__ = ["CodeMeaning", "CodeTable", "receipt_for_code"]
+__all__ = ["CodeMeaning", "CodeTable", "receipt_for_code", "receipt_for_meaning"]
 
 
 class CodeMeaning(enum.Enum):
@@ -58,9 +58,15 @@ def receipt_for_code(
         then: The form to try next where another may go through (`CodeMeaning.VIDEO`, `CodeMeaning.WINDOW`).
         retry_after_s: How long it asked to wait, in seconds, where it is tried again.
     """
-    if not isinstance(code, int | str) or isinstance(code, bool):
-        return None
-    match table.get(code):
+    meaning = table.get(code) if isinstance(code, int | str) and not isinstance(code, bool) else None
+    return None if meaning is None else receipt_for_meaning(meaning, reason, then=then, retry_after_s=retry_after_s)
+
+
+def receipt_for_meaning(
+    meaning: CodeMeaning, reason: str, *, then: MessageForm | None = None, retry_after_s: float | None = None
+) -> NotSent | Refused:
+    """Return what follows from a meaning, for a channel that has words in the place of codes. See `receipt_for_code`."""
+    match meaning:
         case CodeMeaning.RATE:
             # A text is as much at once as a video.
             return NotSent(reason, retry_after_s, channel_fault=False)
@@ -76,5 +82,3 @@ def receipt_for_code(
             return Refused(reason, try_text=False)
         case CodeMeaning.CREDENTIALS | CodeMeaning.ACCOUNT:
             return NotSent(reason, retry_after_s, channel_fault=False, account_fault=True)
-        case None:
-            return None

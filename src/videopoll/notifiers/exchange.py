@@ -75,6 +75,8 @@ _GONE = frozenset({400, 401, 403, 404, 405, 410, 416})
 _BYTES = frozenset({"application/octet-stream", "binary/octet-stream", "application/mp4", ""})
 """What a server calls a video whose type it does not know."""
 
+_OF_A_KEY = re.compile(r"auth|token|secret|api-?_?key", re.IGNORECASE)
+
 _VIDEO_TYPE = re.compile(r"video/[a-z0-9.+-]{1,50}")
 
 
@@ -218,6 +220,9 @@ class Exchanging:
         wait: Waits for a future; a flow.
         trusted_hosts: Hosts that a video may be fetched from whatever their address is.
         hold: Asked before the message is posted; it may return why that is too early.
+
+    Attributes:
+        keys: What the requests bore as keys in their headers: no receipt may tell them.
     """
 
     def __init__(
@@ -238,6 +243,7 @@ class Exchanging:
         self._posted: HttpReply | None = None
         self._posts = 0
         self._files: list[BinaryIO] = []
+        self.keys: set[str] = set()
 
     def run(self, exchange: Exchange) -> Flow[Receipt]:
         """Carry all steps out, and return the receipt, with what was kept. Whatever was opened is closed."""
@@ -272,6 +278,7 @@ class Exchanging:
     def _take(self, step: Step) -> Flow[HttpReply | FetchedVideo | StepFailedError | None]:
         match step:
             case Ask(request):
+                self._note_keys(request)
                 reply = yield from self._send(request)
                 return StepFailedError(receipt_for_failure(reply)) if isinstance(reply, HttpFailure) else reply
             case Fetch():
@@ -291,11 +298,16 @@ class Exchanging:
         held = self._hold()
         if held is not None:
             return held
+        self._note_keys(request)
         reply = yield from self._send(request, may_send=self._message.may_still_send)
         if isinstance(reply, HttpFailure):
             return receipt_for_failure(reply)
         self._posted, self._posts = reply, self._posts + 1
         return reply
+
+    def _note_keys(self, request: HttpRequest) -> None:
+        named = request.headers.items()
+        self.keys.update(value.rpartition(" ")[2] for name, value in named if _OF_A_KEY.search(name))
 
     def _checked(self, receipt: object) -> Receipt:
         """Return what an exchange ended with, as far as that can be."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from videopoll.testing.assertions import assert_delivered_once, assert_no_keys_leaked
 from videopoll.testing.builders import build_job, build_message, build_outcome
 from videopoll.testing.clock import MovableClock
-from videopoll.testing.contract import NotifierContract, PlainNotifierContract
+from videopoll.testing.contract import NotifierContract
 from videopoll.testing.crashes import CRASH_POINTS, die_at
 from videopoll.testing.discord import FakeDiscord
 from videopoll.testing.embedded import EmbeddedRedis, ServerChoice, unused_port
@@ -27,11 +27,13 @@ from videopoll.testing.memory import MemoryServer, async_memory_queue, memory_qu
 from videopoll.testing.messengers import FakeMessage, FakeUltraMsg, FakeWhatsAppFactory, MessageKind
 from videopoll.testing.openai import FakeOpenAI
 from videopoll.testing.parts import PollAnswer, RecordingNotifier, ScriptedPoller, SendAttempt
+from videopoll.testing.plain_contract import PlainNotifierContract
 from videopoll.testing.poller_contract import VideoPollerContract
 from videopoll.testing.providers import FakeProviders
 from videopoll.testing.publisher import FolderPublisher
 from videopoll.testing.sandbox import AsyncSandbox, Sandbox
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
+from videopoll.testing.telegram import FakeTelegram
 from videopoll.testing.twilio import FakeTwilio
 from videopoll.testing.video_api import FakeVideoApi
 from videopoll.testing.waiting import async_wait_until, wait_until
@@ -47,6 +49,7 @@ __all__ = [
     "FakeOpenAI",
     "FakeProviders",
     "FakeServer",
+    "FakeTelegram",
     "FakeTwilio",
     "FakeUltraMsg",
     "FakeVideoApi",

@@ -7,18 +7,19 @@ pytest collects them from a subclass whose name begins with ``Test``.
 from __future__ import annotations
 
 import asyncio
-import inspect
+import itertools
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import attrs
 from typing_extensions import override
 
 from videopoll._http import Http
-from videopoll.errors import NotifierError
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
+from videopoll.jobs.video import Asset, PublicLink
 from videopoll.messages import (
     Delivered,
     Found,
@@ -35,14 +36,13 @@ from videopoll.notifiers.pace import Pace
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
     from videopoll._http import HttpFailure, HttpReply, HttpRequest
     from videopoll.jobs.codec import JsonValue
     from videopoll.notifiers.base import HttpNotifier
-    from videopoll.protocols import AsyncNotifier, Notifier
 
-__all__ = ["NotifierContract", "PlainNotifierContract"]
+__all__ = ["NotifierContract"]
 
 START_MS = 1_757_157_518_747
 TOOK_MS = 45_000
@@ -51,6 +51,10 @@ TOKEN = "token-of-the-contract"  # noqa: S105 - made up
 SIGNATURE = "s3cr3t-of-the-contract"
 VIDEO_URL = f"https://files.example/video.mp4?signature={SIGNATURE}&size=1"
 PROVIDER_ERROR = "provider-words-of-the-contract"
+
+VIDEO_PATH = "/video-of-the-contract.mp4"
+VIDEO = b"\0\0\0\x18ftypmp42" + bytes(100_000)
+"""What a channel may download that uploads videos."""
 
 HURRY_S = 0.4
 """A channel waits 15 or 30 s for a reply; a test should not take that long."""
@@ -88,7 +92,9 @@ def check(condition: object, complaint: str) -> None:
         raise AssertionError(complaint)
 
 
-def _message(form: MessageForm, recipient: Recipient | None, *, success: bool, language: str | None = None) -> Message:
+def message_of_contract(
+    form: MessageForm, recipient: Recipient | None, *, success: bool, language: str | None = None
+) -> Message:
     outcome = (
         Outcome(OutcomeKind.COMPLETED, START_MS + TOOK_MS, video_url=VIDEO_URL, file_id="file-1")
         if success
@@ -121,6 +127,7 @@ class _Service(FakeServer):
             notifier._pace = Pace(0.0)  # noqa: SLF001 - one unit with its base class
         if hasty:
             notifier._http = _Hasty()  # noqa: SLF001 - one unit with its base class
+        notifier._trusted_hosts = frozenset({"127.0.0.1"})  # noqa: SLF001 - the video lies here, too
         self._made.append(notifier)
         return notifier
 
@@ -139,18 +146,30 @@ class _Service(FakeServer):
     def always(self, reply: Reply) -> None:
         """Answer every send like this."""
         self.heal()
-        self.fail_every(1, reply, when=lambda request: self._contract.side_question(request) is None)
+        self.fail_every(1, reply, when=lambda request: self._aside(request) is None)
+
+    def fail_request(self, number: int, reply: Reply) -> None:
+        """Answer like this to the request of this number, from 0, whatever it is."""
+        self.heal()
+        numbers = itertools.count()
+        self.fail_next(reply, when=lambda _: next(numbers) == number)
+
+    def _aside(self, request: ReceivedRequest) -> Reply | None:
+        """Return the answer to a request that is no send and no look-up; None for all others."""
+        if request.path == VIDEO_PATH:
+            return Reply(body=VIDEO, headers={"content-type": "video/mp4"})
+        return self._contract.side_question(request)
 
     @override
     def _receive(self, request: ReceivedRequest) -> Reply:
-        if self._contract.side_question(request) is None:
+        if self._aside(request) is None:
             with self._lock:
                 self._sends.append(request)
         return super()._receive(request)
 
     @override
     def _handle(self, request: ReceivedRequest) -> Reply:
-        return self._contract.side_question(request) or self._contract.accepted
+        return self._aside(request) or self._contract.accepted
 
 
 class _Hasty(Http):
@@ -250,6 +269,9 @@ class NotifierContract:
     unauthorized: ClassVar[type[Receipt] | tuple[type[Receipt], ...]] = (NotSent, Refused)
     """What a 401 means: `NotSent` for a channel that tries again until the key is right, or `Refused`."""
 
+    public_ids: ClassVar[tuple[str, ...]] = ()
+    """What in the channel's URLs looks like a key and is none, such as the id of an account."""
+
     def make_notifier(self, base_url: str) -> HttpNotifier:
         """Build the channel, pointed at a server. Called for each test."""
         msg = f"{type(self).__name__} must override make_notifier(self, base_url)"
@@ -267,7 +289,7 @@ class NotifierContract:
 
     def message(self, form: MessageForm = MessageForm.VIDEO, *, success: bool = True) -> Message:
         """Return the message to send; override it for a channel that needs more, e.g. metadata."""
-        return _message(form, self.recipient, success=success)
+        return message_of_contract(form, self.recipient, success=success)
 
     # --- what is sent ---
 
@@ -370,7 +392,7 @@ class NotifierContract:
             notifier = service.notifier()
             message = self.message()
             secrets = self._secrets(notifier, message)
-            step = next(notifier.exchange(message))
+            step = _first_step(notifier, message)
             told: list[object] = [notifier, step, getattr(step, "request", None), notifier.build_look_up(message)]
             quoted = " ".join(secrets)
             secrets.append(SIGNATURE)
@@ -388,6 +410,90 @@ class NotifierContract:
                         secret not in repr(thing),
                         f"the repr of {type(thing).__name__} tells a token, an address or a URL",
                     )
+
+    def test_no_key_of_its_requests_is_told(self) -> None:
+        """What a channel sends as its key has to be in its `secrets`, or a service that quotes it puts it into a receipt."""
+        with _Service(self) as service:
+            notifier, message = service.notifier(), self.message()
+            if message.recipient is not None:
+                # The recipient's own key is taken out anyway.
+                message = attrs.evolve(message, recipient=attrs.evolve(message.recipient, token=None))
+            for side in _sides(notifier):
+                side.receipt(message)
+            keys = {key for request in service.requests for key in _keys(request)}
+            keys -= {message.reference, message.job.job_id, *self.public_ids}
+            if message.recipient is not None:
+                keys -= {message.recipient.instance_id or "", message.recipient.to}
+            quoted = " ".join(sorted(keys))
+            answer: dict[str, JsonValue] = dict.fromkeys(("error", "message", "description"), quoted)
+            for status in (200, 400, 401, 500):
+                service.always(Reply.json(answer, status=status))
+                for side in _sides(notifier):
+                    receipt = side.receipt(message)
+                    said = f"{receipt!r} {getattr(receipt, 'reason', '')}"
+                    check(
+                        not any(key in said for key in keys),
+                        f"{side.name}: the receipt tells a key that the request bears: give it in secrets()",
+                    )
+
+    # --- several requests ---
+
+    def test_what_fails_before_the_message_is_posted_was_surely_not_sent(self) -> None:
+        """Also if the worker dies there: the next try begins with what was kept, and sends the message once."""
+        for message in self._in_all_forms():
+            for number in range(self._asides(message)):
+                for trouble in (Reply.dropped(), Reply.fault(500), Reply.garbage(b"<html>")):
+                    self._fails_before(message, number, trouble)
+
+    def _fails_before(self, message: Message, number: int, trouble: Reply) -> None:
+        with _Service(self) as service:
+            for side in _sides(service.notifier()):
+                before = len(service.sends)
+                service.fail_request(number, trouble)
+                receipt = side.receipt(_at(message, service))
+                posted = len(service.sends) > before
+                check(
+                    posted or isinstance(receipt, NotSent | Refused),
+                    f"{side.name}: nothing was posted as {message.form.value}, which is NotSent or Refused, got {receipt!r}",
+                )
+                service.heal()
+                kept = dict(receipt.prepared or {})
+                again = side.receipt(attrs.evolve(_at(message, service), prepared=kept, attempt=2))
+                check(
+                    isinstance(again, Delivered) and len(service.sends) == before + posted + 1,
+                    f"{side.name}: the next try has to send the {message.form.value} once, got {again!r}",
+                )
+
+    def test_what_a_channel_does_not_know_of_its_own_state_is_prepared_anew(self) -> None:
+        """An earlier version may have kept it."""
+        with _Service(self) as service:
+            for message in self._in_all_forms():
+                for side in _sides(service.notifier()):
+                    odd = attrs.evolve(_at(message, service), prepared={"": [None], "id": {"x": 1}})
+                    self._is(side, side.receipt(odd), Delivered, "a message with a state that nobody knows")
+
+    def test_repeats_are_the_same_where_the_channel_makes_one_message_of_them(self) -> None:
+        """It knows a message by its reference, which has to be in the request; the number of the try must not."""
+        with _Service(self) as service:
+            notifier, message = service.notifier(), self.message()
+            if not notifier.repeats_are_safe_s:
+                return
+            for side in _sides(notifier):
+                first, again = (self._sent(service, side, attrs.evolve(message, attempt=number)) for number in (1, 2))
+                check(first == again, f"{side.name}: a repeat has to be the same request")
+                other = self._sent(service, side, attrs.evolve(message, reference="vp-" + "f" * 32))
+                check(first != other, f"{side.name}: the reference is not in the request, so repeats are two messages")
+
+    def _in_all_forms(self) -> list[Message]:
+        with _Service(self) as service:
+            return [self.message(form) for form in sorted(service.notifier().forms)]
+
+    def _asides(self, message: Message) -> int:
+        """Return how many requests come before the one that posts the message."""
+        with _Service(self) as service:
+            side = next(_sides(service.notifier()))
+            self._is(side, side.receipt(_at(message, service)), Delivered, f"a {message.form.value} that was taken")
+            return service.requests.index(service.sends[0])
 
     def test_many_may_send_at_once(self) -> None:
         """A worker's threads share one notifier."""
@@ -527,6 +633,41 @@ def _is_found(answer: LookupAnswer) -> bool:
     return answer is LookupResult.FOUND or isinstance(answer, Found)
 
 
+def _at(message: Message, service: _Service) -> Message:
+    """Return the message with its video at the service itself."""
+    if not message.outcome.success:
+        return message
+    url = f"{service.url}{VIDEO_PATH}?signature={SIGNATURE}"
+    return attrs.evolve(
+        message, outcome=attrs.evolve(message.outcome, video_url=None, assets=(Asset(PublicLink(url)),))
+    )
+
+
+def _first_step(notifier: HttpNotifier, message: Message) -> object:
+    """Return the first thing that the channel asks for; a look at the video comes first where there is one."""
+    steps = notifier.exchange(message)
+    try:
+        return next(steps)
+    finally:
+        steps.close()
+
+
+def _keys(request: ReceivedRequest) -> Iterator[str]:
+    """Yield what in a request looks like a key: by its name, or by its shape where it has none."""
+    named = [*request.headers.items(), *request.query.items(), *request.body.items()]
+    for name, value in named:
+        key = value.rpartition(" ")[2] if isinstance(value, str) else ""
+        if len(key) >= SHORTEST_NAMED_KEY and re.search(r"auth|token|secret|api-?_?key", name, re.IGNORECASE):
+            yield key
+    for part in request.target.partition("?")[0].split("/"):
+        if len(part) >= SHORTEST_KEY and re.search(r"[0-9]", part) and re.search(r"[A-Za-z]", part):
+            yield part
+
+
+SHORTEST_KEY = 16
+SHORTEST_NAMED_KEY = 6
+
+
 def _texts(request: ReceivedRequest) -> Iterator[str]:
     """Yield every text in a request."""
     yield request.raw.decode("utf-8", "replace")
@@ -539,123 +680,3 @@ def _texts(request: ReceivedRequest) -> Iterator[str]:
             values += value.values()
         elif isinstance(value, list):
             values += value
-
-
-_Plain: TypeAlias = "Notifier | AsyncNotifier"
-
-
-class PlainNotifierContract:
-    """What a plain `Notifier` or `AsyncNotifier` has to keep to, whatever it sends with.
-
-    ::
-
-        class TestMyChannel(PlainNotifierContract):
-            def make_notifier(self):
-                return MyChannel(a_working_service())
-
-            def make_failing(self):
-                return MyChannel(a_service_that_is_down())
-    """
-
-    recipient: ClassVar[Recipient | None] = NotifierContract.recipient
-    """Who gets the messages; None for a channel that asks for nobody."""
-
-    def make_notifier(self) -> _Plain:
-        """Build the channel over a service that takes messages. Called for each test."""
-        msg = f"{type(self).__name__} must override make_notifier(self)"
-        raise NotImplementedError(msg)
-
-    def make_failing(self) -> _Plain | None:
-        """Build the channel over a service that takes none; None leaves that out."""
-        return None
-
-    def message(self, form: MessageForm = MessageForm.VIDEO, *, success: bool = True) -> Message:
-        """Return the message to send; override it for a channel that needs more, e.g. metadata."""
-        return _message(form, self.recipient, success=success)
-
-    def test_a_message_is_delivered_in_every_form(self) -> None:
-        """A channel may send a video as it likes, but it has to take it."""
-        notifier = self.make_notifier()
-        for message in (
-            self.message(MessageForm.VIDEO),
-            self.message(MessageForm.TEXT),
-            self.message(MessageForm.TEXT, success=False),
-        ):
-            for receipt in _plain_receipts(notifier, message):
-                check(
-                    receipt is None or isinstance(receipt, Delivered),
-                    f"a message that was taken is Delivered or None, got {receipt!r}",
-                )
-
-    def test_a_service_that_takes_nothing_delivers_nothing(self) -> None:
-        """A receipt says so, or an exception; silence would count as delivered."""
-        notifier = self.make_failing()
-        if notifier is None:
-            return
-        for method in _plain_methods(notifier):
-            try:
-                receipt = method(self.message())
-            except NotifierError as error:
-                told = str(error)
-            except Exception:  # noqa: BLE001 - any other one means that nobody knows, which is honest, and is never quoted
-                told = ""
-            else:
-                check(
-                    isinstance(receipt, NotSent | Refused | Unknown),
-                    f"nothing was taken, and the notifier says {receipt!r}, which counts as delivered",
-                )
-                told = repr(receipt)
-            check(not _tells(told, self.message()), "what the notifier says of a failure tells a token or an address")
-
-    def test_its_repr_tells_no_secret(self) -> None:
-        """It gets into logs and error messages."""
-        check(not _tells(repr(self.make_notifier()), self.message()), "the notifier's repr tells a secret")
-
-    def test_several_threads_may_use_it(self) -> None:
-        """A worker sends several messages at a time."""
-        notifier = self.make_notifier()
-        for method in _plain_methods(notifier):
-            with ThreadPoolExecutor(THREADS) as threads:
-                receipts = list(threads.map(method, [self.message()] * THREADS))
-            check(
-                all(receipt is None or isinstance(receipt, Delivered) for receipt in receipts),
-                "not every message was delivered when several were sent at once",
-            )
-
-
-def _plain_methods(notifier: _Plain) -> Iterator[Callable[[Message], object]]:
-    """Return each of a notifier's ways to send, as a blocking function."""
-    try:
-        for name in ("notify", "anotify"):
-            method = cast("Callable[[Message], object] | None", getattr(notifier, name, None))
-            check(method is not None or name == "anotify", f"{type(notifier).__name__} has no method notify(message)")
-            if method is not None and not (name == "notify" and getattr(notifier, "async_only", False)):
-                yield _blocking(notifier, method)
-    finally:
-        close = getattr(notifier, "close", None)
-        if callable(close) and not inspect.iscoroutinefunction(close):
-            close()
-
-
-def _blocking(notifier: _Plain, method: Callable[[Message], object]) -> Callable[[Message], object]:
-    async def awaited(message: Message) -> object:
-        try:
-            return await cast("Awaitable[object]", method(message))
-        finally:
-            closing = getattr(notifier, "aclose", lambda: None)()
-            if inspect.isawaitable(closing):
-                await closing
-
-    return (lambda message: asyncio.run(awaited(message))) if inspect.iscoroutinefunction(method) else method
-
-
-def _plain_receipts(notifier: _Plain, message: Message) -> list[object]:
-    return [method(message) for method in _plain_methods(notifier)]
-
-
-def _tells(text: str, message: Message) -> bool:
-    recipient = message.recipient
-    secrets = [message.video_url, SIGNATURE]
-    if recipient is not None:
-        secrets += [recipient.token, recipient.to]
-    return any(secret in text for secret in secrets if secret)

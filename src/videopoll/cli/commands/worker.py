@@ -280,7 +280,7 @@ def worker(
     """Run a worker until SIGTERM or Ctrl-C, which drain it; another one, a second or more later, ends it at once.
 
     Secrets come from the environment only: VIDEOPOLL_API_KEY (needed, unless the
-    poller is yours), VIDEOPOLL_ULTRAMSG_TOKEN, VIDEOPOLL_WHATSAPP_FACTORY_TOKEN.
+    poller is yours), VIDEOPOLL_ULTRAMSG_TOKEN, VIDEOPOLL_WHATSAPP_FACTORY_TOKEN, VIDEOPOLL_TELEGRAM_TOKEN.
 
     With --provider each job is asked about at the API that its metadata name; the key of
     each is in the variable that videopoll providers tells, e.g. FAL_KEY. Jobs that name none
@@ -289,6 +289,7 @@ def worker(
     \b
     export VIDEOPOLL_API_KEY=… VIDEOPOLL_ULTRAMSG_TOKEN=…
     videopoll worker --ultramsg-instance instance1150
+    videopoll worker --channel telegram
     videopoll worker --provider fal --provider replicate
     videopoll worker --provider openrouter --publisher myshop.videos:build_publisher
     videopoll worker --resolver myshop.people:recipient_of --log-format json
