@@ -86,6 +86,17 @@ def test_a_host_may_have_each_video_uploaded(cloud, storage, send):
     assert cloud.messages[0].file == FILE
 
 
+def test_and_that_of_a_template_which_goes_by_its_link_if_it_cannot_be(cloud, storage, send):
+    what = attrs.evolve(upload(storage), form=MessageForm.TEMPLATE)
+    assert isinstance(send(what, upload=True), Accepted)
+    storage.fail_every(1, Reply.fault(404))
+    assert isinstance(send(what, upload=True), Accepted)
+    assert [(one.kind, one.file, one.video) for one in cloud.messages] == [
+        ("template", FILE, None),
+        ("template", None, what.video_url),
+    ]
+
+
 def test_what_was_uploaded_is_used_again(cloud, storage, send):
     cloud.fail(131000, kinds={"video"}, times=1)
     first = send(upload(storage))

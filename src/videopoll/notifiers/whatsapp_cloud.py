@@ -67,7 +67,8 @@ class WhatsAppCloudNotifier(HttpNotifier):
         number_id: The id of the phone number that sends by default. It is not the number.
         template: What goes to users who have not written for 24 hours; None gives their
             messages up, with that reason.
-        upload: Upload each video, which Meta recommends, instead of letting Meta fetch it.
+        upload: Upload each video, also that of a template, which Meta recommends, instead of letting
+            Meta fetch it.
         document: Send a file that is no video for WhatsApp as a document, before the link goes as
             a text. Meta lists no videos among the documents that it supports.
         base_url: Where the API is.
@@ -143,7 +144,12 @@ class WhatsAppCloudNotifier(HttpNotifier):
         if self._upload and message.form is MessageForm.VIDEO:
             message = attrs.evolve(message, form=MessageForm.UPLOAD)
         whatsapp_number(recipient_of(message).to)  # before a file is fetched for nobody
-        message = yield from self._uploaded(message)
+        try:
+            message = yield from self._uploaded(message)
+        except StepFailedError:
+            if message.form is MessageForm.UPLOAD:
+                raise
+            # It has a link besides, and a text would not get through where the template does.
         reply = yield from Post(self.build(message))
         if message.prepared and _lost(reply):
             # Meta has lost the file, and so has sent nothing.
@@ -155,7 +161,8 @@ class WhatsAppCloudNotifier(HttpNotifier):
     def _uploaded(self, message: Message) -> Generator[Step, object, Message]:
         """Return the message with the file that it needs at Meta, and fetch and upload that if it is not there."""
         account = self._account(message)
-        if message.form is not MessageForm.UPLOAD or self._media_id(account, message.prepared) is not None:
+        as_file = self._upload and message.form in {MessageForm.TEMPLATE, MessageForm.DOCUMENT} and message.video_url
+        if not (message.form is MessageForm.UPLOAD or as_file) or self._media_id(account, message.prepared):
             return message
         video = yield from Fetch(message.video_url or "", max_bytes=VIDEO_LIMIT_BYTES)
         parts = (
