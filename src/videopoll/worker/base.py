@@ -158,6 +158,8 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
             clock=clock,
             rng=rng,
             wake=self._wake,
+            begin=self._begin,
+            give_back=self._give_back,
             hurry_renewal=self._hurry_renewal,
             hung=self._count_hung,
         )
@@ -210,6 +212,13 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
     def _begin(self, step: JobStep) -> None:
         """Begin to work on a job."""
         raise NotImplementedError
+
+    def _give_back(self, step: JobStep, *, wait: bool = False) -> FutureT | None:
+        """Give a job back that was not begun, as if it had not been claimed; with `wait`, return what tells when that is written."""
+        transition = step.release()
+        future = None if transition is None else self._writer.put(transition, wait=wait)
+        self._state.forget(step)
+        return future
 
     def _in_hand(self) -> list[tuple[JobStep, float]]:
         """Return the steps in hand, and for how many seconds a send of each may go on after it is given back."""
@@ -418,12 +427,13 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
             rest: Waits until nothing is in hand any more, at most so many seconds.
         """
         stopping, state = run.stopping, self._state
+        puts: list[FutureT | None] = [self._give_back(step, wait=True) for step in state.leave_line()]
         while state.steps and (left_s := min(stopping.grace_left_s(), state.hangs_in_s())) > 0:
             yield from do(rest, left_s)
         # Whatever this finds takes its time in the bounds of the end.
         run.ask()
         left = [(step, step.release(send_s)) for step, send_s in self._in_hand()]
-        puts = [self._writer.put(transition) for _, transition in left if transition is not None]
+        puts += [self._writer.put(transition) for _, transition in left if transition is not None]
         futures = [future for future in puts if future is not None]
         self._writer.give_up_after(constants.LONGEST_IDLE_S)
         yield from do(lambda: self._wait_for(run, futures))

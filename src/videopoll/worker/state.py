@@ -20,11 +20,13 @@ from videopoll.core.loops import RENEWER, Loops
 from videopoll.core.polling import widest
 from videopoll.core.step import JobStep
 from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
+from videopoll.jobs.transition import PollWork
 from videopoll.jobs.views import RunSummary
 from videopoll.observe.log import LogHook, shown_ids
 from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy, check_count, check_seconds, given
 from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 from videopoll.worker.health import Vitals
+from videopoll.worker.line import Line
 from videopoll.worker.takeovers import Asked, Takeovers
 from videopoll.worker.timing import Coalescer
 
@@ -48,7 +50,7 @@ MIN_LISTEN_S = 0.1
 """A worker that claims again within this time need not listen for new ids: the claim looks for them, too."""
 
 MIN_CLAIM_GAP_BUSY_S = 0.01
-"""How far apart they are while more is due than there are slots for: a slot that waits longer costs throughput."""
+"""How far apart they are while slots wait for one: nobody stands in line (`videopoll.worker.line`)."""
 
 RETRY_CLAIM_S = 0.25
 """How soon to look again for what is due and could not be taken, though there was a slot for it."""
@@ -118,6 +120,8 @@ class WorkerState:
     Args:
         poller: Asks the video API; it may have strategies of its own (`videopoll.protocols.OwnStrategies`).
         wake: Wakes the runner's loop, in whatever thread it is called.
+        begin: Begins to work on a job, in whatever thread it is called.
+        give_back: Gives a job back that was not begun.
         hurry_renewal: Wakes what renews leases.
         hung: Returns how many calls of a host's parts were left to themselves.
     """
@@ -141,6 +145,8 @@ class WorkerState:
         clock: Clock | None,
         rng: random.Random | None,
         wake: Callable[[], object],
+        begin: Callable[[JobStep], object],
+        give_back: Callable[[JobStep], object],
         hurry_renewal: Callable[[], object],
         hung: Callable[[], int],
     ) -> None:
@@ -189,6 +195,7 @@ class WorkerState:
             foreign_workers=foreign_workers,
         )
         self._wake, self._hurry_renewal, self._hung = wake, hurry_renewal, hung
+        self._begin, self._give_back = begin, give_back
         self._planning = threading.RLock()
         self._slots = threading.Lock()
         self.capacity: int = concurrency + delivery_concurrency
@@ -196,14 +203,13 @@ class WorkerState:
         self.steps: dict[str, JobStep] = {}
         self.polls_in_hand: int = 0
         self.sends_in_hand: int = 0
+        self._line = Line()
         self.coalescer: Coalescer = Coalescer()
-        self._full = False
-        self.stopping = False
+        self._full = self.stopping = False
         self.counted: dict[type[events.Event], int] = {}
-        self._paused_until_s = 0.0
         self.endings_in_hand: int = 0
         self._look_from = 0
-        self._look_at_s = self._patient_until_s = 0.0
+        self._look_at_s = self._patient_until_s = self._paused_until_s = 0.0
         self._looked = self._late = False
         self.defer_endings()
         self._lost: dict[str, int] = {}
@@ -303,6 +309,8 @@ class WorkerState:
             # Each account by itself: the others go on.
             return
         self._paused_until_s = max(self._paused_until_s, self.clock.monotonic_s() + wait_s)
+        for step in self.leave_line():
+            self._give_back(step)
 
     def pause_left_s(self) -> float:
         """Seconds until polling may go on after a 429; 0 when it may."""
@@ -323,13 +331,18 @@ class WorkerState:
         return self.clock.monotonic_s() - self._renewed_s > self.lease.duration_s - self.lease.renew_every_s
 
     def room(self) -> tuple[int, int]:
-        """How many more polls and sends this worker can take; none while it cannot keep, or write down, what it has."""
+        """How many more polls and sends this worker can take; none while it cannot keep, or write down, what it has.
+
+        The polls are those for which there is a place, or will be in a moment.
+        """
         if self.writes_first:
             return 0, 0
-        polls = 0 if self.pause_left_s() else self.concurrency - self.polls_in_hand
+        paused = self.pause_left_s() > 0
+        polls = 0 if paused else self.concurrency - self.polls_in_hand
         free = max(0, self.capacity - self.polls_in_hand - self.sends_in_hand)
         polls = max(0, min(polls, free))
-        return polls, max(0, min(self.delivery_concurrency - self.sends_in_hand, free - polls))
+        sends = max(0, min(self.delivery_concurrency - self.sends_in_hand, free - polls))
+        return polls + (0 if paused else self._line.room), sends
 
     def defer_endings(self) -> None:
         """End nothing without a slot for a while: what is overdue when a worker comes gets its last poll first."""
@@ -343,6 +356,10 @@ class WorkerState:
             self.vitals.tick()
             now_s = self.clock.monotonic_s()
             self.coalescer.started(now_s)
+            for step in self._leave_line(now_s):
+                self._give_back(step)
+            with self._slots:
+                self._line.look(now_s)
             polls, sends = self._look_for_room()
             endings = 0
             if now_s >= self._look_wanted_s(polls):
@@ -354,7 +371,8 @@ class WorkerState:
             self._looked = endings > 0
             room = Room(polls, sends, endings, self._look_from)
             if not room.any:
-                self.coalescer.request(min(now_s + (self.pause_left_s() or LONGEST_IDLE_S), self._look_at_s), 0.0)
+                next_s = min(now_s + (self.pause_left_s() or LONGEST_IDLE_S), self._look_at_s, self._line.late_s)
+                self.coalescer.request(next_s, 0.0)
             return room
 
     def _look_for_room(self) -> tuple[int, int]:
@@ -383,23 +401,72 @@ class WorkerState:
         return self.takeovers.ask(self.clock.monotonic_s(), self.context.clock.now_ms())
 
     def take(self, batch: ClaimBatch, asked: Asked) -> list[JobStep]:
-        """Note the answer to a claim, and its jobs as in hand."""
+        """Note the answer to a claim, and its jobs as in hand; return those to begin now."""
         if self.takeovers.claimed(asked, batch, self.clock.monotonic_s()):
             self.renew_first()
         self._no_longer_lost("claim")
         self.context.clock.set(batch.now_ms)
         taken = [JobStep(self.context, claim, asked.at_s) for claim in batch.claims]
+        at_once, now_s = [], self.clock.monotonic_s()
         with self._slots:
             for step in taken:
                 self.steps[step.claim.job_id] = step
+                polls = isinstance(step.claim.work, PollWork) and not step.claim.ending
+                if polls and self.polls_in_hand >= self.concurrency:
+                    # What begins nothing keeps no place.
+                    step.slot_freed = True
+                    self._line.join(step, now_s)
+                else:
+                    self._move(step, 1)
+                    at_once.append(step)
+        if not self._line_moves:
+            # It was claimed for places of which something has got hold, or the API asked for a pause meanwhile.
+            for step in self.leave_line():
+                self._give_back(step)
+        return at_once
+
+    @property
+    def _line_moves(self) -> bool:
+        """Whether polls may begin."""
+        return not self.stopping and not self.pause_left_s()
+
+    def leave_line(self) -> list[JobStep]:
+        """Let nobody wait for a place any more; return who did."""
+        return self._leave_line(FOREVER_S)
+
+    def _leave_line(self, now_s: float) -> list[JobStep]:
+        with self._slots:
+            return self._line.leave(now_s)
+
+    def _serve_line(self) -> None:
+        """Begin what waits for a place, as far as there are any."""
+        while (step := self._next_in_line()) is not None:
+            if step.slot_freed:
+                self._give_back(step)
+            else:
+                self._begin(step)
+
+    def _next_in_line(self) -> JobStep | None:
+        with self._slots:
+            free = min(self.concurrency - self.polls_in_hand, self.capacity - self.polls_in_hand - self.sends_in_hand)
+            if not self._line or free <= 0 or not self._line_moves:
+                return None
+            step = self._line.first()
+            # This process may have stood still: what is not held any more is not begun.
+            if not step.released and step.lease.left_s() > 0:
+                step.slot_freed = False
                 self._move(step, 1)
-        return taken
+            return step
 
     def plan_after(self, batch: ClaimBatch) -> None:
         """Plan the next claim for when something may be due that this one did not take."""
         self._plan_look(batch)
+        overdue = batch.next_poll_ms is not None and batch.next_poll_ms <= batch.now_ms
+        self._line.backlog = overdue or (self.take_new and batch.waiting > 0)
         polls, sends = self._look_for_room()
-        self.wake_at(self.clock.monotonic_s() + self._sleep_s(batch, polls, sends))
+        self.wake_at(min(self.clock.monotonic_s() + self._sleep_s(batch, polls, sends), self._line.late_s))
+        # A place may have got free before the line was there.
+        self._serve_line()
 
     def _plan_look(self, batch: ClaimBatch) -> None:
         """Plan when to look for jobs that are to be ended without a slot."""
@@ -455,6 +522,7 @@ class WorkerState:
             for step in self.steps.values():
                 step.slot_freed = True
             self.steps = {}
+            self._line = Line()
             self.polls_in_hand = self.sends_in_hand = self.endings_in_hand = 0
 
     def hangs_in_s(self) -> float:
@@ -484,14 +552,16 @@ class WorkerState:
         return True
 
     def on_slot_freed(self) -> None:
-        """Wake the loop if it waits for a free slot."""
+        """Begin what stands in line for a slot; wake the loop if it waits for one."""
+        self._serve_line()
         if self._full:
             self.wake_at(self.clock.monotonic_s())
 
     def wake_at(self, at_s: float) -> None:
         """Plan a claim at this time, in monotonic seconds."""
         with self._planning:
-            sooner = self.coalescer.request(at_s, MIN_CLAIM_GAP_BUSY_S if self._full else MIN_CLAIM_GAP_S)
+            hungry = self._full and not self._line
+            sooner = self.coalescer.request(at_s, MIN_CLAIM_GAP_BUSY_S if hungry else MIN_CLAIM_GAP_S)
         if sooner:
             self._wake()
 
@@ -502,6 +572,8 @@ class WorkerState:
             self.endings_in_hand += by
         else:
             self.polls_in_hand += by
+            if by < 0:
+                self._line.place_freed()
 
     def _sleep_s(self, batch: ClaimBatch, polls: int, sends: int) -> float:
         """Seconds until something may be due that this claim did not take; `polls` and `sends` are the slots left."""
