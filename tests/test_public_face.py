@@ -77,16 +77,18 @@ def test_runners_take_the_same_options():
 
 
 @pytest.mark.parametrize(
-    ("runner", "queue", "polls", "sends"),
-    [(Runner, RedisVideoJobQueue, 16, 8), (AsyncRunner, AsyncRedisVideoJobQueue, 100, 32)],
+    ("runner", "queue", "polls"),
+    [(Runner, RedisVideoJobQueue, 16), (AsyncRunner, AsyncRedisVideoJobQueue, 100)],
 )
-def test_each_runner_has_as_many_slots_as_its_docs_say(runner, queue, polls, sends):
+def test_each_runner_has_as_many_slots_as_its_docs_say(runner, queue, polls):
     """Threads are dear and tasks are cheap; the signature cannot tell, as the constructor is the same."""
     built = runner(queue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier())
 
-    assert (built.concurrency, built._state.delivery_concurrency) == (polls, sends)
+    assert (built.concurrency, built._state.delivery_concurrency) == (polls, polls)
     assert f"{polls} if it is not given" in runner.__doc__
-    assert f"{sends} if it is not given" in runner.__doc__
+    assert "as many as polls if it is not given" in runner.__doc__
+    fewer = runner(queue.from_url("redis://h"), VideoApiPoller(api_key="key"), SilentNotifier(), concurrency=5)
+    assert fewer._state.delivery_concurrency == 5
 
 
 def test_every_public_name_is_listed_once_and_is_there():

@@ -4,6 +4,9 @@ A gateway that delivers and answers 500 each time would send every user as many 
 as the budget allows: so its account is held back after a few sends of unknown fate in
 a row. One whose credentials are refused is held back at once, as every message would
 fail. After a pause one message finds out whether the account works again.
+
+No account takes all places for sends, however slow its channel is: what is above its
+share waits in Redis, so that there are places for the others.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from videopoll.clock import FOREVER_S
 from videopoll.messages import Failed, Found, LookupAnswer, LookupResult, NotSent, Unknown
 
 if TYPE_CHECKING:
@@ -27,6 +31,15 @@ IN_A_ROW = 3
 """An account is held back after this many different messages of unknown fate in a row."""
 
 LONGEST_PAUSE_S = 300.0
+
+SHARE = 3
+"""An account has at most so many times the places that are free: three quarters, if it is the only one that sends."""
+
+USUAL_SEND_S = 1.0
+"""How long a send takes, in seconds, as long as none over its account has ended."""
+
+SOONEST_TURN_S, LATEST_TURN_S = 0.05, 60.0
+"""How soon, in seconds, a message is tried again for which its account had no place, and how late: its channel may be quick again."""
 
 MOST_ACCOUNTS = 10_000
 """The most accounts that are remembered; the oldest go first."""
@@ -52,17 +65,28 @@ class _Account:
         return self.pause_s > 0
 
 
+@attrs.define
+class _Busy:
+    under_way: int = 0
+    took_s: float = USUAL_SEND_S
+    turn_s: float = 0.0
+
+
 class Accounts:
-    """The last results of each account. Thread-safe.
+    """The last results of each account, and the sends under way over each. Thread-safe.
 
     Args:
         monotonic_s: The clock.
         first_pause_s: Seconds of the first pause of an account; it doubles each time.
+        places: How many sends there are places for; None if nothing bounds them.
     """
 
-    def __init__(self, monotonic_s: Callable[[], float], first_pause_s: float) -> None:
+    def __init__(self, monotonic_s: Callable[[], float], first_pause_s: float, places: int | None = None) -> None:
         self._monotonic_s = monotonic_s
         self._first_pause_s = min(first_pause_s, LONGEST_PAUSE_S)
+        self._places = places
+        self._under_way = 0
+        self._busy: dict[str, _Busy] = {}
         self._lock = threading.Lock()
         self._suspects: dict[str, _Account] = {}
         self._showing: dict[str, None] = {}
@@ -85,6 +109,39 @@ class Accounts:
                 account.until_s = now_s + account.pause_s
                 account.probe = reference
             return max(0.0, left_s)
+
+    def enter(self, key: str) -> float:
+        """Begin a send over an account; return 0, or the seconds after which there is a place for it.
+
+        Each that has to wait gets a turn of its own, as far apart as the account's sends end.
+        """
+        with self._lock:
+            busy = self._busy.get(key)
+            if busy is None:
+                busy = self._busy[key] = _Busy()
+            free = FOREVER_S if self._places is None else self._places - self._under_way
+            if busy.under_way < max(1.0, SHARE * free):
+                busy.under_way += 1
+                self._under_way += 1
+                return 0.0
+            now_s = self._monotonic_s()
+            turn_s = max(now_s + SOONEST_TURN_S, busy.turn_s + busy.took_s / busy.under_way)
+            busy.turn_s = min(turn_s, now_s + LATEST_TURN_S)
+            return busy.turn_s - now_s
+
+    def leave(self, key: str, began_s: float) -> None:
+        """Note that a send over an account has ended, which began then."""
+        with self._lock:
+            busy, now_s = self._busy[key], self._monotonic_s()
+            busy.under_way -= 1
+            self._under_way -= 1
+            busy.took_s += (now_s - began_s - busy.took_s) / 4
+            if not busy.under_way and busy.turn_s <= now_s:
+                del self._busy[key]
+
+    def now_s(self) -> float:
+        """Return the time on the clock of these accounts."""
+        return self._monotonic_s()
 
     def note(self, key: str, channel: str | None, reference: str, result: Receipt | LookupAnswer) -> float | None:
         """Record the result of a send or of a look-up.

@@ -57,6 +57,7 @@ __all__ = [
     "Watch",
     "after_link",
     "after_lookup",
+    "after_no_place",
     "after_send",
     "deliverable",
     "next_delivery_action",
@@ -351,6 +352,14 @@ def after_send(
             return Later(entry, now_ms + round(policy.backoff_base_s * 1000))
         case _:
             assert_never(receipt)
+
+
+def after_no_place(entry: OutboxEntry, turn_s: float, now_ms: int) -> Later:
+    """Wait for a place among those of the account, for which the send of `entry` did not begin.
+
+    However long that takes, the message is sent once it has one: the deadline is judged after a send.
+    """
+    return Later(attrs.evolve(entry, sending_ms=None, tries=entry.tries - 1), now_ms + round(turn_s * 1000))
 
 
 def after_lookup(

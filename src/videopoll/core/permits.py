@@ -24,6 +24,7 @@ __all__ = ["Lease", "SendPermit"]
 
 HELD_BACK = "held back: nobody knows what became of the last messages over this account of the channel"
 REFUSED = "held back: the channel refuses this account"
+NO_PLACE = "waits for its turn: other messages over this account of the channel are under way"
 
 
 class Lease:
@@ -60,18 +61,24 @@ class SendPermit:
         lease: The lease of the worker that sends.
         accounts: The accounts that the worker holds back.
         reference: The name of the message.
+
+    Attributes:
+        turn_s: The seconds after which there is a place for a send over its account; 0 if there was one.
     """
 
-    __slots__ = ("_accounts", "_lease", "_reference", "_withdrawn", "account", "channel")
+    __slots__ = ("_accounts", "_began", "_lease", "_reference", "_withdrawn", "account", "channel", "turn_s")
 
     def __init__(self, lease: Lease, accounts: Accounts | None = None, reference: str = "") -> None:
         self._lease = lease
         self._accounts = accounts
         self._reference = reference
         self._withdrawn = False
+        # When a place among those of its account was taken, and over which; None while it has none.
+        self._began: tuple[str, float] | None = None
         # Those of a channel that stands alone.
         self.account: str = ""
         self.channel: str | None = None
+        self.turn_s: float = 0.0
 
     def __reduce__(self) -> tuple[Callable[[Lease, bool], SendPermit], tuple[Lease, bool]]:
         return _copied, (self._lease, self._withdrawn)
@@ -90,11 +97,26 @@ class SendPermit:
         self.channel = channel
 
     def held_back(self) -> NotSent | None:
-        """Return the receipt of a send whose account this worker holds back, else None."""
-        if self._accounts is None or not (left_s := self._accounts.held_s(self.account, self._reference)):
+        """Return the receipt of a send whose account this worker holds back, or has no place for; else None."""
+        if self._accounts is None:
             return None
-        reason = own(REFUSED if self._accounts.refused(self.account) else HELD_BACK)
-        return NotSent(reason, left_s, counts=False, channel_fault=False, channel=self.channel)
+        if left_s := self._accounts.held_s(self.account, self._reference):
+            reason = own(REFUSED if self._accounts.refused(self.account) else HELD_BACK)
+            return NotSent(reason, left_s, counts=False, channel_fault=False, channel=self.channel)
+        # A channel that stands alone shares its places with nobody.
+        if self.account and self._began is None:
+            self.turn_s = self._accounts.enter(self.account)
+            if self.turn_s:
+                return NotSent(own(NO_PLACE), self.turn_s, counts=False, channel_fault=False, channel=self.channel)
+            self._began = self.account, self._accounts.now_s()
+        return None
+
+    def ended(self) -> None:
+        """Note that the send has ended, or is waited for no more: its place is free."""
+        if self._accounts is not None and self._began is not None:
+            account, began_s = self._began
+            self._began = None
+            self._accounts.leave(account, began_s)
 
 
 def _copied(lease: Lease, withdrawn: bool) -> SendPermit:  # noqa: FBT001 - pickle calls it by position

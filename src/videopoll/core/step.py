@@ -28,6 +28,7 @@ from videopoll.core.delivery import (
     Watch,
     after_link,
     after_lookup,
+    after_no_place,
     after_send,
     next_delivery_action,
     open_outbox,
@@ -448,10 +449,15 @@ class JobStep:
         message, permit = self._message(entry)
         self._permit = permit
         # A channel that stands alone has one account.
-        receipt = permit.held_back() or cast("Receipt", (yield SendMessage(message)))
-        # It has come back, or nobody waits for it any more: then it may still stand before its first byte.
-        self.give_up_send()
+        try:
+            receipt = permit.held_back() or cast("Receipt", (yield SendMessage(message)))
+        finally:
+            # It has come back, or nobody waits for it any more: then it may still stand before its first byte.
+            self.give_up_send()
+            permit.ended()
         self._crash_point("after_send")
+        if permit.turn_s and isinstance(receipt, NotSent):
+            return after_no_place(entry, permit.turn_s, self._now())
         report_sent(context, entry, receipt, started_s)
         self._judge_account(permit, receipt, message.reference)
         return after_send(entry, receipt, self._now(), context.delivery, context.rng.random())

@@ -144,7 +144,8 @@ class HttpNotifier:
         if video_check is not None and video_check.limits is None and self.video_limits is None:
             msg = f"{type(self).__name__} knows no limits of videos: give VideoCheck some (limits=VideoLimits(...))"
             raise ConfigurationError(msg)
-        self._http = Http(client=client, async_client=async_client)
+        # The worker's places bound them: one account that hangs must not have all the connections of the others.
+        self._http = Http(client=client, async_client=async_client, max_connections=1000)
         self._pace = Pace(self.gap_s)
         self._video_check = video_check
         self._trusted_hosts = host_names(trusted_hosts, f"{type(self).__name__}.trusted_hosts")

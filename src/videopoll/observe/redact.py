@@ -55,6 +55,8 @@ def without(text: str, secrets: Iterable[str | None]) -> str:
         {secret for secret in secrets if secret and len(secret) >= SHORT_SECRET_CHARS}, key=len, reverse=True
     ):
         for form in (secret, quote(secret, safe="", errors="replace")):
+            if form not in text:
+                continue
             # In a word of the text, a short one stands by chance, and the word would be spoiled.
             alone = (r"(?<!\w)", r"(?!\w)") if len(form) < LONG_SECRET_CHARS else ("", "")
             text = re.sub(re.escape(form).join(alone), "[redacted]", text)

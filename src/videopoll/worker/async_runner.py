@@ -156,7 +156,8 @@ class AsyncRunner(
         texts: The texts that users get.
         hooks: Hear of every event, on the event loop.
         concurrency: Polls at a time; 100 if it is not given.
-        delivery_concurrency: Sends at a time; 32 if it is not given.
+        delivery_concurrency: Sends at a time; as many as polls if it is not given.
+            One account of a channel takes at most three quarters of them.
         grace_s: Seconds that `stop` lets unfinished work go on before it is given back.
         foreign_workers: Whether workers of another kind share this Redis. Then
             jobs that one of them lost are looked for every 30 s, with ``SCAN``.
@@ -181,7 +182,6 @@ class AsyncRunner(
 
     _log = log
     _polls_by_default = 100
-    _sends_by_default = 32
 
     @override
     def _refuse(

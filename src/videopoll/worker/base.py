@@ -110,7 +110,6 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
 
     _log: logging.Logger
     _polls_by_default: int
-    _sends_by_default: int
     _writer: BaseWriter[FutureT]
     _listening: threading.Event | asyncio.Event
     _history: RunnerHistory | None = None
@@ -140,6 +139,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         self._refuse(queue, poller, notifier, publisher)
         check_publisher(poller, publisher)
         warn_of_hidden_look_up(notifier)
+        polls = self._polls_by_default if concurrency is None else concurrency
         self._new_state = functools.partial(
             WorkerState,
             ttls=queue.ttls,
@@ -149,8 +149,8 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
             delivery=delivery,
             texts=texts,
             hooks=hooks,
-            concurrency=self._polls_by_default if concurrency is None else concurrency,
-            delivery_concurrency=self._sends_by_default if delivery_concurrency is None else delivery_concurrency,
+            concurrency=polls,
+            delivery_concurrency=polls if delivery_concurrency is None else delivery_concurrency,
             grace_s=grace_s,
             foreign_workers=foreign_workers,
             recover=recover,

@@ -139,7 +139,8 @@ class Runner(
         texts: The texts that users get.
         hooks: Hear of every event, on the thread where it happens.
         concurrency: Polls at a time, a thread each; 16 if it is not given.
-        delivery_concurrency: Sends at a time, a thread each; 8 if it is not given.
+        delivery_concurrency: Sends at a time, a thread each; as many as polls if it is not given.
+            One account of a channel takes at most three quarters of them.
         grace_s: Seconds that `stop` lets unfinished work go on before it is given back.
         foreign_workers: Whether workers of another kind share this Redis. Then
             jobs that one of them lost are looked for every 30 s, with ``SCAN``.
@@ -164,7 +165,6 @@ class Runner(
 
     _log = log
     _polls_by_default = 16
-    _sends_by_default = 8
 
     @override
     def _refuse(

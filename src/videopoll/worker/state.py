@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from videopoll import events
 from videopoll._reasons import told_of
 from videopoll.clock import FOREVER_S, Clock, RedisClock
+from videopoll.core.accounts import Accounts
 from videopoll.core.context import StepContext
 from videopoll.core.loops import RENEWER, Loops
 from videopoll.core.polling import widest
@@ -191,6 +192,7 @@ class WorkerState:
             holds_back=getattr(poller, "holds_back", False) is True,
             start_sending=self._start_sending,
             clock=RedisClock(self.clock),
+            accounts=Accounts(self.clock.monotonic_s, self.delivery.backoff_base_s, delivery_concurrency),
             rng=self.rng,
             foreign_workers=foreign_workers,
         )

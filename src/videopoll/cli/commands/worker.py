@@ -154,6 +154,16 @@ Concurrency: TypeAlias = Annotated[
         rich_help_panel=WORKER,
     ),
 ]
+DeliveryConcurrency: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        envvar="VIDEOPOLL_DELIVERY_CONCURRENCY",
+        min=1,
+        help="Messages sent at a time.",
+        show_default="as many as polls",
+        rich_help_panel=WORKER,
+    ),
+]
 LeaseDuration: TypeAlias = Annotated[
     float,
     typer.Option(
@@ -266,6 +276,7 @@ def worker(
     max_attempts: MaxAttempts = 30,
     runner: RunnerChoice = RunnerKind.ASYNC,
     concurrency: Concurrency = None,
+    delivery_concurrency: DeliveryConcurrency = None,
     lease: LeaseDuration = 12.0,
     foreign_workers: ForeignWorkers = False,
     recover: RecoverLost = True,
@@ -339,6 +350,7 @@ def worker(
         take_new=new_jobs,
         visible=history,
         concurrency=concurrency,
+        delivery_concurrency=delivery_concurrency,
     )
     asking = _poller(api_url, poller) if not apis or _asks_others(poller) else None
     channels = build_channels(
@@ -402,6 +414,7 @@ class RunnerOptions(TypedDict, total=False):
     take_new: bool
     visible: bool
     concurrency: int | None
+    delivery_concurrency: int | None
 
 
 OF_THE_PROCESS = frozenset({"app", "health_port", "health_host", "metrics", "log_level", "log_format"})
