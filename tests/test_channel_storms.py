@@ -6,8 +6,14 @@ import os
 
 import pytest
 
+from kit import videos
 from kit.channel_storms import Fate, Weather, once, storm, twice
-from videopoll.testing import FakeEvolution, Reply
+from videopoll.notifiers import TwilioNotifier, WhatsAppCloudNotifier
+from videopoll.testing import FakeDiscord, FakeEvolution, FakeServer, FakeTwilio, FakeWhatsAppCloud, Reply
+
+read_of_meta = WhatsAppCloudNotifier.read_receipts
+read_of_twilio = TwilioNotifier.read_receipts
+
 
 USERS = int(os.environ.get("VIDEOPOLL_STORM_USERS", "24"))
 KILLS = int(os.environ.get("VIDEOPOLL_STORM_KILLS", "4"))
@@ -18,6 +24,9 @@ pytestmark = [
     # Each storm has workers of both kinds.
     pytest.mark.parametrize("kind", ["sync"], indirect=True),
 ]
+
+
+TEXT, NOTHING = frozenset({"text"}), frozenset()
 
 
 def nothing(fake, to):
@@ -38,7 +47,7 @@ def said(status, message):
     return Reply(status=status, body={"status": status, "error": "x", "response": {"message": message}}, accept=True)
 
 
-def evolution(fake):
+def evolution(fake, storage):
     fates = [
         *ON_THE_WAY,
         Fate("a 400 after it was sent", once(said(400, ["PrismaClientKnownRequestError"]), path="/message/")),
@@ -48,11 +57,101 @@ def evolution(fake):
     return Weather(name="evolution", fake=fake, channel=("EvolutionNotifier", arguments), fates=fates, answers=True)
 
 
-WEATHERS = {"evolution": (lambda: FakeEvolution(token="key", instance_id="shop"), evolution)}
+def cloud(fake, storage):
+    def receipts():
+        made = [read_of_meta(one.headers, one.body, fake.app_secret) for one in fake.webhooks()]
+        # Their order is not promised.
+        return [receipt for some in reversed(made) for receipt in some]
+
+    fates = [
+        *ON_THE_WAY,
+        Fate(
+            "the window is closed, said late",
+            lambda fake, to: fake.close_window(to, late=True),
+            frozenset({"template"}),
+        ),
+        Fate("a codec, said late", lambda fake, to: fake.fail(131053, to=to, kinds={"video"}, late=True), TEXT),
+        Fate("no WhatsApp, said late", lambda fake, to: fake.fail(131026, to=to, late=True), NOTHING, "131026"),
+        Fate("no WhatsApp", lambda fake, to: fake.fail(131026, to=to), NOTHING, "131026"),
+        Fate("too many to one user", lambda fake, to: fake.fail(131056, to=to, times=1)),
+    ]
+    arguments = {"base_url": fake.url, "token": "t", "number_id": "1065", "template": ["video_ready", "es"]}
+    return Weather(
+        name="cloud",
+        fake=fake,
+        channel=("WhatsAppCloudNotifier", arguments),
+        fates=fates,
+        answers=False,
+        receipts=receipts,
+    )
+
+
+def twilio(fake, storage):
+    def receipts():
+        made = [read_of_twilio(one.headers, one.body, "tok", url=one.url) for one in fake.callbacks()]
+        return [receipt for some in reversed(made) for receipt in some]
+
+    fates = [
+        *ON_THE_WAY,
+        Fate("media, said late", lambda fake, to: fake.fail(63019, to=to, kinds={"video"}, late=True), TEXT),
+        Fate("the window is closed, said late", lambda fake, to: fake.close_window(to, late=True), NOTHING, "24 hours"),
+        Fate("no WhatsApp", lambda fake, to: fake.fail(63003, to=to), NOTHING, "63003"),
+    ]
+    arguments = {
+        "base_url": fake.url,
+        "account_sid": SID,
+        "auth_token": "tok",
+        "sender": "+14155238886",
+        "status_callback": "https://host.example/twilio",
+    }
+    return Weather(
+        name="twilio", fake=fake, channel=("TwilioNotifier", arguments), fates=fates, answers=True, receipts=receipts
+    )
+
+
+def discord(fake, storage):
+    fates = [
+        *ON_THE_WAY,
+        Fate(
+            "no galleries", lambda fake, to: fake.fail(50035, to=to, kinds={"video"}), frozenset({"video", "document"})
+        ),
+        Fate("no files", lambda fake, to: fake.fail(50035, to=to, kinds={"video", "document"}), TEXT),
+        Fate("no rights", lambda fake, to: fake.fail(50013, to=to), NOTHING, "50013"),
+    ]
+    arguments = {"base_url": f"{fake.url}/api/v10", "token": "t", "trusted_hosts": ["127.0.0.1"]}
+    return Weather(
+        name="discord",
+        fake=fake,
+        channel=("DiscordNotifier", arguments),
+        fates=fates,
+        answers=True,
+        to="channel:3000000000{:08d}".format,
+        url=lambda number: f"{storage.url}/{number}.mp4",
+    )
+
+
+class Storage(FakeServer):
+    """A host that has every video."""
+
+    def _handle(self, request):
+        return Reply(body=videos.MAIN_SILENT, headers={"Content-Type": "video/mp4"})
+
+
+SID = "AC" + "0" * 32
+
+WEATHERS = {
+    "evolution": (lambda: FakeEvolution(token="key", instance_id="shop"), evolution),
+    "cloud": (
+        lambda: FakeWhatsAppCloud(token="t", number_id="1065", templates={("video_ready", "es"): 0}),
+        cloud,
+    ),
+    "twilio": (lambda: FakeTwilio(account_sid=SID, auth_token="tok"), twilio),
+    "discord": (lambda: FakeDiscord(token="t"), discord),
+}
 
 
 @pytest.mark.parametrize("name", WEATHERS)
 def test_each_user_has_one_message_or_a_letter_says_why_not(world, name):
     build, weather = WEATHERS[name]
-    with build() as fake:
-        assert not storm(world, weather(fake), users=USERS, kills=KILLS, seed=SEED)
+    with build() as fake, Storage() as storage:
+        assert not storm(world, weather(fake, storage), users=USERS, kills=KILLS, seed=SEED)

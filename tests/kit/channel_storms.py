@@ -64,7 +64,7 @@ class Weather:
         fates: One for each user, in turn.
         answers: Whether a message of unknown fate can be found, or repeated without a second one.
         to: Gives the address of a user by number.
-        inbox: Gives what a user sees.
+        url: Gives the URL of a user's video.
         receipts: Gives the receipts that have come since the last time.
     """
 
@@ -74,6 +74,7 @@ class Weather:
     fates: list[Fate]
     answers: bool
     to: Callable[[int], str] = phone
+    url: Callable[[int], str] = "https://files.example/{}.mp4?signature=s".format
     receipts: Callable[[], list[MessageReceipt]] = list
 
     def inbox(self, to: str) -> list[FakeMessage]:
@@ -82,8 +83,9 @@ class Weather:
 
 
 def to_user(to: str, *, path: str = "") -> Callable[[ReceivedRequest], bool]:
-    """Return whether a request is about a user."""
-    return lambda request: path in request.path and to.encode() in request.raw
+    """Return whether a request is about a user: their number is in its body or in its path."""
+    number = to.rpartition(":")[2]
+    return lambda request: path in request.path and (number in request.path or number.encode() in request.raw)
 
 
 def once(reply: Reply, *, path: str = "") -> Callable[[Any, str], object]:
@@ -116,7 +118,7 @@ class Crew:
             point = next(self._points)
             self._world.kind = next(self._kinds)
             settings: dict[str, Any] = {} if point is None else {"crash_at": point}
-            delivery = attrs.asdict(QUICK) | {"on_unknown": "at_most_once", "deadline_s": 60.0}
+            delivery = attrs.asdict(QUICK) | {"on_unknown": "at_most_once", "deadline_s": 60.0, "unknown_attempts": 30}
             self.members.append(
                 self._world.process(
                     channels={self._weather.name: self._weather.channel}, delivery=delivery, lease_s=LEASE_S, **settings
@@ -140,7 +142,7 @@ def storm(world: World, weather: Weather, *, users: int, kills: int, seed: int) 
     for number, fate in fates.items():
         fate.arrange(weather.fake, weather.to(number))
         metadata = {"channel": weather.name, "to": weather.to(number)}
-        world.api.job(f"job_{number}", Reply.completed(f"https://files.example/{number}.mp4?signature=s"))
+        world.api.job(f"job_{number}", Reply.completed(weather.url(number)))
         with world.queue() as queue:
             queue.enqueue(f"job_{number}", conversation_id=f"conversation-{number}", metadata=metadata)
     crew = Crew(world, weather, rng, kills)
@@ -148,7 +150,7 @@ def storm(world: World, weather: Weather, *, users: int, kills: int, seed: int) 
     until_s = time.monotonic() + PATIENCE_S + users / 5
     try:
         with world.queue() as queue:
-            while (open_jobs := _open(queue, weather, users)) and time.monotonic() < until_s:
+            while (open_jobs := _open(queue, weather)) and time.monotonic() < until_s:
                 crew.keep(2)
                 if milestones and len(weather.fake.requests) >= milestones[0]:
                     milestones.pop(0)
@@ -165,13 +167,18 @@ def storm(world: World, weather: Weather, *, users: int, kills: int, seed: int) 
     return [wrong for wrong in wrongs if wrong is not None]
 
 
-def _open(queue: RedisVideoJobQueue, weather: Weather, users: int) -> int:
-    """Return how many jobs have not come to their end, having taken in what receipts there are."""
+def _open(queue: RedisVideoJobQueue, weather: Weather) -> int:
+    """Return how many jobs have not come to their end, having taken in what receipts there are.
+
+    A receipt may have come while the jobs were counted.
+    """
+    pending = queue.counts().pending
     receipts = weather.receipts()
     if receipts:
+        # Twice, as channels do that did not hear our answer.
         queue.receive_receipts(receipts)
-    counts = queue.counts()
-    return counts.pending + bool(receipts)
+        queue.receive_receipts(receipts)
+    return pending + bool(receipts)
 
 
 def judge(weather: Weather, fate: Fate, number: int, letter: DeadLetter | None) -> str | None:

@@ -138,7 +138,15 @@ def main(settings: dict[str, Any]) -> None:  # noqa: C901 - each setting is one 
 
 def channels_of(described: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """Build channels that ship from their classes' names and arguments."""
-    return {name: getattr(notifiers, which)(**arguments) for name, (which, arguments) in described.items()}
+    return {name: getattr(notifiers, which)(**_arguments(which, given)) for name, (which, given) in described.items()}
+
+
+def _arguments(which: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a channel, with a template that came as JSON."""
+    template = given.get("template")
+    if which == "WhatsAppCloudNotifier" and isinstance(template, list | tuple):
+        return given | {"template": notifiers.WhatsAppTemplate(*template)}
+    return given
 
 
 def stand_still(point: str, notifier: RoutingNotifier) -> None:
