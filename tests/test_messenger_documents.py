@@ -21,8 +21,24 @@ from kit import videos
 from kit.documents import NEEDS_DOCUMENTS, RAW, read_document
 from videopoll import Recipient
 from videopoll.jobs import MessageForm
-from videopoll.notifiers import WhatsAppCloudNotifier, WhatsAppTemplate
-from videopoll.testing import FakeServer, FakeWhatsAppCloud, ReceivedRequest, Reply, build_message, build_outcome
+from videopoll.notifiers import (
+    DiscordNotifier,
+    DiscordWebhookNotifier,
+    TwilioNotifier,
+    TwilioTemplate,
+    WhatsAppCloudNotifier,
+    WhatsAppTemplate,
+)
+from videopoll.testing import (
+    FakeDiscord,
+    FakeServer,
+    FakeTwilio,
+    FakeWhatsAppCloud,
+    ReceivedRequest,
+    Reply,
+    build_message,
+    build_outcome,
+)
 from videopoll.testing.multipart import parts_of
 
 pytestmark = NEEDS_DOCUMENTS
@@ -113,7 +129,7 @@ def operation_of(document: dict[str, Any], method: str, path: str) -> Described:
     for template, methods in document["paths"].items():
         pattern = re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(template))
         # A base path may stand before it.
-        if method.lower() in methods and re.fullmatch(f"(?:/api/v[0-9]+)?{pattern}", path):
+        if method.lower() in methods and re.fullmatch(f"(?:/api(?:/v[0-9]+)?)?{pattern}", path):
             found = methods[method.lower()]
             break
     else:
@@ -275,7 +291,59 @@ def cloud() -> Maker:
     )
 
 
-MAKERS: dict[str, Callable[[], Maker]] = {"whatsapp_cloud": cloud}
+SID = "AC" + "0" * 32
+TEMPLATE_SID = "HX" + "0" * 32
+
+
+def twilio() -> Maker:
+    """Twilio, which has no quotes."""
+    return Maker(
+        fake=lambda: FakeTwilio(account_sid=SID, auth_token="t", content_sids=[TEMPLATE_SID]),
+        notifier=lambda fake: TwilioNotifier(
+            base_url=fake.url,
+            account_sid=SID,
+            auth_token="t",
+            sender="+14155238886",
+            template=TwilioTemplate(TEMPLATE_SID),
+            status_callback="https://host.example/twilio",
+        ),
+        operation=operation_of,
+        to="+5491155550000",
+        reply_to="SM" + "0" * 32,
+    )
+
+
+def discord(to: str) -> Maker:
+    """A bot of Discord's, in a channel or with a user."""
+    return Maker(
+        fake=lambda: FakeDiscord(token="t"),
+        notifier=lambda fake: DiscordNotifier(base_url=f"{fake.url}/api/v10", token="t", trusted_hosts=["127.0.0.1"]),
+        operation=operation_of,
+        to=to,
+        reply_to="400000000000000001",
+    )
+
+
+def discord_webhook() -> Maker:
+    """A webhook of Discord's."""
+    return Maker(
+        fake=lambda: FakeDiscord(webhook_token="t"),
+        notifier=lambda fake: DiscordWebhookNotifier(
+            url=f"{fake.url}/api/webhooks/500000000000000001/t", trusted_hosts=["127.0.0.1"]
+        ),
+        operation=operation_of,
+        to="webhook:500000000000000001",
+        reply_to="400000000000000001",
+    )
+
+
+MAKERS: dict[str, tuple[str, Callable[[], Maker]]] = {
+    "whatsapp_cloud": ("whatsapp_cloud", cloud),
+    "twilio": ("twilio", twilio),
+    "discord": ("discord", lambda: discord("channel:300000000000000001")),
+    "discord_user": ("discord", lambda: discord("user:300000000000000001")),
+    "discord_webhook": ("discord", discord_webhook),
+}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -285,7 +353,7 @@ def name(request) -> str:
 
 @pytest.fixture(scope="module")
 def document(name) -> dict[str, Any]:
-    return read_document(name, URLS[name])
+    return read_document(MAKERS[name][0], URLS[MAKERS[name][0]])
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +369,7 @@ def storage() -> Iterator[FakeServer]:
 @pytest.mark.parametrize("kind", ["completed", "failed"])
 @pytest.mark.parametrize("form", MessageForm)
 def test_each_message_and_its_answer_are_as_described(name, document, storage, form, kind, quoting):  # noqa: PLR0917
-    maker = MAKERS[name]()
+    maker = MAKERS[name][1]()
     recipient = Recipient(channel=name, to=maker.to, reply_to=maker.reply_to if quoting else None)
     message = build_message(build_outcome(kind, video_url=f"{storage.url}/video.mp4"), form=form, recipient=recipient)
     with maker.fake() as fake:
@@ -327,6 +395,8 @@ def check_request(maker: Maker, document: dict[str, Any], request: ReceivedReque
         fields = json.loads(request.raw) if kind == "application/json" else None
         if fields is None:
             fields = typed(fields_of(request.headers["content-type"], request.raw), schema, described.shared)
+            # So does Discord put the fields of a message beside its files.
+            fields |= json.loads(fields.pop("payload_json", "{}"))
         described.check(without(maker.undeclared, fields), schema, whole=True)
     return described
 
