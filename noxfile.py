@@ -192,8 +192,13 @@ def storm(session: nox.Session) -> None:
     """Storms in virtual time: `-- --minutes 60` with fresh seeds, `-- --seeds 7`, `-- --mutants` for what they find.
 
     With `--real` over processes and servers: `-- --real --minutes 60`, `-- --real --plan kills --seeds 1`.
+    `-- --channels` has 500 users of each channel that ships, and workers that are killed.
     """
     session.install(".[embedded]", *_groups("tests"))
+    if session.posargs[:1] == ["--channels"]:
+        large = {"VIDEOPOLL_STORM_USERS": "500", "VIDEOPOLL_STORM_KILLS": "20"}
+        session.run("pytest", "tests/test_channel_storms.py", *session.posargs[1:], env=large)
+        return
     session.run("python", "-m", "storm", *session.posargs, env={"PYTHONPATH": "tests"})
 
 

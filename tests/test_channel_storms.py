@@ -15,8 +15,8 @@ read_of_meta = WhatsAppCloudNotifier.read_receipts
 read_of_twilio = TwilioNotifier.read_receipts
 
 
-USERS = int(os.environ.get("VIDEOPOLL_STORM_USERS", "24"))
-KILLS = int(os.environ.get("VIDEOPOLL_STORM_KILLS", "4"))
+USERS = int(os.environ.get("VIDEOPOLL_STORM_USERS", "12"))
+KILLS = int(os.environ.get("VIDEOPOLL_STORM_KILLS", "3"))
 SEED = int(os.environ.get("VIDEOPOLL_STORM_SEED", "1"))
 
 pytestmark = [

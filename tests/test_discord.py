@@ -151,7 +151,7 @@ def test_a_token_that_is_none_is_refused_before_anything_is_sent(token):
 def test_the_recipient_may_bring_another_bot_or_webhook():
     assert asked(BOT, message(CHANNEL, token="another")).headers["Authorization"] == "Bot another"
     request = asked(WEBHOOK, message("webhook:100000000000000009", instance_id="100000000000000009", token="a/../b"))
-    assert request.url.partition("?")[0] == "https://discord.com/api/webhooks/100000000000000009/a%2F..%2Fb"
+    assert request.url.partition("?")[0] == "https://discord.com/api/v10/webhooks/100000000000000009/a%2F..%2Fb"
     with pytest.raises(RefusedError):
         asked(WEBHOOK, message(OWN, instance_id="../guilds", token="x"))
 

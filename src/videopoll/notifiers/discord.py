@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["DiscordNotifier", "DiscordWebhookNotifier"]
 
 TIMEOUT_S = 15.0
+API_VERSION = "v10"
 TEXT_LIMIT = 2000
 LONGEST_NONCE = 25
 MAX_UPLOAD_BYTES = 10 * 1024 * 1024
@@ -227,7 +228,9 @@ class DiscordWebhookNotifier(_Discord):
         if found is None:
             msg = "DiscordWebhookNotifier.url looks like https://discord.com/api/webhooks/{id}/{token}"
             raise ConfigurationError(msg)
-        self._api_url, self._webhook_id, self._token = found.groups()
+        api_url, self._webhook_id, self._token = found.groups()
+        # Discord shows it without a version, which stands for an old one whose errors have no codes.
+        self._api_url = f"{api_url}/{API_VERSION}" if api_url.endswith("/api") else api_url
 
     @override
     def secrets(self) -> tuple[str | None, ...]:

@@ -174,7 +174,8 @@ class FakeDiscord(Messenger):
             self._nonces[nonce] = message.id
         if hook and request.query.get("wait") != "true":
             return Reply(status=HTTPStatus.NO_CONTENT, body=b"")
-        return Reply.json({"id": message.id, "nonce": body.get("nonce"), "content": words})
+        said: dict[str, JsonValue] = {"id": message.id, "content": words}
+        return Reply.json(said if body.get("nonce") is None else said | {"nonce": body["nonce"]})
 
 
 def _read(body: Mapping[str, JsonValue]) -> tuple[str, str | None]:
