@@ -197,7 +197,7 @@ def storm(session: nox.Session) -> None:
     session.install(".[embedded]", *_groups("tests"))
     if session.posargs[:1] == ["--channels"]:
         large = {"VIDEOPOLL_STORM_USERS": "500", "VIDEOPOLL_STORM_KILLS": "20"}
-        session.run("pytest", "tests/test_channel_storms.py", *session.posargs[1:], env=large)
+        session.run("pytest", "tests/test_channel_storms.py", "--timeout", "1200", *session.posargs[1:], env=large)
         return
     session.run("python", "-m", "storm", *session.posargs, env={"PYTHONPATH": "tests"})
 

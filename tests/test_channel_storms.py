@@ -150,6 +150,7 @@ WEATHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEATHERS)
 def test_each_user_has_one_message_or_a_letter_says_why_not(world, name):
     build, weather = WEATHERS[name]
