@@ -24,6 +24,7 @@ from videopoll.jobs import MessageForm
 from videopoll.notifiers import (
     DiscordNotifier,
     DiscordWebhookNotifier,
+    TelegramNotifier,
     TwilioNotifier,
     TwilioTemplate,
     WhatsAppCloudNotifier,
@@ -32,6 +33,7 @@ from videopoll.notifiers import (
 from videopoll.testing import (
     FakeDiscord,
     FakeServer,
+    FakeTelegram,
     FakeTwilio,
     FakeWhatsAppCloud,
     ReceivedRequest,
@@ -337,8 +339,20 @@ def discord_webhook() -> Maker:
     )
 
 
+def telegram() -> Maker:
+    """A bot of Telegram's."""
+    return Maker(
+        fake=lambda: FakeTelegram(token="123:t"),
+        notifier=lambda fake: TelegramNotifier(base_url=fake.url, token="123:t", trusted_hosts=["127.0.0.1"]),
+        operation=telegram_operation,
+        to="4242",
+        reply_to="17",
+    )
+
+
 MAKERS: dict[str, tuple[str, Callable[[], Maker]]] = {
     "whatsapp_cloud": ("whatsapp_cloud", cloud),
+    "telegram": ("telegram", telegram),
     "twilio": ("twilio", twilio),
     "discord": ("discord", lambda: discord("channel:300000000000000001")),
     "discord_user": ("discord", lambda: discord("user:300000000000000001")),

@@ -56,6 +56,12 @@ class World:
         return receipt
 
 
+@pytest.fixture(autouse=True)
+def without_a_gap(monkeypatch):
+    """A chat gets many messages here; what a gap does stands in test_pace."""
+    monkeypatch.setattr(TelegramNotifier, "gap_s", 0.0)
+
+
 @pytest.fixture
 def world(kind, call):
     with contextlib.ExitStack() as stack:

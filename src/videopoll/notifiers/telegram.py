@@ -25,6 +25,7 @@ from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.codes import CodeMeaning, receipt_for_meaning
 from videopoll.notifiers.exchange import Fetch, FetchedVideo, Keep, Post
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
+from videopoll.notifiers.video_check import VideoCheck, VideoLimits
 from videopoll.policies import LONGEST_SEND_S
 from videopoll.texts import cut
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     from videopoll.messages import Message
     from videopoll.notifiers.exchange import Exchange
-    from videopoll.notifiers.video_check import VideoCheck
 
 __all__ = ["TelegramNotifier"]
 
@@ -43,6 +43,7 @@ CAPTION_LIMIT = 1024
 TEXT_LIMIT = 4096
 TEXT_TIMEOUT_S = 15.0
 UPLOAD_TIMEOUT_S = 60.0
+MAX_LINK_BYTES = 20_000_000
 MAX_UPLOAD_BYTES = 50_000_000
 """What Telegram's servers take as an upload; 20 MB by a link. A server of the host's own takes 2000 MB."""
 
@@ -83,13 +84,21 @@ class TelegramNotifier(HttpNotifier):
         trusted_hosts: Hosts that a video may be downloaded from whatever their address is; see `HttpNotifier`.
         client: A client of the host to send with. The host closes it.
         async_client: The same for asyncio.
-        video_check: Look at a video's size and type first.
+        video_check: Look at a video's size first, so that one over 20 MB is uploaded at once.
 
     Raises:
         ConfigurationError: The token, the base URL, `max_upload_bytes` or `trusted_hosts` cannot work.
     """
 
     forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.VIDEO, MessageForm.UPLOAD, MessageForm.TEXT})
+
+    gap_s: ClassVar[float] = 1.0
+    """Telegram advises to send one message a second to a chat at most; beyond it, it answers 429."""
+
+    video_limits: VideoLimits | None = VideoLimits(
+        max_bytes={MessageForm.VIDEO: MAX_LINK_BYTES, MessageForm.UPLOAD: MAX_UPLOAD_BYTES}
+    )
+    """What does not play arrives as a file: that is Telegram's own choice."""
 
     def __init__(
         self,
@@ -112,6 +121,9 @@ class TelegramNotifier(HttpNotifier):
         self._token = token
         self._base_url = check_url(base_url, "TelegramNotifier.base_url").rstrip("/")
         self._max_upload_bytes = max_upload_bytes
+        self.video_limits = VideoLimits(
+            max_bytes={MessageForm.VIDEO: MAX_LINK_BYTES, MessageForm.UPLOAD: max_upload_bytes}
+        )
 
     @override
     def secrets(self) -> tuple[str | None, ...]:

@@ -163,9 +163,14 @@ class FakeTelegram(Messenger):
                 instance_id=token.partition(":")[0],
             )
         )
-        result: dict[str, JsonValue] = {"message_id": number, "chat": {"id": chat}, "text": text}
+        result: dict[str, JsonValue] = {"message_id": number, "chat": {"id": _number(chat)}, "text": text}
         if is_video:
-            result = {"message_id": number, "chat": {"id": chat}, "caption": text, shown: {"file_id": f"f{number}"}}
+            result = {
+                "message_id": number,
+                "chat": {"id": _number(chat)},
+                "caption": text,
+                shown: {"file_id": f"f{number}"},
+            }
             if shown == "animation":
                 result["document"] = {"file_id": f"f{number}"}
         return Reply.json({"ok": True, "result": result})
@@ -176,3 +181,8 @@ def _error(code: int, description: str, *, parameters: dict[str, JsonValue] | No
     if parameters:
         body["parameters"] = parameters
     return Reply.json(body, status=HTTPStatus(code))
+
+
+def _number(chat: str) -> int:
+    """Return the id of a chat; a channel that was named has one, too."""
+    return int(chat) if re.fullmatch(r"-?[0-9]{1,15}", chat) else -1_001_000_000_000
