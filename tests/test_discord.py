@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 import kit
-from kit.channels import CAPTION, TEXT, URL, both, live, message
+from kit.channels import CAPTION, TEXT, URL, assert_no_key_is_told, both, live, message
 from videopoll import ConfigurationError, OnUnknown, RefusedError
 from videopoll.jobs import MessageForm
 from videopoll.messages import Delivered, NotSent, Refused, Unknown
@@ -262,6 +262,11 @@ def test_a_wrong_token_holds_the_account_back(discord):
         for receipt in both(notifier, "notify", message(to)):
             assert isinstance(receipt, NotSent)
             assert receipt.account_fault
+
+
+def test_no_key_of_the_channels_own_is_told(discord):
+    assert_no_key_is_told(discord, bot_of(discord), message(CHANNEL), TOKEN)
+    assert_no_key_is_told(discord, hook_of(discord), message(OWN), HOOK_TOKEN)
 
 
 # --- direct messages, uploads ---------------------------------------------------------------------

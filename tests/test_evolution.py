@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 import kit
-from kit.channels import AT_MS, CAPTION, TEXT, URL, both, live, message
+from kit.channels import AT_MS, CAPTION, TEXT, URL, assert_no_key_is_told, both, live, message
 from videopoll import ConfigurationError, OnUnknown, RefusedError
 from videopoll.errors import BadSignatureError
 from videopoll.jobs import MessageForm
@@ -240,6 +240,10 @@ def test_a_wrong_key_or_instance_holds_the_account_back(evolution, changes):
 )
 def test_the_words_of_a_proxy_refuse_nothing_and_prove_nothing(reply, kind):
     assert isinstance(OFFLINE.read(reply, message(TO)), kind)
+
+
+def test_no_key_of_the_channels_own_is_told(evolution):
+    assert_no_key_is_told(evolution, notifier_to(evolution), message(TO), KEY)
 
 
 # --- look-ups -------------------------------------------------------------------------------------

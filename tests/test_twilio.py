@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 import kit
-from kit.channels import AT_MS, CAPTION, TEXT, URL, both, live, message
+from kit.channels import AT_MS, CAPTION, TEXT, URL, assert_no_key_is_told, both, live, message
 from videopoll import ConfigurationError, OnUnknown, RefusedError, RoutingNotifier
 from videopoll.errors import BadSignatureError
 from videopoll.jobs import MessageForm
@@ -323,6 +323,14 @@ def test_a_failure_outside_the_window_is_given_up_where_there_is_no_template():
 )
 def test_an_answer_without_a_known_code_means_what_its_status_says(reply, kind):
     assert isinstance(OFFLINE.read(reply, message(TO)), kind)
+
+
+def test_no_key_of_the_channels_own_is_told(twilio):
+    basic = base64.b64encode(f"{SID}:{AUTH_TOKEN}".encode()).decode()
+    assert_no_key_is_told(twilio, notifier_to(twilio), message(TO), AUTH_TOKEN, basic)
+    basic = base64.b64encode(f"{KEY_SID}:its-secret".encode()).decode()
+    keyed = notifier_to(twilio, api_key=KEY_SID, auth_token="its-secret")
+    assert_no_key_is_told(twilio, keyed, message(TO), "its-secret", basic)
 
 
 # --- look-ups -------------------------------------------------------------------------------------

@@ -80,3 +80,15 @@ def live(world: World, channels: Channels, to: str, *, die_at: str | None = None
         told = worker.recorder.of
         until(lambda: told(events.JobDelivered) or told(events.JobDeadLettered), "the job has ended")
         return told(events.JobDelivered) or list(queue.dead_letters.list())
+
+
+def assert_no_key_is_told(fake: Any, notifier: Any, what: Message, *keys: str) -> None:
+    """Have the service quote the channel's own keys in all that it says, and see that no receipt does."""
+    quoted = " ".join(keys)
+    for status in (200, 400, 401, 403, 429, 500):
+        fields = dict.fromkeys(("error", "message", "error_message"), quoted)
+        reply = Reply.json({**fields, "status": status, "response": {"message": [quoted]}}, status=status)
+        fake.reply_with(reply, reply)
+        for receipt in both(notifier, "notify", what):
+            said = f"{receipt!r} {getattr(receipt, 'reason', '')}"
+            assert not [key for key in keys if key in said]

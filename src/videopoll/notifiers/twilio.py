@@ -172,8 +172,9 @@ class TwilioNotifier(HttpNotifier):
 
     @override
     def secrets(self) -> tuple[str | None, ...]:
-        """Return the notifier's own token."""
-        return (self._auth_token,)
+        """Return the notifier's own token, also as it stands in a header."""
+        user = self._api_key or self._account_sid
+        return (self._auth_token, _basic(user, self._auth_token) if user and self._auth_token else None)
 
     @override
     def build(self, message: Message) -> HttpRequest:
@@ -257,11 +258,10 @@ class TwilioNotifier(HttpNotifier):
         account = account_of(recipient_of(message), self._account_sid, self._auth_token, names=ACCOUNT_SID)
         own_account = account.instance_id == self._account_sid
         user = self._api_key if self._api_key and own_account else account.instance_id
-        credentials = base64.b64encode(f"{user}:{account.token}".encode()).decode()
         return HttpRequest(
             method=method,
             url=f"{self._base_url}/2010-04-01/Accounts/{account.instance_id}/Messages.json{query}",
-            headers={"Authorization": f"Basic {credentials}"},
+            headers={"Authorization": f"Basic {_basic(user, account.token)}"},
             form=form,
             timeout_s=TIMEOUT_S,
         )
@@ -271,6 +271,10 @@ class TwilioNotifier(HttpNotifier):
 
     def _sender_field(self, sender: str) -> dict[str, str]:
         return twilio_sender(sender, whatsapp=True)
+
+
+def _basic(user: str, password: str) -> str:
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 class TwilioSmsNotifier(TwilioNotifier):
