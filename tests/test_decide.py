@@ -953,7 +953,11 @@ def test_a_host_may_turn_repeats_off():
 def test_a_look_up_that_knows_more_says_it():
     """The message's id, or why it failed and what would go through."""
     done = after_lookup(sent(), Found("7", MessageForm.TEXT), at(9), POLICY)
+    assert isinstance(done, Done)
     assert (done.receipt.message_id, done.receipt.form) == ("7", MessageForm.TEXT)
+    watched = after_lookup(sent(), Found("7", accepted=True), at(9), POLICY)
+    assert isinstance(watched, Watch)
+    assert watched.receipt.message_id == "7"
     step = after_lookup(sent(), Failed("codec", then=MessageForm.DOCUMENT), at(9), POLICY)
     assert isinstance(step, Send)
     assert (step.entry.form, step.entry.reasons, step.entry.unquoted) == (MessageForm.DOCUMENT, ("codec",), False)

@@ -223,6 +223,13 @@ def test_a_wrong_key_or_instance_holds_the_account_back(evolution, changes):
         assert receipt.account_fault
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_evolution_says_of_its_keys_and_instances_refuses_no_message(status):
+    receipt = OFFLINE.read(refusal(status, "Missing global api key"), message(TO))
+    assert isinstance(receipt, NotSent)
+    assert receipt.account_fault
+
+
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [

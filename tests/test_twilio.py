@@ -13,7 +13,7 @@ import pytest
 
 import kit
 from kit.channels import AT_MS, CAPTION, TEXT, URL, assert_no_key_is_told, both, live, message
-from videopoll import ConfigurationError, OnUnknown, RefusedError, RoutingNotifier
+from videopoll import ConfigurationError, OnUnknown, RefusedError, RoutingNotifier, events
 from videopoll.errors import BadSignatureError
 from videopoll.jobs import MessageForm
 from videopoll.messages import Accepted, Delivered, Failed, Found, LookupResult, NotSent, ReceiptKind, Refused, Unknown
@@ -356,16 +356,16 @@ def look_up(*messages, form=VIDEO, more=None, notifier=OUTSIDE):
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        ([listed()], Found("MM1")),
-        ([listed(body=f"Sent from your Twilio trial account - {CAPTION}")], Found("MM1")),
-        ([listed(status="queued", sid="MM2")], Found("MM2")),
+        ([listed()], Found("MM1", accepted=True)),
+        ([listed(body=f"Sent from your Twilio trial account - {CAPTION}")], Found("MM1", accepted=True)),
+        ([listed(status="queued", sid="MM2")], Found("MM2", accepted=True)),
         ([], LookupResult.ABSENT),
         ([listed(body="another")], LookupResult.ABSENT),
         ([listed(num_media="0")], LookupResult.ABSENT),
         ([listed(direction="inbound")], LookupResult.ABSENT),
         ([listed(late_s=-61)], LookupResult.ABSENT),
         ([listed(status="failed", error_code=63010)], LookupResult.ABSENT),
-        ([listed(status="undelivered", error_code=63016), listed()], Found("MM1")),
+        ([listed(status="undelivered", error_code=63016), listed()], Found("MM1", accepted=True)),
         ([None, 7, {"direction": None}], LookupResult.ABSENT),
     ],
 )
@@ -544,6 +544,26 @@ def test_outside_the_window_without_a_template_the_dead_letter_has_the_channels_
     [letter] = live(world, channels(twilio), TO)
     assert "63016" in letter.reason
     assert twilio.inbox(TO) == []
+
+
+def test_a_message_that_is_found_in_the_queue_is_no_more_than_accepted(world, twilio):
+    """Its reply was lost, and its failure comes later."""
+    twilio.fail_next(Reply.dropped(accept=True))
+    twilio.fail(63019, kinds={"video"}, late=True)
+    world.enqueue_ready("job_1", channel="twilio", to=TO)
+    channels_of_host = {"twilio": notifier_to(twilio, status_callback=CALLBACK)}
+    # What is listed as failed would be sent again without a receipt.
+    twilio.hide_failures()
+    with world.worker(notifier=RoutingNotifier.from_metadata(channels_of_host)) as worker, world.queue() as queue:
+        kit.until(lambda: worker.recorder.of(events.JobAccepted), "it was found")
+        assert not queue.get("job_1").delivered
+
+        def ended():
+            handing_on(world, twilio)
+            return queue.get("job_1").delivered
+
+        kit.until(ended, "the receipts have told")
+    assert [one.kind for one in twilio.inbox(TO)] == ["text"]
 
 
 def handing_on(world, fake):

@@ -453,10 +453,12 @@ class Found:
     Args:
         message_id: The channel's id of the message.
         form: The form it has it in, if another than was asked for. Equality ignores it.
+        accepted: Whether a receipt will still tell what becomes of it, as with `Accepted`.
     """
 
     message_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
     form: MessageForm | None = attrs.field(default=None, eq=False, converter=_form_or_none)
+    accepted: bool = attrs.field(default=False, kw_only=True, converter=bool)
 
 
 @attrs.frozen

@@ -386,8 +386,8 @@ def after_lookup(
     match result:
         case LookupResult.FOUND:
             return after_lookup(entry, Found(), now_ms, policy)
-        case Found(message_id, form):
-            return Done(_fate_known(entry), Delivered(message_id, own("found at the channel"), form))
+        case Found():
+            return _found(_fate_known(entry), result)
         case LookupResult.FAILED:
             # It had taken the quote as well, and may have failed for that.
             failed = Failed(own("the channel took the message and could not send it"))
@@ -439,6 +439,13 @@ def _repeat(entry: OutboxEntry, now_ms: int, policy: DeliveryPolicy) -> Delivery
         return GiveUp(entry, _unknown(entry))
     began_ms = entry.sending_ms if entry.begun_ms is None else entry.begun_ms
     return _begin(attrs.evolve(entry, begun_ms=began_ms, unknowns=unknowns), now_ms)
+
+
+def _found(entry: OutboxEntry, found: Found) -> Watch | Done:
+    detail = own("found at the channel")
+    if found.accepted:
+        return Watch(entry, Accepted(found.message_id, detail, found.form))
+    return Done(entry, Delivered(found.message_id, detail, found.form))
 
 
 def _send_again(

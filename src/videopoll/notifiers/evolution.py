@@ -159,7 +159,7 @@ class EvolutionNotifier(HttpNotifier):
             case 500:
                 # A line that is not there does not make a text of a video; a file that it cannot fetch does.
                 return NotSent(reason, channel_fault=not of_the_moment(words_of(said)))
-            case 401 | 403 | 404:
+            case 403:
                 return NotSent(reason, channel_fault=False, account_fault=True)
             case _:
                 return receipt_for_status(reply) or Unknown(reason)
@@ -188,7 +188,7 @@ class EvolutionNotifier(HttpNotifier):
         theirs = [one for one in ours if one.chat in users]
         for one in theirs:
             if not one.failed:
-                return Found(one.message_id)
+                return Found(one.message_id, message.form, accepted=self._receipts)
         if theirs:
             return Failed(own("WhatsApp has answered Evolution with an error"))
         if any(one.chat.endswith("@lid") for one in ours):

@@ -227,7 +227,7 @@ class TwilioNotifier(HttpNotifier):
         ours = [one for one in same if (one.get("num_media") in {"0", 0, None}) is ("MediaUrl" not in content)]
         for one in ours:
             if one.get("status") not in FAILED_STATUSES:
-                return Found(message_id_in(one.get("sid")), form=message.form)
+                return Found(message_id_in(one.get("sid")), message.form, accepted=self._callback is not None)
         if ours:
             fate = self._fate(ours[0], message, {}) or Refused(own("Twilio could not deliver it"))
             if isinstance(fate, Refused):

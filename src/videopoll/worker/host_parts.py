@@ -227,7 +227,7 @@ def as_lookup_answer(value: object) -> LookupAnswer | str:
     try:
         if issubclass(kind, Found):
             found = cast("Found", value)
-            return Found(found.message_id, found.form)
+            return Found(found.message_id, found.form, accepted=found.accepted)
         if issubclass(kind, Failed):
             failed = cast("Failed", value)
             return Failed(failed.reason, then=failed.then, try_text=failed.try_text)
