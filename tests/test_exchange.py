@@ -38,6 +38,7 @@ class Postbox(HttpNotifier):
         self.url = url
         self.max_bytes = max_bytes
         self.closed = []
+        self.files = []
 
     def secrets(self):
         return ("k-secret",)
@@ -47,6 +48,7 @@ class Postbox(HttpNotifier):
             media = message.prepared.get("media")
             if media is None:
                 video = yield from Fetch(message.video_url, max_bytes=self.max_bytes)
+                self.files.append(video.file)
                 reply = yield from Ask(self.request("upload", video))
                 refused = receipt_for_status(reply)
                 if refused is not None:
@@ -171,6 +173,52 @@ def test_a_send_that_may_not_begin_any_more_does_not_begin(world):
     assert isinstance(receipt, NotSent)
     assert not receipt.counts
     assert world.calls == ["upload"], "the preparation does no harm"
+
+
+@pytest.mark.parametrize("trouble", [None, Reply.fault(500), Reply.dropped()], ids=str)
+def test_the_downloaded_file_is_gone_at_the_end_whatever_it_is(world, trouble):
+    """Hundreds of videos a day would fill the disk."""
+    if trouble is not None:
+        world.service.fail_next(trouble)
+    world.send()
+
+    assert [file.closed for file in world.channel.files] == [True]
+
+
+class KilledError(BaseException):
+    """As Ctrl-C, or the end of a task."""
+
+
+@pytest.mark.parametrize("path", ["/upload", "/post"])
+def test_a_send_that_is_killed_in_a_step_leaves_nothing_open_and_the_next_one_goes_through(world, path):
+    carry = world.channel._http
+
+    def die(request, **kwargs):
+        if request.url.endswith(path):
+            raise KilledError
+
+    class Dying:
+        def send(self, request, **kwargs):
+            return die(request) or carry.send(request, **kwargs)
+
+        async def asend(self, request, **kwargs):
+            return die(request) or await carry.asend(request, **kwargs)
+
+        def close(self):
+            carry.close()
+
+        async def aclose(self):
+            await carry.aclose()
+
+    world.channel._http = Dying()
+    with pytest.raises(KilledError):
+        world.send()
+    assert [file.closed for file in world.channel.files] == [True]
+    assert world.channel.closed, "its finally ran"
+
+    world.channel._http = carry
+    assert world.send() == Delivered("7")
+    assert world.calls.count("post") == 1
 
 
 # --- mistakes of channels ---
@@ -301,6 +349,16 @@ def test_what_cannot_be_downloaded_is_a_text_or_a_later_try(world, reply, kind):
     assert isinstance(receipt, kind), receipt
     assert not world.calls
     assert "sig=1" not in str(receipt.reason)
+
+
+def test_a_redirect_is_not_followed_to_another_host_though_that_one_may_be_asked_too(world):
+    """Who may redirect there has not been asked."""
+    port = world.storage.url.rpartition(":")[2]
+    world.storage.route("GET", "/2.mp4", Reply(status=302, headers={"location": f"http://localhost:{port}/1.mp4"}))
+    channel = Postbox(world.service.url, trusted_hosts={"127.0.0.1", "localhost"})
+
+    assert isinstance(world.send(channel, url=f"{world.storage.url}/2.mp4"), Refused)
+    assert len(world.storage.requests) == 1
 
 
 def test_a_redirect_is_followed_to_the_same_host(world):
