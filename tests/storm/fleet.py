@@ -34,6 +34,7 @@ from videopoll import (
     VideopollError,
     events,
 )
+from videopoll.messages import MessageReceipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -151,6 +152,8 @@ class Fleet:
         self.armed: list[Trap] = []
         self.busy = 0
         self.producers = 0
+        self.telling = 0
+        self.fates_rng = random.Random(plan.seed + 2)
 
     # --- the storm ---
 
@@ -182,6 +185,7 @@ class Fleet:
         self.api.answers_in_s = plan.api_s
         self.messenger = Messenger(kernel, plan, self.jobs)
         self.messenger.on_find = lambda reference, result: story.finds.append((kernel.now_s, reference, result.value))
+        self.messenger.tell = self._tell
         story.sent, story.polls = self.messenger.sent, self.api.polls
         self.operator = Process(kernel, "operator")
         self.operator_queue = self.operator.context.run(self._queue, "async")
@@ -203,7 +207,7 @@ class Fleet:
         story.calm_s = kernel.now_s
         # After a step back of Redis's clock all is late by that much, and no worse.
         patience_s = PATIENCE_S - sum(step_s for _, step_s in story.steps if step_s < 0)
-        while not self.server.empty and kernel.now_s < story.calm_s + patience_s:
+        while (self.telling or not self.server.empty) and kernel.now_s < story.calm_s + patience_s:
             await self.kernel.sleep(0.5)
         story.over, story.over_s = self.server.empty, kernel.now_s
         await self._stop_all()
@@ -345,6 +349,35 @@ class Fleet:
     async def _enqueue(self, job_id: str) -> Any:
         metadata = {"channel": "c", "to": address(job_id)}
         return await self.operator_queue.enqueue(job_id, conversation_id=f"user-{job_id}", metadata=metadata)
+
+    def _tell(self, one: Sent) -> None:
+        """Have the channel tell what became of a message: doubled, out of order, before its reply or long after it."""
+        kinds = ("sent", "delivered", "read", "delivered") if one.fate == "arrives" else ("sent", "failed", "failed")
+        for kind in kinds:
+            receipt = MessageReceipt(
+                kind=kind,  # type: ignore[arg-type]
+                message_id=one.message_id,
+                reference=one.reference,
+                reason="it was not delivered",
+                passing=one.fate == "fails for now",
+            )
+            self.telling += 1
+            after_s = self.fates_rng.choice((0.0, 0.05, 0.5, 3.0, 15.0)) * self.fates_rng.uniform(0.5, 1.5)
+            self.kernel.at(self.kernel.now_s + after_s, self._as_operator, self._receive(one, receipt))
+
+    async def _receive(self, one: Sent, receipt: MessageReceipt) -> None:
+        """Take a receipt in; its channel sends it again for as long as it is not answered."""
+        while True:
+            try:
+                counts = await self.operator_queue.receive_receipts([receipt])
+            except (QueueError, RedisError):
+                await self.kernel.sleep(2.0)
+            else:
+                break
+        self.note(f"{receipt.kind.value} of {one.message_id} for {one.job_id}: {counts}")
+        if one.heard_s is None:
+            one.heard_s = self.kernel.now_s
+        self.telling -= 1
 
     async def _act(self, what: str, job_id: str) -> None:
         queue, result = self.operator_queue, None

@@ -31,13 +31,16 @@ MAX_SENDS = 6
 SHORTEST_WAIT_S = 0.7
 LONGEST_IDLE_S = 4.0
 LONGEST_WAY_S = 5.0
+HEARD_WITHIN_S = 20.0
+"""A send that begins so long after a receipt was taken in was decided with it: its claim was younger."""
 FAILING = {"throttled", "unreachable", "down"}
 """What is surely not sent, and tried again after a while."""
 KEPT = (
     *("video:completed:", "video:poll:dead", "video:poll:letters", "video:poll:sweeper"),
     *("video:poll:history", "video:poll:workers", "video:poll:loads"),
+    *("video:poll:watch", "video:poll:sent", "video:poll:early"),
 )
-"""What may be left at the end; the last three tell operators of the runners and of what they did."""
+"""What may be left at the end, for a while; three tell operators of the runners, the last ones wait for receipts."""
 
 
 def judge(story: Story) -> list[str]:
@@ -64,6 +67,7 @@ class _Judge:
         for job_id in story.accepted:
             yield from self._user(job_id)
         yield from self._records()
+        yield from self._receipts()
         yield from self._after_stops()
         yield from self._polls()
         yield from self._ends_in_time()
@@ -164,6 +168,8 @@ class _Judge:
             if at_s < first.at_s + APPEAR_WITHIN_S - self.slack_s / 2 and not early:
                 return "it had no time to show up"
             return None if at_s <= visible_s else "the channel was asked and shows it"
+        if first.heard_s is not None and first.heard_s + HEARD_WITHIN_S < second.at_s:
+            return "a receipt had told of it"
         if self.at_most_once:
             return "the policy is at most once"
         return None if self._fate_unknown(first, second.at_s) else "its fate was known"
@@ -249,7 +255,7 @@ class _Judge:
             for _, what, one, result in self.story.acts
             if one == job_id
         )
-        blind = [one for one in requests if one.told not in KNOWN]
+        blind = [one for one in requests if one.told not in KNOWN and not self._was_told(one, requests)]
         limit = 1 if self.at_most_once and self.plan.channel == "mute" else UNKNOWN_AT_MOST
         if self.plan.channel == "mute" and len(blind) > limit * (1 + anew):
             yield f"flooded: {job_id} got {len(blind)} sends of unknown fate"
@@ -264,6 +270,12 @@ class _Judge:
             if first.told in FAILING and soon and not anew and not self._may_hurry(requests[0], first, second):
                 yield f"sent too soon: {job_id} at {first.at_s:.2f} s and {second.at_s:.2f} s"
                 break
+
+    @staticmethod
+    def _was_told(one: Sent, requests: list[Sent]) -> bool:
+        """Whether a receipt told what became of a send, before there was another."""
+        next_s = min((other.at_s for other in requests if other.at_s > one.at_s), default=float("inf"))
+        return one.heard_s is not None and one.heard_s < next_s
 
     def _may_hurry(self, earliest: Sent, first: Sent, second: Sent) -> bool:
         """Whether a send may follow at once one that failed."""
@@ -307,6 +319,8 @@ class _Judge:
 
     def _spent(self, job_id: str, requests: list[Sent]) -> bool:
         """Whether what may be tried for a user was tried, or nobody lived to keep the job."""
+        if any(one.fate == "fails" and one.form == "text" for one in requests):
+            return True  # It was accepted, and a receipt said that it failed: nothing is left to try.
         if self._alone_s() >= self.plan.job_ttl_s / 2 - self.plan.lease_s:
             return True  # By Redis's clock nobody has kept the record for as long as it lives.
         over_s = next(at_s for at_s, one, _ in self.story.ended if one == job_id)
@@ -391,6 +405,19 @@ class _Judge:
             yield f"thrown away: the video of {job_id} was made, and nobody can look for it"
         if record.get("delivered") is False and not lettered and not self._acted(job_id, {"cancel", "dismiss"}):
             yield f"no letter: {job_id} is said to be undelivered"
+
+    def _receipts(self) -> Iterator[str]:
+        """What a channel has told is known at the end."""
+        for job_id in self.story.accepted:
+            got = [one for one in self.story.sent if one.job_id == job_id and one.delivered]
+            stored = self.story.completed.get(job_id)
+            acts = {"redrive", "dismiss", "cancel", "cancel and tell", "enqueue again", "push"}
+            if not self.plan.tells or not self.story.over or stored is None or self._acted(job_id, acts):
+                continue
+            if job_id in self.story.letters:
+                continue  # A video that was made and cannot be handed on is a dead letter already, and is not watched.
+            if got and all(one.heard_s is not None for one in got) and json.loads(stored).get("delivered") is None:
+                yield f"unheard: {job_id} was delivered, its channel has told so, and nobody knows"
 
     # --- workers ---
 

@@ -16,7 +16,7 @@ from storm.fleet import run
 from storm.model import judge
 from storm.plan import plan_of
 from storm.shrink import kinds_of
-from videopoll.queue import calls
+from videopoll.queue import calls, watch_calls
 from videopoll.queue.scripts import Script
 
 if TYPE_CHECKING:
@@ -59,16 +59,17 @@ class Mutant:
     def _script(self) -> Iterator[None]:
         name = self.where.removesuffix(".lua")
         place = name.upper()
-        script: Script = getattr(calls, place)
+        module = calls if hasattr(calls, place) else watch_calls
+        script: Script = getattr(module, place)
         source = self._changed(script.source)
         changed = Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
         scripts = calls.SCRIPTS
-        setattr(calls, place, changed)
+        setattr(module, place, changed)
         calls.SCRIPTS = tuple(changed if one is script else one for one in scripts)
         try:
             yield
         finally:
-            setattr(calls, place, script)
+            setattr(module, place, script)
             calls.SCRIPTS = scripts
 
     @contextlib.contextmanager

@@ -15,7 +15,7 @@ from storm.server import spring
 from videopoll import Recipient, VideoApiPoller
 from videopoll._http.values import FailureKind, HttpFailure, HttpReply
 from videopoll.jobs import MessageForm
-from videopoll.messages import Delivered, LookupResult, NotSent, Refused, Unknown
+from videopoll.messages import Accepted, Delivered, LookupResult, NotSent, Refused, Unknown
 from videopoll.observations import VideoReady
 
 if TYPE_CHECKING:
@@ -265,6 +265,10 @@ class Sent:
     delivered_s: float | None = None
     told: str = "nothing"
     told_s: float | None = None
+    message_id: str = ""
+    fate: str = ""
+    heard_s: float | None = None
+    """When our side had taken in a receipt that tells its fate."""
     lease_until_s: float | None = None
 
 
@@ -301,6 +305,8 @@ class Messenger:
         self.down_until_s = 0.0
         self.mum_until_s = 0.0
         self.on_find: Callable[[str, LookupResult], None] = lambda *_: None
+        self.fates = {job_id: list(job.late) for job_id, job in jobs.items()}
+        self.tell: Callable[[Sent], None] = lambda _: None
 
     def serve(self, message: Any, worker: str, waits: Sent) -> tuple[float, str | None]:
         job_id, now_s = message.job.job_id, self.kernel.now_s
@@ -312,6 +318,7 @@ class Messenger:
         elif manner != "down" and job.refused == "video" and message.form is MessageForm.VIDEO:
             manner = "refused video"
         waits.at_s, waits.manner = now_s, manner
+        waits.message_id = f"m{len(self.sent)}"
         self.sent.append(waits)
         stay_s = self.plan.slow_s if manner in {"slow", "slow reply"} else 0.1
         if manner == "slow":
@@ -321,6 +328,12 @@ class Messenger:
         return stay_s, None if manner == "hangs" else manner
 
     def _deliver(self, one: Sent) -> None:
+        if self.plan.tells:
+            fates = self.fates[one.job_id]
+            one.fate = fates.pop(0) if fates else "arrives"
+            self.tell(one)
+            if one.fate != "arrives":
+                return
         one.delivered, one.delivered_s = True, self.kernel.now_s
 
     def look_up(self, reference: str) -> tuple[float, LookupResult]:
@@ -395,7 +408,10 @@ class _Channel:
     def _told(self, one: Sent, manner: str) -> Any:
         one.told, one.told_s = manner, self.kernel.now_s
         self.ended(one)
-        return receipt_of(manner)
+        receipt = receipt_of(manner)
+        if self.messenger.plan.tells and isinstance(receipt, Delivered):
+            return Accepted(one.message_id, form=receipt.form)
+        return receipt
 
     def _asked(self, message: Any) -> Trip:
         return Trip(

@@ -41,6 +41,8 @@ class JobPlan:
     ends: str = "ready"
     refused: str = ""
     sends: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
+    """What becomes of its messages that the channel has accepted: `FATES`, one after the other; then they arrive."""
 
 
 @attrs.frozen
@@ -76,6 +78,8 @@ class Plan:
     yields: float = 0.0
     api_s: float = 0.05
     channel_s: float = 30.0
+    tells: bool = False
+    """Whether the channel accepts messages, and tells later by receipts what became of them."""
 
     def __str__(self) -> str:
         """The plan as a person reads it, and as a test can hold it."""
@@ -96,6 +100,7 @@ class Plan:
             f"  job {number}: at {one.at_s:g} s, {one.ends} after {one.takes_s:g} s"
             + (f", refused: {one.refused}" if one.refused else "")
             + (f", sends: {', '.join(one.sends)}" if one.sends else "")
+            + (f", late: {', '.join(one.late)}" if one.late else "")
             for number, one in enumerate(self.jobs)
         ]
         lines += [f"  {event}" for event in self.events]
@@ -239,6 +244,24 @@ def plan_of(seed: int) -> Plan:
         api_s=rng.choice((0.05, 0.05, 0.5, 3.0)),
         channel_s=rng.choice((30.0, 30.0, 70.0)),
     )
+
+
+FATES = ("arrives", "arrives", "fails", "fails for now")
+
+
+def telling_plan_of(seed: int) -> Plan:
+    """Give the storm of a seed over a channel that tells by receipts; kills and freezes fall around the watch."""
+    plan, rng = plan_of(seed), random.Random(seed ^ 0x5EED)
+    jobs = tuple(
+        attrs.evolve(job, late=tuple(rng.choice(FATES) for _ in range(rng.randint(0, 3)))) for job in plan.jobs
+    )
+    events = tuple(
+        attrs.evolve(event, how=tuple("watch" if one == "settle" else one for one in event.how))
+        if event.what in {"kill", "freeze", "break off"}
+        else event
+        for event in plan.events
+    )
+    return attrs.evolve(plan, jobs=jobs, events=events, channel="mute", tells=True)
 
 
 def _job(rng: random.Random, themes: set[str]) -> JobPlan:

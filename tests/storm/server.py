@@ -31,7 +31,7 @@ FED = frozenset(b"SET ZADD HSET LPUSH RPUSH BLMOVE LMOVE".split())
 """What a full server refuses."""
 PENDING = ("video:poll:queue", "video:poll:schedule", "video:poll:inflight", "video:poll:deliveries")
 FULL = "OOM command not allowed when used memory > 'maxmemory'."
-OF_A_HOLDER = frozenset({"conclude", "begin_send", "redeliver", "settle", "reschedule", "release", "renew"})
+OF_A_HOLDER = frozenset({"conclude", "begin_send", "redeliver", "watch", "settle", "reschedule", "release", "renew"})
 """What a worker writes about jobs in its hands."""
 REFUSED_WRITE = "this user has no permissions to access one of the keys used as arguments"
 
