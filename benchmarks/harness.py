@@ -125,7 +125,7 @@ class Contender:
     @property
     def bare(self) -> bool:
         """Whether it only asks, and delivers nothing."""
-        return self.script == "bare.py"
+        return self.script.startswith("bare")
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ BLOCKING = (
 )
 """Without asyncio."""
 
-WHOLE = (FAST[0], FAST[1], FAST[4])
-"""Those whose bursts and whole lives are measured: arq, saq and videopoll, over one transport."""
+WHOLE = (FAST[0], FAST[4])
+"""Those whose bursts and whole lives are measured: arq and videopoll, over one transport."""
 
 PLACES = (100, 200, 400)
 

@@ -363,10 +363,11 @@ THROUGHPUT = {
     "ratio": "times arq",
     "of_bare": "of its bare client",
     "cpu_us_per_poll": "CPU µs a poll",
+    "cpu_share": "of the core",
     "round_trips_per_poll": "Redis round trips a poll",
     "commands_per_poll": "Redis commands a poll",
 }
-PLACES = {
+AT_A_TIME = {
     "places": "at a time",
     "name": "",
     "messages_per_s": "messages a second",
@@ -465,7 +466,7 @@ def _by_places(part: str) -> str:
     rows = _results()[part]
     for row in rows:
         _check_told(row)
-    return _names(_figures(rows, PLACES))
+    return _names(_figures(rows, AT_A_TIME))
 
 
 def memory() -> str:
