@@ -15,7 +15,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from kit import World, open_world
-from kit.fleets import Cluster, Watched
+from kit.fleets import SLOT_OF_TESTS, Cluster, Watched, is_cluster, lead_clients_of_tests
 from kit.resp_proxy import RespProxy
 from kit.trouble import Trouble
 from videopoll.testing import EmbeddedRedis, assert_no_keys_leaked
@@ -46,6 +46,9 @@ def _redis_servers() -> Iterator[dict[str, EmbeddedRedis]]:
 @pytest.fixture(scope="session", params=["valkey", "redis"])
 def redis_server(request, require_server, _redis_servers) -> EmbeddedRedis:
     """A running server of each kind. Do not stop it: other tests use it, too."""
+    fleet = request.config.getoption("--fleet")
+    if fleet:
+        return request.getfixturevalue("in_place_of_one_server")
     which = request.param
     if which not in _redis_servers:
         require_server(which)
@@ -85,6 +88,15 @@ def watched(require_server) -> Iterator[Watched]:
         yield watched
 
 
+@pytest.fixture(scope="session")
+def in_place_of_one_server(request) -> Iterator[Any]:
+    """The fleet on which all tests are to run; the clients of the tests themselves are led to whoever has the keys."""
+    fleet = request.getfixturevalue({"cluster": "cluster", "sentinel": "watched"}[request.config.getoption("--fleet")])
+    with pytest.MonkeyPatch.context() as patch:
+        lead_clients_of_tests(patch)
+        yield fleet
+
+
 @pytest.fixture
 def redis_url(redis_server) -> str:
     """The URL of a running server."""
@@ -94,7 +106,8 @@ def redis_url(redis_server) -> str:
 @pytest.fixture
 def prefix(redis_server) -> Iterator[str]:
     """A key prefix of the test's own. No key under it may be left without a time to live."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
+    # In a cluster the slot of all tests is the same.
+    name = f"{SLOT_OF_TESTS if is_cluster(redis_server.url) else ''}test-{uuid.uuid4().hex[:12]}"
     yield name
     with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
         try:
@@ -212,6 +225,9 @@ ONE_SERVER = {
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--all-servers", action="store_true", help="run every test on every server")
+    parser.addoption(
+        "--fleet", choices=["cluster", "sentinel"], help="run the tests on a fleet in the place of a server"
+    )
 
 
 def pytest_collection_modifyitems(config, items) -> None:
@@ -224,7 +240,7 @@ def pytest_collection_modifyitems(config, items) -> None:
     left_out = [
         item
         for item in items
-        if item.path.stem in ONE_SERVER
+        if (item.path.stem in ONE_SERVER or config.getoption("--fleet"))
         and hasattr(item, "callspec")
         and item.callspec.params.get("redis_server") == "valkey"
     ]

@@ -14,14 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import redis
+import redis.asyncio
 from redis.crc import key_slot
 
 from kit import until
+from videopoll.queue.connect import async_client_of, client_of
+from videopoll.queue.schema import Keys
 from videopoll.testing import unused_port
 from videopoll.testing.embedded import _require_binary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pytest
 
 SLOTS = 16384
 
@@ -278,8 +283,9 @@ class Cluster(Fleet):
         """Return a client to the node that has the keys of a prefix now."""
         return self.owner(prefix).db
 
-    def fail_over(self, prefix: str, how: str = "crash") -> Server:
-        """End the master of a prefix, have it hang, or have its replica take over; return who was it."""
+    @contextlib.contextmanager
+    def failed_over(self, prefix: str, how: str = "crash", *, wait: bool = True) -> Iterator[Server]:
+        """End the master of a prefix, have it hang, or have its replica take over; it comes back at the end."""
         was = self.owner(prefix)
         if how == "crash":
             was.kill()
@@ -290,8 +296,17 @@ class Cluster(Fleet):
                 one for one in self.living if str(was.port) == str(one.db.info("replication").get("master_port"))
             )
             replica.ask("CLUSTER", "FAILOVER")
-        until(lambda: self._taken_over(prefix, was), "a replica has taken over", 20)
-        return was
+        try:
+            if wait:
+                until(lambda: self._taken_over(prefix, was), "a replica has taken over", 20)
+            yield was
+        finally:
+            if how == "crash":
+                was.start()
+            elif how == "hang":
+                was.resume()
+            until(was.is_up, "it answers")
+            until(self.is_well, "the cluster is well", 20)
 
     def _taken_over(self, prefix: str, was: Server) -> bool:
         try:
@@ -299,12 +314,6 @@ class Cluster(Fleet):
         except AssertionError:
             return False
         return owner is not was and owner.process is not None and self.info(owner)["cluster_state"] == "ok"
-
-    def revive(self, server: Server) -> None:
-        """Start a node that was killed again, as a replica of who has its slots."""
-        server.start()
-        until(server.is_up, "it answers")
-        until(self.is_well, "the cluster is well", 20)
 
     def begin_move(self, prefix: str) -> Move:
         """Begin to move the slot of a prefix to another master."""
@@ -429,3 +438,25 @@ class Watched(Fleet):
         # The sentinels would come to it, too, but in ten seconds, and would close its connections.
         was.ask("REPLICAOF", "127.0.0.1", self.primary.port)
         until(self.is_well, "the old one is a replica", 30)
+
+
+SLOT_OF_TESTS = "{t}"
+"""What the prefixes of all tests begin with where they run on a cluster."""
+
+
+def is_cluster(url: str) -> bool:
+    return "+cluster://" in url
+
+
+def lead_clients_of_tests(patch: pytest.MonkeyPatch) -> None:
+    """Have ``redis.Redis.from_url`` understand the URLs of fleets, as the tests look at Redis with it."""
+    for module, make in ((redis, client_of), (redis.asyncio, async_client_of)):
+
+        def from_url(url: str, *, _make: Any = make, _old: Any = module.Redis.from_url, **options: Any) -> Any:
+            if "+" not in url.partition("://")[0]:
+                return _old(url, **options)
+            client = _make(url, Keys(SLOT_OF_TESTS), 5.0)
+            client.connection_pool.connection_kwargs.update(options)
+            return client
+
+        patch.setattr(module.Redis, "from_url", from_url)

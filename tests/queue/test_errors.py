@@ -103,8 +103,10 @@ class Grumpy:
         "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
         "NOREPLICAS Not enough good replicas to write.",
         "BUSY Redis is busy running a script.",
+        "ERR Script attempted to access a non local key in a cluster node script: 95c6, on @user_script:212.",
+        "ERR Unable to execute command 'mget' in script because undeclared keys were accessed during rehashing of the slot",
     ],
-    ids=lambda error: error.split()[0],
+    ids=lambda error: error.split()[0] if not error.startswith("ERR") else error[4:20],
 )
 def test_an_error_that_passes_says_try_again(kind, call, error):
     """Restarts and failovers are waited out by the worker; a person need not act."""

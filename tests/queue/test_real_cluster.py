@@ -213,16 +213,11 @@ def test_a_worker_goes_on_when_its_master_is_gone(cluster, kind, prefix, how):
         with world.worker(lease=BRISK, queue_options={"worker_timeout_s": 1.0}) as worker:
             until(lambda: len(worker.recorder.of(events.JobPolled)) >= 6, "they are under way")
             cluster.owner(prefix).sync(prefix)
-            was = cluster.fail_over(prefix, how)
-            until(lambda: len(worker.recorder.of(events.JobDelivered)) >= 6, "every user has a message", 30)
-            until(lambda: worker.runner.health().healthy, "the worker is well", 20)
-            with world.queue() as queue:
-                until(lambda: not queue.counts().pending, "nothing is left")
-        if how == "hang":
-            was.resume()
-        if how == "crash":
-            cluster.revive(was)
-        until(cluster.is_well, "the cluster is well", 20)
+            with cluster.failed_over(prefix, how):
+                until(lambda: len(worker.recorder.of(events.JobDelivered)) >= 6, "every user has a message", 30)
+                until(lambda: worker.runner.health().healthy, "the worker is well", 20)
+                with world.queue() as queue:
+                    until(lambda: not queue.counts().pending, "nothing is left")
         assert len(world.ultramsg.messages) == 6
 
 
@@ -230,8 +225,6 @@ def test_a_producer_is_told_to_try_again_while_there_is_no_master(bench, cluster
     """And reaches the new one as soon as there is one."""
     bench.enqueue("job_0")
     cluster.owner(bench.prefix).sync(bench.prefix)
-    was = cluster.owner(bench.prefix)
-    was.kill()
     refused = 0
 
     def enqueued():
@@ -241,10 +234,10 @@ def test_a_producer_is_told_to_try_again_while_there_is_no_master(bench, cluster
         refused += 1
         return False
 
-    until(enqueued, "it reaches the new master", 20)
-    assert refused
-    assert bench.counts().queued == 2
-    cluster.revive(was)
+    with cluster.failed_over(bench.prefix, wait=False):
+        until(enqueued, "it reaches the new master", 20)
+        assert refused
+        assert bench.counts().queued == 2
 
 
 def test_the_command_line_works_on_a_cluster(cluster, prefix):

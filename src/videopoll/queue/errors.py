@@ -76,9 +76,10 @@ _IN_SCRIPT = re.compile(r"Error running script \(.*?\): (?:@user_script: ?\d+: )
 _MOVED = ("READONLY", "MASTERDOWN", "UNBLOCKED", "MOVED")
 
 _CUT_OFF = re.compile(
-    r"(ERR )?Script attempted to (access a non local key|execute a (write )?command while the cluster)"
+    r"Script attempted to (?:access a non local key|execute a (?:write )?command while the cluster)"
+    r"|undeclared keys were accessed during rehashing"
 )
-"""A script that had begun when the keys of its slot moved away; in Redis 6.2 behind what stands in front there."""
+"""A script that had begun when the keys of its slot moved away, in the words of Redis 7 and of Redis 8."""
 
 _FULL = ("Too many connections", "No connection available.")
 """What redis-py's pools say when all is in use: of no class of its own in some versions, or in the pool that waits."""
