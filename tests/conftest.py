@@ -225,6 +225,7 @@ ONE_SERVER = {
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--all-servers", action="store_true", help="run every test on every server")
+    parser.addoption("--at-length", action="store_true", help="run the tests that wait for failovers, too")
     parser.addoption(
         "--fleet", choices=["cluster", "sentinel"], help="run the tests on a fleet in the place of a server"
     )
@@ -235,6 +236,10 @@ def pytest_collection_modifyitems(config, items) -> None:
     # Processes that share the tests compare names: an address in one would differ, and stop them all.
     unstable = [item.nodeid for item in items if re.search(r" at 0x[0-9a-f]{6,}", item.nodeid)]
     assert not unstable, f"give these tests an id without an address: {unstable[:3]}"
+    if not config.getoption("--at-length"):
+        at_length = {item for item in items if item.get_closest_marker("at_length")}
+        config.hook.pytest_deselected(items=list(at_length))
+        items[:] = [item for item in items if item not in at_length]
     if config.getoption("--all-servers"):
         return
     left_out = [

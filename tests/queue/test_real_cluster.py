@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from kit import open_world, until
 from kit.bench import AT_ONCE, Bench, Reschedule, recover
+from kit.cluster_storm import PREFIX, Storm
 from kit.trouble import BRISK, jobs
 from videopoll import (
     AsyncRedisVideoJobQueue,
@@ -26,6 +27,8 @@ from videopoll.errors import QueueError, QueueUnavailableError
 from videopoll.jobs import JobState
 from videopoll.jobs.transition import Conclude, TransitionResult
 from videopoll.queue.history import RedisHistory
+
+AT_LENGTH = pytest.mark.at_length
 
 
 @pytest.fixture
@@ -203,6 +206,7 @@ def test_a_single_key_is_asked_for_where_it_has_moved(bench, cluster, call):
     move.end()
 
 
+@AT_LENGTH
 @pytest.mark.parametrize("how", ["crash", "hang", "asked for"])
 def test_a_worker_goes_on_when_its_master_is_gone(cluster, kind, prefix, how):
     """Each user is told once: what was acknowledged has reached the replica before."""
@@ -221,6 +225,7 @@ def test_a_worker_goes_on_when_its_master_is_gone(cluster, kind, prefix, how):
         assert len(world.ultramsg.messages) == 6
 
 
+@AT_LENGTH
 def test_a_producer_is_told_to_try_again_while_there_is_no_master(bench, cluster):
     """And reaches the new one as soon as there is one."""
     bench.enqueue("job_0")
@@ -275,3 +280,12 @@ def test_a_cluster_of_which_no_node_answers_says_so(kind, call):
     with pytest.raises(QueueUnavailableError, match=r"none of the 2 nodes of the cluster can be asked .*Try again\."):
         bench.enqueue()
     call(bench.queue.close())
+
+
+@AT_LENGTH
+def test_a_small_storm_loses_no_job_and_doubles_no_message(cluster):
+    """Workers are killed, the slot moves, a master dies: nox -s cluster has larger ones."""
+    found = Storm(jobs=40, workers=2, kills=2, moves=2, failovers=1, seed=1).run(cluster)
+
+    assert found == {"jobs": 40, "told once": 40, "lost": 0, "doubled": 0, "dead letters": 0}
+    cluster.db(PREFIX).flushall()

@@ -40,7 +40,7 @@ def test_a_job_is_done_from_the_url_alone(bench):
     assert bench.call(bench.queue.list_jobs()).jobs == ()
 
 
-@pytest.mark.parametrize("how", ["crash", "hang"])
+@pytest.mark.parametrize("how", ["crash", pytest.param("hang", marks=pytest.mark.at_length)])
 def test_a_worker_goes_on_at_the_new_primary(watched, kind, prefix, how):
     """Each user is told once: what was acknowledged has reached the replica before."""
     for world in open_world(kind, watched.url, prefix):

@@ -2,7 +2,7 @@
 
 Owns the loading of ``lua/*.lua``, and when a call is made again. What each script is
 given and what its reply means is in `videopoll.queue.calls`; what an error of the
-client means is in `videopoll.queue.connect`.
+client means is in `videopoll.queue.errors`.
 
 A flow calls the methods of a client that is typed as the sync one. The asyncio
 client has the same methods, whose results `arun` awaits.
