@@ -314,6 +314,7 @@ def test_what_fails_before_the_message_was_surely_not_sent(discord, reply, kind,
         assert isinstance(receipt, kind)
         assert getattr(receipt, "try_text", None) == try_text
     assert discord.messages == []
+    assert {one.path for one in discord.requests} == {"/api/v10/users/@me/channels"}
 
 
 def test_an_upload_is_posted_with_the_caption_and_the_file(discord, files):

@@ -151,6 +151,7 @@ def test_without_a_template_or_a_video_there_is_nothing_to_send_outside_the_wind
     "wrong",
     [
         {"sender": "whatsapp:shop"},
+        {"sender": "My Shop"},  # a name is for SMS
         {"sender": ""},
         {"sender": "0044 20 7946 0000"},
         {"validity_s": 5},
