@@ -7,9 +7,9 @@ import os
 import pytest
 
 from kit import videos
-from kit.channel_storms import Fate, Weather, once, storm, twice
+from kit.channel_storms import Fate, Weather, once, storm, to_user, twice
 from videopoll.notifiers import TwilioNotifier, WhatsAppCloudNotifier
-from videopoll.testing import FakeDiscord, FakeEvolution, FakeServer, FakeTwilio, FakeWhatsAppCloud, Reply
+from videopoll.testing import FakeDiscord, FakeEvolution, FakeServer, FakeTelegram, FakeTwilio, FakeWhatsAppCloud, Reply
 
 read_of_meta = WhatsAppCloudNotifier.read_receipts
 read_of_twilio = TwilioNotifier.read_receipts
@@ -130,6 +130,29 @@ def discord(fake, storage):
     )
 
 
+def telegram(fake, storage):
+    def no_link(fake, to):
+        said = {"ok": False, "error_code": 400, "description": "Bad Request: failed to get HTTP URL content"}
+        fake.reply_with(Reply.json(said, status=400), when=to_user(to, path="/sendVideo"))
+
+    fates = [
+        *ON_THE_WAY,
+        Fate("its link is not taken", no_link),
+        Fate("the bot is blocked", lambda fake, to: fake.block(to), NOTHING, "blocked"),
+        Fate("there is no such chat", lambda fake, to: fake.without_chat(to), NOTHING, "not found"),
+        Fate("too many", once(FakeTelegram.too_many(retry_after_s=1))),
+    ]
+    arguments = {"base_url": fake.url, "token": "123:t", "trusted_hosts": ["127.0.0.1"]}
+    return Weather(
+        name="telegram",
+        fake=fake,
+        channel=("TelegramNotifier", arguments),
+        fates=fates,
+        answers=False,
+        url=lambda number: f"{storage.url}/{number}.mp4",
+    )
+
+
 class Storage(FakeServer):
     """A host that has every video."""
 
@@ -147,6 +170,7 @@ WEATHERS = {
     ),
     "twilio": (lambda: FakeTwilio(account_sid=SID, auth_token="tok"), twilio),
     "discord": (lambda: FakeDiscord(token="t"), discord),
+    "telegram": (lambda: FakeTelegram(token="123:t"), telegram),
 }
 
 
