@@ -160,13 +160,12 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def cluster(session: nox.Session) -> None:
-    """The queue, the behaviour and the whole on a real Redis Cluster and under Sentinel, storms with dying masters, and what a failover loses."""
+    """The behaviour and the main scripts on a real Redis Cluster and under Sentinel, storms with dying masters, and what a failover loses."""
     session.install(".[all]", *_groups("tests"))
-    apart = ("real_cluster", "sentinel", "ways", "rights", "cluster", "errors", "clients", "addresses")
-    left_out = [f"--ignore=tests/queue/test_{name}.py" for name in apart]
+    scripts = ("claim", "enqueue", "leases", "settle", "reschedule", "wait")
+    paths = ("tests/test_behaviour.py", *(f"tests/queue/test_{name}.py" for name in scripts))
     for fleet in ("cluster", "sentinel"):
-        paths = ("tests/queue", "tests/test_behaviour.py", "tests/test_end_to_end.py")
-        session.run("pytest", "--fleet", fleet, *paths, *left_out, "-n", "3", *session.posargs)
+        session.run("pytest", "--fleet", fleet, *paths, "-n", "3", *session.posargs)
     session.run(
         "pytest", "--at-length", "tests/queue/test_real_cluster.py", "tests/queue/test_sentinel.py", *session.posargs
     )
