@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 pytest.importorskip("typer", reason="needs the extra cli")
 
 from videopoll.cli.shipped import build_shipped
 from videopoll.errors import ConfigurationError
+from videopoll.jobs import MessageForm
 from videopoll.messages import Accepted, Delivered, Recipient
-from videopoll.testing import FakeDiscord, FakeEvolution, FakeTwilio, build_message, build_outcome
+from videopoll.testing import (
+    FakeDiscord,
+    FakeEvolution,
+    FakeTwilio,
+    FakeVideoApi,
+    FakeWhatsAppCloud,
+    Reply,
+    build_message,
+    build_outcome,
+)
 
-SID, CONTENT = "AC" + "0a" * 16, "HX" + "0d" * 16
+SID, CONTENT, NOTICE = "AC" + "0a" * 16, "HX" + "0d" * 16, "HX" + "0e" * 16
 ENVIRONMENTS = {
     "evolution": {
         "EVOLUTION_URL": "https://evolution.example",
@@ -20,6 +31,8 @@ ENVIRONMENTS = {
     },
     "twilio": {"TWILIO_ACCOUNT_SID": SID, "TWILIO_AUTH_TOKEN": "t", "TWILIO_FROM": "whatsapp:+14155238886"},
     "twilio_sms": {"TWILIO_ACCOUNT_SID": SID, "TWILIO_AUTH_TOKEN": "t", "TWILIO_SMS_FROM": "My Shop"},
+    "telegram": {"TELEGRAM_TOKEN": "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"},
+    "whatsapp_cloud": {"WHATSAPP_CLOUD_TOKEN": "t", "WHATSAPP_CLOUD_NUMBER_ID": "1065"},
     "discord": {"DISCORD_TOKEN": "t"},
     "discord_webhook": {"DISCORD_WEBHOOK_URL": "https://discord.com/api/webhooks/100000000000000001/token"},
 }
@@ -67,8 +80,48 @@ def test_what_is_built_sends(monkeypatch):
         assert [one.to for one in discord.messages] == ["channel:200000000000000001", "webhook"]
 
 
+def test_what_is_uploaded_may_come_from_a_private_storage_without_any_code(monkeypatch):
+    video = bytes(range(256))
+    message = build_message(
+        build_outcome("completed", video_url="https://files.example/video.mp4"),
+        form=MessageForm.VIDEO,
+        recipient=Recipient(channel="here", to="5491155550000"),
+    )
+    with FakeWhatsAppCloud() as cloud, FakeVideoApi() as storage:
+        storage.route("GET", "/video.mp4", Reply(status=200, body=video, headers={"Content-Type": "video/mp4"}))
+        message = attrs.evolve(message, outcome=build_outcome("completed", video_url=f"{storage.url}/video.mp4"))
+        more = {"WHATSAPP_CLOUD_BASE_URL": cloud.url, "WHATSAPP_CLOUD_UPLOAD": "true"}
+        for trusted, there in (("other.internal", False), ("other.internal 127.0.0.1", True)):
+            notifier = built(monkeypatch, "whatsapp_cloud", **more, TRUSTED_HOSTS=trusted)
+            receipt = notifier.notify(message)
+            notifier.close()
+            assert isinstance(receipt, Accepted) is there, receipt
+        assert [one.file for one in cloud.messages] == [video]
+    with pytest.raises(ConfigurationError, match="VIDEOPOLL_WHATSAPP_CLOUD_UPLOAD is true or false"):
+        built(monkeypatch, "whatsapp_cloud", WHATSAPP_CLOUD_UPLOAD="maybe")
+
+
+@pytest.mark.parametrize("name", ["telegram", "discord", "discord_webhook", "whatsapp_cloud"])
+def test_each_channel_that_uploads_takes_trusted_hosts(monkeypatch, name):
+    with pytest.raises(ConfigurationError, match="trusted_hosts"):
+        built(monkeypatch, name, TRUSTED_HOSTS="https://storage.internal/a")
+
+
+def test_a_template_for_notices_is_named_when_it_cannot_work(monkeypatch):
+    with pytest.raises(ConfigurationError, match="VIDEOPOLL_WHATSAPP_CLOUD_NOTICE_TEMPLATE looks like name:language"):
+        built(monkeypatch, "whatsapp_cloud", WHATSAPP_CLOUD_NOTICE_TEMPLATE="no_video")
+
+
 def test_twilio_has_its_template_and_callback(monkeypatch):
     more = {"TWILIO_CONTENT_SID": CONTENT, "TWILIO_STATUS_CALLBACK": "https://host.example/twilio"}
+    more["TWILIO_NOTICE_CONTENT_SID"] = NOTICE
+    with FakeTwilio(account_sid=SID, auth_token="t", content_sids=[NOTICE]) as twilio:
+        notifier = built(monkeypatch, "twilio", **more)
+        notifier._base_url = twilio.url
+        recipient = Recipient(channel="here", to="+5491155550000")
+        notice = build_message(build_outcome("failed"), form=MessageForm.TEMPLATE, recipient=recipient)
+        assert isinstance(notifier.notify(notice), Accepted)
+        notifier.close()
     with FakeTwilio(account_sid=SID, auth_token="t", content_sids=[CONTENT]) as twilio:
         assert isinstance(sent(built(monkeypatch, "twilio", **more), "+5491155550000", twilio), Accepted)
         assert [one.url.partition("?")[0] for one in twilio.callbacks()] == ["https://host.example/twilio"] * 2

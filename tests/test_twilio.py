@@ -140,6 +140,21 @@ def test_a_templates_media_may_begin_with_the_hosts_own_address():
     assert (form["MessagingServiceSid"], "Body" in form, "From" in form) == (SERVICE, False, False)
 
 
+def test_outside_the_window_a_notice_has_a_template_of_its_own(twilio):
+    """Without a link, there is no variable for it: WhatsApp takes no empty one."""
+    twilio.close_window(late=False)
+    notifier = notifier_to(twilio, notice_template=TEMPLATE)
+    try:
+        receipt = notifier.notify(message(TO, TEXT_FORM, url=None))
+        assert (receipt.then, receipt.try_text) == (MessageForm.TEMPLATE, False)
+        notice = message(TO, MessageForm.TEMPLATE, url=None)
+        assert isinstance(notifier.notify(notice), Delivered)
+        assert notifier.notify(message(TO, VIDEO)).then is None, "a video has no template here"
+    finally:
+        notifier.close()
+    assert [json.loads(one.text) for one in twilio.inbox(TO)] == [{"1": notice.caption}]
+
+
 @pytest.mark.parametrize("form", [MessageForm.TEMPLATE])
 def test_without_a_template_or_a_video_there_is_nothing_to_send_outside_the_window(form):
     for notifier, url in ((OFFLINE, URL), (OUTSIDE, None)):

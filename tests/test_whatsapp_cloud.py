@@ -10,7 +10,7 @@ import attrs
 import pytest
 from typer.testing import CliRunner
 
-from kit.cloud import TEMPLATE, TEMPLATES, TO, TOKEN, VIDEO, message, send
+from kit.cloud import NOTICE_TEMPLATE, NOTICE_TEMPLATES, TEMPLATE, TEMPLATES, TO, TOKEN, VIDEO, message, send
 from videopoll import ConfigurationError, Recipient, RefusedError
 from videopoll.cli.app import build_app
 from videopoll.cli.channels import build_channels
@@ -35,7 +35,9 @@ answer_handshake = WhatsAppCloudNotifier.answer_handshake
 
 @pytest.fixture
 def cloud():
-    with FakeWhatsAppCloud(token=TOKEN, number_id="1065", templates=TEMPLATES) as fake:
+    with FakeWhatsAppCloud(
+        token=TOKEN, number_id="1065", templates=TEMPLATES, notice_templates=NOTICE_TEMPLATES
+    ) as fake:
         yield fake
 
 
@@ -157,6 +159,26 @@ def test_a_templates_variable_takes_the_caption_in_one_line(cloud):
     assert cloud.messages[0].text == "Listo, ya está"
 
 
+def test_a_notice_goes_as_a_template_without_a_header(cloud):
+    notice = message(MessageForm.TEMPLATE, kind="failed")
+    assert isinstance(send(cloud, notice, notice_template=NOTICE_TEMPLATE, upload=True), Accepted)
+    assert sent_body(cloud)["template"] == {
+        "name": "no_video",
+        "language": {"code": "es"},
+        "components": [{"type": "body", "parameters": [{"type": "text", "text": " ".join(notice.caption.split())}]}],
+    }
+    assert isinstance(send(cloud, notice, notice_template=WhatsAppTemplate("no_video", "pt_BR")), Accepted)
+    assert "components" not in sent_body(cloud)["template"]
+
+
+def test_a_notice_without_a_template_of_its_own_says_what_is_missing_and_goes_as_no_text(cloud):
+    """A text would be accepted, and fail in the same way."""
+    receipt = send(cloud, message(MessageForm.TEMPLATE, kind="failed"))
+    assert receipt == Refused(receipt.reason, try_text=False)
+    assert "notice_template" in receipt.reason.told
+    assert not cloud.requests
+
+
 def test_without_a_template_nothing_is_asked_of_the_channel(cloud):
     receipt = send(cloud, message(MessageForm.TEMPLATE), template=None)
     assert receipt == Refused(receipt.reason, try_text=False)
@@ -253,6 +275,13 @@ def test_a_closed_window_without_a_template_or_without_a_video_ends_the_message(
     cloud.close_window()
     assert send(cloud, message(), template=None).then is None
     assert send(cloud, message(MessageForm.TEXT, kind="failed")).then is None
+    assert send(cloud, message(), template=None, notice_template=NOTICE_TEMPLATE).then is None
+
+
+def test_a_closed_window_leaves_a_notice_its_own_template(cloud):
+    cloud.close_window()
+    receipt = send(cloud, message(MessageForm.TEXT, kind="failed"), template=None, notice_template=NOTICE_TEMPLATE)
+    assert receipt == Refused(receipt.reason, try_text=False, then=MessageForm.TEMPLATE)
 
 
 @pytest.mark.parametrize("status", [200, 500])

@@ -22,6 +22,8 @@ VIDEO = "https://files.example/video.mp4?signature=s3cr3t"
 TEMPLATE = WhatsAppTemplate("video_ready", "es")
 SECRET = "app-secret-of-the-tests"
 TEMPLATES = {("video_ready", "es"): 0, ("noted", "es"): 1}
+NOTICE_TEMPLATE = WhatsAppTemplate("no_video", "es", caption=True)
+NOTICE_TEMPLATES = {("no_video", "es"): 1, ("no_video", "pt_BR"): 0}
 
 
 def notifier_for(cloud: FakeWhatsAppCloud, **options: Any) -> WhatsAppCloudNotifier:

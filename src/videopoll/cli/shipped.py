@@ -72,6 +72,24 @@ def build_shipped(name: str, *, resolving: bool) -> HttpNotifier:
     return shipped.build(values)
 
 
+# --- what several have ---
+
+_TRUSTED_HOSTS = "VIDEOPOLL_TRUSTED_HOSTS"
+"""For every channel that downloads what it uploads; spaces separate the hosts."""
+
+
+def _trusted_hosts(values: Mapping[str, str]) -> list[str]:
+    return values.get(_TRUSTED_HOSTS, "").split()
+
+
+def _is_on(values: Mapping[str, str], variable: str) -> bool:
+    text = values.get(variable, "false").lower()
+    if text not in {"true", "false", "1", "0"}:
+        msg = f"{variable} is true or false, got {text!r}"
+        raise ConfigurationError(msg)
+    return text in {"true", "1"}
+
+
 # --- WhatsApp Cloud API ---
 
 _CLOUD = "VIDEOPOLL_WHATSAPP_CLOUD"
@@ -79,25 +97,30 @@ _360DIALOG = (".360dialog.io",)
 
 
 def _whatsapp_cloud(values: Mapping[str, str]) -> HttpNotifier:
-    template = values.get(f"{_CLOUD}_TEMPLATE")
     base_url = values.get(f"{_CLOUD}_BASE_URL", "https://graph.facebook.com")
     of_360dialog = (urlsplit(base_url).hostname or "").endswith(_360DIALOG)
     return WhatsAppCloudNotifier(
         token=values.get(f"{_CLOUD}_TOKEN"),
         number_id=values.get(f"{_CLOUD}_NUMBER_ID"),
-        template=None if template is None else _template(template),
+        template=_template(values, f"{_CLOUD}_TEMPLATE"),
+        notice_template=_template(values, f"{_CLOUD}_NOTICE_TEMPLATE"),
+        upload=_is_on(values, f"{_CLOUD}_UPLOAD"),
+        trusted_hosts=_trusted_hosts(values),
         base_url=base_url,
         path="" if of_360dialog else "/v25.0/{number_id}",
         key_header="D360-API-KEY" if of_360dialog else "Authorization",
     )
 
 
-def _template(text: str) -> WhatsAppTemplate:
+def _template(values: Mapping[str, str], variable: str) -> WhatsAppTemplate | None:
+    text = values.get(variable)
+    if text is None:
+        return None
     name, _, rest = text.partition(":")
     language, _, caption = rest.partition(":")
     if not language or caption not in {"", "caption"}:
         msg = (
-            f"{_CLOUD}_TEMPLATE looks like name:language, or name:language:caption where the body has a variable"
+            f"{variable} looks like name:language, or name:language:caption where the body has a variable"
             f" for the caption, got {text!r}"
         )
         raise ConfigurationError(msg)
@@ -110,12 +133,13 @@ _TWILIO = "VIDEOPOLL_TWILIO"
 
 
 def _twilio(values: Mapping[str, str]) -> HttpNotifier:
-    template = values.get(f"{_TWILIO}_CONTENT_SID")
+    template, notice = values.get(f"{_TWILIO}_CONTENT_SID"), values.get(f"{_TWILIO}_NOTICE_CONTENT_SID")
     return TwilioNotifier(
         account_sid=values.get(f"{_TWILIO}_ACCOUNT_SID"),
         auth_token=values.get(f"{_TWILIO}_AUTH_TOKEN"),
         sender=values.get(f"{_TWILIO}_FROM"),
         template=None if template is None else TwilioTemplate(template),
+        notice_template=None if notice is None else TwilioTemplate(notice),
         status_callback=values.get(f"{_TWILIO}_STATUS_CALLBACK"),
     )
 
@@ -144,24 +168,22 @@ def _evolution(values: Mapping[str, str]) -> HttpNotifier:
 
 
 def _discord(values: Mapping[str, str]) -> HttpNotifier:
-    return DiscordNotifier(token=values.get(f"{_DISCORD}_TOKEN"))
+    return DiscordNotifier(token=values.get(f"{_DISCORD}_TOKEN"), trusted_hosts=_trusted_hosts(values))
 
 
 def _discord_webhook(values: Mapping[str, str]) -> HttpNotifier:
-    return DiscordWebhookNotifier(values.get(f"{_DISCORD}_WEBHOOK_URL", ""))
+    url = values.get(f"{_DISCORD}_WEBHOOK_URL", "")
+    return DiscordWebhookNotifier(url, trusted_hosts=_trusted_hosts(values))
 
 
 # --- Telegram ---
-
-_TRUSTED_HOSTS = "VIDEOPOLL_TRUSTED_HOSTS"
-"""For every channel that downloads what it uploads; spaces separate the hosts."""
 
 
 def _telegram(values: Mapping[str, str]) -> HttpNotifier:
     return TelegramNotifier(
         token=values.get("VIDEOPOLL_TELEGRAM_TOKEN"),
         base_url=values.get("VIDEOPOLL_TELEGRAM_BASE_URL", "https://api.telegram.org"),
-        trusted_hosts=values.get(_TRUSTED_HOSTS, "").split(),
+        trusted_hosts=_trusted_hosts(values),
     )
 
 
@@ -175,7 +197,13 @@ SHIPPED: Mapping[str, ShippedChannel] = {
         _whatsapp_cloud,
         needed=(f"{_CLOUD}_TOKEN", f"{_CLOUD}_NUMBER_ID"),
         # The secret is for the endpoint that takes receipts in, and no worker needs it.
-        others=(f"{_CLOUD}_TEMPLATE", f"{_CLOUD}_BASE_URL"),
+        others=(
+            f"{_CLOUD}_TEMPLATE",
+            f"{_CLOUD}_NOTICE_TEMPLATE",
+            f"{_CLOUD}_UPLOAD",
+            _TRUSTED_HOSTS,
+            f"{_CLOUD}_BASE_URL",
+        ),
     ),
     "evolution": ShippedChannel(
         _evolution, needed=(f"{_EVOLUTION}_URL", f"{_EVOLUTION}_INSTANCE", f"{_EVOLUTION}_API_KEY")
@@ -183,13 +211,13 @@ SHIPPED: Mapping[str, ShippedChannel] = {
     "twilio": ShippedChannel(
         _twilio,
         needed=(f"{_TWILIO}_ACCOUNT_SID", f"{_TWILIO}_AUTH_TOKEN", f"{_TWILIO}_FROM"),
-        others=(f"{_TWILIO}_CONTENT_SID", f"{_TWILIO}_STATUS_CALLBACK"),
+        others=(f"{_TWILIO}_CONTENT_SID", f"{_TWILIO}_NOTICE_CONTENT_SID", f"{_TWILIO}_STATUS_CALLBACK"),
     ),
     "twilio_sms": ShippedChannel(
         _twilio_sms,
         needed=(f"{_TWILIO}_ACCOUNT_SID", f"{_TWILIO}_AUTH_TOKEN", f"{_TWILIO}_SMS_FROM"),
         others=(f"{_TWILIO}_STATUS_CALLBACK",),
     ),
-    "discord": ShippedChannel(_discord, needed=(f"{_DISCORD}_TOKEN",)),
-    "discord_webhook": ShippedChannel(_discord_webhook, needed=(f"{_DISCORD}_WEBHOOK_URL",)),
+    "discord": ShippedChannel(_discord, needed=(f"{_DISCORD}_TOKEN",), others=(_TRUSTED_HOSTS,)),
+    "discord_webhook": ShippedChannel(_discord_webhook, needed=(f"{_DISCORD}_WEBHOOK_URL",), others=(_TRUSTED_HOSTS,)),
 }

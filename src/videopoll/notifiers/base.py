@@ -119,7 +119,8 @@ class HttpNotifier:
     """
 
     forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.VIDEO, MessageForm.TEXT})
-    """What the channel can send. A message in another form, or without a video, goes as text."""
+    """What the channel can send. A message in another form goes as text, and so does one without a
+    video in a form that is nothing without one: a template may carry a notice."""
 
     gap_s: ClassVar[float] = 0.0
     """Seconds between two messages to one user, where the channel asks for them. What would go out earlier is
@@ -248,7 +249,7 @@ class HttpNotifier:
         return self._looked_up((yield from backend.send(request)), message)
 
     def _in_own_form(self, message: Message) -> Message:
-        as_it_is = message.form in self.forms and (message.form is MessageForm.TEXT or message.video_url)
+        as_it_is = message.form in self.forms and (message.video_url or not message.form.has_video)
         return message if as_it_is else attrs.evolve(message, form=MessageForm.TEXT)
 
     def _look_up_request(self, message: Message) -> HttpRequest | None:

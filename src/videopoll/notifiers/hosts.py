@@ -13,9 +13,16 @@ def host_names(hosts: Iterable[str], owner: str) -> frozenset[str]:
     """Return the names in lower case.
 
     Raises:
-        ConfigurationError: It is one string, whose letters would be taken for names.
+        ConfigurationError: It is one string, whose letters would be taken for names; or one of
+            them is none, such as a URL.
     """
     if isinstance(hosts, str):
         msg = f"{owner} is a collection of host names, got the string {hosts!r}"
         raise ConfigurationError(msg)
-    return frozenset(host.lower() for host in hosts)
+    names = frozenset(host.lower() for host in hosts)
+    for name in names:
+        # More than one colon is an IPv6 address; one is before a port.
+        if not name or set(name) & set("/@[] ") or name.count(":") == 1:
+            msg = f"{owner} has {name!r}, which is no name of a host: write 'storage.internal', without scheme and port"
+            raise ConfigurationError(msg)
+    return names

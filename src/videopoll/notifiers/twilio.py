@@ -39,6 +39,7 @@ from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
 from videopoll.notifiers.twilio_receipts import FAILED_STATUSES, read_receipts, receipt_for_twilio
 from videopoll.notifiers.video_check import META_LIMITS, VideoCheck, VideoLimits
+from videopoll.notifiers.whatsapp_template import NO_NOTICE_TEMPLATE, NO_TEMPLATE
 from videopoll.texts import cut
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ CLOCKS_DIFFER_S = 60
 ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 _CONTENT_SID = re.compile(r"HX[0-9a-fA-F]{32}")
 _PLACES = ("caption", "link", "path")
+_OF_VIDEO = re.compile(r"\{(link|path)\}")
 
 
 @attrs.frozen
@@ -69,8 +71,9 @@ class TwilioTemplate:
     Args:
         content_sid: Its id, ``HX…``.
         variables: What stands in its variables, by their names. ``{caption}`` is the caption of
-            the video, ``{link}`` its link, ``{path}`` what follows the host in the link, without
-            the first slash: for a template whose media URL begins with your host.
+            the video, or the notice; ``{link}`` is its link, ``{path}`` what follows the host in the
+            link, without the first slash: for a template whose media URL begins with your host.
+            A message without a video has no variables with a link.
 
     Raises:
         ConfigurationError: No template has such an id, or there is no such place.
@@ -84,7 +87,7 @@ class TwilioTemplate:
             msg = "TwilioTemplate.content_sid is 'HX' and 32 hex digits"
             raise ConfigurationError(msg)
         try:
-            self._filled(dict.fromkeys(_PLACES, ""))
+            _filled(self.variables, dict.fromkeys(_PLACES, ""))
         except KeyError as error:
             msg = f"TwilioTemplate.variables has a place {{{error.args[0]}}}: there are {{caption}}, {{link}} and {{path}}"
             raise ConfigurationError(msg) from None
@@ -95,14 +98,14 @@ class TwilioTemplate:
         path = link.partition("://")[2].partition("/")[2]
         # A variable is one line, without several spaces in a row.
         caption = cut(" ".join(message.caption.split()), CAPTION_LIMIT)
-        return self._filled({"caption": caption, "link": link, "path": path})
-
-    def _filled(self, places: Mapping[str, str]) -> str:
-        filled = {
-            name: re.sub(r"\{([a-z]+)\}", lambda found: places[found[1]], value)
-            for name, value in self.variables.items()
-        }
+        # WhatsApp takes no empty variable, and none that the template does not have.
+        variables = {name: value for name, value in self.variables.items() if link or not _OF_VIDEO.search(value)}
+        filled = _filled(variables, {"caption": caption, "link": link, "path": path})
         return json.dumps(filled, ensure_ascii=False)
+
+
+def _filled(variables: Mapping[str, str], places: Mapping[str, str]) -> dict[str, str]:
+    return {name: re.sub(r"\{([a-z]+)\}", lambda found: places[found[1]], value) for name, value in variables.items()}
 
 
 class TwilioNotifier(HttpNotifier):
@@ -118,7 +121,9 @@ class TwilioNotifier(HttpNotifier):
         sender: Who sends by default: a number of Twilio's, or a Messaging Service, ``MG…``.
         api_key: The key that signs in, ``SK…``, instead of the account.
         template: What goes to users who have not written for 24 hours; None gives their
-            messages up, with that reason.
+            videos up, with that reason.
+        notice_template: What tells such users that there is no video; None gives their notices
+            up, with that reason.
         status_callback: Your endpoint for Twilio's callbacks, which hands them to
             `read_receipts`. None leaves the delivery at Twilio's "queued".
         validity_s: Seconds that a message may wait in Twilio's queue before it fails; no more than
@@ -146,6 +151,7 @@ class TwilioNotifier(HttpNotifier):
         sender: str | None = None,
         api_key: str | None = None,
         template: TwilioTemplate | None = None,
+        notice_template: TwilioTemplate | None = None,
         status_callback: str | None = None,
         validity_s: int = 3600,
         base_url: str = "https://api.twilio.com",
@@ -167,7 +173,7 @@ class TwilioNotifier(HttpNotifier):
         self._base_url = check_url(base_url, f"{name}.base_url").rstrip("/")
         self._callback = None if status_callback is None else check_url(status_callback, f"{name}.status_callback")
         self._account_sid, self._auth_token, self._sender, self._api_key = account_sid, auth_token, sender, api_key
-        self._template = template
+        self._template, self._notice_template = template, notice_template
         self._validity_s = validity_s
 
     @override
@@ -238,18 +244,22 @@ class TwilioNotifier(HttpNotifier):
 
     def _content(self, message: Message) -> dict[str, str]:
         if message.form is MessageForm.TEMPLATE:
-            if self._template is None or not message.video_url:
-                raise RefusedError(own(NO_TEMPLATE), try_text=False)
-            return {"ContentSid": self._template.content_sid, "ContentVariables": self._template.filled_for(message)}
+            template = self._template_for(message)
+            if template is None:
+                raise RefusedError(own(NO_TEMPLATE if message.video_url else NO_NOTICE_TEMPLATE), try_text=False)
+            return {"ContentSid": template.content_sid, "ContentVariables": template.filled_for(message)}
         if message.form is MessageForm.VIDEO and message.video_url:
             return {"Body": cut(message.caption, CAPTION_LIMIT), "MediaUrl": message.video_url}
         return {"Body": cut(message.text, TEXT_LIMIT, keep=message.video_url or "")}
+
+    def _template_for(self, message: Message) -> TwilioTemplate | None:
+        return self._template if message.video_url else self._notice_template
 
     def _fate(
         self, told: Mapping[str, JsonValue], message: Message, headers: Mapping[str, str]
     ) -> NotSent | Refused | None:
         code, said = told.get("error_code", told.get("code")), told.get("error_message", told.get("message"))
-        window = MessageForm.TEMPLATE if self._template is not None and message.video_url else None
+        window = MessageForm.TEMPLATE if self._template_for(message) else None
         return receipt_for_twilio(code, said, window=window, headers=headers)
 
     def _request_for(
@@ -295,9 +305,3 @@ class TwilioSmsNotifier(TwilioNotifier):
     @override
     def _sender_field(self, sender: str) -> dict[str, str]:
         return twilio_sender(sender, whatsapp=False)
-
-
-NO_TEMPLATE = (
-    "the user has not written for 24 hours, so that only a template goes through: give the notifier one"
-    " that has a video in its header"
-)

@@ -27,6 +27,7 @@ from videopoll.notifiers.receipts import message_id_in, receipt_for_status
 from videopoll.notifiers.video_check import META_LIMITS, VideoCheck, VideoLimits
 from videopoll.notifiers.whatsapp_codes import code_of, lost_media_id, receipt_for_error_of_meta, receipt_of_360dialog
 from videopoll.notifiers.whatsapp_receipts import answer_handshake, read_receipts
+from videopoll.notifiers.whatsapp_template import NO_NOTICE_TEMPLATE, NO_TEMPLATE
 from videopoll.texts import cut
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ class WhatsAppCloudNotifier(HttpNotifier):
         token: The access token; of a system user, as others end after a day.
         number_id: The id of the phone number that sends by default. It is not the number.
         template: What goes to users who have not written for 24 hours; None gives their
-            messages up, with that reason.
+            videos up, with that reason.
+        notice_template: What tells such users that there is no video; it has no header. None gives
+            their notices up, with that reason.
         upload: Upload each video, also that of a template, which Meta recommends, instead of letting
             Meta fetch it.
         document: Send a file that is no video for WhatsApp as a document, before the link goes as
@@ -102,6 +105,7 @@ class WhatsAppCloudNotifier(HttpNotifier):
         token: str | None = None,
         number_id: str | None = None,
         template: WhatsAppTemplate | None = None,
+        notice_template: WhatsAppTemplate | None = None,
         upload: bool = False,
         document: bool = False,
         base_url: str = "https://graph.facebook.com",
@@ -125,7 +129,7 @@ class WhatsAppCloudNotifier(HttpNotifier):
         self._key_header = key_header
         self._token = token
         self._number_id = number_id if "{number_id}" in path else "none"
-        self._template = template
+        self._template, self._notice_template = template, notice_template
         self._upload = upload
         self._document = document
         if document and self.video_limits is not None:
@@ -226,7 +230,7 @@ class WhatsAppCloudNotifier(HttpNotifier):
         return receipt_for_error_of_meta(
             error,
             status=reply.status,
-            window=MessageForm.TEMPLATE if self._template and message.video_url else None,
+            window=MessageForm.TEMPLATE if self._template_for(message) else None,
             document=self._document and message.video_url is not None,
             quotes=message.reply_to is not None,
             retry_after_s=retry_after_s(reply.headers, self._clock()),
@@ -241,12 +245,17 @@ class WhatsAppCloudNotifier(HttpNotifier):
                 document: JsonValue = {**self._media(message), "caption": caption, "filename": FILENAME}
                 return {"type": "document", "document": document}
             case MessageForm.TEMPLATE:
-                if self._template is None or not message.video_url:
-                    raise RefusedError(own(NO_TEMPLATE), try_text=False)
-                return {"type": "template", "template": self._template.to_fields(message, self._media(message))}
+                template = self._template_for(message)
+                if template is None:
+                    raise RefusedError(own(NO_TEMPLATE if message.video_url else NO_NOTICE_TEMPLATE), try_text=False)
+                video = self._media(message) if message.video_url else None
+                return {"type": "template", "template": template.to_fields(message, video)}
             case MessageForm.TEXT:
                 body = cut(message.text, TEXT_LIMIT, keep=message.video_url or "")
                 return {"type": "text", "text": {"body": body, "preview_url": message.video_url is not None}}
+
+    def _template_for(self, message: Message) -> WhatsAppTemplate | None:
+        return self._template if message.video_url else self._notice_template
 
     def _media(self, message: Message) -> dict[str, JsonValue]:
         by_link = message.form is MessageForm.VIDEO
@@ -275,9 +284,3 @@ def _error_of(reply: HttpReply) -> dict[str, JsonValue] | None:
 def _lost(reply: HttpReply) -> bool:
     error = _error_of(reply)
     return error is not None and lost_media_id(error)
-
-
-NO_TEMPLATE = (
-    "the user has not written for 24 hours, so that only a template goes through: give the notifier one"
-    " that has a video in its header"
-)

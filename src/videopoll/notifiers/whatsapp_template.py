@@ -14,21 +14,26 @@ if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
     from videopoll.messages import Message
 
-__all__ = ["WhatsAppTemplate"]
+__all__ = ["NO_NOTICE_TEMPLATE", "NO_TEMPLATE", "WhatsAppTemplate"]
 
 PARAMETER_LIMIT = 1024
+
+_ONLY = "the user has not written for 24 hours, so that only a template goes through: give the notifier"
+NO_TEMPLATE = f"{_ONLY} one that has a video in its header"
+NO_NOTICE_TEMPLATE = f"{_ONLY} a notice_template, for messages without a video"
 
 
 @attrs.frozen
 class WhatsAppTemplate:
     """A template that Meta has approved, for users who have not written for 24 hours.
 
-    It has a video in its header, and in its body no variable, or the one that `caption` says.
+    It has a video in its header, or none if it is for notices: messages without a video. Its body
+    has no variable, or the one that `caption` says.
 
     Args:
         name: Its name, e.g. ``"video_ready"``.
         language: The code of its language, e.g. ``"es"``.
-        caption: Whether its body has one variable, for the caption of the video.
+        caption: Whether its body has one variable, for the caption of the video, or the notice.
 
     Raises:
         ConfigurationError: No template has such a name or language.
@@ -48,12 +53,14 @@ class WhatsAppTemplate:
             )
             raise ConfigurationError(msg)
 
-    def to_fields(self, message: Message, video: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """Return the template as it stands in a request."""
-        header: dict[str, JsonValue] = {"type": "header", "parameters": [{"type": "video", "video": video}]}
-        components: list[JsonValue] = [header]
+    def to_fields(self, message: Message, video: dict[str, JsonValue] | None) -> dict[str, JsonValue]:
+        """Return the template as it stands in a request; without a header if there is no video."""
+        components: list[JsonValue] = []
+        if video is not None:
+            components.append({"type": "header", "parameters": [{"type": "video", "video": video}]})
         if self.caption:
             # A parameter is one line, without five spaces in a row.
             words = cut(" ".join(message.caption.split()), PARAMETER_LIMIT)
             components.append({"type": "body", "parameters": [{"type": "text", "text": words}]})
-        return {"name": self.name, "language": {"code": self.language}, "components": components}
+        fields: dict[str, JsonValue] = {"name": self.name, "language": {"code": self.language}}
+        return {**fields, "components": components} if components else fields

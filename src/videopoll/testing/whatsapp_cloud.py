@@ -107,8 +107,9 @@ class FakeWhatsAppCloud(Messenger):
         token: The token that every call has to bring; None takes any.
         number_id: The only phone number id there is; None takes any.
         app_secret: What the receipts are signed with.
-        templates: The approved templates: name and language, and how many parameters the body
-            has. Each has a video in its header.
+        templates: The approved templates with a video in the header: name and language, and how
+            many parameters the body has.
+        notice_templates: The same of templates without a header.
         webhook_url: Where receipts are posted by themselves, each until it is answered with
             a 2xx; None leaves them to `webhooks`. May be assigned later.
         doubled: Post each receipt twice.
@@ -125,6 +126,7 @@ class FakeWhatsAppCloud(Messenger):
         number_id: str | None = None,
         app_secret: str = "app-secret-of-the-fake",  # noqa: S107 - made up
         templates: Mapping[tuple[str, str], int] | None = None,
+        notice_templates: Mapping[tuple[str, str], int] | None = None,
         webhook_url: str | None = None,
         doubled: bool = False,
         reverse: bool = False,
@@ -136,7 +138,9 @@ class FakeWhatsAppCloud(Messenger):
         self.webhook_url: str | None = webhook_url
         self._token = token
         self._number_id = number_id
-        self._templates = dict(templates or {})
+        # How many parameters the header has, and how many the body.
+        self._templates = {name: (1, count) for name, count in (templates or {}).items()}
+        self._templates |= {name: (0, count) for name, count in (notice_templates or {}).items()}
         self.doubled: bool = doubled
         self.reverse: bool = reverse
         self._failures: list[_Failure] = []
@@ -413,11 +417,13 @@ class FakeWhatsAppCloud(Messenger):
         if wanted is None:
             return _error(132001, f"template name ({content.get('name')}) does not exist in {code}")
         header, words = _parameters(content, "header"), _parameters(content, "body")
-        if len(header) != 1 or header[0].get("type") != "video" or len(words) != wanted:
-            return _error(132000, f"header: {len(header)}, body: {len(words)}: expected 1 video and {wanted}")
+        if (len(header), len(words)) != wanted or any(one.get("type") != "video" for one in header):
+            return _error(132000, f"header: {len(header)}, body: {len(words)}: expected {wanted[0]} video, {wanted[1]}")
         texts = [str(word.get("text") or "") for word in words]
         if any(not text or re.search(r"[\n\t]| {5}", text) for text in texts):
             return _error(100, "Param text cannot have new-line/tab characters or more than 4 consecutive spaces")
+        if not header:
+            return _message("template", "\n".join(texts))
         video = header[0].get("video")
         said = self._of_media(video if isinstance(video, dict) else {}, "template")
         return said if isinstance(said, Reply) else attrs.evolve(said, text="\n".join(texts))
