@@ -265,6 +265,31 @@ def test_what_ends_with_a_mistake_after_the_post_is_unknown(world, ends):
     assert isinstance(world.send(Odd(world.service.url)), Unknown)
 
 
+@pytest.mark.parametrize(
+    ("status", "may_have_sent"), [(200, True), (500, True), (408, True), (302, True), (400, False)]
+)
+def test_a_step_that_fails_after_the_post_says_that_nothing_was_sent_only_if_the_post_was_refused(
+    world, status, may_have_sent
+):
+    class Thorough(Postbox):
+        def exchange(self, message):
+            yield from Post(self.request("post", "m"))
+            yield from self.step
+            return Delivered("7")
+
+    channel = Thorough(world.service.url)
+    world.service.route("POST", "/post", Reply.json({"id": "7"}, status=status))
+    world.service.route("POST", "/upload", Reply.dropped())
+    for step, otherwise in (
+        (Ask(channel.request("upload", "is it there?")), NotSent),
+        (Fetch("https://10.0.0.1/1.mp4", max_bytes=1), Refused),
+        (Ask(HttpRequest(method="GET", url="http://127.0.0.1:1/", timeout_s=5)), NotSent),
+    ):
+        channel.step = step
+        receipt = world.send(channel)
+        assert isinstance(receipt, Unknown if may_have_sent else otherwise), receipt
+
+
 def test_a_channel_may_go_on_when_a_step_fails(world):
     class Careless(Postbox):
         def exchange(self, message):

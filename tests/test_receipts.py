@@ -246,6 +246,35 @@ def test_a_receipt_with_our_reference_tells_the_fate_of_a_send_whose_reply_was_l
             assert tell(world, "delivered", 1) == {"delivered": 1}
 
 
+@pytest.mark.parametrize(
+    ("then", "forms"),
+    [
+        ([("failed", 1)], ["video", "text", "text"]),
+        ([("sent", 2)], ["video", "text"]),
+        ([("failed", 1), ("sent", 2), ("failed", 1)], ["video", "text"]),
+        ([("sent", 2), ("sent", 1), ("delivered", 2)], ["video", "text"]),
+    ],
+    ids=str,
+)
+def test_what_was_told_of_one_message_is_not_believed_of_the_next_one(world, then, forms):
+    """All messages of a job bear its reference, and channels call back several times; here each reply is lost, too."""
+
+    def lost(*said):
+        def answer():
+            for kind, number in said:
+                tell(world, kind, number, reference=network.sent[0].reference)
+            return Unknown("the reply was lost")
+
+        return answer
+
+    network = Network(lost(("failed", 1)), lost(*then))
+    world.enqueue_ready()
+    with world.worker(notifier=part("both", notify=network.notify), delivery=STEADY) as worker:
+        until(lambda: state(world) in {JobState.WATCHED, JobState.SETTLED, JobState.DEAD}, "its fate is known")
+        assert worker.recorder.of(events.JobDeadLettered) == []
+    assert network.forms == forms
+
+
 @pytest.mark.parametrize("watch_s", [0.0, 60.0])
 def test_a_delivered_message_is_never_watched_and_an_accepted_one_only_for_as_long_as_the_host_says(world, watch_s):
     """A host that takes no receipts in has no more keys for it."""

@@ -30,7 +30,7 @@ from urllib.parse import urljoin, urlsplit
 import attrs
 
 from videopoll._http import FailureKind, HttpFailure, HttpReply, HttpRequest, retry_after_s
-from videopoll._reasons import own, quoting
+from videopoll._reasons import joined, own, quoting
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.outcome import prepared_or_none
@@ -72,6 +72,9 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({400, 401, 403, 404, 405, 410, 416})
 """With these a storage says that the link is no good, and will be none."""
 
+_REFUSED = frozenset(range(400, 500)) - {HTTPStatus.REQUEST_TIMEOUT}
+"""After such a reply to a post, what fails later says that nothing was sent."""
+
 _BYTES = frozenset({"application/octet-stream", "binary/octet-stream", "application/mp4", ""})
 """What a server calls a video whose type it does not know."""
 
@@ -100,7 +103,7 @@ class Ask:
         The reply, whatever its status.
 
     Raises:
-        StepFailedError: There was no reply. It stands for `NotSent`.
+        StepFailedError: There was no reply. It stands for `NotSent`; after a `Post` that was not refused, for `Unknown`.
     """
 
     request: HttpRequest
@@ -264,7 +267,7 @@ class Exchanging:
             except StopIteration as end:
                 return self._checked(end.value)
             except StepFailedError as failed:
-                return self._checked(failed.receipt)
+                return self._failed(failed.receipt)
             except Exception as error:  # noqa: BLE001 - a host's channel may raise anything
                 return self._checked(receipt_for_error(error) or self._raised(error))
             if isinstance(step, Post):
@@ -308,6 +311,14 @@ class Exchanging:
     def _note_keys(self, request: HttpRequest) -> None:
         named = request.headers.items()
         self.keys.update(value.rpartition(" ")[2] for name, value in named if _OF_A_KEY.search(name))
+
+    def _failed(self, receipt: Receipt) -> Receipt:
+        """Return what a step that failed makes of the exchange: of the message itself it says nothing."""
+        if self._posted is None or isinstance(receipt, Delivered):
+            return self._checked(receipt)
+        if self._posted.status in _REFUSED:
+            return NotSent(receipt.reason) if isinstance(receipt, Unknown) else receipt
+        return Unknown(joined(f"HTTP {self._posted.status}, and a later step failed", receipt.reason))
 
     def _checked(self, receipt: object) -> Receipt:
         """Return what an exchange ended with, as far as that can be."""

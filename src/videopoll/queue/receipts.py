@@ -28,7 +28,7 @@ from videopoll.queue.scripts import evaluate, read
 from videopoll.queue.watch_calls import Received
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import redis
 
@@ -192,11 +192,41 @@ def with_early_receipts(client: redis.Redis, keys: Keys, batch: ClaimBatch) -> F
     except REDIS_ERRORS as error:
         raise_queue_error(error, "looking for receipts")
     kept = dict(zip(wanted, cast("list[bytes | None]", values), strict=True))
+    for name in (yield from _of_earlier_messages(client, keys, batch, kept)):
+        kept[name] = None
     claims = tuple(
         _with_receipt(claim, None if name is None else kept[name])
         for claim, name in zip(batch.claims, names, strict=True)
     )
     return attrs.evolve(batch, claims=claims)
+
+
+def _of_earlier_messages(
+    client: redis.Redis, keys: Keys, batch: ClaimBatch, kept: Mapping[str, bytes | None]
+) -> Flow[list[str]]:
+    """Return the names whose receipt tells of a failure before the send began that is in question now.
+
+    It has been acted upon already, and this send is what followed.
+    """
+    began_ms = {
+        name: claim.work.entry.begun_ms
+        for claim in batch.claims
+        if isinstance(claim.work, SendWork) and claim.work.entry.accepted is None
+        for name in [_early_name(claim)]
+        if name is not None and (kept.get(name) or b"").startswith(_FAILED) and claim.work.entry.begun_ms is not None
+    }
+    if not began_ms:
+        return []
+    names = list(began_ms)
+    try:
+        times = yield from read(client, "looking for receipts", client.zmscore, keys.early_times, names)
+    except REDIS_ERRORS as error:
+        raise_queue_error(error, "looking for receipts")
+    told_ms = zip(names, cast("list[float | None]", times), strict=True)
+    return [name for name, at_ms in told_ms if at_ms is not None and at_ms < (began_ms[name] or 0)]
+
+
+_FAILED = f"{ReceiptKind.FAILED.value}:".encode()
 
 
 def _early_name(claim: Claim) -> str | None:
