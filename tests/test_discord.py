@@ -296,6 +296,25 @@ def test_a_users_message_goes_into_the_direct_messages_which_are_opened_once(dis
     assert [one.to for one in discord.messages] == [USER, "user:300000000000000002"]
 
 
+@pytest.mark.parametrize("direct", ["1/../../webhooks/1", "", 5, None, ["200000000000000001"]], ids=str)
+def test_direct_messages_that_were_kept_and_cannot_be_some_are_opened_anew(discord, direct):
+    kept = {"user": USER.partition(":")[2], "direct": direct}
+    both(bot_of(discord), "notify", message(USER, prepared=kept))
+    assert [one.to for one in discord.messages] == [USER]
+
+
+def test_direct_messages_of_another_bot_are_no_reason_to_give_a_message_up(discord):
+    """The recipient's token was changed between two tries."""
+    kept = {"user": USER.partition(":")[2], "direct": "999000000000000001"}
+    for _ in range(2):
+        discord.fail_next(Reply.json({"code": 50001, "message": "Missing Access"}, status=403))
+    for receipt in both(bot_of(discord), "notify", message(USER, prepared=kept)):
+        assert isinstance(receipt, NotSent), receipt
+        assert receipt.prepared == {}
+    both(bot_of(discord), "notify", message(USER, prepared={}))
+    assert [one.to for one in discord.messages] == [USER]
+
+
 @pytest.mark.parametrize(
     ("reply", "kind", "try_text"),
     [

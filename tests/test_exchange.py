@@ -10,7 +10,7 @@ import pytest
 
 from videopoll import ConfigurationError, NotSentError, Recipient, RefusedError
 from videopoll.jobs import MessageForm
-from videopoll.messages import Delivered, Found, LookupResult, NotSent, Refused, RepeatSafe, Unknown
+from videopoll.messages import Accepted, Delivered, Found, LookupResult, NotSent, Refused, RepeatSafe, Unknown
 from videopoll.notifiers import (
     Ask,
     Fetch,
@@ -318,6 +318,17 @@ def test_a_channel_without_requests_is_told_when_it_is_built():
 def test_what_cannot_be_kept_is_told_to_the_author(kept):
     with pytest.raises(ValueError, match="2048 bytes"):
         Keep(kept)
+
+
+@pytest.mark.parametrize("given", [f"wamid-{TO.to}", "w" * 240], ids=["with the number", "long"])
+def test_an_id_that_cannot_be_stored_as_it_is_is_none_so_that_receipts_find_the_message_by_its_reference(world, given):
+    class Careful(Postbox):
+        def exchange(self, message):
+            yield from Post(self.request("post", "m"))
+            return Accepted(given)
+
+    receipt = world.send(Careful(world.service.url))
+    assert (receipt, receipt.message_id) == (Accepted(), None)
 
 
 def test_a_channel_that_makes_one_message_of_repeats_says_so(world):

@@ -15,7 +15,7 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from kit import API_KEY, INSTANCE, TOKEN, open_world, phone, until
+from kit import API_KEY, INSTANCE, TOKEN, open_world, part, phone, until
 from videopoll import AsyncRedisVideoJobQueue, PollingStrategy, RedisVideoJobQueue, events
 from videopoll.cli import figures
 from videopoll.cli.app import build_app
@@ -24,6 +24,7 @@ from videopoll.cli.commands.jobs import ListedState
 from videopoll.cli.describe import describe_entry
 from videopoll.cli.output import duration
 from videopoll.jobs import FailureReason, HistoryEntry, HistoryEvent, JobState
+from videopoll.messages import Accepted, MessageReceipt
 from videopoll.observations import FaultKind, VideoFailed, VideoWorking
 from videopoll.policies import LeasePolicy
 from videopoll.queue.history import RedisHistory
@@ -514,6 +515,30 @@ def test_explain_tells_the_whole_story(cli, world, queue, hook):
     assert told["now"]["delivered"] is True
     for secret in (phone(1), TOKEN, "signature", "wish"):
         assert secret not in plain
+
+
+def test_explain_tells_why_a_message_failed_later_whoever_took_the_receipt(cli, world, queue, hook):
+    """The process that takes receipts keeps no history here; the worker that sends the next form does."""
+    sent = []
+
+    def notify(message):
+        sent.append(message.form.value)
+        return Accepted(f"wamid.{len(sent)}")
+
+    world.enqueue_ready()
+    with world.worker(hooks=[hook], notifier=part("both", notify=notify)) as worker:
+        until(lambda: worker.recorder.of(events.JobAccepted), "it is accepted")
+        queue.receive_receipts(
+            [MessageReceipt(kind="failed", message_id="wamid.1", reason="131053: no codec that plays")]
+        )
+        until(lambda: len(worker.recorder.of(events.JobAccepted)) == 2, "the text is accepted")
+    hook.close()
+
+    plain = cli("explain job_1").stdout
+    order = ["send 1 as video: accepted", "send 1 as video: failed", "131053: no codec that plays", "send 2 as text"]
+    places_found = [plain.find(words) for words in order]
+    assert -1 not in places_found, plain
+    assert places_found == sorted(places_found)
 
 
 def test_explain_says_why_the_next_poll_is_when_it_is(cli, world, queue, hook):

@@ -57,6 +57,7 @@ receipts = st.builds(
     then=st.sampled_from([None, *MessageForm]),
     try_text=st.booleans(),
     passing=st.booleans(),
+    channel_fault=st.booleans(),
     at_ms=st.none() | st.integers(-(2**60), 2**60),
     channel=st.sampled_from([None, "mine", "another"]),
 )
@@ -117,6 +118,15 @@ def test_a_late_failure_of_a_text_names_no_form_and_is_the_end():
     )
     assert isinstance(action, GiveUp)
     assert action.reason == "refused by the channel: the channel accepted the message and could not deliver it"
+
+
+@pytest.mark.parametrize(("channel_fault", "form"), [(True, MessageForm.TEXT), (False, MessageForm.VIDEO)])
+def test_what_is_about_the_account_or_the_pace_turns_no_video_into_a_text(channel_fault, form):
+    """The account has not paid, say: once it has, the video goes out."""
+    late = entry(form_failures=POLICY.video_attempts - 1)
+    watched = watched_entry(Watch(late, Accepted("wamid.1")), at(62))
+    action = after_receipt(watched, receipt("failed", passing=True, channel_fault=channel_fault), at(70), POLICY)
+    assert action.entry.form is form
 
 
 def test_an_entry_that_is_watched_survives_its_writing():

@@ -105,6 +105,8 @@ def test_a_late_failure_sends_the_message_in_the_form_that_the_channel_names(wor
         watched(world, worker, 2)
         assert network.forms == ["video", "template"]
         assert network.sent[1].attempt == 2
+        tried = [(event.result, event.form.value, event.attempt) for event in worker.recorder.of(events.SendTried)]
+        assert tried == [("accepted", "video", 1), ("failed", "video", 1), ("accepted", "template", 2)]
         assert tell(world, "delivered", 1) == {"ignored": 1}
         assert tell(world, "delivered", 2) == {"delivered": 1}
     done = completed(world)

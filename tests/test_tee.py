@@ -22,7 +22,7 @@ from videopoll import (
     events,
 )
 from videopoll.core.permits import Lease, SendPermit
-from videopoll.errors import RefusedError
+from videopoll.errors import NotSentError, RefusedError
 from videopoll.events import with_outcome
 from videopoll.messages import AcknowledgementMessage, Delivered, LookupResult, NotSent, Refused
 from videopoll.notifiers import TeeNotifier
@@ -94,18 +94,20 @@ def test_a_message_that_nobody_must_get_is_refused_by_store(notify):
     assert not sent
 
 
-def test_what_store_raises_tells_no_url(notify):
+@pytest.mark.parametrize("kind_of_error", [ValueError, NotSentError, RefusedError])
+def test_what_store_raises_tells_no_url(notify, kind_of_error):
     """Its text may quote the row."""
 
     def store(_):
         said = f"duplicate key: {URL} token=abcdef"
-        raise ValueError(said)
+        raise kind_of_error(said)
 
     receipt = notify(TeeNotifier(CallbackNotifier(lambda _: None), store=store), build_message())
 
-    assert isinstance(receipt, NotSent)
-    assert not receipt.channel_fault
-    assert "TeeNotifier.store raised ValueError" in receipt.reason
+    assert isinstance(receipt, Refused if kind_of_error is RefusedError else NotSent)
+    assert not getattr(receipt, "channel_fault", False)
+    assert "duplicate key: [url]" in receipt.reason
+    assert kind_of_error is not ValueError or "TeeNotifier.store raised ValueError" in receipt.reason
     assert "sig=" not in receipt.reason
     assert "abcdef" not in receipt.reason
 

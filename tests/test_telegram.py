@@ -142,6 +142,20 @@ def test_a_group_that_has_become_a_supergroup_gets_the_message_there_at_once(wor
     assert [one[0] for one in world.inbox] == ["-1001234", "-1001234", "-18"], "it was another group's"
 
 
+@pytest.mark.parametrize("moved", ["-1001234", "@stranger", 777, True, -(10**30), 0, None, [-5], {"id": -5}], ids=str)
+def test_what_was_kept_and_is_no_supergroup_leads_nobody_anywhere(world, moved):
+    """What is in Redis may be damaged, and a video must not reach a stranger."""
+    assert isinstance(world.send(to="-17", prepared={"chat": "-17", "moved": moved}), Delivered)
+    assert [one[0] for one in world.inbox] == ["-17"]
+
+
+def test_no_answer_leads_to_a_person(world):
+    told = {"ok": False, "error_code": 400, "description": "moved", "parameters": {"migrate_to_chat_id": 777}}
+    world.telegram.fail_next(Reply.json(told, status=400))
+    assert isinstance(world.send(to="-17"), Refused)
+    assert world.inbox == []
+
+
 def test_an_upload_to_a_group_that_has_moved_is_whole_the_second_time_too(world):
     world.telegram.migrate("-17", "-1001234")
     assert isinstance(world.send("upload", to="-17"), Delivered)

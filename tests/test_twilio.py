@@ -509,6 +509,7 @@ def test_a_failure_that_comes_late_says_what_comes_next(twilio, meaning, code):
     _, made = callbacks(twilio, "undelivered", code=code)
     [receipt] = TwilioNotifier.read_receipts(made.headers, made.body, AUTH_TOKEN, url=made.url)
     assert str(code) in receipt.reason
+    assert receipt.channel_fault is (meaning not in {"rate", "account"})
     assert (receipt.passing, receipt.try_text, receipt.then) == {
         "rate": (True, False, None),
         "passing": (True, False, None),

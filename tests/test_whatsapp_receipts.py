@@ -58,6 +58,7 @@ def test_a_failure_says_what_to_try_next(signing, code, details, then, try_text,
     (receipt,) = read(signing.webhook("wamid.1", "failed", code=code, details=details))
     assert receipt.kind is ReceiptKind.FAILED
     assert (receipt.then, receipt.try_text, receipt.passing) == (then, try_text, passing)
+    assert receipt.channel_fault is (code not in {131042, 130429}), "a payment, or a pace, makes no text of a video"
 
 
 def test_a_late_codec_may_go_as_a_document_if_the_host_says_so(signing):

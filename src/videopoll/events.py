@@ -205,7 +205,7 @@ class JobConcluded(Event):
 
 @attrs.frozen(kw_only=True)
 class SendTried(Event):
-    """A worker sent a message, or looked an earlier one up at its channel.
+    """A worker sent a message, looked an earlier one up at its channel, or heard from a receipt that it failed.
 
     Args:
         job_id: The job.

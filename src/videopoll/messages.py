@@ -402,6 +402,8 @@ class MessageReceipt:
         then: The form to try next, of a message that failed; None for the text, if `try_text`.
         try_text: Whether the same message as a text with a link may still go through.
         passing: Whether a message that failed may go through in the same form later.
+        channel_fault: Whether the form may be to blame where it is `passing`: after some such
+            failures a text follows a video. False for what is about the account, or the pace.
         at_ms: When it happened, by the channel's clock, in Unix milliseconds.
         channel: The channel of a `RoutingNotifier`, where two of them may have messages of
             one id; None matches every channel.
@@ -414,6 +416,7 @@ class MessageReceipt:
     then: MessageForm | None = attrs.field(default=None, converter=_form_or_none)
     try_text: bool = attrs.field(default=True, converter=bool)
     passing: bool = attrs.field(default=False, converter=bool)
+    channel_fault: bool = attrs.field(default=True, converter=bool)
     at_ms: int | None = attrs.field(default=None, converter=_ms_or_none)
     channel: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=_repr_channel)
 

@@ -177,7 +177,8 @@ def after_receipt(
         own("the channel accepted the message and could not deliver it") if receipt.reason is None else receipt.reason
     )
     if receipt.passing:
-        return after_send(entry, NotSent(reason), now_ms, policy, fraction)
+        failure = NotSent(reason, channel_fault=receipt.channel_fault)
+        return after_send(entry, failure, now_ms, policy, fraction)
     return after_send(entry, Refused(reason, receipt.try_text, then=receipt.then), now_ms, policy, fraction)
 
 
@@ -198,6 +199,7 @@ def write_receipt(receipt: MessageReceipt) -> str:
         "then": None if receipt.then is None else receipt.then.value,
         "tryText": receipt.try_text,
         "passing": receipt.passing,
+        "channelFault": receipt.channel_fault,
         "at": receipt.at_ms,
         "channel": receipt.channel,
     }
@@ -222,6 +224,7 @@ def read_receipt(stored: str | bytes) -> MessageReceipt | None:
         then=next((form for form in MessageForm if form.value == fields.get("then")), None),
         try_text=fields.get("tryText") is not False,
         passing=fields.get("passing") is True,
+        channel_fault=fields.get("channelFault") is not False,
         at_ms=int(at_ms) if is_number(at_ms) else None,
         channel=text_or_none(fields.get("channel")),
     )

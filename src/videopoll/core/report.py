@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.outcome import OutboxEntry, Outcome
     from videopoll.jobs.transition import Claim, PollWork
-    from videopoll.messages import Receipt
+    from videopoll.messages import MessageReceipt, Receipt
     from videopoll.observations import Answered, Observation
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "report_concluded",
     "report_dead_lettered",
     "report_delivered",
+    "report_failed_later",
     "report_held_back",
     "report_lease_lost",
     "report_link",
@@ -198,6 +199,25 @@ def report_sent(context: StepContext, entry: OutboxEntry, result: Receipt | Look
             channel=None if isinstance(result, LookupAnswer) else shown_name(result.channel),
         ),
         reason,
+    )
+
+
+def report_failed_later(context: StepContext, entry: OutboxEntry, receipt: MessageReceipt) -> None:
+    """Emit `SendTried`, for a message that a receipt says has failed: as if the channel had been asked for it now."""
+    accepted = entry.accepted
+    context.emit(
+        events.SendTried(
+            worker_id=context.worker_id,
+            job_id=entry.job.job_id,
+            conversation_id=entry.job.conversation_id,
+            form=entry.form if accepted is None else accepted.form,
+            attempt=entry.tries,
+            result=LookupResult.FAILED.value,
+            took_s=0.0,
+            reason=told_or_withheld(receipt.reason),
+            channel=shown_name(receipt.channel if accepted is None else accepted.channel),
+        ),
+        receipt.reason,
     )
 
 

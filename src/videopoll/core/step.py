@@ -45,6 +45,7 @@ from videopoll.core.report import (
     report_concluded,
     report_dead_lettered,
     report_delivered,
+    report_failed_later,
     report_held_back,
     report_lease_lost,
     report_link,
@@ -70,7 +71,7 @@ from videopoll.jobs.transition import (
     Transition,
     TransitionResult,
 )
-from videopoll.messages import LookupAnswer, LookupResult, Message, NotSent, Receipt, Unknown
+from videopoll.messages import LookupAnswer, LookupResult, Message, NotSent, Receipt, ReceiptKind, Unknown
 from videopoll.observations import Answered, Fault, FaultKind, NotAsked, Observation, VideoWorking
 
 if TYPE_CHECKING:
@@ -283,6 +284,8 @@ class JobStep:
         policy, receipt = self._context.delivery, work.receipt or failure_of(work.entry)
         if receipt is not None or work.entry.accepted is not None:
             # Nobody has to be asked: the channel has told.
+            if receipt is not None and receipt.kind is ReceiptKind.FAILED:
+                report_failed_later(self._context, work.entry, receipt)
             return after_receipt(work.entry, receipt, now_ms, policy, self._context.rng.random())
         entry = resume_delivery(work.entry, now_ms, taken_over=self.claim.taken_over)
         return next_delivery_action(entry, now_ms, policy)

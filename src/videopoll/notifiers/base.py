@@ -30,6 +30,7 @@ from videopoll.errors import ConfigurationError
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import is_web_url
 from videopoll.messages import (
+    Accepted,
     Delivered,
     Failed,
     Found,
@@ -269,7 +270,7 @@ class HttpNotifier:
         if isinstance(answer, Failed):
             return attrs.evolve(answer, reason=redacted(answer.reason, *secrets))
         if isinstance(answer, Found) and answer.message_id is not None:
-            return attrs.evolve(answer, message_id=one_line(without(answer.message_id, secrets)))
+            return attrs.evolve(answer, message_id=_shown_id(answer.message_id, secrets, whole=answer.accepted))
         return answer
 
     def _all_secrets(self, message: Message) -> list[str | None]:
@@ -287,6 +288,16 @@ class HttpNotifier:
         if not isinstance(receipt, Delivered):
             return attrs.evolve(receipt, reason=redacted(receipt.reason, *secrets))
         # An id may be a long number, so it only loses what is known to be secret.
-        message_id = None if receipt.message_id is None else one_line(without(receipt.message_id, secrets))
+        told = receipt.message_id
+        message_id = None if told is None else _shown_id(told, secrets, whole=isinstance(receipt, Accepted))
         detail = None if receipt.detail is None else redacted(receipt.detail, *secrets)
         return attrs.evolve(receipt, message_id=message_id, detail=detail, form=receipt.form or message.form)
+
+
+def _shown_id(message_id: str, secrets: Iterable[str | None], *, whole: bool) -> str | None:
+    """Return a channel's id of a message without secrets; None for one that is not `whole`, where receipts must find it.
+
+    They have the id as it was: another one would be that of another message, also for one that our reference finds.
+    """
+    shown = one_line(without(message_id, secrets))
+    return None if whole and shown != message_id else shown

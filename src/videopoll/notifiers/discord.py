@@ -22,7 +22,7 @@ from videopoll.errors import ConfigurationError
 from videopoll.jobs.codec import is_number
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
-from videopoll.messages import Delivered, NotSent, Receipt, Unknown
+from videopoll.messages import Delivered, NotSent, Receipt, Refused, Unknown
 from videopoll.notifiers.addresses import account_of, discord_place, discord_thread, recipient_of, token_of
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.codes import CodeMeaning, CodeTable, receipt_for_code
@@ -165,9 +165,11 @@ class DiscordNotifier(_Discord):
     def exchange(self, message: Message) -> Exchange:
         """Open the direct messages with a user, whose channel is kept with the delivery, and post."""
         kind, place = discord_place(recipient_of(message).to)
+        kept = message.prepared.get("direct") if message.prepared.get("user") == place else None
+        known = kept if isinstance(kept, str) and SNOWFLAKE.fullmatch(kept) else None
         if kind == "user":
-            opened = message.prepared.get("direct") if message.prepared.get("user") == place else None
-            if not isinstance(opened, str):
+            opened = known
+            if opened is None:
                 reply = yield from Ask(self._request(message, "users/@me/channels", {"recipient_id": place}))
                 answer = reply.json()
                 opened = message_id_in(answer.get("id")) if isinstance(answer, dict) else None
@@ -177,9 +179,13 @@ class DiscordNotifier(_Discord):
                     return NotSent(own("the reply that opens direct messages has no id of a channel"))
                 yield from Keep({"user": place, "direct": opened})
             place = opened
-        return (
-            yield from self._sent(message, self._request(message, f"channels/{place}/messages", self._posted(message)))
-        )
+        request = self._request(message, f"channels/{place}/messages", self._posted(message))
+        receipt = yield from self._sent(message, request)
+        if known and isinstance(receipt, Refused) and not receipt.try_text:
+            # Perhaps those of another bot, whose token it was: the next try opens them anew, and is believed.
+            yield from Keep({})
+            return NotSent(receipt.reason, channel_fault=False)
+        return receipt
 
     def _posted(self, message: Message) -> dict[str, JsonValue]:
         nonce: dict[str, JsonValue] = {"nonce": message.reference[:LONGEST_NONCE], "enforce_nonce": True}

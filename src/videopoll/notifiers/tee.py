@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+import attrs
+
 from videopoll._calling import (
     aclose_parts,
     call_async,
@@ -17,7 +19,7 @@ from videopoll._reasons import quoting
 from videopoll.core.wrappers import check_notifier
 from videopoll.jobs.bounds import bounded_detail
 from videopoll.messages import TOO_LATE, LookupResult, Message, NotSent, Receipt, receipt_for_error
-from videopoll.observe.redact import redact
+from videopoll.observe.redact import redact, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -138,4 +140,7 @@ def _not_stored(error: Exception) -> NotSent | Refused:
             quoting(f"TeeNotifier.store raised {type(error).__name__}", redact(bounded_detail(error))),
             channel_fault=False,
         )
-    return NotSent(said.reason, said.retry_after_s, channel_fault=False) if isinstance(said, NotSent) else said
+    reason = redacted(said.reason)
+    if isinstance(said, NotSent):
+        return NotSent(reason, said.retry_after_s, channel_fault=False)
+    return attrs.evolve(said, reason=reason)

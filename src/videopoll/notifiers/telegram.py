@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 import attrs
 from typing_extensions import override
@@ -134,7 +134,8 @@ class TelegramNotifier(HttpNotifier):
     def exchange(self, message: Message) -> Exchange:
         """Download the video if it is to be uploaded, send the message, and once more to where its group has moved."""
         chat = telegram_chat(recipient_of(message).to)
-        moved = message.prepared.get("moved") if message.prepared.get("chat") == chat else None
+        kept = message.prepared.get("moved") if message.prepared.get("chat") == chat else None
+        moved = kept if _is_supergroup(kept) else None
         if message.reply_to and not re.fullmatch(r"[0-9]{1,15}", message.reply_to):
             return Refused(own("the id of the message to quote is no number"), try_unquoted=True)
         request = self._writer(message)
@@ -143,7 +144,7 @@ class TelegramNotifier(HttpNotifier):
             video = yield from Fetch(message.video_url or "", max_bytes=self._max_upload_bytes)
         reply = yield from Post(request(str(moved or chat), video))
         moved_now = _parameters(reply).get("migrate_to_chat_id")
-        if not isinstance(moved_now, int):
+        if not _is_supergroup(moved_now):
             return self.read(reply, message)
         yield from Keep({"chat": chat, "moved": moved_now})
         receipt = self.read((yield from Post(request(str(moved_now), video))), message)
@@ -206,6 +207,11 @@ def _field(value: JsonValue) -> str:
     if isinstance(value, dict):
         return dump(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_supergroup(value: object) -> TypeGuard[int]:
+    """Whether it can be the id of a supergroup. A person's is positive: whatever was kept or told leads to none."""
+    return isinstance(value, int) and -(10**18) < value < 0
 
 
 def _parameters(reply: HttpReply) -> Mapping[str, JsonValue]:

@@ -141,6 +141,7 @@ def _receipts(fields: Mapping[str, object], reference: str | None) -> Iterator[M
         reference=reference,
         reason=fate.reason,
         passing=isinstance(fate, NotSent),
+        channel_fault=not isinstance(fate, NotSent) or fate.channel_fault,
         try_text=isinstance(fate, Refused) and fate.try_text,
         then=fate.then if isinstance(fate, Refused) else None,
     )

@@ -140,6 +140,7 @@ def _receipt(status: Mapping[str, JsonValue], document: bool) -> MessageReceipt 
         at_ms=at_ms,
         reason=redacted(fate.reason, to if isinstance(to, str) else None),
         passing=isinstance(fate, NotSent),
+        channel_fault=not isinstance(fate, NotSent) or fate.channel_fault,
         try_text=isinstance(fate, Refused) and fate.try_text,
         then=fate.then if isinstance(fate, Refused) else None,
     )

@@ -222,7 +222,7 @@ def _of_earlier_messages(
         times = yield from read(client, "looking for receipts", client.zmscore, keys.early_times, names)
     except REDIS_ERRORS as error:
         raise_queue_error(error, "looking for receipts")
-    told_ms = zip(names, cast("list[float | None]", times), strict=True)
+    told_ms = zip(names, times, strict=True)
     return [name for name, at_ms in told_ms if at_ms is not None and at_ms < (began_ms[name] or 0)]
 
 

@@ -143,7 +143,7 @@ def keep(keys: Keys, some: Sequence[tuple[MessageReceipt, str | None]]) -> Scrip
         guard = keys.watch(job_id) if job_id and not by_id else keys.sent(by_id or by_reference)
         for name in filter(None, (by_id, by_reference)):
             guards.append(raw(guard))
-            args += (name, receipt.kind.value, write_receipt(receipt), int(bool(by_id) and name is by_reference))
+            args += (name, receipt.kind.value, write_receipt(receipt), "1" if by_id and name is by_reference else "")
             owners.append(number)
 
     def parse(reply: object) -> list[bool]:
