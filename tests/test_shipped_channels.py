@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("typer", reason="needs the extra cli")
 
-from videopoll.cli.shipped import build_shipped
+from videopoll.cli.commands.doctor import check_channels
+from videopoll.cli.shipped import build_shipped, problem_of
 from videopoll.errors import ConfigurationError
 from videopoll.jobs import MessageForm
 from videopoll.messages import Accepted, Delivered, Recipient
@@ -50,6 +51,47 @@ def test_each_variable_that_is_missing_is_named(monkeypatch, name):
         with pytest.raises(ConfigurationError, match=missing):
             built(monkeypatch, name, **{missing: " "})
     assert built(monkeypatch, name)
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_variables_of_the_right_form_have_no_problem_and_nobody_is_asked(monkeypatch, name):
+    built(monkeypatch, name)
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("somebody was asked"))
+    assert problem_of(name, resolving=False) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "value"),
+    [
+        ("telegram", "TELEGRAM_TOKEN", "s3cr3t of a bot"),
+        ("whatsapp_cloud", "WHATSAPP_CLOUD_NUMBER_ID", "+54 9 11 5555-0000"),
+        ("whatsapp_cloud", "WHATSAPP_CLOUD_TOKEN", "s3cr3t\nand more"),
+        ("evolution", "EVOLUTION_INSTANCE", "shop/2"),
+        ("evolution", "EVOLUTION_API_KEY", "s3cr3t\nand more"),
+        ("twilio", "TWILIO_ACCOUNT_SID", "SK" + "0" * 32),
+        ("twilio", "TWILIO_FROM", "My Shop"),
+        ("twilio_sms", "TWILIO_ACCOUNT_SID", "s3cr3t"),
+        ("discord", "DISCORD_TOKEN", "s3cr3t\nand more"),
+        ("discord_webhook", "DISCORD_WEBHOOK_URL", "https://discord.com/api/webhooks/s3cr3t"),
+    ],
+)
+def test_doctor_finds_a_variable_of_the_wrong_form_and_tells_no_secret(monkeypatch, name, variable, value):
+    for given, right in (ENVIRONMENTS[name] | {variable: value}).items():
+        monkeypatch.setenv(f"VIDEOPOLL_{given}", right)
+    # Those that have all that they need are looked at without being named.
+    found = {one.check: one for one in check_channels([])}[f"channel {name}"]
+    assert (found.mark, found.fix) == ("wrong", "look at its variables: videopoll channels lists them")
+    assert "s3cr3t" not in repr(found)
+
+
+def test_doctor_looks_at_channels_that_are_named_and_not_at_a_hosts_own(monkeypatch):
+    monkeypatch.setenv("VIDEOPOLL_TWILIO_ACCOUNT_SID", SID)
+    assert check_channels([]) == []
+    (found,) = check_channels(["twilio", "mine=package.module:function"])
+    assert (found.mark, "VIDEOPOLL_TWILIO_AUTH_TOKEN" in found.found) == ("wrong", True)
+    monkeypatch.setenv("VIDEOPOLL_RESOLVER", "package.module:function")
+    assert [one.mark for one in check_channels(["twilio"])] == ["ok"]
+    assert [one.mark for one in check_channels(["pigeon"])] == ["wrong"]
 
 
 def sent(notifier, to, fake):

@@ -142,6 +142,18 @@ WhatsAppFactoryInstance: TypeAlias = Annotated[
         rich_help_panel="Channels",
     ),
 ]
+OwnChannels: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--channel",
+        envvar="VIDEOPOLL_CHANNEL",
+        metavar="NAME[=PACKAGE.MODULE:FUNCTION]",
+        help="A channel that ships with videopoll and is configured by its variables (videopoll channels lists them), or"
+        " one of your own and the function that builds its notifier; as often as you like. In the variable, spaces"
+        " separate them.",
+        rich_help_panel="Channels",
+    ),
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 JobId: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
 

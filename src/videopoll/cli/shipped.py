@@ -9,7 +9,10 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from videopoll.errors import ConfigurationError
+from videopoll.errors import ConfigurationError, RefusedError
+from videopoll.jobs.job import VideoJob
+from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
+from videopoll.messages import Message, Recipient
 from videopoll.notifiers import (
     DiscordNotifier,
     DiscordWebhookNotifier,
@@ -25,7 +28,7 @@ from videopoll.notifiers import (
 if TYPE_CHECKING:
     from videopoll.notifiers import HttpNotifier
 
-__all__ = ["SHIPPED", "ShippedChannel", "build_shipped"]
+__all__ = ["SHIPPED", "ShippedChannel", "build_shipped", "is_configured", "problem_of"]
 
 
 @attrs.frozen
@@ -36,11 +39,13 @@ class ShippedChannel:
         build: Makes its notifier of the values of the variables; those that are not set are missing.
         needed: The variables without which nothing can be sent, unless the host's resolver gives
             accounts.
+        to: An address such as it takes, to write a message to that is never sent.
         others: Those that may be missing.
     """
 
     build: Callable[[Mapping[str, str]], HttpNotifier]
     needed: tuple[str, ...]
+    to: str
     others: tuple[str, ...] = ()
 
     @property
@@ -70,6 +75,39 @@ def build_shipped(name: str, *, resolving: bool) -> HttpNotifier:
         msg = f"--channel {name} needs {' and '.join(missing)}: set it in the environment"
         raise ConfigurationError(msg)
     return shipped.build(values)
+
+
+def problem_of(name: str, *, resolving: bool) -> str | None:
+    """Return what is wrong with the form of a channel's variables; None if nothing is. Nothing is asked or sent.
+
+    Args:
+        name: As it stands after ``--channel``.
+        resolving: Whether a resolver of the host may bring the account of each message.
+
+    Raises:
+        ConfigurationError: The channel cannot be built.
+    """
+    notifier, shipped = build_shipped(name, resolving=resolving), SHIPPED[name]
+    if not is_configured(name):
+        return None
+    message = Message(
+        job=VideoJob("videopoll-doctor", "-", 0),
+        outcome=Outcome(OutcomeKind.FAILED, 0),
+        form=MessageForm.TEXT,
+        reference="-",
+        recipient=Recipient(channel=name, to=shipped.to),
+    )
+    try:
+        # What it would ask for first: credentials that cannot work are refused as it is written.
+        next(notifier.exchange(message), None)
+    except RefusedError as error:
+        return error.reason
+    return None
+
+
+def is_configured(name: str) -> bool:
+    """Whether all variables are set that a channel needs."""
+    return all(os.environ.get(variable, "").strip() for variable in SHIPPED[name].needed)
 
 
 # --- what several have ---
@@ -187,15 +225,21 @@ def _telegram(values: Mapping[str, str]) -> HttpNotifier:
     )
 
 
+_SNOWFLAKE = "100000000000000000"
+_NUMBER = "+14155550100"
+"""Nobody's: numbers with 555-01 in the middle are kept free."""
+
 SHIPPED: Mapping[str, ShippedChannel] = {
     "telegram": ShippedChannel(
         _telegram,
         needed=("VIDEOPOLL_TELEGRAM_TOKEN",),
+        to="1",
         others=("VIDEOPOLL_TELEGRAM_BASE_URL", _TRUSTED_HOSTS),
     ),
     "whatsapp_cloud": ShippedChannel(
         _whatsapp_cloud,
         needed=(f"{_CLOUD}_TOKEN", f"{_CLOUD}_NUMBER_ID"),
+        to=_NUMBER,
         # The secret is for the endpoint that takes receipts in, and no worker needs it.
         others=(
             f"{_CLOUD}_TEMPLATE",
@@ -206,18 +250,24 @@ SHIPPED: Mapping[str, ShippedChannel] = {
         ),
     ),
     "evolution": ShippedChannel(
-        _evolution, needed=(f"{_EVOLUTION}_URL", f"{_EVOLUTION}_INSTANCE", f"{_EVOLUTION}_API_KEY")
+        _evolution, needed=(f"{_EVOLUTION}_URL", f"{_EVOLUTION}_INSTANCE", f"{_EVOLUTION}_API_KEY"), to=_NUMBER
     ),
     "twilio": ShippedChannel(
         _twilio,
         needed=(f"{_TWILIO}_ACCOUNT_SID", f"{_TWILIO}_AUTH_TOKEN", f"{_TWILIO}_FROM"),
+        to=_NUMBER,
         others=(f"{_TWILIO}_CONTENT_SID", f"{_TWILIO}_NOTICE_CONTENT_SID", f"{_TWILIO}_STATUS_CALLBACK"),
     ),
     "twilio_sms": ShippedChannel(
         _twilio_sms,
         needed=(f"{_TWILIO}_ACCOUNT_SID", f"{_TWILIO}_AUTH_TOKEN", f"{_TWILIO}_SMS_FROM"),
+        to=_NUMBER,
         others=(f"{_TWILIO}_STATUS_CALLBACK",),
     ),
-    "discord": ShippedChannel(_discord, needed=(f"{_DISCORD}_TOKEN",), others=(_TRUSTED_HOSTS,)),
-    "discord_webhook": ShippedChannel(_discord_webhook, needed=(f"{_DISCORD}_WEBHOOK_URL",), others=(_TRUSTED_HOSTS,)),
+    "discord": ShippedChannel(
+        _discord, needed=(f"{_DISCORD}_TOKEN",), to=f"channel:{_SNOWFLAKE}", others=(_TRUSTED_HOSTS,)
+    ),
+    "discord_webhook": ShippedChannel(
+        _discord_webhook, needed=(f"{_DISCORD}_WEBHOOK_URL",), to=f"thread:{_SNOWFLAKE}", others=(_TRUSTED_HOSTS,)
+    ),
 }

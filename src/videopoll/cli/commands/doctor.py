@@ -7,7 +7,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Annotated, cast
 from urllib.parse import quote
@@ -32,6 +32,7 @@ from videopoll.cli.options import (
     WHATSAPP_FACTORY_TOKEN,
     AsJson,
     GivenApiUrl,
+    OwnChannels,
     Prefix,
     Providers,
     RedisUrl,
@@ -45,6 +46,7 @@ from videopoll.cli.options import (
 )
 from videopoll.cli.output import complain, duration, guarded, print_json, print_rows
 from videopoll.cli.providers import described, health_of, made_up_job, url_of
+from videopoll.cli.shipped import SHIPPED, is_configured, problem_of
 from videopoll.errors import ConfigurationError, QueueError
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.urls import check_url
@@ -74,6 +76,7 @@ FULL = 0.9
 HTTP_TIMEOUT_S = 10.0
 
 GOOD_INSTANCE = "authenticated"
+RESOLVER = "VIDEOPOLL_RESOLVER"
 
 
 class Mark(enum.StrEnum):
@@ -114,6 +117,7 @@ def doctor(
     ultramsg_instance: UltraMsgInstance = None,
     whatsapp_factory_url: WhatsAppFactoryUrl = None,
     whatsapp_factory_instance: WhatsAppFactoryInstance = None,
+    channel: OwnChannels = None,
     clock: Annotated[
         bool, typer.Option("--clock/--no-clock", help="Compare this machine's clock with Redis's.")
     ] = True,
@@ -124,7 +128,8 @@ def doctor(
     VIDEOPOLL_WHATSAPP_FACTORY_TOKEN, the keys of providers and the rest. It asks the
     video APIs that living workers poll, and those that you name. It changes nothing and sends
     nothing: WhatsApp Factory is asked to send an empty text to nobody, which it
-    refuses, to try the key. The exit code is 1 if something is wrong.
+    refuses, to try the key. Of the channels that `videopoll channels` lists it looks at the
+    form of the variables alone. The exit code is 1 if something is wrong.
     """
     findings = check_redis(redis_url, prefix, clock=clock)
     findings += check_apis(api_url, [described(name) for name in provider or ()], apis_in_use(redis_url, prefix))
@@ -132,6 +137,7 @@ def doctor(
     findings.append(
         check_whatsapp_factory(whatsapp_factory_url, whatsapp_factory_instance, secret(WHATSAPP_FACTORY_TOKEN))
     )
+    findings += check_channels(channel or ())
     wrong = sum(finding.mark is Mark.WRONG for finding in findings)
     if as_json:
         print_json({"healthy": not wrong, "findings": [attrs.asdict(finding) for finding in findings]})
@@ -468,6 +474,25 @@ def check_whatsapp_factory(base_url: str | None, instance_id: str | None, token:
     if reply.status == HTTPStatus.TOO_MANY_REQUESTS or reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Finding(name, Mark.WRONG, said, "wait until it is well again; sends are tried again meanwhile")
     return Finding(name, Mark.OK, f"{shown(instance_id)} answers, and does not refuse the key")
+
+
+def check_channels(named: Iterable[str]) -> list[Finding]:
+    """Look at the variables of the channels that are named, or have all that they need; their services are not asked."""
+    resolving = secret(RESOLVER) is not None
+    names = dict.fromkeys([*(each for each in named if "=" not in each), *filter(is_configured, SHIPPED)])
+    findings: list[Finding] = []
+    for name in names:
+        try:
+            problem = problem_of(name, resolving=resolving)
+        except ConfigurationError as error:
+            problem = str(error)
+        check = f"channel {shown(name)}"
+        if problem is None:
+            findings.append(Finding(check, Mark.OK, "its variables have the right form; its service was not asked"))
+        else:
+            fix = "look at its variables: videopoll channels lists them"
+            findings.append(Finding(check, Mark.WRONG, redact(problem), fix))
+    return findings
 
 
 def _not_configured(name: str, wanted: Mapping[str, str | None]) -> Finding:

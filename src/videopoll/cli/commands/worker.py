@@ -20,6 +20,7 @@ from videopoll.cli.options import (
     DEFAULT_ULTRAMSG_URL,
     ApiUrl,
     JobTtl,
+    OwnChannels,
     Prefix,
     Providers,
     RedisUrl,
@@ -88,18 +89,6 @@ OwnPublisher: TypeAlias = Annotated[
         envvar="VIDEOPOLL_PUBLISHER",
         metavar="PACKAGE.MODULE:FUNCTION",
         help="Your function that builds what puts videos where everybody can fetch them that only the API's key opens.",
-        rich_help_panel=CHANNELS,
-    ),
-]
-OwnChannels: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--channel",
-        envvar="VIDEOPOLL_CHANNEL",
-        metavar="NAME[=PACKAGE.MODULE:FUNCTION]",
-        help="A channel that ships with videopoll and is configured by its variables (videopoll channels lists them), or"
-        " one of your own and the function that builds its notifier; as often as you like. In the variable, spaces"
-        " separate them.",
         rich_help_panel=CHANNELS,
     ),
 ]
