@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import json
 
 import attrs
@@ -379,6 +382,16 @@ def test_a_token_of_another_library_holds_for_as_long_as_it_says():
         read(headers, b"{}", "secret", now_s=NOW_S + 661)
     with pytest.raises(BadSignatureError):
         read(headers, b"{}", "Secret", now_s=NOW_S)
+
+
+@pytest.mark.parametrize("claims", ["", "a", "@@@", "W10", "e30", "eyJleHAiOiJ4In0", "eyJleHAiOjFlOTk5fQ"])
+def test_a_token_that_is_signed_and_says_nothing_does_not_hold(claims):
+    """Whoever has the key and makes a mistake gets a 401, and no traceback of ours."""
+    signed = f"e30.{claims}"
+    digest = hmac.new(JWT_KEY.encode(), signed.encode(), hashlib.sha256).digest()
+    token = f"{signed}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
+    with pytest.raises(BadSignatureError):
+        read({"Authorization": f"Bearer {token}"}, b"{}")
 
 
 NONE = "eyJhbGciOiJub25lIn0.eyJleHAiOjk5OTk5OTk5OTl9."  # {"alg": "none"}, {"exp": 9999999999}

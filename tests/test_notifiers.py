@@ -564,6 +564,7 @@ def test_a_reply_that_says_neither_leaves_the_fate_of_the_message_open(side, ser
     ("status", "expected"),
     [
         (302, NotSent("HTTP 302: it redirects elsewhere; check the channel's URL")),
+        (303, Unknown("HTTP 303: the answer is elsewhere; check the channel's URL")),
         (400, Refused("HTTP 400", try_text=True)),
         (401, NotSent("HTTP 401", channel_fault=False, account_fault=True)),
         (402, NotSent("HTTP 402", channel_fault=False, account_fault=True)),

@@ -112,9 +112,11 @@ def test_a_type_that_the_channel_does_not_take_is_not_handed_to_it(notify):
     [
         storage_with(16 * MEGABYTE, content_type="video/mp4"),
         storage_with(content_type="application/octet-stream"),
+        storage_with(MEGABYTE, content_type="application/force-download"),
+        storage_with(MEGABYTE, content_type="application/mp4"),
         storage_with(),
     ],
-    ids=["fits", "says nothing of its type", "says nothing at all"],
+    ids=["fits", "says nothing of its type", "is to be saved", "is an mp4 of some kind", "says nothing at all"],
 )
 def test_what_fits_or_cannot_be_learnt_is_sent(notify, storage):
     """Unknown means send: the look must never cost somebody their video."""

@@ -78,7 +78,11 @@ def _holds(token: str, keys: list[str], now_s: float) -> bool:
     if not any(fits):
         return False
     padded = signed.partition(".")[2]
-    claims = HttpReply(status=200, body=base64.urlsafe_b64decode(padded + "=" * (-len(padded) % 4))).json()
+    try:
+        body = base64.urlsafe_b64decode(padded + "=" * (-len(padded) % 4))
+    except ValueError:
+        return False
+    claims = HttpReply(status=200, body=body).json()
     ends_s = claims.get("exp") if isinstance(claims, dict) else None
     return is_number(ends_s) and now_s <= ends_s + CLOCKS_DIFFER_S
 

@@ -21,7 +21,7 @@ def receipt_for_status(reply: HttpReply) -> Receipt | None:
 
     407 (of a proxy on the way), 425, 429 and 503 promise that nothing was sent. A
     408 and the other 5xx may come from a proxy in front of a server that took the
-    message. 401, 402, 404, 421 and 423 speak of the account, the address or the
+    message; a 303 may follow what was done. 401, 402, 404, 421 and 423 speak of the account, the address or the
     moment, and so does a 403 or 405 in the words of a firewall or a proxy: the
     message is tried again as it is. The other 4xx refuse it.
     """
@@ -34,6 +34,8 @@ def receipt_for_status(reply: HttpReply) -> Receipt | None:
         return NotSent(reason, retry_after_s=retry_after_s(reply.headers, time.time()))
     if status == 408 or status >= 500:  # noqa: PLR2004 - the definition of a server's fault
         return Unknown(reason)
+    if status == 303:  # noqa: PLR2004 - by its definition what was asked for may be done, and its result elsewhere
+        return Unknown(own("HTTP 303: the answer is elsewhere; check the channel's URL"))
     if status < 400:  # noqa: PLR2004 - the definition of a redirect
         return NotSent(own(f"HTTP {status}: it redirects elsewhere; check the channel's URL"))
     if status in _NOT_OF_THE_MESSAGE or (status in {403, 405} and refused_by_another(reply)):

@@ -270,4 +270,6 @@ def _container(content_type: str) -> str | None:
     if kind in _SAYS_NOTHING:
         return None
     family = kind.partition("/")[0]
-    return _CONTAINERS.get(kind) or (family if family in {"text", "image", "audio"} else "other")
+    # Of what else is "application/…" (force-download, mp4, x-download) only the bytes can tell.
+    unknown = family if family in {"text", "image", "audio"} else "other" if family == "video" else None
+    return _CONTAINERS.get(kind, unknown)
