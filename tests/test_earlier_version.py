@@ -84,6 +84,16 @@ def end(process: subprocess.Popen[bytes]) -> None:
     assert process.wait(20) == 0
 
 
+def enqueued(world, earlier, job_id: str) -> str:
+    """Take a job in by the earlier version; give what it says."""
+    code = "import sys, videopoll as v; url, prefix, job = sys.argv[1:]\n"
+    code += "with v.RedisVideoJobQueue.from_url(url, prefix=prefix) as q:\n"
+    code += " print(q.enqueue(job, conversation_id='c', metadata={'channel': 'ultramsg', 'to': '5491100000009'}).value)"
+    command = [sys.executable, "-c", code, world.url, world.prefix, job_id]
+    env = os.environ | {"PYTHONPATH": str(earlier)}
+    return subprocess.run(command, env=env, capture_output=True, check=True, text=True).stdout.strip()
+
+
 class Network:
     """A channel under the name of the messenger that the earlier worker has; its own inbox is its list of sends."""
 
@@ -111,7 +121,7 @@ def keys(world, pattern: str) -> list[bytes]:
         return list(client.scan_iter(match=f"{world.prefix}:{pattern}", count=1000))
 
 
-def test_what_is_watched_is_left_alone_and_what_a_receipt_opens_again_is_sent_once(world, run):
+def test_what_is_watched_is_left_alone_and_what_a_receipt_opens_again_is_sent_once(world, earlier, run):
     """One that the network has delivered, one of which nothing is heard, one that has failed."""
     network = Network()
     jobs = ["delivered", "silent", "failed"]
@@ -119,6 +129,7 @@ def test_what_is_watched_is_left_alone_and_what_a_receipt_opens_again_is_sent_on
     with world.worker(notifier=network.worker_channels, delivery=attrs.evolve(QUICK, watch_s=60.0)) as worker:
         until(lambda: len(worker.recorder.of(events.JobAccepted)) == 3, "all are accepted")
     run()
+    assert enqueued(world, earlier, "silent") == "finished", "nor does its producer take it in again"
 
     with world.queue() as queue:
         told = [

@@ -591,12 +591,19 @@ def handing_on(world, fake):
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(63016, "template"), (63019, "text"), (63003, None)], ids=["window", "video", "recipient"]
+    ("answer", "code", "kind"),
+    [
+        (Reply.completed(), 63016, "template"),
+        (Reply.failed(), 63016, "template"),
+        (Reply.completed(), 63019, "text"),
+        (Reply.completed(), 63003, None),
+    ],
+    ids=["window", "window for a notice", "video", "recipient"],
 )
-def test_a_late_failure_opens_the_delivery_again_in_the_next_form(world, twilio, code, kind):
-    twilio.fail(code, kinds={"video"}, late=True)
-    world.enqueue_ready("job_1", channel="twilio", to=TO)
-    channel = notifier_to(twilio, status_callback=CALLBACK, template=TEMPLATE)
+def test_a_late_failure_opens_the_delivery_again_in_the_next_form(world, twilio, answer, code, kind):
+    twilio.fail(code, kinds={"video"} if answer == Reply.completed() else {"text"}, late=True)
+    world.enqueue("job_1", answer, channel="twilio", to=TO)
+    channel = notifier_to(twilio, status_callback=CALLBACK, template=TEMPLATE, notice_template=TEMPLATE)
     notifier = RoutingNotifier.from_metadata({"twilio": channel})
     with world.worker(notifier=notifier), world.queue() as queue:
 
