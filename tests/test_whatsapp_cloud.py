@@ -18,6 +18,7 @@ from videopoll.cli.shipped import build_shipped
 from videopoll.jobs import MessageForm
 from videopoll.messages import Accepted, AcknowledgementMessage, NotSent, Refused, Unknown
 from videopoll.notifiers import (
+    HttpReply,
     WhatsAppCloudNotifier,
     WhatsAppTemplate,
     whatsapp_number,
@@ -297,6 +298,22 @@ def test_a_user_who_gets_nothing_gets_no_text_either(cloud, code, status):
 def test_a_fault_of_the_account_holds_all_its_messages_back(cloud, code, status):
     cloud.fail(code, status=status)
     receipt = send(cloud, message())
+    assert isinstance(receipt, NotSent)
+    assert (receipt.account_fault, receipt.channel_fault) == (True, False)
+
+
+@pytest.mark.parametrize("form", [MessageForm.VIDEO, MessageForm.UPLOAD, MessageForm.TEXT])
+def test_a_wrong_id_of_the_number_holds_its_messages_back(form):
+    """The commonest mistake of all, as others met it: every message would be a dead letter at once."""
+    error = {
+        "message": "Unsupported post request. Object with ID '1065' does not exist, cannot be loaded due to missing"
+        " permissions, or does not support this operation.",
+        "type": "GraphMethodException",
+        "code": 100,
+        "error_subcode": 33,
+    }
+    reply = HttpReply(status=400, body=json.dumps({"error": error}).encode())
+    receipt = WhatsAppCloudNotifier(token=TOKEN, number_id="1065").read(reply, message(form))
     assert isinstance(receipt, NotSent)
     assert (receipt.account_fault, receipt.channel_fault) == (True, False)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from videopoll._reasons import quoting
 from videopoll.jobs.outcome import MessageForm
 from videopoll.messages import NotSent, Refused, Unknown
-from videopoll.notifiers.codes import CodeMeaning, CodeTable, receipt_for_code
+from videopoll.notifiers.codes import CodeMeaning, CodeTable, receipt_for_code, receipt_for_meaning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,6 +44,9 @@ CODES: CodeTable = {
 
 PARAMETER = frozenset({100, 131008, 131009, 135000})
 """Something in the request is wrong, and only the details say what."""
+
+NO_SUCH_OBJECT = 33
+"""The subcode of 100 where the number's id is wrong, or the token may not use it: "Object with ID … does not exist"."""
 
 WAITS_S = {131056: 6.0, 131048: 3600.0, 131064: 3600.0}
 """No wait is told in any answer: one message in 6 s to a user, and hours where it is about quality."""
@@ -83,6 +86,8 @@ def receipt_for_error_of_meta(
     details = str(data.get("details") or "") if isinstance(data, dict) else ""
     said = details or str(error.get("message") or error.get("title") or "")
     reason = quoting(f"error {code} of the Cloud API" if code is not None else "an error of the Cloud API", said)
+    if code in PARAMETER and error.get("error_subcode") == NO_SUCH_OBJECT:
+        return receipt_for_meaning(CodeMeaning.ACCOUNT, reason)
     then = MessageForm.DOCUMENT if document else None
     meaning = None if code is None else CODES.get(code)
     if meaning is CodeMeaning.WINDOW:
