@@ -21,9 +21,9 @@ from videopoll.cli import figures
 from videopoll.cli.app import build_app
 from videopoll.cli.commands import doctor
 from videopoll.cli.commands.jobs import ListedState
-from videopoll.cli.describe import describe_entry
+from videopoll.cli.describe import describe_entry, message_in
 from videopoll.cli.output import duration
-from videopoll.jobs import FailureReason, HistoryEntry, HistoryEvent, JobState
+from videopoll.jobs import FailureReason, HistoryEntry, HistoryEvent, JobState, MessageForm
 from videopoll.messages import Accepted, MessageReceipt
 from videopoll.observations import FaultKind, VideoFailed, VideoWorking
 from videopoll.policies import LeasePolicy
@@ -934,3 +934,9 @@ def test_the_worker_refuses_what_cannot_work(metrics, redis_url, prefix):
 )
 def test_durations(seconds, said):
     assert duration(seconds) == said
+
+
+@pytest.mark.parametrize("form", list(MessageForm))
+def test_every_form_of_a_message_has_words_for_it(form):
+    assert re.fullmatch(r"(a|an) [a-z ]+", message_in(form.value))
+    assert message_in("of\x1b tomorrow").startswith("a message (of")

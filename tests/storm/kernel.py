@@ -369,15 +369,16 @@ class Kernel:
                 self._clean_up()
 
     def _clean_up(self) -> None:
-        for thread in self.threads:
-            thread.poisoned = True
-        for thread in self.threads:
-            for _ in range(1000):
-                if thread.finished:
-                    break
-                thread.switch_to()
+        # What a killed thread or task says on its way out: it may still want a lock, as its steps are closed.
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
+            for thread in self.threads:
+                thread.poisoned = True
+            for thread in self.threads:
+                for _ in range(1000):
+                    if thread.finished:
+                        break
+                    thread.switch_to()
             for task in self.loop.tasks:
                 if not task.done():
                     task._log_destroy_pending = False
@@ -386,7 +387,7 @@ class Kernel:
                         try:
                             coro.close()
                             break
-                        except BaseException:  # noqa: BLE001 - what a killed task says on its way out
+                        except BaseException:  # noqa: BLE001 - as above
                             continue
             self.loop.tasks.clear()
             self.loop._ready.clear()

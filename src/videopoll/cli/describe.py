@@ -10,7 +10,16 @@ from videopoll.jobs.job import JobState
 from videopoll.jobs.views import HistoryEntry, HistoryEvent, JobView, ListedJob
 from videopoll.observe.log import shown
 
-__all__ = ["JOB_COLUMNS", "OUTCOMES", "describe_entry", "describe_job", "describe_listed", "job_row"]
+__all__ = ["JOB_COLUMNS", "OUTCOMES", "describe_entry", "describe_job", "describe_listed", "job_row", "message_in"]
+
+MESSAGES = {
+    "video": "a video message",
+    "text": "a text message",
+    "upload": "an uploaded video",
+    "document": "a document",
+    "template": "a template message",
+}
+"""What a user gets in each form."""
 
 JOB_COLUMNS = ("job", "state", "age", "polls", "sends", "what is next", "worker")
 
@@ -50,6 +59,11 @@ RESULTS = {
     "refused": ("refused by the channel", "red"),
     "unknown": ("fate unknown, the channel is asked", "yellow"),
 }
+
+
+def message_in(form: object) -> str:
+    """Return what a user gets in a form, in words."""
+    return MESSAGES.get(str(form), f"a message ({shown(str(form))})")
 
 
 def describe_job(view: JobView, *, reveal: bool) -> dict[str, JsonValue]:
@@ -179,14 +193,14 @@ def describe_entry(entry: HistoryEntry, *, texts: bool = False) -> tuple[str, st
             reason = f" ({_text(told, 'reason')})" if told.get("reason") and style != "green" else ""
             return f"send {_text(told, 'send')} as {_text(told, 'form')}: {result}{reason}", style
         case HistoryEvent.ACCEPTED:
-            return f"the channel accepted the {_text(told, 'form')} message: a receipt will tell", "cyan"
+            return f"the channel accepted {message_in(told.get('form'))}: a receipt will tell", "cyan"
         case HistoryEvent.RECEIPT:
             reason = f" ({_text(told, 'reason')})" if told.get("reason") else ""
-            said = f"receipt of the {_text(told, 'form')} message: {_text(told, 'kind')}{reason}"
+            said = f"receipt of {message_in(told.get('form'))}: {_text(told, 'kind')}{reason}"
             return f"{said}, {_seconds(told.get('after_s'))} after it was accepted", "yellow" if reason else "green"
         case HistoryEvent.DELIVERED:
             return (
-                f"the user got a {_text(told, 'form')} message, {_seconds(told.get('after_s'))} after the outcome",
+                f"the user got {message_in(told.get('form'))}, {_seconds(told.get('after_s'))} after the outcome",
                 "green",
             )
         case HistoryEvent.UNDELIVERABLE:

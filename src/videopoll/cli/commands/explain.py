@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videopoll.cli.commands.show import live_answer
-from videopoll.cli.describe import OUTCOMES, describe_entry, describe_job
+from videopoll.cli.describe import OUTCOMES, describe_entry, describe_job, message_in
 from videopoll.cli.options import (
     DEFAULT_API_URL,
     DEFAULT_PREFIX,
@@ -231,7 +231,7 @@ def _user(known: _Known, view: JobView) -> list[str]:
         form = next(
             (one.details.get("form") for one in reversed(known.history) if one.event is HistoryEvent.DELIVERED), None
         )
-        said.append("The user was told" + (f", with a {form} message." if form else "."))
+        said.append("The user was told" + (f", with {message_in(form)}." if form else "."))
         if view.accepted_ms is not None:
             said.append("A receipt says so" + (", and that they have read it." if view.read_ms is not None else "."))
     elif view.accepted_ms is not None:
