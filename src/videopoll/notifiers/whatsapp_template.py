@@ -19,8 +19,8 @@ __all__ = ["NO_NOTICE_TEMPLATE", "NO_TEMPLATE", "WhatsAppTemplate"]
 PARAMETER_LIMIT = 1024
 
 _ONLY = "the user has not written for 24 hours, so that only a template goes through: give the notifier"
-NO_TEMPLATE = f"{_ONLY} one that has a video in its header"
-NO_NOTICE_TEMPLATE = f"{_ONLY} a notice_template, for messages without a video"
+NO_TEMPLATE: str = f"{_ONLY} one that has a video in its header"
+NO_NOTICE_TEMPLATE: str = f"{_ONLY} a notice_template, for messages without a video"
 
 
 @attrs.frozen
