@@ -274,7 +274,9 @@ def test_what_was_told_of_one_message_is_not_believed_of_the_next_one(world, the
     with world.worker(notifier=part("both", notify=network.notify), delivery=STEADY) as worker:
         until(lambda: state(world) in {JobState.WATCHED, JobState.SETTLED, JobState.DEAD}, "its fate is known")
         assert worker.recorder.of(events.JobDeadLettered) == []
+        failed = [event.reason for event in worker.recorder.of(events.SendTried) if event.result == "failed"]
     assert network.forms == forms
+    assert failed == ["the channel accepted the message and could not deliver it"]
 
 
 @pytest.mark.parametrize("watch_s", [0.0, 60.0])

@@ -350,6 +350,14 @@ def test_a_quote_that_is_gone_is_left_out(cloud):
     assert isinstance(send(cloud, message(reply_to="wamid.HBgN", unquoted=True)), Accepted)
 
 
+def test_words_beside_an_id_are_no_refusal():
+    """A message that was taken must not be sent again for them."""
+    taken = {"messages": [{"id": "wamid.1"}], "meta": {"developer_message": "80 % of your rate limit is used"}}
+    reply = HttpReply(status=200, body=json.dumps(taken).encode())
+    receipt = WhatsAppCloudNotifier(token=TOKEN, number_id="1065").read(reply, message())
+    assert receipt == Accepted("wamid.1")
+
+
 @pytest.mark.parametrize(
     ("said", "status", "held_back"),
     [

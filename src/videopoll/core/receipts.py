@@ -34,6 +34,7 @@ __all__ = [
     "judge",
     "name_hash",
     "read_receipt",
+    "reason_of",
     "watched_entry",
     "write_receipt",
 ]
@@ -173,13 +174,16 @@ def after_receipt(
     if kind is not ReceiptKind.FAILED or receipt is None:
         return Done(entry, Delivered(message_id, detail, form, channel=channel))
     entry = attrs.evolve(entry, deadline_ms=entry.deadline_ms + watched_ms)
-    reason = (
-        own("the channel accepted the message and could not deliver it") if receipt.reason is None else receipt.reason
-    )
+    reason = reason_of(receipt)
     if receipt.passing:
         failure = NotSent(reason, channel_fault=receipt.channel_fault)
         return after_send(entry, failure, now_ms, policy, fraction)
     return after_send(entry, Refused(reason, receipt.try_text, then=receipt.then), now_ms, policy, fraction)
+
+
+def reason_of(receipt: MessageReceipt) -> str:
+    """Return why a message failed, as its receipt says; our own words where it does not say."""
+    return receipt.reason or own("the channel accepted the message and could not deliver it")
 
 
 def failure_of(entry: OutboxEntry) -> MessageReceipt | None:

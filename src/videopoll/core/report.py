@@ -9,6 +9,7 @@ from videopoll._reasons import WITHHELD, own, shown_name, shown_word, told, told
 from videopoll.core.accounts import IN_A_ROW
 from videopoll.core.delivery import Later
 from videopoll.core.polling import NextPoll
+from videopoll.core.receipts import reason_of
 from videopoll.jobs.video import FailureReason
 from videopoll.messages import (
     Accepted,
@@ -204,7 +205,7 @@ def report_sent(context: StepContext, entry: OutboxEntry, result: Receipt | Look
 
 def report_failed_later(context: StepContext, entry: OutboxEntry, receipt: MessageReceipt) -> None:
     """Emit `SendTried`, for a message that a receipt says has failed: as if the channel had been asked for it now."""
-    accepted = entry.accepted
+    accepted, reason = entry.accepted, reason_of(receipt)
     context.emit(
         events.SendTried(
             worker_id=context.worker_id,
@@ -214,10 +215,10 @@ def report_failed_later(context: StepContext, entry: OutboxEntry, receipt: Messa
             attempt=entry.tries,
             result=LookupResult.FAILED.value,
             took_s=0.0,
-            reason=told_or_withheld(receipt.reason),
+            reason=told_or_withheld(reason),
             channel=shown_name(receipt.channel if accepted is None else accepted.channel),
         ),
-        receipt.reason,
+        reason,
     )
 
 

@@ -111,7 +111,7 @@ def receipt_of_360dialog(reply: HttpReply) -> NotSent | None:
     Their words are at docs.360dialog.com, "Error Code Reference".
     """
     words = reply.body[:2000].decode("utf-8", "replace")
-    if reply.status >= 500 or not isinstance(reply.json(), dict):  # noqa: PLR2004 - the definition of a server's fault
+    if reply.is_success or reply.status >= 500 or not isinstance(reply.json(), dict):  # noqa: PLR2004 - the definition of a server's fault
         return None
     reason = quoting(f"HTTP {reply.status}", words)
     if re.search(r"rate limit", words, re.IGNORECASE):
