@@ -387,6 +387,18 @@ def test_what_cannot_be_downloaded_is_a_text_or_a_later_try(world, reply, kind):
     assert "sig=1" not in str(receipt.reason)
 
 
+@pytest.mark.parametrize("media_type", ["text/plain", "application/force-download", "application/octet-stream", ""])
+def test_a_file_whose_type_says_nothing_is_known_by_its_bytes(world, media_type):
+    headers = {"content-type": media_type} if media_type else {}
+    video = b"\0\0\0\x18ftypmp42" + bytes(300_000)
+    world.storage.route("GET", "/1.mp4", Reply(body=video, headers=headers))
+    assert world.send() == Delivered("7")
+    assert video in world.service.requests[0].raw
+
+    world.storage.route("GET", "/1.mp4", Reply(body=b'{"error": "expired"}', headers=headers))
+    assert isinstance(world.send(), Refused)
+
+
 def test_a_redirect_is_not_followed_to_another_host_though_that_one_may_be_asked_too(world):
     """Who may redirect there has not been asked."""
     port = world.storage.url.rpartition(":")[2]

@@ -37,6 +37,7 @@ from videopoll.jobs.outcome import prepared_or_none
 from videopoll.jobs.urls import is_public_https, is_web_url
 from videopoll.messages import Delivered, Message, NotSent, Receipt, Refused, Unknown, receipt_for_error
 from videopoll.notifiers.receipts import receipt_for_failure
+from videopoll.notifiers.video_file import HEAD_BYTES, read_video_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +80,9 @@ _BYTES = frozenset({"application/octet-stream", "binary/octet-stream", "applicat
 """What a server calls a video whose type it does not know."""
 
 _OF_A_KEY = re.compile(r"auth|token|secret|api-?_?key", re.IGNORECASE)
+
+_VIDEOS = frozenset({"mp4", "mov", "3gp", "webm", "mkv", "avi", "flv", "mpeg", "ogg", "wmv"})
+"""What the bytes of a file say where its type does not: "text/plain", "application/force-download"."""
 
 _VIDEO_TYPE = re.compile(r"video/[a-z0-9.+-]{1,50}")
 
@@ -404,10 +408,13 @@ def _fetched(reply: HttpReply, file: BinaryIO) -> FetchedVideo | Receipt:
     if reply.status != HTTPStatus.OK:
         wait_s = retry_after_s(reply.headers, time.time())
         return NotSent(own(f"the video could not be fetched: HTTP {reply.status}"), wait_s)
-    if not _VIDEO_TYPE.fullmatch(kind) and kind not in _BYTES:
-        # A page of a proxy, or of a storage.
-        return Refused(own("what is at the video's link is no video"))
     size = file.tell()
+    if size and not _VIDEO_TYPE.fullmatch(kind):
+        file.seek(0)
+        container = read_video_file(file.read(HEAD_BYTES)).container
+        if container not in _VIDEOS and (container is not None or kind not in _BYTES):
+            # A page of a proxy, or of a storage.
+            return Refused(own("what is at the video's link is no video"))
     if not size:
         return NotSent(own("the video could not be fetched: it is empty"))
     return FetchedVideo(file=file, size=size, media_type=kind if _VIDEO_TYPE.fullmatch(kind) else "video/mp4")
