@@ -12,7 +12,7 @@ from kit import EACH_COMBINATION, part, until
 from videopoll import DeliveryPolicy, RoutingNotifier, events
 from videopoll.core.accounts import Accounts
 from videopoll.core.delivery import Later, after_no_place, open_outbox
-from videopoll.messages import Delivered
+from videopoll.messages import Delivered, NotSent
 from videopoll.testing import build_job, build_outcome
 
 
@@ -135,4 +135,35 @@ def test_a_channel_that_hangs_holds_up_neither_other_channels_nor_the_polls(worl
         until(lambda: not world.queue().counts().in_flight, "all is settled")
 
     assert len(sent["slow"]) == len(slow)
+    assert not worker.recorder.of(events.JobDeadLettered)
+
+
+@EACH_COMBINATION
+def test_a_message_that_waited_for_its_place_and_then_failed_is_not_taken_for_one_of_unknown_fate(world, parts):
+    """At most once: of a send whose fate nobody knows there would be a dead letter."""
+    let_go, waited, failed, sent, lock = threading.Event(), set(), set(), [], threading.Lock()
+
+    def send(message):
+        yield let_go
+        with lock:
+            if message.job.job_id in waited - failed:
+                failed.add(message.job.job_id)
+                return NotSent("busy")
+            sent.append(message.job.job_id)
+            return Delivered()
+
+    jobs = [f"job_{number}" for number in range(12)]
+    for number, job_id in enumerate(jobs):
+        world.enqueue_ready(job_id, user=number, channel="slow")
+    router = RoutingNotifier.from_metadata({"slow": part(parts, notify=send)})
+    once = DeliveryPolicy(on_unknown="at_most_once", backoff_base_s=0.1)
+    with world.worker(notifier=router, delivery=once, concurrency=4, delivery_concurrency=8) as worker:
+        until(lambda: len(worker.recorder.of(events.JobConcluded)) == len(jobs), "all those videos are ready")
+        until(lambda: world.queue().counts().deliveries >= 2, "some have no place")
+        waited.update(jobs)
+        let_go.set()
+        until(lambda: sorted(sent) == sorted(jobs), "all have their message")
+        until(lambda: not world.queue().counts().in_flight, "all is settled")
+
+    assert failed == waited
     assert not worker.recorder.of(events.JobDeadLettered)

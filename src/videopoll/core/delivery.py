@@ -154,7 +154,7 @@ def deliverable(outcome: Outcome) -> Outcome:
     """
     if not outcome.success:
         return outcome
-    video = checked_ready(VideoReady(outcome.video_url, outcome.file_id, outcome.timestamp, assets=outcome.assets))
+    video = checked_ready(VideoReady(outcome.video_url, assets=outcome.assets))
     if isinstance(video, VideoReady):
         same = video.assets == outcome.assets
         return outcome if same else attrs.evolve(outcome, video_url=video.video_url, assets=video.assets)
@@ -314,7 +314,7 @@ def _without_video(entry: OutboxEntry, error: str, reason: FailureReason = Failu
         reason=reason,
         undeliverable_url=kept,
     )
-    return attrs.evolve(_as_text(entry), outcome=told, lookups=0)
+    return attrs.evolve(_as_text(entry), outcome=told)
 
 
 def after_send(
@@ -329,14 +329,9 @@ def after_send(
         case Delivered():
             return Done(_fate_known(entry), receipt)
         case NotSent(reason, hint_s, counts, channel_fault):
-            # What was not sent may have been a repeat: then the fate of the first send is as unknown as before. It
-            # was counted when it was repeated, and is counted when it is repeated again.
-            repeats = entry.begun_ms is not None and entry.begun_ms != entry.sending_ms
+            failed = counts and channel_fault and not _repeats(entry)
             entry = attrs.evolve(
-                entry.noting(reason) if repeats else _fate_known(entry.noting(reason)),
-                unknowns=max(0, entry.unknowns - repeats),
-                tries=entry.tries if counts else entry.tries - 1,
-                form_failures=entry.form_failures + (counts and channel_fault and not repeats),
+                _unsent(entry.noting(reason), counts=counts), form_failures=entry.form_failures + failed
             )
             # What the channel or this worker held back was no send: it may still become one for a while.
             grace_s = 0 if counts else policy.max_retry_after_s
@@ -359,7 +354,7 @@ def after_no_place(entry: OutboxEntry, turn_s: float, now_ms: int) -> Later:
 
     However long that takes, the message is sent once it has one: the deadline is judged after a send.
     """
-    return Later(attrs.evolve(entry, sending_ms=None, tries=entry.tries - 1), now_ms + round(turn_s * 1000))
+    return Later(_unsent(entry, counts=False), now_ms + round(turn_s * 1000))
 
 
 def after_lookup(
@@ -512,8 +507,8 @@ def _refused(
     now_ms: int,
     policy: DeliveryPolicy,
     *,
-    then: MessageForm | None = None,
-    try_text: bool = True,
+    then: MessageForm | None,
+    try_text: bool,
 ) -> DeliveryAction:
     """Send the message in the form that the channel names, or as a text; none that it has refused is tried again."""
     refused = entry.refused_forms | {entry.form}
@@ -526,6 +521,25 @@ def _refused(
     if following is not None:
         return next_delivery_action(attrs.evolve(entry, form=following, form_failures=0), now_ms, policy)
     return GiveUp(entry, joined("refused by the channel", reason))
+
+
+def _repeats(entry: OutboxEntry) -> bool:
+    """Whether the send that is under way repeats one of unknown fate."""
+    return entry.begun_ms is not None and entry.begun_ms != entry.sending_ms
+
+
+def _unsent(entry: OutboxEntry, *, counts: bool) -> OutboxEntry:
+    """Return an entry whose last send surely did not go out; `counts` is whether it was a try.
+
+    If that was a repeat, the fate of the first send is as unknown as before. It was counted when it was
+    repeated, and is counted when it is repeated again.
+    """
+    repeats = _repeats(entry)
+    return attrs.evolve(
+        entry if repeats else _fate_known(entry),
+        unknowns=max(0, entry.unknowns - repeats),
+        tries=entry.tries if counts else entry.tries - 1,
+    )
 
 
 def _fate_known(entry: OutboxEntry) -> OutboxEntry:

@@ -40,7 +40,7 @@ class LinkStep(enum.Enum):
     """It has ended, and there is no other."""
 
 
-def next_link_step(outcome: Outcome, now_ms: int, *, fresh: bool = False) -> LinkStep:
+def next_link_step(outcome: Outcome, now_ms: int, *, fresh: bool) -> LinkStep:
     """Decide what to do about the link of an outcome that is about to be sent.
 
     Args:
