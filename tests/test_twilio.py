@@ -418,7 +418,16 @@ def test_a_message_is_asked_for_by_its_address_and_not_by_its_date_of_sending(tw
         assert both(notifier, "look_up", message(TO, form)) == [LookupResult.ABSENT] * 2
         both(notifier, "notify", message(TO, form))
         assert both(notifier, "look_up", message(TO, form)) == [Found(twilio.messages[-1].id)] * 2
-    assert notifier.build_look_up(message(TO, MessageForm.TEMPLATE)) is None
+    assert OUTSIDE.build_look_up(message(TO, MessageForm.TEMPLATE)) is None
+
+
+def test_a_template_that_there_is_none_of_was_never_sent(twilio):
+    """A worker may have died between the note of the send and its refusal."""
+    notifier = notifier_to(twilio)
+    for answered in both(notifier, "look_up", message(TO, MessageForm.TEMPLATE)):
+        assert isinstance(answered, Failed)
+        assert "24 hours" in answered.reason
+        assert (answered.then, answered.try_text) == (None, False)
 
 
 # --- receipts -------------------------------------------------------------------------------------

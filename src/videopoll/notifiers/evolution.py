@@ -51,7 +51,8 @@ __all__ = ["EvolutionNotifier"]
 
 CAPTION_LIMIT = 1024
 TEXT_LIMIT = 4096
-PAGE_SIZE = 50
+PAGE_SIZE = 250
+"""How far back a look-up sees: about 400 kB of an answer, which may have 1 MB."""
 LOOK_UP_TIMEOUT_S = 15.0
 
 INSTANCE_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f]{1,100}")

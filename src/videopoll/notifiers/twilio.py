@@ -212,7 +212,7 @@ class TwilioNotifier(HttpNotifier):
     @override
     def build_look_up(self, message: Message) -> HttpRequest | None:
         """Write ``GET …/Messages.json`` for the last messages to this address; None for a template, whose words are Twilio's."""
-        if message.form is MessageForm.TEMPLATE:
+        if message.form is MessageForm.TEMPLATE and self._template_for(message):
             return None
         # Not by the date of sending, which one that waits in the queue may not have yet.
         query = {"To": self._address(recipient_of(message).to), "PageSize": str(PAGE_SIZE)}
@@ -225,6 +225,9 @@ class TwilioNotifier(HttpNotifier):
         listed = answer.get("messages") if reply.is_success and isinstance(answer, dict) else None
         if not isinstance(answer, dict) or not isinstance(listed, list):
             return LookupResult.NO_ANSWER
+        if message.form is MessageForm.TEMPLATE:
+            # A worker died before it found that there is none.
+            return Failed(own(NO_TEMPLATE if message.video_url else NO_NOTICE_TEMPLATE), try_text=False)
         since_s, content = message.outcome.at_ms / 1000 - CLOCKS_DIFFER_S, self._content(message)
         sent = [one for one in listed if isinstance(one, dict) and str(one.get("direction")).startswith("outbound")]
         recent = [one for one in sent if sent_s({"date": str(one.get("date_created"))}, since_s) >= since_s]
