@@ -66,7 +66,7 @@ def on_post_build(config: MkDocsConfig, **_: Any) -> None:
 
 # --- states ---------------------------------------------------------------------------------------
 
-TOP, WIDTH, HEIGHT, BOX_W, BOX_H = -42, 940, 400, 128, 46
+TOP, WIDTH, HEIGHT, BOX_W, BOX_H = -56, 940, 400, 128, 46
 
 PLACES = {
     "orphaned": (90, 60),

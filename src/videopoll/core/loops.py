@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BELL", "HISTORY", "LOOP", "RENEWER", "SWEEPER", "WRITER", "Loops", "check_renewed"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 LOOP, WRITER, RENEWER, BELL, SWEEPER = "loop", "settler", "renewer", "bell", "sweeper"
 HISTORY = "history"

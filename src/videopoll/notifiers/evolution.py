@@ -34,7 +34,7 @@ from videopoll.messages import (
 )
 from videopoll.notifiers.addresses import account_of, recipient_of, whatsapp_address, whatsapp_users
 from videopoll.notifiers.base import HttpNotifier
-from videopoll.notifiers.evolution_receipts import read_receipts
+from videopoll.notifiers.evolution_receipts import EvolutionWebhooks
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
 from videopoll.notifiers.refusals import of_the_moment, words_of
 from videopoll.notifiers.video_check import WHATSAPP_LIMITS, VideoCheck, VideoLimits
@@ -62,7 +62,7 @@ INSTANCE_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f]{1,100}")
 _TYPES = {".mp4": "video/mp4", ".3gp": "video/3gpp", ".mov": "video/quicktime", ".webm": "video/webm"}
 
 
-class EvolutionNotifier(HttpNotifier):
+class EvolutionNotifier(EvolutionWebhooks, HttpNotifier):
     """Sends over Evolution API: the video with a caption, or a text with the link.
 
     The recipient names the instance and its key; those of the notifier fill in where
@@ -86,8 +86,6 @@ class EvolutionNotifier(HttpNotifier):
 
     forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.VIDEO, MessageForm.TEXT})
     video_limits: VideoLimits | None = WHATSAPP_LIMITS
-
-    read_receipts = staticmethod(read_receipts)
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from videopoll.messages import MessageReceipt, ReceiptKind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["read_receipts"]
+__all__ = ["EvolutionWebhooks"]
 
 CLOCKS_DIFFER_S = 60
 _KINDS = {
@@ -39,35 +39,39 @@ _KINDS = {
 }
 
 
-def read_receipts(
-    headers: Headers, body: bytes, jwt_key: str | Iterable[str], *, now_s: float | None = None
-) -> tuple[MessageReceipt, ...]:
-    """Return what a webhook says of messages; empty for one that is about something else.
+class EvolutionWebhooks:
+    """What a host does with the webhooks of its Evolution. Pure."""
 
-    Args:
-        headers: The request's headers.
-        body: Its body, byte for byte as it came.
-        jwt_key: The key that you gave Evolution as ``jwt_key``, or several while it is being changed.
-        now_s: The time in Unix seconds; None for that of the clock.
+    @staticmethod
+    def read_receipts(
+        headers: Headers, body: bytes, jwt_key: str | Iterable[str], *, now_s: float | None = None
+    ) -> tuple[MessageReceipt, ...]:
+        """Return what a webhook says of messages; empty for one that is about something else.
 
-    Raises:
-        BadSignatureError: It is not from your Evolution, its token has ended, or it is larger than
-            1 MB. Answer with 401.
-        ConfigurationError: There is no key, or the body is no bytes.
-    """
-    keys = [jwt_key] if isinstance(jwt_key, str) else list(jwt_key)
-    if not keys or not all(keys):
-        msg = "read_receipts needs the jwt_key of Evolution's webhook: without one anybody could write receipts"
-        raise ConfigurationError(msg)
-    if not isinstance(body, bytes | bytearray | memoryview):
-        msg = f"a webhook's body must be the bytes as they came, got {type(body).__name__}"
-        raise ConfigurationError(msg)
-    if len(body) > MAX_RECEIVED_BYTES:
-        raise BadSignatureError(own(f"the webhook is larger than {MAX_RECEIVED_BYTES} bytes"))
-    token = (headers_named(headers, {"authorization"}) or {}).get("authorization", "")
-    if not _holds(token.removeprefix("Bearer "), keys, time.time() if now_s is None else now_s):
-        raise BadSignatureError(own("the webhook's token is missing, has ended, or does not fit the jwt_key"))
-    return tuple(_receipts(HttpReply(status=200, body=bytes(body)).json()))
+        Args:
+            headers: The request's headers.
+            body: Its body, byte for byte as it came.
+            jwt_key: The key that you gave Evolution as ``jwt_key``, or several while it is being changed.
+            now_s: The time in Unix seconds; None for that of the clock.
+
+        Raises:
+            BadSignatureError: It is not from your Evolution, its token has ended, or it is larger than
+                1 MB. Answer with 401.
+            ConfigurationError: There is no key, or the body is no bytes.
+        """
+        keys = [jwt_key] if isinstance(jwt_key, str) else list(jwt_key)
+        if not keys or not all(keys):
+            msg = "read_receipts needs the jwt_key of Evolution's webhook: without one anybody could write receipts"
+            raise ConfigurationError(msg)
+        if not isinstance(body, bytes | bytearray | memoryview):
+            msg = f"a webhook's body must be the bytes as they came, got {type(body).__name__}"
+            raise ConfigurationError(msg)
+        if len(body) > MAX_RECEIVED_BYTES:
+            raise BadSignatureError(own(f"the webhook is larger than {MAX_RECEIVED_BYTES} bytes"))
+        token = (headers_named(headers, {"authorization"}) or {}).get("authorization", "")
+        if not _holds(token.removeprefix("Bearer "), keys, time.time() if now_s is None else now_s):
+            raise BadSignatureError(own("the webhook's token is missing, has ended, or does not fit the jwt_key"))
+        return tuple(_receipts(HttpReply(status=200, body=bytes(body)).json()))
 
 
 def _holds(token: str, keys: list[str], now_s: float) -> bool:

@@ -37,7 +37,7 @@ from videopoll.messages import (
 from videopoll.notifiers.addresses import account_of, recipient_of, twilio_number, twilio_sender, twilio_whatsapp
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
-from videopoll.notifiers.twilio_receipts import FAILED_STATUSES, read_receipts, receipt_for_twilio
+from videopoll.notifiers.twilio_receipts import FAILED_STATUSES, TwilioCallbacks, receipt_for_twilio
 from videopoll.notifiers.video_check import META_LIMITS, VideoCheck, VideoLimits
 from videopoll.notifiers.whatsapp_template import NO_NOTICE_TEMPLATE, NO_TEMPLATE
 from videopoll.texts import cut
@@ -108,7 +108,7 @@ def _filled(variables: Mapping[str, str], places: Mapping[str, str]) -> dict[str
     return {name: re.sub(r"\{([a-z]+)\}", lambda found: places[found[1]], value) for name, value in variables.items()}
 
 
-class TwilioNotifier(HttpNotifier):
+class TwilioNotifier(TwilioCallbacks, HttpNotifier):
     """Sends WhatsApp messages over Twilio: the video by its link, a template, or a text with the link.
 
     The recipient names the account (as ``instance_id``), its token and the sender; those of the
@@ -140,8 +140,6 @@ class TwilioNotifier(HttpNotifier):
     forms: ClassVar[frozenset[MessageForm]] = frozenset({MessageForm.VIDEO, MessageForm.TEMPLATE, MessageForm.TEXT})
 
     video_limits: VideoLimits | None = TWILIO_LIMITS
-
-    read_receipts = staticmethod(read_receipts)
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from videopoll.notifiers.codes import CodeMeaning, CodeTable, receipt_for_code
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FAILED_STATUSES", "read_receipts", "receipt_for_twilio"]
+__all__ = ["FAILED_STATUSES", "TwilioCallbacks", "receipt_for_twilio"]
 
 
 def _all(meaning: CodeMeaning, *codes: int) -> dict[int | str, CodeMeaning]:
@@ -79,51 +79,57 @@ def receipt_for_twilio(
     return receipt_for_code(CODES, code, reason, then=then, retry_after_s=retry_after_s(headers or {}, time.time()))
 
 
-def read_receipts(
-    headers: Headers, body: bytes, auth_token: str | Iterable[str], *, url: str
-) -> tuple[MessageReceipt, ...]:
-    """Return what a callback says of a message; empty for one that says nothing new.
+class TwilioCallbacks:
+    """What a host does with the callbacks of Twilio. Pure."""
 
-    Args:
-        headers: The request's headers.
-        body: Its body, byte for byte as it came.
-        auth_token: The account's auth token (not the secret of an API key), or several while it
-            is being changed.
-        url: The whole URL that Twilio asked for, with its query: behind a proxy, the public one.
+    @staticmethod
+    def read_receipts(
+        headers: Headers, body: bytes, auth_token: str | Iterable[str], *, url: str
+    ) -> tuple[MessageReceipt, ...]:
+        """Return what a callback says of a message; empty for one that says nothing new.
 
-    Raises:
-        BadSignatureError: It is not Twilio's, or larger than 1 MB. Answer with 403.
-        ConfigurationError: There is no token, or the body is no bytes.
-    """
-    tokens = [auth_token] if isinstance(auth_token, str) else list(auth_token)
-    if not tokens or not all(tokens):
-        msg = "read_receipts needs the account's auth token: without one anybody could write receipts"
-        raise ConfigurationError(msg)
-    if not isinstance(body, bytes | bytearray | memoryview):
-        msg = f"a callback's body must be the bytes as they came, got {type(body).__name__}: a parsed body has no signature"
-        raise ConfigurationError(msg)
-    if len(body) > MAX_RECEIVED_BYTES:
-        raise BadSignatureError(own(f"the callback is larger than {MAX_RECEIVED_BYTES} bytes"))
-    body = bytes(body)
-    spellings = _with_and_without_port(url)
-    query = dict(_pairs(url.partition("?")[2].partition("#")[0]))
-    kind = (headers_named(headers, {"content-type"}) or {}).get("content-type", "")
-    if kind.lower().startswith("application/json"):
-        # The URL alone is signed then, and has the digest of the body.
-        digest = query.get("bodySHA256", "").lower()
-        signed, whole = "", hmac.compare_digest(hashlib.sha256(body).hexdigest().encode(), digest.encode())
-        told = HttpReply(status=200, body=body).json() if whole else None
-        fields: Mapping[str, object] = told if isinstance(told, dict) else {}
-    else:
-        pairs = _pairs(body.decode("utf-8", "replace"))
-        signed, whole, fields = "".join(name + value for name, value in sorted(set(pairs))), True, dict(pairs)
-    given = (headers_named(headers, {SIGNATURE_HEADER}) or {}).get(SIGNATURE_HEADER, "")
-    # Some of its services sign the URL with the port, some without.
-    expected = [_signature(token, written + signed) for token in tokens for written in spellings]
-    fits = [hmac.compare_digest(given.encode(), one.encode()) for one in expected]
-    if not any(fits) or not whole:
-        raise BadSignatureError(own("the callback's signature is missing or does not fit the auth token and the URL"))
-    return tuple(_receipts(fields, query.get("reference")))
+        Args:
+            headers: The request's headers.
+            body: Its body, byte for byte as it came.
+            auth_token: The account's auth token (not the secret of an API key), or several while it
+                is being changed.
+            url: The whole URL that Twilio asked for, with its query: behind a proxy, the public one.
+
+        Raises:
+            BadSignatureError: It is not Twilio's, or larger than 1 MB. Answer with 403.
+            ConfigurationError: There is no token, or the body is no bytes.
+        """
+        tokens = [auth_token] if isinstance(auth_token, str) else list(auth_token)
+        if not tokens or not all(tokens):
+            msg = "read_receipts needs the account's auth token: without one anybody could write receipts"
+            raise ConfigurationError(msg)
+        if not isinstance(body, bytes | bytearray | memoryview):
+            msg = f"a callback's body must be the bytes as they came, got {type(body).__name__}: a parsed body has no signature"
+            raise ConfigurationError(msg)
+        if len(body) > MAX_RECEIVED_BYTES:
+            raise BadSignatureError(own(f"the callback is larger than {MAX_RECEIVED_BYTES} bytes"))
+        body = bytes(body)
+        spellings = _with_and_without_port(url)
+        query = dict(_pairs(url.partition("?")[2].partition("#")[0]))
+        kind = (headers_named(headers, {"content-type"}) or {}).get("content-type", "")
+        if kind.lower().startswith("application/json"):
+            # The URL alone is signed then, and has the digest of the body.
+            digest = query.get("bodySHA256", "").lower()
+            signed, whole = "", hmac.compare_digest(hashlib.sha256(body).hexdigest().encode(), digest.encode())
+            told = HttpReply(status=200, body=body).json() if whole else None
+            fields: Mapping[str, object] = told if isinstance(told, dict) else {}
+        else:
+            pairs = _pairs(body.decode("utf-8", "replace"))
+            signed, whole, fields = "".join(name + value for name, value in sorted(set(pairs))), True, dict(pairs)
+        given = (headers_named(headers, {SIGNATURE_HEADER}) or {}).get(SIGNATURE_HEADER, "")
+        # Some of its services sign the URL with the port, some without.
+        expected = [_signature(token, written + signed) for token in tokens for written in spellings]
+        fits = [hmac.compare_digest(given.encode(), one.encode()) for one in expected]
+        if not any(fits) or not whole:
+            raise BadSignatureError(
+                own("the callback's signature is missing or does not fit the auth token and the URL")
+            )
+        return tuple(_receipts(fields, query.get("reference")))
 
 
 def _receipts(fields: Mapping[str, object], reference: str | None) -> Iterator[MessageReceipt]:

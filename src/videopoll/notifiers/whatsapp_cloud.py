@@ -26,7 +26,7 @@ from videopoll.notifiers.exchange import Ask, Fetch, Keep, Post, StepFailedError
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
 from videopoll.notifiers.video_check import META_LIMITS, VideoCheck, VideoLimits
 from videopoll.notifiers.whatsapp_codes import code_of, lost_media_id, receipt_for_error_of_meta, receipt_of_360dialog
-from videopoll.notifiers.whatsapp_receipts import answer_handshake, read_receipts
+from videopoll.notifiers.whatsapp_receipts import WhatsAppWebhooks
 from videopoll.notifiers.whatsapp_template import NO_NOTICE_TEMPLATE, NO_TEMPLATE
 from videopoll.texts import cut
 
@@ -53,7 +53,7 @@ TEXT_LIMIT = 4096
 FILENAME = "video.mp4"
 
 
-class WhatsAppCloudNotifier(HttpNotifier):
+class WhatsAppCloudNotifier(WhatsAppWebhooks, HttpNotifier):
     """Sends over WhatsApp's Cloud API: the video by its link or as an upload, a document, a template, or a text.
 
     The recipient names the phone number id (as ``instance_id``) and its token; those of the
@@ -95,9 +95,6 @@ class WhatsAppCloudNotifier(HttpNotifier):
     """Meta's limit for a pair of numbers; beyond it, it answers 131056."""
 
     video_limits: VideoLimits | None = META_LIMITS
-
-    read_receipts = staticmethod(read_receipts)
-    answer_handshake = staticmethod(answer_handshake)
 
     def __init__(
         self,

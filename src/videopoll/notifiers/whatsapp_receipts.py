@@ -28,7 +28,7 @@ from videopoll.observe.redact import redacted
 if TYPE_CHECKING:
     from videopoll.jobs.codec import JsonValue
 
-__all__ = ["answer_handshake", "read_receipts"]
+__all__ = ["WhatsAppWebhooks"]
 
 MAX_RECEIPTS = 1_000
 """The most that one webhook is read for; Meta gathers at most some hundreds."""
@@ -41,69 +41,75 @@ _KINDS = {kind.value: kind for kind in ReceiptKind}
 _FAILED_WITHOUT_REASON: Mapping[str, JsonValue] = {"message": "the webhook gives no reason"}
 
 
-def read_receipts(
-    headers: Headers,
-    body: bytes,
-    app_secret: str | Iterable[str],
-    *,
-    document: bool = False,
-    signature_header: str = SIGNATURE_HEADER,
-) -> tuple[MessageReceipt, ...]:
-    """Return what a webhook says of messages; empty for one that is about something else.
+class WhatsAppWebhooks:
+    """What a host does with the webhooks of the Cloud API. Pure."""
 
-    Args:
-        headers: The request's headers.
-        body: Its body, byte for byte as it came.
-        app_secret: The secret of the Meta app (App settings, Basic), or several while it is
-            being changed.
-        document: The same as that of `WhatsAppCloudNotifier`.
-        signature_header: The header with the signature: hex digits of HMAC-SHA256, with or
-            without ``sha256=`` before them. 360dialog's is ``x-360dialog-signature``.
+    @staticmethod
+    def read_receipts(
+        headers: Headers,
+        body: bytes,
+        app_secret: str | Iterable[str],
+        *,
+        document: bool = False,
+        signature_header: str = SIGNATURE_HEADER,
+    ) -> tuple[MessageReceipt, ...]:
+        """Return what a webhook says of messages; empty for one that is about something else.
 
-    Raises:
-        BadSignatureError: It is not Meta's, or larger than 1 MB. Answer with 401.
-        ConfigurationError: There is no secret, or the body is no bytes.
-    """
-    secrets = [app_secret] if isinstance(app_secret, str) else list(app_secret)
-    if not secrets or not all(secrets):
-        msg = "read_receipts needs the app secret of the Meta app: without one anybody could write receipts"
-        raise ConfigurationError(msg)
-    if not isinstance(body, bytes | bytearray | memoryview):
-        msg = f"a webhook's body must be the bytes as they came, got {type(body).__name__}: a parsed body has no signature"
-        raise ConfigurationError(msg)
-    if len(body) > MAX_RECEIVED_BYTES:
-        raise BadSignatureError(own(f"the webhook is larger than {MAX_RECEIVED_BYTES} bytes"))
-    body, name = bytes(body), signature_header.lower()
-    given = (headers_named(headers, {name}) or {}).get(name, "")
-    expected = [hmac.new(secret.encode(), body, hashlib.sha256).hexdigest() for secret in secrets]
-    # All of them, whatever the first says: the time tells nothing of which it was.
-    fits = [hmac.compare_digest(given.removeprefix("sha256=").lower(), one) for one in expected]
-    if not any(fits):
-        raise BadSignatureError(own("the webhook's signature is missing or does not fit the app secret"))
-    statuses = list(_statuses(HttpReply(status=200, body=body).json()))
-    return tuple(receipt for status in statuses[:MAX_RECEIPTS] if (receipt := _receipt(status, document)) is not None)
+        Args:
+            headers: The request's headers.
+            body: Its body, byte for byte as it came.
+            app_secret: The secret of the Meta app (App settings, Basic), or several while it is
+                being changed.
+            document: The same as that of `WhatsAppCloudNotifier`.
+            signature_header: The header with the signature: hex digits of HMAC-SHA256, with or
+                without ``sha256=`` before them. 360dialog's is ``x-360dialog-signature``.
 
+        Raises:
+            BadSignatureError: It is not Meta's, or larger than 1 MB. Answer with 401.
+            ConfigurationError: There is no secret, or the body is no bytes.
+        """
+        secrets = [app_secret] if isinstance(app_secret, str) else list(app_secret)
+        if not secrets or not all(secrets):
+            msg = "read_receipts needs the app secret of the Meta app: without one anybody could write receipts"
+            raise ConfigurationError(msg)
+        if not isinstance(body, bytes | bytearray | memoryview):
+            msg = f"a webhook's body must be the bytes as they came, got {type(body).__name__}: a parsed body has no signature"
+            raise ConfigurationError(msg)
+        if len(body) > MAX_RECEIVED_BYTES:
+            raise BadSignatureError(own(f"the webhook is larger than {MAX_RECEIVED_BYTES} bytes"))
+        body, name = bytes(body), signature_header.lower()
+        given = (headers_named(headers, {name}) or {}).get(name, "")
+        expected = [hmac.new(secret.encode(), body, hashlib.sha256).hexdigest() for secret in secrets]
+        # All of them, whatever the first says: the time tells nothing of which it was.
+        fits = [hmac.compare_digest(given.removeprefix("sha256=").lower(), one) for one in expected]
+        if not any(fits):
+            raise BadSignatureError(own("the webhook's signature is missing or does not fit the app secret"))
+        statuses = list(_statuses(HttpReply(status=200, body=body).json()))
+        return tuple(
+            receipt for status in statuses[:MAX_RECEIPTS] if (receipt := _receipt(status, document)) is not None
+        )
 
-def answer_handshake(query: Mapping[str, str], verify_token: str) -> str | None:
-    """Return the text with which Meta's GET is answered when an endpoint is set up; None to answer with 403.
+    @staticmethod
+    def answer_handshake(query: Mapping[str, str], verify_token: str) -> str | None:
+        """Return the text with which Meta's GET is answered when an endpoint is set up; None to answer with 403.
 
-    Args:
-        query: The fields of the request's query.
-        verify_token: What you typed into the app's settings as "Verify token".
+        Args:
+            query: The fields of the request's query.
+            verify_token: What you typed into the app's settings as "Verify token".
 
-    Raises:
-        ConfigurationError: The token is empty.
-    """
-    if not verify_token:
-        msg = "answer_handshake needs the verify token that stands in the app's settings"
-        raise ConfigurationError(msg)
-    token, challenge = query.get("hub.verify_token"), query.get("hub.challenge")
-    if query.get("hub.mode") != "subscribe" or not isinstance(token, str) or not isinstance(challenge, str):
-        return None
-    right = hmac.compare_digest(token.encode("utf-8", "replace"), verify_token.encode("utf-8", "replace"))
-    # Meta's is a number; whatever else could be a page with a script.
-    plain = re.fullmatch(r"[A-Za-z0-9_-]+", challenge) and len(challenge) <= LONGEST_CHALLENGE
-    return challenge if right and plain else None
+        Raises:
+            ConfigurationError: The token is empty.
+        """
+        if not verify_token:
+            msg = "answer_handshake needs the verify token that stands in the app's settings"
+            raise ConfigurationError(msg)
+        token, challenge = query.get("hub.verify_token"), query.get("hub.challenge")
+        if query.get("hub.mode") != "subscribe" or not isinstance(token, str) or not isinstance(challenge, str):
+            return None
+        right = hmac.compare_digest(token.encode("utf-8", "replace"), verify_token.encode("utf-8", "replace"))
+        # Meta's is a number; whatever else could be a page with a script.
+        plain = re.fullmatch(r"[A-Za-z0-9_-]+", challenge) and len(challenge) <= LONGEST_CHALLENGE
+        return challenge if right and plain else None
 
 
 def _statuses(told: object) -> Iterator[Mapping[str, JsonValue]]:

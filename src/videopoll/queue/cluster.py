@@ -49,7 +49,7 @@ class ClusterRoute(Route):
         remap: Says how a node is reached that is known by another name there, as redis-py's ``address_remap``.
     """
 
-    question = ("CLUSTER", "SLOTS")
+    question: tuple[str | bytes, ...] = ("CLUSTER", "SLOTS")
 
     def __init__(
         self,

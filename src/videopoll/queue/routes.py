@@ -42,8 +42,8 @@ class Route:
     """The command that is asked."""
 
     def __init__(self, nodes: Sequence[Node], options: Mapping[str, object]) -> None:
-        self.first_nodes = tuple(nodes)
-        self.options = dict(options)
+        self.first_nodes: tuple[Node, ...] = tuple(nodes)
+        self.options: dict[str, object] = dict(options)
         self._nodes = self.first_nodes
         self._found: tuple[float, Node] | None = None
 

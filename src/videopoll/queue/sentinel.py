@@ -34,7 +34,7 @@ class SentinelRoute(Route):
     def __init__(self, nodes: Sequence[Node], options: Mapping[str, object], service: str) -> None:
         super().__init__(nodes, options)
         self.service = service
-        self.question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+        self.question: tuple[str | bytes, ...] = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
 
     @property
     @override
