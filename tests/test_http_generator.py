@@ -479,7 +479,7 @@ AMBIGUOUS = {
 @pytest.mark.parametrize("reply", AMBIGUOUS)
 def test_what_may_have_started_a_video_is_said_and_never_repeated(server, generate, name, reply):
     sheds_load = reply.isdigit() and int(reply) in STARTS_NOTHING.get(name, {429})
-    timeout_s = 0.3 if reply == "late" else 5
+    timeout_s = 1.5 if reply == "late" else 5
     result = start_with(server, generate, name, AMBIGUOUS[reply], timeout_s=timeout_s)
 
     expected = GenerationFailed if sheds_load else GenerationUnknown

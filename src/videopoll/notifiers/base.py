@@ -250,7 +250,7 @@ class HttpNotifier:
         return self._looked_up((yield from backend.send(request)), message)
 
     def _in_own_form(self, message: Message) -> Message:
-        as_it_is = message.form in self.forms and (message.video_url or not message.form.has_video)
+        as_it_is = message.form in self.forms and (message.video_url or not MessageForm(message.form).has_video)
         return message if as_it_is else attrs.evolve(message, form=MessageForm.TEXT)
 
     def _look_up_request(self, message: Message) -> HttpRequest | None:
