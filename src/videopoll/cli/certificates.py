@@ -34,7 +34,7 @@ _OPTIONS: dict[str, tuple[str, Any]] = {
 
 
 def with_certificates(command: Callable[..., object], call: Any) -> None:
-    """Give the wrapper of a command the options, if the command has a URL of Redis."""
+    """Add the options to the wrapper of a command that has a URL of Redis."""
     signature = inspect.signature(command, eval_str=True)
     if URL not in signature.parameters:
         return

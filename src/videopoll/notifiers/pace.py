@@ -109,7 +109,7 @@ class Turn:
         return held
 
     def end(self, receipt: Receipt) -> None:
-        """Give the place back if nothing was sent."""
+        """Return the place if nothing was sent."""
         if self._taken and self._user is not None and isinstance(receipt, NotSent | Refused):
             self._pace.give_back(self._user)
 

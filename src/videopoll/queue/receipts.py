@@ -182,7 +182,7 @@ def _fields(completed: bytes | None) -> dict[str, JsonValue] | None:
 
 
 def with_early_receipts(client: redis.Redis, keys: Keys, batch: ClaimBatch) -> Flow[ClaimBatch]:
-    """Give each delivery whose send is of unknown fate, or was accepted, the receipt that came before its message was known."""
+    """Add to each delivery of unknown or accepted fate the receipt that came before its message was known."""
     names = [_early_name(claim) for claim in batch.claims]
     wanted = [name for name in names if name is not None]
     if not wanted:

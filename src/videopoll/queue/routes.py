@@ -212,7 +212,7 @@ def route_of(client: redis.Redis | redis.asyncio.Redis) -> Route | None:
 
 
 def forget_route(client: redis.Redis | redis.asyncio.Redis) -> None:
-    """Have the server looked for again before the next connection of this client, if it is looked for."""
+    """Forget where the server is: the next connection of a client with a route looks for it again."""
     route = route_of(client)
     if route is not None:
         route.forget()

@@ -86,7 +86,7 @@ class FakeDiscord(Messenger):
         times: int | None = None,
         status: int = HTTPStatus.BAD_REQUEST,
     ) -> None:
-        """Let messages fail with one of Discord's codes.
+        """Fail messages with one of Discord's codes.
 
         Args:
             code: The code, e.g. 50007.

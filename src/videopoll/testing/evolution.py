@@ -74,7 +74,7 @@ class FakeEvolution(Messenger):
         self._online = value
 
     def without_whatsapp(self, number: str) -> None:
-        """Let a number have no WhatsApp."""
+        """Answer from now on that a number has no WhatsApp."""
         with self._lock:
             self._unknown.add(number)
 
@@ -89,7 +89,7 @@ class FakeEvolution(Messenger):
             self._breaks = times
 
     def fail_at_whatsapp(self, message_id: str) -> None:
-        """Let WhatsApp refuse a message that was taken."""
+        """Mark a message that was taken as refused by WhatsApp."""
         with self._lock:
             for one in self._stored:
                 if one["key"]["id"] == message_id:  # type: ignore[call-overload,index]  # we wrote it

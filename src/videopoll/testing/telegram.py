@@ -69,22 +69,22 @@ class FakeTelegram(Messenger):
             self._uploads_refused = True
 
     def without_chat(self, chat: str) -> None:
-        """Let there be no such chat."""
+        """Answer from now on that there is no such chat."""
         with self._lock:
             self._missing.add(chat)
 
     def block(self, chat: str) -> None:
-        """Let a user have blocked the bot."""
+        """Refuse a user's messages: the user has blocked the bot."""
         with self._lock:
             self._blocked.add(chat)
 
     def migrate(self, chat: str, to: str) -> None:
-        """Let a group have become a supergroup with another id."""
+        """Turn a group into a supergroup with another id."""
         with self._lock:
             self._moved[chat] = to
 
     def show_videos_as(self, kind: _Arrives) -> None:
-        """Let videos arrive in this form from now on."""
+        """Take videos in this form from now on."""
         with self._lock:
             self._arrives = kind
 

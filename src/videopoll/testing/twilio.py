@@ -111,7 +111,7 @@ class FakeTwilio(Messenger):
         times: int | None = None,
         status: int = HTTPStatus.BAD_REQUEST,
     ) -> None:
-        """Let messages fail with one of Twilio's error codes.
+        """Fail messages with one of Twilio's error codes.
 
         Args:
             code: The code, e.g. 63016.
@@ -125,7 +125,7 @@ class FakeTwilio(Messenger):
             self._failures.insert(0, _Failure(code, to, frozenset(kinds), late, times, int(status)))
 
     def close_window(self, to: str | None = None, *, late: bool = True) -> None:
-        """Let everything but templates fail with 63016, as the user has not written for 24 hours."""
+        """Fail everything but templates with 63016, as the user has not written for 24 hours."""
         self.fail(63016, to=to, kinds={"video", "text"}, late=late)
 
     def hide_failures(self) -> None:

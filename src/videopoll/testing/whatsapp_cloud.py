@@ -168,7 +168,7 @@ class FakeWhatsAppCloud(Messenger):
         details: str = "",
         status: int = HTTPStatus.BAD_REQUEST,
     ) -> None:
-        """Let messages fail with one of Meta's error codes.
+        """Fail messages with one of Meta's error codes.
 
         Args:
             code: The code, e.g. 131026.
@@ -184,7 +184,7 @@ class FakeWhatsAppCloud(Messenger):
             self._failures.insert(0, failure)
 
     def close_window(self, to: str | None = None, *, late: bool = False) -> None:
-        """Let everything but templates fail with 131047, as the user has not written for 24 hours."""
+        """Fail everything but templates with 131047, as the user has not written for 24 hours."""
         details = "Message failed to send because more than 24 hours have passed since the customer last replied"
         self.fail(131047, to=to, kinds=_FREE_FORM, late=late, details=details)
 

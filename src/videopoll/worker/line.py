@@ -71,7 +71,7 @@ class Line:
         return self._steps[0][0] + LONGEST_WAIT_S if self._steps else FOREVER_S
 
     def join(self, step: JobStep, now_s: float) -> None:
-        """Let a job wait for a place."""
+        """Add a job that waits for a place."""
         self._steps.append((now_s, step))
 
     def first(self) -> JobStep:

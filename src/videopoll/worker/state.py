@@ -433,7 +433,7 @@ class WorkerState:
         return not self.stopping and not self.pause_left_s()
 
     def leave_line(self) -> list[JobStep]:
-        """Let nobody wait for a place any more; return who did."""
+        """Empty the line, and return who waited for a place."""
         return self._leave_line(FOREVER_S)
 
     def _leave_line(self, now_s: float) -> list[JobStep]:
