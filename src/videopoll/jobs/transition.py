@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from videopoll.jobs.codec import Poison
     from videopoll.jobs.job import VideoJob
     from videopoll.jobs.outcome import DeadLetter, OutboxEntry, Outcome
@@ -143,6 +145,9 @@ class ClaimBatch:
         waiting: Ids left in the list.
         look_from: From which rank of the schedule to look for jobs to be ended
             next time; 0 if all that is due has been looked at.
+        brakes: Accounts of video APIs that all workers leave alone, and until when, in Unix
+            milliseconds of Redis's clock; 100 at most, those with the longest pauses.
+        workers: How many workers of this queue tell that they live; 0 if that is not known.
     """
 
     claims: tuple[Claim, ...]
@@ -152,6 +157,8 @@ class ClaimBatch:
     next_expiry_ms: int | None = None
     waiting: int = 0
     look_from: int = 0
+    brakes: Mapping[str, int] = attrs.field(factory=dict)
+    workers: int = 0
 
 
 @attrs.frozen

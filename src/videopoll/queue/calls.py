@@ -33,7 +33,7 @@ from videopoll.jobs.transition import (
 from videopoll.jobs.views import CancelResult, EnqueueResult, JobView, QueueCounts
 from videopoll.observations import FaultKind
 from videopoll.policies import FOREIGN_IDLE_S
-from videopoll.queue import watch_calls
+from videopoll.queue import brake_calls, watch_calls
 from videopoll.queue.scripts import Script, ScriptCall
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ SCRIPTS = (
     POLL_NOW,
     HAND_BACK,
     BEAT,
+    brake_calls.BRAKE,
     *watch_calls.SCRIPTS,
 )
 """Every script there is."""
@@ -143,8 +144,8 @@ def claim(
     """Lease what is due, at most so many polls and sends, and what is to be ended without a poll."""
 
     def parse(reply: object) -> ClaimBatch:
-        now_ms, next_poll, next_send, next_expiry, waiting, found, next_look = cast(
-            "tuple[int, int, int, int, int, list[_ClaimFields], int]", reply
+        now_ms, next_poll, next_send, next_expiry, waiting, found, next_look, held, workers = cast(
+            "tuple[int, int, int, int, int, list[_ClaimFields], int, list[bytes], int]", reply
         )
         return ClaimBatch(
             tuple([_read_one(fields, token, now_ms) for fields in found]),
@@ -154,11 +155,13 @@ def claim(
             next_expiry if next_expiry >= 0 else None,
             waiting,
             next_look,
+            brake_calls.read_held(held),
+            workers,
         )
 
     return ScriptCall(
         CLAIM,
-        keys.fixed,
+        (*keys.fixed, keys.brakes, keys.workers),
         (
             keys.prefix,
             min(polls, MAX_BATCH),

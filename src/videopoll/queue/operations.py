@@ -23,7 +23,8 @@ from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
 from videopoll.observe.log import LogHook, shown
 from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, check_count, check_seconds, given
-from videopoll.queue import calls
+from videopoll.queue import brake_calls, calls
+from videopoll.queue.brake_calls import read_held_accounts
 from videopoll.queue.connect import ms_of
 from videopoll.queue.errors import REDIS_ERRORS, raise_queue_error
 from videopoll.queue.history_reader import read_history, read_workers
@@ -176,6 +177,14 @@ class Operations:
         for some in calls.chunks(claims):
             held += yield from evaluate(self.client, calls.renew(self.keys, some, lease, self.ttls))
         return held
+
+    def brake(self, pauses_s: Mapping[str, float]) -> Flow[int]:
+        """Have all workers leave accounts alone."""
+        return evaluate(self.client, brake_calls.brake(self.keys, pauses_s))
+
+    def held_accounts(self) -> Flow[dict[str, int]]:
+        """Return the accounts that all workers leave alone, and until when."""
+        return read_held_accounts(self.front, self.keys)
 
     def wait_for_work(self, client: redis.Redis, timeout_s: float) -> Flow[bool]:
         """Block on a connection of this client until an id stands in the list; return whether one may."""

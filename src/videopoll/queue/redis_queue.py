@@ -250,7 +250,31 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
         """
         return run(self._operations.recover(**wanted))
 
+    def brake(self, pauses_s: Mapping[str, float]) -> None:
+        """Have all workers leave accounts of video APIs alone, each for so many seconds at least.
+
+        They learn of it with their next claim (`ClaimBatch.brakes`). A pause is never made shorter.
+
+        Args:
+            pauses_s: Seconds by account; a day at most.
+
+        Raises:
+            QueueError: Redis is away or says no; the call may be made again.
+        """
+        run(self._operations.brake(pauses_s))
+
     # --- for operators ---
+
+    def held_accounts(self) -> dict[str, int]:
+        """Return the accounts of video APIs that all workers leave alone now, and until when, in Unix milliseconds.
+
+        An account is named by its API and by a hash of its key. Redis's clock counts. The longest pauses come
+        first; 1,000 at most.
+
+        Raises:
+            QueueError: Redis is away or says no.
+        """
+        return run(self._operations.held_accounts())
 
     def counts(self) -> QueueCounts:
         """Count the jobs by where they are, in constant time.
@@ -481,7 +505,15 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, redis.asyncio.Redis
         """Take up jobs that have a record and are nowhere else; see `RedisVideoJobQueue.recover`."""
         return await arun(self._operations.recover(**wanted))
 
+    async def brake(self, pauses_s: Mapping[str, float]) -> None:
+        """Have all workers leave accounts of video APIs alone; see `RedisVideoJobQueue.brake`."""
+        await arun(self._operations.brake(pauses_s))
+
     # --- for operators ---
+
+    async def held_accounts(self) -> dict[str, int]:
+        """Return the accounts that all workers leave alone now, and until when; see `RedisVideoJobQueue.held_accounts`."""
+        return await arun(self._operations.held_accounts())
 
     async def counts(self) -> QueueCounts:
         """Count the jobs by where they are, in constant time; see `RedisVideoJobQueue.counts`."""

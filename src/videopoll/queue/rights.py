@@ -6,7 +6,7 @@ import enum
 import re
 from typing import TYPE_CHECKING
 
-from videopoll.queue import calls, watch_calls
+from videopoll.queue import brake_calls, calls, watch_calls
 
 if TYPE_CHECKING:
     from videopoll.queue.schema import Keys
@@ -52,6 +52,7 @@ SCRIPTS_OF: dict[Role, tuple[Script, ...]] = {
         calls.RENEW,
         calls.RECOVER,
         calls.BEAT,
+        brake_calls.BRAKE,
         watch_calls.WATCH,
     ),
     Role.OPERATOR: (
@@ -75,7 +76,8 @@ _BESIDE: dict[Role, tuple[str, ...]] = {
     Role.WORKER: ("BLMOVE", "SET", "TIME", "LRANGE", "SCAN", "PEXPIRE", "XADD", "EXPIRE"),
     # Lists, dead letters, the history, and what doctor looks at.
     Role.OPERATOR: (
-        *("TIME", "LRANGE", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGE", "MGET", "HMGET", "HGET", "XREVRANGE", "SCAN"),
+        *("TIME", "LRANGE", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGE", "ZREVRANGEBYSCORE", "MGET", "HMGET", "HGET"),
+        *("XREVRANGE", "SCAN"),
         *("PING", "INFO", "CONFIG|GET", "TYPE"),
     ),
 }

@@ -190,6 +190,14 @@ KEYS: tuple[KeyRecord, ...] = (
         "worker → version, kind, load, host and process, JSON",
     ),
     KeyRecord(
+        "brakes",
+        "{prefix}:poll:brakes",
+        "sorted set",
+        "until the last pause ends, a day at most",
+        "brake",
+        "account of a video API → until when all workers leave it alone, ms; 1,000 at most",
+    ),
+    KeyRecord(
         "tool call",
         "{prefix}:tool:{callHash}",
         "string",
@@ -222,6 +230,7 @@ class Keys:
     """
 
     __slots__ = (
+        "brakes",
         "dead",
         "deliveries",
         "early",
@@ -276,6 +285,7 @@ class Keys:
         self.history: str = f"{prefix}:poll:history"
         self.workers: str = f"{prefix}:poll:workers"
         self.loads: str = f"{prefix}:poll:loads"
+        self.brakes: str = f"{prefix}:poll:brakes"
 
     @property
     def fixed(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@
 -- at any line leaves every id findable.
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
+-- KEYS[7..8]  brakes, workers
 -- ARGV        prefix, polls at most, sends at most, lease ms, token, lock seconds,
 --             attempts seconds, initial delay ms, interval ms,
 --             timeout ms where workers of another kind share the Redis, otherwise '',
@@ -26,7 +27,8 @@
 --             then one array a job: id, source, due ms (the lease's end, if that has expired),
 --             attempts before, age of the last attempt ms (-1 for unknown), faults, record, outbox,
 --             completed, wrong key or '', 1 if it is to be ended;
---             then the rank to look from next time, 0 if the look has come round
+--             then the rank to look from next time, 0 if the look has come round,
+--             accounts that are held back, each with until when, ms; how many workers live
 
 local queue, schedule, inflight, leases, faults, deliveries = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local prefix, polls, sends = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -421,6 +423,15 @@ local function first_of(key)
   local found = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
   return found[2] and whole(tonumber(found[2])) or -1
 end
+
+-- What all workers have to know of each other comes with each claim. By pcall: without it jobs are claimed all the same.
+local function told(reply, otherwise)
+  return type(reply) == 'table' and reply.err and otherwise or reply
+end
+local DAY_MS, ALIVE_MS, MOST_HELD = 86400000, 10000, 100 -- the longest pause; the oldest beat of who lives; accounts told
+local held = redis.pcall('ZREVRANGEBYSCORE', KEYS[7], now + DAY_MS, '(' .. now, 'WITHSCORES', 'LIMIT', 0, MOST_HELD)
+local alive = redis.pcall('ZCOUNT', KEYS[8], now - ALIVE_MS, now + ALIVE_MS)
 return {
   whole(now), first_of(schedule), first_of(deliveries), first_of(inflight), redis.call('LLEN', queue), answer, next_look,
+  told(held, {}), told(alive, 0),
 }
