@@ -14,10 +14,20 @@ from typing import cast
 import attrs
 
 from videopoll._reasons import own
-from videopoll.errors import InvalidJobError
+from videopoll.errors import ConfigurationError, InvalidJobError
 from videopoll.jobs.codec import LARGEST, JsonValue, Poison, dump, load_object
 
-__all__ = ["RECORD_FIELDS", "TRANSITIONS", "JobState", "VideoJob", "check_id", "check_is_text", "check_metadata"]
+__all__ = [
+    "RECORD_FIELDS",
+    "TRANSITIONS",
+    "JobState",
+    "VideoJob",
+    "check_id",
+    "check_is_text",
+    "check_metadata",
+    "check_tenant_key",
+    "with_tenant",
+]
 
 RECORD_FIELDS = ("jobId", "conversationId", "startTime", "status")
 """The record's own fields, which metadata may not take."""
@@ -37,6 +47,14 @@ MAX_METADATA_BYTES = 16_384
 
 MAX_OPERATION_BYTES = 4096
 """The largest ``operation`` of a job, as JSON: what a poll needs besides the id. The tool keeps room for it."""
+
+
+TENANT = "tenant"
+"""The entry of a record that names its tenant."""
+
+
+MAX_TENANT_CHARS = 128
+"""The longest name of a tenant."""
 
 
 PROMPT_CHARS = 100
@@ -152,6 +170,12 @@ class VideoJob:
         digest = hashlib.sha256(f"{self.job_id}\n{self.start_ms}".encode("utf-8", "surrogatepass"))
         return f"vp-{digest.hexdigest()[:32]}"
 
+    @property
+    def tenant(self) -> str | None:
+        """Whose job this is among all that share the queue, as its record says (``tenant``); None if it says nothing."""
+        tenant = self.metadata.get(TENANT)
+        return tenant if isinstance(tenant, str) and _tenant_problem(tenant) is None else None
+
     @classmethod
     def from_record(cls, job_id: str, raw: bytes, now_ms: int | None = None) -> VideoJob | Poison:
         """Read ``video:job:{job_id}``, trusting nothing in it.
@@ -231,6 +255,52 @@ def check_metadata(metadata: Mapping[str, JsonValue] | None) -> dict[str, JsonVa
         msg = f"metadata must be at most {MAX_METADATA_BYTES} bytes as JSON, got {size}"
         raise InvalidJobError(own(msg))
     return checked
+
+
+def check_tenant_key(value: object) -> str | None:
+    """Return `value` if it can name the entry of the metadata that says whose a job is, or is None.
+
+    Raises:
+        ConfigurationError: It is neither None nor the name of an entry that metadata may have.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or value in RECORD_FIELDS:
+        msg = (
+            "tenant_key must name an entry of the jobs' metadata, such as 'brand', and none of the job's own fields,"
+            f" got {value!r}"
+        )
+        raise ConfigurationError(own(msg))
+    return value
+
+
+def with_tenant(metadata: dict[str, JsonValue], tenant_key: str) -> dict[str, JsonValue]:
+    """Return metadata that was checked, with the value of `tenant_key` as the tenant of the job's record.
+
+    Raises:
+        InvalidJobError: It cannot be a tenant, or another entry stands where the tenant is to stand.
+    """
+    tenant = metadata.get(tenant_key)
+    if tenant_key != TENANT and TENANT in metadata:
+        msg = f"metadata may not use the name {TENANT} where the tenant is named by another entry"
+        raise InvalidJobError(msg)
+    if tenant is None:
+        return metadata
+    if isinstance(tenant, int) and not isinstance(tenant, bool):
+        tenant = str(tenant)
+    problem = _tenant_problem(tenant)
+    if problem:
+        msg = f"the tenant, the metadata's entry that tenant_key names, {problem}"
+        raise InvalidJobError(own(msg))
+    return {**metadata, TENANT: tenant}
+
+
+def _tenant_problem(value: object) -> str | None:
+    if not isinstance(value, str):
+        return f"must be a string or a whole number, got {type(value).__name__}"
+    if not 1 <= len(value) <= MAX_TENANT_CHARS:
+        return f"must have 1 to {MAX_TENANT_CHARS} characters, got {len(value)}"
+    return None if value.isprintable() else "must not contain control characters or undecodable bytes"
 
 
 def _within_bounds(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -209,6 +209,7 @@ class ListedJob:
         outcome: How its polling ended.
         reason: Why it is a dead letter, or there is no video.
         delivered: Whether its user has got its outcome; None where that is not kept.
+        tenant: Whose it is, if its record says so; None for one that is over.
     """
 
     job_id: str
@@ -222,6 +223,7 @@ class ListedJob:
     outcome: OutcomeKind | None = None
     reason: str | None = attrs.field(default=None, repr=repr_told)
     delivered: bool | None = None
+    tenant: str | None = None
 
 
 @attrs.frozen

@@ -76,6 +76,7 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
         dead_letters: DeadLetterPolicy | None = None,
         delivery: DeliveryPolicy | None = None,
         hooks: Iterable[Hook] = (),
+        tenant_key: str | None = None,
     ) -> None:
         keys = Keys(prefix)
         self._owned: tuple[ClientT, ...] = ()
@@ -101,6 +102,7 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
             dead_letters=dead_letters,
             delivery=delivery,
             hooks=hooks,
+            tenant_key=tenant_key,
         )
         self._seats = self._new_seats(self._front)
         self._interrupted = threading.Event()
@@ -122,6 +124,7 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
         dead_letters: DeadLetterPolicy | None = None,
         delivery: DeliveryPolicy | None = None,
         hooks: Iterable[Hook] = (),
+        tenant_key: str | None = None,
         front_timeout_s: float = FRONT_TIMEOUT_S,
         worker_timeout_s: float = WORKER_TIMEOUT_S,
         max_connections: int = MAX_CONNECTIONS,
@@ -137,6 +140,7 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
             dead_letters: How many dead letters are kept, and how long.
             delivery: The delivery policy of notices that `cancel` and `redrive` start.
             hooks: Hear of jobs that are enqueued and cancelled here.
+            tenant_key: The entry of the jobs' metadata that says whose a job is; see `RedisVideoJobQueue`.
             front_timeout_s: Seconds that a producer's call waits at most for one of
                 the connections to be free, again for it to be opened, and again for
                 the reply, before it fails.
@@ -165,6 +169,7 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
             dead_letters=dead_letters,
             delivery=delivery,
             hooks=hooks,
+            tenant_key=tenant_key,
         )
         queue._owned = (worker, front, blocking, listening)
         # Beside the producers' connections: the one that stays taken would leave them one less, or none.

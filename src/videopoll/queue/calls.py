@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ENQUEUE = Script.load("enqueue")
-CLAIM = Script.load("claim")
+CLAIM = Script.load("claim", "lanes")
 RESCHEDULE = Script.load("reschedule")
 RELEASE = Script.load("release")
 CONCLUDE = Script.load("conclude")
@@ -109,10 +109,12 @@ def chunks(items: Sequence[T], size: int = MAX_BATCH) -> list[Sequence[T]]:
 
 
 def enqueue(
-    keys: Keys, jobs: Sequence[tuple[str, str, Mapping[str, JsonValue]]], ttls: KeyTtls
+    keys: Keys, jobs: Sequence[tuple[str, str, Mapping[str, JsonValue]]], ttls: KeyTtls, *, tenants: bool = False
 ) -> ScriptCall[list[EnqueueResult]]:
-    """Take in jobs, each an id, a conversation id and metadata that were checked before."""
+    """Take in jobs, each an id, a conversation id and metadata that were checked before; `tenants` if some have one."""
     job_keys = [key for job_id, _, _ in jobs for key in keys.of_job(job_id)]
+    if tenants:
+        job_keys.append(keys.tenants)
     args: list[str | bytes | int] = [ttls.job_s, ttls.attempts_s, ms(FOREIGN_IDLE_S)]
     for job_id, conversation_id, metadata in jobs:
         args += [job_id, *split_record(job_id, conversation_id, metadata)]
@@ -580,7 +582,12 @@ def inspect(keys: Keys, job_id: str) -> ScriptCall[JobView | None]:
         )
 
     names = (*keys.of_job(job_id), keys.watch(job_id))
-    return ScriptCall(INSPECT, (*keys.fixed, keys.letters, keys.watched, *_raws(names)), (raw(job_id),), parse)
+    return ScriptCall(
+        INSPECT,
+        (*keys.fixed, keys.letters, keys.watched, *_raws(names)),
+        (raw(job_id), keys.lane(""), keys.send_lane("")),
+        parse,
+    )
 
 
 def counted(counter: bytes | None) -> int:
@@ -628,7 +635,7 @@ def count(keys: Keys) -> ScriptCall[QueueCounts]:
         )
         return QueueCounts(queued, scheduled, in_flight, deliveries, dead, _ms_or_none(first), int(now), watched)
 
-    return ScriptCall(COUNT, (*keys.fixed, keys.dead, keys.watched), (), parse)
+    return ScriptCall(COUNT, (*keys.fixed, keys.dead, keys.watched, keys.lanes), (keys.lane(""),), parse)
 
 
 def recover(

@@ -45,6 +45,9 @@ PAGE = 200
 SCAN_STEP = 1000
 """Keys that one step passes by while it looks for jobs that have ended."""
 
+HALF = 0.5
+"""What a score has behind the point if its job waits for its tenant's turn: since when it is due is in its lane."""
+
 FAR_FUTURE_MS = 1 << 60
 """A score beyond this is no time."""
 
@@ -150,8 +153,8 @@ def _indexes(states: tuple[JobState, ...]) -> Iterable[tuple[JobState, ...]]:
 
 def _page(
     client: redis.Redis, keys: Keys, state: JobState, start: int, page: int
-) -> Flow[list[tuple[bytes, int | None]]]:
-    """Return ids and times of an index."""
+) -> Flow[list[tuple[bytes, float | None]]]:
+    """Return ids and scores of an index."""
     last = start + page - 1
     if state is JobState.WATCHED:
         # Those whose watch is over stay in the set for a while.
@@ -159,7 +162,7 @@ def _page(
         scores = yield from read(
             client, DOING, client.zrangebyscore, keys.watched, now_ms, "+inf", start, page, withscores=True
         )
-        return [(one, _ms(score)) for one, score in cast("list[tuple[bytes, float]]", scores)]
+        return cast("list[tuple[bytes, float | None]]", scores)
     if state is JobState.QUEUED:
         # Jobs are taken from the right end.
         ids = yield from read(client, DOING, client.lrange, keys.queue, -last - 1, -start - 1)
@@ -173,15 +176,15 @@ def _page(
     scores = yield from read(
         client, DOING, client.zrange, key, start, last, desc=state is JobState.DEAD, withscores=True
     )
-    return [(one, _ms(score)) for one, score in cast("list[tuple[bytes, float]]", scores)]
+    return cast("list[tuple[bytes, float | None]]", scores)
 
 
-def _ms(score: float) -> int | None:
-    return int(score) if abs(score) < FAR_FUTURE_MS else None
+def _ms(score: float | None) -> int | None:
+    return int(score) if score is not None and abs(score) < FAR_FUTURE_MS else None
 
 
 def _describe(
-    client: redis.Redis, keys: Keys, index: JobState, some: list[tuple[bytes, int | None]]
+    client: redis.Redis, keys: Keys, index: JobState, some: list[tuple[bytes, float | None]]
 ) -> Flow[list[ListedJob]]:
     ids = [text_of(one) for one, _ in some]
     fields = cast("list[str]", [one for one, _ in some])
@@ -195,8 +198,24 @@ def _describe(
         return batch.execute()
 
     columns = cast("list[list[bytes | None]]", (yield from read(client, DOING, ask)))
+    jobs = [
+        _job_of(job_id, _ms(score), index, *values)
+        for (_, score), job_id, *values in zip(some, ids, *columns, strict=True)
+    ]
+    if not any(score is not None and score % 1 == HALF for _, score in some):
+        return jobs
+
+    def ask_lanes() -> object:
+        lane = keys.lane if index is JobState.SCHEDULED else keys.send_lane
+        batch = client.pipeline(transaction=False)
+        for field, job in zip(fields, jobs, strict=True):
+            batch.zscore(lane(job.tenant or ""), field)
+        return batch.execute()
+
+    dues = cast("list[float | None]", (yield from read(client, DOING, ask_lanes)))
     return [
-        _job_of(job_id, at_ms, index, *values) for (_, at_ms), job_id, *values in zip(some, ids, *columns, strict=True)
+        job if due is None or score is None or score % 1 != HALF else attrs.evolve(job, at_ms=_ms(due))
+        for job, due, (_, score) in zip(jobs, dues, some, strict=True)
     ]
 
 
@@ -222,6 +241,7 @@ def _job_of(  # noqa: PLR0917 - what stands under the keys of one job
         job_id=job_id,
         state=JobState.DELIVERING if in_flight and entry else index,
         conversation_id=job.conversation_id if job else None,
+        tenant=job.tenant if job else None,
         start_ms=job.start_ms if job else None,
         at_ms=at_ms,
         polls=counted(polls) if entry is None else None,

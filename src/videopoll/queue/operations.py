@@ -17,7 +17,7 @@ from videopoll.core.delivery import open_outbox
 from videopoll.core.flow import do
 from videopoll.errors import InvalidJobError, JobNotFoundError, QueueUnavailableError
 from videopoll.jobs.codec import dump, text_of
-from videopoll.jobs.job import check_id, check_is_text, check_metadata
+from videopoll.jobs.job import TENANT, check_id, check_is_text, check_metadata, check_tenant_key, with_tenant
 from videopoll.jobs.outcome import Outcome, OutcomeKind
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
@@ -78,6 +78,7 @@ class Operations:
         dead_letters: How many dead letters are kept, and how long.
         delivery: The delivery policy of notices that `cancel` and redrives start.
         hooks: Hear of jobs that are enqueued and cancelled here.
+        tenant_key: The entry of the metadata that says whose a job is, if any.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Operations:
         dead_letters: DeadLetterPolicy | None,
         delivery: DeliveryPolicy | None,
         hooks: Iterable[Hook],
+        tenant_key: str | None,
     ) -> None:
         self.client = client
         self.front = front
@@ -98,6 +100,7 @@ class Operations:
         self.dead: DeadLetterPolicy = given(dead_letters, DeadLetterPolicy, "dead_letters")
         self.delivery: DeliveryPolicy = given(delivery, DeliveryPolicy, "delivery")
         self._emitter = events.Emitter(LogHook(), hooks)
+        self._tenant_key: str | None = check_tenant_key(tenant_key)
 
     # --- for producers ---
 
@@ -107,13 +110,22 @@ class Operations:
             msg = f"enqueue_many takes a list of tuples (job_id, conversation_id, metadata), got {_kind_of(jobs)}"
             raise InvalidJobError(msg)
         results: list[EnqueueResult] = []
-        for some in calls.chunks([_checked(job) for job in jobs]):
-            found = yield from evaluate(self.front, calls.enqueue(self.keys, some, self.ttls))
+        for some in calls.chunks([self._checked(job) for job in jobs]):
+            tenants = self._tenant_key is not None and any(TENANT in metadata for _, _, metadata in some)
+            found = yield from evaluate(self.front, calls.enqueue(self.keys, some, self.ttls, tenants=tenants))
             for (job_id, conversation_id, _), result in zip(some, found, strict=True):
                 if result is EnqueueResult.CREATED:
                     self._emitter.emit(events.JobEnqueued(job_id=job_id, conversation_id=conversation_id))
             results += found
         return results
+
+    def _checked(self, job: NewJob) -> tuple[str, str, Mapping[str, JsonValue]]:
+        job_id, conversation_id, metadata = _checked(job)
+        return (
+            job_id,
+            conversation_id,
+            metadata if self._tenant_key is None else with_tenant(metadata, self._tenant_key),
+        )
 
     def get(self, job_id: str) -> Flow[JobView | None]:
         """Look a job up."""
@@ -310,7 +322,7 @@ def new_token(worker_id: str) -> str:
     return f"{worker_id}:{secrets.token_hex(8)}"
 
 
-def _checked(job: NewJob) -> tuple[str, str, Mapping[str, JsonValue]]:
+def _checked(job: NewJob) -> tuple[str, str, dict[str, JsonValue]]:
     if not isinstance(job, tuple | list) or len(job) != len(("job_id", "conversation_id", "metadata")):
         msg = f"each job of enqueue_many is a tuple (job_id, conversation_id, metadata), got {_kind_of(job)}"
         raise InvalidJobError(msg)

@@ -71,6 +71,9 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
         dead_letters: How many dead letters are kept, and how long.
         delivery: The delivery policy of notices that `cancel` and `redrive` start.
         hooks: Hear of jobs that are enqueued and cancelled here.
+        tenant_key: The entry of the jobs' metadata that says whose a job is, e.g. ``brand``: a string of 1 to 128
+            printable characters, or a whole number. Where there is more to do than there are workers, tenants get
+            places in turn. None, and a job without that entry: all such jobs are one tenant's.
 
     Raises:
         ConfigurationError: A client retries, or decodes responses, or is no `redis.Redis`; it is a cluster's, and
@@ -416,6 +419,7 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, redis.asyncio.Redis
         dead_letters: How many dead letters are kept, and how long.
         delivery: The delivery policy of notices that `cancel` and `redrive` start.
         hooks: Hear of jobs that are enqueued and cancelled here.
+        tenant_key: The entry of the jobs' metadata that says whose a job is; see `RedisVideoJobQueue`.
 
     Raises:
         ConfigurationError: A client retries, or decodes responses, or is no `redis.asyncio.Redis`; it is a cluster's,

@@ -1,7 +1,8 @@
 """The Redis keys of videopoll: the one list of them.
 
 ``claim.lua``, ``hand_back.lua`` and ``find_watched.lua`` repeat the names of a job's keys, and declare none of
-them: which jobs they are about is found out in Redis. A name that changes here changes there.
+them: which jobs they are about is found out in Redis. So it is with the lanes of tenants. A name that changes
+here changes there.
 
 Each key has a record (`KEYS`): its pattern, type, time to live, who writes it
 and what for. The docs' table and the tests' leak check are drawn from it. The
@@ -84,6 +85,46 @@ KEYS: tuple[KeyRecord, ...] = (
         None,
         "claim, reschedule, recover",
         "id → due ms of the next poll",
+    ),
+    KeyRecord(
+        "tenants",
+        "{prefix}:poll:tenants",
+        "string",
+        "1 day",
+        "enqueue",
+        "some producer names tenants: what is due and finds no place waits in lanes",
+    ),
+    KeyRecord(
+        "lanes",
+        "{prefix}:poll:lanes",
+        "sorted set",
+        "600 s (KeyTtls.job_s)",
+        "claim",
+        "tenant → whose turn it is, among those whose polls find no place",
+    ),
+    KeyRecord(
+        "lane",
+        "{prefix}:poll:lane:{tenant}",
+        "sorted set",
+        "600 s (KeyTtls.job_s)",
+        "claim",
+        "id → due ms of a poll that waits for its tenant's turn; the id is in the schedule, too",
+    ),
+    KeyRecord(
+        "send lanes",
+        "{prefix}:poll:send-lanes",
+        "sorted set",
+        "600 s (KeyTtls.job_s)",
+        "claim",
+        "the same as lanes, for sends",
+    ),
+    KeyRecord(
+        "send lane",
+        "{prefix}:poll:send-lane:{tenant}",
+        "sorted set",
+        "600 s (KeyTtls.job_s)",
+        "claim",
+        "the same as lane, for sends; the id is among the deliveries, too",
     ),
     KeyRecord("inflight", "{prefix}:poll:inflight", "sorted set", None, "claim, renew", "id → when its lease ends, ms"),
     KeyRecord("leases", "{prefix}:poll:leases", "hash", None, "claim", "id → fencing token of its holder"),
@@ -238,13 +279,16 @@ class Keys:
         "faults",
         "history",
         "inflight",
+        "lanes",
         "leases",
         "letters",
         "loads",
         "prefix",
         "queue",
         "schedule",
+        "send_lanes",
         "sweeper",
+        "tenants",
         "watched",
         "workers",
     )
@@ -276,6 +320,9 @@ class Keys:
         self.leases: str = f"{prefix}:poll:leases"
         self.faults: str = f"{prefix}:poll:faults"
         self.deliveries: str = f"{prefix}:poll:deliveries"
+        self.tenants: str = f"{prefix}:poll:tenants"
+        self.lanes: str = f"{prefix}:poll:lanes"
+        self.send_lanes: str = f"{prefix}:poll:send-lanes"
         self.watched: str = f"{prefix}:poll:watched"
         self.early: str = f"{prefix}:poll:early"
         self.early_times: str = f"{prefix}:poll:early-times"
@@ -320,6 +367,14 @@ class Keys:
     def outbox(self, job_id: str) -> str:
         """The outcome that is not delivered yet."""
         return f"{self.prefix}:poll:outbox:{job_id}"
+
+    def lane(self, tenant: str) -> str:
+        """The polls of a tenant that are due and wait for its turn; '' for those of jobs without one."""
+        return f"{self.prefix}:poll:lane:{tenant}"
+
+    def send_lane(self, tenant: str) -> str:
+        """The sends of a tenant that are due and wait for its turn."""
+        return f"{self.prefix}:poll:send-lane:{tenant}"
 
     def watch(self, job_id: str) -> str:
         """The delivery that its channel has accepted."""

@@ -47,11 +47,11 @@ T_co = TypeVar("T_co", covariant=True)
 
 @attrs.frozen
 class Script:
-    """One Lua file.
+    """One Lua file, or one behind others whose functions it uses.
 
     Args:
         name: The file's name, without its ending.
-        source: Its text.
+        source: The text.
         sha: The SHA-1 of it, by which Redis knows it.
     """
 
@@ -60,9 +60,10 @@ class Script:
     sha: str = attrs.field(repr=False)
 
     @classmethod
-    def load(cls, name: str) -> Script:
-        """Read ``lua/{name}.lua`` from the package."""
-        source = (resources.files("videopoll.queue") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    def load(cls, name: str, *before: str) -> Script:
+        """Read ``lua/{name}.lua`` from the package, behind the text of those that stand `before` it."""
+        folder = resources.files("videopoll.queue") / "lua"
+        source = "".join((folder / f"{one}.lua").read_text(encoding="utf-8") for one in (*before, name))
         return cls(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

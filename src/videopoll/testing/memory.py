@@ -78,6 +78,7 @@ def memory_queue(
     dead_letters: DeadLetterPolicy | None = None,
     delivery: DeliveryPolicy | None = None,
     hooks: Iterable[Hook] = (),
+    tenant_key: str | None = None,
 ) -> RedisVideoJobQueue:
     """Return a queue in this process's memory, for threads and for code without an event loop.
 
@@ -91,12 +92,21 @@ def memory_queue(
         dead_letters: How many dead letters are kept, and for how long.
         delivery: The delivery policy of notices that `cancel` and `redrive` start.
         hooks: Called with the jobs that are enqueued and cancelled here.
+        tenant_key: The entry of the jobs' metadata that says whose a job is; see `RedisVideoJobQueue`.
 
     Raises:
         ImportError: The extra ``testing`` is not installed.
     """
     client = (server or MemoryServer()).client()
-    return _MemoryQueue(client, prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery, hooks=hooks)
+    return _MemoryQueue(
+        client,
+        prefix=prefix,
+        ttls=ttls,
+        dead_letters=dead_letters,
+        delivery=delivery,
+        hooks=hooks,
+        tenant_key=tenant_key,
+    )
 
 
 def async_memory_queue(
@@ -107,6 +117,7 @@ def async_memory_queue(
     dead_letters: DeadLetterPolicy | None = None,
     delivery: DeliveryPolicy | None = None,
     hooks: Iterable[Hook] = (),
+    tenant_key: str | None = None,
 ) -> AsyncRedisVideoJobQueue:
     """Return a queue in this process's memory, for asyncio; else the same as `memory_queue`.
 
@@ -115,7 +126,13 @@ def async_memory_queue(
     """
     client = (server or MemoryServer()).async_client()
     return _AsyncMemoryQueue(
-        client, prefix=prefix, ttls=ttls, dead_letters=dead_letters, delivery=delivery, hooks=hooks
+        client,
+        prefix=prefix,
+        ttls=ttls,
+        dead_letters=dead_letters,
+        delivery=delivery,
+        hooks=hooks,
+        tenant_key=tenant_key,
     )
 
 

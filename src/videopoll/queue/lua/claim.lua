@@ -9,6 +9,9 @@
 -- should have ended long ago is leased to be ended, whether or not a poll can be made. The
 -- records of others that are seen are kept alive, as somebody has just looked after them.
 --
+-- Where producers name tenants, what is due and finds no place waits in a lane of its tenant, and the
+-- lanes have the places in turn: see lanes.lua, whose text stands before this one.
+--
 -- Lua does not roll back. Reads come first, in forms that give a value instead of an error
 -- (MGET reads nil for a wrong type); then the entry in inflight; removals come last. An abort
 -- at any line leaves every id findable.
@@ -41,10 +44,11 @@ local take_over, asked_ms, late_ms = ARGV[16] == '1', tonumber(ARGV[17]), tonumb
 local NAMES = {':job:', ':poll:outbox:', ':lock:', ':attempts:', ':completed:'}
 local STARTS = {}
 for index, name in ipairs(NAMES) do STARTS[index] = prefix .. name end
-local MANY = 5000 -- arguments a command: below the limit of Lua's unpack
 local PAGE, MOST_EXPIRED = 200, 2000 -- expired leases that are looked at together, and in all
 local LOOK = 250 -- jobs of the schedule, of the list and of expired leases that one look goes through
 local FUTURE_MS = 60000 -- how far ahead of ours a producer's clock may be
+local AGAIN_MS = 5000 -- when a job is looked at again that could not be ended yet
+local MOST_DUE, NEWEST = 500, 100 -- what is due that goes to the lanes at once, from its old end and its new one
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -62,18 +66,16 @@ local function whole(number)
   return math.floor(math.max(-1, math.min(number, 9007199254740991)) + 0.5)
 end
 
--- Runs a variadic command over as many arguments as there are, in as few calls as unpack allows.
-local function variadic(command, key, arguments)
-  for first = 1, #arguments, MANY do
-    redis.call(command, key, unpack(arguments, first, math.min(first + MANY - 1, #arguments)))
-  end
-end
-
--- Candidates, each once: {id, source, due, dead holder?}
+-- Candidates, each once: {id, source, due, the lane it waits in}
 local jobs, index = {}, {}
-local function candidate(id, source, due)
-  if index[id] then return end
-  local job = {id = id, source = source, due = math.max(0, due)}
+local function candidate(id, source, due, lane)
+  local known = index[id]
+  if known then
+    -- What stands in a lane may be of an earlier life of this id.
+    if known.in_lane then known.also = known.also or {source, due} end
+    return
+  end
+  local job = {id = id, source = source, due = math.max(0, due), lane = lane, in_lane = lane ~= nil}
   jobs[#jobs + 1] = job
   index[id] = job
 end
@@ -104,15 +106,30 @@ while take_over and (poll_room > 0 or send_room > 0 or endings > #to_look_at) an
   looked_at = looked_at + #entries
   if #entries < PAGE then break end
 end
-local from_list = 0
-if sends > 0 then
-  local ready = redis.call('ZRANGEBYSCORE', deliveries, '-inf', now, 'WITHSCORES', 'LIMIT', 0, sends)
-  for n = 1, #ready, 2 do candidate(ready[n], 'deliveries', tonumber(ready[n + 1])) end
+local fair = redis.call('EXISTS', prefix .. ':poll:tenants') == 1
+local sides = fair and {
+  schedule = lanes.read(prefix .. ':poll:lanes', prefix .. ':poll:lane:', polls, now),
+  deliveries = lanes.read(prefix .. ':poll:send-lanes', prefix .. ':poll:send-lane:', sends, now),
+}
+local function side_of(job) return sides[job.source == 'deliveries' and 'deliveries' or 'schedule'] end
+
+-- Takes what is due of the schedule or the deliveries as candidates: as much as there is room for, or, where tenants
+-- are named, what is to go to their lanes as well. Behind a flood there may be somebody who has just become due.
+local function take_due(key, source, room)
+  for _, waits in ipairs(fair and sides[source].found or {}) do candidate(waits[1], source, waits[2], waits[3]) end
+  local most = fair and MOST_DUE or room
+  local ready = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
+  for n = 1, #ready, 2 do candidate(ready[n], source, tonumber(ready[n + 1])) end
+  if fair and #ready == 2 * most then
+    local newest = redis.call('ZREVRANGEBYSCORE', key, now, '-inf', 'WITHSCORES', 'LIMIT', 0, NEWEST)
+    for n = 1, #newest, 2 do candidate(newest[n], source, tonumber(newest[n + 1])) end
+  end
 end
+local from_list = 0
+if sends > 0 then take_due(deliveries, 'deliveries', sends) end
 if polls > 0 then
-  local ready = redis.call('ZRANGEBYSCORE', schedule, '-inf', now, 'WITHSCORES', 'LIMIT', 0, polls)
-  for n = 1, #ready, 2 do candidate(ready[n], 'schedule', tonumber(ready[n + 1])) end
-  local waiting = take_new and redis.call('LRANGE', queue, -polls, -1) or {}
+  take_due(schedule, 'schedule', polls)
+  local waiting = take_new and redis.call('LRANGE', queue, -(fair and MOST_DUE or polls), -1) or {}
   from_list = #waiting
   for n = from_list, 1, -1 do
     candidate(waiting[n], 'list', now)
@@ -134,7 +151,7 @@ local function keep(key)
   if left_ms >= 0 and left_ms < record_s * 500 then redis.call('EXPIRE', key, record_s) end
 end
 
-local next_look, looked_list = 0, false
+local next_look, looked_list, over = 0, false, 0
 if endings > 0 then
   local waiting = take_new and redis.call('LRANGE', queue, -(from_list + LOOK), -(from_list + 1)) or {}
   for n = #waiting, 1, -1 do to_look_at[#to_look_at + 1] = {waiting[n], 'list', now} end
@@ -149,7 +166,7 @@ if endings > 0 then
     end
     to_look_at[#to_look_at + 1] = {page[n], 'schedule', due}
   end
-  local names, records, old, over = {}, {}, {}, 0
+  local names, records, old = {}, {}, {}
   for n, seen in ipairs(to_look_at) do names[n] = STARTS[1] .. seen[1] end
   if #names > 0 then records = redis.call('MGET', unpack(names)) end
   next_look = look_from
@@ -179,7 +196,26 @@ if endings > 0 then
 end
 local listed = from_list > 0 or looked_list
 
-local unschedule, undeliver, reschedule, endless = {}, {}, {}, {}
+-- Finds out in whose lane a job is to wait, and until when at most: whoever waits there is looked at again when it is
+-- to be ended, and often enough for its record to be kept.
+local function line_up(job)
+  local fine, fields = pcall(cjson.decode, job.outbox or job.record or '')
+  if fine and job.outbox then fields = type(fields) == 'table' and fields['record'] end
+  if not fine or type(fields) ~= 'table' then fields = {} end
+  local start = fields['startTime']
+  job.lane, job.back = job.lane or lanes.tenant_of(fields), now + young_ms / 2
+  job.old = not (type(start) == 'number' and now - start <= young_ms)
+  if job.outbox or type(start) ~= 'number' then return end
+  local ends = start + over_ms
+  if ends > now then
+    job.back = math.min(job.back, ends)
+  else
+    job.back = now + AGAIN_MS
+    if job.record and not job.over and over < endings then job.over, over = true, over + 1 end
+  end
+end
+
+local unschedule, undeliver, reschedule, endless, park = {}, {}, {}, {}, {schedule = {}, deliveries = {}}
 local leased, answer = {}, {}
 local polled, sent = 0, 0
 
@@ -194,7 +230,7 @@ if #jobs > 0 then
       lease_ends[#lease_ends + 1] = score
     end
   end
-  if listed then
+  if listed or fair then
     for first = 1, #ids, MANY do
       local last = math.min(first + MANY - 1, #ids)
       for _, score in ipairs(redis.call('ZMSCORE', schedule, unpack(ids, first, last))) do
@@ -222,9 +258,17 @@ if #jobs > 0 then
     job.record, job.outbox, job.lock = values[at + 1], values[at + 2], values[at + 3]
     job.attempts, job.completed, job.at = values[at + 4], values[at + 5], at
     local scheduled = due_again[n]
-    if job.source ~= 'expired' and lease_ends[n] then
+    if job.in_lane and not lanes.is_parked(job.source == 'schedule' and scheduled or job.source ~= 'schedule' and send_again[n]) then
+      lanes.take(side_of(job), job)
+      job.lane, job.in_lane = nil, false
+      job.source, job.due = unpack(job.also or {'nowhere'})
+    end
+    if job.source == 'nowhere' then
+      -- It has left its lane, and stands wherever it is now.
+    elseif job.source ~= 'expired' and lease_ends[n] then
       if job.source == 'schedule' then unschedule[#unschedule + 1] = job.id end
       if job.source == 'deliveries' then undeliver[#undeliver + 1] = job.id end
+      if job.in_lane then lanes.take(side_of(job), job) end
     elseif job.source == 'list' and send_again[n] then
       job.covered = true
     else
@@ -291,12 +335,24 @@ if #jobs > 0 then
 
   -- The longest due first, wherever it waited; a dead worker's jobs before all. Without ids of
   -- the list they are in this order already.
-  if listed then
+  if listed or fair then
     table.sort(ready, function(a, b)
       if (a.source == 'expired') ~= (b.source == 'expired') then return a.source == 'expired' end
       if a.due ~= b.due then return a.due < b.due end
       return a.id < b.id
     end)
+  end
+  if fair then
+    local first, of = {}, {schedule = {}, deliveries = {}}
+    for _, job in ipairs(ready) do
+      if job.source ~= 'expired' then line_up(job) end
+      local list = job.source == 'expired' and first or of[job.source == 'deliveries' and 'deliveries' or 'schedule']
+      list[#list + 1] = job
+    end
+    for _, name in ipairs({'deliveries', 'schedule'}) do
+      for _, job in ipairs(lanes.in_turn(sides[name], of[name])) do first[#first + 1] = job end
+    end
+    ready = first
   end
   local empty = {}
   for _, job in ipairs(ready) do
@@ -319,6 +375,11 @@ if #jobs > 0 then
       if not job.record and not job.outbox then empty[#empty + 1] = keys[job.at + 1] end
       if not job.attempts then empty[#empty + 1] = keys[job.at + 4] end
       if not job.lock then empty[#empty + 1] = keys[job.at + 3] end
+    elseif job.in_lane then
+      lanes.leave(side_of(job), job.due)
+    elseif fair and job.source ~= 'expired' and not job.looked then
+      local waiting = park[job.source == 'deliveries' and 'deliveries' or 'schedule']
+      waiting[#waiting + 1] = job
     elseif job.source == 'list' and not job.looked then
       reschedule[#reschedule + 1] = job
     end
@@ -392,6 +453,16 @@ if #jobs > 0 then
     }
   end
 
+  if fair then
+    for _, some in ipairs({leased, reschedule}) do
+      for _, job in ipairs(some) do
+        if job.lane then lanes.take(side_of(job), job, some == leased and not job.ending) end
+      end
+    end
+    for _, job in ipairs(park.schedule) do
+      if job.record and job.old then keep(keys[job.at + 1]) end
+    end
+  end
   if #reschedule > 0 then
     local later, let_go = {}, {}
     for n, job in ipairs(reschedule) do
@@ -406,6 +477,10 @@ if #jobs > 0 then
       variadic('ZREM', inflight, let_go)
     end
   end
+  if fair then
+    lanes.park(sides.schedule, schedule, park.schedule, record_s)
+    lanes.park(sides.deliveries, deliveries, park.deliveries, record_s)
+  end
   if #unschedule > 0 then variadic('ZREM', schedule, unschedule) end
   if #undeliver > 0 then variadic('ZREM', deliveries, undeliver) end
   if from_list > 0 then redis.call('LTRIM', queue, 0, -(from_list + 1)) end
@@ -417,11 +492,16 @@ if #jobs > 0 then
       end
     end
   end
+elseif fair then
+  lanes.park(sides.schedule, schedule, {}, record_s)
+  lanes.park(sides.deliveries, deliveries, {}, record_s)
 end
 
-local function first_of(key)
+local function first_of(key, side)
   local found = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-  return found[2] and whole(tonumber(found[2])) or -1
+  local first = found[2] and tonumber(found[2]) or math.huge
+  if side and side.first_due then first = math.min(first, side.first_due) end
+  return first < math.huge and whole(first) or -1
 end
 
 -- What all workers have to know of each other comes with each claim. By pcall: without it jobs are claimed all the same.
@@ -432,6 +512,6 @@ local DAY_MS, ALIVE_MS, MOST_HELD = 86400000, 10000, 100 -- the longest pause; t
 local held = redis.pcall('ZREVRANGEBYSCORE', KEYS[7], now + DAY_MS, '(' .. now, 'WITHSCORES', 'LIMIT', 0, MOST_HELD)
 local alive = redis.pcall('ZCOUNT', KEYS[8], now - ALIVE_MS, now + ALIVE_MS)
 return {
-  whole(now), first_of(schedule), first_of(deliveries), first_of(inflight), redis.call('LLEN', queue), answer, next_look,
-  told(held, {}), told(alive, 0),
+  whole(now), first_of(schedule, sides and sides.schedule), first_of(deliveries, sides and sides.deliveries),
+  first_of(inflight), redis.call('LLEN', queue), answer, next_look, told(held, {}), told(alive, 0),
 }

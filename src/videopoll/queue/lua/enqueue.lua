@@ -2,7 +2,8 @@
 -- Run twice, it gives the same answer or "known", and leaves one job.
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
--- KEYS[7..]   five a job: record, outbox, lock, attempts, completed
+-- KEYS[7..]   five a job: record, outbox, lock, attempts, completed;
+--             then, if some of these jobs have a tenant, the mark which says that
 -- ARGV[1..3]  seconds that a record lives, attempts seconds,
 --             ms after which a job that nobody has polled is lost
 -- ARGV[4..]   three a job: id, record's JSON before and after the digits of startTime
@@ -15,6 +16,8 @@ local record_ttl_s, attempts_s, idle_ms = ARGV[1], tonumber(ARGV[2]), tonumber(A
 local LOOK_BACK = 1000
 -- A producer of another kind pushes the id some 5 s after it has stored the record.
 local PUSHED_BY_MS = 15000
+-- Claims keep tenants apart until so long after the last job that had one.
+local TENANTS_S = 86400
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -38,7 +41,9 @@ local function in_their_hands(keys, found, head, tail)
 end
 
 local answers = {}
-local count = (#KEYS - 6) / 5
+local count = (#ARGV - 3) / 3
+local tenants = KEYS[7 + 5 * count]
+if tenants then redis.call('SET', tenants, '1', 'EX', TENANTS_S) end
 for n = 1, count do
   local record, outbox, lock, attempts, completed = unpack(KEYS, 2 + 5 * n, 6 + 5 * n)
   local id, head, tail = ARGV[3 * n + 1], ARGV[3 * n + 2], ARGV[3 * n + 3]
