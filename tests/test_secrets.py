@@ -25,6 +25,7 @@ import videopoll.cli.commands.dead
 import videopoll.core.report
 import videopoll.events
 import videopoll.queue.history
+import videopoll.queue.history_calls
 import videopoll.queue.scripts
 import videopoll.worker.host_parts
 from kit import API_KEY, INSTANCE, QUICK, TOKEN, open_world, phone, until
@@ -365,7 +366,7 @@ def refusals(outputs: Outputs) -> None:
             msg = f"ERR unknown command 'X', with args beginning with: {marker('argument')}"
             raise redis.ResponseError(msg)
 
-    call = videopoll.queue.scripts.ScriptCall(videopoll.queue.calls.BEAT, (), (), lambda reply: reply)
+    call = videopoll.queue.scripts.ScriptCall(videopoll.queue.history_calls.BEAT, (), (), lambda reply: reply)
     try:
         videopoll.queue.scripts.run(videopoll.queue.scripts.evaluate(Client(), call))
     except QueueError as error:

@@ -410,6 +410,17 @@ def _check_hook(hook: object) -> None:
         raise ConfigurationError(msg)
 
 
+class _Called:
+    """A hook, and how it is called: looked at once, and not at every event."""
+
+    __slots__ = ("hook", "keep", "with_outcome")
+
+    def __init__(self, hook: Hook) -> None:
+        self.hook = hook
+        self.keep = hook.keep if isinstance(hook, TextKeeper) else None
+        self.with_outcome = isinstance(hook, _WithOutcome)
+
+
 class Emitter:
     """Calls every hook with every event.
 
@@ -425,7 +436,7 @@ class Emitter:
         if not isinstance(hooks, Iterable) or isinstance(hooks, str):
             msg = f"hooks must be a list of functions of an event, got {type(hooks).__name__}: put it into a list"
             raise ConfigurationError(msg)
-        self._hooks: tuple[Hook, ...] = (first,)
+        self._hooks: tuple[_Called, ...] = (_Called(first),)
         for hook in hooks:
             self.add(hook)
 
@@ -437,16 +448,16 @@ class Emitter:
         """
         _check_hook(hook)
         # A new tuple: another thread may be going through the old one.
-        self._hooks = (*self._hooks, hook)
+        self._hooks = (*self._hooks, _Called(hook))
 
     def remove(self, hook: Hook) -> None:
         """Call this hook no more."""
-        self._hooks = tuple(one for one in self._hooks if one is not hook)
+        self._hooks = tuple(one for one in self._hooks if one.hook is not hook)
 
     @property
     def keeps_history(self) -> bool:
         """Whether one of the hooks is a `TextKeeper`."""
-        return any(isinstance(hook, TextKeeper) for hook in self._hooks)
+        return any(one.keep is not None for one in self._hooks)
 
     def emit(self, event: Event, text: str | None = None, outcome: Outcome | None = None) -> None:
         """Call every hook, also after one that raised.
@@ -456,14 +467,14 @@ class Emitter:
             text: The whole text of its reason. Only a `TextKeeper` gets it.
             outcome: What ended. Only a hook of `with_outcome` gets it.
         """
-        for hook in self._hooks:
+        for one in self._hooks:
             try:
-                if isinstance(hook, TextKeeper):
-                    hook.keep(event, text)
-                elif isinstance(hook, _WithOutcome) and isinstance(event, JobConcluded | JobDelivered):
-                    hook(attrs.evolve(event, full_outcome=outcome))
+                if one.keep is not None:
+                    one.keep(event, text)
+                elif one.with_outcome and isinstance(event, JobConcluded | JobDelivered):
+                    one.hook(attrs.evolve(event, full_outcome=outcome))
                 else:
-                    hook(event)
+                    one.hook(event)
             except KeyboardInterrupt:
                 # Ctrl-C came while the hook ran: it is meant for the process.
                 raise

@@ -58,6 +58,9 @@ LENIENT_JSON = json.JSONDecoder(parse_constant=lambda _: None)
 """For what servers answer, and is only looked at: some write NaN where they have no number; it reads as null."""
 
 
+_COMPACT_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
 def raw(text: str) -> bytes:
     """Encode an id, or a key with an id in it, as it stood in Redis."""
     return text.encode("utf-8", "surrogateescape")
@@ -81,7 +84,7 @@ def load_object(stored: bytes) -> dict[str, JsonValue] | Poison:
 
 def dump(value: Mapping[str, object]) -> str:
     """Write a JSON object compactly; lone surrogates stay escaped, so it is always UTF-8."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _COMPACT_JSON.encode(value)
 
 
 def whole(value: JsonValue) -> int:

@@ -16,7 +16,7 @@ from videopoll.jobs.outcome import OutcomeKind
 from videopoll.observations import FaultKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["LogHook", "shown", "shown_ids"]
 
@@ -80,8 +80,8 @@ class LogHook:
 
 
 def _line(event: events.Event) -> Line:
-    # The most frequent event comes first.
-    return _poll_line(event) or _send_line(event) or _job_line(event) or _worker_line(event) or _other_line(event)
+    write = _WRITTEN_BY.get(type(event))
+    return (write and write(event)) or _other_line(event)
 
 
 def _poll_line(event: events.Event) -> Line | None:
@@ -189,6 +189,12 @@ def _send_line(event: events.Event) -> Line | None:
 
 def _job_line(event: events.Event) -> Line | None:
     match event:
+        case events.JobDelivered():
+            return (
+                logging.INFO,
+                "🎥 Video notification sent successfully for conversation: %s",
+                shown(event.conversation_id),
+            )
         case events.JobEnqueued():
             return logging.INFO, "📥 Video job enqueued for background polling: %s", shown(event.job_id)
         case events.JobCancelled():
@@ -208,12 +214,6 @@ def _job_line(event: events.Event) -> Line | None:
                 shown(event.job_id),
                 event.outcome.value,
                 shown(event.error or ""),
-            )
-        case events.JobDelivered():
-            return (
-                logging.INFO,
-                "🎥 Video notification sent successfully for conversation: %s",
-                shown(event.conversation_id),
             )
         case events.JobDeadLettered():
             return logging.ERROR, "💀 [%s] Dead letter: %s", shown(event.job_id), shown(event.reason)
@@ -248,3 +248,36 @@ def _other_line(event: events.Event) -> Line:
         said = shown(event.job_id or event.reason or "no poll of it is due")
         return level, "🔔 Callback of %s: %s (%s)", shown(event.provider), event.result, said
     return logging.DEBUG, "%s", event
+
+
+_WRITTEN_BY: dict[type[events.Event], Callable[[events.Event], Line | None]] = {
+    kind: write
+    for write, kinds in {
+        _poll_line: (events.JobPolled,),
+        _send_line: (
+            events.SendTried,
+            events.JobAccepted,
+            events.ReceiptReceived,
+            events.LinkTried,
+            events.ChannelHeldBack,
+        ),
+        _job_line: (
+            events.JobEnqueued,
+            events.JobCancelled,
+            events.JobClaimed,
+            events.LeaseLost,
+            events.JobConcluded,
+            events.JobDelivered,
+            events.JobDeadLettered,
+        ),
+        _worker_line: (
+            events.WorkerStarted,
+            events.WorkerStopped,
+            events.JobsRecovered,
+            events.RedisLost,
+            events.RedisRegained,
+        ),
+    }.items()
+    for kind in kinds
+}
+"""What writes the line of an event. Most events are not logged: it must not cost much to find that out."""

@@ -54,7 +54,9 @@ def without(text: str, secrets: Iterable[str | None]) -> str:
     for secret in sorted(
         {secret for secret in secrets if secret and len(secret) >= SHORT_SECRET_CHARS}, key=len, reverse=True
     ):
-        for form in (secret, quote(secret, safe="", errors="replace")):
+        # Its quoted form is no shorter than itself.
+        forms = (secret, quote(secret, safe="", errors="replace")) if len(secret) <= len(text) else ()
+        for form in forms:
             if form not in text:
                 continue
             # In a word of the text, a short one stands by chance, and the word would be spoiled.
@@ -65,5 +67,7 @@ def without(text: str, secrets: Iterable[str | None]) -> str:
 
 def one_line(text: str) -> str:
     """Return the text as one line of at most 200 printable characters."""
-    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
+    line = " ".join(text.split())
     return line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 1] + "…"

@@ -33,7 +33,7 @@ from videopoll.jobs.transition import (
 from videopoll.jobs.views import CancelResult, EnqueueResult, JobView, QueueCounts
 from videopoll.observations import FaultKind
 from videopoll.policies import FOREIGN_IDLE_S
-from videopoll.queue import brake_calls, watch_calls
+from videopoll.queue import brake_calls, history_calls, watch_calls
 from videopoll.queue.scripts import Script, ScriptCall
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ RECOVER = Script.load("recover")
 REDRIVE = Script.load("redrive")
 POLL_NOW = Script.load("poll_now")
 HAND_BACK = Script.load("hand_back")
-BEAT = Script.load("beat")
 
 SCRIPTS = (
     ENQUEUE,
@@ -80,8 +79,8 @@ SCRIPTS = (
     REDRIVE,
     POLL_NOW,
     HAND_BACK,
-    BEAT,
     brake_calls.BRAKE,
+    *history_calls.SCRIPTS,
     *watch_calls.SCRIPTS,
 )
 """Every script there is."""
@@ -688,11 +687,6 @@ def poll_now(keys: Keys, job_id: str, *, counted: bool) -> ScriptCall[bool]:
         (raw(job_id), int(not counted)),
         lambda reply: reply == 1,
     )
-
-
-def beat(keys: Keys, worker_id: str, load: str, keep_s: int) -> ScriptCall[bool]:
-    """Report how busy a worker is; with no load, that it leaves."""
-    return ScriptCall(BEAT, (keys.workers, keys.loads), (worker_id, load, keep_s), lambda reply: reply == 1)
 
 
 def doorbell(keys: Keys, timeout_s: float) -> tuple[str, ...]:

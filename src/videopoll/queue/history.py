@@ -21,7 +21,7 @@ import secrets
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import attrs
 import redis
@@ -36,11 +36,10 @@ from videopoll.errors import QueueError
 from videopoll.jobs.codec import dump, raw
 from videopoll.jobs.views import HistoryEvent
 from videopoll.observe.redact import redact
-from videopoll.queue.calls import beat
 from videopoll.queue.connect import client_of
-from videopoll.queue.errors import REDIS_ERRORS, to_queue_error
+from videopoll.queue.history_calls import beat, note
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
-from videopoll.queue.scripts import evaluate, let_go_if_moved, run
+from videopoll.queue.scripts import evaluate, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
     from videopoll.jobs.codec import JsonValue
     from videopoll.protocols import RunnerStatus
+    from videopoll.queue.history_calls import HistoryWords
 
 __all__ = ["RedisHistory"]
 
@@ -80,6 +80,9 @@ REMEMBERED = 20_000
 
 TIMEOUT_S = 5.0
 
+_ENDS = (events.JobConcluded, events.JobCancelled, events.JobDeadLettered)
+"""After these a job is polled no more."""
+
 
 @attrs.frozen
 class _Noted:
@@ -87,7 +90,16 @@ class _Noted:
 
     number: str
     noted_s: float
-    fields: dict[str, str | bytes]
+    job_id: bytes
+    step: str
+    worker_id: str
+    details: str
+    text: bytes
+
+    def words(self, now_s: float) -> HistoryWords:
+        """Return what the script is given."""
+        ago_ms = round((now_s - self.noted_s) * 1000)
+        return self.job_id, self.step, self.worker_id, self.details, self.text, ago_ms, self.number
 
 
 class RedisHistory(OfProcess, events.TextKeeper):
@@ -183,7 +195,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
                 self._statuses[event.job_id] = event.status
                 while len(self._statuses) > REMEMBERED:
                     self._statuses.popitem(last=False)
-        elif isinstance(event, events.JobConcluded | events.JobCancelled | events.JobDeadLettered):
+        elif isinstance(event, _ENDS):
             self._statuses.pop(event.job_id, None)
         return True
 
@@ -228,6 +240,9 @@ class RedisHistory(OfProcess, events.TextKeeper):
     # --- the thread ---
 
     def _stir(self) -> None:
+        if self._stirred.is_set():
+            # The thread is about to look: it clears this first, and then looks at what there is.
+            return
         if (self._thread is None or not self._thread.is_alive()) and not self._closing.is_set():
             with self._starting:
                 if self._thread is None or not self._thread.is_alive():
@@ -271,13 +286,10 @@ class RedisHistory(OfProcess, events.TextKeeper):
                 for _ in some:
                     self._waiting.popleft()
                 written = True
-        except (*REDIS_ERRORS, QueueError) as error:
-            if not isinstance(error, QueueError):
-                run(let_go_if_moved(self._client, error))
+        except QueueError as error:
             if not self._away:
                 self._away = True
-                told = error if isinstance(error, QueueError) else to_queue_error(error, "history")
-                log.warning("The history is not written while Redis refuses it: %s", told_of(told))
+                log.warning("The history is not written while Redis refuses it: %s", told_of(error))
         else:
             # Between two beats there may be nothing to write, and so nothing to learn.
             if self._away and written:
@@ -293,29 +305,30 @@ class RedisHistory(OfProcess, events.TextKeeper):
                 continue
             job_id, what, details = told
             self._count += 1
-            fields: dict[str, str | bytes] = {"job": raw(job_id), "step": what.value, "by": event.worker_id}
             kept = {name: value for name, value in details.items() if value is not None}
-            if kept:
-                fields["details"] = dump(kept)
-            cleaned = redact(texts[0]) if texts else None
-            if cleaned and cleaned not in (kept.get("reason"), kept.get("status")):
-                fields["text"] = cleaned.encode("utf-8", "backslashreplace")
-            self._waiting.append(_Noted(f"{self._origin}:{self._count}", at_s, fields))
+            shown, text = (kept.get("reason"), kept.get("status")), next(iter(texts), "")
+            # Most of the time they are one, and it is clean.
+            cleaned = "" if text in shown else redact(text)
+            self._waiting.append(
+                _Noted(
+                    f"{self._origin}:{self._count}",
+                    at_s,
+                    raw(job_id),
+                    what.value,
+                    event.worker_id,
+                    dump(kept) if kept else "",
+                    b"" if cleaned in shown else cleaned.encode("utf-8", "backslashreplace"),
+                )
+            )
         while len(self._waiting) > BUFFERED:
             self._waiting.popleft()
             self._dropped += 1
 
     def _write(self, some: list[_Noted]) -> None:
-        with self._client.pipeline(transaction=False) as batch:
-            now_s = time.monotonic()
-            for noted in some:
-                # Its age instead of its time: the stream's ids follow Redis's clock, so that no worker's clock matters.
-                # The number tells a repeated write from a new one, as a lost reply leads to a second try.
-                extra = {"ago": str(round((now_s - noted.noted_s) * 1000)), "n": noted.number}
-                fields = cast("Any", {**noted.fields, **extra})
-                batch.xadd(self._keys.history, fields, maxlen=MAX_ENTRIES, approximate=True)
-            batch.expire(self._keys.history, KEEP_S)
-            batch.execute()
+        # The number tells a repeated write from a new one, as a lost reply leads to a second try.
+        now_s = time.monotonic()
+        entries = [noted.words(now_s) for noted in some]
+        run(evaluate(self._client, note(self._keys, entries, most=MAX_ENTRIES, keep_s=KEEP_S)))
 
     def _beat(self, runner: RunnerStatus, *, leaving: bool) -> bool:
         """Report the worker if it is time; return whether it was."""

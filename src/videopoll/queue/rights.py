@@ -6,7 +6,7 @@ import enum
 import re
 from typing import TYPE_CHECKING
 
-from videopoll.queue import brake_calls, calls, watch_calls
+from videopoll.queue import brake_calls, calls, history_calls, watch_calls
 
 if TYPE_CHECKING:
     from videopoll.queue.schema import Keys
@@ -51,8 +51,8 @@ SCRIPTS_OF: dict[Role, tuple[Script, ...]] = {
         calls.SETTLE,
         calls.RENEW,
         calls.RECOVER,
-        calls.BEAT,
         brake_calls.BRAKE,
+        *history_calls.SCRIPTS,
         watch_calls.WATCH,
     ),
     Role.OPERATOR: (
@@ -72,8 +72,8 @@ _EVERYBODY = ("EVALSHA", "EVAL", "SELECT", "CLUSTER|SLOTS")
 _BESIDE: dict[Role, tuple[str, ...]] = {
     # The answers of an agent's calls; the one subscription of all waits.
     Role.PRODUCER: ("GET", "SET", "DEL", "SUBSCRIBE", "UNSUBSCRIBE", "PING"),
-    # The doorbell; the look for lost jobs; the history and the heartbeat.
-    Role.WORKER: ("BLMOVE", "SET", "TIME", "LRANGE", "SCAN", "PEXPIRE", "XADD", "EXPIRE"),
+    # The doorbell; the look for lost jobs.
+    Role.WORKER: ("BLMOVE", "SET", "TIME", "LRANGE", "SCAN", "PEXPIRE"),
     # Lists, dead letters, the history, and what doctor looks at.
     Role.OPERATOR: (
         *("TIME", "LRANGE", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGE", "ZREVRANGEBYSCORE", "MGET", "HMGET", "HGET"),
