@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kit import phone, until
 from videopoll import PollingStrategy, VideoJob, events
 from videopoll._http import NOT_JSON, HttpReply
 from videopoll.core.polling import NextPoll, decide
-from videopoll.jobs import Outcome, OutcomeKind
+from videopoll.jobs import Outcome, OutcomeKind, urls
 from videopoll.jobs.transition import PollWork
 from videopoll.jobs.urls import MAX_URL_CHARS, BadUrl, readied_url
 from videopoll.observations import Fault, FaultKind, VideoFailed, VideoMissing, VideoReady, VideoWorking
@@ -375,3 +377,16 @@ def test_a_video_that_cannot_be_handed_on_is_kept_for_the_operator(world):
     (message,) = world.ultramsg.inbox(phone(1))
     assert "ftp" not in message.text
     assert "ftp" not in repr(worker.recorder.events)
+
+
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        st.text(alphabet="az09AZ-._~:/?#[]@!$&'()*+,;=%25 |\\^`{}\"<>é\t\u200d", max_size=60).map("https://{}".format),
+        st.from_regex(r"https?://[a-z0-9._-]{1,12}(:[0-9]{0,6})?([/?#][!-~]{0,30})?", fullmatch=True),
+    )
+)
+def test_a_plain_url_comes_to_the_same_by_the_short_way_and_by_the_long_one(url):
+    assert urls.readied_url(url) == urls._readied(url)
+    if isinstance(urls.readied_url(url), str) and url.startswith("http"):
+        assert urls.is_web_url(urls.readied_url(url))

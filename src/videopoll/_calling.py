@@ -32,13 +32,13 @@ __all__ = [
     "SYNC_PARTS",
     "DaemonThreads",
     "aclose_parts",
+    "async_sender",
     "call_async",
     "call_sync",
     "check_callable",
     "close_parts",
     "in_thread",
     "is_async",
-    "send_async",
     "send_in_time",
 ]
 
@@ -232,11 +232,18 @@ async def call_async(function: Callable[..., T | Awaitable[T]], argument: object
     return await cast("Awaitable[T]", result) if inspect.isawaitable(result) else cast("T", result)
 
 
-async def send_async(send: Callable[[Message], T | Awaitable[T]], message: Message) -> T | Receipt:
-    """Call what sends a message from asyncio: a sync one in a thread, unless it is too late when one is free."""
+def async_sender(send: Callable[[Message], T | Awaitable[T]]) -> Callable[[Message], Awaitable[T | Receipt]]:
+    """Return what sends a message under asyncio: a sync function in a thread, unless it is too late when one is free.
+
+    Of which kind it is is found out once, and not at each message.
+    """
     if is_async(send):
-        return await call_async(send, message)
-    return await call_async(partial(send_in_time, send), message)
+        return cast("Callable[[Message], Awaitable[T]]", send)
+
+    async def in_time(message: Message) -> T | Receipt:
+        return await call_async(partial(send_in_time, send), message)
+
+    return in_time
 
 
 def send_in_time(send: Callable[[Message], T | Awaitable[T]], message: Message) -> T | Awaitable[T] | Receipt:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal
 from typing_extensions import override
 
 from videopoll._http import log_filter, proxies, tls, transports
-from videopoll._http.deadline import Deadlines
 from videopoll._http.prepare import prepare
 from videopoll._http.values import FailureKind, HttpFailure
 from videopoll.core.belonging import OfLoop, OfProcess, leave_to_parent
+from videopoll.core.deadlines import Deadlines
 from videopoll.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -37,6 +37,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
+_PLAIN = re.compile(
+    rf"https?://[A-Za-z0-9._-]{{1,{MAX_HOST_CHARS}}}(?::[0-9]{{1,4}})?"
+    r"(?:[/?#](?:[A-Za-z0-9!#$&'()*+,/:;=?@\[\]~._-]|%[0-9A-Fa-f]{2})*)?"
+)
+"""Almost every URL: each character may stand where it stands, so it is handed on as it is."""
+
 _JOINERS = str.maketrans("", "", "\u200c\u200d")
 """Not printable, and part of emoji and of words of some languages."""
 
@@ -58,6 +64,13 @@ def readied_url(url: object) -> str | BadUrl:
     behind its host are percent-encoded, and a host in letters beyond ASCII gets
     its ``xn--`` form, as browsers do. What is a URL already stays as it is.
     """
+    if isinstance(url, str) and len(url) <= MAX_URL_CHARS and _PLAIN.fullmatch(url):
+        return url
+    return _readied(url)
+
+
+def _readied(url: object) -> str | BadUrl:
+    """Do what `readied_url` does, for any URL."""
     if not isinstance(url, str):
         return BadUrl("is missing" if url is None else f"is no text ({type(url).__name__})")
     url = url.strip(" \t\r\n\f")
@@ -109,6 +122,8 @@ def check_url(url: str, owner: str) -> str:
 
 def is_web_url(url: str) -> bool:
     """Return whether a URL is http or https, names a host, and has no spaces or control characters."""
+    if _PLAIN.fullmatch(url):
+        return True
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and url.isprintable() and " " not in url

@@ -204,7 +204,10 @@ def locked_video(assets: Iterable[Asset]) -> Asset | None:
 def dated(assets: Iterable[Asset], now_ms: int) -> tuple[Asset, ...]:
     """Return assets whose links say when they end, as they were given at `now_ms`."""
     return tuple(
-        attrs.evolve(one, place=one.place.dated(now_ms)) if isinstance(one.place, PublicLink) else one for one in assets
+        attrs.evolve(one, place=one.place.dated(now_ms))
+        if isinstance(one.place, PublicLink) and one.place.lives_s is not None
+        else one
+        for one in assets
     )
 
 

@@ -25,7 +25,7 @@ import attrs
 
 from videopoll._http import Http, HttpFailure, HttpReply, HttpRequest
 from videopoll._reasons import own
-from videopoll.core.flow import acall, adrive, call, drive
+from videopoll.core.flow import acall_unchecked, adrive, call_unchecked, drive
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import is_web_url
@@ -199,19 +199,19 @@ class HttpNotifier:
 
     def notify(self, message: Message) -> Receipt:
         """Send the message once."""
-        return drive(self._notify(message, Backend(self._http.send, _wait)), call)
+        return drive(self._notify(message, Backend(self._http.send, _wait)), call_unchecked)
 
     async def anotify(self, message: Message) -> Receipt:
         """Send the message once."""
-        return await adrive(self._notify(message, Backend(self._http.asend, _await)), acall)
+        return await adrive(self._notify(message, Backend(self._http.asend, _await)), acall_unchecked)
 
     def look_up(self, message: Message) -> LookupAnswer:
         """Ask the channel for the message by its reference."""
-        return drive(self._look_up(message, Backend(self._http.send, _wait)), call)
+        return drive(self._look_up(message, Backend(self._http.send, _wait)), call_unchecked)
 
     async def alook_up(self, message: Message) -> LookupAnswer:
         """Ask the channel for the message by its reference."""
-        return await adrive(self._look_up(message, Backend(self._http.asend, _await)), acall)
+        return await adrive(self._look_up(message, Backend(self._http.asend, _await)), acall_unchecked)
 
     def close(self) -> None:
         """Close the connections that `notify` and `look_up` opened."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from videopoll._calling import call_sync, check_callable, is_async, send_async
+from videopoll._calling import async_sender, call_sync, check_callable, is_async
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,6 +33,7 @@ class CallbackNotifier:
     def __init__(self, function: Callback) -> None:
         check_callable(function, "the function of CallbackNotifier", "the message")
         self._function = function
+        self._send = async_sender(function)
 
     @property
     def async_only(self) -> bool:
@@ -49,4 +50,4 @@ class CallbackNotifier:
 
     async def anotify(self, message: Message) -> Receipt | None:
         """Call the function: a sync one in a thread, with the context copied."""
-        return await send_async(self._function, message)
+        return await self._send(message)

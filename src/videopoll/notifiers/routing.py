@@ -11,13 +11,13 @@ import attrs
 
 from videopoll._calling import (
     aclose_parts,
+    async_sender,
     call_async,
     call_sync,
     check_callable,
     close_parts,
     in_thread,
     is_async,
-    send_async,
 )
 from videopoll._reasons import own, quoting
 from videopoll.core.wrappers import check_notifier, warn_of_hidden_look_up
@@ -74,6 +74,7 @@ class RoutingNotifier:
             warn_of_hidden_look_up(channel)
         check_callable(resolve, "RoutingNotifier.resolve", "the conversation id")
         self._channels = dict(channels)
+        self._senders = {name: async_sender(_notify_of(channel)) for name, channel in channels.items()}
         self._resolve_async = is_async(resolve)
         self._recipient_of: Callable[[Message], object] = lambda message: resolve(message.conversation_id)
 
@@ -125,9 +126,7 @@ class RoutingNotifier:
         stopped = _stopped(message)
         if stopped is not None:
             return _named(stopped, routed)
-        send: _Notify = getattr(routed.channel, "anotify", routed.channel.notify)
-        receipt = await send_async(send, routed.message)
-        return _named(receipt, routed)
+        return _named(await self._senders[routed.name](routed.message), routed)
 
     def look_up(self, message: Message) -> LookupAnswer:
         """Ask the message's channel for it, if that channel can be asked.
@@ -207,6 +206,10 @@ class RoutingNotifier:
 
 _Notify: TypeAlias = "Callable[[Message], Receipt | Awaitable[Receipt | None] | None]"
 _LookUp: TypeAlias = "Callable[[Message], LookupAnswer | Awaitable[LookupAnswer]]"
+
+
+def _notify_of(channel: Channel) -> _Notify:
+    return cast("_Notify", getattr(channel, "anotify", channel.notify))
 
 
 @attrs.frozen

@@ -8,12 +8,12 @@ import attrs
 
 from videopoll._calling import (
     aclose_parts,
+    async_sender,
     call_async,
     call_sync,
     check_callable,
     close_parts,
     is_async,
-    send_async,
 )
 from videopoll._reasons import quoting
 from videopoll.core.wrappers import check_notifier
@@ -59,6 +59,10 @@ class TeeNotifier:
         check_callable(store, "TeeNotifier.store", "the message")
         self._notifier = notifier
         self._store = store
+        send: Callable[[Message], Receipt | Awaitable[Receipt | None] | None] = getattr(
+            notifier, "anotify", notifier.notify
+        )
+        self._send = async_sender(send)
 
     @property
     def async_only(self) -> bool:
@@ -95,10 +99,7 @@ class TeeNotifier:
                 return _not_stored(error)
             if not message.may_still_send():
                 return TOO_LATE
-        send: Callable[[Message], Receipt | Awaitable[Receipt | None] | None] = getattr(
-            self._notifier, "anotify", self._notifier.notify
-        )
-        return await send_async(send, message)
+        return await self._send(message)
 
     def look_up(self, message: Message) -> LookupResult:
         """Ask the notifier for the message, if it can be asked.

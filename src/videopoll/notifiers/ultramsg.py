@@ -175,7 +175,8 @@ class UltraMsgNotifier(HttpNotifier):
             offline, asks = self._lines.state(account.instance_id)
             if asks:
                 yield from _asking(offline, self._get(account, "instance/status", {}, STATUS_TIMEOUT_S))
-            yield from Await(offline, STATUS_TIMEOUT_S)
+            if not offline.done():
+                yield from Await(offline, STATUS_TIMEOUT_S)
             if offline.done() and offline.result():
                 return _HELD_BACK
         return self.read((yield from Post(request)), message)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
 from videopoll._calling import SYNC_PARTS, DaemonThreads, is_async, send_in_time
 from videopoll._reasons import own
+from videopoll.core.deadlines import Deadlines
 from videopoll.core.effects import LookUpMessage, PollApi, PublishVideo, SendMessage
 from videopoll.core.flow import acall, adrive
 from videopoll.messages import LookupResult, NotSent
@@ -28,6 +30,7 @@ from videopoll.worker.hung import GUARD_S, not_back, poller_not_back
 from videopoll.worker.publishing import publishing
 
 if TYPE_CHECKING:
+    from videopoll.core.deadlines import Deadline
     from videopoll.core.effects import Answer
     from videopoll.jobs.job import VideoJob
     from videopoll.messages import Message
@@ -58,6 +61,7 @@ class AsyncParts:
         self._state = state
         self._poller = poller
         self._notifier = notifier
+        self._deadlines = Deadlines()
         self._threads = (
             DaemonThreads(state.concurrency, "videopoll-poll"),
             DaemonThreads(state.delivery_concurrency, "videopoll-send"),
@@ -79,8 +83,9 @@ class AsyncParts:
         return sum(threads.hung for threads in self._threads)
 
     def open(self) -> None:
-        """Make the tasks that are started from here on use the threads for sends."""
+        """Make the tasks that are started from here on, in this event loop, use the threads for sends."""
         SYNC_PARTS.set(self._threads[1])
+        self._deadlines = Deadlines()
 
     def close(self) -> None:
         """End the threads that are idle; the next run gets new ones."""
@@ -96,14 +101,14 @@ class AsyncParts:
     async def send(self, effect: SendMessage) -> Answer:
         """Return what became of a send."""
         limit_s = self._state.delivery.send_timeout_s
-        limit = asyncio.timeout(limit_s)
+        limit = self._limit(limit_s)
         try:
-            async with limit:
+            with limit:
                 return as_receipt(await self._notify(effect.message))
         except BaseException as error:
             if is_for_us(error):
                 raise
-            if not (isinstance(error, TimeoutError) and limit.expired()):
+            if not (isinstance(error, TimeoutError) and limit.expired):
                 return notifier_failed(error)
             if self._threads[1].never_began(asyncio.current_task()):
                 reason = f"no thread was free for it within {limit_s:g} s: others hang in their sends"
@@ -116,7 +121,7 @@ class AsyncParts:
             return LookupResult.CANNOT_TELL
         found: object
         try:
-            async with asyncio.timeout(self._state.delivery.send_timeout_s):
+            with self._limit(self._state.delivery.send_timeout_s):
                 found = await self._look_up(effect.message)
         except BaseException as error:
             if is_for_us(error):
@@ -126,15 +131,19 @@ class AsyncParts:
 
     async def publish(self, effect: PublishVideo) -> Answer:
         """Return the observation with the link to a published video, or why there is none."""
-        limit = asyncio.timeout(effect.timeout_s + GUARD_S)
+        limit = self._limit(effect.timeout_s + GUARD_S)
         try:
-            async with limit:
+            with limit:
                 return await adrive(publishing(effect, self._download, self._publish), acall)
         except BaseException as error:
             if is_for_us(error):
                 raise
-            late = isinstance(error, TimeoutError) and limit.expired()
+            late = isinstance(error, TimeoutError) and limit.expired
             return poller_not_back(effect) if late else publisher_failed(error)
+
+    def _limit(self, seconds: float) -> Deadline:
+        """Return a context that raises `TimeoutError` after so many seconds."""
+        return self._deadlines.at(time.monotonic() + seconds)
 
     def _method(self, part: object, name: str) -> Callable[..., Awaitable[object]] | None:
         """Return a coroutine function that calls a method of a part, if it has one: a sync one in a thread."""
@@ -161,7 +170,7 @@ class AsyncParts:
         if own is not None:
             if getattr(self._poller, "keeps_time", False) is True:
                 # A second watch would take a fiftieth of a poll's time.
-                return functools.partial(_ask, own, guard=False)
+                return functools.partial(self._ask, own, guard=False)
 
             async def with_threads(job: VideoJob, *, timeout_s: float) -> object:
                 # Plain functions that it calls must not take the places of sends.
@@ -171,15 +180,30 @@ class AsyncParts:
                 finally:
                     SYNC_PARTS.reset(before)
 
-            return functools.partial(_ask, with_threads)
+            return functools.partial(self._ask, with_threads)
         poll = cast("Callable[..., Awaitable[object]]", self._poller.poll)
         if is_async(self._poller.poll):
-            return functools.partial(_ask, poll)
+            return functools.partial(self._ask, poll)
 
         async def in_thread(job: VideoJob, *, timeout_s: float) -> object:
             return await resolve(await self._threads[0].run(functools.partial(poll, job, timeout_s=timeout_s)))
 
-        return functools.partial(_ask, in_thread)
+        return functools.partial(self._ask, in_thread)
+
+    async def _ask(self, poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard: bool = True) -> Observation:
+        """Ask the poller, and cut it off if it does not keep to its time."""
+        limit = None
+        try:
+            if not guard:
+                return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
+            with self._limit(effect.timeout_s + GUARD_S) as limit:
+                return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
+        except BaseException as error:
+            if is_for_us(error):
+                raise
+            if isinstance(error, TimeoutError) and limit is not None and limit.expired:
+                return poller_not_back(effect)
+            return poller_failed(error)
 
     def _notifier_call(self, method: str) -> Callable[[Message], Awaitable[object]]:
         """Return a coroutine function that calls this method of the notifier."""
@@ -201,22 +225,6 @@ class AsyncParts:
             return await resolve(await self._threads[1].run(functools.partial(call, message)))
 
         return in_thread
-
-
-async def _ask(poll: Callable[..., Awaitable[object]], effect: PollApi, *, guard: bool = True) -> Observation:
-    """Ask a poller, and cut it off if it does not keep to its time."""
-    limit = None
-    try:
-        if not guard:
-            return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
-        async with asyncio.timeout(effect.timeout_s + GUARD_S) as limit:
-            return as_observation(await poll(effect.job, timeout_s=effect.timeout_s))
-    except BaseException as error:
-        if is_for_us(error):
-            raise
-        if isinstance(error, TimeoutError) and limit is not None and limit.expired():
-            return poller_not_back(effect)
-        return poller_failed(error)
 
 
 async def resolve(result: object) -> object:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import yarl
 
-from videopoll._http.prepare import KEEP_ALIVE_S, NotPublicError, Phase, Reading
+from videopoll._http.prepare import KEEP_ALIVE_S, NotPublicError, Phase, Reading, Streamed, TooLateError
 from videopoll._http.tls import tls_context
 from videopoll.policies import LONGEST_SEND_S
 
@@ -25,33 +25,26 @@ class AiohttpTransport:
     def __init__(self, max_connections: int) -> None:
         self._slots = asyncio.Semaphore(max_connections)
         self._max_connections = max_connections
-        self._connector = _Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
-        self._session = self._open()
-        # The same connections for requests that have to ask before each write, which takes aiohttp's tracing.
-        self._guarded = self._open(_asking())
-
-    def _open(self, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=self._connector,
-            connector_owner=False,
+        self._session = aiohttp.ClientSession(
+            connector=_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            trace_configs=list(traces),
         )
 
     async def exchange(self, prepared: PreparedRequest) -> HttpReply | HttpFailure:
         async with self._slots:
             prepared.phase = Phase.CONNECTING
             _connecting.set(prepared)
-            session = self._session if prepared.may_send is None else self._guarded
+            # The body may be written a while after the headers: what has to ask asks once more before it.
+            content = Streamed(prepared) if prepared.body and prepared.may_send else prepared.content
             try:
-                async with session.request(
+                async with self._session.request(
                     prepared.request.method,
                     # A URL that is parsed afresh would be normalised: "%2E%2E" would climb the path.
                     yarl.URL(prepared.request.url, encoded=True),
                     headers=prepared.headers,
-                    data=prepared.content or None,
+                    data=content or None,
                     allow_redirects=False,
                     ssl=tls_context() if prepared.origin[0] == "https" else True,
                 ) as response:
@@ -69,9 +62,7 @@ class AiohttpTransport:
             async with asyncio.timeout(LONGEST_SEND_S):
                 for _ in range(self._max_connections):
                     await self._slots.acquire()
-        for session in self._session, self._guarded:
-            await session.close()
-        await self._connector.close()
+        await self._session.close()
 
 
 _connecting: contextvars.ContextVar[PreparedRequest] = contextvars.ContextVar("videopoll_connecting")
@@ -81,8 +72,8 @@ _connecting: contextvars.ContextVar[PreparedRequest] = contextvars.ContextVar("v
 class _Connector(aiohttp.TCPConnector):
     """Tells when a request has a connection: what fails from then on may have been sent.
 
+    Its headers are written next, and nothing else happens in between: so whether it may go out is asked here.
     aiohttp's own tracing could tell, too, and takes a tenth of a poll's time.
-    A request that has to ask before it goes out uses it all the same.
     """
 
     async def connect(
@@ -96,29 +87,14 @@ class _Connector(aiohttp.TCPConnector):
         try:
             # Also one that was kept: who asked for it first may have been allowed to.
             prepared.check_address(_peer(connection))
-        except NotPublicError:
+            prepared.check()
+        except (NotPublicError, TooLateError):
             connection.close()
             raise
-        if prepared.may_send is None:
-            prepared.phase = Phase.SENDING
+        prepared.phase = Phase.SENDING
         return connection
 
 
 def _peer(connection: aiohttp.connector.Connection) -> object:
     peer = connection.transport.get_extra_info("peername") if connection.transport else None
     return peer[0] if isinstance(peer, tuple) and peer else None
-
-
-def _asking() -> aiohttp.TraceConfig:
-    """Return a trace that asks, before each piece of a request is written, whether it may be."""
-
-    async def ask(*_: object) -> None:
-        # In the context of the request, or of the task that it starts for its body.
-        prepared = _connecting.get()
-        prepared.check()
-        prepared.phase = Phase.SENDING
-
-    traces = aiohttp.TraceConfig()
-    traces.on_request_headers_sent.append(ask)
-    traces.on_request_chunk_sent.append(ask)
-    return traces

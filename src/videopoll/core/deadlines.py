@@ -58,6 +58,11 @@ class Deadline:
         self.tick = tick
         self._expired = False
 
+    @property
+    def expired(self) -> bool:
+        """Whether the time was over before it was left."""
+        return self._expired
+
     def expire(self) -> None:
         """Cut the task off."""
         self._expired = True
