@@ -160,17 +160,14 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def cluster(session: nox.Session) -> None:
-    """The behaviour and the main scripts on a real Redis Cluster and under Sentinel, storms with dying masters, and what a failover loses."""
+    """The tests of the queue on a real Redis Cluster and under Sentinel, storms with dying masters, and what a failover loses."""
     session.install(".[all]", *_groups("tests"))
-    scripts = ("claim", "enqueue", "leases", "settle", "reschedule", "wait")
-    paths = ("tests/test_behaviour.py", *(f"tests/queue/test_{name}.py" for name in scripts))
     for fleet in ("cluster", "sentinel"):
-        session.run("pytest", "--fleet", fleet, *paths, "-n", "3", *session.posargs)
-    session.run(
-        "pytest", "--at-length", "tests/queue/test_real_cluster.py", "tests/queue/test_sentinel.py", *session.posargs
-    )
-    for words in (["4"], ["4", "--unsynced"], ["--lost"]):
-        session.run("python", "-m", "kit.cluster_storm", *words, env={"PYTHONPATH": "tests"})
+        session.run("pytest", "--fleet", fleet, "tests/test_behaviour.py", "tests/queue", *AT_ONCE, *session.posargs)
+    at_length = (f"tests/queue/test_{name}.py" for name in ("real_cluster", "sentinel", "fleet_storms"))
+    session.run("pytest", "--at-length", *at_length, *session.posargs)
+    for words in (["fleet_storm", "2"], ["fleet_storm", "1", "--unsynced"], ["lagging"]):
+        session.run("python", "-m", f"kit.{words[0]}", *words[1:], env={"PYTHONPATH": "tests"})
 
 
 HOSTS = {

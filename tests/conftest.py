@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
 import re
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from kit import World, open_world
 from kit.fleets import SLOT_OF_TESTS, Cluster, Watched, is_cluster, lead_clients_of_tests
 from kit.resp_proxy import RespProxy
+from kit.servers import take_named_servers
 from kit.trouble import Trouble
 from videopoll.testing import EmbeddedRedis, assert_no_keys_leaked
 
@@ -89,10 +91,12 @@ def watched(require_server) -> Iterator[Watched]:
 
 
 @pytest.fixture(scope="session")
-def in_place_of_one_server(request) -> Iterator[Any]:
+def in_place_of_one_server(request, require_server) -> Iterator[Any]:
     """The fleet on which all tests are to run; the clients of the tests themselves are led to whoever has the keys."""
-    fleet = request.getfixturevalue({"cluster": "cluster", "sentinel": "watched"}[request.config.getoption("--fleet")])
-    with pytest.MonkeyPatch.context() as patch:
+    require_server("redis")
+    # Some tests have the server stand still for seconds, which is no reason to fail over.
+    made = {"cluster": Cluster, "sentinel": functools.partial(Watched, down_after_s=60.0)}
+    with made[request.config.getoption("--fleet")]() as fleet, pytest.MonkeyPatch.context() as patch:
         lead_clients_of_tests(patch)
         yield fleet
 
@@ -223,6 +227,10 @@ ONE_SERVER = {
 }
 
 
+def pytest_configure() -> None:
+    take_named_servers()
+
+
 def pytest_addoption(parser) -> None:
     parser.addoption("--all-servers", action="store_true", help="run every test on every server")
     parser.addoption("--at-length", action="store_true", help="run the tests that wait for failovers, too")
@@ -240,6 +248,10 @@ def pytest_collection_modifyitems(config, items) -> None:
         at_length = {item for item in items if item.get_closest_marker("at_length")}
         config.hook.pytest_deselected(items=list(at_length))
         items[:] = [item for item in items if item not in at_length]
+    if config.getoption("--fleet"):
+        for item in items:
+            if marker := item.get_closest_marker("one_server"):
+                item.add_marker(pytest.mark.skip(f"not on a fleet: {marker.args[0]}"))
     if config.getoption("--all-servers"):
         return
     left_out = [

@@ -6,24 +6,20 @@ code is taken from the history of this repository.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import attrs
 import pytest
 import redis
 
-from kit import API_KEY, INSTANCE, QUICK, TOKEN, phone, until
+from kit import QUICK, phone, until
+from kit.earlier import Earlier
 from videopoll import RoutingNotifier, events
 from videopoll.jobs import JobState, MessageForm
 from videopoll.messages import Accepted, MessageReceipt, NotSent, Refused
 
-ROOT = Path(__file__).parents[1]
 EARLIER = "312de0d8bdf6"
-PACE = {"INTERVAL": "0.3", "INITIAL_DELAY": "0.1", "LEASE": "1.5", "RUNNER": "async", "RECOVER": "true"}
 
 # How a new form goes on does not depend on the server.
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -32,13 +28,7 @@ pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory):
     """The code of the earlier version."""
-    git = ["git", "-C", str(ROOT), "archive", "--format=tar", EARLIER, "src"]
-    made = subprocess.run(git, capture_output=True, check=False)
-    if made.returncode:
-        pytest.skip("needs the history of the repository")
-    folder = tmp_path_factory.mktemp("earlier")
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=made.stdout, check=True)
-    return folder / "src"
+    return Earlier.of(EARLIER, tmp_path_factory.mktemp("earlier"))
 
 
 @pytest.fixture
@@ -47,31 +37,8 @@ def run(world, earlier, tmp_path):
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
-        log = tmp_path / f"earlier-{len(started)}.log"
-        settings = {
-            **PACE,
-            "REDIS_URL": world.url,
-            "PREFIX": world.prefix,
-            "API_URL": world.api.url,
-            "API_KEY": API_KEY,
-            "ULTRAMSG_URL": world.ultramsg.url,
-            "ULTRAMSG_INSTANCE": INSTANCE,
-            "ULTRAMSG_TOKEN": TOKEN,
-        }
-        variables = {f"VIDEOPOLL_{name}": value for name, value in settings.items()}
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "videopoll", "worker"],
-                env=os.environ | variables | {"PYTHONPATH": str(earlier)},
-                stderr=file,
-                cwd=tmp_path,
-            )
-        started.append(process)
-        until(
-            lambda: b"Starting video polling worker" in log.read_bytes() or process.poll() is not None, "it starts", 60
-        )
-        assert process.poll() is None, log.read_text(encoding="utf-8")
-        return process
+        started.append(earlier.worker(world, tmp_path / f"earlier-{len(started)}.log"))
+        return started[-1]
 
     yield start
     for process in started:
@@ -82,16 +49,6 @@ def run(world, earlier, tmp_path):
 def end(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-
-
-def enqueued(world, earlier, job_id: str) -> str:
-    """Take a job in by the earlier version; give what it says."""
-    code = "import sys, videopoll as v; url, prefix, job = sys.argv[1:]\n"
-    code += "with v.RedisVideoJobQueue.from_url(url, prefix=prefix) as q:\n"
-    code += " print(q.enqueue(job, conversation_id='c', metadata={'channel': 'ultramsg', 'to': '5491100000009'}).value)"
-    command = [sys.executable, "-c", code, world.url, world.prefix, job_id]
-    env = os.environ | {"PYTHONPATH": str(earlier)}
-    return subprocess.run(command, env=env, capture_output=True, check=True, text=True).stdout.strip()
 
 
 class Network:
@@ -129,7 +86,7 @@ def test_what_is_watched_is_left_alone_and_what_a_receipt_opens_again_is_sent_on
     with world.worker(notifier=network.worker_channels, delivery=attrs.evolve(QUICK, watch_s=60.0)) as worker:
         until(lambda: len(worker.recorder.of(events.JobAccepted)) == 3, "all are accepted")
     run()
-    assert enqueued(world, earlier, "silent") == "finished", "nor does its producer take it in again"
+    assert earlier.enqueued(world, {"silent": phone(9)}) == ["finished"], "nor does its producer take it in again"
 
     with world.queue() as queue:
         told = [

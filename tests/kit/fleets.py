@@ -6,10 +6,12 @@ Each process is killed with its owner: a watcher holds the other end of a pipe.
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -79,7 +81,11 @@ class Server:
     def is_up(self) -> bool:
         with contextlib.suppress(redis.RedisError):
             return bool(self.db.ping())
-        assert self.process is None or self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
+        if self.process is not None and self.process.poll() is not None:
+            said = (self.folder / "log").read_text()[-2000:]
+            assert "Address already in use" in said, said
+            # Somebody's tests took the port while the server was down. They need it no longer than we need ours.
+            self.start()
         return False
 
     def kill(self) -> None:
@@ -99,6 +105,16 @@ class Server:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
+    def stop_writing(self) -> None:
+        """Let no write begin any more, and wait until a replica has all that was written."""
+        self.ask("CLIENT", "PAUSE", 20_000, "WRITE")
+
+        def has_caught_up() -> bool:
+            info = self.db.info("replication")
+            return any(info.get(f"slave{n}", {}).get("offset") == info["master_repl_offset"] for n in range(2))
+
+        until(has_caught_up, "a replica has all that was written")
+
     def sync(self, slot_of: str = "") -> None:
         """Wait until a replica has all that was written so far."""
         # WAIT waits for the writes of its own connection: after one of them, all before it are there.
@@ -116,6 +132,7 @@ class Fleet:
     """Servers that live and die together."""
 
     def __init__(self, which: str = "redis") -> None:
+        self.name = which
         self.binary = _require_binary(which)  # type: ignore[arg-type]
         self.folder = Path(tempfile.mkdtemp(prefix="videopoll-fleet-"))
         self._watcher = subprocess.Popen(
@@ -135,13 +152,13 @@ class Fleet:
         self.servers.append(server)
         return server
 
-    def add_sentinel(self, primary: Server, service: str, *lines: str) -> Server:
-        """Start a sentinel that watches a primary."""
+    def add_sentinel(self, primary: Server, service: str, *lines: str, down_after_s: float = 2.0) -> Server:
+        """Start a sentinel that watches a primary, and holds it for dead after so many seconds without an answer."""
         port = port_of_its_own()
         path = self.folder / f"sentinel-{port}.conf"
         path.write_text(
             f"sentinel monitor {service} 127.0.0.1 {primary.port} 2\n"
-            f"sentinel down-after-milliseconds {service} 2000\n"
+            f"sentinel down-after-milliseconds {service} {round(down_after_s * 1000)}\n"
             f"sentinel failover-timeout {service} 3000\n" + "".join(f"{line}\n" for line in lines)
         )
         server = Server(self.folder, self.binary, str(path), "--sentinel", port=port)
@@ -285,9 +302,14 @@ class Cluster(Fleet):
 
     @contextlib.contextmanager
     def failed_over(self, prefix: str, how: str = "crash", *, wait: bool = True) -> Iterator[Server]:
-        """End the master of a prefix, have it hang, or have its replica take over; it comes back at the end."""
+        """End the master of a prefix, have it hang, or have its replica take over; it comes back at the end.
+
+        A master that crashes has given its replica all that it has answered, unless it crashes "unsynced".
+        """
         was = self.owner(prefix)
-        if how == "crash":
+        if how.startswith("crash"):
+            if how == "crash":
+                was.stop_writing()
             was.kill()
         elif how == "hang":
             was.pause()
@@ -307,12 +329,20 @@ class Cluster(Fleet):
                 until(lambda: self.taken_over(prefix, was), "a replica has taken over", 20)
             yield was
         finally:
-            if how == "crash":
+            if how.startswith("crash"):
                 was.start()
             elif how == "hang":
                 was.resume()
             until(was.is_up, "it answers")
             until(self.is_well, "the cluster is well", 20)
+
+    def hand_over(self, prefix: str, choose: random.Random) -> None:
+        """Move the slot of a prefix, some keys first and the others later."""
+        move = self.begin_move(prefix)
+        move.keys(choose.randrange(20) + 1)
+        time.sleep(choose.uniform(0, 0.3))
+        move.keys()
+        move.end()
 
     def replica_of(self, prefix: str) -> Server:
         """Return the replica of the master of a prefix."""
@@ -380,16 +410,21 @@ class Move:
 
 
 class Watched(Fleet):
-    """A primary with a replica, and three sentinels that fail it over."""
+    """A primary with a replica, and three sentinels that fail it over.
+
+    Args:
+        which: Redis or Valkey.
+        down_after_s: After so many seconds without an answer.
+    """
 
     service = "video-redis"
 
-    def __init__(self, which: str = "redis") -> None:
+    def __init__(self, which: str = "redis", *, down_after_s: float = 2.0) -> None:
         super().__init__(which)
         self.data = [self.add(), self.add()]
         self.wait()
         self.data[1].ask("REPLICAOF", "127.0.0.1", self.data[0].port)
-        self.sentinels = [self.add_sentinel(self.data[0], self.service) for _ in range(3)]
+        self.sentinels = [self.add_sentinel(self.data[0], self.service, down_after_s=down_after_s) for _ in range(3)]
         self.wait()
         until(self.is_well, "all sentinels know each other and the replica", 30)
 
@@ -417,9 +452,11 @@ class Watched(Fleet):
         return next(one for one in self.data if one.port == int(port))
 
     @contextlib.contextmanager
-    def failed_over(self, *, hang: bool = False) -> Iterator[Server]:
-        """Kill the primary, or have it hang; it comes back as a replica at the end."""
-        was = self.primary
+    def failed_over(self, _prefix: str = "", how: str = "crash") -> Iterator[Server]:
+        """Kill the primary, or have it hang; it comes back as a replica at the end. See `Cluster.failed_over`."""
+        was, hang = self.primary, how == "hang"
+        if how == "crash":
+            was.stop_writing()
         was.pause() if hang else was.kill()
         until(
             lambda: self.primary is not was and self.primary.db.info("replication")["role"] == "master",
@@ -434,6 +471,10 @@ class Watched(Fleet):
             # The sentinels would come to it, too, but in ten seconds.
             was.ask("REPLICAOF", "127.0.0.1", self.primary.port)
             until(self.is_well, "it is a replica", 30)
+
+    def hand_over(self, _prefix: str = "", _choose: random.Random | None = None) -> None:
+        """Have the primary and its replica change places while jobs are done."""
+        self.switch()
 
     def switch(self) -> None:
         """Have the sentinels fail over while the primary lives."""

@@ -6,7 +6,8 @@ With `crash_at` it kills itself, once, when a job comes to that point. With
 `freeze_at` it stops itself, once, in the middle of a send: when the host has
 said who gets the message ("resolve"), when UltraMsg has told the line's state
 ("status"), when a video's size is known ("video_check"), or while the messenger's
-name is looked up ("connect").
+name is looked up ("connect"). With `without` a part of it is taken out
+(`kit.route_mutants`).
 """
 
 from __future__ import annotations
@@ -69,9 +70,15 @@ def spawn(**settings: Any) -> subprocess.Popen[bytes]:
     )
 
 
-def main(settings: dict[str, Any]) -> None:  # noqa: C901 - each setting is one branch
+def main(settings: dict[str, Any]) -> None:
     """Work until SIGTERM."""
     logging.basicConfig(level=settings.get("log_level", "ERROR"), format="%(asctime)s %(process)d %(message)s")
+    taken_out = take_out(settings["without"]) if settings.get("without") else contextlib.nullcontext()
+    with taken_out:
+        _work(settings)
+
+
+def _work(settings: dict[str, Any]) -> None:  # noqa: C901 - each setting is one branch
     poller: Any = VideoApiPoller(base_url=settings["api_url"], api_key=settings["api_key"])
     publisher = FolderPublisher(settings["publish_to"]) if "publish_to" in settings else None
     if publisher is not None:
@@ -134,6 +141,14 @@ def main(settings: dict[str, Any]) -> None:  # noqa: C901 - each setting is one 
                 await runner.run(handle_signals=settings.get("handle_signals", True))
 
         asyncio.run(work())
+
+
+def take_out(name: str) -> contextlib.AbstractContextManager[None]:
+    """Take something out that leads this process to its Redis."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from kit.route_mutants import ROUTE_MUTANTS
+
+    return ROUTE_MUTANTS[name].applied()
 
 
 def channels_of(described: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:

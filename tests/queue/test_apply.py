@@ -103,6 +103,7 @@ def mixed(bench: Bench) -> tuple:
     )
 
 
+@pytest.mark.one_server("the servers of a fleet read what the others say, too")
 def test_transitions_of_all_kinds_take_one_round_trip_and_those_that_give_deliveries_away_a_second(bench):
     """At load a write holds some of each kind, and each round trip is time that a user waits."""
     decided = mixed(bench)

@@ -245,6 +245,7 @@ def test_an_absent_server_is_told_from_a_full_pool(burst):
     assert all("cannot reach Redis" in str(result) and "in use" not in str(result) for result in results)
 
 
+@pytest.mark.one_server("a host's own pool leads to one server")
 @pytest.mark.parametrize("pool", ["ConnectionPool", "BlockingConnectionPool"])
 def test_a_hosts_own_pool_that_is_full_is_told(burst, pool):
     """Its size is the host's to say."""
@@ -260,6 +261,7 @@ def test_a_hosts_own_pool_that_is_full_is_told(burst, pool):
     assert burst.call(queue.enqueue("job_1", conversation_id="c")) is EnqueueResult.CREATED
 
 
+@pytest.mark.one_server("a host's own pool leads to one server")
 def test_a_hosts_own_blocking_pool_serves_a_burst(burst):
     """What the docs say to a host with a client of its own."""
     queue = burst.queue(burst.hosts_client("BlockingConnectionPool", max_connections=5, timeout=10))

@@ -10,6 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from kit.bench import LEASE, hand_back, recover
+from kit.fleets import SLOT_OF_TESTS
 from videopoll import (
     AsyncRedisVideoJobQueue,
     ConfigurationError,
@@ -28,15 +29,19 @@ from videopoll.jobs.transition import (
 )
 
 
+def user_of(bench) -> str:
+    """Name the user of a test; without braces, which a URL may not have."""
+    return "user-" + bench.prefix.removeprefix(SLOT_OF_TESTS)
+
+
 @pytest.fixture
 def restricted(bench, redis_server):
     """A queue whose user may neither SCAN nor KEYS, and may touch no key of another prefix."""
-    name = f"user-{bench.prefix}"
+    name = user_of(bench)
     bench.db.acl_setuser(
         name, enabled=True, passwords=["+secret"], keys=[f"{bench.prefix}:*"], commands=["+@all", "-scan", "-keys"]
     )
-    host = bench.url.partition("://")[2]
-    bench.another(f"redis://{name}:secret@{host}")
+    bench.another(bench.url.replace("://", f"://{name}:secret@"))
     yield bench
     bench.db.acl_deluser(name)
 
@@ -68,8 +73,8 @@ def test_a_user_without_scan_and_keys_can_do_everything_but_recover(restricted):
 
 def test_a_user_who_may_not_touch_the_keys_is_told_so(restricted):
     """The text says what to grant; no id and no prompt is in it."""
-    host = restricted.url.partition("://")[2]
-    other = restricted.another(f"redis://user-{restricted.prefix}:secret@{host}", prefix="forbidden")
+    url = restricted.url.replace("://", f"://{user_of(restricted)}:secret@")
+    other = restricted.another(url, prefix=f"{SLOT_OF_TESTS}forbidden")
     with pytest.raises(QueueRefusedError) as caught:
         restricted.call(other.enqueue("secret-id", conversation_id="c", metadata={"prompt": "secret wish"}))
     assert "secret" not in str(caught.value)

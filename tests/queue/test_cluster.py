@@ -26,7 +26,7 @@ def node(tmp_path_factory, redis_server):
     for _ in range(TRIES):
         port = unused_port()
         command = [
-            str(_require_binary(redis_server._name)),
+            str(_require_binary(redis_server.name)),
             *("--port", str(port), "--cluster-enabled", "yes", "--cluster-port", str(unused_port())),
             *("--dir", str(tmp_path_factory.mktemp("node")), "--save", ""),
         ]
@@ -119,5 +119,6 @@ def test_what_looks_like_a_hash_tag_is_none(node, prefix):
     assert not keys.in_one_slot
 
 
+@pytest.mark.one_server("a cluster is no elsewhere")
 def test_doctor_says_nothing_of_clusters_elsewhere(redis_url, prefix):
     assert "cluster" not in {one.check for one in check_redis(redis_url, prefix, clock=False)}

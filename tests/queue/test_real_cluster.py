@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from kit import open_world, until
 from kit.bench import AT_ONCE, Bench, Reschedule, recover
-from kit.cluster_storm import PREFIX, Storm
 from kit.trouble import BRISK, jobs
 from videopoll import (
     AsyncRedisVideoJobQueue,
@@ -268,6 +267,7 @@ def test_doctor_is_content_with_a_cluster(cluster, prefix):
     assert "its node is followed" in findings["cluster"].found
 
 
+@pytest.mark.one_server("wants a server that is no node")
 def test_what_is_no_node_of_a_cluster_says_so(kind, call, redis_url):
     bench = Bench(kind, redis_url.replace("redis://", "redis+cluster://"), "{video}", call, None)
     with pytest.raises(QueueError, match="no node of a cluster: write redis:// in the URL"):
@@ -280,12 +280,3 @@ def test_a_cluster_of_which_no_node_answers_says_so(kind, call):
     with pytest.raises(QueueUnavailableError, match=r"none of the 2 nodes of the cluster can be asked .*Try again\."):
         bench.enqueue()
     call(bench.queue.close())
-
-
-@AT_LENGTH
-def test_a_small_storm_loses_no_job_and_doubles_no_message(cluster):
-    """Workers are killed, the slot moves, a master dies: nox -s cluster has larger ones."""
-    found = Storm(jobs=40, workers=2, kills=2, moves=2, failovers=1, seed=1).run(cluster)
-
-    assert found == {"jobs": 40, "told once": 40, "lost": 0, "doubled": 0, "dead letters": 0}
-    cluster.db(PREFIX).flushall()

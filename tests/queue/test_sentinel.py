@@ -50,7 +50,7 @@ def test_a_worker_goes_on_at_the_new_primary(watched, kind, prefix, how):
         with world.worker(lease=BRISK, queue_options={"worker_timeout_s": 1.0}) as worker:
             until(lambda: len(worker.recorder.of(events.JobPolled)) >= 6, "they are under way")
             watched.primary.sync()
-            with watched.failed_over(hang=how == "hang"):
+            with watched.failed_over(how=how):
                 until(lambda: len(worker.recorder.of(events.JobDelivered)) >= 6, "every user has a message", 30)
                 until(lambda: worker.runner.health().healthy, "the worker is well", 20)
         assert len(world.ultramsg.messages) == 6
