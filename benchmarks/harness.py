@@ -211,6 +211,20 @@ class Arena:
             round_trips=self.redis.info("stats")["total_reads_processed"],
         )
 
+    def sight(self, worker: psutil.Process) -> dict[str, float]:
+        """See what has been used so far, for differences: times by their own clocks, and bytes over the network."""
+        look, stats = self.look(worker), self.redis.info("stats")
+        cpu = self.redis.info("cpu")
+        return {
+            "at_s": look.at_s,
+            "polls": look.polls,
+            "messages": look.messages,
+            "cpu_s": look.cpu_s,
+            "redis_cpu_s": cpu["used_cpu_user_main_thread"] + cpu["used_cpu_sys_main_thread"],
+            "redis_bytes": stats["total_net_input_bytes"] + stats["total_net_output_bytes"],
+            "bytes": self.world.figures()["bytes"],
+        }
+
     def between(self, before: Look, after: Look) -> dict[str, float]:
         """Give the figures of a stretch of time."""
         took_s, polls = after.at_s - before.at_s, max(1, after.polls - before.polls)

@@ -16,14 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import behaviour
+import costs
 import plot
 import scaling
+import simulation
 import throughput
 from harness import CORES, HERE, Arena, Setting, open_redis, open_world
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("throughput", "bursts", "lives", "punctuality", "delivery", "memory", "idling", "imports", "scaling")
+PARTS = (
+    *("throughput", "bursts", "lives", "punctuality", "delivery", "memory", "idling", "imports", "scaling"),
+    *("capacity", "simulation"),
+)
 
 
 def main() -> None:
@@ -50,13 +55,15 @@ def main() -> None:
         asked.results.write_text(json.dumps(results, indent=1) + "\n")
     if "throughput" in results:
         plot.draw(results, asked.plot)
+    if "simulation" in results:
+        plot.draw_capacity(results, asked.plot.with_name("capacity.svg"))
 
 
 EQUAL = {"equal_places": True}
 """As many sends at a time as polls: other queues make no difference between the two."""
 
 
-def measure(part: str, asked: argparse.Namespace, pythons: dict[str, str], results: dict, console: Console) -> Any:
+def measure(part: str, asked: argparse.Namespace, pythons: dict[str, str], results: dict, console: Console) -> Any:  # noqa: C901 - a part after the other
     """Measure one part, and show it."""
     if part == "imports":
         found = behaviour.measure_imports(pythons["plain"])
@@ -66,6 +73,10 @@ def measure(part: str, asked: argparse.Namespace, pythons: dict[str, str], resul
         rows = [scaling.measure_scaling(which, console, many=asked.pending) for which in ("redis", "valkey")]
         show(console, "Redis's time and memory for pending jobs", rows)
         return rows
+    if part == "simulation":
+        found = simulation.play_all(results, lambda said: console.print(said, style="dim"))
+        show(console, "the simulation beside what was measured", found["checks"])
+        return found
     with open_redis("redis") as server, open_world() as world:
         arena = Arena(server, world, pythons)
         if part == "throughput":
@@ -104,6 +115,14 @@ def measure(part: str, asked: argparse.Namespace, pythons: dict[str, str], resul
             )
             found = behaviour.measure_delivery(arena, console, polls_per_s=at_full / 2)
             show(console, "from the API's answer to the messenger, at half load", [found])
+            return found
+        if part == "capacity":
+            found = costs.measure_steps(console) | {"message": costs.measure_message(arena, console)}
+            for kind in ("warm", "cold"):
+                rows = [{"step": name} | row for name, row in found[kind].items()]
+                show(console, f"Redis's time and network, {kind}: a call, and each job in it", rows)
+            show(console, "Redis's memory for a job, in bytes", [found["bytes"]])
+            show(console, "a poll and a message", [found["message"]])
             return found
         found = behaviour.measure_idling(arena, console)
         show(console, "idle workers, each", [found])

@@ -45,6 +45,7 @@ class World:
         self.messages: Counter[str] = Counter()
         self.waits_ms: list[float] = []
         self.connections = 0
+        self.bytes = 0
 
     def poll(self, job_id: str) -> str:
         """Answer one poll."""
@@ -80,6 +81,7 @@ class World:
             "jobs_told": len(self.messages),
             "waits_ms": self.waits_ms,
             "connections": self.connections,
+            "bytes": self.bytes,
         }
 
     def answer(self, path: str, body: bytes) -> tuple[float, str]:
@@ -115,6 +117,7 @@ class Connection(asyncio.Protocol):
         self.world.connections -= 1
 
     def data_received(self, data: bytes) -> None:
+        self.world.bytes += len(data)
         self.received += data
         head, end, body = self.received.partition(b"\r\n\r\n")
         if not end:
@@ -136,6 +139,7 @@ class Connection(asyncio.Protocol):
             self.write(reply)
 
     def write(self, reply: bytes) -> None:
+        self.world.bytes += len(reply)
         if not self.transport.is_closing():
             self.transport.write(reply)
 

@@ -3,7 +3,7 @@
 In a page, ``<!-- generated: states -->`` becomes the diagram and the table of
 `videopoll.job.TRANSITIONS`, ``keys`` the table of `videopoll.queue.schema.KEYS`,
 ``cli`` the help of every command, ``apis`` and ``starts`` the tables of the described video APIs, and ``fast`` and the like a table of
-`benchmarks/results.json`. Nothing of it is written to a file of the
+`benchmarks/results.json`, ``capacity_plans`` and the like those of `capacity_tables`. Nothing of it is written to a file of the
 sources, so it cannot be out of date.
 
 Two smaller things besides: the signatures of attrs classes for the reference
@@ -19,12 +19,17 @@ import html
 import inspect
 import json
 import re
+import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import griffe
+
+sys.path.append(str(Path(__file__).parent))
+
+import capacity_tables
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -555,7 +560,7 @@ PARTS = {
             machine,
         ),
     )
-}
+} | capacity_tables.PARTS
 
 
 # --- the reference --------------------------------------------------------------------------------
