@@ -482,6 +482,26 @@ def test_show_live_without_a_key_says_what_to_set(cli, queue):
     assert "set VIDEOPOLL_API_KEY" in result.stderr
 
 
+# --- accounts that are held back ---
+
+
+def test_operators_see_which_account_is_held_back_and_for_how_long(cli, queue):
+    queue.enqueue("job_1", conversation_id="c")
+    assert "held back" not in cli("status").stdout + cli("doctor").stdout + cli("explain job_1").stdout
+
+    queue.brake({"fal:3f9a1c0b77d2e845": 30.0, "kling\x1b[2J:1": 20.0})
+
+    for command in ("status", "doctor"):
+        assert re.search(
+            r"held back after a 429.* fal:3f9a1c0b77d2e845 for another (30|2\d(\.\d)?) s", cli(command).stdout
+        )
+    assert "leave an account of a video API alone after a 429" in cli("explain job_1").stdout
+    assert "\x1b" not in cli("status").stdout + cli("explain job_1").stdout
+    first, second = json.loads(cli("status --json").stdout)["held_accounts"]
+    assert first["account"] == "fal:3f9a1c0b77d2e845"
+    assert 0 < second["for_s"] < first["for_s"] <= 30
+
+
 # --- explain ---
 
 

@@ -261,12 +261,12 @@ class World:
             kind=self.kind,
             url=self.url,
             prefix=self.prefix,
-            api_url=self.api.url,
             api_key=API_KEY,
             ultramsg_url=self.ultramsg.url,
             instance=INSTANCE,
             token=TOKEN,
             **{
+                "api_url": self.api.url,
                 "factory_url": self.factory.url,
                 "lease_s": 0.9,
                 "strategy": attrs.asdict(FAST),

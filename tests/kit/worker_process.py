@@ -108,6 +108,7 @@ def _work(settings: dict[str, Any]) -> None:  # noqa: C901 - each setting is one
         "grace_s": settings.get("grace_s", 10.0),
         # What operators see of it would be among the keys that are compared.
         "visible": False,
+        **settings.get("options", {}),
     }
     runners: list[Any] = []
 

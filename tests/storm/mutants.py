@@ -479,8 +479,8 @@ MUTANTS = (
     Mutant(
         "a 429 stops nothing",
         7,
-        "worker.state",
-        "        self._paused_until_s = max(self._paused_until_s, self.clock.monotonic_s() + wait_s)",
+        "worker.places",
+        "        self.brakes.hold(self._account, wait_s)",
         "        pass",
     ),
 )

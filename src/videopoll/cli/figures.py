@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -15,13 +16,19 @@ from videopoll.jobs.views import ListedJob, QueueCounts, WorkerInfo
 from videopoll.observe.log import shown
 from videopoll.queue.redis_queue import RedisVideoJobQueue
 
-__all__ = ["Figures", "describe_worker", "lag_s", "read_figures", "worker_rows", "workers_line"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Figures", "describe_worker", "held_lines", "lag_s", "read_figures", "worker_rows", "workers_line"]
 
 OLDEST_OF = 100
 """Jobs of each state among which the oldest is looked for."""
 
 LIVING = [[JobState.QUEUED], [JobState.SCHEDULED], [JobState.POLLING, JobState.DELIVERING], [JobState.OUTBOX]]
 """The states of jobs that have not ended, by the index that they stand in."""
+
+MOST_HELD_SHOWN = 10
+"""Accounts that are told one by one."""
 
 LATE_S = 30.0
 """A poll that is later than this, in seconds, shows that the workers are too few, or none."""
@@ -37,6 +44,7 @@ class Figures:
         oldest: The job that waits for its end longest.
         untaken: The job that waits longest for a worker to take it from the list.
         detail: How Redis answered.
+        held: The accounts of video APIs that all workers leave alone, and until when, in Unix milliseconds.
     """
 
     counts: QueueCounts | None
@@ -44,6 +52,7 @@ class Figures:
     oldest: ListedJob | None
     untaken: ListedJob | None
     detail: str
+    held: Mapping[str, int] = attrs.field(factory=dict)
 
     @property
     def alive(self) -> tuple[WorkerInfo, ...]:
@@ -96,13 +105,26 @@ def read_figures(queue: RedisVideoJobQueue) -> Figures:
     workers: tuple[WorkerInfo, ...] | None = None
     oldest: ListedJob | None = None
     untaken: ListedJob | None = None
+    held: dict[str, int] = {}
     try:
+        held = queue.held_accounts()
         workers = queue.workers()
         oldest, untaken = _oldest(queue, LIVING), _oldest(queue, [[JobState.QUEUED]])
     except QueueError:
         # The counts are worth more than nothing: a Redis user may be allowed only what workers need.
         pass
-    return Figures(counts, workers, oldest, untaken, detail)
+    return Figures(counts, workers, oldest, untaken, detail, held)
+
+
+def held_lines(held: Mapping[str, int], now_ms: int) -> list[str]:
+    """Return which accounts of video APIs are left alone and for how long, the longest first."""
+    said = [
+        f"{shown(account)} for another {duration((until_ms - now_ms) / 1000)}" for account, until_ms in held.items()
+    ]
+    return [
+        *said[:MOST_HELD_SHOWN],
+        *([f"and {len(said) - MOST_HELD_SHOWN} more"] if len(said) > MOST_HELD_SHOWN else []),
+    ]
 
 
 def _oldest(queue: RedisVideoJobQueue, indexes: list[list[JobState]]) -> ListedJob | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from videopoll.clock import FOREVER_S
+from videopoll.core.turns import Turns
 from videopoll.messages import Failed, Found, LookupAnswer, LookupResult, NotSent, Unknown
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from videopoll.messages import Receipt
 
-__all__ = ["Accounts", "account_key"]
+__all__ = ["Accounts", "account_key", "api_account"]
 
 IN_A_ROW = 3
 """An account is held back after this many different messages of unknown fate in a row."""
@@ -35,11 +36,8 @@ LONGEST_PAUSE_S = 300.0
 SHARE = 3
 """An account has at most so many times the places that are free: three quarters, if it is the only one that sends."""
 
-USUAL_SEND_S = 1.0
-"""How long a send takes, in seconds, as long as none over its account has ended."""
-
-SOONEST_TURN_S, LATEST_TURN_S = 0.05, 60.0
-"""How soon, in seconds, a message is tried again for which its account had no place, and how late: its channel may be quick again."""
+MOST_NAME, MOST_HASH = 40, 16
+"""Characters that the key of an account of a video API has of its name, and of its hash."""
 
 MOST_ACCOUNTS = 10_000
 """The most accounts that are remembered; the oldest go first."""
@@ -49,6 +47,12 @@ def account_key(channel: str, *credentials: str | None) -> str:
     """Return the key of an account. No credential can be read from it."""
     parts = "\0".join((channel, *(part or "" for part in credentials)))
     return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def api_account(name: str, *credentials: str | None) -> str:
+    """Return the key of an account of a video API, with the name of the API in front, so that operators can tell it."""
+    shown = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-._") else "_" for letter in name)
+    return f"{shown[:MOST_NAME]}:{account_key(name, *credentials)[:MOST_HASH]}"
 
 
 @attrs.define
@@ -65,13 +69,6 @@ class _Account:
         return self.pause_s > 0
 
 
-@attrs.define
-class _Busy:
-    under_way: int = 0
-    took_s: float = USUAL_SEND_S
-    turn_s: float = 0.0
-
-
 class Accounts:
     """The last results of each account, and the sends under way over each. Thread-safe.
 
@@ -86,7 +83,7 @@ class Accounts:
         self._first_pause_s = min(first_pause_s, LONGEST_PAUSE_S)
         self._places = places
         self._under_way = 0
-        self._busy: dict[str, _Busy] = {}
+        self._busy: dict[str, Turns] = {}
         self._lock = threading.Lock()
         self._suspects: dict[str, _Account] = {}
         self._showing: dict[str, None] = {}
@@ -116,27 +113,16 @@ class Accounts:
         Each that has to wait gets a turn of its own, as far apart as the account's sends end.
         """
         with self._lock:
-            busy = self._busy.get(key)
-            if busy is None:
-                busy = self._busy[key] = _Busy()
             free = FOREVER_S if self._places is None else self._places - self._under_way
-            if busy.under_way < max(1.0, SHARE * free):
-                busy.under_way += 1
-                self._under_way += 1
-                return 0.0
-            now_s = self._monotonic_s()
-            turn_s = max(now_s + SOONEST_TURN_S, busy.turn_s + busy.took_s / busy.under_way)
-            busy.turn_s = min(turn_s, now_s + LATEST_TURN_S)
-            return busy.turn_s - now_s
+            wait_s = self._busy.setdefault(key, Turns()).enter(self._monotonic_s(), max(1.0, SHARE * free))
+            self._under_way += not wait_s
+            return wait_s
 
     def leave(self, key: str, began_s: float) -> None:
         """Note that a send over an account has ended, which began then."""
         with self._lock:
-            busy, now_s = self._busy[key], self._monotonic_s()
-            busy.under_way -= 1
             self._under_way -= 1
-            busy.took_s += (now_s - began_s - busy.took_s) / 4
-            if not busy.under_way and busy.turn_s <= now_s:
+            if self._busy[key].leave(self._monotonic_s(), began_s):
                 del self._busy[key]
 
     def now_s(self) -> float:

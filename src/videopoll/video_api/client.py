@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import attrs
 
 from videopoll._http import NOT_JSON, Http, HttpFailure, HttpReply, HttpRequest
 from videopoll._http.answerer import whose_words
 from videopoll._reasons import Reason, own, repr_told
+from videopoll.core.accounts import api_account
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.urls import url_problem
 
@@ -80,6 +82,11 @@ class VideoApiClient:
     def base_url(self) -> str:
         """Where the API is, without a slash at the end."""
         return self._base_url
+
+    @property
+    def account(self) -> str:
+        """The account that is asked, by the API's host and a hash of address and key: after a 429 all workers leave it alone."""
+        return api_account(urlsplit(self._base_url).hostname or "", self._base_url, self._api_key)
 
     def health(self, *, timeout_s: float = 15.0) -> ApiHealth:
         """Ask whether the API is up, without the key, within `timeout_s` seconds."""

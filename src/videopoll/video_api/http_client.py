@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from videopoll._http import Http
+from videopoll.core.accounts import api_account
 from videopoll.core.flow import do
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.urls import url_problem
@@ -87,6 +88,14 @@ class HttpApiClient:
     def apis(self) -> dict[str, str]:
         """Where the API is, by its name: a runner tells operators."""
         return {self._api.name: self._base_url}
+
+    @property
+    def account(self) -> str:
+        """The account that is asked, by the API's name and a hash of address and key: after a 429 all workers leave it alone.
+
+        A key that a function gives is not known here: then all of them are one account.
+        """
+        return api_account(self._api.name, self._base_url, self._key if isinstance(self._key, str) else None)
 
     def with_key(self, api_key: str) -> Self:
         """Return one with another key that shares the connections of this one.

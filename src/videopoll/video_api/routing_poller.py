@@ -11,7 +11,7 @@ import attrs
 from videopoll._calling import aclose_parts, check_callable, close_parts, in_thread, is_async
 from videopoll._reasons import own, quoting, shown_name
 from videopoll.clock import Clock
-from videopoll.core.accounts import account_key
+from videopoll.core.accounts import api_account
 from videopoll.core.brakes import Brakes
 from videopoll.core.flow import adrive, call, do, drive
 from videopoll.errors import ConfigurationError
@@ -105,14 +105,15 @@ class RoutingPoller:
                 msg = f"RoutingPoller.{what} names {', '.join(unknown)}, which is not among its pollers: {self._known}"
                 raise ConfigurationError(msg)
         # Of those keys that are the pollers' own.
-        self._accounts = {name: account_key(name) for name in self._pollers}
+        self._accounts = {name: api_account(name, _own_account(one)) for name, one in self._pollers.items()}
         self._by = by
         self._default = default
         self._credentials = credentials
         advised = {name: getattr(one, "strategy", None) for name, one in self._pollers.items()} | strategies
         self._strategies = {name: one for name, one in advised.items() if isinstance(one, PollingStrategy)}
         self._clock = Clock()
-        self._brakes = Brakes(self._now_s)
+        self.brakes: Brakes = Brakes(self._now_s)
+        """Which accounts are left alone, and how many requests each has under way; a runner tells its fleet of it."""
         self.keeps_time: bool = credentials is None and all(
             getattr(one, "keeps_time", False) is True for one in self._pollers.values()
         )
@@ -210,13 +211,16 @@ class RoutingPoller:
         route = yield from self._find(job)
         if not isinstance(route, _Route):
             return route
-        if held_s := self._brakes.held_s(route.account):
-            return NotAsked(held_s)
+        if wait_s := self.brakes.held_s(route.account) or self.brakes.enter(route.account):
+            return NotAsked(wait_s)
         asked_s = self._now_s()
-        left_s = max(SHORTEST_POLL_S, timeout_s - (asked_s - began_s))
-        observation = cast("Observation", (yield from do(side(route.poller), job, timeout_s=left_s)))
+        try:
+            left_s = max(SHORTEST_POLL_S, timeout_s - (asked_s - began_s))
+            observation = cast("Observation", (yield from do(side(route.poller), job, timeout_s=left_s)))
+        finally:
+            self.brakes.leave(route.account, asked_s)
         strategy = self._strategies.get(route.name) or USUAL
-        self._brakes.note(route.account, asked_s, observation, strategy)
+        self.brakes.note(route.account, asked_s, observation, strategy)
         return observation
 
     def _download(
@@ -252,7 +256,7 @@ class RoutingPoller:
                 poller = cast("_Keyed", poller).with_key(key)
         except Exception as error:  # noqa: BLE001 - as above
             return _untold("credentials", error)
-        return _Route(name, poller, account_key(name, key))
+        return _Route(name, poller, self._accounts[name] if key is None else api_account(name, key))
 
     def _name_of(self, job: VideoJob) -> str | None:
         found = job.metadata.get(self._by) if isinstance(self._by, str) else self._by(job)
@@ -281,6 +285,11 @@ class _Route:
     name: str
     poller: Poller
     account: str
+
+
+def _own_account(poller: Poller) -> str | None:
+    account = getattr(poller, "account", None)
+    return account if isinstance(account, str) else None
 
 
 def _poll_of(poller: Poller) -> Poll:

@@ -158,6 +158,9 @@ class AsyncRunner(
         concurrency: Polls at a time; 100 if it is not given.
         delivery_concurrency: Sends at a time; as many as polls if it is not given.
             One account of a channel takes at most three quarters of them.
+        account_concurrency: Requests at a time, at most, to one account of a video API (an API and a key) by all
+            workers together. Each has an equal share, one at least; those with `visible=False` are not counted.
+            Without it, as many as they have places. A 429 is heeded by all of them, with or without it.
         grace_s: Seconds that `stop` lets unfinished work go on before it is given back.
         foreign_workers: Whether workers of another kind share this Redis. Then
             jobs that one of them lost are looked for every 30 s, with ``SCAN``.

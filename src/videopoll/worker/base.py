@@ -128,6 +128,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         hooks: Iterable[Hook] = (),
         concurrency: int | None = None,
         delivery_concurrency: int | None = None,
+        account_concurrency: int | None = None,
         grace_s: float = 10.0,
         foreign_workers: bool = False,
         recover: bool = True,
@@ -151,6 +152,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
             hooks=hooks,
             concurrency=polls,
             delivery_concurrency=polls if delivery_concurrency is None else delivery_concurrency,
+            account_concurrency=account_concurrency,
             grace_s=grace_s,
             foreign_workers=foreign_workers,
             recover=recover,
@@ -349,6 +351,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
 
     def _announce(self) -> None:
         self._state.defer_endings()
+        self._state.places.open_softly()
         self._state.emit(events.WorkerStarted(worker_id=self.worker_id))
 
     def _summary(self, claimed: int) -> RunSummary:
@@ -392,6 +395,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         state = self._state
         if run.stopping.asked:
             return False
+        yield from self._upkeep.tell()
         room = state.begin_turn()
         if room.any:
             try:
@@ -408,7 +412,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
     def _batch(self, run: RunT, rest: Callable[[float], object]) -> Flow[int]:
         """Claim what is due, and work on it to its end; return how many jobs that were."""
         claimed = yield from self._claim(
-            Room(self.concurrency, self._state.delivery_concurrency, constants.MOST_ENDINGS)
+            Room(self._state.places.open, self._state.delivery_concurrency, constants.MOST_ENDINGS)
         )
         if self._state.takeovers.learnt:
             claimed += yield from self._claim(Room(*self._state.room(), 0))
@@ -432,6 +436,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
             yield from do(rest, left_s)
         # Whatever this finds takes its time in the bounds of the end.
         run.ask()
+        yield from self._upkeep.tell()
         left = [(step, step.release(send_s)) for step, send_s in self._in_hand()]
         puts += [self._writer.put(transition) for _, transition in left if transition is not None]
         futures = [future for future in puts if future is not None]

@@ -20,7 +20,6 @@ from videopoll.core.context import StepContext
 from videopoll.core.loops import RENEWER, Loops
 from videopoll.core.polling import widest
 from videopoll.core.step import JobStep
-from videopoll.core.takeovers import Asked, Takeovers
 from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
 from videopoll.jobs.transition import PollWork
 from videopoll.jobs.views import RunSummary
@@ -29,6 +28,8 @@ from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStra
 from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 from videopoll.worker.health import Vitals
 from videopoll.worker.line import Line
+from videopoll.worker.places import Places
+from videopoll.worker.takeovers import Asked, Takeovers
 from videopoll.worker.timing import Coalescer
 
 if TYPE_CHECKING:
@@ -65,8 +66,14 @@ LOOK_ON_S = 0.1
 MOST_ENDINGS = 100
 """Jobs at a time that are ended without a slot."""
 
+OPEN_ON_S = 0.1
+"""How soon a worker claims again while its places open, if they are all taken."""
+
+AWAY_S = 1.0
+"""After an outage of Redis of so many seconds a worker opens its places anew: much is due by then, for everybody."""
+
 RENEW_EARLIER = 0.8
-"""Leases are renewed a little sooner than others wait for it (`videopoll.core.takeovers`)."""
+"""Leases are renewed a little sooner than others wait for it (`videopoll.worker.takeovers`)."""
 
 RETRIES_A_PERIOD = 4
 """How often a renewal that fails is tried at least in the time that others wait for it."""
@@ -139,6 +146,7 @@ class WorkerState:
         hooks: Iterable[Hook],
         concurrency: int,
         delivery_concurrency: int,
+        account_concurrency: int | None,
         grace_s: float,
         foreign_workers: bool,
         recover: bool,
@@ -176,6 +184,14 @@ class WorkerState:
         self.worker_id: str = f"video_worker_{os.getpid()}_{secrets.token_hex(3)}"
         self.clock: Clock = _clock_of(clock, poller)
         self.rng: random.Random = rng or _RNG
+        self.places: Places = Places(
+            poller,
+            concurrency,
+            account_concurrency,
+            longest_pause_s=max(one.max_retry_after_s for one in (usual, *own)),
+            clock=self.clock,
+            rng=self.rng,
+        )
         if texts is not None and not isinstance(texts, Texts):
             msg = f"texts must be Texts, got {type(texts).__name__}"
             raise ConfigurationError(msg)
@@ -207,12 +223,11 @@ class WorkerState:
         self.sends_in_hand: int = 0
         self._line = Line()
         self.coalescer: Coalescer = Coalescer()
-        self._full = self.stopping = False
+        self._full = self.stopping = self._looked = self._late = False
         self.counted: dict[type[events.Event], int] = {}
         self.endings_in_hand: int = 0
         self._look_from = 0
-        self._look_at_s = self._patient_until_s = self._paused_until_s = 0.0
-        self._looked = self._late = False
+        self._look_at_s = self._patient_until_s = 0.0
         self.defer_endings()
         self._lost: dict[str, int] = {}
         longest_silence_s = 3 * LONGEST_IDLE_S + self.lease.duration_s
@@ -281,6 +296,8 @@ class WorkerState:
         lost_since_s, self.vitals.lost_since_s = self.vitals.lost_since_s, None
         if lost_since_s is not None:
             after_s = self.clock.monotonic_s() - lost_since_s
+            if after_s >= AWAY_S:
+                self.places.open_softly()
             self.emit(events.RedisRegained(worker_id=self.worker_id, after_s=after_s))
 
     def round_succeeded(self, name: str) -> None:
@@ -307,16 +324,11 @@ class WorkerState:
     # --- slots, how much to claim, and when ---
 
     def _throttled(self, wait_s: float) -> None:
-        if self.context.holds_back:
-            # Each account by itself: the others go on.
-            return
-        self._paused_until_s = max(self._paused_until_s, self.clock.monotonic_s() + wait_s)
-        for step in self.leave_line():
-            self._give_back(step)
-
-    def pause_left_s(self) -> float:
-        """Seconds until polling may go on after a 429; 0 when it may."""
-        return max(0.0, self._paused_until_s - self.clock.monotonic_s())
+        if self.places.throttled(wait_s):
+            for step in self.leave_line():
+                self._give_back(step)
+        # The others are to know at once.
+        self.wake_at(self.clock.monotonic_s())
 
     @property
     def writes_first(self) -> bool:
@@ -339,8 +351,8 @@ class WorkerState:
         """
         if self.writes_first:
             return 0, 0
-        paused = self.pause_left_s() > 0
-        polls = 0 if paused else self.concurrency - self.polls_in_hand
+        paused = self.places.pause_left_s() > 0
+        polls = 0 if paused else self.places.open - self.polls_in_hand
         free = max(0, self.capacity - self.polls_in_hand - self.sends_in_hand)
         polls = max(0, min(polls, free))
         sends = max(0, min(self.delivery_concurrency - self.sends_in_hand, free - polls))
@@ -373,7 +385,8 @@ class WorkerState:
             self._looked = endings > 0
             room = Room(polls, sends, endings, self._look_from)
             if not room.any:
-                next_s = min(now_s + (self.pause_left_s() or LONGEST_IDLE_S), self._look_at_s, self._line.late_s)
+                idle_s = self.places.pause_left_s() or (OPEN_ON_S if self.places.opening else LONGEST_IDLE_S)
+                next_s = min(now_s + idle_s, self._look_at_s, self._line.late_s)
                 self.coalescer.request(next_s, 0.0)
             return room
 
@@ -408,13 +421,15 @@ class WorkerState:
             self.renew_first()
         self._no_longer_lost("claim")
         self.context.clock.set(batch.now_ms)
+        self.places.learn(batch)
+        paused, places = self.places.pause_left_s() > 0, self.places.open
         taken = [JobStep(self.context, claim, asked.at_s) for claim in batch.claims]
         at_once, now_s = [], self.clock.monotonic_s()
         with self._slots:
             for step in taken:
                 self.steps[step.claim.job_id] = step
                 polls = isinstance(step.claim.work, PollWork) and not step.claim.ending
-                if polls and self.polls_in_hand >= self.concurrency:
+                if polls and (paused or self.polls_in_hand >= places):
                     # What begins nothing keeps no place.
                     step.slot_freed = True
                     self._line.join(step, now_s)
@@ -430,7 +445,7 @@ class WorkerState:
     @property
     def _line_moves(self) -> bool:
         """Whether polls may begin."""
-        return not self.stopping and not self.pause_left_s()
+        return not self.stopping and not self.places.pause_left_s()
 
     def leave_line(self) -> list[JobStep]:
         """Empty the line, and return who waited for a place."""
@@ -450,7 +465,7 @@ class WorkerState:
 
     def _next_in_line(self) -> JobStep | None:
         with self._slots:
-            free = min(self.concurrency - self.polls_in_hand, self.capacity - self.polls_in_hand - self.sends_in_hand)
+            free = min(self.places.open - self.polls_in_hand, self.capacity - self.polls_in_hand - self.sends_in_hand)
             if not self._line or free <= 0 or not self._line_moves:
                 return None
             step = self._line.first()
@@ -596,7 +611,9 @@ class WorkerState:
                 left_s = (due_ms - now_ms + 1) / 1000
                 # A claim has its bounds: what it left is taken by the next one, unless this one took nothing.
                 sleep_s = min(sleep_s, left_s if due_ms > batch.now_ms else 0.0 if batch.claims else RETRY_CLAIM_S)
-        pause_s = self.pause_left_s()
+        pause_s = self.places.pause_left_s()
+        if not (polls or pause_s) and self.places.opening:
+            sleep_s = min(sleep_s, OPEN_ON_S)
         sleep_s = min(sleep_s, self._look_wanted_s(polls) - self.clock.monotonic_s())
         return max(0.0, min(sleep_s, pause_s) if pause_s else sleep_s)
 
@@ -628,7 +645,7 @@ class WorkerState:
         log.debug("Leases could not be renewed: %s", told_of(error))
         self.redis_lost(error, "renew")
 
-    def renewed(self, steps: Sequence[JobStep], held: Sequence[bool | None], asked_s: float) -> list[JobStep]:
+    def renewed(self, steps: Sequence[JobStep], held: Sequence[bool], asked_s: float) -> list[JobStep]:
         """Note what became of a renewal of leases that was asked for at `asked_s`; give the steps that lost theirs."""
         waited_for = self._renew_first or self.writes_first
         self._renewed_s, self._renew_first = asked_s, False
@@ -644,7 +661,7 @@ class WorkerState:
         for step, still in zip(steps, held, strict=False):
             if still:
                 step.confirm(asked_s)
-            elif still is not None and not (step.finished or step.pending_write):
+            elif not (step.finished or step.pending_write):
                 step.lose()
                 lost.append(step)
         return lost

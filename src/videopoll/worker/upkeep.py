@@ -64,6 +64,7 @@ class Upkeep:
         self._queue = queue
         self._pause = pause
         self._recovered, self._refused = not state.recover, False
+        self._untold = False
 
     def claim(
         self, room: Room, unwritten: Callable[[], Iterable[str]], begin: Callable[[JobStep], object]
@@ -104,6 +105,22 @@ class Upkeep:
             begin(step)
         state.plan_after(batch)
         return len(batch.claims)
+
+    def tell(self) -> Flow[None]:
+        """Tell the other workers which accounts of video APIs have asked for a pause here, if there are any."""
+        brakes, brake = self._state.places.brakes, getattr(self._queue, "brake", None)
+        pauses_s = brakes.untold()
+        if not pauses_s or brake is None:
+            return
+        try:
+            yield from do(lambda: brake(pauses_s))
+        except QueueRefusedError as error:
+            if not self._untold:
+                log.warning("Other workers are not told of pauses that a video API asks for: %s", told_of(error))
+            self._untold = True
+        except QueueError:
+            # Again with the next claim, which has to wait for Redis as well.
+            brakes.tell_again(pauses_s)
 
     def renew(self) -> Flow[list[JobStep] | None]:
         """Renew the leases of what is in hand, in one round trip for many.

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videopoll._http import Http, HttpFailure, HttpRequest
-from videopoll.cli.figures import Figures, read_figures
+from videopoll.cli.figures import Figures, held_lines, read_figures
 from videopoll.cli.options import (
     API_KEY,
     DEFAULT_API_URL,
@@ -324,6 +324,10 @@ def _check_queue(figures: Figures) -> list[Finding]:
                 "start one with videopoll worker; one with --no-history or visible=False works, but cannot be seen here"
             )
             findings.append(Finding("workers", Mark.NOTE, "none is known to be alive", fix))
+    if figures.held:
+        found = f"held back after a 429: {', '.join(held_lines(figures.held, figures.counts.now_ms))}"
+        fix = "it ends by itself; if it comes again and again, give the workers an --account-concurrency, or poll less often"
+        findings.append(Finding("video API", Mark.NOTE, found, fix))
     dead = figures.counts.dead
     if dead:
         findings.append(Finding("dead letters", Mark.NOTE, f"{dead:,}", "look at them with videopoll dead list"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import attrs
 import typer
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from videopoll.cli.commands.show import live_answer
 from videopoll.cli.describe import OUTCOMES, describe_entry, describe_job, message_in
+from videopoll.cli.figures import held_lines
 from videopoll.cli.options import (
     DEFAULT_API_URL,
     DEFAULT_PREFIX,
@@ -32,6 +33,9 @@ from videopoll.jobs.outcome import DeadLetter
 from videopoll.jobs.views import HistoryEntry, HistoryEvent, JobView, WorkerInfo
 from videopoll.observe.log import shown
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = ["explain"]
 
 
@@ -45,6 +49,7 @@ class _Known:
     workers: tuple[WorkerInfo, ...]
     letter: DeadLetter | None
     live: str | None
+    held: Mapping[str, int] = attrs.field(factory=dict)
 
 
 @guarded
@@ -66,15 +71,15 @@ def explain(
         view = queue.get(job)
         letter = queue.dead_letters.get(job) if view is not None and view.state is JobState.DEAD else None
         try:
-            history, workers = queue.history(job), queue.workers()
+            history, workers, held = queue.history(job), queue.workers(), queue.held_accounts()
         except QueueError as error:
-            history, workers = (), ()
+            history, workers, held = (), (), {}
             complain(f"the history cannot be read: {error}")
     if view is None and not history:
         complain(f"there is no job {job!r} under the prefix {prefix!r}: it was never enqueued here, or ended long ago")
         raise typer.Exit(1)
     told = live_answer(api_url, job, view) if live else None
-    known = _Known(job, view, _with_beginning(job, view, history), workers, letter, told)
+    known = _Known(job, view, _with_beginning(job, view, history), workers, letter, told, held)
     now = _now(known)
     if as_json:
         print_json(
@@ -129,6 +134,9 @@ def _now(known: _Known) -> list[str]:
     if view.state is JobState.SCHEDULED:
         said.append(_why(known, view))
         said += _progress(view)
+    if view.state in {JobState.SCHEDULED, JobState.QUEUED} and known.held:
+        held = ", ".join(held_lines(known.held, view.now_ms))
+        said.append(f"All workers leave an account of a video API alone after a 429, and its jobs wait: {held}.")
     if view.state is JobState.QUEUED and not any(worker.alive for worker in known.workers):
         said.append("No worker is known to be alive: start one with videopoll worker.")
     if view.holder is not None:

@@ -14,6 +14,7 @@ from videopoll.cli.figures import (
     Figures,
     describe_oldest,
     describe_worker,
+    held_lines,
     lag_s,
     read_figures,
     worker_rows,
@@ -162,6 +163,12 @@ def describe(figures: Figures) -> dict[str, object]:
         "dead": counts.dead if counts else None,
         "lag_s": lag_s(counts),
         "oldest": describe_oldest(figures.oldest, counts.now_ms) if counts else None,
+        "held_accounts": [
+            {"account": account, "for_s": (until_ms - counts.now_ms) / 1000}
+            for account, until_ms in figures.held.items()
+        ]
+        if counts
+        else None,
         "workers_alive": None if figures.workers is None else len(figures.alive),
         "workers": None if figures.workers is None else [describe_worker(worker) for worker in figures.workers],
     }
@@ -225,6 +232,8 @@ def _print(
             old = duration((counts.now_ms - figures.oldest.start_ms) / 1000)
             values["oldest job"] = f"{shown(figures.oldest.job_id)}, {old} old, {figures.oldest.state}"
         values["workers alive"] = workers_line(figures)
+        held = ", ".join(held_lines(figures.held, counts.now_ms))
+        values |= {"held back after a 429": held} if held else {}
     if keys is not None:
         about = "about " if keys.complete else "at least "
         values |= {

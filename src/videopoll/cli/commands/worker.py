@@ -153,6 +153,16 @@ DeliveryConcurrency: TypeAlias = Annotated[
         rich_help_panel=WORKER,
     ),
 ]
+AccountConcurrency: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        envvar="VIDEOPOLL_ACCOUNT_CONCURRENCY",
+        min=1,
+        help="Requests at a time, at most, to one account of a video API: by all workers together,"
+        " each of which has an equal share. Without it, as many as they have places.",
+        rich_help_panel=POLLING,
+    ),
+]
 LeaseDuration: TypeAlias = Annotated[
     float,
     typer.Option(
@@ -266,6 +276,7 @@ def worker(
     runner: RunnerChoice = RunnerKind.ASYNC,
     concurrency: Concurrency = None,
     delivery_concurrency: DeliveryConcurrency = None,
+    account_concurrency: AccountConcurrency = None,
     lease: LeaseDuration = 12.0,
     foreign_workers: ForeignWorkers = False,
     recover: RecoverLost = True,
@@ -340,6 +351,7 @@ def worker(
         visible=history,
         concurrency=concurrency,
         delivery_concurrency=delivery_concurrency,
+        account_concurrency=account_concurrency,
     )
     asking = _poller(api_url, poller) if not apis or _asks_others(poller) else None
     channels = build_channels(
@@ -404,6 +416,7 @@ class RunnerOptions(TypedDict, total=False):
     visible: bool
     concurrency: int | None
     delivery_concurrency: int | None
+    account_concurrency: int | None
 
 
 OF_THE_PROCESS = frozenset({"app", "health_port", "health_host", "metrics", "log_level", "log_format"})

@@ -1,0 +1,233 @@
+"""Fleets: many workers at one API account, which bears only so much, and at one Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import time
+
+import attrs
+import pytest
+import redis
+
+from kit import API_KEY, FAST, phone, until
+from kit.counting_api import CountingApi
+from kit.worker_process import end
+from videopoll import PollingStrategy, VideoApiPoller, events
+from videopoll.queue.operations import Operations
+from videopoll.queue.schema import Keys
+from videopoll.testing import Reply
+from videopoll.video_api import RoutingPoller
+
+pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
+
+SLOW_S = 60.0
+RARELY = PollingStrategy(interval_s=30.0, timeout_s=500.0, initial_delay_s=0.0, max_retry_after_s=2.5)
+
+
+@pytest.fixture
+def db(redis_url):
+    with redis.Redis.from_url(redis_url) as db:
+        yield db
+
+
+def enqueue_overdue(db, prefix, count) -> None:
+    """Have so many jobs be due for long."""
+    keys = Keys(prefix)
+    seconds, _ = db.time()
+    with db.pipeline(transaction=False) as pipe:
+        for number in range(count):
+            job_id = f"job_{number}"
+            record = {"jobId": job_id, "conversationId": "c", "startTime": seconds * 1000 - 60_000, "to": phone(number)}
+            pipe.set(keys.job(job_id), json.dumps(record | {"status": "polling", "channel": "ultramsg"}), ex=700)
+            pipe.zadd(keys.schedule, {job_id: seconds * 1000 - 30_000})
+        pipe.execute()
+
+
+@contextlib.contextmanager
+def fleet(world, api, count, **options):
+    """So many worker processes, started at once."""
+    strategy = attrs.asdict(options.pop("strategy", RARELY))
+    processes = [
+        world.process(
+            api_url=api.url, strategy=strategy, lease_s=12.0, options={"visible": True, "concurrency": 100, **options}
+        )
+        for _ in range(count)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            end(process)
+
+
+def forget(db, prefix) -> None:
+    """Remove the jobs that are left."""
+    for key in db.scan_iter(match=f"{prefix}:*", count=1000):
+        db.delete(key)
+
+
+@pytest.mark.parametrize("kind", ["async"], indirect=True)
+def test_a_fleet_that_starts_at_once_stays_within_what_the_account_bears(world, db, prefix):
+    """Four processes have 400 places; the account bears 20 requests at a time."""
+    enqueue_overdue(db, prefix, 300)
+
+    with CountingApi(0.1) as api:
+        with fleet(world, api, 4, account_concurrency=20):
+            until(lambda: len({path for _, path, _ in api.came}) == 300, "all are polled", SLOW_S)
+        settled = [count for at_s, _, count in api.came if at_s > api.came[0][0] + 1]
+        forget(db, prefix)
+
+    # Those that come first do not see yet that others do, too.
+    assert api.most <= 2 * 20
+    assert max(settled) <= 20
+
+
+@pytest.mark.parametrize("kind", ["sync"], indirect=True)
+def test_a_429_that_one_worker_met_stops_the_whole_fleet_and_outlives_its_worker(world, db, prefix):
+    """Three workers poll; one of them meets a 429 and is killed. The others are quiet until the pause is over."""
+    until_s = [0.0]
+
+    def throttled(_path):
+        if until_s[0] == 0.0 and len(api.came) > 150:
+            until_s[0] = time.monotonic() + 2.5
+            return 2.5
+        return max(0.0, until_s[0] - time.monotonic()) or None
+
+    often = attrs.evolve(FAST, timeout_s=500.0, max_attempts=10_000, max_retry_after_s=2.5)
+    enqueue_overdue(db, prefix, 60)
+    with CountingApi(0.02, throttled) as api:
+        with fleet(world, api, 3, strategy=often, concurrency=10) as processes:
+            until(lambda: db.exists(Keys(prefix).brakes), "it is told", SLOW_S)
+            told_s = time.monotonic()
+            end(processes[0])
+            until(lambda: time.monotonic() > until_s[0] + 1.5, "the pause is over", SLOW_S)
+            after = [at_s for at_s, _, _ in api.came if told_s + 0.4 < at_s]
+        forget(db, prefix)
+
+    assert [at_s for at_s in after if at_s < until_s[0] - 0.1] == [], "somebody polled in the pause"
+    assert after, "nobody came back"
+
+
+# --- several APIs ---
+
+
+def routed(world, urls, name_of, **options):
+    """A worker of its own poller, which asks at an API for each name."""
+    poller = RoutingPoller(
+        {name: VideoApiPoller(base_url=url, api_key="key") for name, url in urls.items()}, by=name_of
+    )
+    strategy = options.pop("strategy", attrs.evolve(FAST, timeout_s=500.0, max_attempts=10_000))
+    return world.worker(poller=poller, strategy=strategy, visible=True, recover=False, **options)
+
+
+def by_number(job):
+    """Name the API of a job: the even ones are kling's, the odd ones are fal's."""
+    return "fal" if int(job.job_id.removeprefix("job_")) % 2 else "kling"
+
+
+def test_a_429_of_one_api_is_heeded_by_another_worker_and_holds_up_no_other_api(world, db, prefix):
+    """Only one of the workers is told 429; the other would have gone on asking."""
+    began_s = []
+
+    def throttled(_path):
+        if len(fal.came) > 20 and not began_s:
+            began_s.append(time.monotonic())
+            return 2.0
+        return None
+
+    enqueue_overdue(db, prefix, 20)
+    with CountingApi(0.02, throttled) as fal, CountingApi(0.02) as kling:
+        urls = {"fal": fal.url, "kling": kling.url}
+        with routed(world, urls, by_number), routed(world, urls, by_number):
+            until(lambda: began_s, "one is told 429", SLOW_S)
+            until(lambda: time.monotonic() > began_s[0] + 1.8, "the pause is nearly over", SLOW_S)
+            until(lambda: fal.came[-1][0] > began_s[0] + 2, "they come back", SLOW_S)
+            (account,) = db.zrange(Keys(prefix).brakes, 0, -1) or [b"fal:gone"]
+        forget(db, prefix)
+
+    # What was under way, or claimed, when it was told.
+    late = [at_s for at_s, _, _ in fal.came if began_s[0] + 0.3 < at_s < began_s[0] + 1.99]
+    assert late == []
+    assert sum(began_s[0] + 0.3 < at_s < began_s[0] + 1.8 for at_s, _, _ in kling.came) > 20
+    assert account.startswith(b"fal:")
+
+
+def test_each_account_has_a_cap_of_its_own(world, db, prefix):
+    enqueue_overdue(db, prefix, 200)
+    with CountingApi(0.05) as fal, CountingApi(0.05) as kling:
+        urls = {"fal": fal.url, "kling": kling.url}
+        with routed(world, urls, by_number, concurrency=40, account_concurrency=3, strategy=RARELY):
+            until(lambda: len(fal.came) >= 30 and len(kling.came) >= 30, "many are polled", SLOW_S)
+        forget(db, prefix)
+
+    assert (fal.most, kling.most) == (3, 3)
+
+
+def test_the_share_of_a_worker_that_stops_is_free_for_the_others(world, db, prefix):
+    enqueue_overdue(db, prefix, 400)
+    often = attrs.evolve(RARELY, interval_s=0.5)
+    with CountingApi(0.05) as api:
+        poller = VideoApiPoller(base_url=api.url, api_key="key")
+        options = {"poller": poller, "visible": True, "account_concurrency": 8, "strategy": often, "recover": False}
+        workers = [world.worker(**options).start() for _ in range(2)]
+        until(lambda: db.zcard(Keys(prefix).workers) == 2, "both are seen", SLOW_S)
+        until(lambda: workers[0].runner._state.places.open == 4, "they share", SLOW_S)
+        workers[1].stop()
+        until(lambda: workers[0].runner._state.places.open == 8, "one has all", SLOW_S)
+        workers[0].stop()
+        forget(db, prefix)
+
+    assert api.most <= 16
+
+
+@pytest.mark.parametrize("score", [float("inf"), 2.0**60, -5.0])
+def test_what_somebody_else_wrote_there_holds_up_no_job(world, db, prefix, score):
+    account = VideoApiPoller(base_url=world.api.url, api_key=API_KEY).account
+    db.zadd(Keys(prefix).brakes, {account: score, "\xff" * 2000: 2.0**52})
+    db.expire(Keys(prefix).brakes, 60)
+    world.enqueue_ready()
+
+    with world.worker() as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered", 5)
+
+
+def test_a_worker_that_may_not_tell_the_others_says_so_once_and_pauses_alone(world, db, prefix, caplog):
+    db.rpush(Keys(prefix).brakes, "of another type")
+    db.expire(Keys(prefix).brakes, 60)
+    world.api.fail_next(Reply.fault(429, retry_after=0.4), Reply.fault(429, retry_after=0.4), path="job_1")
+    world.enqueue_ready()
+
+    with world.worker() as worker:
+        until(lambda: worker.recorder.of(events.JobDelivered), "it is delivered")
+
+    assert caplog.text.count("are not told of pauses") == 1
+
+
+# --- idle ones ---
+
+
+def test_one_job_wakes_few_of_many_idle_workers(world, monkeypatch):
+    """Twelve hear the bell; the first takes the job, and the others stay asleep."""
+    claimed: list[float] = []
+    claim = Operations.claim
+
+    def counted(operations, *args, **options):
+        claimed.append(time.monotonic())
+        return claim(operations, *args, **options)
+
+    monkeypatch.setattr(Operations, "claim", counted)
+    at_once = attrs.evolve(FAST, initial_delay_s=0.0)
+    workers = [world.worker(strategy=at_once, concurrency=2, recover=False).start() for _ in range(12)]
+    until(lambda: len(claimed) >= 12, "all are idle")
+    until(lambda: time.monotonic() > claimed[-1] + 0.3, "nobody claims")
+    scripts = []
+    for job_id in [f"job_{number}" for number in range(7)]:
+        began_s = time.monotonic()
+        world.enqueue_ready(job_id)
+        until(lambda told=job_id: any(one.recorder.of(events.JobDelivered, told) for one in workers), "it is delivered")
+        scripts.append(sum(at_s > began_s for at_s in claimed))
+
+    # The claim that takes it, one or two for its delivery, and now and then one that was due anyhow.
+    assert statistics.median(scripts) <= 4
