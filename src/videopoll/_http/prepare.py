@@ -286,6 +286,12 @@ def _encode(request: HttpRequest) -> tuple[bytes | Multipart, str | None]:
     return urlencode(request.form or {}).encode(), "application/x-www-form-urlencoded"
 
 
+# A server has a handful of them.
+@functools.lru_cache(maxsize=256)
+def _header_name(raw: bytes) -> str:
+    return raw.decode("latin-1").lower()
+
+
 class Reading:
     """Collects a reply, and refuses one that is encoded or too large before it is in memory."""
 
@@ -294,7 +300,7 @@ class Reading:
     ) -> None:
         named: dict[str, str] = {}
         for raw_name, raw_value in headers:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            name, value = _header_name(raw_name), raw_value.decode("latin-1")
             named[name] = f"{named[name]}, {value}" if name in named else value
         self._prepared, self._status, self._headers = prepared, status, named
         self._chunks: list[bytes] = []
@@ -306,8 +312,9 @@ class Reading:
         self._encodings: list[str] = []
         self.refusal: HttpFailure | None = None
         if prepared.request.method != "HEAD":  # The headers of a HEAD describe a body that does not come.
-            given = (one.strip() for one in named.get("content-encoding", "").lower().split(","))
-            self._encodings = [one for one in given if one not in {"", "identity"} and not unpacked]
+            if "content-encoding" in named and not unpacked:
+                given = (one.strip() for one in named["content-encoding"].lower().split(","))
+                self._encodings = [one for one in given if one not in {"", "identity"}]
             if len(self._encodings) > (0 if self._sink else MOST_ENCODINGS) or not _UNPACKED.issuperset(
                 self._encodings
             ):

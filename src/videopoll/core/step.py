@@ -569,12 +569,13 @@ class JobStep:
 
     def _message(self, entry: OutboxEntry) -> tuple[Message, SendPermit]:
         """Build the message, and its permit."""
-        permit = SendPermit(self.lease, self._context.accounts, entry.job.reference)
+        reference = entry.job.reference
+        permit = SendPermit(self.lease, self._context.accounts, reference)
         message = Message(
             job=entry.job,
             outcome=entry.outcome,
             form=entry.form,
-            reference=entry.job.reference,
+            reference=reference,
             attempt=max(1, entry.tries),
             texts=self._context.texts,
             _permit=permit,

@@ -186,6 +186,13 @@ class VideoJob:
         fields = load_object(raw)
         if isinstance(fields, Poison):
             return Poison(f"record is {fields.reason}")
+        return cls.from_fields(job_id, fields, now_ms, large=len(raw) > MAX_METADATA_BYTES)
+
+    @classmethod
+    def from_fields(
+        cls, job_id: str, fields: Mapping[str, JsonValue], now_ms: int | None = None, *, large: bool
+    ) -> VideoJob | Poison:
+        """Read a record's fields as `from_record` does; those of a `large` one are kept within bounds."""
         problem = _id_problem(job_id)
         if problem:
             return Poison(f"job id {problem}")
@@ -207,7 +214,7 @@ class VideoJob:
         if start_ms > (LARGEST if now_ms is None else now_ms + FUTURE_START_MS):
             return Poison("startTime is in the future")
         metadata = {name: value for name, value in fields.items() if name not in RECORD_FIELDS}
-        if len(raw) > MAX_METADATA_BYTES:
+        if large:
             # Another kind of worker wrote it, or another version.
             metadata = _within_bounds(metadata)
         return cls(job_id, conversation_id, start_ms, metadata)

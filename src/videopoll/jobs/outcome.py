@@ -10,7 +10,7 @@ import attrs
 from videopoll._reasons import Reason, own, repr_told
 from videopoll.jobs.bounds import bounded, bounded_detail, bounded_detail_or_none, bounded_id_or_none, time_or_none
 from videopoll.jobs.codec import JsonValue, Poison, dump, is_number, load_object, raw, text_or_none, whole
-from videopoll.jobs.job import VideoJob
+from videopoll.jobs.job import MAX_METADATA_BYTES, VideoJob
 from videopoll.jobs.video import Asset, FailureReason, PublicLink, failure_reason, read_assets, with_video, write_assets
 
 if TYPE_CHECKING:
@@ -373,7 +373,9 @@ class OutboxEntry:
         record, outcome = fields.get("record"), fields.get("outcome")
         if not isinstance(record, dict) or not isinstance(outcome, dict):
             return Poison("outbox entry has no record or no outcome")
-        job = VideoJob.from_record(job_id, dump(record).encode(), now_ms)
+        # What is small with its outcome is small without it.
+        large = len(stored) > MAX_METADATA_BYTES and len(dump(record)) > MAX_METADATA_BYTES
+        job = VideoJob.from_fields(job_id, record, now_ms, large=large)
         if isinstance(job, Poison):
             return job
         try:

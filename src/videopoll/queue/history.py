@@ -308,7 +308,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
             kept = {name: value for name, value in details.items() if value is not None}
             shown, text = (kept.get("reason"), kept.get("status")), next(iter(texts), "")
             # Most of the time they are one, and it is clean.
-            cleaned = "" if text in shown else redact(text)
+            cleaned = redact(text) if text and text not in shown else ""
             self._waiting.append(
                 _Noted(
                     f"{self._origin}:{self._count}",

@@ -119,8 +119,27 @@ class FreshPool(OfProcess, redis.ConnectionPool):
                 gate.release()
 
 
+def _packer() -> Callable[..., list[bytes]] | None:
+    """Return what puts a command's words into bytes in C; None without hiredis, with which redis-py does it for threads alone."""
+    try:
+        from hiredis import pack_command  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+
+    def pack(name: str | bytes, *words: object) -> list[bytes]:
+        named = (name.encode() if isinstance(name, str) else name).split()
+        try:
+            return [pack_command(cast("tuple[bytes]", (*named, *words)))]
+        except TypeError as error:
+            raise redis_errors.DataError(*error.args) from None
+
+    return pack
+
+
 class AsyncFreshPool(redis.asyncio.ConnectionPool):
     """The asyncio side of `FreshPool`, for one event loop."""
+
+    _pack: Callable[..., list[bytes]] | None = None
 
     def __init__(self, *args: object, **options: object) -> None:
         self._uses = _Uses["AsyncConnection", asyncio.Semaphore]()
@@ -128,6 +147,16 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
         self._gate = asyncio.Semaphore(self.max_connections)
         if OPENS_IN_TURN:
             self._lock = cast("asyncio.Lock", contextlib.nullcontext())
+        self._pack = _packer()
+
+    @override
+    def make_connection(self) -> AsyncConnection:
+        """Make a connection, which packs commands in C if it can."""
+        make = cast("Callable[[], AsyncConnection]", super().make_connection)
+        connection = make()
+        if self._pack is not None:
+            connection.pack_command = self._pack  # type: ignore[method-assign]
+        return connection
 
     async def get_connection(self, *args: object, **options: object) -> AsyncConnection:
         """Get a connection that is fit to be used; see `FreshPool.get_connection`."""

@@ -457,7 +457,7 @@ class WorkerState:
 
     def _serve_line(self) -> None:
         """Begin what waits for a place, as far as there are any."""
-        while (step := self._next_in_line()) is not None:
+        while self._line and (step := self._next_in_line()) is not None:
             if step.slot_freed:
                 self._give_back(step)
             else:

@@ -33,8 +33,10 @@ class Coalescer:
 
     def request(self, at_s: float, apart_s: float) -> bool:
         """Request a round trip at `at_s`, at least `apart_s` after the last; return whether it moved the next one forward."""
-        planned_s = self.next_s
-        self._next_s = min(self._next_s, max(at_s, self._began_s + apart_s))
+        at_s = max(at_s, self._began_s + apart_s)
+        if at_s >= self._next_s:
+            return False
+        planned_s, self._next_s = self.next_s, at_s
         return self.next_s < planned_s
 
     def started(self, now_s: float) -> None:
