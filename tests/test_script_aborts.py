@@ -37,7 +37,7 @@ from videopoll.jobs.transition import (
 )
 from videopoll.messages import Accepted, MessageReceipt
 from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
-from videopoll.queue import calls, watch_calls
+from videopoll.queue import calls, layout_calls, watch_calls
 from videopoll.queue.redis_queue import RedisVideoJobQueue
 from videopoll.queue.schema import Keys
 from videopoll.queue.scripts import evaluate, run
@@ -492,7 +492,7 @@ def test_an_enqueue_that_is_cut_off_anywhere_is_healed_by_the_next(stage):
     jobs = [(f"job_{number}", "c", {"to": "1"}) for number in range(3)]
     for at in range(1, MOST_CALLS):
         stage.clear()
-        cut = stage.cut_off(calls.enqueue(stage.keys, jobs, TTLS), at)
+        cut = stage.cut_off(layout_calls.enqueue(stage.keys, jobs, TTLS), at)
         stage.queue.enqueue_many(jobs)
         stage.jobs = {job_id for job_id, _, _ in jobs}
         stage.nothing_is_lost()

@@ -18,9 +18,9 @@ from videopoll import (
     SilentNotifier,
     VideoApiPoller,
 )
+from videopoll.core.takeovers import Asked, Takeovers
 from videopoll.jobs.transition import ClaimBatch
 from videopoll.worker.state import LONGEST_IDLE_S, RENEW_EARLIER, RETRIES_A_PERIOD
-from videopoll.worker.takeovers import Asked, Takeovers
 
 LEASE = LeasePolicy()  # 12 s, renewed every 4 s
 CLOCK_MS = 1_757_000_000_000

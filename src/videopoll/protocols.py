@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NotRequired, Protocol, TypedDict, Unpack, runt
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from videopoll.errors import QueueError
     from videopoll.events import Event
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import VideoJob
@@ -295,12 +296,17 @@ class VideoJobQueue(_KeepsRecords, Protocol):
         """
         ...
 
-    def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
-        """Write transitions of claimed jobs, each only if its lease is still held. Returns a result for each."""
+    def apply(self, transitions: Sequence[Transition]) -> Sequence[TransitionResult | QueueError]:
+        """Write transitions of claimed jobs, each only if its lease is still held.
+
+        Returns:
+            A result for each. An error in its place has this one tried again, while the others go on:
+            for a queue of which only a part is away.
+        """
         ...
 
-    def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
-        """Renew leases, given as (job id, token, is polling). Returns False for each that is lost."""
+    def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> Sequence[bool | None]:
+        """Renew leases, given as (job id, token, is polling). Returns False for each that is lost, None if that is not known."""
         ...
 
     def wait_for_work(self, timeout_s: float) -> bool:
@@ -341,12 +347,17 @@ class AsyncVideoJobQueue(_KeepsRecords, Protocol):
         """Lease due jobs in one atomic step; see `VideoJobQueue.claim`."""
         ...
 
-    async def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
-        """Write transitions of claimed jobs, each only if its lease is still held. Returns a result for each."""
+    async def apply(self, transitions: Sequence[Transition]) -> Sequence[TransitionResult | QueueError]:
+        """Write transitions of claimed jobs, each only if its lease is still held.
+
+        Returns:
+            A result for each. An error in its place has this one tried again, while the others go on:
+            for a queue of which only a part is away.
+        """
         ...
 
-    async def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
-        """Renew leases, given as (job id, token, is polling). Returns False for each that is lost."""
+    async def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> Sequence[bool | None]:
+        """Renew leases, given as (job id, token, is polling). Returns False for each that is lost, None if that is not known."""
         ...
 
     async def wait_for_work(self, timeout_s: float) -> bool:

@@ -91,7 +91,7 @@ def test_letters_that_die_again_at_once_do_not_keep_redrive_all_for_ever(bench):
     letter = DeadLetter("job_1", "why", bench.now_ms(), record=claim.raw.decode())
     bench.apply(Settle(claim, letter=letter))
     letters = bench.queue.dead_letters
-    redrive, rounds = letters._redrive, itertools.count()
+    redrive, rounds = letters._letters.redrive, itertools.count()
 
     def redrive_to_die_again(job_id):
         assert next(rounds) < 50, "it does not end"
@@ -102,7 +102,7 @@ def test_letters_that_die_again_at_once_do_not_keep_redrive_all_for_ever(bench):
             other.apply([Settle(one, letter=death) for one, death in zip(claims, deaths, strict=True)])
         return revived
 
-    letters._redrive = redrive_to_die_again
+    letters._letters.redrive = redrive_to_die_again
     assert bench.call(letters.redrive_all()) == 1
 
 

@@ -46,7 +46,7 @@ class _Loop:
     error: str = ""
 
 
-def check_renewed(steps: Sequence[object], held: list[bool]) -> list[bool]:
+def check_renewed(steps: Sequence[object], held: Sequence[bool | None]) -> Sequence[bool | None]:
     """Return what a renewal answered, if it answered for every step: anything else says of no step that it is lost.
 
     Raises:

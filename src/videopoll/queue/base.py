@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 from typing_extensions import override
@@ -12,13 +14,14 @@ from videopoll.queue import calls
 from videopoll.queue.connect import check_client, client_beside, shown_address
 from videopoll.queue.history import TIMEOUT_S as HISTORY_TIMEOUT_S
 from videopoll.queue.history import RedisHistory
+from videopoll.queue.layout import prefix_of
 from videopoll.queue.operations import Operations
 from videopoll.queue.pools import MAX_CONNECTIONS
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.tool_calls import ToolCalls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
     from typing import Self
 
     import redis
@@ -128,6 +131,8 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
         front_timeout_s: float = FRONT_TIMEOUT_S,
         worker_timeout_s: float = WORKER_TIMEOUT_S,
         max_connections: int = MAX_CONNECTIONS,
+        partitions: int | None = None,
+        serve: Collection[int] | None = None,
     ) -> Self:
         """Build a queue with connections of its own.
 
@@ -147,13 +152,35 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
             worker_timeout_s: The same for a worker's calls.
             max_connections: Connections that the calls of producers and operators hold
                 at most; further calls wait for one. All calls of `wait` together hold
-                one more, and a worker about five of its own.
+                one more, and a worker about five of its own. With partitions that is for each of them.
+            partitions: How many partitions the queue has: ``{video}``, ``{video:1}``, ``{video:2}`` and so on, of which
+                each may be at another node of a cluster, and each job is in one. The number may be raised while
+                everything runs, never lowered; who has a smaller one learns the greater. With 1 it has the keys of a queue
+                without partitions, and can grow.
+            serve: The partitions from which a worker takes jobs, by number from 0; all by default, also those that
+                come later.
 
         Raises:
             ConfigurationError: The URL cannot be read, has an option that does not exist, names certificates that
                 cannot be used, or turns off the check of the server's certificate; it is a cluster's, and the prefix
                 has no hash tag; or an argument cannot be what it is to be.
         """
+        if partitions is not None or serve is not None:
+            whole = Keys(prefix).prefix
+            make = functools.partial(
+                cls.from_url,
+                url,
+                ttls=ttls,
+                dead_letters=dead_letters,
+                delivery=delivery,
+                tenant_key=tenant_key,
+                hooks=hooks if isinstance(hooks, str) or not isinstance(hooks, Iterable) else list(hooks),
+                front_timeout_s=front_timeout_s,
+                worker_timeout_s=worker_timeout_s,
+                max_connections=max_connections,
+            )
+            count = 1 if partitions is None else partitions
+            return cls._of_partitions(lambda one: make(prefix=prefix_of(whole, one)), count, serve)
         keys = Keys(prefix)
         front = cls._new_client(url, keys, front_timeout_s, max_connections)
         worker, blocking, listening = (
@@ -175,6 +202,11 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
         # Beside the producers' connections: the one that stays taken would leave them one less, or none.
         queue._seats = cls._new_seats(listening)
         return queue
+
+    @classmethod
+    def _of_partitions(cls, make: Callable[[int], Self], partitions: int, serve: Collection[int] | None) -> Self:
+        """Return this twin's queue of several partitions."""
+        raise NotImplementedError
 
     def open_history(self) -> RedisHistory | None:
         """Return what keeps the stories of jobs and the heartbeat of a worker, on a connection of its own.

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 
 from videopoll.jobs.codec import Poison, is_number, load_object, raw, text_of
-from videopoll.jobs.job import JobState, VideoJob, split_record
+from videopoll.jobs.job import JobState, VideoJob
 from videopoll.jobs.outcome import DeadLetter, OutboxEntry, Outcome, OutcomeKind
 from videopoll.jobs.transition import (
     Abandoned,
@@ -30,14 +30,14 @@ from videopoll.jobs.transition import (
     Transition,
     TransitionResult,
 )
-from videopoll.jobs.views import CancelResult, EnqueueResult, JobView, QueueCounts
+from videopoll.jobs.views import CancelResult, JobView, QueueCounts
 from videopoll.observations import FaultKind
 from videopoll.policies import FOREIGN_IDLE_S
-from videopoll.queue import brake_calls, history_calls, watch_calls
+from videopoll.queue import brake_calls, history_calls, layout_calls, watch_calls
 from videopoll.queue.scripts import Script, ScriptCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from videopoll.jobs.codec import JsonValue
     from videopoll.policies import DeadLetterPolicy, KeyTtls, LeasePolicy, PollingStrategy
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ENQUEUE = Script.load("enqueue")
 CLAIM = Script.load("claim", "lanes")
 RESCHEDULE = Script.load("reschedule")
 RELEASE = Script.load("release")
@@ -63,7 +62,6 @@ POLL_NOW = Script.load("poll_now")
 HAND_BACK = Script.load("hand_back")
 
 SCRIPTS = (
-    ENQUEUE,
     CLAIM,
     RESCHEDULE,
     RELEASE,
@@ -81,6 +79,7 @@ SCRIPTS = (
     HAND_BACK,
     brake_calls.BRAKE,
     *history_calls.SCRIPTS,
+    *layout_calls.SCRIPTS,
     *watch_calls.SCRIPTS,
 )
 """Every script there is."""
@@ -105,24 +104,6 @@ def _raws(texts: Iterable[str]) -> tuple[bytes, ...]:
 def chunks(items: Sequence[T], size: int = MAX_BATCH) -> list[Sequence[T]]:
     """Cut a sequence into pieces of at most `size`."""
     return [items[first : first + size] for first in range(0, len(items), size)]
-
-
-def enqueue(
-    keys: Keys, jobs: Sequence[tuple[str, str, Mapping[str, JsonValue]]], ttls: KeyTtls, *, tenants: bool = False
-) -> ScriptCall[list[EnqueueResult]]:
-    """Take in jobs, each an id, a conversation id and metadata that were checked before; `tenants` if some have one."""
-    job_keys = [key for job_id, _, _ in jobs for key in keys.of_job(job_id)]
-    if tenants:
-        job_keys.append(keys.tenants)
-    args: list[str | bytes | int] = [ttls.job_s, ttls.attempts_s, ms(FOREIGN_IDLE_S)]
-    for job_id, conversation_id, metadata in jobs:
-        args += [job_id, *split_record(job_id, conversation_id, metadata)]
-    return ScriptCall(
-        ENQUEUE,
-        (*keys.fixed, *job_keys),
-        tuple(args),
-        lambda reply: [EnqueueResult(text_of(one)) for one in cast("list[bytes]", reply)],
-    )
 
 
 def claim(

@@ -26,19 +26,20 @@ if TYPE_CHECKING:
     from videopoll.core.flow import Flow
     from videopoll.queue.operations import Operations
 
-__all__ = ["AsyncDeadLetters", "DeadLetters"]
+__all__ = ["AsyncDeadLetters", "DeadLetters", "Letters"]
 
 PAGE = 200
 """Letters that `redrive_all` reads at a time."""
 
 
-class _Letters:
+class Letters:
     """What can be done with letters, each thing once."""
 
     def __init__(self, queue: Operations) -> None:
         self._queue = queue
 
-    def _list(self, limit: int, offset: int) -> Flow[builtins.list[DeadLetter]]:
+    def list(self, limit: int, offset: int) -> Flow[builtins.list[DeadLetter]]:
+        """Return letters, the newest first."""
         check_count("dead_letters.list.limit", limit, low=0)
         check_count("dead_letters.list.offset", offset, low=0)
         if limit < 1:
@@ -53,11 +54,13 @@ class _Letters:
             if stored is not None
         ]
 
-    def _get(self, job_id: str) -> Flow[DeadLetter | None]:
+    def get(self, job_id: str) -> Flow[DeadLetter | None]:
+        """Return one letter, or None."""
         stored = yield from self._stored(job_id)
         return None if stored is None else DeadLetter.from_json(job_id, stored)
 
-    def _redrive(self, job_id: str) -> Flow[bool]:
+    def redrive(self, job_id: str) -> Flow[bool]:
+        """Bring one letter back to life."""
         client = self._queue.front
         stored = yield from self._stored(job_id)
         if stored is None:
@@ -66,13 +69,14 @@ class _Letters:
             now_s, _ = yield from do(client.time)
         return (yield from evaluate(client, self._revive(job_id, stored, now_s)))
 
-    def _redrive_all(self) -> Flow[int]:
+    def redrive_all(self) -> Flow[int]:
+        """Bring back every letter that can be; return their number."""
         redriven, offset, seen = 0, 0, set[str]()
-        while letters := (yield from self._list(PAGE, offset)):
+        while letters := (yield from self.list(PAGE, offset)):
             for letter in letters:
                 try:
                     # One that has died again meanwhile is not redriven for ever.
-                    revived = letter.job_id not in seen and (yield from self._redrive(letter.job_id))
+                    revived = letter.job_id not in seen and (yield from self.redrive(letter.job_id))
                 except InvalidJobError:
                     revived = False
                 seen.add(letter.job_id)
@@ -80,7 +84,8 @@ class _Letters:
                 offset += not revived
         return redriven
 
-    def _dismiss(self, job_id: str) -> Flow[bool]:
+    def dismiss(self, job_id: str) -> Flow[bool]:
+        """Throw one letter away."""
         stored = yield from self._stored(job_id)
         if stored is None:
             return False
@@ -129,7 +134,14 @@ class _Letters:
         raise InvalidJobError(msg)
 
 
-class DeadLetters(_Letters):
+class _Twin:
+    """What both twins carry out."""
+
+    def __init__(self, letters: Letters) -> None:
+        self._letters = letters
+
+
+class DeadLetters(_Twin):
     """Lists, redrives and dismisses dead letters; from `RedisVideoJobQueue.dead_letters`.
 
     Every method raises `QueueError` when Redis is away or says no.
@@ -137,11 +149,11 @@ class DeadLetters(_Letters):
 
     def list(self, *, limit: int = 100, offset: int = 0) -> builtins.list[DeadLetter]:
         """Return letters, the newest first."""
-        return run(self._list(limit, offset))
+        return run(self._letters.list(limit, offset))
 
     def get(self, job_id: str) -> DeadLetter | None:
         """Return one letter, or None."""
-        return run(self._get(job_id))
+        return run(self._letters.get(job_id))
 
     def redrive(self, job_id: str) -> bool:
         """Bring one letter back to life; False if there is none, or a worker has claimed its job again by now.
@@ -149,36 +161,36 @@ class DeadLetters(_Letters):
         Raises:
             InvalidJobError: It is a bare id: there is nothing to go on with.
         """
-        return run(self._redrive(job_id))
+        return run(self._letters.redrive(job_id))
 
     def redrive_all(self) -> int:
         """Bring back every letter that can be; return their number."""
-        return run(self._redrive_all())
+        return run(self._letters.redrive_all())
 
     def dismiss(self, job_id: str) -> bool:
         """Throw one letter away; False if there is none."""
-        return run(self._dismiss(job_id))
+        return run(self._letters.dismiss(job_id))
 
 
-class AsyncDeadLetters(_Letters):
+class AsyncDeadLetters(_Twin):
     """The asyncio side of `DeadLetters`: the same methods, to be awaited."""
 
     async def list(self, *, limit: int = 100, offset: int = 0) -> builtins.list[DeadLetter]:
         """Return letters, the newest first."""
-        return await arun(self._list(limit, offset))
+        return await arun(self._letters.list(limit, offset))
 
     async def get(self, job_id: str) -> DeadLetter | None:
         """Return one letter, or None."""
-        return await arun(self._get(job_id))
+        return await arun(self._letters.get(job_id))
 
     async def redrive(self, job_id: str) -> bool:
         """Bring one letter back to life; see `DeadLetters.redrive`."""
-        return await arun(self._redrive(job_id))
+        return await arun(self._letters.redrive(job_id))
 
     async def redrive_all(self) -> int:
         """Bring back every letter that can be; return their number."""
-        return await arun(self._redrive_all())
+        return await arun(self._letters.redrive_all())
 
     async def dismiss(self, job_id: str) -> bool:
         """Throw one letter away; False if there is none."""
-        return await arun(self._dismiss(job_id))
+        return await arun(self._letters.dismiss(job_id))

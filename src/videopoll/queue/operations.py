@@ -15,7 +15,7 @@ from videopoll import events
 from videopoll._reasons import own
 from videopoll.core.delivery import open_outbox
 from videopoll.core.flow import do
-from videopoll.errors import InvalidJobError, JobNotFoundError, QueueUnavailableError
+from videopoll.errors import InvalidJobError, JobNotFoundError, QueueRefusedError, QueueUnavailableError
 from videopoll.jobs.codec import dump, text_of
 from videopoll.jobs.job import TENANT, check_id, check_is_text, check_metadata, check_tenant_key, with_tenant
 from videopoll.jobs.outcome import Outcome, OutcomeKind
@@ -23,11 +23,13 @@ from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
 from videopoll.observe.log import LogHook, shown
 from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, check_count, check_seconds, given
-from videopoll.queue import brake_calls, calls
+from videopoll.queue import brake_calls, calls, layout_calls
 from videopoll.queue.brake_calls import read_held_accounts
 from videopoll.queue.connect import ms_of
+from videopoll.queue.dead_letters import Letters
 from videopoll.queue.errors import REDIS_ERRORS, raise_queue_error
 from videopoll.queue.history_reader import read_history, read_workers
+from videopoll.queue.layout import Moved
 from videopoll.queue.listing import list_jobs
 from videopoll.queue.receipts import Receiver, with_early_receipts
 from videopoll.queue.scripts import evaluate, evaluate_all, let_go_if_moved
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     import redis
 
     from videopoll.core.flow import Flow
+    from videopoll.errors import QueueError
     from videopoll.events import Hook
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.transition import ClaimBatch, Transition
@@ -46,13 +49,14 @@ if TYPE_CHECKING:
     from videopoll.messages import MessageReceipt
     from videopoll.policies import LeasePolicy
     from videopoll.protocols import ClaimOptions, RecoverOptions
+    from videopoll.queue.layout_calls import CheckedJob
     from videopoll.queue.listing import JobFilter
     from videopoll.queue.schema import Keys
 
     Rung = Callable[[float], "Awaitable[None] | None"]
 
 
-__all__ = ["NewJob", "Operations", "new_token"]
+__all__ = ["NewJob", "Operations", "new_token", "partition_of"]
 
 NewJob = tuple[str, str, "Mapping[str, JsonValue] | None"]
 """A job to take in: its id, its conversation id, its metadata."""
@@ -99,32 +103,58 @@ class Operations:
         self.ttls: KeyTtls = given(ttls, KeyTtls, "ttls")
         self.dead: DeadLetterPolicy = given(dead_letters, DeadLetterPolicy, "dead_letters")
         self.delivery: DeliveryPolicy = given(delivery, DeliveryPolicy, "delivery")
+        self.partition: int = 0
+        """Which partition of its queue this is; claims tell it in their tokens."""
         self._emitter = events.Emitter(LogHook(), hooks)
-        self._tenant_key: str | None = check_tenant_key(tenant_key)
+        self.tenant_key: str | None = check_tenant_key(tenant_key)
 
     # --- for producers ---
 
     def enqueue(self, jobs: Iterable[NewJob]) -> Flow[list[EnqueueResult]]:
         """Take jobs in; all are checked before the first is sent."""
-        if not isinstance(jobs, Iterable) or isinstance(jobs, Mapping | str | bytes):
-            msg = f"enqueue_many takes a list of tuples (job_id, conversation_id, metadata), got {_kind_of(jobs)}"
-            raise InvalidJobError(msg)
+        try:
+            return (yield from self.take_in(self.checked(jobs)))
+        except Moved as moved:
+            msg = (
+                f"enqueue: this queue has {moved.partitions} partitions by now, and what was handed in may be at home in"
+                f" any of them: build the queue with partitions={moved.partitions} (--partitions)"
+            )
+            raise QueueRefusedError(own(msg)) from None
+
+    def take_in(self, jobs: Sequence[CheckedJob], partitions: int = 1) -> Flow[list[EnqueueResult]]:
+        """Take jobs in that were checked, for a producer that knows of so many partitions.
+
+        Raises:
+            Moved: There are more.
+        """
         results: list[EnqueueResult] = []
-        for some in calls.chunks([self._checked(job) for job in jobs]):
-            tenants = self._tenant_key is not None and any(TENANT in metadata for _, _, metadata in some)
-            found = yield from evaluate(self.front, calls.enqueue(self.keys, some, self.ttls, tenants=tenants))
+        for some in calls.chunks(jobs):
+            tenants = self.tenant_key is not None and any(TENANT in metadata for _, _, metadata in some)
+            call = layout_calls.enqueue(self.keys, some, self.ttls, tenants=tenants, partitions=partitions)
+            found = yield from evaluate(self.front, call)
             for (job_id, conversation_id, _), result in zip(some, found, strict=True):
                 if result is EnqueueResult.CREATED:
                     self._emitter.emit(events.JobEnqueued(job_id=job_id, conversation_id=conversation_id))
             results += found
         return results
 
-    def _checked(self, job: NewJob) -> tuple[str, str, Mapping[str, JsonValue]]:
+    def checked(self, jobs: Iterable[NewJob]) -> list[CheckedJob]:
+        """Check jobs that are to be taken in.
+
+        Raises:
+            InvalidJobError: They are none, or one of them cannot be stored.
+        """
+        if not isinstance(jobs, Iterable) or isinstance(jobs, Mapping | str | bytes):
+            msg = f"enqueue_many takes a list of tuples (job_id, conversation_id, metadata), got {_kind_of(jobs)}"
+            raise InvalidJobError(msg)
+        return [self._checked(job) for job in jobs]
+
+    def _checked(self, job: NewJob) -> CheckedJob:
         job_id, conversation_id, metadata = _checked(job)
         return (
             job_id,
             conversation_id,
-            metadata if self._tenant_key is None else with_tenant(metadata, self._tenant_key),
+            metadata if self.tenant_key is None else with_tenant(metadata, self.tenant_key),
         )
 
     def get(self, job_id: str) -> Flow[JobView | None]:
@@ -169,11 +199,11 @@ class Operations:
 
     def claim(self, worker_id: str, **wanted: Unpack[ClaimOptions]) -> Flow[ClaimBatch]:
         """Lease what is due."""
-        call = calls.claim(self.keys, token=new_token(worker_id), ttls=self.ttls, **wanted)
+        call = calls.claim(self.keys, token=new_token(worker_id, self.partition), ttls=self.ttls, **wanted)
         batch = yield from evaluate(self.client, call)
         return (yield from with_early_receipts(self.client, self.keys, batch))
 
-    def apply(self, transitions: Sequence[Transition]) -> Flow[list[TransitionResult]]:
+    def apply(self, transitions: Sequence[Transition]) -> Flow[Sequence[TransitionResult | QueueError]]:
         """Carry out what was decided about claimed jobs."""
         results = [TransitionResult.LOST] * len(transitions)
         for trip in calls.apply(self.keys, transitions, self.ttls, self.dead):
@@ -183,7 +213,7 @@ class Operations:
                     results[index] = result
         return results
 
-    def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> Flow[list[bool]]:
+    def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> Flow[Sequence[bool | None]]:
         """Renew leases."""
         held: list[bool] = []
         for some in calls.chunks(claims):
@@ -251,6 +281,11 @@ class Operations:
 
     # --- for operators ---
 
+    @property
+    def letters(self) -> Letters:
+        """What can be done with dead letters."""
+        return Letters(self)
+
     def counts(self) -> Flow[QueueCounts]:
         """Count the jobs by where they are."""
         return evaluate(self.front, calls.count(self.keys))
@@ -313,13 +348,19 @@ class Operations:
                 return so_far
 
 
-def new_token(worker_id: str) -> str:
-    """Return a fencing token.
+def new_token(worker_id: str, partition: int = 0) -> str:
+    """Return a fencing token, which tells the partition of its job.
 
     It is unique for each claim, also among forked processes: a worker that claims a job again must not pass for
     its former self.
     """
-    return f"{worker_id}:{secrets.token_hex(8)}"
+    return f"{worker_id}:{f'{partition}-' if partition else ''}{secrets.token_hex(8)}"
+
+
+def partition_of(token: str) -> int:
+    """Return the partition of the job that a fencing token is of."""
+    partition, dash, _ = token.rpartition(":")[2].partition("-")
+    return int(partition) if dash and partition.isdecimal() else 0
 
 
 def _checked(job: NewJob) -> tuple[str, str, dict[str, JsonValue]]:

@@ -39,13 +39,30 @@ if TYPE_CHECKING:
     from videopoll.policies import DeliveryPolicy, KeyTtls
     from videopoll.queue.schema import Keys
 
-__all__ = ["Receiver", "with_early_receipts"]
+__all__ = ["AT_ONCE", "Receiver", "checked_receipts", "with_early_receipts"]
 
 AT_ONCE = 100
 """Receipts that one script looks for."""
 
 MOST_LOOKS = 5
 """How often a receipt is judged anew because its job has changed meanwhile."""
+
+
+def checked_receipts(receipts: Iterable[MessageReceipt]) -> list[MessageReceipt]:
+    """Check what a host hands in as receipts.
+
+    Raises:
+        ConfigurationError: One of them is none.
+    """
+    if not isinstance(receipts, Iterable):
+        msg = f"receive_receipts takes a list of MessageReceipt, got {type(receipts).__name__}"
+        raise ConfigurationError(msg)
+    given = list(receipts)
+    for one in given:
+        if not isinstance(one, MessageReceipt):
+            msg = f"receive_receipts takes a list of MessageReceipt, got one of {type(one).__name__}"
+            raise ConfigurationError(msg)
+    return given
 
 
 @attrs.frozen
@@ -68,14 +85,7 @@ class Receiver:
 
     def receive(self, receipts: Iterable[MessageReceipt]) -> Flow[ReceiptCounts]:
         """Take receipts in, in the order in which they come; count what came of them."""
-        if not isinstance(receipts, Iterable):
-            msg = f"receive_receipts takes a list of MessageReceipt, got {type(receipts).__name__}"
-            raise ConfigurationError(msg)
-        given = list(receipts)
-        for one in given:
-            if not isinstance(one, MessageReceipt):
-                msg = f"receive_receipts takes a list of MessageReceipt, got one of {type(one).__name__}"
-                raise ConfigurationError(msg)
+        given = checked_receipts(receipts)
         came = collections.Counter[str]()
         for some in chunks(given, AT_ONCE):
             left = list(some)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import redis
 import redis.asyncio
+from typing_extensions import override
 
 from videopoll._shield import to_the_end
 from videopoll.policies import ENDING_S
@@ -25,9 +26,10 @@ from videopoll.queue.scripts import arun, run
 from videopoll.queue.waits import AsyncSeats, Seats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from typing import Self, Unpack
 
+    from videopoll.errors import QueueError
     from videopoll.jobs.codec import JsonValue
     from videopoll.jobs.job import JobState
     from videopoll.jobs.outcome import Outcome
@@ -86,6 +88,13 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
     _new_client_of_cluster = staticmethod(client_of_cluster)
     _new_seats = Seats
     _carry_out = staticmethod(run)
+
+    @classmethod
+    @override
+    def _of_partitions(cls, make: Callable[[int], Self], partitions: int, serve: Collection[int] | None) -> Self:
+        from videopoll.queue.partitioned_queue import PartitionedQueue  # noqa: PLC0415 - it is one of this class
+
+        return cast("Self", PartitionedQueue(make, partitions, serve))
 
     def __enter__(self) -> Self:
         return self
@@ -197,12 +206,19 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
         """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         return run(self._operations.claim(worker_id, **wanted))
 
-    def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
-        """Carry out what was decided about claimed jobs, each only if its lease is still held."""
+    def apply(self, transitions: Sequence[Transition]) -> Sequence[TransitionResult | QueueError]:
+        """Carry out what was decided about claimed jobs, each only if its lease is still held.
+
+        Returns:
+            A result for each; an error in the place of it where a partition of the queue does not answer.
+        """
         return run(self._operations.apply(transitions))
 
-    def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
-        """Renew leases, each an id, a token and whether the job is being polled; False for a lost one."""
+    def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> Sequence[bool | None]:
+        """Renew leases, each an id, a token and whether the job is being polled; False for a lost one.
+
+        None where a partition of the queue does not answer.
+        """
         return run(self._operations.renew(claims, lease))
 
     def wait_for_work(self, timeout_s: float) -> bool:
@@ -395,7 +411,7 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
     @property
     def dead_letters(self) -> DeadLetters:
         """What could not be processed or delivered."""
-        return DeadLetters(self._operations)
+        return DeadLetters(self._operations.letters)
 
 
 class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, redis.asyncio.RedisCluster, AsyncSeats]):
@@ -432,6 +448,13 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, redis.asyncio.Redis
     _new_client_of_cluster = staticmethod(async_client_of_cluster)
     _new_seats = AsyncSeats
     _carry_out = staticmethod(arun)
+
+    @classmethod
+    @override
+    def _of_partitions(cls, make: Callable[[int], Self], partitions: int, serve: Collection[int] | None) -> Self:
+        from videopoll.queue.partitioned_queue import AsyncPartitionedQueue  # noqa: PLC0415 - it is one of this class
+
+        return cast("Self", AsyncPartitionedQueue(make, partitions, serve))
 
     async def __aenter__(self) -> Self:
         return self
@@ -483,11 +506,11 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, redis.asyncio.Redis
         """Lease at most so many polls and sends that are due, in one step; see `VideoJobQueue.claim`."""
         return await arun(self._operations.claim(worker_id, **wanted))
 
-    async def apply(self, transitions: Sequence[Transition]) -> list[TransitionResult]:
+    async def apply(self, transitions: Sequence[Transition]) -> Sequence[TransitionResult | QueueError]:
         """Carry out what was decided about claimed jobs, each only if its lease is still held."""
         return await arun(self._operations.apply(transitions))
 
-    async def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> list[bool]:
+    async def renew(self, claims: Sequence[tuple[str, str, bool]], lease: LeasePolicy) -> Sequence[bool | None]:
         """Renew leases, each an id, a token and whether the job is being polled; False for a lost one."""
         return await arun(self._operations.renew(claims, lease))
 
@@ -560,4 +583,4 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, redis.asyncio.Redis
     @property
     def dead_letters(self) -> AsyncDeadLetters:
         """What could not be processed or delivered."""
-        return AsyncDeadLetters(self._operations)
+        return AsyncDeadLetters(self._operations.letters)

@@ -6,7 +6,7 @@ import enum
 import re
 from typing import TYPE_CHECKING
 
-from videopoll.queue import brake_calls, calls, history_calls, watch_calls
+from videopoll.queue import brake_calls, calls, history_calls, layout_calls, watch_calls
 
 if TYPE_CHECKING:
     from videopoll.queue.schema import Keys
@@ -33,7 +33,8 @@ class Role(enum.StrEnum):
 
 SCRIPTS_OF: dict[Role, tuple[Script, ...]] = {
     Role.PRODUCER: (
-        calls.ENQUEUE,
+        layout_calls.ENQUEUE,
+        layout_calls.LAYOUT,
         calls.INSPECT,
         calls.CANCEL,
         calls.POLL_NOW,
@@ -53,10 +54,12 @@ SCRIPTS_OF: dict[Role, tuple[Script, ...]] = {
         calls.RECOVER,
         brake_calls.BRAKE,
         *history_calls.SCRIPTS,
+        layout_calls.LAYOUT,
         watch_calls.WATCH,
     ),
     Role.OPERATOR: (
-        calls.ENQUEUE,
+        layout_calls.ENQUEUE,
+        layout_calls.LAYOUT,
         calls.INSPECT,
         calls.CANCEL,
         calls.POLL_NOW,
@@ -94,13 +97,18 @@ def commands_of(role: Role) -> tuple[str, ...]:
     return tuple(sorted(command.lower() for command in found))
 
 
-def acl_rules(role: Role, keys: Keys) -> tuple[str, ...]:
-    """Return the rules of ``ACL SETUSER`` that give a user what this role needs, and nothing else; without a password."""
+def acl_rules(role: Role, *partitions: Keys) -> tuple[str, ...]:
+    """Return the rules of ``ACL SETUSER`` that give a user what this role needs, and nothing else; without a password.
+
+    Args:
+        role: Which.
+        *partitions: The keys of each partition of the queue; of the queue itself, if it has none.
+    """
     return (
         "resetkeys",
-        f"~{keys.prefix}:*",
+        *(f"~{keys.prefix}:*" for keys in partitions),
         "resetchannels",
-        f"&{keys.ended('*')}",
+        *(f"&{keys.ended('*')}" for keys in partitions),
         "-@all",
         *(f"+{command}" for command in commands_of(role)),
     )

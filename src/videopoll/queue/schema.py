@@ -239,6 +239,14 @@ KEYS: tuple[KeyRecord, ...] = (
         "account of a video API → until when all workers leave it alone, ms; 1,000 at most",
     ),
     KeyRecord(
+        "layout",
+        "{prefix}:poll:layout",
+        "string",
+        None,
+        "enqueue, videopoll partitions",
+        "how many partitions the queue has, and since when; only with partitions",
+    ),
+    KeyRecord(
         "tool call",
         "{prefix}:tool:{callHash}",
         "string",
@@ -280,6 +288,7 @@ class Keys:
         "history",
         "inflight",
         "lanes",
+        "layout",
         "leases",
         "letters",
         "loads",
@@ -333,6 +342,7 @@ class Keys:
         self.workers: str = f"{prefix}:poll:workers"
         self.loads: str = f"{prefix}:poll:loads"
         self.brakes: str = f"{prefix}:poll:brakes"
+        self.layout: str = f"{prefix}:poll:layout"
 
     @property
     def fixed(self) -> tuple[str, ...]:

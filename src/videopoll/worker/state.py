@@ -20,6 +20,7 @@ from videopoll.core.context import StepContext
 from videopoll.core.loops import RENEWER, Loops
 from videopoll.core.polling import widest
 from videopoll.core.step import JobStep
+from videopoll.core.takeovers import Asked, Takeovers
 from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
 from videopoll.jobs.transition import PollWork
 from videopoll.jobs.views import RunSummary
@@ -29,7 +30,6 @@ from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 from videopoll.worker.health import Vitals
 from videopoll.worker.line import Line
 from videopoll.worker.places import Places
-from videopoll.worker.takeovers import Asked, Takeovers
 from videopoll.worker.timing import Coalescer
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ AWAY_S = 1.0
 """After an outage of Redis of so many seconds a worker opens its places anew: much is due by then, for everybody."""
 
 RENEW_EARLIER = 0.8
-"""Leases are renewed a little sooner than others wait for it (`videopoll.worker.takeovers`)."""
+"""Leases are renewed a little sooner than others wait for it (`videopoll.core.takeovers`)."""
 
 RETRIES_A_PERIOD = 4
 """How often a renewal that fails is tried at least in the time that others wait for it."""
@@ -645,7 +645,7 @@ class WorkerState:
         log.debug("Leases could not be renewed: %s", told_of(error))
         self.redis_lost(error, "renew")
 
-    def renewed(self, steps: Sequence[JobStep], held: Sequence[bool], asked_s: float) -> list[JobStep]:
+    def renewed(self, steps: Sequence[JobStep], held: Sequence[bool | None], asked_s: float) -> list[JobStep]:
         """Note what became of a renewal of leases that was asked for at `asked_s`; give the steps that lost theirs."""
         waited_for = self._renew_first or self.writes_first
         self._renewed_s, self._renew_first = asked_s, False
@@ -661,7 +661,7 @@ class WorkerState:
         for step, still in zip(steps, held, strict=False):
             if still:
                 step.confirm(asked_s)
-            elif not (step.finished or step.pending_write):
+            elif still is not None and not (step.finished or step.pending_write):
                 step.lose()
                 lost.append(step)
         return lost

@@ -297,7 +297,10 @@ class BaseWriter(Generic[F]):
         known, all_known = list(verdicts) if isinstance(verdicts, Sequence) else [], True
         for place, write in enumerate(batch):
             verdict = known[place] if len(known) == len(batch) else None
-            if not isinstance(verdict, TransitionResult):
+            if isinstance(verdict, QueueError):
+                self._waits_apart(write, verdict)
+                all_known = False
+            elif not isinstance(verdict, TransitionResult):
                 msg = f"the queue gave no verdict on a {type(write.to_apply).__name__}: it has to give one for each"
                 self._refused(write, QueueRefusedError(own(msg)))
                 all_known = False
@@ -334,6 +337,18 @@ class BaseWriter(Generic[F]):
         if write.refused:
             reason = error if isinstance(error, QueueError) else QueueRefusedError(own("the queue failed at a write"))
             self._state.redis_lost(reason, "apply")
+        self._kept.append(write)
+        left_s = self._patience_left_s(now_s)
+        if left_s <= 0:
+            self._give_up(error)
+        else:
+            write.again_s = now_s + min(self._state.trouble_s(write.tries), left_s)
+            write.tries += 1
+
+    def _waits_apart(self, write: _Write[F], error: QueueError) -> None:
+        """Keep what could not be written as a part of the queue is away; the queue itself sees to it what waits for that."""
+        now_s = self._state.clock.monotonic_s()
+        write.refused = False
         self._kept.append(write)
         left_s = self._patience_left_s(now_s)
         if left_s <= 0:

@@ -2,12 +2,15 @@
 -- Run twice, it gives the same answer or "known", and leaves one job.
 --
 -- KEYS[1..6]  queue, schedule, inflight, leases, faults, deliveries
--- KEYS[7..]   five a job: record, outbox, lock, attempts, completed;
+-- KEYS[7]     layout
+-- KEYS[8..]   five a job: record, outbox, lock, attempts, completed;
 --             then, if some of these jobs have a tenant, the mark which says that
--- ARGV[1..3]  seconds that a record lives, attempts seconds,
---             ms after which a job that nobody has polled is lost
--- ARGV[4..]   three a job: id, record's JSON before and after the digits of startTime
--- returns     one of "created", "known", "delivering", "finished" a job
+-- ARGV[1..4]  seconds that a record lives, attempts seconds,
+--             ms after which a job that nobody has polled is lost,
+--             how many partitions the producer knows of
+-- ARGV[5..]   three a job: id, record's JSON before and after the digits of startTime
+-- returns     one of "created", "known", "delivering", "finished" a job;
+--             or the number of partitions, if it is more than the producer knows of: then nothing was taken in
 
 local queue, schedule, inflight, deliveries = KEYS[1], KEYS[2], KEYS[3], KEYS[6]
 local record_ttl_s, attempts_s, idle_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -21,6 +24,10 @@ local TENANTS_S = 86400
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- With more partitions the ids may be at home elsewhere.
+local partitions = tonumber(string.match(redis.call('GET', KEYS[7]) or '', '^%d+') or '1')
+if partitions > tonumber(ARGV[4]) then return partitions end
 
 -- A queue key of another type must fail here, before a record is stored.
 redis.call('LLEN', queue)
@@ -41,12 +48,12 @@ local function in_their_hands(keys, found, head, tail)
 end
 
 local answers = {}
-local count = (#ARGV - 3) / 3
-local tenants = KEYS[7 + 5 * count]
+local count = (#ARGV - 4) / 3
+local tenants = KEYS[8 + 5 * count]
 if tenants then redis.call('SET', tenants, '1', 'EX', TENANTS_S) end
 for n = 1, count do
-  local record, outbox, lock, attempts, completed = unpack(KEYS, 2 + 5 * n, 6 + 5 * n)
-  local id, head, tail = ARGV[3 * n + 1], ARGV[3 * n + 2], ARGV[3 * n + 3]
+  local record, outbox, lock, attempts, completed = unpack(KEYS, 3 + 5 * n, 7 + 5 * n)
+  local id, head, tail = ARGV[3 * n + 2], ARGV[3 * n + 3], ARGV[3 * n + 4]
   local found = redis.call('MGET', record, outbox, completed, lock, attempts)
   -- What is left of a life whose record has expired does not count in the next one.
   if not found[1] and not found[2] and not found[3] and found[5] then redis.call('DEL', attempts) end
