@@ -318,6 +318,8 @@ class OutboxEntry:
     begun_ms: int | None = None
     prepared: Mapping[str, JsonValue] = attrs.field(factory=dict, repr=False)
     accepted: AcceptedMessage | None = None
+    # As it is written: often more than once, as it is.
+    _json: str | None = attrs.field(default=None, init=False, repr=False, eq=False)
 
     def noting(self, reason: str) -> OutboxEntry:
         """Return a copy that remembers one more reason, and forgets the oldest."""
@@ -330,6 +332,11 @@ class OutboxEntry:
         find under ``form`` is the one of the two that comes nearest: a worker of such a version
         sends the message in that, and forgets the rest.
         """
+        if self._json is None:
+            object.__setattr__(self, "_json", self._written())
+        return cast("str", self._json)
+
+    def _written(self) -> str:
         return dump(
             {
                 "v": 1,

@@ -61,8 +61,11 @@ class LogHook:
 
     def __call__(self, event: events.Event) -> None:
         """Log one event."""
-        if isinstance(event, events.JobPolled) and not event.known and event.fault is None:
-            level, text, *args = _line(event) if self._is_news(event.job_id) else _polled(event)
+        if isinstance(event, events.JobPolled) and event.fault is None:
+            if event.known and not log.isEnabledFor(logging.INFO):
+                # Nearly every event is this one, and nobody wants to read it.
+                return
+            level, text, *args = _line(event) if event.known or self._is_news(event.job_id) else _polled(event)
         else:
             level, text, *args = _line(event)
         if log.isEnabledFor(level):

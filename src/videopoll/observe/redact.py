@@ -51,12 +51,10 @@ def redacted(reason: str, *secrets: str | None) -> str:
 
 def without(text: str, secrets: Iterable[str | None]) -> str:
     """Return the text without the given secrets, in whatever form they stand in it; very short ones stay."""
-    for secret in sorted(
-        {secret for secret in secrets if secret and len(secret) >= SHORT_SECRET_CHARS}, key=len, reverse=True
-    ):
-        # Its quoted form is no shorter than itself.
-        forms = (secret, quote(secret, safe="", errors="replace")) if len(secret) <= len(text) else ()
-        for form in forms:
+    # Its quoted form is no shorter than a secret itself.
+    fit = {secret for secret in secrets if secret and SHORT_SECRET_CHARS <= len(secret) <= len(text)}
+    for secret in sorted(fit, key=len, reverse=True):
+        for form in (secret, quote(secret, safe="", errors="replace")):
             if form not in text:
                 continue
             # In a word of the text, a short one stands by chance, and the word would be spoiled.

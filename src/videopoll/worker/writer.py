@@ -72,6 +72,8 @@ MOST_REFUSALS = 8
 MOST_NAMED = 100
 """Ids in a log line at most."""
 
+_DUE_LATER = (Reschedule, Redeliver)
+
 F = TypeVar("F", "Future[TransitionResult]", "asyncio.Future[TransitionResult]")
 
 
@@ -291,7 +293,7 @@ class BaseWriter(Generic[F]):
     def _answer(self, batch: list[_Write[F]], verdicts: Sequence[object], asked_s: float) -> bool:
         """Answer whoever waits, and plan a claim for when the first of what was scheduled falls due; return whether all is answered."""
         self._state.takeovers.answered(asked_s, self._state.clock.monotonic_s())
-        due_ms = [one.due_ms for one in (write.to_apply for write in batch) if isinstance(one, Reschedule | Redeliver)]
+        due_ms = [write.transition.due_ms for write in batch if isinstance(write.transition, _DUE_LATER)]
         if due_ms:
             self._state.wake_at(self._state.monotonic_of(min(due_ms)))
         known, all_known = list(verdicts) if isinstance(verdicts, Sequence) else [], True

@@ -86,7 +86,8 @@ class _Connector(aiohttp.TCPConnector):
         prepared = _connecting.get()
         try:
             # Also one that was kept: who asked for it first may have been allowed to.
-            prepared.check_address(_peer(connection))
+            if prepared.request.public_only:
+                prepared.check_address(_peer(connection))
             prepared.check()
         except (NotPublicError, TooLateError):
             connection.close()
