@@ -238,13 +238,17 @@ class Traffic:
         return sum(costs[name].bytes(calls, jobs) for name, (calls, jobs) in self.steps.items())
 
 
-def traffic(polls_per_s: float, videos_per_s: float, workers: float) -> Traffic:
-    """Give what a shard is asked by so many workers that share its polls and videos evenly."""
+def traffic(polls_per_s: float, videos_per_s: float, workers: float, served: int = 1) -> Traffic:
+    """Give what a shard is asked by so many workers that share its polls and videos evenly.
+
+    A worker that serves several shards asks each of them at every claim, and writes to each.
+    So each shard is asked by `served` times as many workers, each time for as many jobs less.
+    """
 
     def calls(per_s: float, gap_s: float) -> float:
         # What comes in one after the other has a call each; what comes in faster shares one.
         each = per_s / workers
-        return workers * each / (1 + each * gap_s)
+        return served * workers * each / (1 + each * gap_s)
 
     again = max(0.0, polls_per_s - videos_per_s)
     return Traffic(
@@ -253,9 +257,10 @@ def traffic(polls_per_s: float, videos_per_s: float, workers: float) -> Traffic:
             # Part of a claim: it brings a call of its own only where there would be none.
             "first_claim": (0.0, videos_per_s),
             "claim": (calls(polls_per_s + videos_per_s, CLAIM_GAP_S), polls_per_s),
-            "reschedule": (calls(again, WRITE_GAP_S), again),
-            "conclude": (calls(videos_per_s, SEND_GAP_S), videos_per_s),
-            "settle": (calls(videos_per_s, SEND_GAP_S), videos_per_s),
+            # What is written has a call for each shard that it is for: at most one for each job.
+            "reschedule": (min(again, calls(again, WRITE_GAP_S)), again),
+            "conclude": (min(videos_per_s, calls(videos_per_s, SEND_GAP_S)), videos_per_s),
+            "settle": (min(videos_per_s, calls(videos_per_s, SEND_GAP_S)), videos_per_s),
         }
     )
 
@@ -283,6 +288,7 @@ class Plan:
     sending_places: int
     shards: int
     redis_share: float
+    redis_share_serving_all: float
     calls_per_s: float
     memory_bytes: float
     hour_down_bytes: float
@@ -310,6 +316,9 @@ def plan(costs: Costs, load: Load, kind: str = "AsyncRunner [fast]") -> Plan:
         sending_places=max(DEFAULT_PLACES, math.ceil(load.sends / needed / PLACE_SHARE)),
         shards=shards,
         redis_share=redis_share(costs, asked),
+        redis_share_serving_all=redis_share(
+            costs, traffic(polls / shards, videos / shards, workers / shards, served=shards)
+        ),
         calls_per_s=asked.calls * shards,
         memory_bytes=memory_bytes(costs, load),
         hour_down_bytes=videos * 3600 * costs.bytes["outbox"],
@@ -426,6 +435,7 @@ def told(found: Plan) -> dict[str, str]:
         "`--delivery-concurrency`": str(found.sending_places),
         "requests under way at the API": figure(load.connections),
         "Redis shards": f"{found.shards} at {found.redis_share:.1%}",
+        "if each worker serves all shards": f"at {found.redis_share_serving_all:.1%}",
         "scripts a second": figure(found.calls_per_s),
         "Redis's memory": size(found.memory_bytes),
         "more, after an hour without messenger": size(found.hour_down_bytes),

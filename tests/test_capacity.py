@@ -126,6 +126,13 @@ def test_claims_are_no_closer_together_than_a_worker_makes_them(polls, workers):
     assert calls <= min(polls, workers / 0.02) + 1e-9
 
 
+def test_a_worker_that_serves_all_shards_claims_in_each_and_brings_no_more_jobs():
+    one, all_of_them = (capacity.traffic(5000, 500, 4, served=served).steps for served in (1, 3))
+    assert all_of_them["claim"][0] == pytest.approx(3 * one["claim"][0])
+    assert {name: jobs for name, (_, jobs) in one.items()} == {name: jobs for name, (_, jobs) in all_of_them.items()}
+    assert all(calls <= jobs for name, (calls, jobs) in all_of_them.items() if name != "claim")
+
+
 def test_a_runner_that_takes_twice_the_cpu_needs_about_twice_the_cores():
     load = Load(20_000_000)
     fast, plain = (capacity.workers_for(COSTS, load, kind) for kind in ("AsyncRunner [fast]", "AsyncRunner"))
