@@ -251,6 +251,22 @@ def claim_with_little_room(stage: Stage):
     return calls.claim(stage.keys, polls=3, sends=1, token="w:cut", strategy=AT_ONCE, lease=LEASE, ttls=TTLS)
 
 
+def claim_in_turn(stage: Stage):
+    """Tenants wait for their turn in lanes; one job has left the schedule, one lives again, one has just come."""
+    stage.everywhere()
+    stage.queue.enqueue_many([(f"{name}{n}", "c", {"tenant": name}) for name in "ab" for n in range(4)])
+    stage.jobs |= {f"{name}{n}" for name in "ab" for n in range(4)}
+    stage.db.set(stage.keys.tenants, "1", ex=600)
+    stage.db.zadd(stage.keys.schedule, dict.fromkeys(("a0", "a1", "a2", "b0"), 1))
+    stage.queue.claim(polls=2, sends=1, worker_id="w", strategy=AT_ONCE, lease=LEASE)
+    assert stage.db.zcard(stage.keys.lanes) == 3
+    stage.queue.cancel("a2")
+    stage.queue.cancel("b2")
+    stage.db.delete(stage.keys.completed("b2"))
+    stage.enqueue("b2", "fresh")
+    return calls.claim(stage.keys, polls=4, sends=1, token="w:cut", strategy=AT_ONCE, lease=LEASE, ttls=TTLS)
+
+
 def claim_without_a_place(stage: Stage):
     """Everything is past its deadline: it is leased to be ended, from wherever it stands."""
     stage.everywhere()
@@ -448,6 +464,7 @@ def redriving(what: str):
 SITUATIONS = [
     claim_everything,
     claim_with_little_room,
+    claim_in_turn,
     claim_without_a_place,
     claim_too_early,
     claim_expired_beside_a_foreign_lock,

@@ -22,7 +22,7 @@ from storm.outside import (
     VideoApi,
     resolver,
 )
-from storm.plan import address, named, queue_options, runner_options
+from storm.plan import metadata_of, named, queue_options, runner_options
 from storm.server import AsyncClient, RedisServer, SyncClient, moved_clock
 from videopoll import (
     AsyncRedisVideoJobQueue,
@@ -347,7 +347,7 @@ class Fleet:
             self.producers -= 1
 
     async def _enqueue(self, job_id: str) -> Any:
-        metadata = {"channel": "c", "to": address(job_id)}
+        metadata = metadata_of(self.plan, job_id)
         return await self.operator_queue.enqueue(job_id, conversation_id=f"user-{job_id}", metadata=metadata)
 
     def _tell(self, one: Sent) -> None:

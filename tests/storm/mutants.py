@@ -354,8 +354,8 @@ MUTANTS = (
         "what is overdue waits for a place",
         7,
         "claim.lua",
-        "local next_look, looked_list = 0, false\nif endings > 0 then",
-        "local next_look, looked_list = 0, false\nif false then",
+        "local next_look, looked_list, over = 0, false, 0\nif endings > 0 then",
+        "local next_look, looked_list, over = 0, false, 0\nif false then",
     ),
     Mutant(
         "a record dies although somebody keeps it",

@@ -80,6 +80,8 @@ class Plan:
     channel_s: float = 30.0
     tells: bool = False
     """Whether the channel accepts messages, and tells later by receipts what became of them."""
+    tenants: int = 0
+    """How many tenants the jobs belong to, in turn; 0 if none are named."""
 
     def __str__(self) -> str:
         """The plan as a person reads it, and as a test can hold it."""
@@ -89,6 +91,7 @@ class Plan:
                 f" lease {self.lease_s:g} s, timeout {self.timeout_s:g} s, grace {self.grace_s:g} s,"
                 f" slow {self.slow_s:g} s, record {self.job_ttl_s} s, jitter {self.jitter:g}, yields {self.yields:g},"
                 f" API answers in {self.api_s:g} s, channel waits {self.channel_s:g} s"
+                + (f", {self.tenants} tenants" if self.tenants else "")
             )
         ]
         lines += [
@@ -110,7 +113,11 @@ class Plan:
 def queue_options(plan: Plan, scale: float = 1.0) -> dict[str, Any]:
     """Give what a plan says of a queue; `scale` is how long a second of the plan takes."""
     record_s = round(plan.job_ttl_s * scale)
-    return {"ttls": KeyTtls(job_s=record_s, attempts_s=record_s), "delivery": _delivery(plan, scale)}
+    return {
+        "ttls": KeyTtls(job_s=record_s, attempts_s=record_s),
+        "delivery": _delivery(plan, scale),
+        "tenant_key": "brand" if plan.tenants else None,
+    }
 
 
 def runner_options(plan: Plan, worker: WorkerPlan, scale: float = 1.0) -> dict[str, Any]:
@@ -150,6 +157,12 @@ def _delivery(plan: Plan, scale: float) -> DeliveryPolicy:
 def address(job_id: str) -> str:
     """Give the phone number of the user of a job."""
     return f"54911{int(job_id.removeprefix('job')):08d}"
+
+
+def metadata_of(plan: Plan, job_id: str) -> dict[str, Any]:
+    """Give what a producer stores with a job."""
+    brand = {"brand": int(job_id.removeprefix("job")) % plan.tenants} if plan.tenants else {}
+    return {"channel": "c", "to": address(job_id), **brand}
 
 
 def named(runner: Any, worker: str, number: int) -> Any:
@@ -243,6 +256,7 @@ def plan_of(seed: int) -> Plan:
         yields=rng.choice((0.0, 0.05)),
         api_s=rng.choice((0.05, 0.05, 0.5, 3.0)),
         channel_s=rng.choice((30.0, 30.0, 70.0)),
+        tenants=(0, 2, 0, 3)[seed % 4],
     )
 
 

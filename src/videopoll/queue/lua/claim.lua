@@ -125,7 +125,7 @@ local function take_due(key, source, room)
     for n = 1, #newest, 2 do candidate(newest[n], source, tonumber(newest[n + 1])) end
   end
 end
-local from_list = 0
+local from_list, from_new = 0, 0
 if sends > 0 then take_due(deliveries, 'deliveries', sends) end
 if polls > 0 then
   take_due(schedule, 'schedule', polls)
@@ -133,6 +133,11 @@ if polls > 0 then
   from_list = #waiting
   for n = from_list, 1, -1 do
     candidate(waiting[n], 'list', now)
+  end
+  if fair and from_list == MOST_DUE then
+    local newest = redis.call('LRANGE', queue, 0, NEWEST - 1)
+    from_new = #newest
+    for _, id in ipairs(newest) do candidate(id, 'list', now) end
   end
 end
 
@@ -483,7 +488,7 @@ if #jobs > 0 then
   end
   if #unschedule > 0 then variadic('ZREM', schedule, unschedule) end
   if #undeliver > 0 then variadic('ZREM', deliveries, undeliver) end
-  if from_list > 0 then redis.call('LTRIM', queue, 0, -(from_list + 1)) end
+  if from_list > 0 then redis.call('LTRIM', queue, from_new, -(from_list + 1)) end
   if looked_list then
     -- From the old end, where they were found; what was left there stays.
     for _, some in ipairs({leased, reschedule}) do

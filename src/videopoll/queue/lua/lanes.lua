@@ -38,19 +38,19 @@ function lanes.read(index, start, room, now)
   -- found: {id, due, lane}; heads: lanes that were looked at; turns: of each lane; held: how many ids it has at
   -- least; taken: how many had their turn; out: ids that leave it; first_due: of what stays
   local side = {index = index, start = start, room = room, found = {}, heads = {}, turns = {}, held = {}, taken = {}, out = {}}
-  local heads = redis.call('ZRANGE', index, 0, math.max(room, 1) - 1, 'WITHSCORES')
+  -- One more than there is room for: is there more?
+  local heads = redis.call('ZRANGE', index, 0, math.max(room, 1), 'WITHSCORES')
   side.next_turn = heads[2] and tonumber(heads[2]) + 1 or 0
   local open = {}
-  for n = 1, #heads, 2 do
+  for n = 1, math.min(#heads, 2 * math.max(room, 1)), 2 do
     side.heads[heads[n]], side.turns[heads[n]] = true, tonumber(heads[n + 1])
     open[#open + 1] = {name = heads[n], at = 0}
   end
-  if room > 0 and #open == room then lanes.leave(side, now) end
+  if room > 0 and #heads > 2 * room then lanes.leave(side, now) end
   local need = room
   while #open > 0 do
     local each, still = math.max(0, math.ceil(need / #open)), {}
     for _, lane in ipairs(open) do
-      -- One more than is needed: is there more?
       local ids = redis.call('ZRANGE', start .. lane.name, lane.at, lane.at + each, 'WITHSCORES')
       local some = math.min(#ids / 2, each)
       for n = 1, some do side.found[#side.found + 1] = {ids[2 * n - 1], tonumber(ids[2 * n]), lane.name} end
@@ -116,7 +116,8 @@ function lanes.take(side, job, had_turn)
 end
 
 -- Writes which jobs wait for their turn, each with the time at which it is looked at again at the latest,
--- and whose turn is next. The lanes first: what stands in them only is passed over.
+-- and whose turn is next. The index first, by which every lane is found; then the lanes, as what stands in them only is
+-- passed over.
 function lanes.park(side, place, jobs, keep_s)
   local ids, later = {}, {}
   for n, job in ipairs(jobs) do
@@ -127,13 +128,6 @@ function lanes.park(side, place, jobs, keep_s)
     side.held[name] = side.held[name] + 1
     lanes.leave(side, job.due)
     later[2 * n - 1], later[2 * n] = string.format('%.1f', math.floor(job.back) + 0.5), job.id
-  end
-  for name, some in pairs(ids) do
-    local key = side.start .. name
-    for first = 1, #some, MANY do
-      redis.call('ZADD', key, 'NX', unpack(some, first, math.min(first + MANY - 1, #some)))
-    end
-    redis.call('EXPIRE', key, keep_s)
   end
   local turns, empty = {}, {}
   for name, held in pairs(side.held) do
@@ -147,6 +141,13 @@ function lanes.park(side, place, jobs, keep_s)
   if #turns > 0 then
     variadic('ZADD', side.index, turns)
     redis.call('EXPIRE', side.index, keep_s)
+  end
+  for name, some in pairs(ids) do
+    local key = side.start .. name
+    for first = 1, #some, MANY do
+      redis.call('ZADD', key, 'NX', unpack(some, first, math.min(first + MANY - 1, #some)))
+    end
+    redis.call('EXPIRE', key, keep_s)
   end
   variadic('ZADD', place, later)
   for name, out in pairs(side.out) do variadic('ZREM', side.start .. name, out) end
