@@ -143,14 +143,19 @@ def test_what_waits_for_its_turn_is_due(shared):
     assert shared.batch(polls=0).next_poll_ms == due_ms
 
 
-def test_a_tenant_that_comes_back_again_and_again_starves_nobody(shared):
-    """With one place, and one new job of the light one at every turn."""
-    overdue(shared, "heavy", 30, late_ms=60_000)
+@pytest.mark.parametrize("first", ["heavy", "light"])
+def test_a_tenant_that_comes_back_again_and_again_has_every_other_turn(shared, first):
+    """With one place, and one job of the light one at a time, whoever's are due for longer."""
+    overdue(shared, "heavy", 60, late_ms=60_000)
+    take_in(shared, "light", 40)
+    shared.db.delete(shared.keys.queue)
+    due_ms = shared.now_ms() - (90_000 if first == "light" else 1000)
     seen = Counter()
-    for number in range(20):
-        shared.enqueue(f"light-{number:04}", brand="light")
+    for _ in range(40):
+        shared.db.zadd(shared.keys.schedule, {names("light", 40)[seen["light"]]: due_ms}, nx=True)
         seen += whose(shared.claim(polls=1))
-    assert 9 <= seen["heavy"] <= 11
+    assert seen.total() == 40
+    assert 19 <= seen["light"] <= 21
 
 
 def test_sends_have_their_turns_too(shared):

@@ -2,9 +2,10 @@
 --
 -- What is due and finds no place waits in a lane of its tenant: a sorted set of ids by due time. An
 -- index has the lanes in the order of their turns: each job that is taken puts its lane one turn back,
--- and a new lane comes in one turn behind the first. (Start-time fair queueing, Goyal, Vin and Cheng,
--- 1996, with jobs of one size, and lanes that are forgotten when they are empty.) So a claim looks at
--- no more lanes than it has places, whatever they hold.
+-- and a new lane comes in half a turn behind the first. (Start-time fair queueing, Goyal, Vin and Cheng,
+-- 1996, with jobs of one size. A lane is forgotten when it is empty: coming in with the first, one that
+-- empties again and again could always be first.) So a claim looks at no more lanes than it has places,
+-- whatever they hold.
 --
 -- A lane is no place of its own. Its ids stay in the schedule (or among the deliveries), with the time
 -- at which they are looked at again at the latest: half a millisecond past a whole one, by which it
@@ -40,7 +41,7 @@ function lanes.read(index, start, room, now)
   local side = {index = index, start = start, room = room, found = {}, heads = {}, turns = {}, held = {}, taken = {}, out = {}}
   -- One more than there is room for: is there more?
   local heads = redis.call('ZRANGE', index, 0, math.max(room, 1), 'WITHSCORES')
-  side.next_turn = heads[2] and tonumber(heads[2]) + 1 or 0
+  side.next_turn = heads[2] and tonumber(heads[2]) + 0.5 or 0
   local open = {}
   for n = 1, math.min(#heads, 2 * math.max(room, 1)), 2 do
     side.heads[heads[n]], side.turns[heads[n]] = true, tonumber(heads[n + 1])
@@ -134,7 +135,7 @@ function lanes.park(side, place, jobs, keep_s)
     if held <= 0 and side.heads[name] then
       empty[#empty + 1] = name
     elseif held > 0 and (side.taken[name] or ids[name]) then
-      turns[#turns + 1] = string.format('%.0f', side.turns[name] + (side.taken[name] or 0))
+      turns[#turns + 1] = string.format('%.1f', side.turns[name] + (side.taken[name] or 0))
       turns[#turns + 1] = name
     end
   end
