@@ -7,7 +7,6 @@ import os
 import statistics
 from typing import TYPE_CHECKING
 
-import psutil
 import redis
 from harness import CORES, WORKER_CORE, open_redis, quantile
 
@@ -36,7 +35,7 @@ FAR_MS = 3_000_000
 class StandIn:
     """A video API that answers after 50 ms, and has no video ever."""
 
-    async def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:
+    async def poll(self, job: VideoJob, *, timeout_s: float) -> Observation:  # noqa: ARG002 - as the runner calls it
         """Return that the job is being worked on."""
         await asyncio.sleep(ANSWER_S)
         return VideoWorking()
@@ -69,9 +68,7 @@ async def _lives(url: str, tenant_key: str | None) -> dict[str, float]:
                 numbers = range(first, min(first + 10_000, count))
                 await queue.enqueue_many([(f"{tenant}-{number:06}", "c", {"brand": tenant}) for number in numbers])
         watch = Watch()
-        runner = AsyncRunner(
-            queue, StandIn(), SilentNotifier(), strategy=STRATEGY, concurrency=PLACES, hooks=[watch]
-        )
+        runner = AsyncRunner(queue, StandIn(), SilentNotifier(), strategy=STRATEGY, concurrency=PLACES, hooks=[watch])
         async with runner:
             runner.start()
             await asyncio.sleep(LASTING_S)
@@ -139,11 +136,3 @@ def _turns(url: str, tenants: int, jobs: int, looks: int) -> dict[str, float]:
             "commands": statistics.median(calls for _, calls in spent),
             "claim_us_filling": statistics.median(filling) if filling else float("nan"),
         }
-
-
-if __name__ == "__main__":
-    from rich.console import Console as _Console
-
-    console = _Console()
-    for row in measure_lateness(console):
-        console.print(row)

@@ -17,6 +17,7 @@ from typing import Any
 
 import behaviour
 import costs
+import fairness
 import plot
 import scaling
 import simulation
@@ -27,7 +28,7 @@ from rich.table import Table
 
 PARTS = (
     *("throughput", "bursts", "lives", "punctuality", "delivery", "memory", "idling", "imports", "scaling"),
-    *("capacity", "simulation"),
+    *("capacity", "simulation", "fairness"),
 )
 
 
@@ -77,6 +78,8 @@ def measure(part: str, asked: argparse.Namespace, pythons: dict[str, str], resul
         found = simulation.play_all(results, lambda said: console.print(said, style="dim"))
         show(console, "the simulation beside what was measured", found["checks"])
         return found
+    if part == "fairness":
+        return measure_fairness(console)
     with open_redis("redis") as server, open_world() as world:
         arena = Arena(server, world, pythons)
         if part == "throughput":
@@ -127,6 +130,14 @@ def measure(part: str, asked: argparse.Namespace, pythons: dict[str, str], resul
         found = behaviour.measure_idling(arena, console)
         show(console, "idle workers, each", [found])
         return found
+
+
+def measure_fairness(console: Console) -> dict[str, list[dict[str, Any]]]:
+    """Measure what tenants feel of each other, and show it."""
+    found = {"lateness": fairness.measure_lateness(console), "turns": fairness.measure_turns(console)}
+    show(console, "ten jobs of a tenant at 10 s beside 100,000 of another", found["lateness"])
+    show(console, "Redis's time for a claim of 100 overdue jobs", found["turns"])
+    return found
 
 
 HEADINGS = {

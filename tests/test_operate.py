@@ -627,6 +627,20 @@ def test_explain_of_a_job_that_waits_for_a_worker_or_for_another_kind_of_worker(
     assert "The user has been told nothing yet." in told
 
 
+def test_explain_of_a_job_that_waits_for_its_tenants_turn(cli, queue, client, keys):
+    for number in (1, 2):
+        cli(f"enqueue job_{number} --conversation c -m brand=acme --tenant-key brand")
+        client.zadd(keys.schedule, {f"job_{number}": client.time()[0] * 1000 - 9000 + number})
+    client.delete(keys.queue)
+    queue.claim(polls=1, sends=1, worker_id="w", strategy=PollingStrategy(), lease=LeasePolicy())
+
+    told = cli("explain job_2").stdout
+
+    assert "late, after 0 polls" in told
+    assert "It is due already: 0 workers are known to be alive. Where more is due" in told
+    assert "its tenant, acme, has its turn" in told
+
+
 def test_explain_of_a_delivery_that_waits(cli, world, queue, hook):
     world.api.job("job_1", Reply.completed(SIGNED))
     world.ultramsg.stop()

@@ -40,6 +40,7 @@ __all__ = [
     "Providers",
     "RedisUrl",
     "RunnerKind",
+    "TenantKey",
     "UltraMsgInstance",
     "UltraMsgUrl",
     "WhatsAppFactoryInstance",
@@ -73,6 +74,16 @@ Prefix: TypeAlias = Annotated[
     str,
     typer.Option(
         "--prefix", envvar="VIDEOPOLL_PREFIX", help="What every key in Redis starts with.", rich_help_panel="Redis"
+    ),
+]
+TenantKey: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant-key",
+        envvar="VIDEOPOLL_TENANT_KEY",
+        metavar="NAME",
+        help="The entry of the metadata that says whose a job is: tenants have places in turn.",
+        rich_help_panel="Redis",
     ),
 ]
 JobTtl: TypeAlias = Annotated[
@@ -175,9 +186,13 @@ def ttls_of(job_ttl_s: int) -> KeyTtls:
     return KeyTtls(job_s=job_ttl_s, attempts_s=job_ttl_s)
 
 
-def open_queue(redis_url: str, prefix: str, job_ttl_s: int = DEFAULT_JOB_TTL_S) -> RedisVideoJobQueue:
+def open_queue(
+    redis_url: str, prefix: str, job_ttl_s: int = DEFAULT_JOB_TTL_S, tenant_key: str | None = None
+) -> RedisVideoJobQueue:
     """Open the queue for a command that looks or acts once."""
-    return RedisVideoJobQueue.from_url(redis_url, prefix=prefix, ttls=ttls_of(job_ttl_s), front_timeout_s=5.0)
+    return RedisVideoJobQueue.from_url(
+        redis_url, prefix=prefix, ttls=ttls_of(job_ttl_s), front_timeout_s=5.0, tenant_key=tenant_key
+    )
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from videopoll.cli.options import (
     JobTtl,
     Prefix,
     RedisUrl,
+    TenantKey,
     open_queue,
 )
 from videopoll.cli.output import complain, guarded, print_json
@@ -70,6 +71,7 @@ def enqueue(
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
     job_ttl: JobTtl = DEFAULT_JOB_TTL_S,
+    tenant_key: TenantKey = None,
 ) -> None:
     """Hand a job to the workers. The same id twice is one job.
 
@@ -97,7 +99,7 @@ def enqueue(
         raise ConfigurationError(msg)
     if provider is not None:
         job_ttl = _job_ttl(ctx, job_ttl, described(provider))
-    with open_queue(redis_url, prefix, job_ttl) as queue:
+    with open_queue(redis_url, prefix, job_ttl, tenant_key) as queue:
         if stdin:
             if _enqueue_lines(queue, as_json=as_json):
                 raise typer.Exit(1)

@@ -196,7 +196,9 @@ def _why(known: _Known, view: JobView) -> str:
     """Return why the next poll is due when it is."""
     if view.due_ms is not None and view.due_ms < view.now_ms - 1000:
         alive = sum(worker.alive for worker in known.workers)
-        return f"It is due already: {alive} worker{' is' if alive == 1 else 's are'} known to be alive."
+        tenant = view.job.tenant if view.job is not None else None
+        turn = f" Where more is due than there are places, its tenant, {shown(tenant)}, has its turn." if tenant else ""
+        return f"It is due already: {alive} worker{' is' if alive == 1 else 's are'} known to be alive.{turn}"
     if not view.attempts:
         return "That is so because a first poll waits for the initial delay."
     if view.faults:
