@@ -64,7 +64,7 @@ EQUAL = {"equal_places": True}
 """As many sends at a time as polls: other queues make no difference between the two."""
 
 
-def measure(part: str, asked: argparse.Namespace, pythons: dict[str, str], results: dict, console: Console) -> Any:  # noqa: C901 - a part after the other
+def measure(part: str, asked: argparse.Namespace, pythons: dict[str, str], results: dict, console: Console) -> Any:  # noqa: C901, PLR0912 - a part after the other
     """Measure one part, and show it."""
     if part == "imports":
         found = behaviour.measure_imports(pythons["plain"])
