@@ -160,12 +160,13 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def cluster(session: nox.Session) -> None:
-    """The tests of the queue on a real Redis Cluster and under Sentinel, storms with dying masters, and what a failover loses."""
+    """The tests of the queue on a real cluster and under Sentinel, storms with dying masters, upgrades, and what a failover loses."""
     session.install(".[all]", *_groups("tests"))
     for fleet in ("cluster", "sentinel"):
         session.run("pytest", "--fleet", fleet, "tests/test_behaviour.py", "tests/queue", *AT_ONCE, *session.posargs)
-    at_length = (f"tests/queue/test_{name}.py" for name in ("real_cluster", "sentinel", "fleet_storms"))
-    session.run("pytest", "--at-length", *at_length, *session.posargs)
+    at_length = ("queue/test_real_cluster", "queue/test_sentinel", "queue/test_fleet_storms")
+    upgrades = ("test_rolling_upgrade", "test_server_upgrades")
+    session.run("pytest", "--at-length", *(f"tests/{name}.py" for name in (*at_length, *upgrades)), *session.posargs)
     for words in (["fleet_storm", "2"], ["fleet_storm", "1", "--unsynced"], ["lagging"]):
         session.run("python", "-m", f"kit.{words[0]}", *words[1:], env={"PYTHONPATH": "tests"})
 

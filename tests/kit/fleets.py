@@ -73,9 +73,18 @@ class Server:
         """Have the test's own client know it."""
         self.db = redis.Redis(port=self.port, socket_timeout=5.0, password=password)
 
-    def start(self) -> None:
+    def start(self, replica_of: Server | None = None) -> None:
+        """Start its process.
+
+        What is to be a replica has to begin as one: an empty primary, if only for a moment, takes writes of those who
+        still take it for the old one.
+        """
+        self._replica_of = replica_of
+        options = () if replica_of is None else ("--replicaof", "127.0.0.1", str(replica_of.port))
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                [*self._command, *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
         self._pid_file.write_text(str(self.process.pid))
 
     def is_up(self) -> bool:
@@ -85,7 +94,7 @@ class Server:
             said = (self.folder / "log").read_text()[-2000:]
             assert "Address already in use" in said, said
             # Somebody's tests took the port while the server was down. They need it no longer than we need ours.
-            self.start()
+            self.start(self._replica_of)
         return False
 
     def kill(self) -> None:
@@ -94,6 +103,13 @@ class Server:
             self.process.wait()
             self.process = None
             self._pid_file.unlink()
+
+    def upgrade(self, binary: Path, replica_of: Server | None = None) -> None:
+        """Have another version take its place, with the same port and folder."""
+        self.kill()
+        self._command[0] = str(binary)
+        self.start(replica_of)
+        until(self.is_up, "the other version answers", 20)
 
     def pause(self) -> None:
         """Let it hang."""
@@ -107,7 +123,8 @@ class Server:
 
     def stop_writing(self) -> None:
         """Let no write begin any more, and wait until a replica has all that was written."""
-        self.ask("CLIENT", "PAUSE", 20_000, "WRITE")
+        # Sentinels look at replicas every 10 s, and fail over to no one whom they have not seen.
+        self.ask("CLIENT", "PAUSE", 60_000, "WRITE")
 
         def has_caught_up() -> bool:
             info = self.db.info("replication")
@@ -434,7 +451,10 @@ class Watched(Fleet):
             state = sentinel.db.sentinel_master(self.service)
             if (state["num-other-sentinels"], state["num-slaves"]) != (2, 1) or state["flags"] != "master":
                 return False
-        replicas = [one.db.info("replication") for one in self.data]
+        try:
+            replicas = [one.db.info("replication") for one in self.data]
+        except redis.RedisError:
+            return False
         return sorted((one["role"], one.get("master_link_status")) for one in replicas) == [
             ("master", None),
             ("slave", "up"),
@@ -466,19 +486,26 @@ class Watched(Fleet):
         try:
             yield was
         finally:
-            was.resume() if hang else was.start()
-            until(was.is_up, "it answers")
             # The sentinels would come to it, too, but in ten seconds.
-            was.ask("REPLICAOF", "127.0.0.1", self.primary.port)
+            if hang:
+                was.resume()
+                was.ask("REPLICAOF", "127.0.0.1", self.primary.port)
+            else:
+                was.start(self.primary)
             until(self.is_well, "it is a replica", 30)
 
     def hand_over(self, _prefix: str = "", _choose: random.Random | None = None) -> None:
         """Have the primary and its replica change places while jobs are done."""
         self.switch()
 
-    def switch(self) -> None:
-        """Have the sentinels fail over while the primary lives."""
+    def fail_over_in_peace(self) -> Server:
+        """Have the sentinels make the replica the primary; return who was it, and lives on without a write.
+
+        What it took between the promotion of the other and its own end as a primary would be lost: seconds, as
+        sentinels come to it last, and do not stop it first.
+        """
         was = self.primary
+        was.stop_writing()
 
         def asked() -> bool:
             with contextlib.suppress(redis.ResponseError):
@@ -488,8 +515,14 @@ class Watched(Fleet):
         until(asked, "the sentinels know a good replica", 20)
         until(lambda: self.primary is not was, "a failover", 20)
         until(lambda: self.primary.db.info("replication")["role"] == "master", "it takes writes")
+        return was
+
+    def switch(self) -> None:
+        """Have the sentinels fail over while the primary lives."""
+        was = self.fail_over_in_peace()
         # The sentinels would come to it, too, but in ten seconds, and would close its connections.
         was.ask("REPLICAOF", "127.0.0.1", self.primary.port)
+        was.ask("CLIENT", "UNPAUSE")
         until(self.is_well, "the old one is a replica", 30)
 
 

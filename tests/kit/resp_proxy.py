@@ -158,6 +158,10 @@ class RespProxy:
         """Reply to each `nth` such command with an error, in place of the server or (`executed`) after it."""
         self._add(_Rule(name, nth, times, f"-{error}\r\n".encode(), executed=executed))
 
+    def say(self, name: str, reply: bytes) -> None:
+        """Reply to each such command in place of the server, from now on."""
+        self._add(_Rule(name, 1, float("inf"), reply, executed=False))
+
     def heal(self) -> None:
         """Forget the trouble with commands, and answer again."""
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import uuid
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from kit import open_world, until
 from kit.bench import AT_ONCE, Bench, Reschedule, recover
+from kit.resp_proxy import RespProxy
 from kit.trouble import BRISK, jobs
 from videopoll import (
     AsyncRedisVideoJobQueue,
@@ -225,6 +227,25 @@ def test_a_worker_goes_on_when_its_master_is_gone(cluster, kind, prefix, how):
 
 
 @AT_LENGTH
+def test_a_producer_leaves_a_master_that_hangs_within_its_time_limit(cluster, kind, call, prefix):
+    """It accepts connections, and never answers: its replica has taken over meanwhile."""
+    cls = RedisVideoJobQueue if kind == "sync" else AsyncRedisVideoJobQueue
+    queue = cls.from_url(cluster.url, prefix=prefix, front_timeout_s=1.0)
+    assert call(queue.enqueue("job_1", conversation_id="c")) == "created"
+    cluster.owner(prefix).sync(prefix)
+    with cluster.failed_over(prefix, "hang") as was:
+        began_s = time.monotonic()
+        with pytest.raises(QueueUnavailableError, match="did not answer in time"):
+            call(queue.enqueue("job_2", conversation_id="c"))
+        assert time.monotonic() - began_s < 2.5
+        until(lambda: is_taken_in(call, queue, "job_2"), "the next calls go to the new master", 5)
+        assert call(queue.counts()).queued == 2
+        db = cluster.owner(prefix, was).db
+        db.delete(*db.keys(f"{prefix}:*"))
+    call(queue.close())
+
+
+@AT_LENGTH
 def test_a_producer_is_told_to_try_again_while_there_is_no_master(bench, cluster):
     """And reaches the new one as soon as there is one."""
     bench.enqueue("job_0")
@@ -242,6 +263,87 @@ def test_a_producer_is_told_to_try_again_while_there_is_no_master(bench, cluster
         until(enqueued, "it reaches the new master", 20)
         assert refused
         assert bench.counts().queued == 2
+
+
+def test_a_master_that_is_cut_off_from_its_cluster_is_left(cluster, kind, call, prefix, monkeypatch):
+    """It lives, says CLUSTERDOWN, and believes that the slot is its own. The others know who has it by now."""
+    monkeypatch.setattr("videopoll.queue.cluster.PATIENCE_S", 0.1)
+    was = cluster.owner(prefix)
+    with RespProxy(was.port) as proxy:
+        # From here its address is the proxy's.
+        module = redis if kind == "sync" else redis.asyncio
+        client = module.RedisCluster(
+            host="127.0.0.1",
+            port=next(one.port for one in cluster.masters if one is not was),
+            address_remap=lambda node: (node[0], proxy.port if node[1] == was.port else node[1]),
+        )
+        queue = (RedisVideoJobQueue if kind == "sync" else AsyncRedisVideoJobQueue)(client, prefix=prefix)
+        assert call(queue.enqueue("job_1", conversation_id="c")) == "created"
+        assert proxy.commands
+        with cluster.failed_over(prefix, "asked for"):
+            proxy.answer("*", "CLUSTERDOWN The cluster is down", times=1000)
+            proxy.say("cluster", all_slots_at(was.port))
+            with pytest.raises(QueueUnavailableError, match="not ready"):
+                call(queue.enqueue("job_2", conversation_id="c"))
+            until(lambda: is_taken_in(call, queue, "job_2"), "the next calls go to the new master", 5)
+            assert cluster.db(prefix).exists(f"{prefix}:job:job_2")
+            cluster.db(prefix).delete(*cluster.db(prefix).keys(f"{prefix}:*"))
+        call(queue.close())
+        call(client.close() if kind == "sync" else client.aclose())
+
+
+def test_a_bad_way_to_the_nodes_loses_nothing(cluster, kind, call, prefix):
+    """Each node is behind a line that is slow, loses each fourth reply of an enqueue, and is cut now and then."""
+    with contextlib.ExitStack() as stack:
+        lines = {one.port: stack.enter_context(RespProxy(one.port)) for one in cluster.servers}
+        for line in lines.values():
+            line.delay_s = 0.01
+            line.lose_reply("enqueue", nth=4, times=1000)
+        module = redis if kind == "sync" else redis.asyncio
+        client = module.RedisCluster(
+            host="127.0.0.1",
+            port=cluster.masters[0].port,
+            address_remap=lambda node: (node[0], lines[node[1]].port if node[1] in lines else node[1]),
+        )
+        queue = (RedisVideoJobQueue if kind == "sync" else AsyncRedisVideoJobQueue)(client, prefix=prefix)
+        for number, job_id in enumerate(jobs(20)):
+            if number % 5 == 4:
+                lines[cluster.owner(prefix).port].cut()
+            if number == 10:
+                cluster.move(prefix)
+            until(lambda: is_taken_in(call, queue, job_id), "it is taken in, at the second try at the latest", 5)  # noqa: B023
+        assert call(queue.counts()).queued == 20
+        assert sum(line.struck() for line in lines.values()) >= 4
+        cluster.db(prefix).delete(*cluster.db(prefix).keys(f"{prefix}:*"))
+        call(queue.close())
+        call(client.close() if kind == "sync" else client.aclose())
+
+
+def all_slots_at(port: int) -> bytes:
+    """Return what a node says of the slots that takes itself for the only one."""
+    host = b"127.0.0.1"
+    return b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$%d\r\n%s\r\n:%d\r\n" % (len(host), host, port)
+
+
+def is_taken_in(call, queue, job_id) -> bool:
+    with contextlib.suppress(QueueUnavailableError):
+        # "known" is what the second try says of the first one, whose reply was lost.
+        return call(queue.enqueue(job_id, conversation_id="c")) in {"created", "known"}
+    return False
+
+
+def test_nodes_that_hang_are_passed_over(bench, cluster):
+    """They accept, and never answer. Each is waited for once."""
+    others = [one for one in cluster.servers if one is not cluster.owner(bench.prefix)][:2]
+    url = "redis+cluster://" + ",".join(f"127.0.0.1:{one.port}" for one in (*others, cluster.owner(bench.prefix)))
+    for one in others:
+        one.pause()
+    try:
+        queue = bench.another(url)
+        assert is_taken_in(bench.call, queue, "job_1")
+    finally:
+        for one in others:
+            one.resume()
 
 
 def test_the_command_line_works_on_a_cluster(cluster, prefix):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import uuid
 
 import pytest
@@ -68,6 +70,50 @@ def test_a_primary_that_has_become_a_replica_is_left(bench, watched):
     assert bench.enqueue("job_2") == "created"
     # READONLY was the answer of a connection that is let go: a claim is made again where it may be.
     assert {bench.finish(claim) for claim in bench.claim()} == {"delivered"}
+
+
+def test_a_primary_that_is_cut_off_from_its_fleet_is_left(bench, watched):
+    """It lives, and takes itself for the primary; with min-replicas-to-write it takes no writes. The others have another."""
+    was = watched.primary
+    bench.enqueue("job_1")
+    bench.claim(polls=0)
+    assert bench.call(bench.queue.wait_for_work(0.01)) is True
+    was.sync()
+    # As if the sentinels did not reach it: they cannot tell it what it is by now.
+    was.ask("ACL", "SETUSER", "default", "-slaveof", "-replicaof")
+    try:
+        watched.fail_over_in_peace()
+        was.ask("CLIENT", "UNPAUSE")
+        was.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+        with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+            was.ask("SET", "a", "b")
+        bench.db = watched.primary.db
+
+        # Producers, the doorbell and workers each have connections of their own.
+        def done(doing) -> bool:
+            with contextlib.suppress(QueueUnavailableError):
+                return bool(bench.call(doing()))
+            return False
+
+        for doing in (functools.partial(bench.enqueue, "job_2"), lambda: bench.queue.wait_for_work(0.01)):
+            with pytest.raises(QueueUnavailableError, match="NOREPLICAS"):
+                bench.call(doing())
+            until(functools.partial(done, doing), "the next calls go to the new primary", 5)
+        with pytest.raises(QueueUnavailableError, match="NOREPLICAS"):
+            bench.claim()
+        claims = until(functools.partial(claimed, bench), "so do claims", 5)
+        assert {bench.finish(claim) for claim in claims} == {"delivered"}
+    finally:
+        was.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+        was.ask("ACL", "SETUSER", "default", "+@all")
+        was.ask("REPLICAOF", "127.0.0.1", watched.primary.port)
+        until(watched.is_well, "the old one is a replica", 30)
+
+
+def claimed(bench):
+    with contextlib.suppress(QueueUnavailableError):
+        return bench.claim()
+    return []
 
 
 def test_a_hosts_client_of_sentinel_goes_through_a_failover(watched, kind, call, prefix):

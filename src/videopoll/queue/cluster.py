@@ -50,6 +50,10 @@ class ClusterRoute(Route):
     """
 
     question: tuple[str | bytes, ...] = ("CLUSTER", "SLOTS")
+    refusal = (
+        "the nodes of the cluster refuse the user or the password of the URL, or the user may not run CLUSTER SLOTS"
+    )
+    stranger = "the server is no node of a cluster: write redis:// in the URL in the place of redis+cluster://"
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class ClusterRoute(Route):
         remap: Callable[[Node], Node] | None = None,
     ) -> None:
         super().__init__(nodes, options)
+        self.silence = f"none of the {len(self.first_nodes)} nodes of the cluster can be asked who has the keys"
         self._slot = key_slot(keys.queue.encode())
         self._remap = remap
 
@@ -87,21 +92,6 @@ class ClusterRoute(Route):
             msg = f"no node of the cluster has the slot of the prefix ({self._slot})"
             raise RouteError(msg)
         return owner, nodes
-
-    @override
-    def explain(self, error: Exception | None) -> RouteError:
-        if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError) or "NOAUTH" in str(
-            error
-        ):
-            msg = (
-                "the nodes of the cluster refuse the user or the password of the URL, or the user may not run CLUSTER"
-                " SLOTS"
-            )
-            return RouteError(msg, refused=True)
-        if isinstance(error, redis_errors.ResponseError):
-            msg = "the server is no node of a cluster: write redis:// in the URL in the place of redis+cluster://"
-            return RouteError(msg, refused=True)
-        return RouteError(f"none of the {len(self.first_nodes)} nodes of the cluster can be asked who has the keys")
 
 
 def check_prefix(keys: Keys) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "RouteError",
     "cause_of",
     "has_moved",
+    "is_alone",
     "is_broken",
     "is_cut_off",
     "is_full",
@@ -218,6 +219,12 @@ def has_moved(error: Exception) -> bool:
     return isinstance(
         error, redis_errors.ReadOnlyError | redis_errors.MasterDownError | redis_errors.MovedError
     ) or text.startswith(_MOVED)
+
+
+def is_alone(error: Exception) -> bool:
+    """Whether the server has lost its replicas, or the other nodes of its cluster: they may have another by now."""
+    text = _IN_SCRIPT.sub("", str(error), count=1)
+    return isinstance(error, redis_errors.ClusterDownError) or text.startswith(("CLUSTERDOWN", "NOREPLICAS"))
 
 
 def is_undone(error: Exception) -> bool:

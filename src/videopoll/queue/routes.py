@@ -41,6 +41,15 @@ class Route:
     question: tuple[str | bytes, ...]
     """The command that is asked."""
 
+    refusal: str
+    """What is told when those who are asked refuse the user or the password."""
+
+    stranger: str
+    """What is told when those who answer are not what they were taken for."""
+
+    silence: str
+    """What is told when nobody answers."""
+
     def __init__(self, nodes: Sequence[Node], options: Mapping[str, object]) -> None:
         self.first_nodes: tuple[Node, ...] = tuple(nodes)
         self.options: dict[str, object] = dict(options)
@@ -53,8 +62,12 @@ class Route:
         return ",".join(f"{host}:{port}" for host, port in self.first_nodes)
 
     def forget(self) -> None:
-        """Ask again before the next connection: what was found seems to be wrong."""
+        """Ask again before the next connection, and somebody else first: what was found seems to be wrong.
+
+        Who said so may be cut off from the others, together with the server that was found.
+        """
         self._found = None
+        self._nodes = (*self._nodes[1:], *self._nodes[:1])
 
     def lead_to(self, server: Node) -> None:
         """Lead the next connections to a server of which another has just said that it is the one."""
@@ -101,8 +114,15 @@ class Route:
         raise NotImplementedError
 
     def explain(self, error: Exception | None) -> RouteError:
-        """Return what is told when nobody could say where the server is."""
-        raise NotImplementedError
+        """Return what is told when nobody could say where the server is; `error` weighs most of what was met."""
+        if isinstance(error, _NO_ENTRY) or "NOAUTH" in str(error):
+            return RouteError(self.refusal, refused=True)
+        if isinstance(error, redis_errors.ResponseError):
+            return RouteError(self.stranger, refused=True)
+        return RouteError(self.silence)
+
+
+_NO_ENTRY = (redis_errors.AuthenticationError, redis_errors.NoPermissionError)
 
 
 class _Routed:

@@ -24,6 +24,7 @@ from videopoll.errors import QueueUnavailableError
 from videopoll.queue.errors import (
     REDIS_ERRORS,
     has_moved,
+    is_alone,
     is_broken,
     is_cut_off,
     is_full,
@@ -114,11 +115,12 @@ async def arun(flow: Flow[T]) -> T:
 def let_go_if_moved(client: redis.Redis, error: Exception) -> Flow[bool]:
     """Keep no idle connection to a server that is no primary any more; return whether it is that.
 
-    Where a server is looked for, one that is silent or gone counts as well: the others lead to the same one.
+    Where a server is looked for, one that is silent, gone or cut off counts as well: the others lead to the same one,
+    and there may be another by now.
     """
     moved = has_moved(error)
-    gone = isinstance(error, _GONE) and not is_full(error) and route_of(client) is not None
-    if moved or gone:
+    gone = (isinstance(error, _GONE) and not is_full(error)) or is_alone(error)
+    if moved or (gone and route_of(client) is not None):
         forget_route(client)
         yield from do(lambda: client.connection_pool.disconnect(inuse_connections=False))
     return moved

@@ -8,7 +8,6 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
-from redis import exceptions as redis_errors
 from typing_extensions import override
 
 from videopoll.queue.errors import RouteError
@@ -31,8 +30,15 @@ class SentinelRoute(Route):
         service: What they call it.
     """
 
+    refusal = (
+        "the sentinels refuse the user or the password. They have their own, which the URL says with"
+        " ?sentinel_username=…&sentinel_password=…"
+    )
+    stranger = "what answers is no Sentinel: check the hosts and ports in the URL (a Sentinel listens on 26379)"
+
     def __init__(self, nodes: Sequence[Node], options: Mapping[str, object], service: str) -> None:
         super().__init__(nodes, options)
+        self.silence = f"none of the {len(self.first_nodes)} sentinels can be asked for the primary"
         self.service = service
         self.question: tuple[str | bytes, ...] = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
 
@@ -48,21 +54,6 @@ class SentinelRoute(Route):
             raise RouteError(msg, refused=True)
         host, port = cast("tuple[bytes | str, bytes | str]", reply)
         return (host.decode() if isinstance(host, bytes) else host, int(port)), ()
-
-    @override
-    def explain(self, error: Exception | None) -> RouteError:
-        if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError) or "NOAUTH" in str(
-            error
-        ):
-            msg = (
-                "the sentinels refuse the user or the password. They have their own, which the URL says with"
-                " ?sentinel_username=…&sentinel_password=…"
-            )
-            return RouteError(msg, refused=True)
-        if isinstance(error, redis_errors.ResponseError):
-            msg = "what answers is no Sentinel: check the hosts and ports in the URL (a Sentinel listens on 26379)"
-            return RouteError(msg, refused=True)
-        return RouteError(f"none of the {len(self.first_nodes)} sentinels can be asked for the primary")
 
 
 def is_sentinel_pool(pool: object) -> bool:
