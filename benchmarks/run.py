@@ -18,6 +18,7 @@ from typing import Any
 import behaviour
 import costs
 import fairness
+import partitions
 import plot
 import scaling
 import simulation
@@ -27,7 +28,18 @@ from rich.console import Console
 from rich.table import Table
 
 PARTS = (
-    *("throughput", "bursts", "lives", "punctuality", "delivery", "memory", "idling", "imports", "scaling"),
+    *(
+        "throughput",
+        "bursts",
+        "lives",
+        "punctuality",
+        "delivery",
+        "memory",
+        "idling",
+        "imports",
+        "scaling",
+        "partitions",
+    ),
     *("capacity", "simulation", "fairness"),
 )
 
@@ -66,6 +78,8 @@ EQUAL = {"equal_places": True}
 
 def measure(part: str, asked: argparse.Namespace, pythons: dict[str, str], results: dict, console: Console) -> Any:  # noqa: C901, PLR0912 - a part after the other
     """Measure one part, and show it."""
+    if part == "partitions":
+        return partitions.measure_partitions(console)
     if part == "imports":
         found = behaviour.measure_imports(pythons["plain"])
         show(console, "import videopoll, CPU seconds", [found])

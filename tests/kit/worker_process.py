@@ -129,14 +129,18 @@ def _work(settings: dict[str, Any]) -> None:  # noqa: C901 - each setting is one
             runners[0].request_stop()
 
     if settings["kind"] == "sync":
-        queue = RedisVideoJobQueue.from_url(settings["url"], prefix=settings["prefix"])
+        queue = RedisVideoJobQueue.from_url(
+            settings["url"], prefix=settings["prefix"], partitions=settings.get("partitions")
+        )
         with queue, Runner(queue, poller, notifier, **options) as runner:
             prepare(runner)
             runner.run(handle_signals=settings.get("handle_signals", True))
     else:
 
         async def work() -> None:
-            queue = AsyncRedisVideoJobQueue.from_url(settings["url"], prefix=settings["prefix"])
+            queue = AsyncRedisVideoJobQueue.from_url(
+                settings["url"], prefix=settings["prefix"], partitions=settings.get("partitions")
+            )
             async with queue, AsyncRunner(queue, poller, notifier, **options) as runner:
                 prepare(runner)
                 await runner.run(handle_signals=settings.get("handle_signals", True))

@@ -420,7 +420,7 @@ MUTANTS = (
     Mutant(
         "takeovers do not wait after an outage",
         11,
-        "worker.takeovers",
+        "core.takeovers",
         "        take_over = now_s >= self.held_until_s and not self._failed",
         "        take_over = True",
         and_also=Mutant(

@@ -31,6 +31,7 @@ COMMANDS = {
     "cancel": (OPERATE, "videopoll.cli.commands.cancel", "cancel"),
     "drain": (OPERATE, "videopoll.cli.commands.drain", "drain"),
     "hand-back": (OPERATE, "videopoll.cli.commands.hand_back", "hand_back"),
+    "partitions": (OPERATE, "videopoll.cli.commands.partitions", "partitions"),
     "doctor": (OPERATE, "videopoll.cli.commands.doctor", "doctor"),
     "acl": (OPERATE, "videopoll.cli.commands.acl", "acl"),
     "dead": (OPERATE, "videopoll.cli.commands.dead", "app"),

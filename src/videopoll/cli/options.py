@@ -11,16 +11,20 @@ import contextlib
 import enum
 import os
 from collections.abc import Iterator
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 
 import redis
 import typer
 
+from videopoll.errors import ConfigurationError, QueueError
 from videopoll.policies import KeyTtls
 from videopoll.queue.connect import client_of
 from videopoll.queue.redis_queue import RedisVideoJobQueue
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.video_api.client import DEFAULT_BASE_URL
+
+if TYPE_CHECKING:
+    from videopoll.queue.partitioned_queue import PartitionedQueue
 
 __all__ = [
     "API_KEY",
@@ -36,10 +40,12 @@ __all__ = [
     "GivenApiUrl",
     "JobId",
     "JobTtl",
+    "Partitions",
     "Prefix",
     "Providers",
     "RedisUrl",
     "RunnerKind",
+    "Serve",
     "TenantKey",
     "UltraMsgInstance",
     "UltraMsgUrl",
@@ -48,6 +54,7 @@ __all__ = [
     "open_client",
     "open_queue",
     "secret",
+    "served",
     "ttls_of",
 ]
 
@@ -84,6 +91,28 @@ TenantKey: TypeAlias = Annotated[
         metavar="NAME",
         help="The entry of the metadata that says whose a job is: tenants have places in turn.",
         rich_help_panel="Redis",
+    ),
+]
+Partitions: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--partitions",
+        envvar="VIDEOPOLL_PARTITIONS",
+        min=1,
+        help="How many partitions the queue has; a worker or producer with too small a number learns the greater.",
+        rich_help_panel="Redis",
+        show_default=False,
+    ),
+]
+Serve: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--serve",
+        envvar="VIDEOPOLL_SERVE",
+        metavar="0,1",
+        help="The partitions to take jobs from; all by default.",
+        rich_help_panel="Redis",
+        show_default=False,
     ),
 ]
 JobTtl: TypeAlias = Annotated[
@@ -181,18 +210,47 @@ def secret(variable: str) -> str | None:
     return os.environ.get(variable) or None
 
 
+def served(given: str | None) -> tuple[int, ...] | None:
+    """Read the numbers of partitions.
+
+    Raises:
+        ConfigurationError: They are none.
+    """
+    if given is None:
+        return None
+    words = [word.strip() for word in given.split(",")]
+    if not all(word.isascii() and word.isdecimal() for word in words):
+        msg = "--serve names partitions by their numbers, from 0, with commas between them: --serve 0,1"
+        raise ConfigurationError(msg)
+    return tuple(map(int, words))
+
+
 def ttls_of(job_ttl_s: int) -> KeyTtls:
     """Return the times to live: a job's counter lives as long as its record."""
     return KeyTtls(job_s=job_ttl_s, attempts_s=job_ttl_s)
 
 
 def open_queue(
-    redis_url: str, prefix: str, job_ttl_s: int = DEFAULT_JOB_TTL_S, tenant_key: str | None = None
-) -> RedisVideoJobQueue:
-    """Open the queue for a command that looks or acts once."""
-    return RedisVideoJobQueue.from_url(
-        redis_url, prefix=prefix, ttls=ttls_of(job_ttl_s), front_timeout_s=5.0, tenant_key=tenant_key
+    redis_url: str,
+    prefix: str,
+    job_ttl_s: int = DEFAULT_JOB_TTL_S,
+    *,
+    partitions: int | None = None,
+    tenant_key: str | None = None,
+) -> PartitionedQueue:
+    """Open the queue for a command that looks or acts once, with as many partitions as it has, as Redis knows."""
+    queue = RedisVideoJobQueue.from_url(
+        redis_url,
+        prefix=prefix,
+        ttls=ttls_of(job_ttl_s),
+        front_timeout_s=5.0,
+        tenant_key=tenant_key,
+        partitions=partitions or 1,
     )
+    opened = cast("PartitionedQueue", queue)
+    with contextlib.suppress(QueueError):
+        opened.catch_up()
+    return opened
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ class _Patience(Generic[FutureT]):
     """How long to wait for whom."""
 
     def __init__(self) -> None:
+        self.usual_s: float = PATIENCE_S
         self._lock = threading.Lock()
         self._overdue = collections.Counter[tuple[str, int]]()
         self._silent = set[int]()
@@ -61,7 +62,7 @@ class _Patience(Generic[FutureT]):
     def limits(self, partitions: Iterable[int]) -> list[tuple[float, set[int]]]:
         """Return for how many seconds to wait, and for whom."""
         some = set(partitions)
-        return [(PATIENCE_S, some - self._silent), (PROBATION_S, some & self._silent)]
+        return [(self.usual_s, some - self._silent), (min(PROBATION_S, self.usual_s), some & self._silent)]
 
     def told(self, kind: str, calls: Mapping[int, FutureT]) -> Answers[object]:
         """Return the answers that are there; the others are left to themselves."""
@@ -119,6 +120,10 @@ class Hands(OfProcess):
     @override
     def _begin_in_child(self) -> None:
         self._open()
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Have no partition hold up the others for longer."""
+        self._patience.usual_s = min(PATIENCE_S, seconds)
 
     def all(self, kind: str, flows: Mapping[int, Flow[T]]) -> Answers[T]:
         """Carry out a flow for each partition, all at once; wait for those that answer in time."""
@@ -183,6 +188,10 @@ class AsyncHands:
     def __init__(self) -> None:
         self._patience: _Patience[asyncio.Task[object]] = _Patience()
         self._tasks: OfLoop[set[asyncio.Task[object]]] = OfLoop(set)
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Have no partition hold up the others for longer."""
+        self._patience.usual_s = min(PATIENCE_S, seconds)
 
     async def all(self, kind: str, flows: Mapping[int, Flow[T]]) -> Answers[T]:
         """Carry out a flow for each partition, all at once; wait for those that answer in time."""

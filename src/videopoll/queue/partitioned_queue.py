@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from videopoll.jobs.outcome import Outcome
     from videopoll.protocols import RunnerStatus
     from videopoll.queue.history import RedisHistory
+    from videopoll.queue.layout_calls import KnownHere
     from videopoll.queue.operations import Operations
     from videopoll.queue.rounds import Rounds
 
@@ -213,6 +214,35 @@ class PartitionedQueue(RedisVideoJobQueue):
         self._own = threading.local()
         self._interrupted = threading.Event()
         self._begin_in_process()
+
+    @property
+    def partitions(self) -> tuple[RedisVideoJobQueue, ...]:
+        """The partitions, as far as they are known here, each a queue of its own."""
+        return tuple(self._parts.queues)
+
+    def address_of(self, partition: int) -> str:
+        """Return where a partition is, without user and password."""
+        return shown_address(self._parts.all.cells[partition].client)
+
+    def layout_of(self, partition: int) -> KnownHere:
+        """Return what a partition knows of the number of partitions, and its clock.
+
+        Raises:
+            QueueError: Its Redis is away or says no.
+        """
+        return run(self._parts.all.look_at(partition))
+
+    def catch_up(self) -> bool:
+        """Learn how many partitions there are; return whether there are more than were known here.
+
+        Raises:
+            QueueError: The Redis of the first partition is away or says no.
+        """
+        return run(self._parts.all.catch_up())
+
+    def announce(self) -> None:
+        """Tell all partitions that answer how many there are."""
+        run(self._parts.all.announce())
 
     @override
     def close(self) -> None:

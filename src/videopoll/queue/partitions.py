@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 from typing_extensions import override
@@ -161,17 +161,9 @@ class Partitions(Operations):
                 told.append(known.layout)
         return told
 
-    def look(self) -> Flow[list[Layout | QueueError]]:
-        """Ask all partitions how many there are, and change nothing; take note of more."""
-        told: list[Layout | QueueError] = []
-        while len(told) < self.count:
-            try:
-                told.append((yield from self._tell(len(told), 0)).layout)
-            except QueueError as error:
-                told.append(error)
-            else:
-                self.grow(cast("Layout", told[-1]).partitions)
-        return told
+    def look_at(self, partition: int) -> Flow[layout_calls.KnownHere]:
+        """Ask a partition how many there are, and what time it is; change nothing."""
+        return self._tell(partition, 0)
 
     def catch_up(self, partition: int = 0) -> Flow[bool]:
         """Ask a partition how many there are; return whether there are more than was known."""
@@ -440,8 +432,17 @@ class _AllLetters(Letters):
 
     @override
     def redrive(self, job_id: str) -> Flow[bool]:
-        partition = yield from self._all.locate(job_id)
-        return (yield from self._all.cells[partition].letters.redrive(job_id))
+        cells = self._all.cells
+
+        def ask(partition: int) -> Flow[tuple[int, bool]]:
+            return partition, (yield from cells[partition].letters.get(job_id)) is not None
+
+        partition, found = yield from self._all.along(job_id, ask, lambda answer: answer[1])
+        for later in homes(job_id, self._all.count) if found else ():
+            if later > partition and (yield from cells[later].get(job_id)) is not None:
+                # It was taken in again since, at its new home.
+                return False
+        return found and (yield from cells[partition].letters.redrive(job_id))
 
     @override
     def dismiss(self, job_id: str) -> Flow[bool]:

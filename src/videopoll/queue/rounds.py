@@ -44,6 +44,10 @@ if TYPE_CHECKING:
             """Carry the flows out, and return what each came to in time."""
             ...
 
+        def wait_at_most(self, seconds: float, /) -> None:
+            """Have no partition hold up the others for longer."""
+            ...
+
 
 __all__ = ["Hand", "Rounds"]
 
@@ -52,12 +56,22 @@ log: logging.Logger = logging.getLogger(__name__)
 IDLE_S = 3.5
 """How often each partition is looked at, though nothing is known to be due there: a little more often than an idle runner claims."""
 
+GAP_S = 0.02
+"""How far apart two claims at one partition are at least, for each that is served: with twice as many partitions a claim finds
+as many jobs in each as before, so that a poll costs no more calls. It is what a runner leaves between two claims."""
+
+LONGEST_GAP_S = 0.1
+"""The longest that this makes a poll late."""
+
 SHARE = 16
 """The least room that a partition is asked to fill where more jobs wait than there is room for. A round that splits little
 room among many partitions would make as many calls as polls."""
 
 LAYOUT_EVERY_S = 5.0
 """How often a worker asks how many partitions there are."""
+
+PATIENCES_A_PERIOD = 4
+"""How often a silent server could hold up the renewals of the others, and they would still be in time."""
 
 AGAIN_BASE_S = 0.25
 AGAIN_CAP_S = 4.0
@@ -83,21 +97,30 @@ class _Seen:
     waiting: int = 0
     look_from: int = 0
     backlog: bool = False
+    workers: int = 0
     next_poll_s: float | None = None
     next_send_s: float | None = None
     next_expiry_s: float | None = None
     failures: int = 0
     again_s: float = -FOREVER_S
 
-    def wants(self, now_s: float, *, polls: bool, sends: bool) -> bool:
-        """Whether there may be something to take."""
-        return (
-            self.rung
-            or now_s - self.looked_s >= IDLE_S
-            or (polls and (self.waiting > 0 or _is_due(self.next_poll_s, now_s)))
+    def wants(self, now_s: float, gap_s: float, *, polls: bool, sends: bool) -> bool:
+        """Whether there may be something to take; `gap_s` after the last look, if that has not left anything."""
+        if self.rung or now_s - self.looked_s >= IDLE_S:
+            return True
+        return now_s >= self.rested_s(gap_s) and (
+            (polls and (self.waiting > 0 or _is_due(self.next_poll_s, now_s)))
             or (sends and _is_due(self.next_send_s, now_s))
             or _is_due(self.expiry_s, now_s)
         )
+
+    def later(self, at_s: float | None, gap_s: float) -> float | None:
+        """Return when to look for what is due then."""
+        return None if at_s is None else max(at_s, self.rested_s(gap_s))
+
+    def rested_s(self, gap_s: float) -> float:
+        """When to look again at the earliest."""
+        return -FOREVER_S if self.backlog else self.looked_s + gap_s
 
     @property
     def expiry_s(self) -> float | None:
@@ -144,6 +167,10 @@ class Rounds:
         """The partitions that are served and known to be there."""
         return [one for one in range(self._all.count) if self._serve is None or one in self._serve]
 
+    @property
+    def _gap_s(self) -> float:
+        return min(GAP_S * len(self.served), LONGEST_GAP_S)
+
     def rung(self, partition: int) -> None:
         """Note that an id stands in a partition's list."""
         for each in list(self._seen.values()):
@@ -177,6 +204,12 @@ class Rounds:
     def claim(self, worker_id: str, **wanted: Unpack[ClaimOptions]) -> Flow[ClaimBatch]:
         """Lease what is due, in the partitions that have something, or were not looked at for long."""
         yield from self._look_at_layout()
+        if not self.served:
+            msg = (
+                "claim: none of the partitions to serve is known here: serve others, or raise the number of partitions"
+            )
+            raise QueueUnavailableError(own(msg))
+        self._hands.wait_at_most(wanted["lease"].renew_every_s / PATIENCES_A_PERIOD)
         seen = self._seen_by(worker_id, wanted["lease"])
         now_s = time.monotonic()
         left = self._candidates(seen, now_s, wanted)
@@ -225,7 +258,7 @@ class Rounds:
         # If none has answered lately, all are tried: the runner waits by itself.
         able = [one for one in able if seen[one].again_s <= now_s] or able
         polls, sends = bool(wanted["polls"] or wanted.get("endings")), bool(wanted["sends"])
-        due = [one for one in able if seen[one].wants(now_s, polls=polls, sends=sends)]
+        due = [one for one in able if seen[one].wants(now_s, self._gap_s, polls=polls, sends=sends)]
         by_turn = sorted(due or able, key=lambda one: seen[one].looked_s)
         return by_turn if due else by_turn[:1]
 
@@ -275,6 +308,7 @@ class Rounds:
         seen.next_poll_s, seen.next_send_s, seen.next_expiry_s = map(
             monotonic, (batch.next_poll_ms, batch.next_send_ms, batch.next_expiry_ms)
         )
+        seen.workers = batch.workers
         seen.backlog = batch.waiting > 0 or _is_due(seen.next_poll_s, at_s)
 
     def _note_failure(self, seen: _Seen, error: QueueError) -> None:
@@ -289,7 +323,7 @@ class Rounds:
         claims = [claim for partition, answer in answers.items() for claim in self._on_one_clock(partition, answer)]
         claims.sort(key=lambda claim: (not claim.taken_over, claim.due_ms))
         able = [seen[one] for one in self._able(now_s) if not seen[one].failures]
-        brakes: dict[str, int] = {}
+        gap_s, brakes = self._gap_s, dict[str, int]()
         for partition, answer in answers.items():
             for account, until_ms in answer.batch.brakes.items():
                 brakes[account] = max(until_ms - self._off_ms(partition), brakes.get(account, 0))
@@ -301,13 +335,13 @@ class Rounds:
             next(iter(answers.values())).batch,
             claims=tuple(claims),
             now_ms=now_ms,
-            next_poll_ms=first([one.next_poll_s for one in able]),
-            next_send_ms=first([one.next_send_s for one in able]),
+            next_poll_ms=first([one.later(one.next_poll_s, gap_s) for one in able]),
+            next_send_ms=first([one.later(one.next_send_s, gap_s) for one in able]),
             next_expiry_ms=first([one.expiry_s for one in able]),
             waiting=sum(one.waiting for one in able),
             look_from=max((one.look_from for one in able), default=0),
             brakes=brakes,
-            workers=max(answer.batch.workers for answer in answers.values()),
+            workers=max(one.workers for one in seen.values()),
         )
 
     def _on_one_clock(self, partition: int, answer: _Answer) -> Sequence[Claim]:
@@ -355,7 +389,7 @@ class Rounds:
         """Renew leases; None where a partition did not say.
 
         Raises:
-            QueueError: None of them did.
+            QueueError: None of those that are served did.
         """
         groups = self._by_partition([token for _, token, _ in claims])
         flows = {
@@ -372,7 +406,8 @@ class Rounds:
                 for one, still in zip(groups[partition], answer, strict=True):
                     held[one] = still
         errors = [answer for answer in answers.values() if isinstance(answer, Exception)]
-        if errors and len(errors) == len(answers):
+        if errors and len(errors) >= len(self.served):
+            # Else the runner would hold all partitions back for those in which it happens to have jobs in hand.
             raise errors[0]
         return held
 

@@ -45,6 +45,7 @@ from videopoll.cli.options import (
     secret,
 )
 from videopoll.cli.output import complain, duration, guarded, print_json, print_rows
+from videopoll.cli.partitions import look_at_partitions
 from videopoll.cli.providers import described, health_of, made_up_job, url_of
 from videopoll.cli.shipped import SHIPPED, is_configured, problem_of
 from videopoll.errors import ConfigurationError, QueueError
@@ -55,6 +56,7 @@ from videopoll.observations import Fault, FaultKind
 from videopoll.observe.log import shown
 from videopoll.observe.redact import redact
 from videopoll.queue.errors import queue_errors
+from videopoll.queue.partitioned_queue import PartitionedQueue
 from videopoll.queue.routes import route_of
 from videopoll.queue.schema import KEYS, Keys
 from videopoll.video_api.apis import ALL
@@ -177,7 +179,38 @@ def check_redis(redis_url: str, prefix: str, *, clock: bool = True) -> list[Find
                     findings += check(client)
             except QueueError as error:
                 findings.append(Finding(name, Mark.NOTE, f"cannot be checked: {error}"))
-        return [*findings, *_check_queue(read_figures(queue))]
+        return [*findings, *check_partitions(queue), *_check_queue(read_figures(queue))]
+
+
+def check_partitions(queue: PartitionedQueue) -> list[Finding]:
+    """Look at each partition of the queue, if it has several."""
+    if len(queue.partitions) < 2:  # noqa: PLR2004
+        return []
+    states = look_at_partitions(queue)
+    findings = [
+        Finding(state.prefix, Mark.WRONG, f"does not answer: {state.error}", "its jobs wait; the others go on")
+        for state in states
+        if state.error is not None
+    ]
+    answering = [state for state in states if state.error is None]
+    for state in answering:
+        if state.waiting and not state.workers:
+            fix = f"start a worker that serves it: without --serve, or with --serve {state.number}"
+            found = "jobs wait, and no worker that can be seen serves it"
+            findings.append(Finding(state.prefix, Mark.WRONG, found, fix))
+        # One that was never told takes in jobs for whoever knows of the others: those that are at home there anyway.
+        if state.knows is not None and 1 < state.knows < len(states):
+            found = f"knows of {state.knows} partitions, others of {len(states)}"
+            fix = f"tell all of them: videopoll partitions --raise-to {len(states)}"
+            findings.append(Finding(state.prefix, Mark.NOTE, found, fix))
+    clocks = [state.clock_s for state in answering]
+    apart_s = max(clocks, default=0.0) - min(clocks, default=0.0)
+    if apart_s > CLOCK_OFF_S:
+        fix = "turn on NTP on all nodes: deadlines of jobs are told on their clocks"
+        findings.append(Finding("clocks", Mark.NOTE, f"those of the partitions differ by {duration(apart_s)}", fix))
+    if len(states) > 1 and not findings:
+        findings.append(Finding("partitions", Mark.OK, f"{len(states)}, all of them served or empty"))
+    return findings
 
 
 def _info(client: redis.Redis, section: str) -> Mapping[str, object]:

@@ -15,6 +15,7 @@ from videopoll.cli.options import (
     DEFAULT_REDIS_URL,
     AsJson,
     JobTtl,
+    Partitions,
     Prefix,
     RedisUrl,
     TenantKey,
@@ -70,6 +71,7 @@ def enqueue(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
     job_ttl: JobTtl = DEFAULT_JOB_TTL_S,
     tenant_key: TenantKey = None,
 ) -> None:
@@ -99,7 +101,7 @@ def enqueue(
         raise ConfigurationError(msg)
     if provider is not None:
         job_ttl = _job_ttl(ctx, job_ttl, described(provider))
-    with open_queue(redis_url, prefix, job_ttl, tenant_key) as queue:
+    with open_queue(redis_url, prefix, job_ttl, tenant_key=tenant_key, partitions=partitions) as queue:
         if stdin:
             if _enqueue_lines(queue, as_json=as_json):
                 raise typer.Exit(1)

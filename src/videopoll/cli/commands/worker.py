@@ -21,15 +21,18 @@ from videopoll.cli.options import (
     ApiUrl,
     JobTtl,
     OwnChannels,
+    Partitions,
     Prefix,
     Providers,
     RedisUrl,
     RunnerKind,
+    Serve,
     UltraMsgInstance,
     UltraMsgUrl,
     WhatsAppFactoryInstance,
     WhatsAppFactoryUrl,
     secret,
+    served,
     ttls_of,
 )
 from videopoll.cli.output import guarded
@@ -44,7 +47,7 @@ from videopoll.video_api.poller import VideoApiPoller
 from videopoll.video_api.routing_poller import RoutingPoller
 from videopoll.worker.async_runner import AsyncRunner
 from videopoll.worker.runner import Runner
-from videopoll.worker.serve import serve
+from videopoll.worker.serve import serve as serve_runner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from videopoll.protocols import AsyncPublisher, AsyncVideoPoller, Publisher, VideoPoller
     from videopoll.video_api.description import ApiDescription
     from videopoll.worker.serve import App, Built
+
 
 __all__ = ["worker"]
 
@@ -256,6 +260,8 @@ def worker(
     *,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
+    serve: Serve = None,
     job_ttl: JobTtl = DEFAULT_JOB_TTL_S,
     app: OwnApp = None,
     provider: Providers = None,
@@ -316,7 +322,7 @@ def worker(
         raise ConfigurationError(msg)
 
     def serve_app(build: App) -> None:
-        serve(
+        serve_runner(
             build,
             health_port=health_port,
             health_host=health_host,
@@ -366,7 +372,7 @@ def worker(
     if runner is RunnerKind.SYNC:
         _check_sync(asking, poller, notifier, resolver)
     routed = _routed(apis, asking)
-    parts = _Parts(_Place(redis_url, prefix, ttls_of(job_ttl)), routed, notifier, options)
+    parts = _Parts(_Place(redis_url, prefix, ttls_of(job_ttl), partitions, served(serve)), routed, notifier, options)
     serve_app(parts.async_app if runner is RunnerKind.ASYNC else parts.app)
 
 
@@ -377,9 +383,11 @@ class _Place:
     url: str = attrs.field(repr=False)
     prefix: str
     ttls: KeyTtls
+    partitions: int | None
+    serve: tuple[int, ...] | None
 
     def open(self, kind: type[Q]) -> Q:
-        return kind.from_url(self.url, prefix=self.prefix, ttls=self.ttls)
+        return kind.from_url(self.url, prefix=self.prefix, ttls=self.ttls, partitions=self.partitions, serve=self.serve)
 
 
 @attrs.frozen
