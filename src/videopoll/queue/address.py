@@ -77,9 +77,11 @@ def read_address(url: str) -> Address:
         raise ConfigurationError(msg)
     scheme = url.partition("://")[0].lower()
     way, plain, port = _SCHEMES.get(scheme, (Way.DIRECT, scheme, REDIS_PORT))
+    authority, behind = _cut(url.partition("://")[2])
+    user, at, hosts = authority.rpartition("@")
     try:
-        parts = urlsplit(url)
-        user, at, hosts = parts.netloc.rpartition("@")
+        # Without the hosts: not every Python reads brackets that are not around all of them.
+        parts = urlsplit(url if way is Way.DIRECT else f"{plain}://host{behind}")
         nodes = tuple(_node(host, port) for host in hosts.split(",")) if way is not Way.DIRECT else ()
     except ValueError:
         raise unreadable() from None
@@ -117,6 +119,12 @@ def read_address(url: str) -> Address:
         service,
         {name.removeprefix("sentinel_"): value for name, value in own.items()},
     )
+
+
+def _cut(address: str) -> tuple[str, str]:
+    """Return what stands before the path, the query or the fragment, and the rest."""
+    end = next((place for place, character in enumerate(address) if character in "/?#"), len(address))
+    return address[:end], address[end:]
 
 
 def _node(host: str, port: int) -> Node:
