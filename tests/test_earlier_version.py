@@ -15,9 +15,11 @@ import redis
 
 from kit import QUICK, phone, until
 from kit.earlier import Earlier
-from videopoll import RoutingNotifier, events
+from videopoll import LeasePolicy, PollingStrategy, RoutingNotifier, events
 from videopoll.jobs import JobState, MessageForm
+from videopoll.jobs.transition import Release
 from videopoll.messages import Accepted, MessageReceipt, NotSent, Refused
+from videopoll.testing import Reply
 
 EARLIER = "312de0d8bdf6"
 
@@ -133,4 +135,32 @@ def test_a_delivery_in_a_form_that_it_does_not_know_goes_to_and_fro_and_is_sent_
         until(lambda: queue.get("job_1").delivered, "the new worker has sent it")
 
     assert [one.kind for one in world.ultramsg.inbox(to)] == [kind]
+    assert not letters(world)
+
+
+def test_what_waits_for_its_tenants_turn_is_polled_by_an_earlier_worker_all_the_same(world, run):
+    """It knows no lanes, and takes what is due in the schedule: at the latest when such a job is to be looked at again."""
+    users = {f"job_{number}": phone(number) for number in range(12)}
+    with world.queue(tenant_key="brand") as queue, redis.Redis.from_url(world.url) as client:
+        for number, (job_id, to) in enumerate(users.items()):
+            world.api.job(job_id, Reply.completed())
+            metadata = {"channel": "ultramsg", "to": to, "brand": number % 2}
+            queue.enqueue(job_id, conversation_id=f"c-{number}", metadata=metadata)
+        batch = queue.claim(
+            polls=2, sends=1, worker_id="w", strategy=PollingStrategy(initial_delay_s=0), lease=LeasePolicy()
+        )
+        queue.apply([Release(claim) for claim in batch.claims])
+        waiting = client.zrange(queue.keys.schedule, 0, -1)
+        assert len(waiting) == 10
+        assert client.zcard(queue.keys.lanes) == 2
+
+        run()
+        until(lambda: len(world.ultramsg.messages) == 2, "it has polled the other two")
+        client.zadd(queue.keys.schedule, dict.fromkeys(waiting, 1.5))
+        until(lambda: len(world.ultramsg.messages) == 12, "it has polled them all")
+        with world.worker():
+            until(lambda: not keys(world, "poll:lane*"), "a new worker takes away what is left of the lanes")
+
+        until(lambda: all(queue.get(job_id).delivered for job_id in users), "all have ended")
+    assert all(len(world.ultramsg.inbox(to)) == 1 for to in users.values())
     assert not letters(world)
