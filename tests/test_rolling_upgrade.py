@@ -13,6 +13,7 @@ import pytest
 from kit import phone, until
 from kit.earlier import Earlier
 from kit.fleet_storm import Producer, all_told_once, end, job_of, settled, tally
+from videopoll.testing import Reply
 
 FIRST = "67d12f6975085bb183dd22b280bce284e17b4e93"
 JOBS = 100
@@ -35,6 +36,9 @@ def first(tmp_path_factory):
 def test_old_and_new_workers_and_producers_under_kills_lose_nothing_and_double_nothing(world, first, tmp_path):
     """Half of the jobs come from an old producer, and the workers change versions in both directions."""
     choose = random.Random(7)
+    # Sends take their time, and each fifth is put off: they are taken over and gone on with by the other version.
+    world.ultramsg._latency_s = 0.3
+    world.ultramsg.fail_every(5, Reply.json({"sent": "false", "message": "throttled"}), path="messages/video")
     for number in range(JOBS):
         world.api.job(job_of(number), ready_after_polls=2)
 
@@ -53,6 +57,7 @@ def test_old_and_new_workers_and_producers_under_kills_lose_nothing_and_double_n
             time.sleep(choose.uniform(0.1, 0.5))
             end(workers.pop(choose.randrange(len(workers))))
             workers.append(worker(version))
+        world.ultramsg.heal()
         new.join()
         said, _ = old.communicate(timeout=60)
         dead = settled(world.url, world.prefix, 90)

@@ -9,8 +9,8 @@ FRESH = Mutant(
     1,
     "queue.routes",
     # Two places of one module, which have to be changed together.
-    f"{PATTERN}(?s)self._found = None\\n\\n(    def lead_to.*?)if found is not None and began_s.*?BURST_S:",
-    r"return\n\n\1if found is not None:",
+    f"{PATTERN}(?s)self._found = None\\n(.*?    def lead_to.*?)if found is not None and began_s.*?BURST_S:",
+    r"return\n\1if found is not None:",
 )
 
 ROUTE_MUTANTS = {

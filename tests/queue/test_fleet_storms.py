@@ -9,7 +9,7 @@ from kit.fleet_storm import FLEETS, PREFIX, Storm, all_told_once
 from kit.route_mutants import ROUTE_MUTANTS
 from videopoll.errors import QueueError
 
-pytestmark = pytest.mark.at_length
+AT_LENGTH = pytest.mark.at_length
 
 
 @pytest.fixture(params=list(FLEETS))
@@ -20,6 +20,7 @@ def fleet(request, require_server):
         yield fleet
 
 
+@AT_LENGTH
 def test_a_small_storm_loses_no_job_and_doubles_no_message(fleet, kind):
     """Workers are killed, the keys go elsewhere in peace, a master dies."""
     found = Storm(kind, jobs=60, workers=2, kills=3, moves=2, failovers=1, seed=1).run(fleet)
@@ -27,6 +28,7 @@ def test_a_small_storm_loses_no_job_and_doubles_no_message(fleet, kind):
     assert found == all_told_once(60)
 
 
+@AT_LENGTH
 @pytest.mark.parametrize(
     ("fleet", "without", "trouble"),
     [
@@ -62,3 +64,9 @@ def test_what_asks_for_one_key_would_fail_without_ask(cluster, kind, call):
         move.end()
         call(bench.queue.close())
         cluster.db(PREFIX).flushall()
+
+
+@pytest.mark.parametrize("mutant", ROUTE_MUTANTS.values(), ids=list(ROUTE_MUTANTS))
+def test_the_place_of_what_is_taken_out_is_still_found(mutant):
+    """Else its storm would fail for another reason."""
+    mutant.check()
