@@ -34,6 +34,8 @@ KEEP_ALIVE_S = 4.0
 """How long an idle connection is kept: less than the 5 s after which many servers (Node, Apache, uvicorn) close it,
 so that a message is hardly ever sent into a connection that is just being closed."""
 
+_STRICT_JSON = jsonlib.JSONEncoder(allow_nan=False)
+
 _UNPACKED = frozenset({"gzip", "x-gzip", "deflate"})
 MOST_ENCODINGS = 2
 """Encodings that are taken off, as some servers and proxies pack what nobody asked them to pack."""
@@ -282,7 +284,7 @@ def _encode(request: HttpRequest) -> tuple[bytes | Multipart, str | None]:
         body = Multipart(request.parts)
         return body, body.content_type
     if request.json is not None:
-        return jsonlib.dumps(request.json, allow_nan=False).encode(), "application/json"
+        return _STRICT_JSON.encode(request.json).encode(), "application/json"
     return urlencode(request.form or {}).encode(), "application/x-www-form-urlencoded"
 
 
