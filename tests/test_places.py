@@ -13,7 +13,9 @@ from videopoll import DeliveryPolicy, RoutingNotifier, events
 from videopoll.core.accounts import Accounts
 from videopoll.core.delivery import Later, after_no_place, open_outbox
 from videopoll.messages import Delivered, NotSent
-from videopoll.testing import build_job, build_outcome
+from videopoll.testing import Reply, build_job, build_outcome
+
+PATIENT = DeliveryPolicy(backoff_base_s=0.1, deadline_s=300.0)
 
 
 class Time:
@@ -136,6 +138,49 @@ def test_a_channel_that_hangs_holds_up_neither_other_channels_nor_the_polls(worl
 
     assert len(sent["slow"]) == len(slow)
     assert not worker.recorder.of(events.JobDeadLettered)
+
+
+@EACH_COMBINATION
+def test_an_account_that_takes_a_message_now_and_then_holds_up_neither_another_channel_nor_the_polls(world, parts):
+    """While the other channel sends four, it takes one: whoever let it have all places would wait for it for ever."""
+    waiting, sent, lock, over = [], {"limited": [], "quick": []}, threading.Lock(), threading.Event()
+
+    def now_and_then(message):
+        turn = over if over.is_set() else threading.Event()
+        with lock:
+            waiting.append(turn)
+        yield turn
+        with lock:
+            sent["limited"].append(message.job.job_id)
+        return Delivered()
+
+    def send(message):
+        with lock:
+            sent["quick"].append(message.job.job_id)
+            if len(sent["quick"]) % 4 == 0 and waiting:
+                waiting.pop(0).set()
+        return Delivered()
+
+    limited, quick = [f"limited_{number}" for number in range(24)], [f"quick_{number}" for number in range(16)]
+    router = RoutingNotifier.from_metadata(
+        {"limited": part(parts, notify=now_and_then), "quick": part(parts, notify=send)}
+    )
+    for number, job_id in enumerate(limited):
+        world.enqueue_ready(job_id, user=number, channel="limited")
+    with world.worker(notifier=router, delivery=PATIENT, concurrency=4, delivery_concurrency=8) as worker:
+        until(lambda: len(worker.recorder.of(events.JobConcluded)) == len(limited), "all those videos are ready")
+        world.enqueue("working", Reply.processing(), user=99, channel="quick")
+        for number, job_id in enumerate(quick):
+            world.enqueue_ready(job_id, user=number, channel="quick")
+
+        until(lambda: sorted(sent["quick"]) == sorted(quick), "the other channel has its messages")
+        until(lambda: len(world.api.polls("working")) >= 3, "polls go on")
+
+        assert len(sent["limited"]) <= 4
+        over.set()
+        with lock:
+            for turn in waiting:
+                turn.set()
 
 
 @EACH_COMBINATION

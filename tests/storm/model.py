@@ -33,6 +33,9 @@ LONGEST_IDLE_S = 4.0
 LONGEST_WAY_S = 5.0
 HEARD_WITHIN_S = 20.0
 """A send that begins so long after a receipt was taken in was decided with it: its claim was younger."""
+HEARD_S = 0.5
+"""Within so many seconds all workers know of a 429 that one of them met, and have given back what they had claimed before."""
+
 FAILING = {"throttled", "unreachable", "down"}
 """What is surely not sent, and tried again after a while."""
 KEPT = (
@@ -471,7 +474,7 @@ class _Judge:
         yield from self._in_vain()
 
     def _pauses(self) -> Iterator[str]:
-        """After a 429 a worker polls nothing until its pause is over."""
+        """After a 429 a worker polls nothing until its pause is over, and neither do the others, once they have heard."""
         for told_s, worker, event in self.story.told_of:
             if not isinstance(event, events.JobPolled) or event.fault is not FaultKind.THROTTLED:
                 continue
@@ -484,6 +487,11 @@ class _Judge:
             for one in self.story.polls:
                 if one.worker == worker and told_s + self.instant_s < one.at_s < until_s:
                     yield f"polled in a pause: {one.job_id} by {worker} at {one.at_s:.2f} s"
+                    return
+            heard_s = told_s + HEARD_S + self.slack_s
+            for one in self.story.polls:
+                if one.worker != worker and heard_s < one.at_s < until_s and not self._disturbed(told_s, one.at_s):
+                    yield f"polled in a pause that another worker was told: {one.job_id} by {one.worker} at {one.at_s:.2f} s"
                     return
 
     def _in_vain(self) -> Iterator[str]:

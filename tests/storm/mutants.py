@@ -483,6 +483,13 @@ MUTANTS = (
         "        self.brakes.hold(self._account, wait_s)",
         "        pass",
     ),
+    Mutant(
+        "a worker does not hear of a 429 that another met",
+        7,
+        "worker.places",
+        "        self.brakes.learn(batch.brakes, batch.now_ms, self._longest_pause_s)",
+        "        pass",
+    ),
 )
 
 

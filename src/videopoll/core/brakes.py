@@ -37,6 +37,10 @@ TOLD_AGAIN_S = 0.25
 """By how much a pause has to be longer than what was told before, in seconds, to be told again."""
 
 
+SAME_MS = 500
+"""Ends of a pause that are no further apart are the same one, read by another clock: partitions have one each."""
+
+
 @attrs.frozen
 class _Held:
     until_s: float
@@ -104,16 +108,15 @@ class Brakes(OfProcess):
             now_ms: The queue's clock.
             longest_s: Seconds that a pause lasts at most, from when it was read first.
         """
-        if not untils_ms and not self._learnt:
-            return
-        # What was read before is bounded from then: whatever stands there, it holds nobody back for ever.
-        learnt, self._learnt = self._learnt, dict(untils_ms)
         now_s = self._monotonic_s()
         for account, until_ms in untils_ms.items():
             left_s = min((until_ms - now_ms) / 1000, longest_s)
-            if left_s <= 0 or learnt.get(account) == until_ms:
-                continue
             with self._lock:
+                # What was read before is bounded from then: whatever stands there, it holds nobody back for ever.
+                before_ms = self._learnt.get(account)
+                if left_s <= 0 or (before_ms is not None and abs(until_ms - before_ms) <= SAME_MS):
+                    continue
+                _put(self._learnt, account, until_ms)
                 held, until_s = self._held.get(account), now_s + left_s
                 # Most of them are what this worker told itself.
                 if held is None or until_s > held.told_s + TOLD_AGAIN_S:

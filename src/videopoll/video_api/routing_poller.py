@@ -57,7 +57,7 @@ class RoutingPoller:
     which are here: the video may have been paid for. Redrive it when the API is set up.
 
     An API that answers 429 is left alone for a while, by key, and holds up no other:
-    its jobs wait without using up their attempts. Each worker has its own pauses.
+    its jobs wait without using up their attempts. All workers of the queue heed it.
 
     Args:
         pollers: The pollers by name, sync and async ones. With `credentials` also
