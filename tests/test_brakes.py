@@ -5,14 +5,23 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from videopoll import RedisVideoJobQueue, Runner, SilentNotifier, VideoApiPoller
+from videopoll.core.accounts import api_account
 from videopoll.core.brakes import Brakes
+from videopoll.errors import ConfigurationError, QueueUnavailableError
+from videopoll.jobs import VideoJob
+from videopoll.jobs.transition import Claim, ClaimBatch, PollWork
 from videopoll.observations import Fault, FaultKind, VideoWorking
 from videopoll.policies import PollingStrategy
+from videopoll.testing import MovableClock
+from videopoll.video_api import HttpVideoPoller
+from videopoll.video_api.apis import FAL
 
 THROTTLED = Fault(FaultKind.THROTTLED, "HTTP 429", retry_after_s=10)
 STRATEGY = PollingStrategy()
@@ -223,3 +232,98 @@ def test_never_more_than_the_share_begins_and_nobody_waits_for_ever(acts):
             brakes.hold("a", 1)
         elif act in {"fewer", "more"}:
             brakes.workers = 2 if act == "fewer" else 6
+
+
+# --- the places of a worker ---
+
+
+@pytest.fixture
+def state():
+    """What a runner with 80 places knows of itself, on a clock that the test moves."""
+    with MovableClock() as clock:
+        queue, poller = RedisVideoJobQueue.from_url("redis://h"), VideoApiPoller(api_key="key")
+        made = Runner(queue, poller, SilentNotifier(), concurrency=80, clock=clock)._state
+        yield made
+
+
+def move(state, seconds: float) -> None:
+    state.clock.move(seconds)
+
+
+def test_places_open_again_after_an_outage_of_redis_and_not_after_a_hiccup(state):
+    assert state.places.open == 80
+
+    for away_s, places in ((0.5, 80), (3.0, 10)):
+        state.redis_lost(QueueUnavailableError("away"), "claim")
+        move(state, away_s)
+        state._no_longer_lost("claim")
+        assert state.places.open == places
+
+
+def test_places_open_again_after_a_pause(state):
+    state._throttled(8)
+    assert state.room()[0] == 0
+    move(state, 8 + 1)
+
+    assert 10 <= state.places.open < 40
+    move(state, 2)
+    assert state.places.open == 80
+
+
+def test_a_worker_whose_open_places_are_taken_claims_again_when_more_are_open(state):
+    """Nothing else would wake it: what it polls may take long."""
+    state.places.open_softly()
+    now_ms = state.context.clock.now_ms()
+    polls = [PollWork(VideoJob(f"job_{n}", "c", now_ms), 1, 0, None) for n in range(30)]
+    claims = tuple(Claim(work.job.job_id, "w:1", now_ms, work) for work in polls)
+    batch = ClaimBatch(claims, now_ms, next_poll_ms=now_ms - 1000)
+
+    state.begin_turn()
+    state.take(batch, state.ask())
+    state.plan_after(batch)
+
+    assert 10 <= state.polls_in_hand < 20
+    assert state.coalescer.next_s - state.clock.monotonic_s() <= 0.11
+
+
+def test_a_worker_has_its_share_of_what_an_account_bears(state):
+    state.places.brakes.cap = 20
+    for workers, share in ((0, 20), (1, 20), (3, 6), (50, 1)):
+        state.places.learn(ClaimBatch((), 0, workers=workers))
+        assert state.room()[0] == share
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "20"])
+def test_a_cap_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match="account_concurrency must be a whole number of at least 1"):
+        Runner(
+            RedisVideoJobQueue.from_url("redis://h"),
+            VideoApiPoller(api_key="key"),
+            SilentNotifier(),
+            account_concurrency=wrong,
+        )
+
+
+# --- accounts ---
+
+
+def test_the_name_of_an_account_tells_the_api_and_hides_the_key():
+    one, same, other = (VideoApiPoller(base_url="https://api.example/v1", api_key=key) for key in ("k-1", "k-1", "k-2"))
+
+    assert one.account == same.account != other.account
+    assert re.fullmatch(r"api\.example:[0-9a-f]{16}", one.account)
+    assert VideoApiPoller(base_url="https://api.example/v2", api_key="k-1").account != one.account
+
+
+def test_the_name_of_an_account_is_bounded_and_plain():
+    assert re.fullmatch(r"[A-Za-z0-9._-]{40}:[0-9a-f]{16}", api_account("evil\x1b[2J: \ud800" * 20, "key"))
+
+
+def test_accounts_of_a_described_api_go_by_their_keys():
+    fal = HttpVideoPoller(FAL, api_key="key-1")
+
+    assert fal.account.startswith("fal:")
+    assert fal.with_key("key-2").account != fal.account
+    assert (
+        HttpVideoPoller(FAL, api_key=lambda: "key-1").account == HttpVideoPoller(FAL, api_key=lambda: "key-2").account
+    )

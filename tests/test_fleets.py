@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
+import threading
 import time
 
 import attrs
 import pytest
 import redis
 
-from kit import API_KEY, FAST, phone, until
+from kit import API_KEY, FAST, part, phone, until
 from kit.counting_api import CountingApi
 from kit.worker_process import end
 from videopoll import PollingStrategy, VideoApiPoller, events
+from videopoll.observations import VideoWorking
 from videopoll.queue.operations import Operations
 from videopoll.queue.schema import Keys
 from videopoll.testing import Reply
@@ -108,6 +110,37 @@ def test_a_429_that_one_worker_met_stops_the_whole_fleet_and_outlives_its_worker
 
     assert [at_s for at_s in after if at_s < until_s[0] - 0.1] == [], "somebody polled in the pause"
     assert after, "nobody came back"
+
+
+def test_a_worker_that_starts_begins_with_an_eighth_of_its_places(world, db, prefix):
+    """No poll comes back meanwhile: what is under way is what was open."""
+    began, done = [], threading.Event()
+
+    def poll(_job, *, timeout_s):
+        began.append(time.monotonic())
+        yield done
+        return VideoWorking()
+
+    enqueue_overdue(db, prefix, 200)
+    poller = part(world.kind, poll=poll)
+    with world.worker(poller=poller, concurrency=96, strategy=RARELY, recover=False):
+        until(lambda: len(began) >= 96, "all places are open", SLOW_S)
+        done.set()
+    forget(db, prefix)
+
+    assert sum(at_s < began[0] + 0.3 for at_s in began[:96]) <= 24
+    assert sum(at_s < began[0] + 1.0 for at_s in began[:96]) <= 48
+    assert began[95] > began[0] + 1.3
+
+
+def test_the_first_poll_of_a_worker_that_finds_little_goes_out_at_once(world):
+    world.enqueue_ready()
+    began_s = time.monotonic()
+    with world.worker(strategy=attrs.evolve(FAST, initial_delay_s=0.0)) as worker:
+        until(lambda: worker.recorder.of(events.JobPolled), "it is polled")
+
+    assert world.api.polls("job_1")
+    assert time.monotonic() - began_s < 3, "on a busy machine; 0.5 s on one that is not"
 
 
 # --- several APIs ---

@@ -61,9 +61,13 @@ class Places:
         """Which accounts are left alone; those of the poller, if it asks at several."""
         self.brakes.rng, self.brakes.places, self.brakes.cap = rng, concurrency, account_concurrency
 
+    def open_at_once(self) -> None:
+        """Open all places: a single batch has nobody who would take up the rest of it later."""
+        self._opened_s = -FOREVER_S
+
     def open_softly(self) -> None:
-        """Open the places gradually from now on: the whole fleet may be about to take up what is overdue."""
-        self._opened_s = self._clock.monotonic_s()
+        """Open the places gradually, from the next claim on: the whole fleet may be about to take up what is overdue."""
+        self._opened_s = FOREVER_S
 
     def throttled(self, wait_s: float) -> bool:
         """Note a 429 that asks for a pause; return whether this worker polls nothing until it is over."""
@@ -75,6 +79,8 @@ class Places:
 
     def learn(self, batch: ClaimBatch) -> None:
         """Note what a claim tells of the fleet."""
+        # Not before: until it can claim for the first time, a busy machine may take a while.
+        self._opened_s = min(self._opened_s, self._clock.monotonic_s())
         self.brakes.workers = max(1, batch.workers)
         self.brakes.learn(batch.brakes, batch.now_ms, self._longest_pause_s)
 

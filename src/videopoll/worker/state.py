@@ -623,6 +623,7 @@ class WorkerState:
         """Forget what an earlier run has seen of Redis: it says nothing about the leases of this one."""
         self.vitals.left_behind = False
         self.takeovers.open()
+        self.places.open_at_once()
         self._renewed_s, self._renew_first = self.clock.monotonic_s(), False
         for doing in WRITES:
             self._lost.pop(doing, None)
