@@ -173,8 +173,8 @@ def test_an_account_that_takes_a_message_now_and_then_holds_up_neither_another_c
         for number, job_id in enumerate(quick):
             world.enqueue_ready(job_id, user=number, channel="quick")
 
-        until(lambda: sorted(sent["quick"]) == sorted(quick), "the other channel has its messages")
-        until(lambda: len(world.api.polls("working")) >= 3, "polls go on")
+        until(lambda: sorted(sent["quick"]) == sorted(quick), "the other channel has its messages", 60)
+        until(lambda: len(world.api.polls("working")) >= 3, "polls go on", 60)
 
         assert len(sent["limited"]) <= 4
         over.set()

@@ -238,6 +238,7 @@ POINTED_AT = {
     45: "a worker claims while its writes fail",
     53: "a send is not noted",
     61: "a send that is taken over has had its time to show up",
+    69: "who stands in line at a stop stays there",
 }
 """The first seed of each kind of pointed storm, and the mechanism that nothing else needs so much."""
 

@@ -16,7 +16,7 @@ from storm.fleet import run
 from storm.model import judge
 from storm.plan import plan_of
 from storm.shrink import kinds_of
-from videopoll.queue import calls, watch_calls
+from videopoll.queue import calls, layout_calls, watch_calls
 from videopoll.queue.scripts import Script
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Mutant:
     def _script(self) -> Iterator[None]:
         name = self.where.removesuffix(".lua")
         place = name.upper()
-        module = calls if hasattr(calls, place) else watch_calls
+        module = next(one for one in (calls, watch_calls, layout_calls) if hasattr(one, place))
         script: Script = getattr(module, place)
         source = self._changed(script.source)
         changed = Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
@@ -482,6 +482,13 @@ MUTANTS = (
         "worker.places",
         "        self.brakes.hold(self._account, wait_s)",
         "        pass",
+    ),
+    Mutant(
+        "who stands in line at a stop stays there",
+        3,
+        "worker.base",
+        "[self._give_back(step, wait=True) for step in state.leave_line()]",
+        "[]",
     ),
     Mutant(
         "a worker does not hear of a 429 that another met",

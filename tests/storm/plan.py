@@ -523,6 +523,21 @@ def _send_at_the_end_of_a_lease(seed: int, rng: random.Random) -> Plan:
     )
 
 
+def _stop_with_a_line(seed: int, rng: random.Random) -> Plan:
+    """More is due than a worker has places for, so that jobs stand in line; the API hangs, and the worker is to stop."""
+    at_s = round(rng.uniform(0.0, 4.0), 2)
+    hangs_s = at_s + rng.uniform(1.4, 1.7)
+    return Plan(
+        seed=seed,
+        workers=(WorkerPlan(polls=4),),
+        jobs=tuple(JobPlan(at_s=at_s, takes_s=4.0) for _ in range(60)),
+        events=(
+            Event(round(hangs_s, 2), "api", ("hang", 8.0, 5.0)),
+            Event(round(hangs_s + rng.uniform(0.06, 0.16), 2), "stop", (0, 2.0)),
+        ),
+    )
+
+
 KINDS = (
     _cancel_in_a_poll,
     _cancel_in_a_send,
@@ -532,6 +547,7 @@ KINDS = (
     _writes_that_fail,
     _death_in_a_second_send,
     _send_at_the_end_of_a_lease,
+    _stop_with_a_line,
 )
 """Storms that are pointed at one race each; the seed chooses which one."""
 
