@@ -164,10 +164,15 @@ def cluster(session: nox.Session) -> None:
     session.install(".[all]", *_groups("tests"))
     for fleet in ("cluster", "sentinel"):
         session.run("pytest", "--fleet", fleet, "tests/test_behaviour.py", "tests/queue", *AT_ONCE, *session.posargs)
-    at_length = ("queue/test_real_cluster", "queue/test_sentinel", "queue/test_fleet_storms")
+    # One queue of three partitions, wherever the cluster has them.
+    session.run(
+        "pytest", "--fleet", "cluster", "--partitions", "3", "tests/test_behaviour.py", *AT_ONCE, *session.posargs
+    )
+    storms = ("queue/test_fleet_storms", "queue/test_partition_storm")
+    at_length = ("queue/test_real_cluster", "queue/test_sentinel", *storms)
     upgrades = ("test_rolling_upgrade", "test_server_upgrades")
     session.run("pytest", "--at-length", *(f"tests/{name}.py" for name in (*at_length, *upgrades)), *session.posargs)
-    for words in (["fleet_storm", "2"], ["fleet_storm", "1", "--unsynced"], ["lagging"]):
+    for words in (["fleet_storm", "2"], ["fleet_storm", "1", "--unsynced"], ["partition_storm", "2"], ["lagging"]):
         session.run("python", "-m", f"kit.{words[0]}", *words[1:], env={"PYTHONPATH": "tests"})
 
 

@@ -15,7 +15,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
-from kit import World, open_world
+from kit import QUEUES, World, open_world
 from kit.fleets import SLOT_OF_TESTS, Cluster, Watched, is_cluster, lead_clients_of_tests
 from kit.resp_proxy import RespProxy
 from kit.servers import take_named_servers
@@ -227,12 +227,15 @@ ONE_SERVER = {
 }
 
 
-def pytest_configure() -> None:
+def pytest_configure(config) -> None:
     take_named_servers()
+    if config.getoption("--partitions"):
+        QUEUES["partitions"] = config.getoption("--partitions")
 
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--all-servers", action="store_true", help="run every test on every server")
+    parser.addoption("--partitions", type=int, help="build the queues of the tests with so many partitions")
     parser.addoption("--at-length", action="store_true", help="run the tests that wait for failovers, too")
     parser.addoption(
         "--fleet", choices=["cluster", "sentinel"], help="run the tests on a fleet in the place of a server"

@@ -43,6 +43,9 @@ QUICK = DeliveryPolicy(backoff_base_s=0.1, backoff_cap_s=0.5, deadline_s=20.0, a
 """A delivery policy whose waits a test can sit out."""
 
 
+QUEUES: dict[str, Any] = {}
+"""How the queues of tests are built beside what each says: with ``--partitions 3``, in so many."""
+
 EACH_COMBINATION = pytest.mark.parametrize(
     ("kind", "parts"), [("sync", "sync"), ("sync", "both"), ("async", "sync"), ("async", "async")], indirect=["kind"]
 )
@@ -125,7 +128,7 @@ class Worker:
     def __init__(self, kind: str, url: str, prefix: str, poller: Any, notifier: Any, **options: Any) -> None:
         self.kind = kind
         self.recorder = Recorder()
-        queue_options = options.pop("queue_options", {})
+        queue_options = {**QUEUES, **options.pop("queue_options", {})}
         options.setdefault("strategy", FAST)
         options.setdefault("delivery", QUICK)
         # What it writes is its own tests' (test_visible): here it would be noise between the commands that are looked at.
@@ -231,7 +234,7 @@ class World:
 
     def queue(self, **options: Any) -> RedisVideoJobQueue:
         """A producer's queue."""
-        return RedisVideoJobQueue.from_url(self.url, prefix=self.prefix, **options)
+        return RedisVideoJobQueue.from_url(self.url, prefix=self.prefix, **{**QUEUES, **options})
 
     def enqueue(
         self, job_id: str = "job_1", *answers: Reply, user: int = 1, channel: str = "ultramsg", **metadata: Any
@@ -271,6 +274,7 @@ class World:
                 "lease_s": 0.9,
                 "strategy": attrs.asdict(FAST),
                 "delivery": attrs.asdict(QUICK) | {"on_unknown": "at_least_once"},
+                **QUEUES,
                 **settings,
             },
         )

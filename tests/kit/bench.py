@@ -7,6 +7,7 @@ import json
 import attrs
 import redis
 
+from kit import QUEUES
 from videopoll import (
     AsyncRedisVideoJobQueue,
     DeliveryPolicy,
@@ -65,7 +66,7 @@ class Bench:
     def another(self, url: str | None = None, **options):
         """Build one more queue of the same kind."""
         cls = RedisVideoJobQueue if self.kind == "sync" else AsyncRedisVideoJobQueue
-        queue = cls.from_url(url or self.url, **{"prefix": self.prefix, **self.options, **options})
+        queue = cls.from_url(url or self.url, **{"prefix": self.prefix, **QUEUES, **self.options, **options})
         self.queues.append(queue)
         return queue
 

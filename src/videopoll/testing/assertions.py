@@ -17,6 +17,9 @@ __all__ = ["assert_delivered_once", "assert_no_keys_leaked"]
 
 _PERMANENT = frozenset(record.pattern.removeprefix("{prefix}:") for record in KEYS if record.ttl is None)
 
+_PARTITION = re.compile(r"^\d+:")
+"""What stands in the keys of a partition behind a prefix that is no hash tag."""
+
 
 def assert_delivered_once(
     notifier: RecordingNotifier, job_id: str, *, outcome: OutcomeKind | str = OutcomeKind.COMPLETED
@@ -70,7 +73,9 @@ def assert_no_keys_leaked(client: redis.Redis, prefix: str = DEFAULT_PREFIX) -> 
         key.decode() if isinstance(key, bytes) else key for key in client.scan_iter(match=f"{escaped}:*", count=1000)
     ]
     leaked = sorted(
-        name for name in names if client.ttl(name) == -1 and name.removeprefix(f"{prefix}:") not in _PERMANENT
+        name
+        for name in names
+        if client.ttl(name) == -1 and _PARTITION.sub("", name.removeprefix(f"{prefix}:")) not in _PERMANENT
     )
     if leaked:
         msg = f"keys without a time to live were left behind: {', '.join(leaked)}"
