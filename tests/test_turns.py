@@ -11,14 +11,19 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kit import phone, until
 from videopoll.jobs.transition import Settle
 from videopoll.policies import LeasePolicy, PollingStrategy
 from videopoll.queue.redis_queue import RedisVideoJobQueue
+from videopoll.testing import Reply
 
 AT_ONCE = PollingStrategy(initial_delay_s=0)
 TENANTS = ("a", "b", "c", "")
 MOST_APART = 3
 """Turns by which one tenant may be ahead of another: one for who begins, and one at each end of a claim."""
+
+SHARES = (("heavy", 40, 0), ("light", 3, 100))
+"""Tenants, how many jobs each has, and from where their users' numbers count."""
 
 arrivals = st.tuples(st.just("arrive"), st.sampled_from(TENANTS), st.integers(1, 12))
 claims = st.tuples(st.just("claim"), st.integers(1, 5), st.just(0))
@@ -104,3 +109,23 @@ def test_tenants_have_turns_whatever_comes_when(redis_url, prefix):
         RedisVideoJobQueue.from_url(redis_url, prefix=prefix, tenant_key="brand") as queue,
     ):
         history()
+
+
+def test_a_worker_polls_tenants_in_turn(world):
+    """With two places the three of a tenant are told among the first, though all of another one's came before."""
+    users = {f"{tenant}-{number}": phone(number + start) for tenant, count, start in SHARES for number in range(count)}
+    for job_id in users:
+        world.api.job(job_id, Reply.completed())
+    with world.queue(tenant_key="brand") as queue:
+        queue.enqueue_many(
+            [
+                (job_id, f"c-{to}", {"channel": "ultramsg", "to": to, "brand": job_id.partition("-")[0]})
+                for job_id, to in users.items()
+            ]
+        )
+    with world.worker(concurrency=2):
+        until(lambda: len(world.ultramsg.messages) == len(users), "all are told")
+
+    order = [message.to for message in world.ultramsg.messages]
+    assert max(order.index(to) for job_id, to in users.items() if job_id.startswith("light")) < 20
+    assert sorted(order) == sorted(users.values())

@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from kit.bench import AT_ONCE, SPEC
+from storm.mutants import Mutant
 from videopoll.errors import ConfigurationError, InvalidJobError
 from videopoll.jobs import JobState
 from videopoll.jobs.transition import MissingRecord, PollWork, Redeliver, Reschedule, SendWork, Settle
@@ -60,6 +61,16 @@ def test_a_tenant_with_ten_jobs_does_not_wait_behind_another_ones_thousands(shar
     overdue(shared, "light", 10, late_ms=1000)
 
     assert whose(shared.claim(polls=20)) == {"heavy": 10, "light": 10}
+
+
+def test_taken_by_due_time_only_the_light_tenant_would_wait(shared):
+    """The test above can fail: without turns the first twenty are the heavy one's."""
+    by_turn = "    if a.turn ~= b.turn then return a.turn < b.turn end\n"
+    overdue(shared, "heavy", 3000, late_ms=60_000)
+    overdue(shared, "light", 10, late_ms=1000)
+
+    with Mutant("lanes are taken by due time only", 7, "claim.lua", by_turn, "").applied():
+        assert whose(shared.claim(polls=20)) == {"heavy": 20}
 
 
 def test_without_a_tenant_key_the_longest_due_comes_first(bench):

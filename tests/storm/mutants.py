@@ -358,6 +358,13 @@ MUTANTS = (
         "local next_look, looked_list, over = 0, false, 0\nif false then",
     ),
     Mutant(
+        "what waits for its tenant's turn never has one",
+        7,
+        "claim.lua",
+        "for _, waits in ipairs(fair and sides[source].found or {}) do",
+        "for _, waits in ipairs({}) do",
+    ),
+    Mutant(
         "a record dies although somebody keeps it",
         7,
         "claim.lua",
