@@ -68,6 +68,19 @@ def test_one_partition_is_the_queue_as_it_was(bench):
     assert "partitions=1" in repr(single)
 
 
+def test_tenants_have_turns_in_each_partition(bench):
+    """A tenant's jobs are spread like all others, and so are its turns."""
+    queue = bench.another(tenant_key="brand")
+    jobs = [(f"{tenant}_{number}", "c", {"brand": tenant}) for tenant in ("heavy", "light") for number in range(60)]
+    bench.call(queue.enqueue_many(jobs))
+
+    taken = Counter(claim.job_id.partition("_")[0] for _ in range(3) for claim in bench.claim(polls=8))
+
+    assert taken.total() == 24
+    assert 9 <= taken["light"] <= 15
+    assert all(bench.db.exists(keys_of(bench, one).lanes) for one in range(3))
+
+
 def test_operators_see_all_partitions_as_one(bench):
     """The counts, the list, in the order of their turn, and a job by its id."""
     enqueue(bench, *JOBS)

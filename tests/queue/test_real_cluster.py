@@ -51,6 +51,23 @@ def bench(cluster, kind, call, prefix):
         owner.delete(*keys)
 
 
+def test_tenants_have_turns_in_a_cluster(bench, call):
+    """The keys of their lanes, which no script declares, are in the slot of the others."""
+    queue = bench.another(tenant_key="brand")
+    jobs = [
+        (f"{tenant}_{number}", "c", {"brand": tenant})
+        for tenant, count in (("heavy", 30), ("light", 3))
+        for number in range(count)
+    ]
+    call(queue.enqueue_many(jobs))
+
+    order = [claim.job_id for _ in range(3) for claim in bench.claim(polls=4)]
+
+    assert sum(job_id.startswith("light") for job_id in order) == 3
+    assert bench.db.zcard(bench.keys.lane("heavy")) == 21
+    assert bench.counts().scheduled == 21
+
+
 def test_all_that_a_queue_does_works_from_the_url_alone(bench, cluster, call):
     """Scripts, several in a round trip, the doorbell, scans, the subscription of waits, lists, dead letters, the history."""
     with RedisHistory(cluster.url, prefix=bench.prefix) as history:
