@@ -70,7 +70,8 @@ class RaiseStorm:
     Args:
         kind: Which runner works.
         jobs: How many.
-        workers: Processes of them, all configured with two partitions.
+        workers: Processes of them.
+        serve: With how many partitions they are configured.
         kills: SIGKILLs of workers.
         seed: What it chooses by.
     """
@@ -78,6 +79,7 @@ class RaiseStorm:
     kind: str = "sync"
     jobs: int = 60
     workers: int = 2
+    serve: int = 2
     kills: int = 4
     seed: int = 0
 
@@ -115,7 +117,7 @@ class RaiseStorm:
         return tally(told) | {"dead letters": dead}
 
     def _worker(self, world: World) -> subprocess.Popen[bytes]:
-        return world.process(partitions=2)
+        return world.process(partitions=self.serve)
 
 
 if __name__ == "__main__":

@@ -33,4 +33,5 @@ def test_the_storm_finds_what_is_taken_out(url, monkeypatch, without):
         )
     else:
         monkeypatch.setattr(partitions, "leavings", lambda *_: ())
-    assert RaiseStorm("sync", jobs=40, kills=1).run(url)["doubled"] > 0
+    # Workers of two would learn of more from what the producers note.
+    assert RaiseStorm("sync", jobs=40, kills=1, serve=5).run(url)["doubled"] > 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 
@@ -11,7 +13,9 @@ import pytest
 
 from kit import Worker, part, until
 from videopoll import DeliveryPolicy, LeasePolicy, PollingStrategy
+from videopoll.errors import QueueUnavailableError
 from videopoll.observations import VideoReady, VideoWorking
+from videopoll.queue.hands import AsyncHands, Hands
 from videopoll.queue.layout import homes
 from videopoll.queue.partitioned_queue import AsyncPartitionedQueue, PartitionedQueue
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
@@ -110,3 +114,21 @@ def test_the_others_go_on(pair, how):
         there = (*THERE[:4], *new) if how == "stands still" else (*THERE[:2], *new)
         until(lambda: all(pair.got[job_id] for job_id in there), "its own go on when it is back", timeout_s=20)
     assert set(pair.got.values()) == {1}
+
+
+def test_servers_that_answer_late_are_waited_for(kind, call):
+    """A server may be busy for long: dropping every answer would be the end of all work."""
+    hands = Hands() if kind == "sync" else AsyncHands()
+    hands.wait_at_most(0.0)
+
+    def late():
+        yield (lambda: time.sleep(0.5)) if kind == "sync" else (lambda: asyncio.sleep(0.5))
+        return "answered"
+
+    def one():
+        return call(hands.all("claim", {0: late()}))[0]
+
+    assert isinstance(one(), QueueUnavailableError)
+    # One that is overdue is not asked again; once it has answered, it is given the time.
+    call(asyncio.sleep(0.6)) if kind == "async" else time.sleep(0.6)
+    assert one() == "answered"

@@ -39,6 +39,12 @@ Answers: TypeAlias = "dict[int, T | Exception]"
 PATIENCE_S = 1.0
 """Seconds for which a partition may hold up the others, once: less than leases can do without (`LeasePolicy`)."""
 
+SHORTEST_PATIENCE_S = 0.25
+"""The least of it, however short leases are: a busy server is no silent one."""
+
+LONGEST_PATIENCE_S = 4.0
+"""The most, for a server that is known to answer, and late."""
+
 PROBATION_S = 0.05
 """The same for one that did not answer the last time."""
 
@@ -54,28 +60,45 @@ class _Patience(Generic[FutureT]):
         self._lock = threading.Lock()
         self._overdue = collections.Counter[tuple[str, int]]()
         self._silent = set[int]()
+        self._late_s = dict[int, float]()
 
     def refused(self, kind: str, partition: int) -> QueueUnavailableError | None:
         """Return why a call is not made; None if it may be."""
         return _silence(kind) if self._overdue[kind, partition] else None
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Set how long a partition may hold up the others."""
+        self.usual_s = max(SHORTEST_PATIENCE_S, min(PATIENCE_S, seconds))
+
     def limits(self, partitions: Iterable[int]) -> list[tuple[float, set[int]]]:
         """Return for how many seconds to wait, and for whom."""
         some = set(partitions)
-        return [(self.usual_s, some - self._silent), (min(PROBATION_S, self.usual_s), some & self._silent)]
+        late = {one: self._late_s[one] for one in some if one in self._late_s}
+        if late:
+            # Some answer late, as a rule: without their answers there would be no end of that.
+            return [(max(self.usual_s, min(LONGEST_PATIENCE_S, 2 * max(late.values()))), some)]
+        return [(self.usual_s, some - self._silent), (PROBATION_S, some & self._silent)]
 
-    def told(self, kind: str, calls: Mapping[int, FutureT]) -> Answers[object]:
-        """Return the answers that are there; the others are left to themselves."""
+    def told(self, kind: str, calls: Mapping[int, FutureT], began_s: float) -> Answers[object]:
+        """Return the answers that are there; the others are left to themselves.
+
+        Args:
+            kind: What was asked for.
+            calls: What was begun for each partition.
+            began_s: When, in monotonic seconds.
+        """
         answers: Answers[object] = {}
         for partition, call in calls.items():
             if call.done():
                 answers[partition] = self._heard(partition, call)
+                if time.monotonic() - began_s < self.usual_s:
+                    self._late_s.pop(partition, None)
                 continue
             answers[partition] = _silence(kind)
             with self._lock:
                 self._overdue[kind, partition] += 1
                 self._silent.add(partition)
-            call.add_done_callback(self._forget(kind, partition))
+            call.add_done_callback(self._forget(kind, partition, began_s))
         return answers
 
     def _heard(self, partition: int, call: FutureT) -> object:
@@ -86,11 +109,12 @@ class _Patience(Generic[FutureT]):
             self._silent.discard(partition)
         return call.result() if error is None else error
 
-    def _forget(self, kind: str, partition: int) -> Callable[[FutureT], None]:
+    def _forget(self, kind: str, partition: int, began_s: float) -> Callable[[FutureT], None]:
         def forget(call: FutureT) -> None:
             with self._lock:
                 self._overdue[kind, partition] -= 1
-            self._heard(partition, call)
+            if not isinstance(self._heard(partition, call), Exception):
+                self._late_s[partition] = time.monotonic() - began_s
 
         return forget
 
@@ -123,7 +147,7 @@ class Hands(OfProcess):
 
     def wait_at_most(self, seconds: float) -> None:
         """Have no partition hold up the others for longer."""
-        self._patience.usual_s = min(PATIENCE_S, seconds)
+        self._patience.wait_at_most(seconds)
 
     def all(self, kind: str, flows: Mapping[int, Flow[T]]) -> Answers[T]:
         """Carry out a flow for each partition, all at once; wait for those that answer in time."""
@@ -139,7 +163,7 @@ class Hands(OfProcess):
         for limit_s, some in self._patience.limits(calls):
             left_s = max(0.0, began_s + limit_s - time.monotonic())
             concurrent.futures.wait([calls[partition] for partition in some], left_s)
-        return cast("Answers[T]", answers | self._patience.told(kind, calls))
+        return cast("Answers[T]", answers | self._patience.told(kind, calls, began_s))
 
     def begin(self, flow: Flow[object]) -> concurrent.futures.Future[object]:
         """Begin to carry out a flow in a thread."""
@@ -191,7 +215,7 @@ class AsyncHands:
 
     def wait_at_most(self, seconds: float) -> None:
         """Have no partition hold up the others for longer."""
-        self._patience.usual_s = min(PATIENCE_S, seconds)
+        self._patience.wait_at_most(seconds)
 
     async def all(self, kind: str, flows: Mapping[int, Flow[T]]) -> Answers[T]:
         """Carry out a flow for each partition, all at once; wait for those that answer in time."""
@@ -212,7 +236,7 @@ class AsyncHands:
         except asyncio.CancelledError:
             await self.cancel(calls.values())
             raise
-        return cast("Answers[T]", answers | self._patience.told(kind, calls))
+        return cast("Answers[T]", answers | self._patience.told(kind, calls, began_s))
 
     def begin(self, flow: Flow[object]) -> asyncio.Task[object]:
         """Begin to carry out a flow in a task."""

@@ -80,6 +80,9 @@ AGAIN_CAP_S = 4.0
 HELD_S = 15.0
 """How long a write that failed keeps a partition from being claimed at, if nobody tries it again."""
 
+NEW_RUN_S = 15.0
+"""A worker that has asked for nothing for so long has begun a new run: one that runs asks every few seconds, also in vain."""
+
 SAME_CLOCK_MS = 5
 """Clocks that are no further apart are taken as one."""
 
@@ -155,6 +158,7 @@ class Rounds:
         self._hands = hands
         self._serve = None if serve is None else frozenset(serve)
         self._seen: dict[str, dict[int, _Seen]] = {}
+        self._asked_s: dict[str, float] = {}
         self._zeros_ms: dict[int, float] = {}
         self._first: int | None = None
         self._held: dict[tuple[int, str], float] = {}
@@ -240,8 +244,16 @@ class Rounds:
 
     def _seen_by(self, worker_id: str, lease: LeasePolicy) -> dict[int, _Seen]:
         seen = self._seen.setdefault(worker_id, {})
+        now_s = time.monotonic()
+        if now_s - self._asked_s.get(worker_id, now_s) > NEW_RUN_S:
+            # What was seen in an earlier run delays nothing in this one.
+            for one in seen.values():
+                one.takeovers.open()
+                one.again_s = -FOREVER_S
+        self._asked_s[worker_id] = now_s
         while len(self._seen) > MOST_WORKERS:
-            del self._seen[next(iter(self._seen))]
+            oldest = next(iter(self._seen))
+            del self._seen[oldest], self._asked_s[oldest]
         for partition in self.served:
             if partition not in seen:
                 seen[partition] = _Seen(Takeovers(lease))
