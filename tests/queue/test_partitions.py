@@ -213,6 +213,7 @@ def test_a_job_that_has_ended_is_known_at_its_former_home(bench):
     assert enqueue(bench, *JOBS, queue=more) == [EnqueueResult.FINISHED] * 60
 
 
+@pytest.mark.one_server("reads the figures of one")
 def test_former_homes_are_asked_no_more_once_nothing_can_be_known_there(bench):
     """A raise costs a round trip for a while, and not for ever."""
     more = bench.another(partitions=5)
@@ -244,6 +245,7 @@ def test_producers_of_all_numbers_at_once_make_one_job_of_each_id(bench, seed):
     assert doubled(bench, seed) == []
 
 
+@pytest.mark.one_server("deletes keys of several slots at once")
 @pytest.mark.parametrize("broken", ["no layout is compared", "no former home is asked"])
 def test_without_either_rule_ids_become_two_jobs(bench, monkeypatch, broken):
     """The test above can fail."""
