@@ -286,6 +286,18 @@ def test_a_worker_whose_open_places_are_taken_claims_again_when_more_are_open(st
     assert state.coalescer.next_s - state.clock.monotonic_s() <= 0.11
 
 
+def test_what_another_worker_was_told_stands_in_the_log_once(state, caplog):
+    caplog.set_level("INFO")
+    account = VideoApiPoller(api_key="key").account
+    for _ in range(3):
+        state.places.learn(ClaimBatch((), 1_000, brakes={account: 31_000, "odd\x1b[2J": 21_000}))
+
+    assert caplog.text.count(f"{account} is left alone for 30 s") == 1
+    assert caplog.text.count("for 20 s") == 1
+    assert "\x1b" not in caplog.text
+    assert state.room()[0] == 0
+
+
 def test_a_worker_has_its_share_of_what_an_account_bears(state):
     state.places.brakes.cap = 20
     for workers, share in ((0, 20), (1, 20), (3, 6), (50, 1)):

@@ -93,6 +93,20 @@ def test_a_key_of_another_type_harms_no_claim(bench, kind_of_key):
         bench.call(bench.queue.brake({"fal:1": 1.0}))
 
 
+def test_a_user_with_the_rights_of_an_earlier_version_claims_all_the_same(bench, redis_url):
+    """Rights are not always changed before the workers are."""
+    bench.enqueue()
+    commands = ["+@all", "-zcount", "-zrevrangebyscore"]
+    bench.db.acl_setuser(f"user-{bench.prefix}", enabled=True, passwords=["+pw"], keys=["*"], commands=commands)
+    try:
+        other = bench.another(redis_url.replace("redis://", f"redis://user-{bench.prefix}:pw@"))
+        batch = bench.call(other.claim(polls=9, sends=9, worker_id="w", strategy=AT_ONCE, lease=LEASE))
+    finally:
+        bench.db.acl_deluser(f"user-{bench.prefix}")
+
+    assert (len(batch.claims), batch.brakes, batch.workers) == (1, {}, 0)
+
+
 def test_a_claim_tells_how_many_workers_live(bench):
     """Those that beat within the last ten seconds, the same that `workers()` calls alive."""
     now_ms = bench.now_ms()

@@ -100,14 +100,20 @@ class Brakes(OfProcess):
                 self._untold[account] = told_s = until_s
             _put(self._held, account, _Held(self._later(until_s, wait_s, held), in_row, told_s))
 
-    def learn(self, untils_ms: Mapping[str, int], now_ms: int, longest_s: float) -> None:
+    def learn(self, untils_ms: Mapping[str, int], now_ms: int, longest_s: float) -> dict[str, float]:
         """Leave accounts alone that another worker met a 429 at.
 
         Args:
             untils_ms: Until when, by account, as the queue keeps it.
             now_ms: The queue's clock.
             longest_s: Seconds that a pause lasts at most, from when it was read first.
+
+        Returns:
+            What is new here: accounts, and for how many seconds they are left alone.
         """
+        if not untils_ms:
+            return {}
+        new: dict[str, float] = {}
         now_s = self._monotonic_s()
         for account, until_ms in untils_ms.items():
             left_s = min((until_ms - now_ms) / 1000, longest_s)
@@ -122,6 +128,8 @@ class Brakes(OfProcess):
                 if held is None or until_s > held.told_s + TOLD_AGAIN_S:
                     in_row = 0 if held is None else held.in_row
                     _put(self._held, account, _Held(self._later(until_s, left_s, held), in_row, until_s))
+                    new[account] = left_s
+        return new
 
     def untold(self) -> dict[str, float]:
         """Return the pauses that the others do not know of yet, in seconds by account; they count as told from now on."""

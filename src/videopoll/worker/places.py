@@ -5,12 +5,14 @@ Does no I/O: what other workers tell comes with each claim, and `videopoll.worke
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from videopoll.clock import FOREVER_S
 from videopoll.core.accounts import api_account
 from videopoll.core.brakes import Brakes
 from videopoll.core.opening import OPENS_IN_S, ever_open, open_places
+from videopoll.observe.log import shown
 from videopoll.policies import check_count
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from videopoll.jobs.transition import ClaimBatch
 
 __all__ = ["Places"]
+
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Places:
@@ -82,7 +86,8 @@ class Places:
         # Not before: until it can claim for the first time, a busy machine may take a while.
         self._opened_s = min(self._opened_s, self._clock.monotonic_s())
         self.brakes.workers = max(1, batch.workers)
-        self.brakes.learn(batch.brakes, batch.now_ms, self._longest_pause_s)
+        for account, left_s in self.brakes.learn(batch.brakes, batch.now_ms, self._longest_pause_s).items():
+            log.info("Another worker was told 429: %s is left alone for %.0f s", shown(account), left_s)
 
     def pause_left_s(self) -> float:
         """Seconds until polling may go on after a 429; 0 when it may."""
