@@ -51,7 +51,7 @@ class Api:
 def work(redis_url: str, api_url: str, go: Any, how: dict[str, Any]) -> None:
     """Be a worker, once all are ready."""
     if not how.pop("soft"):
-        opening.OPENS_IN_S = 0.0
+        opening.AT_ONCE = PLACES
 
     async def run() -> None:
         queue = AsyncRedisVideoJobQueue.from_url(redis_url)

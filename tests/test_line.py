@@ -237,7 +237,7 @@ def test_a_stop_gives_back_who_stands_in_line(world, for_ever):
 
 
 def test_a_worker_with_places_to_spare_claims_no_more_than_it_begins(world, claims, monkeypatch):
-    monkeypatch.setattr(opening, "OPENS_IN_S", 0)
+    monkeypatch.setattr(opening, "AT_ONCE", 1000)
     ids, poller = enqueue(world, 50), Turns()
     worker = worker_of(world, poller, concurrency=100)
 

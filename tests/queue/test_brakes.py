@@ -15,7 +15,7 @@ DAY_MS = 24 * 3600 * 1000
 def test_a_pause_that_one_worker_tells_comes_with_the_next_claim_of_another(bench):
     """No round trip more, and none that would have to be waited for."""
     before_ms = bench.now_ms()
-    bench.call(bench.queue.brake({"fal:1": 30.0, "kling:2": 0.5}))
+    bench.call(bench.queue.brake({"fal:1": 30.0, "kling:2": 20.0}))
     claim = bench.another().claim(polls=0, sends=0, worker_id="another", strategy=AT_ONCE, lease=LEASE)
     told = bench.call(claim).brakes
     assert set(told) == {"fal:1", "kling:2"}
