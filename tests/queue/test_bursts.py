@@ -271,6 +271,7 @@ def test_a_hosts_own_blocking_pool_serves_a_burst(burst):
     assert set(results) == {EnqueueResult.CREATED}
 
 
+@pytest.mark.one_server("before each connection a fleet is asked where to, in the same time limit")
 @pytest.mark.parametrize("opened", [5, 0], ids=["open connections", "none opened yet"])
 def test_a_server_that_stands_still_holds_nobody_longer_than_the_time_limits(burst, opened):
     """A place among the connections, the reply, and each once more as a broken connection is tried again.
