@@ -180,7 +180,7 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
                 max_connections=max_connections,
             )
             count = 1 if partitions is None else partitions
-            return cls._of_partitions(lambda one: make(prefix=prefix_of(whole, one)), count, serve)
+            return cast("Self", cls._of_partitions(lambda one: make(prefix=prefix_of(whole, one)), count, serve))
         keys = Keys(prefix)
         front = cls._new_client(url, keys, front_timeout_s, max_connections)
         worker, blocking, listening = (
@@ -204,7 +204,7 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
         return queue
 
     @classmethod
-    def _of_partitions(cls, make: Callable[[int], Self], partitions: int, serve: Collection[int] | None) -> Self:
+    def _of_partitions(cls, make: Callable[[int], object], partitions: int, serve: Collection[int] | None) -> object:
         """Return this twin's queue of several partitions."""
         raise NotImplementedError
 

@@ -98,7 +98,7 @@ class _Patience(Generic[FutureT]):
             with self._lock:
                 self._overdue[kind, partition] += 1
                 self._silent.add(partition)
-            call.add_done_callback(self._forget(kind, partition, began_s))
+            call.add_done_callback(cast("Callable[[object], None]", self._forget(kind, partition, began_s)))
         return answers
 
     def _heard(self, partition: int, call: FutureT) -> object:

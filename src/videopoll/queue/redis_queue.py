@@ -91,10 +91,10 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
 
     @classmethod
     @override
-    def _of_partitions(cls, make: Callable[[int], Self], partitions: int, serve: Collection[int] | None) -> Self:
+    def _of_partitions(cls, make: Callable[[int], object], partitions: int, serve: Collection[int] | None) -> object:
         from videopoll.queue.partitioned_queue import PartitionedQueue  # noqa: PLC0415 - it is one of this class
 
-        return cast("Self", PartitionedQueue(make, partitions, serve))
+        return PartitionedQueue(cast("Callable[[int], RedisVideoJobQueue]", make), partitions, serve)
 
     def __enter__(self) -> Self:
         return self
@@ -451,10 +451,10 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, redis.asyncio.Redis
 
     @classmethod
     @override
-    def _of_partitions(cls, make: Callable[[int], Self], partitions: int, serve: Collection[int] | None) -> Self:
+    def _of_partitions(cls, make: Callable[[int], object], partitions: int, serve: Collection[int] | None) -> object:
         from videopoll.queue.partitioned_queue import AsyncPartitionedQueue  # noqa: PLC0415 - it is one of this class
 
-        return cast("Self", AsyncPartitionedQueue(make, partitions, serve))
+        return AsyncPartitionedQueue(cast("Callable[[int], AsyncRedisVideoJobQueue]", make), partitions, serve)
 
     async def __aenter__(self) -> Self:
         return self
