@@ -55,7 +55,7 @@ class Deadline:
 
     def __init__(self, deadlines: Deadlines, tick: int) -> None:
         self._deadlines = deadlines
-        self.tick = tick
+        self.tick: int = tick
         self._expired = False
 
     @property

@@ -63,7 +63,7 @@ class ClusterRoute(Route):
         remap: Callable[[Node], Node] | None = None,
     ) -> None:
         super().__init__(nodes, options)
-        self.silence = f"none of the {len(self.first_nodes)} nodes of the cluster can be asked who has the keys"
+        self.silence: str = f"none of the {len(self.first_nodes)} nodes of the cluster can be asked who has the keys"
         self._slot = key_slot(keys.queue.encode())
         self._remap = remap
 

@@ -38,7 +38,7 @@ class SentinelRoute(Route):
 
     def __init__(self, nodes: Sequence[Node], options: Mapping[str, object], service: str) -> None:
         super().__init__(nodes, options)
-        self.silence = f"none of the {len(self.first_nodes)} sentinels can be asked for the primary"
+        self.silence: str = f"none of the {len(self.first_nodes)} sentinels can be asked for the primary"
         self.service = service
         self.question: tuple[str | bytes, ...] = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
 
