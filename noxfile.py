@@ -126,7 +126,7 @@ def lowest(session: nox.Session) -> None:
     """The tests with the oldest dependencies that the core allows."""
     # "attrs==22.2" would be 22.2.0 alone; its repairs are welcome.
     pins = [f"{requirement.split(',')[0].replace('>=', '==')}.*" for requirement in PROJECT["project"]["dependencies"]]
-    session.install(".[cli]", *_groups("tests-lowest"), *pins)
+    session.install(".[cli,prometheus]", *_groups("tests-lowest"), *pins)
     # An anyio of the age of these typing-extensions has a plugin that a new pytest warns of.
     _tests(session, "-p", "no:anyio")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import io
 import socket
 import threading
@@ -244,7 +245,8 @@ def test_any_delivery_ends_and_no_link_is_sent_that_has_ended_unless_it_was_just
 # --- downloads ---
 
 
-WAYS = ("threads", "asyncio over httpx", "asyncio over aiohttp", "a client of the host's")
+HAS_AIOHTTP = importlib.util.find_spec("aiohttp") is not None
+WAYS = ("threads", "asyncio over httpx", *["asyncio over aiohttp"] * HAS_AIOHTTP, "a client of the host's")
 
 
 def download(way: str, api: str, file, *, timeout_s: float = 5.0, place=None, **options):

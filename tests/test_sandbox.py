@@ -207,6 +207,9 @@ def test_a_hosts_conftest_names_the_fixtures_in_one_line(tmp_path):
         "error",
         "-p",
         "no:randomly",
+        # An old one warns of a new pytest.
+        "-p",
+        "no:anyio",
         "-p",
         "no:cacheprovider",
         ".",

@@ -838,6 +838,7 @@ def shut_down_in_the_middle(run, tool, begun, **options):
 @pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
 @pytest.mark.parametrize("mixed", [False, True], ids=["async queue", "plain queue"])
 def test_a_loop_that_shuts_down_waits_for_a_video_that_is_paid_for(api, redis_url, prefix, call, *, transport, mixed):
+    pytest.importorskip(transport)
     host = Host("async", api, redis_url, prefix, call)
     api.fail_every(1, Reply.slow(0.5), path=POST)
     generator = VideoApiGenerator(base_url=api.url, api_key=API_KEY, timeout_s=20, transport=transport)

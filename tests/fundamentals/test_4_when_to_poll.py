@@ -61,9 +61,12 @@ def test_after_a_fault_sooner_and_then_ever_later():
 
 
 def test_when_the_api_says_how_long_it_is_heard():
+    """And up to a second more: not all workers of a fleet come back at once."""
     throttled = Fault(FaultKind.THROTTLED, "HTTP 429", retry_after_s=30)
 
-    assert poll_times(throttled, READY) == [5, 30]
+    first_s, pause_s = poll_times(throttled, READY)
+    assert first_s == 5
+    assert pause_s in {30, 31}
 
 
 def test_what_cannot_work_is_refused_when_it_is_built():

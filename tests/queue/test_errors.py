@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import socket
 import threading
@@ -9,13 +10,15 @@ import time
 from typing import Self
 
 import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from kit.bench import KINDS, Bench
-from videopoll import (
-    QueueUnavailableError,
-)
+from videopoll import QueueUnavailableError, RedisVideoJobQueue
 from videopoll.errors import QueueRefusedError
 from videopoll.jobs.views import EnqueueResult
+from videopoll.queue.errors import of_a_cluster
 from videopoll.testing import unused_port
 
 
@@ -194,3 +197,42 @@ def test_a_node_that_has_not_the_keys_says_where_to_connect(kind, call):
         ):
             bench.enqueue()
         call(bench.queue.close())
+
+
+def test_a_call_whose_connection_another_thread_closed_is_made_on_another_one(redis_url, prefix):
+    """redis-py 5 says in words of Python's own that a connection was closed under the hands of whoever waits on it."""
+
+    class ClosedOnce(redis.Redis):
+        closed = False
+
+        def execute_command(self, *words, **options):
+            if not self.closed:
+                self.closed = True
+                with io.BytesIO() as buffer:
+                    pass
+                buffer.read()
+            return super().execute_command(*words, **options)
+
+    with ClosedOnce.from_url(redis_url, retry=Retry(NoBackoff(), 0)) as client:
+        assert RedisVideoJobQueue(client, prefix=prefix).get("job_1") is None
+        assert client.closed
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("MOVED 12182 h:7001", redis.exceptions.MovedError),
+        ("ASK 12182 h:7001", redis.exceptions.AskError),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", redis.exceptions.TryAgainError),
+        ("CLUSTERDOWN The cluster is down", redis.exceptions.ClusterDownError),
+        ("MASTERDOWN Link with MASTER is down", redis.exceptions.MasterDownError),
+        ("ERR no such thing", redis.exceptions.ResponseError),
+    ],
+)
+def test_what_a_node_of_a_cluster_says_has_its_class_also_where_the_client_gives_it_none(said, kind):
+    """redis-py 5 knows these in its own client of clusters alone."""
+    found = of_a_cluster(redis.exceptions.ResponseError(said))
+
+    assert type(found) is kind
+    if issubclass(kind, redis.exceptions.AskError):
+        assert (found.host, found.port) == ("h", 7001)

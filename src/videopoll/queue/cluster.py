@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from videopoll.core.flow import acall_unchecked, adrive, call_unchecked, do, drive
 from videopoll.errors import ConfigurationError
-from videopoll.queue.errors import RouteError
+from videopoll.queue.errors import RouteError, of_a_cluster
 from videopoll.queue.routes import ROUTED, Route, route_of
 
 if TYPE_CHECKING:
@@ -123,14 +123,18 @@ def _follow(
     while True:
         try:
             return (yield execute)
-        except _ELSEWHERE as error:
-            answer = error
+        except redis_errors.ResponseError as error:
+            answer = of_a_cluster(error)
+            if not isinstance(answer, _ELSEWHERE):
+                raise
         if isinstance(answer, redis_errors.AskError) and not isinstance(answer, redis_errors.MovedError):
             # The keys of this command have moved already, others of the slot have not.
             try:
                 return (yield functools.partial(ask, (answer.host, answer.port)))
-            except _ELSEWHERE as error:
-                answer = error
+            except redis_errors.ResponseError as error:
+                answer = of_a_cluster(error)
+                if not isinstance(answer, _ELSEWHERE):
+                    raise
         if time.monotonic() > until_s:
             raise answer
         if isinstance(answer, redis_errors.MovedError | redis_errors.MasterDownError):

@@ -14,7 +14,7 @@ from videopoll.core.belonging import is_of_other_loop
 from videopoll.errors import QueueError, QueueRefusedError, QueueUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "is_cut_off",
     "is_full",
     "is_undone",
+    "of_a_cluster",
     "queue_errors",
     "raise_if_of_other_loop",
     "raise_queue_error",
@@ -206,6 +207,22 @@ def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
     return QueueRefusedError(
         own(f"{doing}: Redis answered with an error: {_codes(error, text)}"), about_data=about_data
     )
+
+
+_OF_A_CLUSTER: dict[str, Callable[[str], redis_errors.ResponseError]] = {
+    "ASK": redis_errors.AskError,
+    "CLUSTERDOWN": redis_errors.ClusterDownError,
+    "MASTERDOWN": redis_errors.MasterDownError,
+    "MOVED": redis_errors.MovedError,
+    "TRYAGAIN": redis_errors.TryAgainError,
+}
+
+
+def of_a_cluster(error: redis_errors.ResponseError) -> redis_errors.ResponseError:
+    """Return what a node of a cluster says in the class that redis-py has for it; redis-py 5 knows it in its own cluster client alone."""
+    word, _, rest = str(error).partition(" ")
+    known = _OF_A_CLUSTER.get(word)
+    return error if known is None else known(rest)
 
 
 def cause_of(error: Exception) -> Exception | None:

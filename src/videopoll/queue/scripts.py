@@ -100,7 +100,21 @@ def run(flow: Flow[T]) -> T:
         QueueUnavailableError: Redis is away.
         QueueRefusedError: Redis says no.
     """
-    return drive(flow, call_unchecked)
+    return drive(flow, _call)
+
+
+def _call(effect: Callable[[], object]) -> object:
+    try:
+        return call_unchecked(effect)
+    except ValueError as error:
+        if str(error) != _CLOSED_MEANWHILE:
+            raise
+        # redis-py 5 raises this when another thread closes the connection on which this one waits for an answer.
+        msg = "the connection was closed meanwhile"
+        raise redis_errors.ConnectionError(msg) from None
+
+
+_CLOSED_MEANWHILE = "I/O operation on closed file."
 
 
 async def arun(flow: Flow[T]) -> T:
