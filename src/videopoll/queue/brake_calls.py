@@ -32,7 +32,7 @@ LONGEST_HELD_MS = 86_400_000
 
 
 def brake(keys: Keys, pauses_s: Mapping[str, float]) -> ScriptCall[int]:
-    """Have all workers leave accounts alone for so many seconds at least; gives how many are held back."""
+    """Return the call that tells all workers to leave accounts alone for so many seconds at least; it gives how many are held back."""
     words: list[bytes | int] = []
     for account, wait_s in pauses_s.items():
         words += (raw(account), max(1, round(wait_s * 1000)))

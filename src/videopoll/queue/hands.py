@@ -146,7 +146,7 @@ class Hands(OfProcess):
         self._open()
 
     def wait_at_most(self, seconds: float) -> None:
-        """Have no partition hold up the others for longer."""
+        """Bound how long a partition may hold up the others."""
         self._patience.wait_at_most(seconds)
 
     def all(self, kind: str, flows: Mapping[int, Flow[T]]) -> Answers[T]:
@@ -214,7 +214,7 @@ class AsyncHands:
         self._tasks: OfLoop[set[asyncio.Task[object]]] = OfLoop(set)
 
     def wait_at_most(self, seconds: float) -> None:
-        """Have no partition hold up the others for longer."""
+        """Bound how long a partition may hold up the others."""
         self._patience.wait_at_most(seconds)
 
     async def all(self, kind: str, flows: Mapping[int, Flow[T]]) -> Answers[T]:

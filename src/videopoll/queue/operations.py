@@ -221,7 +221,7 @@ class Operations:
         return held
 
     def brake(self, pauses_s: Mapping[str, float]) -> Flow[int]:
-        """Have all workers leave accounts alone."""
+        """Tell all workers to leave accounts alone."""
         return evaluate(self.client, brake_calls.brake(self.keys, pauses_s))
 
     def held_accounts(self) -> Flow[dict[str, int]]:

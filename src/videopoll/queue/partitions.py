@@ -332,7 +332,7 @@ class Partitions(Operations):
 
     @override
     def brake(self, pauses_s: Mapping[str, float]) -> Flow[int]:
-        """Have all workers leave accounts of video APIs alone: each learns it in whatever partition it claims next."""
+        """Tell all workers to leave accounts of video APIs alone: each learns it in whatever partition it claims next."""
         return self.rounds.brake(pauses_s)
 
     # --- for operators ---

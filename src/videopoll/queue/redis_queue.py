@@ -270,7 +270,7 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
         return run(self._operations.recover(**wanted))
 
     def brake(self, pauses_s: Mapping[str, float]) -> None:
-        """Have all workers leave accounts of video APIs alone, each for so many seconds at least.
+        """Tell all workers to leave accounts of video APIs alone, each for so many seconds at least.
 
         They learn of it with their next claim (`ClaimBatch.brakes`). A pause is never made shorter.
 
@@ -533,7 +533,7 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, redis.asyncio.Redis
         return await arun(self._operations.recover(**wanted))
 
     async def brake(self, pauses_s: Mapping[str, float]) -> None:
-        """Have all workers leave accounts of video APIs alone; see `RedisVideoJobQueue.brake`."""
+        """Tell all workers to leave accounts of video APIs alone; see `RedisVideoJobQueue.brake`."""
         await arun(self._operations.brake(pauses_s))
 
     # --- for operators ---

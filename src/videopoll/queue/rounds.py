@@ -45,7 +45,7 @@ if TYPE_CHECKING:
             ...
 
         def wait_at_most(self, seconds: float, /) -> None:
-            """Have no partition hold up the others for longer."""
+            """Bound how long a partition may hold up the others."""
             ...
 
 
@@ -440,7 +440,7 @@ class Rounds:
         return recovered
 
     def brake(self, pauses_s: Mapping[str, float]) -> Flow[int]:
-        """Have all workers leave accounts alone, in all partitions.
+        """Tell the workers of all partitions to leave accounts alone.
 
         Raises:
             QueueError: None of them took note.
