@@ -422,6 +422,17 @@ def test_status_tells_of_workers_the_oldest_job_and_the_lag(cli, world, queue, c
     assert re.search(r"^oldest job: job_1, .* old, scheduled$", plain, re.MULTILINE)
 
 
+def test_status_counts_the_keys_of_all_partitions(cli, redis_url, prefix):
+    with RedisVideoJobQueue.from_url(redis_url, prefix=prefix, partitions=3) as spread:
+        spread.enqueue_many((f"job_{n}", "c", {}) for n in range(20))
+        assert json.loads(cli("status --json").stdout)["active"] == 20
+
+        for n in range(15):
+            spread.cancel(f"job_{n}")
+    told = json.loads(cli("status --json").stdout)
+    assert (told["active"], told["completed"], told["counted_all_keys"]) == (5, 15, True)
+
+
 def test_status_check_fails_when_all_workers_died_or_polls_are_late(cli, world, queue, client, keys):
     enqueue(queue, "job_1")
     now_ms = queue.counts().now_ms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from typing import Annotated, cast
 
 import attrs
@@ -114,11 +115,12 @@ def status(
     scan_problem = None if scan else "not counted (--no-scan)"
     with open_queue(redis_url, prefix) as queue:
         figures = read_figures(queue)
+        each = [one.keys for one in queue.partitions]
     if figures.counts is None:
         scan_problem = "unknown"
     if scan_problem is None:
         try:
-            keys = count_keys(redis_url, Keys(prefix))
+            keys = count_keys(redis_url, each)
         except QueueRefusedError:
             scan_problem = "unknown: this Redis user may not SCAN"
         except QueueError:
@@ -174,24 +176,31 @@ def describe(figures: Figures) -> dict[str, object]:
     }
 
 
-def count_keys(redis_url: str, keys: Keys) -> KeyCounts:
-    """Count the documented keys in small steps, within a few seconds.
+def count_keys(redis_url: str, each: Iterable[Keys]) -> KeyCounts:
+    """Count the documented keys of all partitions in small steps, within a few seconds.
+
+    Args:
+        redis_url: Where they are.
+        each: The keys of each partition.
 
     Raises:
         QueueError: Redis is away or says no.
     """
-    starts = {"active": keys.job(""), "locked": keys.lock(""), "completed": keys.completed("")}
-    found = dict.fromkeys(starts, 0)
+    found, complete = {"active": 0, "locked": 0, "completed": 0}, True
     until_s = time.monotonic() + SCAN_BUDGET_S
-    cursor = 0
-    with open_client(redis_url, keys.prefix) as client, queue_errors("counting keys"):
-        while True:
-            cursor, found_now = client.scan(cursor, match=f"{keys.prefix}:*", count=SCAN_STEP)
-            some = cast("list[bytes]", found_now)
-            for name, start in starts.items():
-                found[name] += sum(key.startswith(start.encode()) for key in some)
-            if cursor == 0 or time.monotonic() > until_s:
-                return KeyCounts(**found, complete=cursor == 0)
+    for keys in each:
+        starts = {"active": keys.job(""), "locked": keys.lock(""), "completed": keys.completed("")}
+        cursor = 0
+        with open_client(redis_url, keys.prefix) as client, queue_errors("counting keys"):
+            while True:
+                cursor, found_now = client.scan(cursor, match=f"{keys.prefix}:*", count=SCAN_STEP)
+                some = cast("list[bytes]", found_now)
+                for name, start in starts.items():
+                    found[name] += sum(key.startswith(start.encode()) for key in some)
+                if cursor == 0 or time.monotonic() > until_s:
+                    break
+        complete = complete and cursor == 0
+    return KeyCounts(**found, complete=complete)
 
 
 def _asked(name: str | None, url: str) -> ApiAnswer:
