@@ -435,6 +435,19 @@ def test_a_channel_with_a_mistake_fails_the_test_that_is_about_it(channel, test)
         getattr(contract, test)()
 
 
+def test_a_key_that_is_too_short_to_be_taken_out_is_named_as_the_trouble():
+    """And not a channel that does what it should."""
+
+    class ShortKey(Pager):
+        def secrets(self):
+            return ("pk",)
+
+    contract = TestPager()
+    contract.channel = ShortKey
+    with pytest.raises(AssertionError, match="make_notifier needs keys of 4 characters or more"):
+        contract.test_nothing_tells_a_secret()
+
+
 @pytest.mark.parametrize("channel", [FindsEverything, FindsEverythingWithAnId])
 def test_a_channel_that_finds_another_messages_reference_fails(channel):
     """It would leave a user without the video, because somebody else got one."""

@@ -1080,6 +1080,8 @@ def test_without_a_resolver_the_recipient_may_stand_in_the_jobs_metadata(side):
     missing = side.notify(router, UNROUTED)
     assert isinstance(missing, Refused)
     assert "metadata" in missing.reason
+    unknown = side.notify(router, attrs.evolve(UNROUTED, job=attrs.evolve(JOB, metadata={**metadata, "channel": "x"})))
+    assert unknown.reason == "the job names a channel that is not here; those that are: ultramsg"
 
 
 def test_closing_a_router_closes_its_channels():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,18 +14,21 @@ import sys
 import httpx
 import pytest
 import redis
+from rich.console import Console
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from kit import API_KEY, INSTANCE, TOKEN, open_world, part, phone, until
-from videopoll import AsyncRedisVideoJobQueue, PollingStrategy, RedisVideoJobQueue, events
+from videopoll import AsyncRedisVideoJobQueue, DeliveryPolicy, PollingStrategy, RedisVideoJobQueue, events
+from videopoll._reasons import own
 from videopoll.cli import figures
-from videopoll.cli.app import build_app
-from videopoll.cli.commands import doctor
+from videopoll.cli.app import COMMANDS, build_app
+from videopoll.cli.commands import doctor, watch
 from videopoll.cli.commands.jobs import ListedState
 from videopoll.cli.describe import describe_entry, message_in
 from videopoll.cli.output import duration
 from videopoll.jobs import FailureReason, HistoryEntry, HistoryEvent, JobState, MessageForm
-from videopoll.messages import Accepted, MessageReceipt
+from videopoll.messages import Accepted, MessageReceipt, NotSent, Refused
 from videopoll.observations import FaultKind, VideoFailed, VideoWorking
 from videopoll.policies import LeasePolicy
 from videopoll.queue.history import RedisHistory
@@ -572,6 +576,51 @@ def test_explain_tells_why_a_message_failed_later_whoever_took_the_receipt(cli, 
     assert places_found == sorted(places_found)
 
 
+def test_explain_tells_one_reason_of_many_sends_once_and_whole(cli, world, queue):
+    """A reason ends with what to do: nothing of it is cut off."""
+    what_to_do = f"the gateway wants something put right {'first ' * 20}in its settings"
+    world.enqueue_ready()
+    notifier = part("both", notify=lambda _: NotSent(own(what_to_do)))
+    with world.worker(
+        notifier=notifier,
+        delivery=DeliveryPolicy(max_attempts=3, video_attempts=3, backoff_base_s=0.05, backoff_cap_s=0.1),
+    ):
+        until(lambda: queue.counts().dead, "it is given up")
+
+    plain = cli("explain job_1").stdout
+    assert f"What went wrong: {what_to_do} (3 times)." in plain
+    assert what_to_do in cli("dead show job_1").stdout
+
+
+def test_a_story_tells_of_a_cancellation_by_somebody_who_keeps_no_history(cli, queue):
+    enqueue(queue, "job_1")
+    queue.cancel("job_1")
+
+    plain = cli("explain job_1").stdout
+    assert "How it ended: it was cancelled.\n" in plain
+    assert plain.find("enqueued by a producer") < plain.find("\tcancelled\t")
+
+
+def test_a_story_tells_of_receipts_that_somebody_took_who_keeps_no_history(cli, world, queue, hook):
+    world.enqueue_ready()
+    with world.worker(hooks=[hook], notifier=part("both", notify=lambda _: Accepted("wamid.1"))) as worker:
+        until(lambda: worker.recorder.of(events.JobAccepted), "it is accepted")
+        queue.receive_receipts([MessageReceipt(kind=kind, message_id="wamid.1") for kind in ("delivered", "read")])
+    hook.close()
+
+    plain = cli("explain job_1").stdout
+    order = [
+        "send 1 as video: accepted by the channel\t",
+        "a receipt will tell whether the user gets a video message",
+        "receipt of a video message: delivered, ",
+        "receipt of a video message: read, ",
+        "A receipt says so, and that they have read it.",
+    ]
+    places_found = [plain.find(words) for words in order]
+    assert -1 not in places_found, plain
+    assert places_found == sorted(places_found)
+
+
 def test_explain_says_why_the_next_poll_is_when_it_is(cli, world, queue, hook):
     world.api.job("job_1", Reply.fault(503))
     world.api.job("job_2", Reply.processing())
@@ -715,7 +764,49 @@ def test_every_step_and_every_fault_has_its_words():
         assert f": {fault.value} (" not in said
 
 
+def test_jobs_of_a_conversation_are_found_while_they_are_watched(cli, world, queue):
+    world.enqueue_ready()
+    conversation = queue.get("job_1").job.conversation_id
+    with world.worker(notifier=part("both", notify=lambda _: Accepted("wamid.1"))) as worker:
+        until(lambda: worker.recorder.of(events.JobAccepted), "it is accepted")
+
+    for options in (f"--conversation {conversation}", "--state watched"):
+        assert re.match(r"job_1\twatched\t", cli(f"jobs {options}").stdout)
+
+
+@pytest.mark.parametrize("command", ["status", "jobs", "explain job_1", "dead list"])
+def test_who_asks_a_redis_that_is_not_there_is_told_where_it_was_looked_for(invoke, command):
+    """At night, most often another one was meant. No password is shown."""
+    place = f"127.0.0.1:{unused_port()}/0"
+    told = invoke(*command.split(), "--redis-url", f"redis://user:pa%40ssword@{place}?protocol=3").output
+    assert f"Redis was looked for at redis://{place}: --redis-url or VIDEOPOLL_REDIS_URL" in told
+    assert "ssword" not in told
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_a_help_has_whole_paragraphs(command):
+    """Typer keeps the line ends of a docstring, which suit no terminal."""
+    made = get_command(build_app([command])).commands[command]
+    for one in (made, *getattr(made, "commands", {}).values()):
+        for paragraph in (one.help or "").split("\n\n"):
+            assert paragraph.startswith("\b") or "\n" not in paragraph, paragraph
+
+
 # --- watch ---
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_watch_shows_when_and_which_job_however_long_the_reason_is(hook, world, queue, width):
+    world.enqueue_ready("job_with_a_name")
+    why = "the gateway wants something put right " * 5
+    with world.worker(hooks=[hook], notifier=part("both", notify=lambda _: Refused(own(why), try_text=False))):
+        until(lambda: queue.counts().dead, "it is given up")
+    hook.close()
+
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(watch._page(watch._look(queue, 20), queue.keys.prefix, 40))
+
+    assert re.search(r"\d\d:\d\d:\d\d\.\d  job_with_a_name +became a dead letter: .*…", console.export_text())
 
 
 def test_watch_in_a_pipe_tells_what_happens(cli, hook):

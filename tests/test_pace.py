@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import pairwise
 
 import attrs
@@ -29,7 +30,7 @@ ONE_TRY = DeliveryPolicy(max_attempts=1, video_attempts=1, backoff_base_s=0.05, 
 
 
 @EACH_SIDE
-def test_a_user_gets_messages_one_after_the_other_and_others_do_not_wait(world):
+def test_a_user_gets_messages_one_after_the_other_and_others_do_not_wait(world, caplog):
     """Four videos of one user, each with a single send to its name; and one of somebody else."""
     notifier = RoutingNotifier.from_metadata(
         {"ultramsg": Slow(base_url=world.ultramsg.url, instance_id=INSTANCE, token=TOKEN)}
@@ -45,6 +46,9 @@ def test_a_user_gets_messages_one_after_the_other_and_others_do_not_wait(world):
     assert len(at_s) == 4
     # The first byte goes out after the note, by a little more or less.
     assert all(after - before > GAP_S - 0.2 for before, after in pairwise(at_s))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING], "nothing is wrong"
+    waited = [event for event in worker.recorder.of(events.SendTried) if event.result == "waits"]
+    assert len(waited) >= 3
     assert {message.kind for message in world.ultramsg.inbox(to)} == {"video"}
     assert [request.at < at_s[1] for request in world.ultramsg.requests if request.body.get("to") == other] == [True]
     assert {event.attempts for event in worker.recorder.of(events.JobDelivered)} == {1}

@@ -306,6 +306,8 @@ class NotSent:
         account_fault: Whether the sending account is to blame: its credentials, its
             plan, a missing instance. The worker then holds back all messages of the
             account for a while.
+        waits: Whether nothing is wrong, and the message only waits for its turn, e.g. behind
+            another one to the same user. No warning is logged then.
         channel: The channel of a `RoutingNotifier`. Equality ignores it.
         prepared: What to keep for the next try; see `BaseMessage.prepared`. Equality ignores it.
     """
@@ -315,6 +317,7 @@ class NotSent:
     counts: bool = attrs.field(default=True, converter=bool)
     channel_fault: bool = attrs.field(default=True, converter=bool)
     account_fault: bool = attrs.field(default=False, converter=bool, kw_only=True)
+    waits: bool = attrs.field(default=False, converter=bool, kw_only=True)
     channel: str | None = attrs.field(
         default=None, eq=False, kw_only=True, converter=bounded_id_or_none, repr=_repr_channel
     )

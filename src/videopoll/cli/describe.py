@@ -24,6 +24,9 @@ MESSAGES = {
 JOB_COLUMNS = ("job", "state", "age", "polls", "sends", "what is next", "worker")
 
 
+LONGEST_REASON = 1000
+"""Characters of a reason that are kept, and shown where an operator asks for one job."""
+
 PRIVATE = ("to", "prompt", "reply_to")
 """Metadata that is hidden unless asked for."""
 
@@ -52,10 +55,11 @@ FAULTS = {
 
 RESULTS = {
     "delivered": ("accepted by the channel", "green"),
-    "accepted": ("accepted by the channel, a receipt will tell", "green"),
+    "accepted": ("accepted by the channel", "green"),
     "found": ("the channel has it already", "green"),
     "absent": ("the channel does not have it", "yellow"),
     "not_sent": ("not sent, to be tried again", "yellow"),
+    "waits": ("waits for its turn", "cyan"),
     "refused": ("refused by the channel", "red"),
     "unknown": ("fate unknown, the channel is asked", "yellow"),
 }
@@ -193,7 +197,7 @@ def describe_entry(entry: HistoryEntry, *, texts: bool = False) -> tuple[str, st
             reason = f" ({_text(told, 'reason')})" if told.get("reason") and style != "green" else ""
             return f"send {_text(told, 'send')} as {_text(told, 'form')}: {result}{reason}", style
         case HistoryEvent.ACCEPTED:
-            return f"the channel accepted {message_in(told.get('form'))}: a receipt will tell", "cyan"
+            return f"a receipt will tell whether the user gets {message_in(told.get('form'))}", "cyan"
         case HistoryEvent.RECEIPT:
             reason = f" ({_text(told, 'reason')})" if told.get("reason") else ""
             said = f"receipt of {message_in(told.get('form'))}: {_text(told, 'kind')}{reason}"
@@ -223,7 +227,7 @@ def _next(told: Mapping[str, JsonValue], what: str) -> str:
 
 def _text(told: Mapping[str, JsonValue], name: str) -> str:
     value = told.get(name)
-    return "?" if value is None else shown(str(value))
+    return "?" if value is None else shown(str(value), LONGEST_REASON)
 
 
 def _seconds(value: JsonValue) -> str:

@@ -160,7 +160,7 @@ def worker_rows(workers: tuple[WorkerInfo, ...], now_ms: int) -> list[list[str]]
             str(worker.sends_in_hand),
             duration((now_ms - worker.started_ms) / 1000) if worker.started_ms else "-",
             f"{shown(worker.host)}:{worker.pid}",
-            ("" if worker.alive else "silent for ") + duration((now_ms - worker.beat_ms) / 1000),
+            duration((now_ms - worker.beat_ms) / 1000) + (" ago" if worker.alive else " ago: silent"),
         ]
         for worker in workers
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import inspect
 import json
 import os
 import re
@@ -18,8 +19,8 @@ from urllib.parse import urlsplit
 import typer
 
 from videopoll.cli.certificates import with_certificates, without_certificates
-from videopoll.errors import ConfigurationError, InvalidJobError, VideopollError
-from videopoll.observe.log import shown
+from videopoll.errors import ConfigurationError, InvalidJobError, QueueUnavailableError, VideopollError
+from videopoll.observe.log import LONGEST_SHOWN, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "age",
     "complain",
+    "complain_of_address",
     "duration",
     "guarded",
     "mask",
@@ -48,6 +50,9 @@ USAGE = 2
 
 SHORT_ADDRESS_CHARS = 8
 
+LONGEST_VALUE = 5000
+"""Characters of a value that stands alone in its line: several reasons for one job, at most."""
+
 MINUTE_S = 60
 """Also the minutes of an hour."""
 
@@ -67,6 +72,8 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
             return command(*args, **without_certificates(kwargs))
         except VideopollError as error:
             complain(str(error))
+            if isinstance(error, QueueUnavailableError):
+                complain_of_address(kwargs.get("redis_url"))
             # Both say that what was asked for is wrong, not that it failed.
             raise typer.Exit(USAGE if isinstance(error, ConfigurationError | InvalidJobError) else 1) from error
         except KeyboardInterrupt:
@@ -77,12 +84,28 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
             raise typer.Exit(1) from None
 
     with_certificates(command, call)
+    call.__doc__ = _flowing(command.__doc__)
     return call
+
+
+def _flowing(text: str | None) -> str | None:
+    """Return a help whose paragraphs have no line ends of their own, which Typer keeps; lines below a backspace do."""
+    if text is None:
+        return None
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(one if one.startswith("\b") else one.replace("\n", " ") for one in paragraphs)
 
 
 def complain(text: str) -> None:
     """Write one line to standard error."""
     typer.echo(f"videopoll: {text}", err=True)
+
+
+def complain_of_address(redis_url: object) -> None:
+    """Say where Redis was looked for, without the credentials in a URL: most often another one was meant."""
+    if isinstance(redis_url, str):
+        at = re.sub(r"//.*@", "//", redis_url, flags=re.DOTALL).partition("?")[0]
+        complain(f"Redis was looked for at {shown(at)}: --redis-url or VIDEOPOLL_REDIS_URL names another place")
 
 
 def print_json(value: object) -> None:
@@ -94,13 +117,13 @@ def print_values(values: Mapping[str, Cell], *, title: str = "") -> None:
     """Write names and values: a table on a terminal, ``name: value`` in a pipe."""
     if not sys.stdout.isatty():
         for name, value in values.items():
-            typer.echo(f"{name}: {_plain(value)}")
+            typer.echo(f"{name}: {_plain(value, LONGEST_VALUE)}")
         return
     table = _table(title, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in values.items():
-        table.add_row(_text(name), _cell(value))
+        table.add_row(_text(name), _cell(value, LONGEST_VALUE))
     _show(table)
 
 
@@ -139,14 +162,16 @@ def _show(table: Table) -> None:
     Console().print(table)
 
 
-def _plain(value: Cell) -> str:
-    return "-" if value is None else shown(str(value)) if isinstance(value, str) else f"{value:,}".replace(",", "")
+def _plain(value: Cell, longest: int = LONGEST_SHOWN) -> str:
+    if value is None:
+        return "-"
+    return shown(str(value), longest) if isinstance(value, str) else f"{value:,}".replace(",", "")
 
 
-def _cell(value: Cell) -> Text:
+def _cell(value: Cell, longest: int = LONGEST_SHOWN) -> Text:
     if isinstance(value, int):
         return _text(f"{value:,}")
-    return _text(_plain(value))
+    return _text(_plain(value, longest))
 
 
 def when(at_ms: int | None) -> str | None:

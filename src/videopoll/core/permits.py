@@ -107,7 +107,9 @@ class SendPermit:
         if self.account and self._began is None:
             self.turn_s = self._accounts.enter(self.account)
             if self.turn_s:
-                return NotSent(own(NO_PLACE), self.turn_s, counts=False, channel_fault=False, channel=self.channel)
+                return NotSent(
+                    own(NO_PLACE), self.turn_s, counts=False, channel_fault=False, waits=True, channel=self.channel
+                )
             self._began = self.account, self._accounts.now_s()
         return None
 

@@ -184,7 +184,8 @@ def report_sent(context: StepContext, entry: OutboxEntry, result: Receipt | Look
         if isinstance(result, Failed):
             reason = result.reason
     else:
-        word = _SEND_RESULTS.get(type(result), "unknown")
+        waits = isinstance(result, NotSent) and result.waits
+        word = "waits" if waits else _SEND_RESULTS.get(type(result), "unknown")
         reason = result.detail if isinstance(result, Delivered) else result.reason
     context.emit(
         events.SendTried(

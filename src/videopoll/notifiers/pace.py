@@ -117,4 +117,4 @@ class Turn:
         if left_s <= 0:
             return None
         reason = own(f"held back: its user got another message less than {self._pace.gap_s:g} s ago")
-        return NotSent(reason, left_s, counts=False, channel_fault=False)
+        return NotSent(reason, left_s, counts=False, channel_fault=False, waits=True)

@@ -194,7 +194,8 @@ class RoutingNotifier:
         channel = self._channels.get(recipient.channel)
         if channel is None:
             have = ", ".join(sorted(self._channels))
-            reason = redact(f"resolve named a channel that is not here; those that are: {have}")
+            who = "the job names" if self._recipient_of is _recipient_in_metadata else "resolve named"
+            reason = redact(f"{who} a channel that is not here; those that are: {have}")
             return NotSent(own(reason), channel_fault=False)
         if (permit := _permit(message)) is not None:
             permit.goes_over(recipient.channel, recipient.instance_id, recipient.token)

@@ -32,10 +32,10 @@ MOST_REMEMBERED = 10_000
 """Jobs whose unknown status word is remembered as logged."""
 
 
-def shown(text: str) -> str:
-    """Return hostile text in a printable form of one line, cut to 120 characters."""
+def shown(text: str, longest: int = LONGEST_SHOWN) -> str:
+    """Return hostile text in a printable form of one line, cut to 120 characters or as many as said."""
     safe = text if text.isprintable() else ascii(text)[1:-1]
-    return safe if len(safe) <= LONGEST_SHOWN else safe[:LONGEST_SHOWN] + "…"
+    return safe if len(safe) <= longest else safe[:longest] + "…"
 
 
 def shown_ids(job_ids: Iterable[str]) -> str:
@@ -147,6 +147,8 @@ def _send_line(event: events.Event) -> Line | None:
             tried = (shown(event.job_id), event.attempt, event.form.value, event.result)
             if event.result in {"delivered", "accepted", "found"}:
                 return logging.DEBUG, "📨 [%s] Send %d as %s: %s", *tried
+            if event.result == "waits":
+                return logging.INFO, "📨 [%s] Send %d as %s: %s (%s)", *tried, shown(event.reason or "")
             return logging.WARNING, "📨 [%s] Send %d as %s: %s (%s)", *tried, shown(event.reason or "")
         case events.JobAccepted():
             return (

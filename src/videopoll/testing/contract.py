@@ -33,6 +33,7 @@ from videopoll.messages import (
     Unknown,
 )
 from videopoll.notifiers.pace import Pace
+from videopoll.observe.redact import SHORT_SECRET_CHARS
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
@@ -623,6 +624,12 @@ class NotifierContract:
     @staticmethod
     def _secrets(notifier: HttpNotifier, message: Message) -> list[str]:
         recipient = message.recipient
+        for key in notifier.secrets():
+            enough = key is None or len(key) >= SHORT_SECRET_CHARS
+            check(
+                enough,
+                f"make_notifier needs keys of {SHORT_SECRET_CHARS} characters or more: shorter ones stay in texts",
+            )
         secrets = [message.video_url, *notifier.secrets()]
         if recipient is not None:
             secrets += [recipient.token, recipient.to, recipient.reply_to]

@@ -200,6 +200,7 @@ def _made_anew(value: object) -> Receipt | None:
             counts=held.counts,
             channel_fault=held.channel_fault,
             account_fault=held.account_fault,
+            waits=held.waits,
             channel=held.channel,
             prepared=held.prepared,
         )

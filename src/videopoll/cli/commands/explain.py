@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videopoll.cli.commands.show import live_answer
-from videopoll.cli.describe import OUTCOMES, describe_entry, describe_job, message_in
+from videopoll.cli.describe import LONGEST_REASON, OUTCOMES, describe_entry, describe_job, message_in
 from videopoll.cli.figures import held_lines
 from videopoll.cli.options import (
     DEFAULT_API_URL,
@@ -27,14 +28,14 @@ from videopoll.cli.options import (
 )
 from videopoll.cli.output import complain, duration, guarded, print_json, time_of_day, when
 from videopoll.errors import QueueError
-from videopoll.jobs.codec import is_number
+from videopoll.jobs.codec import JsonValue, is_number
 from videopoll.jobs.job import JobState
-from videopoll.jobs.outcome import DeadLetter
+from videopoll.jobs.outcome import DeadLetter, OutcomeKind
 from videopoll.jobs.views import HistoryEntry, HistoryEvent, JobView, WorkerInfo
 from videopoll.observe.log import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["explain"]
 
@@ -50,8 +51,6 @@ class _Known:
     letter: DeadLetter | None
     live: str | None
     held: Mapping[str, int] = attrs.field(factory=dict)
-    serving: str = ""
-    """What the workers do that are meant: those of the job's partition, where there are several."""
 
 
 @guarded
@@ -73,19 +72,16 @@ def explain(
         view = queue.get(job)
         letter = queue.dead_letters.get(job) if view is not None and view.state is JobState.DEAD else None
         try:
-            history, held = queue.history(job), queue.held_accounts()
-            # A worker with --serve may live, and not serve this one.
-            partition = queue.partitions[queue.partition_of(job)]
-            workers = partition.workers()
-            serving = f" and to serve {partition.keys.prefix}" if len(queue.partitions) > 1 else ""
+            history, workers, held = queue.history(job), queue.workers(), queue.held_accounts()
         except QueueError as error:
-            history, workers, held, serving = (), (), {}, ""
+            history, workers, held = (), (), {}
             complain(f"the history cannot be read: {error}")
     if view is None and not history:
         complain(f"there is no job {job!r} under the prefix {prefix!r}: it was never enqueued here, or ended long ago")
         raise typer.Exit(1)
     told = live_answer(api_url, job, view) if live else None
-    known = _Known(job, view, _with_beginning(job, view, history), workers, letter, told, held, serving)
+    story = _with_ends(job, view, _with_beginning(job, view, history))
+    known = _Known(job, view, story, workers, letter, told, held)
     now = _now(known)
     if as_json:
         print_json(
@@ -124,6 +120,24 @@ def _with_beginning(job: str, view: JobView | None, history: tuple[HistoryEntry,
     return (HistoryEntry(start_ms, HistoryEvent.ENQUEUED, job, "", {}), *history)
 
 
+def _with_ends(job: str, view: JobView | None, history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:
+    """Add what the job's own keys tell of a cancellation and of receipts: who brings those mostly keeps no history."""
+    if view is None or view.outcome is None:
+        return history
+    known = {(one.event, one.details.get("kind")) for one in history}
+    more = []
+    if view.outcome.kind is OutcomeKind.CANCELLED and (HistoryEvent.CANCELLED, None) not in known:
+        more.append(HistoryEntry(view.outcome.at_ms, HistoryEvent.CANCELLED, job, "", {}))
+    form = next((one.details.get("form") for one in reversed(history) if one.event is HistoryEvent.ACCEPTED), "video")
+    for kind, at_ms in (("delivered", view.delivered_ms), ("read", view.read_ms)):
+        if view.accepted_ms is None or at_ms is None or (HistoryEvent.RECEIPT, kind) in known:
+            continue
+        after_s = max(0, at_ms - view.accepted_ms) / 1000
+        told: dict[str, JsonValue] = {"kind": kind, "form": form, "after_s": after_s}
+        more.append(HistoryEntry(at_ms, HistoryEvent.RECEIPT, job, "", told))
+    return tuple(sorted((*history, *more), key=lambda one: one.at_ms)) if more else history
+
+
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "…", "!", "?")) else f"{text}."
 
@@ -144,7 +158,7 @@ def _now(known: _Known) -> list[str]:
         held = ", ".join(held_lines(known.held, view.now_ms))
         said.append(f"All workers leave an account of a video API alone after a 429, and its jobs wait: {held}.")
     if view.state is JobState.QUEUED and not any(worker.alive for worker in known.workers):
-        said.append(f"No worker is known to be alive{known.serving}: start one with videopoll worker.")
+        said.append("No worker is known to be alive: start one with videopoll worker.")
     if view.holder is not None:
         said.append(_holder(known, view))
     if view.foreign_lock:
@@ -175,7 +189,7 @@ def _state(known: _Known, view: JobView) -> str:
             return "It has ended."
         case JobState.DEAD:
             reason = known.letter.reason if known.letter else "no reason kept"
-            return f"It is a dead letter: {_sentence(shown(reason))} Bring it back with videopoll dead redrive."
+            return f"It is a dead letter: {_sentence(shown(reason, LONGEST_REASON))} Bring it back with videopoll dead redrive."
         case JobState.ORPHANED:
             return "It has a record and is in no list: a worker of another kind holds it, or lost it."
 
@@ -204,12 +218,12 @@ def _why(known: _Known, view: JobView) -> str:
         alive = sum(worker.alive for worker in known.workers)
         tenant = view.job.tenant if view.job is not None else None
         turn = f" Where more is due than there are places, its tenant, {shown(tenant)}, has its turn." if tenant else ""
-        return f"It is due already: {alive} worker{' is' if alive == 1 else 's are'} known to be alive{known.serving}.{turn}"
+        return f"It is due already: {alive} worker{' is' if alive == 1 else 's are'} known to be alive.{turn}"
     if not view.attempts:
         return "That is so because a first poll waits for the initial delay."
     if view.faults:
         last = next((entry for entry in reversed(known.history) if entry.event is HistoryEvent.FAULT), None)
-        reason = f" The last: {shown(str(last.text or last.details.get('reason')))}." if last else ""
+        reason = f" The last: {shown(str(last.text or last.details.get('reason')), LONGEST_REASON)}." if last else ""
         row = "one fault" if view.faults == 1 else f"{view.faults} faults in a row"
         return f"That is so because of the backoff after {row}.{reason}"
     return "That is so because a job that is still working is polled once an interval."
@@ -237,11 +251,13 @@ def _user(known: _Known, view: JobView) -> list[str]:
     if view.outcome is None:
         return ["The user has been told nothing yet."]
     outcome = view.outcome
-    error = f" ({shown(outcome.error)})" if outcome.error else ""
+    # A cancelled job's error is that word once more.
+    told = outcome.error if outcome.kind is not OutcomeKind.CANCELLED else None
+    error = f" ({shown(told, LONGEST_REASON)})" if told else ""
     said = [f"How it ended: {OUTCOMES.get(outcome.kind.value, outcome.kind.value)}{error}."]
     entry = view.entry
     if entry is not None:
-        reasons = " What went wrong: " + _sentence("; ".join(map(shown, entry.reasons))) if entry.reasons else ""
+        reasons = " What went wrong: " + _sentence(_counted(entry.reasons)) if entry.reasons else ""
         said.append(f"Sends so far: {entry.tries}, the next as {entry.form.value}.{reasons}")
     if view.delivered:
         form = next(
@@ -259,6 +275,12 @@ def _user(known: _Known, view: JobView) -> list[str]:
     else:
         said.append("The user has been told nothing yet.")
     return said
+
+
+def _counted(reasons: Sequence[str]) -> str:
+    """Return reasons in their order, each once: most sends of a job fail for the one reason."""
+    times = collections.Counter(shown(reason, LONGEST_REASON) for reason in reasons)
+    return "; ".join(reason if number == 1 else f"{reason} ({number} times)" for reason, number in times.items())
 
 
 def _print(known: _Known, now: list[str]) -> None:

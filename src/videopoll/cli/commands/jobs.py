@@ -33,6 +33,7 @@ class ListedState(enum.StrEnum):
     SCHEDULED = "scheduled"
     IN_FLIGHT = "in_flight"
     OUTBOX = "outbox"
+    WATCHED = "watched"
     DEAD = "dead"
     SETTLED = "settled"
 
@@ -122,4 +123,5 @@ def _default(worker: str | None, conversation: str | None) -> Sequence[ListedSta
     """Return where the filters can match."""
     if worker is not None:
         return (ListedState.IN_FLIGHT,)
-    return PENDING if conversation is None else (*PENDING, ListedState.DEAD, ListedState.SETTLED)
+    ended = (ListedState.WATCHED, ListedState.DEAD, ListedState.SETTLED)
+    return PENDING if conversation is None else (*PENDING, *ended)

@@ -33,7 +33,16 @@ from videopoll.cli.options import (
     open_queue,
     secret,
 )
-from videopoll.cli.output import Cell, complain, duration, guarded, print_json, print_rows, print_values
+from videopoll.cli.output import (
+    Cell,
+    complain,
+    complain_of_address,
+    duration,
+    guarded,
+    print_json,
+    print_rows,
+    print_values,
+)
 from videopoll.cli.providers import health_of
 from videopoll.errors import QueueError, QueueRefusedError
 from videopoll.observe.log import shown
@@ -149,6 +158,8 @@ def status(
         )
     else:
         _print(figures, keys, scan_problem, apis or [NOT_ASKED])
+        if figures.counts is None:
+            complain_of_address(redis_url)
     if check and problems:
         raise typer.Exit(1)
 
@@ -270,4 +281,4 @@ def _print(
 
 def _labelled(row: list[str]) -> list[str]:
     _, version, polls, sends, up, process, beat = row
-    return [version, f"{polls} polls", f"{sends} sends", f"up {up}", process, f"last beat {beat} ago"]
+    return [version, f"{polls} polls", f"{sends} sends", f"up {up}", process, f"last beat {beat}"]

@@ -41,6 +41,12 @@ HEAD_LINES = 8
 """Lines that are no jobs, workers or events: the figures, titles, heads, and empty lines between."""
 
 
+NUMBERS = frozenset({"age", "polls", "sends"})
+
+LONG = frozenset({"what is next", "process"})
+"""The columns that give way where the terminal is narrow."""
+
+
 @attrs.frozen
 class _Look:
     """What one look found."""
@@ -221,14 +227,12 @@ def _table(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> Table
         title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), header_style="dim"
     )
     for column in columns:
+        # The one column that may shrink is for Rich one that wraps; its cells do not.
         table.add_column(
-            column,
-            no_wrap=True,
-            overflow="ellipsis",
-            justify="right" if column in {"age", "polls", "sends"} else "left",
+            column, no_wrap=column not in LONG, overflow="ellipsis", justify="right" if column in NUMBERS else "left"
         )
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
     return table
 
 
@@ -240,8 +244,9 @@ def _events(entries: tuple[HistoryEntry, ...]) -> Table | Text:
     )
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=36)
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column(overflow="ellipsis")
     for entry in entries:
         said, style = describe_entry(entry)
-        table.add_row(Text(time_of_day(entry.at_ms), style="dim"), Text(shown(entry.job_id)), Text(said, style=style))
+        text = Text(said, style=style, no_wrap=True, overflow="ellipsis")
+        table.add_row(Text(time_of_day(entry.at_ms), style="dim"), Text(shown(entry.job_id)), text)
     return table

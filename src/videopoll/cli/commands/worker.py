@@ -296,11 +296,12 @@ def worker(
 ) -> None:
     """Run a worker until SIGTERM or Ctrl-C, which drain it; another one, a second or more later, ends it at once.
 
-    Secrets come from the environment only: VIDEOPOLL_API_KEY (needed, unless the
-    poller is yours), VIDEOPOLL_ULTRAMSG_TOKEN, VIDEOPOLL_WHATSAPP_FACTORY_TOKEN, VIDEOPOLL_TELEGRAM_TOKEN.
+    Secrets come from the environment only: VIDEOPOLL_API_KEY (needed without --provider and --poller),
+    VIDEOPOLL_ULTRAMSG_TOKEN, VIDEOPOLL_WHATSAPP_FACTORY_TOKEN, and for each --channel what
+    videopoll channels lists.
 
     With --provider each job is asked about at the API that its metadata name; the key of
-    each is in the variable that videopoll providers tells, e.g. FAL_KEY. Jobs that name none
+    each is in the variable that videopoll providers lists, e.g. FAL_KEY. Jobs that name none
     go to --poller, or to the API of VIDEOPOLL_API_KEY, where there is one.
 
     \b
@@ -308,7 +309,7 @@ def worker(
     videopoll worker --ultramsg-instance instance1150
     videopoll worker --channel telegram
     videopoll worker --provider fal --provider replicate
-    videopoll worker --provider openrouter --publisher myshop.videos:build_publisher
+    videopoll worker --provider openrouter --publisher myshop.videos:build
     videopoll worker --resolver myshop.people:recipient_of --log-format json
     videopoll worker --app myshop.worker:build --health-port 8080
 
