@@ -187,7 +187,8 @@ def test_a_permit_says_why_its_account_is_held_back(accounts, clock):
 
     accounts.note(permit.account, "ultramsg", "other", BAD_TOKEN)
     held = permit.held_back()
-    assert held == NotSent("held back: the channel refuses this account", 10.0, counts=False, channel_fault=False)
+    said = "held back: the channel refuses this account"
+    assert held == NotSent(said, 10.0, counts=False, channel_fault=False, waits=True)
     assert held.channel == "ultramsg"
     clock.now_s += 10
     assert permit.held_back() is None

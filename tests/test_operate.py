@@ -635,6 +635,16 @@ def test_explain_says_why_the_next_poll_is_when_it_is(cli, world, queue, hook):
     assert "It waits for its next poll" in cli("explain job_2").stdout
 
 
+def test_explain_does_not_call_a_job_working_that_the_api_does_not_know(cli, world, queue, hook):
+    world.api.job("job_1", Reply.vanished())
+    enqueue(queue, "job_1")
+    run_until_scheduled(world, queue, "job_1", hooks=[hook])
+
+    plain = cli("explain job_1").stdout
+    assert "The video API says that it does not know the job, and is asked again before that is believed." in plain
+    assert "still working" not in plain
+
+
 def test_explain_and_show_tell_what_the_api_said_of_its_progress(cli, world, queue):
     enqueue(queue, "job_1")
     poller = ScriptedPoller({"job_1": [VideoWorking("queued", progress="0.4", queue_position=2)]})
@@ -785,11 +795,12 @@ def test_who_asks_a_redis_that_is_not_there_is_told_where_it_was_looked_for(invo
 
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_a_help_has_whole_paragraphs(command):
-    """Typer keeps the line ends of a docstring, which suit no terminal."""
+    """Typer keeps the line ends of a docstring, which suit no terminal; examples fit one of 80 columns."""
     made = get_command(build_app([command])).commands[command]
     for one in (made, *getattr(made, "commands", {}).values()):
         for paragraph in (one.help or "").split("\n\n"):
-            assert paragraph.startswith("\b") or "\n" not in paragraph, paragraph
+            lines = paragraph.split("\n")
+            assert all(len(line) <= 78 for line in lines) if lines[0] == "\b" else len(lines) == 1, paragraph
 
 
 # --- watch ---

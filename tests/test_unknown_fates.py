@@ -205,7 +205,7 @@ def test_a_channel_that_tells_nothing_of_message_after_message_is_held_back_with
         world.queue() as queue,
     ):
         until(lambda: len({e.job_id for e in worker.recorder.of(events.SendTried)}) == len(JOBS), "all were tried")
-        held = [event for event in worker.recorder.of(events.SendTried) if event.result == "not_sent"]
+        held = [event for event in worker.recorder.of(events.SendTried) if event.result == "waits"]
         health = worker.runner.health()
         views = {job_id: queue.get(job_id) for job_id in JOBS}
 

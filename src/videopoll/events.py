@@ -212,8 +212,8 @@ class SendTried(Event):
         conversation_id: The user.
         form: The form of the message.
         attempt: The number of the send, from 1.
-        result: ``delivered``, ``accepted`` (a receipt will tell), ``waits`` (nothing is wrong, it
-            goes out in its turn), ``not_sent``, ``refused``, ``unknown``, the value of a
+        result: ``delivered``, ``accepted`` (a receipt will tell), ``waits`` (for its turn, or for
+            an account that is held back), ``not_sent``, ``refused``, ``unknown``, the value of a
             `LookupResult`, or ``repeat_safe``.
         channel: The channel of a `RoutingNotifier`.
         took_s: Seconds that it took.

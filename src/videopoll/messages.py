@@ -306,8 +306,8 @@ class NotSent:
         account_fault: Whether the sending account is to blame: its credentials, its
             plan, a missing instance. The worker then holds back all messages of the
             account for a while.
-        waits: Whether nothing is wrong, and the message only waits for its turn, e.g. behind
-            another one to the same user. No warning is logged then.
+        waits: Whether the message only waits: for its turn behind another one to the same user,
+            or for its account, whose trouble was told once. No warning is logged then.
         channel: The channel of a `RoutingNotifier`. Equality ignores it.
         prepared: What to keep for the next try; see `BaseMessage.prepared`. Equality ignores it.
     """

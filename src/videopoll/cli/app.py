@@ -81,12 +81,12 @@ def videopoll(
     video, or a word about what went wrong, to the person who asked.
 
     \b
-    videopoll demo                                  see all of it work, on this machine alone
+    videopoll demo                                  see all of it work
     videopoll worker                                run a worker
     videopoll enqueue job_17 --conversation c_42    hand it a job
     videopoll status                                how is it going?
-    videopoll explain job_17                        where is this user's video, and why?
-    videopoll doctor                                what is wrong, and what fixes it?
+    videopoll explain job_17                        where is this user's video?
+    videopoll doctor                                what is wrong?
 
     Settings are environment variables, too: --redis-url is VIDEOPOLL_REDIS_URL.
     """  # noqa: D301 - a backspace keeps line ends in the help

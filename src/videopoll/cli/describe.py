@@ -59,7 +59,7 @@ RESULTS = {
     "found": ("the channel has it already", "green"),
     "absent": ("the channel does not have it", "yellow"),
     "not_sent": ("not sent, to be tried again", "yellow"),
-    "waits": ("waits for its turn", "cyan"),
+    "waits": ("waits", "cyan"),
     "refused": ("refused by the channel", "red"),
     "unknown": ("fate unknown, the channel is asked", "yellow"),
 }

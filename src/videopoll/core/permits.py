@@ -102,7 +102,8 @@ class SendPermit:
             return None
         if left_s := self._accounts.held_s(self.account, self._reference):
             reason = own(REFUSED if self._accounts.refused(self.account) else HELD_BACK)
-            return NotSent(reason, left_s, counts=False, channel_fault=False, channel=self.channel)
+            # Of the account's trouble an alarm has told: not each message that waits for it is news.
+            return NotSent(reason, left_s, counts=False, channel_fault=False, waits=True, channel=self.channel)
         # A channel that stands alone shares its places with nobody.
         if self.account and self._began is None:
             self.turn_s = self._accounts.enter(self.account)

@@ -28,7 +28,7 @@ def channels(*, as_json: AsJson = False) -> None:
         print_json([dict(zip(("channel", "variable", "needed", "set"), row, strict=True)) for row in rows])
     else:
         print_rows(
-            ("channel", "variable", "needed", ""),
+            ("channel", "variable", "needed", "here"),
             [
                 [name, variable, "yes" if needed else "", "set" if given else "not set"]
                 for name, variable, needed, given in rows

@@ -78,21 +78,22 @@ def enqueue(
     """Hand a job to the workers. The same id twice is one job.
 
     \b
-    videopoll enqueue job_17 --conversation c_42 --channel ultramsg --to 5491155550000
-    videopoll enqueue job_17 --conversation c_42 -m prompt="a dancing fox" -m version:=2
+    videopoll enqueue job_17 --conversation c_42 --channel telegram --to 4242
+    videopoll enqueue job_17 --conversation c_42 -m prompt="a fox" -m version:=2
 
     With --provider JOB_ID is the id that this API gave; the job is called NAME:JOB_ID. Some need
     more to be polled, which their answer to the start has.
 
     \b
     videopoll enqueue 8f3a… --provider replicate --conversation c_42
-    videopoll enqueue 8f3a… --provider kling --conversation c_42 -m operation:='{"kind": "text2video"}'
+    videopoll enqueue 8f3a… --provider kling --conversation c_42 \\
+      -m operation:='{"kind": "text2video"}'
 
     With --stdin, a line has job_id and conversation_id, and may have provider, channel, to and
     metadata. Bad lines are told by their number; the good ones are taken in.
 
     \b
-    echo '{"job_id": "job_17", "conversation_id": "c_42", "to": "549…", "channel": "ultramsg"}' |
+    echo '{"job_id": "job_17", "conversation_id": "c_42"}' |
       videopoll enqueue --stdin
     """  # noqa: D301 - a backspace keeps line ends in the help
     single = (job_id, conversation, provider, channel, to, metadata)

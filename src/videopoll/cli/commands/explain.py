@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 
+NOT_FOUND = "not_found"
+"""The status of a poll whose job the video API does not know."""
+
+
 @attrs.frozen
 class _Known:
     """All that is known of a job."""
@@ -226,6 +230,9 @@ def _why(known: _Known, view: JobView) -> str:
         reason = f" The last: {shown(str(last.text or last.details.get('reason')), LONGEST_REASON)}." if last else ""
         row = "one fault" if view.faults == 1 else f"{view.faults} faults in a row"
         return f"That is so because of the backoff after {row}.{reason}"
+    said = next((entry for entry in reversed(known.history) if entry.event is HistoryEvent.STATUS), None)
+    if said is not None and said.details.get("status") == NOT_FOUND:
+        return "The video API says that it does not know the job, and is asked again before that is believed."
     return "That is so because a job that is still working is polled once an interval."
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from videopoll.cli.options import AsJson, secret
 from videopoll.cli.output import guarded, print_json, print_rows
 from videopoll.cli.providers import shown_url_of, url_variable
@@ -26,10 +28,13 @@ def providers(*, as_json: AsJson = False) -> None:
     if as_json:
         print_json([_describe(api) for api in ALL.values()])
     else:
-        print_rows(HEADINGS, [_row(api) for api in ALL.values()])
+        # No terminal has room for where the facts were read: a pipe and --json have it.
+        width = len(ON_TERMINAL) if sys.stdout.isatty() else None
+        print_rows(HEADINGS[:width], [_row(api)[:width] for api in ALL.values()])
 
 
-HEADINGS = ("provider", "key", "address", "polls", "sure", "checked", "source")
+ON_TERMINAL = ("provider", "key", "address", "polls", "sure")
+HEADINGS = (*ON_TERMINAL, "checked", "source")
 
 
 def _row(api: ApiDescription) -> list[str]:

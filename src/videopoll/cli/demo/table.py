@@ -32,7 +32,7 @@ RESULTS = {
     "refused": "refused",
     "unknown": "reply lost, asking the messenger",
     "not_sent": "not sent, trying again",
-    "waits": "waits for its turn",
+    "waits": "waits its turn",
     "found": "the messenger has it",
     "absent": "not there yet",
 }
