@@ -206,7 +206,7 @@ def test_whatever_becomes_of_a_send_the_user_gets_one_message(world, monkeypatch
     assert len({request.body["referenceId"] for request in posts(world.ultramsg)}) == 1
     if "retry-after" in map(str.lower, reply.headers):
         first, second = (request.at for request in posts(world.ultramsg))
-        assert second - first >= 0.4
+        assert second - first >= 0.3, "0.4 s, less what its claim's answer was late; without the hint 0.1 s"
 
 
 def test_a_worker_comes_back_to_a_delivery_when_it_is_due(world, idle_at_most):

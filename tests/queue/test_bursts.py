@@ -333,6 +333,7 @@ def cancel_when_listened_for(queue: RedisVideoJobQueue, job_id: str) -> None:
 
 @pytest.mark.parametrize("kind", ["sync"])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_process_has_connections_of_its_own(burst, no_looks):
     """The parent's calls that are under way at the fork hold none of the child's; nor do its waits."""
     queue = burst.queue(max_connections=1, front_timeout_s=1.0)

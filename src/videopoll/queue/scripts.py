@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from importlib import resources
+import pkgutil
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar, cast
 
 import attrs
@@ -63,9 +63,17 @@ class Script:
     @classmethod
     def load(cls, name: str, *before: str) -> Script:
         """Read ``lua/{name}.lua`` from the package, behind the text of those that stand `before` it."""
-        folder = resources.files("videopoll.queue") / "lua"
-        source = "".join((folder / f"{one}.lua").read_text(encoding="utf-8") for one in (*before, name))
+        source = "".join(_text(f"lua/{one}.lua") for one in (*before, name))
         return cls(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _text(path: str) -> str:
+    # Not importlib.resources: it brings tempfile, zipfile and, with Python 3.15, three compressions.
+    text = pkgutil.get_data("videopoll.queue", path)
+    if text is None:
+        msg = f"{path} cannot be read from where videopoll was imported: install its wheel"
+        raise FileNotFoundError(msg)
+    return text.decode()
 
 
 @attrs.frozen
