@@ -23,7 +23,6 @@ from videopoll.jobs.transition import Claim, ClaimBatch, PollWork
 from videopoll.observations import Fault, FaultKind, VideoWorking
 from videopoll.queue.schema import Keys
 from videopoll.worker import line
-from videopoll.worker.line import Line
 from videopoll.worker.state import WorkerState
 
 ONCE = PollingStrategy(interval_s=60, initial_delay_s=0.01, timeout_s=300, max_attempts=5, request_timeout_s=30)
@@ -31,62 +30,6 @@ ONCE = PollingStrategy(interval_s=60, initial_delay_s=0.01, timeout_s=300, max_a
 
 SLOW_S = 60
 """How long some hundred polls may take on a busy machine."""
-
-
-def steady(per_s: float, for_s: float = 5.0) -> Line:
-    """Give the line of a worker that has been busy for a while: so many places a second got free, in turns 20 ms apart."""
-    made = Line()
-    made.backlog = True
-    freed = 0.0
-    for turn in range(round(for_s / 0.02)):
-        made.look(turn * 0.02)
-        freed += per_s * 0.02
-        while freed >= 1:
-            made.place_freed()
-            freed -= 1
-    return made
-
-
-def test_a_line_lasts_until_the_next_claim_is_answered():
-    """Claims are 20 ms apart, and take some milliseconds."""
-    assert 20 < steady(1000).room < 60
-    assert 40 < steady(2000).room < 120
-
-
-def test_where_places_get_free_seldom_nobody_stands_in_line():
-    """Whoever did would stand there for long."""
-    assert steady(5).room == 0
-
-
-def test_without_a_backlog_nobody_stands_in_line():
-    """What nobody claims is there for a worker that has a place."""
-    made = steady(1000)
-
-    made.backlog = False
-
-    assert made.room == 0
-
-
-def test_who_stands_in_line_takes_room_there():
-    made = steady(1000)
-    room = made.room
-
-    made.join(object(), 5.0)
-
-    assert (len(made), made.room) == (1, room - 1)
-
-
-def test_the_first_in_line_is_served_first_and_the_late_leave():
-    first, second, third = object(), object(), object()
-    made = Line()
-    for number, step in enumerate((first, second, third)):
-        made.join(step, number)
-
-    assert made.first() is first
-    assert made.leave(1.0) == []
-    assert made.leave(1.9) == [second]
-    assert made.leave() == [third]
-    assert made.late_s == float("inf")
 
 
 def enqueue(world, count: int, name: str = "job") -> list[str]:

@@ -40,6 +40,12 @@ def test_the_shares_of_all_workers_are_no_more_than_the_whole(cap, workers):
     assert share_of(cap, workers) > cap / workers - 1
 
 
+def test_a_share_is_whole_requests_rounded_down():
+    """A half of one would be one too many."""
+    assert [share_of(7, workers) for workers in (0, 1, 2, 3, 4, 7, 8)] == [7, 7, 3, 2, 1, 1, 1]
+    assert all(isinstance(share_of(7, workers), int) for workers in range(9))
+
+
 @given(PLACES, some.integers(1, 1000), some.integers(0, 1000))
 def test_a_cap_never_gives_more_places_than_there_are(places, cap, workers):
     assert ever_open(places, None, workers) == places

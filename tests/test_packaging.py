@@ -83,6 +83,36 @@ def test_the_extras_are_those_that_are_documented(metadata):
     assert set(everything.removeprefix("videopoll[").removesuffix("]").split(",")) == extras - {"all"}
 
 
+def test_the_page_on_pypi_has_no_link_into_a_repository_that_is_not_there(metadata):
+    """There are no files beside it, and nobody who reads it has a clone."""
+    page = metadata.get_payload()
+
+    links = re.findall(r"\]\(([^)]*)\)", page)
+    assert not [link for link in links if not link.startswith("https://")]
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert "pip install -q 'videopoll[cli,embedded]' && .venv/bin/videopoll demo" in page
+    assert "clone" not in page
+    assert "[Evolution API, Twilio]" not in page
+    assert "Evolution API, Twilio" in page
+
+
+def test_it_says_where_it_is_from(metadata):
+    named = dict(line.split(", ", 1) for line in metadata.get_all("Project-URL"))
+
+    assert {"Homepage", "Source"} <= named.keys()
+    assert all(url.startswith("https://") for url in named.values())
+
+
+def test_the_newest_of_the_changes_are_those_of_this_version():
+    """Or none yet: what is not released stands under its own heading."""
+    headings = re.findall(r"^## \[(.*?)\](.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    released = [(name, rest) for name, rest in headings if name != "Unreleased"]
+
+    assert headings.index(released[0]) <= 1
+    assert released[0][0] == PROJECT["version"]
+    assert all(re.fullmatch(r" - \d{4}-\d\d-\d\d", rest) for _, rest in released)
+
+
 def test_the_license_travels_with_it(metadata, wheel):
     assert metadata["License-Expression"] == "MIT"
     assert list(wheel.glob("videopoll-*.dist-info/licenses/LICENSE"))

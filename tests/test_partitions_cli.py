@@ -9,12 +9,14 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
+from kit import until
 from videopoll import LeasePolicy, PollingStrategy, RedisVideoJobQueue
 from videopoll.cli.app import build_app
 from videopoll.cli.commands.doctor import check_redis
 from videopoll.queue.history import RedisHistory
-from videopoll.queue.layout import prefix_of
+from videopoll.queue.layout import homes, prefix_of
 
+FIXED_KEYS = 20
 IDS = [f"job_{number}" for number in range(30)]
 
 
@@ -100,14 +102,44 @@ def test_doctor_tells_of_a_partition_that_nobody_serves(cli, queue, redis_url, t
     histories = [RedisHistory(redis_url, prefix=prefix_of(tag, number)) for number in (0, 2)]
     for history in histories:
         history.follow(Idle())
-    from kit import until
-
     until(lambda: sum(len(queue.partitions[number].workers()) for number in (0, 2)) == 2, "they tell of themselves")
     found = {one.check: one for one in check_redis(redis_url, tag)}
     assert (prefix_of(tag, 0) in found, prefix_of(tag, 1) in found, prefix_of(tag, 2) in found) == (False, True, False)
     assert "--serve 1" in found[prefix_of(tag, 1)].fix
     for history in histories:
         history.close()
+
+
+def test_doctor_looks_at_the_fixed_keys_of_each_partition(cli, queue, redis_url, tag):
+    """What another program writes may be in the way of any of them."""
+    queue.enqueue_many([(job_id, "c", None) for job_id in IDS])
+    fixed = [one.found for one in check_redis(redis_url, tag) if one.check == "keys"]
+    key = f"{prefix_of(tag, 2)}:poll:schedule"
+    with redis.Redis.from_url(redis_url) as client:
+        client.set(key, "not a sorted set", ex=60)
+        wrong = [one.found for one in check_redis(redis_url, tag) if one.check == "keys"]
+    assert fixed == [f"{3 * FIXED_KEYS} fixed keys have their types"]
+    assert wrong == [f"{key} is a string, not a sorted set"]
+
+
+def test_explain_tells_of_the_workers_that_serve_the_partition_of_the_job(cli, queue, redis_url, tag):
+    """One that lives and serves others is no help to it."""
+    queue.enqueue_many([(job_id, "c", None) for job_id in IDS])
+    here, there = (next(one for one in IDS if homes(one, 3)[-1] == number) for number in (0, 2))
+    history = RedisHistory(redis_url, prefix=prefix_of(tag, 0))
+    history.follow(Idle())
+    until(queue.workers, "it tells of itself")
+    assert "No worker" not in cli("explain", here)
+    assert f"No worker is known to be alive and to serve {prefix_of(tag, 2)}" in cli("explain", there)
+    history.close()
+
+
+def test_a_drain_and_a_look_at_dead_letters_know_of_all_partitions(cli, queue, redis_url, tag):
+    """Nothing is drained while one of them has a job."""
+    last = next(one for one in IDS if homes(one, 3)[-1] == 2)
+    queue.enqueue(last, conversation_id="c")
+    assert json.loads(cli("drain", "--timeout", "0", "--json", code=1))["left"] == 1
+    assert [one["job_id"] for one in json.loads(cli("jobs", "--json"))] == [last]
 
 
 def test_doctor_tells_of_partitions_that_know_another_number(cli, queue, redis_url, tag):

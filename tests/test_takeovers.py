@@ -228,6 +228,108 @@ def test_takeovers_never_wait_longer_than_one_period_after_redis_answers_again(h
     assert worker.claims_for(60) <= LEASE.renew_every_s + 1
 
 
+# --- to the millisecond ---
+
+
+@pytest.fixture
+def known():
+    """The takeovers of a worker that has claimed at 100 s, and was answered at once."""
+    made = Takeovers(LEASE)
+    assert not claimed(made, 100.0, 100.0)
+    return made
+
+
+def claimed(takeovers, asked_s, now_s, step_ms=0):
+    """Note a claim, of which Redis's clock said so much more than expected; return whether takeovers wait from then on."""
+    asked = takeovers.ask(asked_s, CLOCK_MS)
+    return takeovers.claimed(asked, ClaimBatch((), asked.clock_ms + step_ms), now_s)
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "renew_every_s", "gap_s"), [(12, 4, 4), (12, 5, 2), (12, 6, 1), (30, 5, 20), (6, 2.8, 2.8 / 6)]
+)
+def test_an_absence_is_long_if_the_lease_of_who_had_just_to_renew_may_end_in_it(duration_s, renew_every_s, gap_s):
+    """Two renewals fit in beside it; where a lease is hardly longer than two, a sixth of a period is left."""
+    takeovers = Takeovers(LeasePolicy(duration_s=duration_s, renew_every_s=renew_every_s))
+
+    assert takeovers.gap_s == pytest.approx(gap_s)
+
+
+def test_a_worker_expects_to_be_answered_at_once_until_it_was_answered_late_three_times():
+    takeovers, asked = Takeovers(LEASE), []
+    for at_s in (100.0, 110.0, 120.0, 130.0):
+        asked.append(takeovers.ask(at_s, CLOCK_MS))
+        takeovers.claimed(asked[-1], ClaimBatch((), asked[-1].clock_ms), at_s + 2)
+
+    assert asked[:3] == [Asked(at_s, CLOCK_MS, take_over=True, late_s=0.0) for at_s in (100.0, 110.0, 120.0)]
+    assert asked[3] == Asked(130.0, CLOCK_MS + 2000, take_over=True, late_s=2.0)
+
+
+def test_an_absence_of_four_seconds_is_a_long_one(known):
+    """The lease of whoever had renewed four seconds before it, as it is due, ends as soon as Redis is back."""
+    assert not known.answered(100.0, 103.999)
+    assert known.answered(104.0, 108.0)
+
+
+def test_takeovers_wait_for_just_one_renewal_period(known):
+    assert known.answered(100.0, 109.0)
+
+    assert not known.ask(112.999, CLOCK_MS).take_over
+    assert known.ask(113.0, CLOCK_MS).take_over
+
+
+def test_what_is_late_while_takeovers_wait_tells_of_the_same_absence(known):
+    """It is told once, and the wait is not made longer."""
+    assert known.answered(100.0, 109.0)
+    assert not known.answered(101.0, 109.5)
+
+    assert known.held_until_s == 113.0
+
+
+def test_what_is_late_when_the_wait_is_over_tells_of_a_new_absence(known):
+    assert known.answered(100.0, 109.0)
+    assert known.answered(109.0, 113.0)
+
+    assert known.held_until_s == 117.0
+
+
+def test_a_redis_that_refuses_while_takeovers_wait_lets_them_wait_anew(known):
+    """Who lives may not have renewed in between."""
+    assert known.answered(100.0, 109.0)
+    known.failed(answered=True)
+
+    assert known.answered(110.0, 110.0)
+    assert known.held_until_s == 114.0
+
+
+def test_one_that_was_quick_and_never_failed_lets_nobody_wait():
+    """Also where an absence is long after half a second."""
+    takeovers = Takeovers(LeasePolicy(duration_s=3, renew_every_s=1.5))
+
+    assert not takeovers.answered(100.0, 100.2)
+    assert not takeovers.answered(200.0, 200.2)
+
+
+@pytest.mark.parametrize(("step_ms", "waits"), [(4000, False), (-4000, False), (4001, True), (-4001, True)])
+def test_a_clock_that_is_off_by_more_than_a_renewal_period_has_stepped(known, step_ms, waits):
+    assert claimed(known, 110.0, 110.0, step_ms) == waits
+    assert known.ask(110.0, CLOCK_MS).take_over != waits
+
+
+def test_a_claim_that_was_answered_late_says_that_takeovers_wait(known):
+    assert claimed(known, 110.0, 119.0)
+
+
+def test_a_worker_has_learnt_the_clock_only_by_a_first_claim_that_was_off():
+    takeovers = Takeovers(LEASE)
+    assert not takeovers.learnt
+
+    assert not claimed(takeovers, 100.0, 100.0)
+    assert not takeovers.learnt
+    assert claimed(takeovers, 110.0, 110.0, 60_000)
+    assert not takeovers.learnt
+
+
 # --- a living holder, an idle worker, and a Redis in trouble ---
 
 

@@ -7,13 +7,14 @@ whose note was lost would come twice.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import redis
 
-from kit import phone, until
+from kit import QUEUES, phone, until
 from videopoll import LeasePolicy, RedisVideoJobQueue, events
 
 if TYPE_CHECKING:
@@ -43,9 +44,12 @@ class Trouble:
         return redis.Redis.from_url(self.server.url, decode_responses=True)
 
     def enqueue(self, *job_ids: str) -> None:
-        """Take jobs in, round the proxy."""
-        with RedisVideoJobQueue.from_url(self.server.url, prefix=self.world.prefix) as queue:
+        """Take jobs in, round the proxy, in as many partitions as the workers know."""
+        with self._queue() as queue:
             queue.enqueue_many([self.job(job_id) for job_id in job_ids])
+
+    def _queue(self) -> RedisVideoJobQueue:
+        return RedisVideoJobQueue.from_url(self.server.url, prefix=self.world.prefix, **QUEUES)
 
     def job(self, job_id: str) -> tuple[str, str, dict[str, Any]]:
         """Give a job a user of its own."""
@@ -66,11 +70,12 @@ class Trouble:
     def all_told_once(self, worker: Worker, timeout_s: float = 30.0) -> None:
         """Wait until every job is settled, and check that each user has one message."""
         until(lambda: all(self.told().values()), "every user has a message", timeout_s)
+        with self._queue() as queue:
+            until(lambda: not queue.counts().in_flight, "nothing is in flight", timeout_s)
+        start = re.compile(rf"{self.world.prefix}:(\d+:)?")
         with self.client as client:
-            prefix = self.world.prefix
-            until(lambda: not client.zcard(f"{prefix}:poll:inflight"), "nothing is in flight", timeout_s)
-            left = {key.removeprefix(f"{prefix}:").split(":")[0] for key in client.scan_iter(match=f"{prefix}:*")}
-        assert left <= {"completed"}
+            left = {start.sub("", key) for key in client.scan_iter(match=f"{self.world.prefix}:*")}
+        assert {key.split(":")[0] for key in left - {"poll:layout"}} <= {"completed"}
         assert self.told() == dict.fromkeys(self.users, 1)
         assert not worker.recorder.of(events.JobDeadLettered)
 

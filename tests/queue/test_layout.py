@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videopoll.queue.layout import Layout, homes, leavings, prefix_of
+from videopoll.policies import DeliveryPolicy, KeyTtls
+from videopoll.queue.layout import Layout, Moved, homes, horizon_ms, leavings, prefix_of
 
 IDS = [f"job_{number}" for number in range(20_000)]
 
@@ -30,6 +31,9 @@ def test_the_homes_of_some_ids_are_what_they_were():
     """Producers of all versions have to agree: another hash would make two jobs of one."""
     assert [home(job_id, 16) for job_id in ("job_1", "job_2", "job_3", "vid-é", "x" * 200)] == PUBLISHED
     assert homes("job_1", 1000) == ALL_OF_JOB_1
+    # Of 400,000 ids the two whose homes are others if the divisor is off by one.
+    assert homes("job_166904", 1000) == (0, 1, 3, 398, 623)
+    assert homes("job_242402", 1000) == (0, 1, 2, 3, 693, 752)
 
 
 @pytest.mark.parametrize("partitions", [2, 3, 5, 16])
@@ -86,6 +90,31 @@ def test_what_is_noted_of_the_number_is_read_with_its_times():
         1_700_000_003_000,
         None,
     ]
+
+
+def test_that_a_queue_has_one_partition_is_noted_too():
+    """Whoever takes a raise back leaves that behind."""
+    layout = Layout.read(b"3:1700000002000 1:1700000001000")
+    assert layout.since_ms(1) == 1_700_000_001_000
+    assert layout.since_ms(2) == 1_700_000_002_000
+    assert Layout.read(None).since_ms(1) is None
+
+
+def test_the_largest_number_and_the_longest_time_are_read():
+    """1,000 partitions, as the pages say, and sixteen digits; what is more is damage, and so is what comes after it."""
+    assert Layout.read(b"1000:9999999999999999").raises == ((1000, 9_999_999_999_999_999),)
+    assert Layout.read(b"3:2 1001:1 2:1").raises == ((3, 2),)
+    assert Layout.read(b"3:2 2:10000000000000000").raises == ((3, 2),)
+
+
+def test_a_job_may_be_known_for_twice_as_long_as_it_is_polled_delivered_and_remembered():
+    """Ten minutes, an hour and a half, two hours."""
+    delivery = DeliveryPolicy(deadline_s=3600, retention_s=1800)
+    assert horizon_ms(KeyTtls(job_s=600, completed_s=7200), delivery) == 2 * (600 + 5400 + 7200) * 1000
+
+
+def test_that_a_queue_has_moved_says_to_how_many_partitions():
+    assert (Moved(5).partitions, str(Moved(5))) == (5, "5")
 
 
 @pytest.mark.parametrize("stored", [None, b"", b"many", b"5", b"-1:5", b"99999999:1", b"\xff:1", "٣:1".encode()])

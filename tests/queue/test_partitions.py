@@ -6,13 +6,14 @@ import itertools
 import random
 from collections import Counter
 
+import attrs
 import pytest
 import redis
 
 from kit.bench import AT_ONCE, LEASE, Bench
 from videopoll.errors import ConfigurationError, JobNotFoundError, QueueRefusedError
 from videopoll.jobs import JobState
-from videopoll.jobs.transition import Settle
+from videopoll.jobs.transition import Reschedule, Settle
 from videopoll.jobs.views import CancelResult, EnqueueResult
 from videopoll.queue import layout_calls, partitions
 from videopoll.queue.layout import homes, prefix_of
@@ -170,6 +171,63 @@ def test_a_producer_learns_of_more_partitions(bench):
     assert {job_id: where(bench, job_id) for job_id in new} == {job_id: [homes(job_id, 5)[-1]] for job_id in new}
     assert enqueue(bench, *new, queue=more) == [EnqueueResult.KNOWN] * 60
     assert "partitions=5" in repr(bench.queue)
+
+
+NEW = [job_id for job_id in JOBS if homes(job_id, 5)[-1] > 2]
+"""Those at home in the fourth and fifth of five partitions."""
+
+
+@pytest.fixture
+def grown(bench):
+    """A bench whose queue has five partitions, of which the queues of `bench` do not know; its jobs are in the last two."""
+    grown = attrs.evolve(bench, queues=[], options={"partitions": 5})
+    enqueue(grown, *NEW)
+    assert len(NEW) > 10
+    yield grown
+    for queue in grown.queues:
+        bench.call(queue.close())
+
+
+def test_an_operator_sees_partitions_that_have_come_since(bench, grown):
+    """Who only looks hands no job in from which it would learn: a drain would be over too soon."""
+    grown.apply(*(Reschedule(claim, bench.now_ms() + 60_000, 0, 0) for claim in grown.claim()))
+    for job_id in NEW:
+        bench.db.xadd(keys_of(bench, homes(job_id, 5)[-1]).history, {"job": job_id, "step": "taken", "by": "w"})
+    last = keys_of(bench, 4)
+    bench.db.zadd(last.workers, {"w": bench.now_ms()})
+    bench.db.zadd(last.brakes, {"fal:1": bench.now_ms() + 60_000})
+    for key in (keys_of(bench, 3).history, last.history, last.workers, last.brakes):
+        bench.db.expire(key, 60)
+
+    def older():
+        return bench.another()
+
+    assert bench.call(older().counts()).scheduled == len(NEW)
+    assert bench.call(older().drain(timeout_s=0)).pending == len(NEW)
+    assert {job.job_id for job in bench.call(older().list_jobs()).jobs} == set(NEW)
+    assert {entry.job_id for entry in bench.call(older().history())} == set(NEW)
+    assert len(bench.call(older().history(NEW[0]))) == 1
+    assert [worker.worker_id for worker in bench.call(older().workers())] == ["w"]
+    assert list(bench.call(older().held_accounts())) == ["fal:1"]
+    assert bench.call(older().hand_back()).handed == len(NEW)
+
+
+def test_an_operator_sees_dead_letters_of_partitions_that_have_come_since(bench, grown):
+    """The list, one of them, and all at once."""
+    grown.apply(*(Settle(claim, letter=bench_letter(bench, claim)) for claim in grown.claim()))
+    assert {letter.job_id for letter in bench.call(bench.another().dead_letters.list())} == set(NEW)
+    assert bench.call(bench.another().dead_letters.dismiss(NEW[0])) is True
+    assert bench.call(bench.another().dead_letters.redrive(NEW[1])) is True
+    assert bench.call(bench.another().dead_letters.redrive_all()) == len(NEW) - 2
+
+
+def test_a_receipt_finds_its_message_in_a_partition_that_has_come_since(bench, grown):
+    """Whoever takes receipts in may never hand a job in."""
+    claims = {claim.job_id: claim for claim in grown.claim()}
+    grown.watch(claims[NEW[0]])
+
+    assert bench.receive("delivered") == {"delivered": 1}
+    assert bench.get(NEW[0]).delivered is True
 
 
 def test_a_job_is_found_where_it_was_taken_in(bench):

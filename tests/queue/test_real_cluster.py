@@ -28,6 +28,7 @@ from videopoll.errors import QueueError, QueueUnavailableError
 from videopoll.jobs import JobState
 from videopoll.jobs.transition import Conclude, TransitionResult
 from videopoll.queue.history import RedisHistory
+from videopoll.queue.layout import prefix_of
 
 AT_LENGTH = pytest.mark.at_length
 
@@ -386,6 +387,23 @@ def test_doctor_is_content_with_a_cluster(cluster, prefix):
 
     assert findings["cluster"].mark is Mark.OK
     assert "its node is followed" in findings["cluster"].found
+
+
+def test_doctor_looks_at_the_server_of_each_partition(cluster, prefix):
+    """What is wrong with one of them is told with the first partition that is there, once."""
+    prefixes = [prefix_of(prefix, number) for number in range(8)]
+    with RedisVideoJobQueue.from_url(cluster.url, prefix=prefix, partitions=8) as queue:
+        queue.announce()
+    there, *_ = (one for one in prefixes if cluster.owner(one) != cluster.owner(prefix))
+    cluster.owner(there).ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        found = [one for one in check_redis(cluster.url, prefix, clock=False) if one.check.startswith("eviction")]
+    finally:
+        cluster.owner(there).ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        for one in prefixes:
+            cluster.db(one).delete(f"{one}:poll:layout")
+
+    assert [(one.check, one.mark) for one in found] == [("eviction", Mark.OK), (f"eviction of {there}", Mark.NOTE)]
 
 
 @pytest.mark.one_server("wants a server that is no node")

@@ -30,28 +30,26 @@ class Deadlines:
         """Return a context that raises `TimeoutError` when the monotonic clock reaches `deadline_s`."""
         return Deadline(self, math.ceil(deadline_s / GRAIN_S))
 
-    def begin(self, deadline: Deadline) -> None:
-        """Watch over a deadline."""
+    def begin(self, deadline: Deadline) -> set[Deadline]:
+        """Watch over a deadline; return those that are watched together. One that leaves them is watched no more."""
         together = self._running.get(deadline.tick)
         if together is None:
             together = self._running[deadline.tick] = set()
             left_s = max(0.0, deadline.tick * GRAIN_S - time.monotonic())
             asyncio.get_running_loop().call_later(left_s, self._expire, deadline.tick)
         together.add(deadline)
-
-    def end(self, deadline: Deadline) -> None:
-        """Watch over it no more."""
-        self._running.get(deadline.tick, set()).discard(deadline)
+        return together
 
     def _expire(self, tick: int) -> None:
-        for deadline in self._running.pop(tick):
-            deadline.expire()
+        together = self._running.pop(tick)
+        while together:
+            together.pop().expire()
 
 
 class Deadline:
     """A deadline of the task that enters it; like `asyncio.timeout`, it lets outside cancellations through."""
 
-    __slots__ = ("_before", "_deadlines", "_expired", "_task", "tick")
+    __slots__ = ("_before", "_deadlines", "_expired", "_task", "_together", "tick")
 
     def __init__(self, deadlines: Deadlines, tick: int) -> None:
         self._deadlines = deadlines
@@ -74,13 +72,13 @@ class Deadline:
             msg = "a deadline needs a task"
             raise RuntimeError(msg)
         self._task, self._before = task, task.cancelling()
-        self._deadlines.begin(self)
+        self._together = self._deadlines.begin(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         if not self._expired:
-            self._deadlines.end(self)
+            self._together.discard(self)
         elif self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
             raise TimeoutError from error

@@ -30,10 +30,10 @@ SPREAD_SHARE = 1 / 4
 
 def open_places(places: int, since_s: float) -> int:
     """Return how many of so many places are open, `since_s` seconds after the first of them was."""
-    if since_s >= OPENS_IN_S or places <= AT_ONCE:
+    if since_s >= OPENS_IN_S:
         return places
     doublings = max(0.0, since_s) / OPENS_IN_S * -math.log2(FIRST_SHARE)
-    return max(AT_ONCE, min(places, math.ceil(places * FIRST_SHARE * math.exp2(doublings))))
+    return min(places, max(AT_ONCE, math.ceil(places * FIRST_SHARE * math.exp2(doublings))))
 
 
 def ever_open(places: int, cap: int | None, workers: int) -> int:

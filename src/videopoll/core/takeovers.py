@@ -59,7 +59,6 @@ class Takeovers:
         # Who looks less often than that would not notice. Leases of two periods leave only the time by which
         # renewals come early (`RENEW_EARLIER`).
         self.gap_s: float = max(lease.duration_s - 2 * lease.renew_every_s, lease.renew_every_s / 6)
-        self.held_until_s: float = -FOREVER_S
         self._known = False
         self._took_s = deque([0.0] * USUAL_AFTER, maxlen=USUAL_AFTER)
         self.learnt: bool = False
@@ -68,7 +67,8 @@ class Takeovers:
 
     def open(self) -> None:
         """Begin afresh: what was seen in an earlier run delays nothing in this one."""
-        self.held_until_s = self._fine_s = -FOREVER_S
+        self.held_until_s: float = -FOREVER_S
+        self._fine_s = -FOREVER_S
         self._failed = False
 
     def ask(self, now_s: float, clock_ms: int) -> Asked:

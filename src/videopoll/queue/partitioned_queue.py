@@ -224,6 +224,14 @@ class PartitionedQueue(RedisVideoJobQueue):
         """Return where a partition is, without user and password."""
         return shown_address(self._parts.all.cells[partition].client)
 
+    def partition_of(self, job_id: str) -> int:
+        """Return the partition that knows a job; where it would be taken in, if none does.
+
+        Raises:
+            QueueError: A Redis is away or says no.
+        """
+        return run(self._parts.all.locate(job_id))
+
     def layout_of(self, partition: int) -> KnownHere:
         """Return what a partition knows of the number of partitions, and its clock.
 
@@ -253,7 +261,7 @@ class PartitionedQueue(RedisVideoJobQueue):
     @override
     def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
         """Wait for the outcome of a job; see `RedisVideoJobQueue.wait`."""
-        return self._parts.queues[run(self._parts.all.locate(job_id))].wait(job_id, timeout_s=timeout_s)
+        return self._parts.queues[self.partition_of(job_id)].wait(job_id, timeout_s=timeout_s)
 
     @override
     def wait_for_work(self, timeout_s: float) -> bool:

@@ -10,6 +10,7 @@ ids in refuses those of whoever knows of fewer partitions there, and that one le
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -199,8 +200,9 @@ class Partitions(Operations):
             if found(answer) or not (yield from self.catch_up(home)):
                 return answer
 
-    def _of_all(self, ask: Callable[[Operations], Flow[T]]) -> Flow[list[T]]:
-        """Ask every partition."""
+    def of_all(self, ask: Callable[[Operations], Flow[T]]) -> Flow[list[T]]:
+        """Ask every partition, also those that have come since this queue was built."""
+        yield from self.catch_up()
         answers: list[T] = []
         for cell in self.cells:
             answers += [(yield from ask(cell))]
@@ -288,8 +290,11 @@ class Partitions(Operations):
         left = checked_receipts(receipts)
         came: list[ReceiptCounts] = []
         trouble: QueueError | None = None
-        for cell in self.cells:
+        for number in itertools.count():
             try:
+                if number >= self.count and not (left and (yield from self.catch_up())):
+                    break
+                cell = self.cells[number]
                 known: list[bool] = []
                 for some in calls.chunks(left, AT_ONCE):
                     _, found = yield from evaluate(cell.front, watch_calls.find_watched(cell.keys, some))
@@ -301,6 +306,8 @@ class Partitions(Operations):
             except QueueError as error:
                 # The others' are taken in all the same; who sends these will send them again.
                 trouble = error
+                if number >= self.count:
+                    break
         if trouble is not None:
             raise trouble
         for number, cell in enumerate(self.cells if left else ()):
@@ -341,7 +348,7 @@ class Partitions(Operations):
     def held_accounts(self) -> Flow[dict[str, int]]:
         """Return which accounts are held back now, and until when, the longest first."""
         latest_ms: dict[str, int] = {}
-        for held in (yield from self._of_all(lambda cell: cell.held_accounts())):
+        for held in (yield from self.of_all(lambda cell: cell.held_accounts())):
             for account, until_ms in held.items():
                 latest_ms[account] = max(until_ms, latest_ms.get(account, 0))
         return dict(sorted(latest_ms.items(), key=lambda one: -one[1]))
@@ -349,7 +356,7 @@ class Partitions(Operations):
     @override
     def counts(self) -> Flow[QueueCounts]:
         """Count the jobs by where they are."""
-        each = yield from self._of_all(lambda cell: cell.counts())
+        each = yield from self.of_all(lambda cell: cell.counts())
         now_ms = each[0].now_ms
         # By each server's own clock.
         late_ms = [one.now_ms - one.oldest_due_ms for one in each if one.oldest_due_ms is not None]
@@ -361,7 +368,7 @@ class Partitions(Operations):
         """List jobs."""
         check_count("list_jobs.limit", limit)
         check_count("list_jobs.offset", offset, low=0)
-        pages = yield from self._of_all(lambda cell: cell.list_jobs(wanted, limit=offset + limit, offset=0))
+        pages = yield from self.of_all(lambda cell: cell.list_jobs(wanted, limit=offset + limit, offset=0))
         order = list(dict.fromkeys(_rank(state) for state in wanted.states))
         jobs: dict[str, ListedJob] = {}
         for job in sorted((job for page in pages for job in page.jobs), key=lambda job: _place(job, order)):
@@ -374,20 +381,18 @@ class Partitions(Operations):
     @override
     def history(self, job_id: str | None, *, limit: int) -> Flow[tuple[HistoryEntry, ...]]:
         """Read what happened lately."""
-        found: list[HistoryEntry] = []
-        for cell in self.cells:
-            found += yield from cell.history(job_id, limit=limit)
+        each = yield from self.of_all(lambda cell: cell.history(job_id, limit=limit))
+        found = itertools.chain.from_iterable(each)
         return tuple(sorted(found, key=lambda entry: entry.at_ms)[-limit:])
 
     @override
     def workers(self) -> Flow[tuple[WorkerInfo, ...]]:
         """Read which workers there are: each tells of itself in every partition that it serves."""
         found: dict[str, WorkerInfo] = {}
-        for cell in self.cells:
-            for worker in (yield from cell.workers()):
-                before = found.get(worker.worker_id)
-                if before is None or (worker.alive, worker.beat_ms) > (before.alive, before.beat_ms):
-                    found[worker.worker_id] = worker
+        for worker in itertools.chain.from_iterable((yield from self.of_all(lambda cell: cell.workers()))):
+            before = found.get(worker.worker_id)
+            if before is None or (worker.alive, worker.beat_ms) > (before.alive, before.beat_ms):
+                found[worker.worker_id] = worker
         return tuple(sorted(found.values(), key=lambda worker: -worker.beat_ms)[:MOST_WORKERS])
 
     @override
@@ -398,7 +403,7 @@ class Partitions(Operations):
     @override
     def hand_back(self) -> Flow[HandedBack]:
         """Hand scheduled jobs to workers of another kind, a bounded number a call."""
-        each = yield from self._of_all(lambda cell: cell.hand_back())
+        each = yield from self.of_all(lambda cell: cell.hand_back())
         gone = tuple(job_id for one in each for job_id in one.gone)
         return attrs.evolve(HandedBack(**_added(HandedBack, each)), gone=gone)
 
@@ -419,9 +424,8 @@ class _AllLetters(Letters):
     def list(self, limit: int, offset: int) -> Flow[builtins.list[DeadLetter]]:
         check_count("dead_letters.list.limit", limit, low=0)
         check_count("dead_letters.list.offset", offset, low=0)
-        found: builtins.list[DeadLetter] = []
-        for cell in self._all.cells:
-            found += yield from cell.letters.list(offset + limit, 0)
+        each = yield from self._all.of_all(lambda cell: cell.letters.list(offset + limit, 0))
+        found = itertools.chain.from_iterable(each)
         return sorted(found, key=lambda letter: -letter.at_ms)[offset : offset + limit]
 
     @override
@@ -432,12 +436,12 @@ class _AllLetters(Letters):
 
     @override
     def redrive(self, job_id: str) -> Flow[bool]:
-        cells = self._all.cells
-
         def ask(partition: int) -> Flow[tuple[int, bool]]:
-            return partition, (yield from cells[partition].letters.get(job_id)) is not None
+            return partition, (yield from self._all.cells[partition].letters.get(job_id)) is not None
 
         partition, found = yield from self._all.along(job_id, ask, lambda answer: answer[1])
+        # Not before: on the way more of them may have become known.
+        cells = self._all.cells
         for later in homes(job_id, self._all.count) if found else ():
             if later > partition and (yield from cells[later].get(job_id)) is not None:
                 # It was taken in again since, at its new home.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import re
 import secrets
 import sys
@@ -154,32 +155,68 @@ def doctor(
 
 
 def check_redis(redis_url: str, prefix: str, *, clock: bool = True) -> list[Finding]:
-    """Look at the server, at the fixed keys, and at what the queue says of itself."""
-    with open_client(redis_url, prefix) as client, open_queue(redis_url, prefix) as queue:
-        try:
-            with queue_errors("looking at Redis"):
-                client.ping()
-        except QueueError as error:
-            fix = "check that it runs, the URL (--redis-url, VIDEOPOLL_REDIS_URL), and the user and password in it"
-            return [Finding("Redis", Mark.WRONG, str(error), fix)]
-        findings: list[Finding] = []
-        checks: list[tuple[str, Callable[[redis.Redis], list[Finding]]]] = [
-            ("Redis server", _check_server),
-            ("cluster", lambda one: _check_cluster(one, queue.keys)),
-            ("memory", _check_memory),
-            ("persistence", _check_persistence),
-            ("keys", lambda one: _check_types(one, queue.keys)),
-            ("lost jobs", _check_scan),
-        ]
-        if clock:
-            checks.append(("clock", _check_clock))
-        for name, check in checks:
-            try:
-                with queue_errors(name):
-                    findings += check(client)
-            except QueueError as error:
-                findings.append(Finding(name, Mark.NOTE, f"cannot be checked: {error}"))
+    """Look at the servers, at the fixed keys of all partitions, and at what the queue says of itself."""
+    findings: list[Finding] = []
+    keys: list[Finding] = []
+    servers = set[str | None]()
+    with open_queue(redis_url, prefix) as queue:
+        for number, partition in enumerate(queue.partitions):
+            with open_client(redis_url, partition.keys.prefix) as client:
+                try:
+                    with queue_errors("looking at Redis"):
+                        client.ping()
+                except QueueError as error:
+                    if number:
+                        # Told with the partitions.
+                        continue
+                    fix = "check that it runs, the URL (--redis-url, VIDEOPOLL_REDIS_URL), and the user and password in it"
+                    return [Finding("Redis", Mark.WRONG, str(error), fix)]
+                server = _server_of(client)
+                if not number:
+                    findings += _check_one(client, partition.keys, clock=clock)
+                elif server not in servers:
+                    # What is as it should be is told once.
+                    findings += [
+                        attrs.evolve(one, check=f"{one.check} of {partition.keys.prefix}")
+                        for one in _check_one(client, partition.keys, clock=clock)
+                        if one.mark is not Mark.OK
+                    ]
+                servers.add(server)
+                keys += _tried("keys", client, functools.partial(_check_types, keys=partition.keys))
+        fixed = len(_fixed_keys(queue.keys)) * len(queue.partitions)
+        findings += keys or [Finding("keys", Mark.OK, f"{fixed} fixed keys have their types")]
         return [*findings, *check_partitions(queue), *_check_queue(read_figures(queue))]
+
+
+def _check_one(client: redis.Redis, keys: Keys, *, clock: bool) -> list[Finding]:
+    """Look at one server."""
+    checks: list[tuple[str, Callable[[redis.Redis], list[Finding]]]] = [
+        ("Redis server", _check_server),
+        ("cluster", lambda one: _check_cluster(one, keys)),
+        ("memory", _check_memory),
+        ("persistence", _check_persistence),
+        ("lost jobs", _check_scan),
+    ]
+    if clock:
+        checks.append(("clock", _check_clock))
+    return [finding for name, check in checks for finding in _tried(name, client, check)]
+
+
+def _tried(name: str, client: redis.Redis, check: Callable[[redis.Redis], list[Finding]]) -> list[Finding]:
+    try:
+        with queue_errors(name):
+            return check(client)
+    except QueueError as error:
+        return [Finding(name, Mark.NOTE, f"cannot be checked: {error}")]
+
+
+def _server_of(client: redis.Redis) -> str | None:
+    """Return what tells a server from the others; None where that may not be asked."""
+    try:
+        with queue_errors("looking at Redis"):
+            return str(_info(client, "server").get("run_id"))
+    except QueueError:
+        return None
 
 
 def check_partitions(queue: PartitionedQueue) -> list[Finding]:
@@ -324,10 +361,8 @@ def _check_scan(client: redis.Redis) -> list[Finding]:
 
 
 def _check_types(client: redis.Redis, keys: Keys) -> list[Finding]:
-    """Compare the types of the fixed keys with the schema."""
-    wanted = {
-        record.pattern.replace("{prefix}", keys.prefix): record.type for record in KEYS if "{" not in record.pattern[8:]
-    }
+    """Return which fixed keys of a partition have another type than the schema says."""
+    wanted = _fixed_keys(keys)
     with client.pipeline(transaction=False) as batch:
         for key in wanted:
             batch.type(key)
@@ -338,7 +373,14 @@ def _check_types(client: redis.Redis, keys: Keys) -> list[Finding]:
         if is_kind not in {kind, "none"}:
             fix = f"another program uses this name: choose another --prefix, or look at {key} and delete it"
             found.append(Finding("keys", Mark.WRONG, f"{key} is a {is_kind}, not a {kind}", fix))
-    return found or [Finding("keys", Mark.OK, f"{len(wanted)} fixed keys have their types")]
+    return found
+
+
+def _fixed_keys(keys: Keys) -> dict[str, str]:
+    """Return the keys whose names have nothing but the prefix in them, each with its type."""
+    return {
+        record.pattern.replace("{prefix}", keys.prefix): record.type for record in KEYS if "{" not in record.pattern[8:]
+    }
 
 
 def _check_queue(figures: Figures) -> list[Finding]:

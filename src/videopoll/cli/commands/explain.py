@@ -55,6 +55,8 @@ class _Known:
     letter: DeadLetter | None
     live: str | None
     held: Mapping[str, int] = attrs.field(factory=dict)
+    serving: str = ""
+    """What the workers do that are meant: those of the job's partition, where there are several."""
 
 
 @guarded
@@ -76,16 +78,20 @@ def explain(
         view = queue.get(job)
         letter = queue.dead_letters.get(job) if view is not None and view.state is JobState.DEAD else None
         try:
-            history, workers, held = queue.history(job), queue.workers(), queue.held_accounts()
+            history, held = queue.history(job), queue.held_accounts()
+            # A worker with --serve may live, and not serve this one.
+            partition = queue.partitions[queue.partition_of(job)]
+            workers = partition.workers()
+            serving = f" and to serve {partition.keys.prefix}" if len(queue.partitions) > 1 else ""
         except QueueError as error:
-            history, workers, held = (), (), {}
+            history, workers, held, serving = (), (), {}, ""
             complain(f"the history cannot be read: {error}")
     if view is None and not history:
         complain(f"there is no job {job!r} under the prefix {prefix!r}: it was never enqueued here, or ended long ago")
         raise typer.Exit(1)
     told = live_answer(api_url, job, view) if live else None
     story = _with_ends(job, view, _with_beginning(job, view, history))
-    known = _Known(job, view, story, workers, letter, told, held)
+    known = _Known(job, view, story, workers, letter, told, held, serving)
     now = _now(known)
     if as_json:
         print_json(
@@ -162,7 +168,7 @@ def _now(known: _Known) -> list[str]:
         held = ", ".join(held_lines(known.held, view.now_ms))
         said.append(f"All workers leave an account of a video API alone after a 429, and its jobs wait: {held}.")
     if view.state is JobState.QUEUED and not any(worker.alive for worker in known.workers):
-        said.append("No worker is known to be alive: start one with videopoll worker.")
+        said.append(f"No worker is known to be alive{known.serving}: start one with videopoll worker.")
     if view.holder is not None:
         said.append(_holder(known, view))
     if view.foreign_lock:
@@ -222,7 +228,7 @@ def _why(known: _Known, view: JobView) -> str:
         alive = sum(worker.alive for worker in known.workers)
         tenant = view.job.tenant if view.job is not None else None
         turn = f" Where more is due than there are places, its tenant, {shown(tenant)}, has its turn." if tenant else ""
-        return f"It is due already: {alive} worker{' is' if alive == 1 else 's are'} known to be alive.{turn}"
+        return f"It is due already: {alive} worker{' is' if alive == 1 else 's are'} known to be alive{known.serving}.{turn}"
     if not view.attempts:
         return "That is so because a first poll waits for the initial delay."
     if view.faults:
