@@ -113,9 +113,8 @@ def test_a_worker_that_was_frozen_itself_goes_on_with_what_is_in_its_hands(troub
         with at_least(AWAY_S):
             pass
         frozen.send_signal(signal.SIGCONT)
-        with trouble.client as client:
-            prefix = trouble.world.prefix
-            until(lambda: len(list(client.scan_iter(f"{prefix}:completed:*"))) == SENDS, "all are settled", 30)
+        with trouble.queue() as queue:
+            until(lambda: not queue.counts().pending, "all are settled", 30)
     finally:
         end(frozen)
 

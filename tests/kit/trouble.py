@@ -44,11 +44,12 @@ class Trouble:
         return redis.Redis.from_url(self.server.url, decode_responses=True)
 
     def enqueue(self, *job_ids: str) -> None:
-        """Take jobs in, round the proxy, in as many partitions as the workers know."""
-        with self._queue() as queue:
+        """Take jobs in, round the proxy."""
+        with self.queue() as queue:
             queue.enqueue_many([self.job(job_id) for job_id in job_ids])
 
-    def _queue(self) -> RedisVideoJobQueue:
+    def queue(self) -> RedisVideoJobQueue:
+        """A queue of as many partitions as the workers know, round the proxy."""
         return RedisVideoJobQueue.from_url(self.server.url, prefix=self.world.prefix, **QUEUES)
 
     def job(self, job_id: str) -> tuple[str, str, dict[str, Any]]:
@@ -70,7 +71,7 @@ class Trouble:
     def all_told_once(self, worker: Worker, timeout_s: float = 30.0) -> None:
         """Wait until every job is settled, and check that each user has one message."""
         until(lambda: all(self.told().values()), "every user has a message", timeout_s)
-        with self._queue() as queue:
+        with self.queue() as queue:
             until(lambda: not queue.counts().in_flight, "nothing is in flight", timeout_s)
         start = re.compile(rf"{self.world.prefix}:(\d+:)?")
         with self.client as client:
