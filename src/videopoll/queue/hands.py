@@ -62,9 +62,19 @@ class _Patience(Generic[FutureT]):
         self._silent = set[int]()
         self._late_s = dict[int, float]()
 
-    def refused(self, kind: str, partition: int) -> QueueUnavailableError | None:
-        """Return why a call is not made; None if it may be."""
-        return _silence(kind) if self._overdue[kind, partition] else None
+    def begin(
+        self, kind: str, flows: Mapping[int, Flow[T]], begin: Callable[[Flow[T]], FutureT]
+    ) -> tuple[dict[int, FutureT], Answers[object], float]:
+        """Begin those of some calls that may be made.
+
+        Returns:
+            What was begun for each partition; an error for each that has not answered the last call of its kind yet;
+            and when that was, in monotonic seconds.
+        """
+        began_s = time.monotonic()
+        overdue = {partition for partition in flows if self._overdue[kind, partition]}
+        calls = {partition: begin(flow) for partition, flow in flows.items() if partition not in overdue}
+        return calls, {partition: _silence(kind) for partition in overdue}, began_s
 
     def wait_at_most(self, seconds: float) -> None:
         """Set how long a partition may hold up the others."""
@@ -151,15 +161,7 @@ class Hands(OfProcess):
 
     def all(self, kind: str, flows: Mapping[int, Flow[T]]) -> Answers[T]:
         """Carry out a flow for each partition, all at once; wait for those that answer in time."""
-        answers: Answers[object] = {}
-        calls: dict[int, concurrent.futures.Future[object]] = {}
-        began_s = time.monotonic()
-        for partition, flow in flows.items():
-            refused = self._patience.refused(kind, partition)
-            if refused is None:
-                calls[partition] = self.begin(flow)
-            else:
-                answers[partition] = refused
+        calls, answers, began_s = self._patience.begin(kind, flows, self.begin)
         for limit_s, some in self._patience.limits(calls):
             left_s = max(0.0, began_s + limit_s - time.monotonic())
             concurrent.futures.wait([calls[partition] for partition in some], left_s)
@@ -219,15 +221,7 @@ class AsyncHands:
 
     async def all(self, kind: str, flows: Mapping[int, Flow[T]]) -> Answers[T]:
         """Carry out a flow for each partition, all at once; wait for those that answer in time."""
-        answers: Answers[object] = {}
-        calls: dict[int, asyncio.Task[object]] = {}
-        began_s = time.monotonic()
-        for partition, flow in flows.items():
-            refused = self._patience.refused(kind, partition)
-            if refused is None:
-                calls[partition] = self.begin(flow)
-            else:
-                answers[partition] = refused
+        calls, answers, began_s = self._patience.begin(kind, flows, self.begin)
         try:
             for limit_s, some in self._patience.limits(calls):
                 if some:
