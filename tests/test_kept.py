@@ -184,7 +184,7 @@ def test_a_worker_without_a_free_place_does_not_spin(world, places):
     options = {"strategy": patient, "queue_options": {}, "concurrency": max(1, places), "delivery_concurrency": 1}
     with worker(world, poller, told, **options) as running, redis.Redis.from_url(world.url) as client:
         until(lambda: poller.polls, "it works")
-        until(lambda: time.monotonic() > running.runner._state._patient_until_s + 0.2, "it has begun to look")
+        until(lambda: time.monotonic() > running.runner._state.endings.patient_until_s + 0.2, "it has begun to look")
         client.config_resetstat()
         before, from_s = poller.polls, time.monotonic()
         until(lambda: time.monotonic() > from_s + 2, "a while has passed")

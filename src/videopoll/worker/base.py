@@ -26,6 +26,7 @@ from videopoll.observe.log import shown_ids
 from videopoll.policies import ENDING_S
 from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
 from videopoll.worker import state as constants
+from videopoll.worker.endings import MOST_ENDINGS
 from videopoll.worker.host_parts import check_publisher
 from videopoll.worker.state import Room, WorkerState
 from videopoll.worker.upkeep import Upkeep
@@ -350,7 +351,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         self._state.stopping = False
 
     def _announce(self) -> None:
-        self._state.defer_endings()
+        self._state.endings.defer()
         self._state.places.open_softly()
         self._state.emit(events.WorkerStarted(worker_id=self.worker_id))
 
@@ -411,9 +412,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
 
     def _batch(self, run: RunT, rest: Callable[[float], object]) -> Flow[int]:
         """Claim what is due, and work on it to its end; return how many jobs that were."""
-        claimed = yield from self._claim(
-            Room(self._state.places.open, self._state.delivery_concurrency, constants.MOST_ENDINGS)
-        )
+        claimed = yield from self._claim(Room(self._state.places.open, self._state.delivery_concurrency, MOST_ENDINGS))
         if self._state.takeovers.learnt:
             claimed += yield from self._claim(Room(*self._state.room(), 0))
         self._writer.give_up_after(self._state.lease.duration_s)

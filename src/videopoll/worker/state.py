@@ -27,6 +27,7 @@ from videopoll.jobs.views import RunSummary
 from videopoll.observe.log import LogHook, shown_ids
 from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy, check_count, check_seconds, given
 from videopoll.texts import SPANISH_AND_ENGLISH, Texts
+from videopoll.worker.endings import Endings
 from videopoll.worker.health import Vitals
 from videopoll.worker.line import Line
 from videopoll.worker.places import Places
@@ -56,15 +57,6 @@ MIN_CLAIM_GAP_BUSY_S = 0.01
 
 RETRY_CLAIM_S = 0.25
 """How soon to look again for what is due and could not be taken, though there was a slot for it."""
-
-LOOK_EVERY_S = 1.0
-"""How often a worker without a free slot looks for jobs that should have ended, at most."""
-
-LOOK_ON_S = 0.1
-"""How soon it goes on with a look that was not through."""
-
-MOST_ENDINGS = 100
-"""Jobs at a time that are ended without a slot."""
 
 OPEN_ON_S = 0.1
 """How soon a worker claims again while its places open, if they are all taken."""
@@ -223,12 +215,9 @@ class WorkerState:
         self.sends_in_hand: int = 0
         self._line = Line()
         self.coalescer: Coalescer = Coalescer()
-        self._full = self.stopping = self._looked = self._late = False
+        self._full = self.stopping = False
         self.counted: dict[type[events.Event], int] = {}
-        self.endings_in_hand: int = 0
-        self._look_from = 0
-        self._look_at_s = self._patient_until_s = 0.0
-        self.defer_endings()
+        self.endings: Endings = Endings(self.strategy, self.clock, LONGEST_IDLE_S)
         self._lost: dict[str, int] = {}
         longest_silence_s = 3 * LONGEST_IDLE_S + self.lease.duration_s
         self.vitals: Vitals = Vitals(self.clock, longest_silence_s)
@@ -358,12 +347,6 @@ class WorkerState:
         sends = max(0, min(self.delivery_concurrency - self.sends_in_hand, free - polls))
         return polls + (0 if paused else self._line.room), sends
 
-    def defer_endings(self) -> None:
-        """End nothing without a slot for a while: what is overdue when a worker comes gets its last poll first."""
-        patience_s = self.strategy.interval_s + self.strategy.request_timeout_s
-        self._look_from = 0
-        self._look_at_s = self._patient_until_s = self.clock.monotonic_s() + patience_s
-
     def begin_turn(self) -> Room:
         """Begin a turn of the loop: give what to claim; nothing when there is no slot at all, and no look is due."""
         with self._planning:
@@ -375,18 +358,11 @@ class WorkerState:
             with self._slots:
                 self._line.look(now_s)
             polls, sends = self._look_for_room()
-            endings = 0
-            if now_s >= self._look_wanted_s(polls):
-                endings = max(0, MOST_ENDINGS - self.endings_in_hand)
-                # Those that are being ended make room for the next.
-                self._look_at_s = now_s + LOOK_ON_S
-            if self.writes_first:
-                endings = 0
-            self._looked = endings > 0
-            room = Room(polls, sends, endings, self._look_from)
+            endings = self.endings.begin_look(now_s, polls, writes_first=self.writes_first)
+            room = Room(polls, sends, endings, self.endings.look_from)
             if not room.any:
                 idle_s = self.places.pause_left_s() or (OPEN_ON_S if self.places.opening else LONGEST_IDLE_S)
-                next_s = min(now_s + idle_s, self._look_at_s, self._line.late_s)
+                next_s = min(now_s + idle_s, self.endings.look_at_s, self._line.late_s)
                 self.coalescer.request(next_s, 0.0)
             return room
 
@@ -403,7 +379,7 @@ class WorkerState:
             until_s = self.clock.monotonic_s() + self.redis_lost(error, "claim")
             self.coalescer.suspend_until(until_s)
             self.coalescer.request(until_s, 0.0)
-            self.defer_endings()
+            self.endings.defer()
             self.renew_first()
 
     def _claim_again(self) -> None:
@@ -477,37 +453,13 @@ class WorkerState:
 
     def plan_after(self, batch: ClaimBatch) -> None:
         """Plan the next claim for when something may be due that this one did not take."""
-        self._plan_look(batch)
+        self.endings.plan(batch, take_new=self.take_new)
         overdue = batch.next_poll_ms is not None and batch.next_poll_ms <= batch.now_ms
         self._line.backlog = overdue or (self.take_new and batch.waiting > 0)
         polls, sends = self._look_for_room()
         self.wake_at(min(self.clock.monotonic_s() + self._sleep_s(batch, polls, sends), self._line.late_s))
         # A place may have got free before the line was there.
         self._serve_line()
-
-    def _plan_look(self, batch: ClaimBatch) -> None:
-        """Plan when to look for jobs that are to be ended without a slot."""
-        now_s = self.clock.monotonic_s()
-        # Nothing is to be ended that has not been due for an interval, or waits where the due times are not told.
-        late_ms = batch.now_ms - round(self.strategy.interval_s * 1000)
-        self._late = bool(
-            (batch.waiting and self.take_new)
-            or (batch.next_poll_ms is not None and batch.next_poll_ms <= late_ms)
-            or (batch.next_expiry_ms is not None and batch.next_expiry_ms <= batch.now_ms)
-        )
-        # Scaled down with the strategy: the look must not be what makes an end late.
-        every_s = min(LOOK_EVERY_S, self.strategy.request_timeout_s / 4)
-        if not self._looked:
-            soon_s = now_s + every_s if self._late else self._look_at_s
-            self._look_at_s = max(self._patient_until_s, min(self._look_at_s, soon_s))
-            return
-        goes_on = batch.look_from or any(claim.ending for claim in batch.claims)
-        wait_s = min(LOOK_ON_S, every_s) if goes_on else every_s if self._late else LONGEST_IDLE_S
-        self._look_from, self._look_at_s = batch.look_from, now_s + wait_s
-
-    def _look_wanted_s(self, polls: int) -> float:
-        """When the next look is wanted; never, while whatever is due finds a slot."""
-        return FOREVER_S if polls and not self._late else self._look_at_s
 
     @property
     def sweeps(self) -> bool:
@@ -540,7 +492,7 @@ class WorkerState:
                 step.slot_freed = True
             self.steps = {}
             self._line = Line()
-            self.polls_in_hand = self.sends_in_hand = self.endings_in_hand = 0
+            self.polls_in_hand = self.sends_in_hand = self.endings.in_hand = 0
 
     def hangs_in_s(self) -> float:
         """Return the seconds until everything in hand has taken longer than it may."""
@@ -586,7 +538,7 @@ class WorkerState:
         if step.sending:
             self.sends_in_hand += by
         elif step.claim.ending:
-            self.endings_in_hand += by
+            self.endings.in_hand += by
         else:
             self.polls_in_hand += by
             if by < 0:
@@ -614,7 +566,7 @@ class WorkerState:
         pause_s = self.places.pause_left_s()
         if not (polls or pause_s) and self.places.opening:
             sleep_s = min(sleep_s, OPEN_ON_S)
-        sleep_s = min(sleep_s, self._look_wanted_s(polls) - self.clock.monotonic_s())
+        sleep_s = min(sleep_s, self.endings.wanted_s(polls) - self.clock.monotonic_s())
         return max(0.0, min(sleep_s, pause_s) if pause_s else sleep_s)
 
     # --- leases ---
