@@ -101,6 +101,13 @@ def in_place_of_one_server(request, require_server) -> Iterator[Any]:
         yield fleet
 
 
+@pytest.fixture(scope="module")
+def broker() -> Iterator[str]:
+    """Another server, for a task queue's own keys."""
+    with EmbeddedRedis() as server:
+        yield server.url
+
+
 @pytest.fixture
 def redis_url(redis_server) -> str:
     """The URL of a running server."""

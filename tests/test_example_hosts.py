@@ -5,30 +5,26 @@ One that needs a library that is not installed is skipped. `nox -s hosts` has th
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import redis
 
-from kit import API_KEY, INSTANCE, TOKEN, phone, until
+from kit import phone, until
+from kit.hosts import LONG_S, environment, needs, running
 from kit.tls import Authority
 from videopoll import RedisVideoJobQueue
 from videopoll.jobs import JobState
 from videopoll.testing import EmbeddedRedis, Reply, unused_port
 
 HOSTS = Path(__file__).parents[1] / "examples" / "hosts"
-LONG_S = 40.0
 NO_PROGRAM = {"stand_ins.py"}
 
 pytestmark = pytest.mark.timeout(180)
@@ -40,68 +36,15 @@ def kind():
     return "sync"
 
 
-def needs(*modules):
-    """Skip a test where one of these is not installed."""
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not installed: nox -s hosts")
-
-
-@pytest.fixture(scope="module")
-def broker():
-    """Another server for a task queue's own keys."""
-    with EmbeddedRedis() as server:
-        yield server.url
-
-
 @pytest.fixture
 def host(world, broker, tmp_path):
     """``with host("cron.py") as process`` runs a program of examples/hosts, as its first lines say, until its end."""
     world.api.job("job_1", Reply.completed())
-    env = os.environ | {
-        "REDIS_URL": world.url,
-        "BROKER_URL": broker,
-        "PREFIX": world.prefix,
-        "VIDEO_API_URL": world.api.url,
-        "VIDEO_API_KEY": API_KEY,
-        "ULTRAMSG_URL": world.ultramsg.url,
-        "ULTRAMSG_INSTANCE": INSTANCE,
-        "ULTRAMSG_TOKEN": TOKEN,
-        "APP_SECRET": "of-the-test",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": str(HOSTS),
-        "HOME": str(tmp_path),
-    }
-    log = tmp_path / "log"
+    env = environment(world, broker, tmp_path) | {"APP_SECRET": "of-the-test", "PYTHONPATH": str(HOSTS)}
 
-    @contextmanager
     def run(*arguments, at=HOSTS, stops=True, **settings):
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-W", "error::ResourceWarning", *arguments],
-                cwd=at,
-                env=env | settings,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                text=True,
-            )
-        process.told = lambda: log.read_text(errors="replace")
-        try:
-            yield process
-            if stops:
-                process.send_signal(signal.SIGTERM)
-            process.wait(LONG_S)
-        except BaseException:
-            print(log.read_text(errors="replace"))
-            raise
-        finally:
-            process.stdin.close()
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-        told = log.read_text(errors="replace")
-        assert "Traceback" not in told, told
+        told = "-W", "error::ResourceWarning", *arguments
+        return running(*told, log=tmp_path / "log", env=env | settings, at=at, stops=stops)
 
     return run
 

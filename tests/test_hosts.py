@@ -5,23 +5,19 @@ A host that is not installed is skipped. `nox -s hosts` has them all.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import signal
-import subprocess
-import sys
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from kit import API_KEY, TOKEN, phone, until
-from videopoll.testing import EmbeddedRedis, unused_port
+from kit import phone, until
+from kit.hosts import LONG_S, environment, needs, running
+from videopoll.testing import unused_port
 
 HOSTS = Path(__file__).parent / "hosts"
-LONG_S = 40.0
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -32,73 +28,25 @@ def kind():
     return "sync"
 
 
-def needs(*modules):
-    """Skip a test where one of these is not installed."""
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not installed: nox -s hosts")
-
-
-@pytest.fixture(scope="module")
-def broker():
-    """Another server for a task queue's own keys."""
-    with EmbeddedRedis() as server:
-        yield server.url
-
-
 @pytest.fixture
 def host(world, broker, tmp_path):
     """``with host("-m", "gunicorn", …) as process`` runs a program of tests/hosts until it is told to stop."""
-    base = os.environ | {
-        "REDIS_URL": world.url,
-        "BROKER_URL": broker,
-        "PREFIX": world.prefix,
-        "VIDEO_API_URL": world.api.url,
-        "VIDEO_API_KEY": API_KEY,
-        "ULTRAMSG_URL": world.ultramsg.url,
-        "ULTRAMSG_TOKEN": TOKEN,
+    base = environment(world, broker, tmp_path) | {
         "PYTHONPATH": os.pathsep.join([str(HOSTS), os.environ.get("PYTHONPATH", "")]),
-        "HOME": str(tmp_path),
-        "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "error::ResourceWarning",
     }
 
     @contextmanager
     def run(*arguments, tidy=True, **settings):
-        log = tmp_path / "log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=tmp_path,
-                env=base | settings,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        process.log = log
-        try:
+        with running(*arguments, log=tmp_path / "log", env=base | settings, at=tmp_path) as process:
             yield process
-            process.send_signal(signal.SIGTERM)
-            process.wait(LONG_S)
-        except BaseException:
-            print(log.read_text(errors="replace"))
-            raise
-        finally:
-            end_group(process)
-        told = log.read_text(errors="replace")
-        assert "Traceback" not in told, told
+        told = process.told()
         # A host may leave its own sockets open; those to our servers are ours.
         servers = [url.rpartition(":")[2].partition("/")[0] for url in (world.url, world.api.url, world.ultramsg.url)]
         ours = [f"raddr=('127.0.0.1', {port})" for port in servers]
         assert not (tidy and any(address in told for address in ours)), told
 
     return run
-
-
-def end_group(process):
-    """End whatever is left of a host."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
 
 
 def get(port, query=""):
@@ -256,7 +204,7 @@ def test_the_work_horse_of_rq_enqueues_and_does_batches(world, host):
         assert process.wait(LONG_S) == 0
 
     assert delivered_once(world, 1)
-    assert "finished finished" in process.log.read_text()
+    assert "finished finished" in process.told()
 
 
 @needs("arq")
@@ -273,7 +221,7 @@ def test_a_worker_runs_where_gevent_has_replaced_threads(world, host):
         assert process.wait(LONG_S) == 0
 
     assert delivered_once(world, 1)
-    assert "completed ()" in process.log.read_text()
+    assert "completed ()" in process.told()
 
 
 # --- processes of one's own, notebooks ---
@@ -286,7 +234,7 @@ def test_processes_of_multiprocessing_run_a_worker_each(world, host, method):
         assert process.wait(LONG_S) == 0
 
     assert all(delivered_once(world, user) for user in (1, 2))
-    told = [line.split() for line in process.log.read_text().splitlines() if line.startswith("video_worker")]
+    told = [line.split() for line in process.told().splitlines() if line.startswith("video_worker")]
     assert [kind for _, kind in told] == ["completed", "completed"]
     assert len({name for name, _ in told}) == 2
 
@@ -297,7 +245,7 @@ def test_a_notebook_runs_a_worker_in_its_own_event_loop(world, host):
         assert process.wait(LONG_S) == 0
 
     assert delivered_once(world, 1)
-    assert process.log.read_text().split()[-3:] == ["completed", "()", "0"]
+    assert process.told().split()[-3:] == ["completed", "()", "0"]
 
 
 # --- the table ---
