@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kit.bench import Bench
-from kit.fleet_storm import FLEETS, PREFIX, Storm, all_told_once
+from kit.fleet_storm import FLEETS, PARTITIONS, PREFIX, Storm, all_told_once
 from kit.route_mutants import ROUTE_MUTANTS
 from videopoll.errors import QueueError
 
@@ -24,6 +24,15 @@ def fleet(request, require_server):
 def test_a_small_storm_loses_no_job_and_doubles_no_message(fleet, kind):
     """Workers are killed, the keys go elsewhere in peace, a master dies."""
     found = Storm(kind, jobs=60, workers=2, kills=3, moves=2, failovers=1, seed=1).run(fleet)
+
+    assert found == all_told_once(60)
+
+
+@AT_LENGTH
+@pytest.mark.parametrize("fleet", ["cluster"], indirect=True)
+def test_masters_of_some_partitions_die_and_no_job_is_lost_and_no_message_doubled(fleet, kind):
+    """The other partitions go on meanwhile, also those on the same node when it is back."""
+    found = Storm(kind, jobs=60, workers=2, kills=2, moves=2, failovers=2, seed=2, partitions=PARTITIONS).run(fleet)
 
     assert found == all_told_once(60)
 
