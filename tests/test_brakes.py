@@ -11,17 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from videopoll import RedisVideoJobQueue, Runner, SilentNotifier, VideoApiPoller
+from videopoll import RedisVideoJobQueue, Runner, SilentNotifier, VideoApiPoller, events
 from videopoll.core.accounts import api_account
 from videopoll.core.brakes import Brakes
+from videopoll.core.flow import call, drive
 from videopoll.errors import ConfigurationError, QueueUnavailableError
 from videopoll.jobs import VideoJob
 from videopoll.jobs.transition import Claim, ClaimBatch, PollWork
 from videopoll.observations import Fault, FaultKind, VideoWorking
+from videopoll.observe.log import LogHook
 from videopoll.policies import PollingStrategy
 from videopoll.testing import MovableClock
 from videopoll.video_api import HttpVideoPoller
 from videopoll.video_api.apis import FAL
+from videopoll.worker.upkeep import Upkeep
 
 THROTTLED = Fault(FaultKind.THROTTLED, "HTTP 429", retry_after_s=10)
 STRATEGY = PollingStrategy()
@@ -290,10 +293,11 @@ def test_what_another_worker_was_told_stands_in_the_log_once(state, caplog):
     caplog.set_level("INFO")
     account = VideoApiPoller(api_key="key").account
     for _ in range(3):
-        state.places.learn(ClaimBatch((), 1_000, brakes={account: 31_000, "odd\x1b[2J": 21_000}))
+        state.take(ClaimBatch((), 1_000, brakes={account: 31_000, "odd\x1b[2J": 21_000}), state.ask())
 
     assert caplog.text.count(f"{account} is left alone for 30 s") == 1
     assert caplog.text.count("for 20 s") == 1
+    assert "Another worker was told 429" in caplog.text
     assert "\x1b" not in caplog.text
     assert state.room()[0] == 0
 
@@ -339,3 +343,33 @@ def test_accounts_of_a_described_api_go_by_their_keys():
     assert (
         HttpVideoPoller(FAL, api_key=lambda: "key-1").account == HttpVideoPoller(FAL, api_key=lambda: "key-2").account
     )
+
+
+class Forgetful:
+    """A queue that is away once."""
+
+    def __init__(self):
+        self.told = []
+
+    def brake(self, pauses_s):
+        self.told.append(dict(pauses_s))
+        if len(self.told) == 1:
+            msg = "away"
+            raise QueueUnavailableError(msg)
+
+
+def test_a_pause_is_one_event_though_the_others_are_told_at_the_second_try(state, caplog):
+    queue, heard = Forgetful(), []
+    state.emitter = events.Emitter(LogHook(), [heard.append])
+    upkeep = Upkeep(state, queue, lambda seconds: None)
+    state._throttled(30)
+    for _ in range(3):
+        drive(upkeep.tell(), call)
+    state._throttled(50)
+    drive(upkeep.tell(), call)
+
+    account = VideoApiPoller(api_key="key").account
+    assert [list(told) for told in queue.told] == [[account]] * 3
+    pauses = [(event.account, round(event.pause_s), event.learnt) for event in heard]
+    assert pauses == [(account, 30, False), (account, 50, False)]
+    assert caplog.text.count(f"This worker was told 429: {account} is left alone for 30 s") == 1

@@ -177,7 +177,7 @@ def test_a_429_of_one_api_is_heeded_by_another_worker_and_holds_up_no_other_api(
     enqueue_overdue(db, prefix, 20)
     with CountingApi(0.02, throttled) as fal, CountingApi(0.02) as kling:
         urls = {"fal": fal.url, "kling": kling.url}
-        with routed(world, urls, by_number), routed(world, urls, by_number):
+        with routed(world, urls, by_number) as one, routed(world, urls, by_number) as other:
             until(lambda: began_s, "one is told 429", SLOW_S)
             until(lambda: time.monotonic() > began_s[0] + 1.8, "the pause is nearly over", SLOW_S)
             until(lambda: fal.came[-1][0] > began_s[0] + 2, "they come back", SLOW_S)
@@ -189,6 +189,11 @@ def test_a_429_of_one_api_is_heeded_by_another_worker_and_holds_up_no_other_api(
     assert late == []
     assert sum(began_s[0] + 0.3 < at_s < began_s[0] + 1.8 for at_s, _, _ in kling.came) > 20
     assert account.startswith(b"fal:")
+    told = [event for worker in (one, other) for event in worker.recorder.of(events.AccountHeldBack)]
+    (paused,) = {event.account for event in told}
+    assert paused.startswith("fal:")
+    assert sorted(event.learnt for event in told) == [False, True]
+    assert all(1 < event.pause_s <= 2.5 for event in told)
 
 
 def test_each_account_has_a_cap_of_its_own(world, db, prefix):

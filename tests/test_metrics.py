@@ -147,6 +147,7 @@ def test_every_measurement_has_its_instrument():
         events.JobDeadLettered(job_id="j", reason="r"),
         events.LeaseLost(job_id="j"),
         events.RedisLost(reason="r"),
+        events.AccountHeldBack(account="fal:1", pause_s=2.0),
     ]
     known = {one.name: one for one in INSTRUMENTS}
 
@@ -155,6 +156,14 @@ def test_every_measurement_has_its_instrument():
         for measured in measure(event):
             assert set(known[measured.name].labels) == set(measured.labels)
     assert measure(events.WorkerStarted()) == ()
+
+
+@pytest.mark.parametrize(("learnt", "told"), [(False, "this"), (True, "another")])
+def test_pauses_of_accounts_are_counted_by_whose_they_are_and_not_by_account(registry, learnt, told):
+    """So the pauses of a fleet can be added up."""
+    PrometheusHook(registry)(events.AccountHeldBack(account="fal:1", pause_s=2.0, learnt=learnt))
+    assert registry.get_sample_value("videopoll_account_pauses_total", {"told": told}) == 1
+    assert b"fal:1" not in prometheus.generate_latest(registry)
 
 
 def test_the_gauge_comes_from_the_queue_at_each_collection(registry, otel, reader):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from videopoll.observations import FaultKind
 
 __all__ = [
+    "AccountHeldBack",
     "CallbackReceived",
     "ChannelHeldBack",
     "Event",
@@ -357,6 +358,24 @@ class ChannelHeldBack(Event):
     messages: int
     pause_s: float
     refused: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class AccountHeldBack(Event):
+    """A worker leaves an account of a video API alone for a while, as the API answered 429.
+
+    Each worker emits it: the one that was told, and the others when they learn of it.
+    Once for a pause, and again if it is made longer.
+
+    Args:
+        account: The API and a hash of the key.
+        pause_s: For how many seconds.
+        learnt: Whether another worker was told.
+    """
+
+    account: str
+    pause_s: float
+    learnt: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -243,6 +243,10 @@ def _worker_line(event: events.Event) -> Line | None:
             return logging.ERROR, "🔌 Redis cannot be used, waiting for it: %s", event.reason
         case events.RedisRegained():
             return logging.WARNING, "🔌 Redis is back after %.1fs", event.after_s
+        case events.AccountHeldBack():
+            who = "Another worker" if event.learnt else "This worker"
+            level = logging.INFO if event.learnt else logging.WARNING
+            return level, "⏸️ %s was told 429: %s is left alone for %.0f s", who, shown(event.account), event.pause_s
         case _:
             return None
 
@@ -281,6 +285,7 @@ _WRITTEN_BY: dict[type[events.Event], Callable[[events.Event], Line | None]] = {
             events.JobsRecovered,
             events.RedisLost,
             events.RedisRegained,
+            events.AccountHeldBack,
         ),
     }.items()
     for kind in kinds

@@ -97,6 +97,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     Instrument("leases_lost", "Jobs that another worker took over from this one"),
     Instrument("takeovers", "Jobs that this worker took over from one that died"),
     Instrument("callbacks", "Callbacks of video APIs, by what came of them", ("provider", "result")),
+    Instrument("account_pauses", "Times that this worker left an account of a video API alone after a 429", ("told",)),
     Instrument("redis_losses", "Times that Redis went away"),
 )
 """Every metric but the gauge of the jobs by state."""
@@ -145,6 +146,8 @@ def measure(event: events.Event) -> tuple[Measurement, ...]:  # noqa: C901, PLR0
             return (Measurement("dead_letters"),)
         case events.LeaseLost():
             return (Measurement("leases_lost"),)
+        case events.AccountHeldBack():
+            return (Measurement("account_pauses", labels={"told": "another" if event.learnt else "this"}),)
         case events.RedisLost():
             return (Measurement("redis_losses"),)
         case events.CallbackReceived():

@@ -5,14 +5,12 @@ Does no I/O: what other workers tell comes with each claim, and `videopoll.worke
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from videopoll.clock import FOREVER_S
 from videopoll.core.accounts import api_account
 from videopoll.core.brakes import Brakes
 from videopoll.core.opening import OPENS_IN_S, ever_open, open_places
-from videopoll.observe.log import shown
 from videopoll.policies import check_count
 
 if TYPE_CHECKING:
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from videopoll.jobs.transition import ClaimBatch
 
 __all__ = ["Places"]
-
-log: logging.Logger = logging.getLogger(__name__)
 
 
 class Places:
@@ -81,13 +77,12 @@ class Places:
         self.brakes.hold(self._account, wait_s)
         return True
 
-    def learn(self, batch: ClaimBatch) -> None:
-        """Note what a claim tells of the fleet."""
+    def learn(self, batch: ClaimBatch) -> dict[str, float]:
+        """Note what a claim tells of the fleet; return which accounts are left alone from now on, for so many seconds."""
         # Not before: until it can claim for the first time, a busy machine may take a while.
         self._opened_s = min(self._opened_s, self._clock.monotonic_s())
         self.brakes.workers = max(1, batch.workers)
-        for account, left_s in self.brakes.learn(batch.brakes, batch.now_ms, self._longest_pause_s).items():
-            log.info("Another worker was told 429: %s is left alone for %.0f s", shown(account), left_s)
+        return self.brakes.learn(batch.brakes, batch.now_ms, self._longest_pause_s)
 
     def pause_left_s(self) -> float:
         """Seconds until polling may go on after a 429; 0 when it may."""

@@ -24,7 +24,7 @@ from videopoll.core.takeovers import Asked, Takeovers
 from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
 from videopoll.jobs.transition import PollWork
 from videopoll.jobs.views import RunSummary
-from videopoll.observe.log import LogHook, shown_ids
+from videopoll.observe.log import LogHook, shown, shown_ids
 from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy, check_count, check_seconds, given
 from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 from videopoll.worker.endings import Endings
@@ -34,7 +34,7 @@ from videopoll.worker.places import Places
 from videopoll.worker.timing import Coalescer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from videopoll.events import Hook
     from videopoll.jobs.outcome import Outcome
@@ -319,6 +319,13 @@ class WorkerState:
         # The others are to know at once.
         self.wake_at(self.clock.monotonic_s())
 
+    def held_back(self, pauses_s: Mapping[str, float], *, learnt: bool) -> None:
+        """Tell which accounts of video APIs are left alone from now on, each for so many seconds."""
+        for account, pause_s in pauses_s.items():
+            self.emit(
+                events.AccountHeldBack(worker_id=self.worker_id, account=shown(account), pause_s=pause_s, learnt=learnt)
+            )
+
     @property
     def writes_first(self) -> bool:
         """Whether no job may be claimed now: a write about those in hand has failed, or their leases may have ended.
@@ -397,7 +404,7 @@ class WorkerState:
             self.renew_first()
         self._no_longer_lost("claim")
         self.context.clock.set(batch.now_ms)
-        self.places.learn(batch)
+        self.held_back(self.places.learn(batch), learnt=True)
         paused, places = self.places.pause_left_s() > 0, self.places.open
         taken = [JobStep(self.context, claim, asked.at_s) for claim in batch.claims]
         at_once, now_s = [], self.clock.monotonic_s()
