@@ -63,7 +63,10 @@ def test_where_places_get_free_seldom_nobody_stands_in_line():
 
 
 def test_a_worker_that_has_claimed_nothing_knows_of_no_backlog():
-    assert busy(Line(), backlog=None).room == 0
+    made = busy(Line(), backlog=None)
+
+    assert made.backlog is False
+    assert made.room == 0
 
 
 def test_without_a_backlog_nobody_stands_in_line():

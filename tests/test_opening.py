@@ -55,3 +55,8 @@ def test_a_cap_never_gives_more_places_than_there_are(places, cap, workers):
 @given(some.floats(0, 1e6), some.floats(0, 1))
 def test_workers_come_back_within_a_second_and_within_a_quarter_of_a_short_pause(pause_s, chance):
     assert 0 <= spread_s(pause_s, chance) <= min(1, pause_s / 4)
+
+
+def test_where_in_that_time_a_worker_comes_back_is_chance():
+    assert [spread_s(60, chance) for chance in (0.0, 0.5, 1.0)] == [0, 0.5, 1]
+    assert [spread_s(2, chance) for chance in (0.0, 0.5, 1.0)] == [0, 0.25, 0.5]

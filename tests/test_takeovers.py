@@ -188,7 +188,7 @@ def test_a_claim_that_may_run_after_the_leases_in_hand_names_them(kind):
     poller = VideoApiPoller(base_url="http://localhost:9", api_key="key")
     state = kind(queue.from_url("redis://localhost:9"), poller, notifier)._state
 
-    assert state.in_hand(Asked(1.0, CLOCK_MS, take_over=True), lambda: ["job_1"]) == []
+    assert state.in_hand(Asked(1.0, CLOCK_MS, take_over=True, late_s=0.0), lambda: ["job_1"]) == []
     assert state.in_hand(Asked(1.0, CLOCK_MS, take_over=True, late_s=9.0), lambda: ["job_1"]) == ["job_1"]
 
 
@@ -302,6 +302,19 @@ def test_a_redis_that_refuses_while_takeovers_wait_lets_them_wait_anew(known):
     assert known.held_until_s == 114.0
 
 
+def test_a_worker_that_starts_while_redis_is_away_does_not_know_for_how_long_it_was():
+    """Those who live may have tried for long to renew their leases."""
+    takeovers = Takeovers(LEASE)
+    takeovers.failed()
+
+    assert takeovers.answered(100.5, 100.5)
+    assert takeovers.held_until_s == 104.5
+
+    takeovers.open()
+    takeovers.failed()
+    assert takeovers.answered(200.5, 200.5)
+
+
 def test_one_that_was_quick_and_never_failed_lets_nobody_wait():
     """Also where an absence is long after half a second."""
     takeovers = Takeovers(LeasePolicy(duration_s=3, renew_every_s=1.5))
@@ -322,7 +335,7 @@ def test_a_claim_that_was_answered_late_says_that_takeovers_wait(known):
 
 def test_a_worker_has_learnt_the_clock_only_by_a_first_claim_that_was_off():
     takeovers = Takeovers(LEASE)
-    assert not takeovers.learnt
+    assert takeovers.learnt is False
 
     assert not claimed(takeovers, 100.0, 100.0)
     assert not takeovers.learnt

@@ -40,7 +40,7 @@ class Asked:
     at_s: float
     clock_ms: int
     take_over: bool
-    late_s: float = 0.0
+    late_s: float
 
 
 class Takeovers:
