@@ -155,12 +155,13 @@ def test_without_the_extra_it_says_what_to_install(missing):
 @pytest.mark.parametrize(
     "args", [["show", "job_1"], ["cancel", "job_1"], ["enqueue", "job_1", "--conversation", "c"], ["dead", "list"]]
 )
-def test_an_error_is_one_line_and_exit_code_1(invoke, args):
+def test_an_error_is_a_line_says_where_redis_was_looked_for_and_has_exit_code_1(invoke, args):
     result = invoke(*args, "--redis-url", NOWHERE)
 
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert re.fullmatch(r"videopoll: .*cannot reach Redis.*\n", result.stderr)
+    where = r"videopoll: Redis was looked for at redis://127\.0\.0\.1:1/0: .*\n"
+    assert re.fullmatch(rf"videopoll: .*cannot reach Redis.*\n{where}", result.stderr)
 
 
 def test_a_pipe_that_closes_early_is_no_stack_trace(queue, redis_url, prefix):

@@ -130,11 +130,12 @@ def test_every_command_has_a_help_of_its_own_and_speaks_json(invoke, command):
     assert "\\b" not in result.output
 
 
-def test_errors_are_one_line(invoke):
+def test_errors_are_a_line_and_say_where_redis_was_looked_for(invoke):
+    where = r"videopoll: Redis was looked for at redis://127\.0\.0\.1:\d+/0: .*\n"
     for command in (["jobs"], ["explain", "job_1"], ["poll-now", "job_1"], ["show", "job_1", "--live"]):
         result = invoke(*command, "--redis-url", f"redis://127.0.0.1:{unused_port()}/0")
         assert result.exit_code == 1, command
-        assert re.fullmatch(r"videopoll: .*cannot reach Redis.*\n", result.stderr), command
+        assert re.fullmatch(rf"videopoll: .*cannot reach Redis.*\n{where}", result.stderr), command
         assert invoke(*command, "--redis-url", "http://x").exit_code == 2, command
 
 
