@@ -56,6 +56,13 @@ def test_a_redis_that_does_not_answer_is_told_in_time(kind, call):
         call(bench.queue.close())
 
 
+def test_a_number_of_a_database_that_is_not_there_is_told(kind, call, redis_url):
+    bench = Bench(kind, f"{redis_url.rpartition('/')[0]}/99999", "video", call, None)
+    with pytest.raises(QueueRefusedError, match=r"^counts?.*: this Redis has no database of the number at the end"):
+        bench.counts()
+    call(bench.queue.close())
+
+
 class Grumpy:
     """A server that answers every script, scan and read with the same error, and counts them."""
 

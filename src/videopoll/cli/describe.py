@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import collections
+from collections.abc import Iterable, Mapping
 
 from videopoll.cli.output import Cell, duration, mask, masked_url
 from videopoll.jobs.codec import JsonValue, is_number
@@ -10,7 +11,17 @@ from videopoll.jobs.job import JobState
 from videopoll.jobs.views import HistoryEntry, HistoryEvent, JobView, ListedJob
 from videopoll.observe.log import shown
 
-__all__ = ["JOB_COLUMNS", "OUTCOMES", "describe_entry", "describe_job", "describe_listed", "job_row", "message_in"]
+__all__ = [
+    "JOB_COLUMNS",
+    "LONGEST_REASON",
+    "OUTCOMES",
+    "counted",
+    "describe_entry",
+    "describe_job",
+    "describe_listed",
+    "job_row",
+    "message_in",
+]
 
 MESSAGES = {
     "video": "a video message",
@@ -63,6 +74,12 @@ RESULTS = {
     "refused": ("refused by the channel", "red"),
     "unknown": ("fate unknown, the channel is asked", "yellow"),
 }
+
+
+def counted(reasons: Iterable[object]) -> str:
+    """Return reasons in their order, each once: most sends of a job fail for the one reason."""
+    times = collections.Counter(shown(str(reason), LONGEST_REASON) for reason in reasons)
+    return "; ".join(reason if number == 1 else f"{reason} ({number} times)" for reason, number in times.items())
 
 
 def message_in(form: object) -> str:
@@ -222,7 +239,9 @@ def _status(told: Mapping[str, JsonValue]) -> str:
 
 def _next(told: Mapping[str, JsonValue], what: str) -> str:
     next_s = told.get("next_s")
-    return "" if next_s is None else f", {what} {_seconds(next_s)} later"
+    if next_s is None:
+        return ""
+    return f", {what} {_seconds(next_s)} later" if next_s else f", {what} at once"
 
 
 def _text(told: Mapping[str, JsonValue], name: str) -> str:

@@ -195,9 +195,9 @@ def time_of_day(at_ms: int) -> str:
 
 
 def age(from_ms: int, to_ms: int) -> str:
-    """Format the distance of two times in Unix milliseconds, e.g. ``in 4 s`` or ``12 s ago``."""
+    """Format the distance of two times in Unix milliseconds, e.g. ``in 4.0 s`` or ``3 min 5 s ago``."""
     seconds = (from_ms - to_ms) / 1000
-    return f"in {seconds:.0f} s" if seconds >= 0 else f"{-seconds:.0f} s ago"
+    return f"in {duration(seconds)}" if seconds >= 0 else f"{duration(-seconds)} ago"
 
 
 def duration(seconds: float) -> str:

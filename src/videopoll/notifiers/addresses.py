@@ -229,7 +229,7 @@ def _problem(number: str, digits: str, besides: str) -> str | None:
     if digits.startswith("0") or _TRUNK_ZERO.search(number):
         return "has a 0 that is only dialled in some places: give the country code, without 0 or 00, and the number"
     if not MIN_DIGITS <= len(digits) <= MAX_DIGITS:
-        return f"has {len(digits)} digits: an international phone number has {MIN_DIGITS} to {MAX_DIGITS}"
+        return f"has {len(digits)} digit{'' if len(digits) == 1 else 's'}: an international phone number has {MIN_DIGITS} to {MAX_DIGITS}"
     return None
 
 

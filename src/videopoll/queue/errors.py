@@ -88,6 +88,9 @@ _FULL = ("Too many connections", "No connection available.")
 
 _NO_RIGHTS = ("NOPERM", "The user executing the script can't")
 
+_NO_SUCH_DATABASE = ("DB index is out of range", "SELECT is not allowed in cluster mode")
+"""What a server answers to the SELECT with which a connection begins; it has no code of its own."""
+
 _LOOKED_AT = 300
 """Characters of an error in which codes are looked for."""
 
@@ -201,6 +204,13 @@ def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
             own(
                 f"{doing}: this Redis is a node of a cluster, where all keys of a queue have to be in one slot. Make"
                 " the prefix a hash tag, such as {video}, and write redis+cluster:// in the URL."
+            )
+        )
+    if any(said in text for said in _NO_SUCH_DATABASE):
+        return QueueRefusedError(
+            own(
+                f"{doing}: this Redis has no database of the number at the end of the URL. Most have those from 0 to 15,"
+                " a cluster has 0 alone."
             )
         )
     about_data = isinstance(error, redis_errors.DataError) or text.startswith("WRONGTYPE")

@@ -289,7 +289,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
         except QueueError as error:
             if not self._away:
                 self._away = True
-                log.warning("The history is not written while Redis refuses it: %s", told_of(error))
+                log.warning("The history is not written for now: %s", told_of(error))
         else:
             # Between two beats there may be nothing to write, and so nothing to learn.
             if self._away and written:

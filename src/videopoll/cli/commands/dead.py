@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from videopoll._reasons import WITHHELD, told_or_withheld
+from videopoll.cli.describe import counted
 from videopoll.cli.options import (
     DEFAULT_JOB_TTL_S,
     DEFAULT_PREFIX,
@@ -100,7 +101,7 @@ def show_letter(
         if name == "at_ms":
             cells["since"] = when(letter.at_ms)
         elif isinstance(value, list):
-            cells["tried"] = "; ".join(map(str, value)) or None
+            cells["tried"] = counted(value) or None
         elif value is not None and not isinstance(value, dict):
             cells[name.replace("_", " ")] = value
     print_values(cells, title=f"Dead letter {shown(job)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videopoll.cli.commands.show import live_answer
-from videopoll.cli.describe import LONGEST_REASON, OUTCOMES, describe_entry, describe_job, message_in
+from videopoll.cli.describe import LONGEST_REASON, OUTCOMES, counted, describe_entry, describe_job, message_in
 from videopoll.cli.figures import held_lines
 from videopoll.cli.options import (
     DEFAULT_API_URL,
@@ -35,7 +34,7 @@ from videopoll.jobs.views import HistoryEntry, HistoryEvent, JobView, WorkerInfo
 from videopoll.observe.log import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = ["explain"]
 
@@ -168,7 +167,7 @@ def _now(known: _Known) -> list[str]:
         held = ", ".join(held_lines(known.held, view.now_ms))
         said.append(f"All workers leave an account of a video API alone after a 429, and its jobs wait: {held}.")
     if view.state is JobState.QUEUED and not any(worker.alive for worker in known.workers):
-        said.append(f"No worker is known to be alive{known.serving}: start one with videopoll worker.")
+        said.append(_no_worker(known))
     if view.holder is not None:
         said.append(_holder(known, view))
     if view.foreign_lock:
@@ -222,12 +221,18 @@ def _due(view: JobView) -> str:
     return f"in {duration(left_s)}" if left_s >= 0 else f"which is {duration(-left_s)} late"
 
 
+def _no_worker(known: _Known) -> str:
+    return f"No worker is known to be alive{known.serving}: start one with videopoll worker."
+
+
 def _why(known: _Known, view: JobView) -> str:
     """Return why the next poll is due when it is."""
     if view.due_ms is not None and view.due_ms < view.now_ms - 1000:
         alive = sum(worker.alive for worker in known.workers)
         tenant = view.job.tenant if view.job is not None else None
         turn = f" Where more is due than there are places, its tenant, {shown(tenant)}, has its turn." if tenant else ""
+        if not alive:
+            return f"It is due already. {_no_worker(known)}{turn}"
         return f"It is due already: {alive} worker{' is' if alive == 1 else 's are'} known to be alive{known.serving}.{turn}"
     if not view.attempts:
         return "That is so because a first poll waits for the initial delay."
@@ -270,7 +275,7 @@ def _user(known: _Known, view: JobView) -> list[str]:
     said = [f"How it ended: {OUTCOMES.get(outcome.kind.value, outcome.kind.value)}{error}."]
     entry = view.entry
     if entry is not None:
-        reasons = " What went wrong: " + _sentence(_counted(entry.reasons)) if entry.reasons else ""
+        reasons = " What went wrong: " + _sentence(counted(entry.reasons)) if entry.reasons else ""
         said.append(f"Sends so far: {entry.tries}, the next as {entry.form.value}.{reasons}")
     if view.delivered:
         form = next(
@@ -288,12 +293,6 @@ def _user(known: _Known, view: JobView) -> list[str]:
     else:
         said.append("The user has been told nothing yet.")
     return said
-
-
-def _counted(reasons: Sequence[str]) -> str:
-    """Return reasons in their order, each once: most sends of a job fail for the one reason."""
-    times = collections.Counter(shown(reason, LONGEST_REASON) for reason in reasons)
-    return "; ".join(reason if number == 1 else f"{reason} ({number} times)" for reason, number in times.items())
 
 
 def _print(known: _Known, now: list[str]) -> None:

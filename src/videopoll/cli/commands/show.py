@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from videopoll.cli.describe import describe_job
+from videopoll.cli.describe import counted, describe_job
 from videopoll.cli.options import (
     API_KEY,
     DEFAULT_API_URL,
@@ -133,7 +133,7 @@ def _as_cell(value: JsonValue) -> Cell:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return "; ".join(map(str, value)) or None
+        return counted(value) or None
     if isinstance(value, dict):
         return ", ".join(f"{name}={part}" for name, part in value.items()) or None
     return value
