@@ -106,6 +106,10 @@ def test_a_hundred_at_a_time_are_ended(patient_no_more, clock, in_hand, room):
 
     assert look(patient_no_more, clock) == room
 
+    # One for which there was room, too, was a look.
+    claimed(patient_no_more, look_from=7)
+    assert patient_no_more.look_from == (7 if room else 0)
+
 
 def test_while_nothing_may_be_claimed_nothing_is_ended(patient_no_more, clock):
     """And the next look is no sooner than a tenth of a second later: nobody spins."""

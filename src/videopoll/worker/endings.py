@@ -33,26 +33,26 @@ class Endings:
         strategy: The strategy that claims go by.
         clock: What time it is.
         rest_s: Seconds until the next look where there is nothing to end.
+
+    Attributes:
+        in_hand: How many jobs are being ended.
+        look_from: Where the next look begins.
+        look_at_s: When it is due, in monotonic seconds.
+        patient_until_s: Until when nothing is ended.
     """
 
     def __init__(self, strategy: PollingStrategy, clock: Clock, rest_s: float) -> None:
         self._strategy, self._clock, self._rest_s = strategy, clock, rest_s
         self.in_hand: int = 0
-        """How many jobs are being ended."""
-        self.look_from: int = 0
-        """Where the next look begins."""
-        self.look_at_s: float = 0.0
-        """When it is due, in monotonic seconds."""
-        self.patient_until_s: float = 0.0
-        """Until when nothing is ended."""
         self._looked = self._late = False
         self.defer()
 
     def defer(self) -> None:
         """End nothing without a slot for a while: what is overdue when a worker comes gets its last poll first."""
         patience_s = self._strategy.interval_s + self._strategy.request_timeout_s
-        self.look_from = 0
-        self.look_at_s = self.patient_until_s = self._clock.monotonic_s() + patience_s
+        self.patient_until_s: float = self._clock.monotonic_s() + patience_s
+        self.look_at_s: float = self.patient_until_s
+        self.look_from: int = 0
 
     def begin_look(self, now_s: float, polls: int, *, writes_first: bool) -> int:
         """Return how many jobs to end with the claim that begins now.
