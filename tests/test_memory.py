@@ -281,6 +281,8 @@ class TestAssertDeliveredOnce:
 
         with pytest.raises(AssertionError, match=r"got 0 messages .*\(send 1 as video: NotSent\)"):
             assert_delivered_once(app.notifier, "job_1")
+        with pytest.raises(AssertionError, match=r"job_2 got 0 .*\(no send was tried, but sends about job_1 were\)"):
+            assert_delivered_once(app.notifier, "job_2")
 
     def test_two_messages_are_too_many(self, app):
         app.enqueue()

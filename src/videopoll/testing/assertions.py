@@ -40,13 +40,17 @@ def assert_delivered_once(
         AssertionError: The user got no message, several, or one about another outcome. The text
             lists what was tried, without addresses and texts.
     """
-    attempts = [
-        one for one in notifier.attempts if isinstance(one.message, Message) and one.message.job.job_id == job_id
-    ]
+    by_job: dict[str, list[SendAttempt]] = {}
+    for one in notifier.attempts:
+        if isinstance(one.message, Message):
+            by_job.setdefault(one.message.job.job_id, []).append(one)
+    attempts = by_job.get(job_id, [])
     delivered = [one.message for one in attempts if one.delivered and isinstance(one.message, Message)]
     # Not the statement: it would vanish under "python -O", and pytest does not explain it in a library.
     if len(delivered) != 1:
-        tried = "; ".join(map(_shown, attempts)) or "no send was tried"
+        # A wrong id is the commonest mistake of a test.
+        others = f", but sends about {', '.join(by_job)} were" if by_job else ""
+        tried = "; ".join(map(_shown, attempts)) or f"no send was tried{others}"
         msg = f"the user of {job_id} got {len(delivered)} messages instead of 1 ({tried})"
         raise AssertionError(msg)
     (message,) = delivered
