@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 
+import attrs
 import pytest
 import redis
 
@@ -140,7 +141,9 @@ def test_a_worker_that_comes_late_polls_what_is_overdue_instead_of_ending_it(wor
     with redis.Redis.from_url(world.url) as client:
         until(lambda: client.pttl(Keys(world.prefix).job("job_0")) < 4000, "they are overdue")
 
-    with worker(world, Poller(lambda _job, _s: VideoReady("https://v/1.mp4")), told, concurrency=4):
+    # It waits for as long as a request may take, and the machine may be slow.
+    slow = attrs.evolve(STRATEGY, request_timeout_s=3.0)
+    with worker(world, Poller(lambda _job, _s: VideoReady("https://v/1.mp4")), told, concurrency=4, strategy=slow):
         until(lambda: told.users == users, "everybody has heard")
 
     assert {word for _, word in told.words} == {"completed"}
