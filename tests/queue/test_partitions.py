@@ -10,11 +10,12 @@ import attrs
 import pytest
 import redis
 
+from kit import until
 from kit.bench import AT_ONCE, LEASE, Bench
 from videopoll.errors import ConfigurationError, JobNotFoundError, QueueRefusedError
 from videopoll.jobs import JobState
 from videopoll.jobs.transition import Reschedule, Settle
-from videopoll.jobs.views import CancelResult, EnqueueResult
+from videopoll.jobs.views import CancelResult, EnqueueResult, Health
 from videopoll.queue import layout_calls, partitions
 from videopoll.queue.layout import homes, prefix_of
 from videopoll.queue.schema import Keys
@@ -219,6 +220,29 @@ def test_an_operator_sees_dead_letters_of_partitions_that_have_come_since(bench,
     assert bench.call(bench.another().dead_letters.dismiss(NEW[0])) is True
     assert bench.call(bench.another().dead_letters.redrive(NEW[1])) is True
     assert bench.call(bench.another().dead_letters.redrive_all()) == len(NEW) - 2
+
+
+class Idle:
+    """A runner that has nothing to do."""
+
+    worker_id, concurrency, polls_in_hand, sends_in_hand, stopping = "idle", 1, 0, 0, False
+
+    def health(self):
+        """Say that all is well."""
+        return Health(healthy=True)
+
+
+@pytest.mark.parametrize(("serve", "seen"), [(None, [0, 1, 2, 3, 4]), ((0, 4), [0, 4])])
+def test_an_idle_worker_is_seen_in_partitions_that_have_come_since(bench, serve, seen):
+    """Nothing has to happen there first: `doctor` would say that nobody serves them."""
+    queue = bench.another(serve=serve)
+    history = queue.open_history()
+    history.follow(Idle())
+    enqueue(bench, *NEW, queue=bench.another(partitions=5))
+    bench.call(queue.counts())
+
+    until(lambda: [one for one in range(5) if bench.db.exists(keys_of(bench, one).workers)] == seen, "it is seen")
+    assert history.close()
 
 
 def test_a_receipt_finds_its_message_in_a_partition_that_has_come_since(bench, grown):

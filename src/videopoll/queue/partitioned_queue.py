@@ -82,7 +82,6 @@ class _History(events.TextKeeper):
     @override
     def keep(self, event: events.Event, text: str | None) -> None:
         """Take an event, and the whole text of its reason."""
-        self._beat_in_new_ones()
         job_id = getattr(event, "job_id", None)
         history = self._of(homes(job_id, self._count())[-1]) if isinstance(job_id, str) else None
         if history is not None:
@@ -94,9 +93,10 @@ class _History(events.TextKeeper):
         """Report from time to time that this runner is alive, until `close`."""
         self._followed = (runner, video_api, video_apis)
         self._told = set[int]()
-        self._beat_in_new_ones()
+        self.beat_in_new_ones()
 
-    def _beat_in_new_ones(self) -> None:
+    def beat_in_new_ones(self) -> None:
+        """Report it in partitions that have come since, too."""
         if self._followed is None:
             return
         runner, video_api, video_apis = self._followed
@@ -148,10 +148,20 @@ class _Parts(Generic[QueueT]):
         self.rounds: Rounds = self.all.rounds
         self._hands = hands
         self._quiet_s: dict[int, float] = {}
+        self._histories: weakref.WeakSet[_History] = weakref.WeakSet()
+        self.all.on_growth = self._beat_in_new_ones
 
     def history(self) -> _History:
         """Return what keeps the history of a runner."""
-        return _History(lambda one: self.queues[one].open_history(), lambda: self.rounds.served, lambda: self.all.count)
+        history = _History(
+            lambda one: self.queues[one].open_history(), lambda: self.rounds.served, lambda: self.all.count
+        )
+        self._histories.add(history)
+        return history
+
+    def _beat_in_new_ones(self) -> None:
+        for history in list(self._histories):
+            history.beat_in_new_ones()
 
     def __repr__(self) -> str:
         first = self.queues[0]

@@ -104,6 +104,8 @@ class Partitions(Operations):
         check_partitions(partitions, serve)
         self._make = make
         self._growing = threading.Lock()
+        self.on_growth: Callable[[], object] = lambda: None
+        """Called when there are more partitions than before."""
         self.cells: tuple[Operations, ...] = tuple(map(make, range(partitions)))
         self._known: dict[int, _Known] = {}
         self.rounds: Rounds = Rounds(self, hands, serve)
@@ -138,8 +140,11 @@ class Partitions(Operations):
             )
             raise QueueRefusedError(own(msg))
         with self._growing:
-            for partition in range(len(self.cells), partitions):
+            new = range(len(self.cells), partitions)
+            for partition in new:
                 self.cells = (*self.cells, self._make(partition))
+        if new:
+            self.on_growth()
 
     # --- how many there are ---
 
