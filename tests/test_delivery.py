@@ -19,6 +19,7 @@ from kit import FAST, INSTANCE, QUICK, TOKEN, Worker, World, phone, until
 from videopoll import (
     AsyncRunner,
     CallbackNotifier,
+    ConfigurationError,
     LeasePolicy,
     OnUnknown,
     Recipient,
@@ -623,7 +624,7 @@ def test_a_resolve_function_of_either_kind_runs_where_it_should(world):
 
     world.enqueue_ready()
     if world.kind == "sync":
-        with pytest.raises(TypeError, match="AsyncRunner"):
+        with pytest.raises(ConfigurationError, match="AsyncRunner"):
             Runner(world.queue(), world.poller(), over(world, aresolve))
         with world.worker(notifier=over(world, resolve)) as worker:
             settled(worker)

@@ -145,7 +145,7 @@ def test_a_url_that_is_none_of_a_webhook_is_refused_without_quoting_it(url):
 @pytest.mark.parametrize("token", [None, "a b", "a\nb", "ключ"])
 def test_a_token_that_is_none_is_refused_before_anything_is_sent(token):
     with pytest.raises(RefusedError):
-        asked(DiscordNotifier(token=token), message(CHANNEL))
+        asked(DiscordNotifier(), message(CHANNEL, token=token))
 
 
 def test_the_recipient_may_bring_another_bot_or_webhook():

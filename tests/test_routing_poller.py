@@ -458,7 +458,7 @@ def test_what_has_to_be_awaited_is_for_the_asyncio_runner(asynchronous):
     own = part("async", poll=lambda job, timeout_s: None) if asynchronous == "poller" else ScriptedPoller()
     own.with_key = lambda key: own
     poller = RoutingPoller({"own": own}, credentials=waits if asynchronous == "credentials" else None)
-    with pytest.raises(TypeError, match="use AsyncRunner"):
+    with pytest.raises(ConfigurationError, match="use AsyncRunner"):
         runner_of(Runner, poller)
     runner_of(AsyncRunner, poller)
 

@@ -189,7 +189,7 @@ async def coroutine(_):
 )
 def test_an_asyncio_part_of_it_needs_the_asyncio_runner(world, tee):
     assert tee.async_only
-    with world.queue() as queue, pytest.raises(TypeError, match="AsyncRunner"):
+    with world.queue() as queue, pytest.raises(ConfigurationError, match="AsyncRunner"):
         Runner(queue, world.poller(), tee)
 
 

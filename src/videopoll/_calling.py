@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from typing_extensions import override
 
 from videopoll.core.belonging import OfProcess
-from videopoll.errors import ConfigurationError
 from videopoll.messages import TOO_LATE
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ __all__ = [
     "async_sender",
     "call_async",
     "call_sync",
-    "check_callable",
     "close_parts",
     "in_thread",
     "is_async",
@@ -267,14 +265,3 @@ async def aclose_parts(parts: Iterable[object]) -> None:
             closing = close() if close is not None else None
             if inspect.isawaitable(closing):
                 await closing
-
-
-def check_callable(function: object, owner: str, argument: str) -> None:
-    """Refuse what is no function.
-
-    Raises:
-        ConfigurationError: It cannot be called.
-    """
-    if not callable(function):
-        msg = f"{owner} must be a function of {argument}, got {type(function).__name__}"
-        raise ConfigurationError(msg)

@@ -16,15 +16,18 @@ import abc
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from videopoll._reasons import show_texts, trace_of
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_callable, listed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
     from videopoll.jobs.video import FailureReason
     from videopoll.observations import FaultKind
@@ -422,9 +425,7 @@ class TextKeeper(abc.ABC):
 
 
 def _check_hook(hook: object) -> None:
-    if not callable(hook):
-        msg = f"a hook must be a function of an event, got {type(hook).__name__}"
-        raise ConfigurationError(msg)
+    check_callable(hook, "a hook", "an event")
     if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004 - not whether it can be called
         msg = "a hook must not be async, as it is called where the event happens: have it put the event into a queue"
         raise ConfigurationError(msg)
@@ -453,11 +454,8 @@ class Emitter:
     """
 
     def __init__(self, first: Hook, hooks: Iterable[Hook]) -> None:
-        if not isinstance(hooks, Iterable) or isinstance(hooks, str):
-            msg = f"hooks must be a list of functions of an event, got {type(hooks).__name__}: put it into a list"
-            raise ConfigurationError(msg)
         self._hooks: tuple[_Called, ...] = (_Called(first),)
-        for hook in hooks:
+        for hook in listed(hooks, "hooks", "functions of an event"):
             self.add(hook)
 
     def add(self, hook: Hook) -> None:

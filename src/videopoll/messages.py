@@ -6,6 +6,7 @@ A `Notifier` gets a `Message` and returns a `Receipt`.
 from __future__ import annotations
 
 import enum
+import types
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
@@ -13,6 +14,7 @@ import attrs
 from videopoll._reasons import own, repr_told, shown_name
 from videopoll.errors import ConfigurationError, NotSentError, RefusedError
 from videopoll.jobs.bounds import bounded_detail, bounded_detail_or_none, bounded_id_or_none
+from videopoll.jobs.checks import kind_name
 from videopoll.jobs.codec import JsonValue, is_number
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.outcome import MessageForm, Outcome, prepared_or_none
@@ -49,12 +51,46 @@ __all__ = [
 # message's id. After a send it is too late to complain, so what has to be a text becomes one.
 
 
-def _address(value: str) -> str:
-    if value is None or isinstance(value, bool | float | bytes | bytearray):
-        # As a text it would have other characters than whom it names: "None", "5491155550001.0".
-        msg = f"Recipient.to must be a text or a whole number, got {type(value).__name__}"
+_NO_TEXT = (bool, float, bytes, bytearray, memoryview, list, tuple, dict, set, frozenset, type, types.FunctionType)
+"""What has other characters as a text than what it stands for: ``5491155550001.0``, ``b'token'``."""
+
+
+def _handed_in(name: str, value: object) -> str:
+    if value is None or isinstance(value, _NO_TEXT):
+        msg = f"Recipient.{name} must be a text or a whole number, got {kind_name(value)}"
         raise ConfigurationError(msg)
     return str(value)
+
+
+def _channel(value: str) -> str:
+    if not isinstance(value, str):
+        msg = f"Recipient.channel must be the name of a channel, got {kind_name(value)}"
+        raise ConfigurationError(msg)
+    return value
+
+
+def _address(value: str) -> str:
+    return _handed_in("to", value)
+
+
+def _instance_id(value: str | None) -> str | None:
+    return None if value is None else _handed_in("instance_id", value)
+
+
+def _token(value: str | None) -> str | None:
+    return None if value is None else _handed_in("token", value)
+
+
+def _language(value: str | None) -> str | None:
+    return None if value is None else _handed_in("language", value)
+
+
+def _reply_to(value: str | None) -> str | None:
+    return None if value is None else _handed_in("reply_to", value)
+
+
+def _sender(value: str | None) -> str | None:
+    return None if value is None else _handed_in("sender", value)
 
 
 def _text_or_none(value: str | None) -> str | None:
@@ -102,17 +138,17 @@ class Recipient:
         sender: Who sends, where an account has several: a number of Twilio's.
 
     Raises:
-        ConfigurationError: `to` is neither a text nor a whole number.
+        ConfigurationError: `channel` is no text, or another one is neither a text nor a whole number.
     """
 
-    channel: str
+    channel: str = attrs.field(converter=_channel)
     to: str = attrs.field(converter=_address, repr=False)
-    instance_id: str | None = attrs.field(default=None, converter=_text_or_none)
-    token: str | None = attrs.field(default=None, converter=_text_or_none, repr=False)
-    language: str | None = None
+    instance_id: str | None = attrs.field(default=None, converter=_instance_id)
+    token: str | None = attrs.field(default=None, converter=_token, repr=False)
+    language: str | None = attrs.field(default=None, converter=_language)
     # A WhatsApp message's id contains the number that sent it.
-    reply_to: str | None = attrs.field(default=None, converter=_text_or_none, repr=False)
-    sender: str | None = attrs.field(default=None, converter=_text_or_none, repr=False)
+    reply_to: str | None = attrs.field(default=None, converter=_reply_to, repr=False)
+    sender: str | None = attrs.field(default=None, converter=_sender, repr=False)
 
 
 class Permit(Protocol):

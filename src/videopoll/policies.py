@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 
 import attrs
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import quoted
 from videopoll.jobs.codec import is_number
 
 if TYPE_CHECKING:
@@ -40,63 +41,9 @@ FOREIGN_IDLE_S = 90.0
 """A job of a foreign worker is lost after this many seconds without a poll: such a worker polls at least every 60 s."""
 
 
-LONGEST_QUOTE = 60
-"""Characters of a bad value that an error quotes."""
-
-
-def _quoted(value: object) -> str:
-    """Quote a bad value, without its thousands of digits. An environment variable is a string, so say that."""
-    text = repr(value)
-    text = text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"
-    return f"{text} (a string: convert it)" if isinstance(value, str) else text
-
-
-PolicyT = TypeVar("PolicyT")
-
-
-def given(value: PolicyT | None, kind: Callable[[], PolicyT], name: str) -> PolicyT:
-    """Return what was handed in for a part's argument, or the default of its kind.
-
-    Raises:
-        ConfigurationError: It is of another kind.
-    """
-    if value is None:
-        return kind()
-    if not isinstance(value, cast("type", kind)):
-        msg = f"{name} must be a {cast('type', kind).__name__}, got {type(value).__name__}"
-        raise ConfigurationError(msg)
-    return value
-
-
-def check_seconds(name: str, value: object, *, above: float | None = None, low: float | None = None) -> None:
-    """Refuse what is no finite number of seconds, or not more than `above`, or less than `low`.
-
-    Raises:
-        ConfigurationError: It is.
-    """
-    if not is_number(value):
-        msg = f"{name} must be a finite number of seconds, got {_quoted(value)}"
-        raise ConfigurationError(msg)
-    if (above is not None and value <= above) or (low is not None and value < low):
-        bound = f"more than {above:g}" if above is not None else f"at least {low:g}"
-        msg = f"{name} must be {bound}, got {value:g}"
-        raise ConfigurationError(msg)
-
-
-def check_count(name: str, value: object, *, low: int = 1) -> None:
-    """Refuse what is no whole number of at least `low`.
-
-    Raises:
-        ConfigurationError: It is.
-    """
-    if type(value) is not int or value < low:
-        msg = f"{name} must be a whole number of at least {low}, got {_quoted(value)}"
-        raise ConfigurationError(msg)
-
-
 def _finite(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not is_number(value):
-        msg = f"{type(instance).__name__}.{attribute.name} must be a finite number, got {_quoted(value)}"
+        msg = f"{type(instance).__name__}.{attribute.name} must be a finite number, got {quoted(value)}"
         raise ConfigurationError(msg)
 
 
@@ -119,13 +66,13 @@ def _positive(instance: object, attribute: attrs.Attribute[float], value: float)
 
 def _yes_or_no(instance: object, attribute: attrs.Attribute[bool], value: bool) -> None:  # noqa: FBT001
     if not isinstance(value, bool):
-        msg = f"{type(instance).__name__}.{attribute.name} is True or False, got {_quoted(value)}"
+        msg = f"{type(instance).__name__}.{attribute.name} is True or False, got {quoted(value)}"
         raise ConfigurationError(msg)
 
 
 def _count(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
     if not is_number(value) or not isinstance(value, int) or value < 1:
-        msg = f"{type(instance).__name__}.{attribute.name} must be a whole number of at least 1, got {_quoted(value)}"
+        msg = f"{type(instance).__name__}.{attribute.name} must be a whole number of at least 1, got {quoted(value)}"
         raise ConfigurationError(msg)
 
 
@@ -133,7 +80,7 @@ def _whole_seconds(instance: object, attribute: attrs.Attribute[int], value: int
     if not is_number(value) or not isinstance(value, int) or value < 1:
         msg = (
             f"{type(instance).__name__}.{attribute.name} must be a whole number of seconds"
-            f" of at least 1 (it is a Redis EX), got {_quoted(value)}"
+            f" of at least 1 (it is a Redis EX), got {quoted(value)}"
         )
         raise ConfigurationError(msg)
 
@@ -286,7 +233,7 @@ def _on_unknown(value: str) -> OnUnknown:
     try:
         return OnUnknown(value)
     except ValueError as error:
-        msg = f"DeliveryPolicy.on_unknown is one of {', '.join(OnUnknown)}, got {value!r}"
+        msg = f"DeliveryPolicy.on_unknown is one of {', '.join(OnUnknown)}, got {quoted(value, text=True)}"
         raise ConfigurationError(msg) from error
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_texts, kind_name, mapped
 from videopoll.jobs.outcome import OutcomeKind
 from videopoll.jobs.video import FailureReason
 
@@ -139,7 +140,17 @@ def _subtag(language: str) -> str:
 
 
 def _by_subtag(languages: Mapping[str, TextSet]) -> dict[str, TextSet]:
-    return {_subtag(language): texts for language, texts in languages.items()}
+    known = mapped(languages, "Texts.languages", needed=True)
+    for language, texts in known.items():
+        if not isinstance(texts, TextSet):
+            msg = f"Texts.languages has for {language!r} a {kind_name(texts)}: give a TextSet"
+            raise ConfigurationError(msg)
+    return {_subtag(language): texts for language, texts in known.items()}
+
+
+def _known(language: str) -> str:
+    check_texts("Texts", default=language)
+    return _subtag(language or "")
 
 
 @attrs.frozen
@@ -158,7 +169,7 @@ class Texts:
     """
 
     languages: Mapping[str, TextSet] = attrs.field(converter=_by_subtag)
-    default: str = attrs.field(converter=_subtag, kw_only=True)
+    default: str = attrs.field(converter=_known, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.default not in self.languages:

@@ -258,9 +258,9 @@ def test_the_name_in_a_certificate_is_checked(kind, call):
         ({"hooks": print}, r"hooks must be a list of functions of an event, got builtin_function_or_method: put it"),
         ({"hooks": [None]}, r"a hook must be a function of an event, got NoneType"),
         ({"prefix": None}, r"the key prefix must be"),
-        ({"front_timeout_s": "2"}, r"a time limit of Redis must be a finite number of seconds, got '2' \(a string"),
-        ({"worker_timeout_s": None}, r"a time limit of Redis must be a finite number of seconds, got None"),
-        ({"front_timeout_s": 0}, r"a time limit of Redis must be more than 0, got 0"),
+        ({"front_timeout_s": "2"}, r"front_timeout_s must be a finite number of seconds, got '2' \(a string"),
+        ({"worker_timeout_s": None}, r"worker_timeout_s must be a finite number of seconds, got None"),
+        ({"front_timeout_s": 0}, r"front_timeout_s must be more than 0, got 0"),
         ({"max_connections": 0}, r"max_connections must be a whole number of at least 1, got 0"),
     ],
 )

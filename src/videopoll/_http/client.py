@@ -15,6 +15,7 @@ from videopoll._http.values import FailureKind, HttpFailure
 from videopoll.core.belonging import OfLoop, OfProcess, leave_to_parent
 from videopoll.core.deadlines import Deadlines
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_choice, check_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ class Http(OfProcess):
             (the extra ``fast``), httpx's own layer, or ``"auto"``: aiohttp if it is installed.
 
     Raises:
-        ConfigurationError: A limit is less than 1, or aiohttp is asked for and not
+        ConfigurationError: A limit is less than 1, or a client is none of httpx's, or aiohttp is asked for and not
             installed, or httpcore is missing, or the environment names a proxy or
             certificates that cannot be used (not if both clients are given).
     """
@@ -63,12 +64,9 @@ class Http(OfProcess):
         max_connections: int = 100,
         transport: Literal["auto", "httpx", "aiohttp"] = "auto",
     ) -> None:
-        if max_reply_bytes < 1 or max_connections < 1:
-            msg = f"max_reply_bytes and max_connections must be at least 1, got {max_reply_bytes} and {max_connections}"
-            raise ConfigurationError(msg)
-        if transport not in {"auto", "httpx", "aiohttp"}:
-            msg = f'transport must be "auto", "httpx" or "aiohttp", got {transport!r}'
-            raise ConfigurationError(msg)
+        check_count("max_reply_bytes", max_reply_bytes)
+        check_count("max_connections", max_connections)
+        check_choice("transport", transport, "auto", "httpx", "aiohttp")
         if importlib.util.find_spec("httpcore") is None:
             msg = "videopoll needs httpcore, which httpx 0.27 and 0.28 bring along: install one of them, or httpcore"
             raise ConfigurationError(msg)
@@ -90,8 +88,8 @@ class Http(OfProcess):
             self._trouble = str(error)
         log_filter.install()
         self._max_reply_bytes, self._max_connections = max_reply_bytes, max_connections
-        self._given = transports.over_client(client) if client else None
-        self._async_given = transports.over_async_client(async_client) if async_client else None
+        self._given = None if client is None else transports.over_client(client)
+        self._async_given = None if async_client is None else transports.over_async_client(async_client)
         given, open_own = (
             self._async_given,
             functools.partial(

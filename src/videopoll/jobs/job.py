@@ -15,7 +15,8 @@ import attrs
 
 from videopoll._reasons import own
 from videopoll.errors import ConfigurationError, InvalidJobError
-from videopoll.jobs.codec import LARGEST, JsonValue, Poison, dump, load_object
+from videopoll.jobs.checks import quoted
+from videopoll.jobs.codec import LARGEST, JsonValue, Poison, dump, load_object, raw
 
 __all__ = [
     "RECORD_FIELDS",
@@ -125,11 +126,16 @@ def check_is_text(value: object, name: str) -> str:
     """Return an id of whatever characters, as it may stand in Redis: what is no job has one, too.
 
     Raises:
-        InvalidJobError: It is not a string.
+        InvalidJobError: It is not a string, or has characters that nothing in Redis has.
     """
     if not isinstance(value, str):
         msg = f"{name} must be a string, got {type(value).__name__}"
         raise InvalidJobError(own(msg))
+    try:
+        raw(value)
+    except UnicodeEncodeError:
+        msg = f"{name} must not contain half a character"
+        raise InvalidJobError(own(msg)) from None
     return value
 
 
@@ -275,7 +281,7 @@ def check_tenant_key(value: object) -> str | None:
     if not isinstance(value, str) or not value or value in RECORD_FIELDS:
         msg = (
             "tenant_key must name an entry of the jobs' metadata, such as 'brand', and none of the job's own fields,"
-            f" got {value!r}"
+            f" got {quoted(value, text=True)}"
         )
         raise ConfigurationError(own(msg))
     return value

@@ -113,7 +113,7 @@ def check_url(url: str, owner: str) -> str:
     Raises:
         ConfigurationError: It is no http(s) URL.
     """
-    if not is_web_url(url) or not url.isascii() or "@" in urlsplit(url).netloc:
+    if not isinstance(url, str) or not is_web_url(url) or not url.isascii() or "@" in urlsplit(url).netloc:
         # The URL itself stays out of the text: it may hold a password.
         msg = f"{owner} must be an http or https URL with a host name, percent-encoded and without user:password@"
         raise ConfigurationError(msg)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from videopoll._reasons import own
-from videopoll.errors import RefusedError
+from videopoll.errors import ConfigurationError, RefusedError
+from videopoll.jobs.checks import check_texts
 
 if TYPE_CHECKING:
     from videopoll.messages import Message, Recipient
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Account",
     "account_of",
+    "check_account",
     "discord_place",
     "discord_thread",
     "recipient_of",
@@ -86,11 +88,32 @@ def token_of(token: str | None) -> str:
     """
     if not token:
         problem = "no token: give one to the Recipient or to the notifier"
-    elif not token.isascii() or not token.isprintable() or " " in token:
+    elif not _is_plain(token):
         problem = "the token has characters that no token has"
     else:
         return token
     raise RefusedError(own(problem), try_text=False)
+
+
+def check_account(owner: str, /, **names: str | None) -> None:
+    """Refuse ids and tokens of a channel's own that no request could be built with.
+
+    Args:
+        owner: The channel's class.
+        **names: What was handed in, by the names of the arguments; None where a recipient has its own.
+
+    Raises:
+        ConfigurationError: One is no text, or has spaces, line ends or other characters that none has.
+    """
+    check_texts(owner, **names)
+    for name, text in names.items():
+        if text is not None and not _is_plain(text):
+            msg = f"{owner}.{name} has a space, a line end or another character that none has: was it cut out cleanly?"
+            raise ConfigurationError(msg)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 # --- Telegram ---

@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias, cast
 from videopoll._calling import in_thread
 from videopoll._reasons import own
 from videopoll.errors import ConfigurationError, NotifierError, NotSentError, RefusedError
+from videopoll.jobs.checks import check_callable, listed
 from videopoll.messages import TOO_LATE, Delivered, Message, Receipt, Unknown
 from videopoll.observe.log import shown
 
@@ -56,6 +57,7 @@ class AppriseNotifier:
         _load()
         self._targets_of: Callable[[Message], list[_Apprise]]
         if callable(urls):
+            check_callable(urls, "AppriseNotifier.urls", "the message")
             self._targets_of = lambda message: _targets_for(urls, message)
         else:
             targets = _targets(urls)
@@ -97,9 +99,8 @@ def _load() -> Callable[[], _Apprise]:
 
 def _targets(urls: Urls) -> list[_Apprise]:
     make = _load()
-    listed = [urls] if isinstance(urls, str) else list(urls)
     targets: list[_Apprise] = []
-    for url in listed:
+    for url in [urls] if isinstance(urls, str) else listed(urls, "AppriseNotifier.urls", "Apprise URLs"):
         target = make()
         if not target.add([url]):
             targets.clear()

@@ -27,6 +27,7 @@ from videopoll._http import Http, HttpFailure, HttpReply, HttpRequest
 from videopoll._reasons import own
 from videopoll.core.flow import acall_unchecked, adrive, call_unchecked, drive
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_kinds
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import is_web_url
 from videopoll.messages import (
@@ -115,7 +116,7 @@ class HttpNotifier:
             from public addresses. It matters to channels that upload.
 
     Raises:
-        ConfigurationError: `trusted_hosts` is a string, the subclass has neither `build` and `read`
+        ConfigurationError: `trusted_hosts` is a string, a client is none of httpx's, the subclass has neither `build` and `read`
             nor `exchange`, or `video_check` has no limits and the channel has none either.
     """
 
@@ -143,6 +144,10 @@ class HttpNotifier:
         trusted_hosts: Iterable[str] = (),
     ) -> None:
         _check_written(type(self))
+        if video_check is not None:
+            from videopoll.notifiers.video_check import VideoCheck  # noqa: PLC0415 - who has one has imported it
+
+            check_kinds(type(self).__name__, VideoCheck, video_check=video_check)
         if video_check is not None and video_check.limits is None and self.video_limits is None:
             msg = f"{type(self).__name__} knows no limits of videos: give VideoCheck some (limits=VideoLimits(...))"
             raise ConfigurationError(msg)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from videopoll._calling import async_sender, call_sync, check_callable, is_async
+from videopoll._calling import async_sender, call_sync, is_async
+from videopoll.jobs.checks import check_callable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -23,7 +23,14 @@ from videopoll.jobs.codec import is_number
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
 from videopoll.messages import Delivered, NotSent, Receipt, Refused, Unknown
-from videopoll.notifiers.addresses import account_of, discord_place, discord_thread, recipient_of, token_of
+from videopoll.notifiers.addresses import (
+    account_of,
+    check_account,
+    discord_place,
+    discord_thread,
+    recipient_of,
+    token_of,
+)
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.codes import CodeMeaning, CodeTable, receipt_for_code
 from videopoll.notifiers.exchange import Ask, Exchange, Fetch, Keep, Post
@@ -153,6 +160,7 @@ class DiscordNotifier(_Discord):
         async_client: httpx.AsyncClient | None = None,
     ) -> None:
         super().__init__(client=client, async_client=async_client, trusted_hosts=trusted_hosts)
+        check_account("DiscordNotifier", token=token)
         self._base_url = check_url(base_url, "DiscordNotifier.base_url").rstrip("/")
         self._token = token
 

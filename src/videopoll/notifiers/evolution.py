@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from videopoll._http import HttpReply, HttpRequest
 from videopoll._reasons import own, quoting
+from videopoll.jobs.checks import check_flags, check_texts
 from videopoll.jobs.codec import is_number
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
@@ -32,7 +33,7 @@ from videopoll.messages import (
     Refused,
     Unknown,
 )
-from videopoll.notifiers.addresses import account_of, recipient_of, whatsapp_address, whatsapp_users
+from videopoll.notifiers.addresses import account_of, check_account, recipient_of, whatsapp_address, whatsapp_users
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.evolution_receipts import EvolutionWebhooks
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
@@ -99,6 +100,9 @@ class EvolutionNotifier(EvolutionWebhooks, HttpNotifier):
         video_check: VideoCheck | None = None,
     ) -> None:
         super().__init__(client=client, async_client=async_client, video_check=video_check)
+        check_account("EvolutionNotifier", token=token)
+        check_texts("EvolutionNotifier", instance_id=instance_id)
+        check_flags("EvolutionNotifier", receipts=receipts)
         self._base_url = check_url(base_url, "EvolutionNotifier.base_url").rstrip("/")
         self._instance_id = instance_id
         self._token = token

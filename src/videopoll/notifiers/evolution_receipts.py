@@ -18,9 +18,10 @@ import time
 from typing import TYPE_CHECKING
 
 from videopoll._http import HttpReply
-from videopoll._http.received import MAX_RECEIVED_BYTES, Headers, headers_named
+from videopoll._http.received import MAX_RECEIVED_BYTES, Headers, checked_body, checked_secrets, headers_named
 from videopoll._reasons import own
-from videopoll.errors import BadSignatureError, ConfigurationError
+from videopoll.errors import BadSignatureError
+from videopoll.jobs.checks import check_seconds
 from videopoll.jobs.codec import is_number
 from videopoll.messages import MessageReceipt, ReceiptKind
 
@@ -59,19 +60,16 @@ class EvolutionWebhooks:
                 1 MB. Answer with 401.
             ConfigurationError: There is no key, or the body is no bytes.
         """
-        keys = [jwt_key] if isinstance(jwt_key, str) else list(jwt_key)
-        if not keys or not all(keys):
-            msg = "read_receipts needs the jwt_key of Evolution's webhook: without one anybody could write receipts"
-            raise ConfigurationError(msg)
-        if not isinstance(body, bytes | bytearray | memoryview):
-            msg = f"a webhook's body must be the bytes as they came, got {type(body).__name__}"
-            raise ConfigurationError(msg)
+        keys = checked_secrets(jwt_key, "jwt_key", "the jwt_key of Evolution's webhook")
+        body = checked_body(body, "a webhook")
+        if now_s is not None:
+            check_seconds("read_receipts.now_s", now_s)
         if len(body) > MAX_RECEIVED_BYTES:
             raise BadSignatureError(own(f"the webhook is larger than {MAX_RECEIVED_BYTES} bytes"))
         token = (headers_named(headers, {"authorization"}) or {}).get("authorization", "")
         if not _holds(token.removeprefix("Bearer "), keys, time.time() if now_s is None else now_s):
             raise BadSignatureError(own("the webhook's token is missing, has ended, or does not fit the jwt_key"))
-        return tuple(_receipts(HttpReply(status=200, body=bytes(body)).json()))
+        return tuple(_receipts(HttpReply(status=200, body=body).json()))
 
 
 def _holds(token: str, keys: list[str], now_s: float) -> bool:

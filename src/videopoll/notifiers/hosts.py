@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import listed
 
 __all__ = ["host_names"]
 
@@ -16,10 +17,7 @@ def host_names(hosts: Iterable[str], owner: str) -> frozenset[str]:
         ConfigurationError: It is one string, whose letters would be taken for names; or one of
             them is none, such as a URL.
     """
-    if isinstance(hosts, str):
-        msg = f"{owner} is a collection of host names, got the string {hosts!r}"
-        raise ConfigurationError(msg)
-    names = frozenset(host.lower() for host in hosts)
+    names = frozenset(one.lower() if isinstance(one, str) else "" for one in listed(hosts, owner, "host names"))
     for name in names:
         # More than one colon is an IPv6 address; one is before a port.
         if not name or set(name) & set("/@[] ") or name.count(":") == 1:

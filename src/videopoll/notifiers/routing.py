@@ -14,7 +14,6 @@ from videopoll._calling import (
     async_sender,
     call_async,
     call_sync,
-    check_callable,
     close_parts,
     in_thread,
     is_async,
@@ -23,6 +22,7 @@ from videopoll._reasons import own, quoting
 from videopoll.core.wrappers import check_notifier, warn_of_hidden_look_up
 from videopoll.errors import ConfigurationError, RefusedError
 from videopoll.jobs.bounds import bounded_detail
+from videopoll.jobs.checks import check_callable, mapped
 from videopoll.messages import (
     TOO_LATE,
     Delivered,
@@ -69,7 +69,7 @@ class RoutingNotifier:
         if not isinstance(channels, Mapping) or not channels:
             msg = "RoutingNotifier needs at least one channel, in a mapping from its name to its notifier"
             raise ConfigurationError(msg)
-        for name, channel in channels.items():
+        for name, channel in mapped(channels, "RoutingNotifier.channels").items():
             check_notifier(channel, f"the channel {name!r} of RoutingNotifier")
             warn_of_hidden_look_up(channel)
         check_callable(resolve, "RoutingNotifier.resolve", "the conversation id")

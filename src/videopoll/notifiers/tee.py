@@ -11,13 +11,13 @@ from videopoll._calling import (
     async_sender,
     call_async,
     call_sync,
-    check_callable,
     close_parts,
     is_async,
 )
 from videopoll._reasons import quoting
 from videopoll.core.wrappers import check_notifier
 from videopoll.jobs.bounds import bounded_detail
+from videopoll.jobs.checks import check_callable
 from videopoll.messages import TOO_LATE, LookupResult, Message, NotSent, Receipt, receipt_for_error
 from videopoll.observe.redact import redact, redacted
 

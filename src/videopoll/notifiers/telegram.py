@@ -16,6 +16,7 @@ from typing_extensions import override
 from videopoll._http import HttpReply, HttpRequest, Part, retry_after_s
 from videopoll._reasons import own, quoting
 from videopoll.errors import ConfigurationError, RefusedError
+from videopoll.jobs.checks import check_count
 from videopoll.jobs.codec import JsonValue, dump, is_number
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
@@ -112,12 +113,10 @@ class TelegramNotifier(HttpNotifier):
         video_check: VideoCheck | None = None,
     ) -> None:
         super().__init__(client=client, async_client=async_client, video_check=video_check, trusted_hosts=trusted_hosts)
-        if token is not None and not _TOKEN.fullmatch(token):
+        if token is not None and not (isinstance(token, str) and _TOKEN.fullmatch(token)):
             msg = "TelegramNotifier.token is no token of a bot: @BotFather gives one, digits, a colon and letters"
             raise ConfigurationError(msg)
-        if max_upload_bytes < 1:
-            msg = f"TelegramNotifier.max_upload_bytes must be at least 1, got {max_upload_bytes}"
-            raise ConfigurationError(msg)
+        check_count("TelegramNotifier.max_upload_bytes", max_upload_bytes)
         self._token = token
         self._base_url = check_url(base_url, "TelegramNotifier.base_url").rstrip("/")
         self._max_upload_bytes = max_upload_bytes

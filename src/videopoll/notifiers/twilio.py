@@ -20,6 +20,7 @@ from videopoll._http import HttpReply, HttpRequest
 from videopoll._http.values import sent_s
 from videopoll._reasons import own
 from videopoll.errors import ConfigurationError, RefusedError
+from videopoll.jobs.checks import check_kinds, check_texts, mapped, quoted
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
 from videopoll.messages import (
@@ -34,7 +35,14 @@ from videopoll.messages import (
     Refused,
     Unknown,
 )
-from videopoll.notifiers.addresses import account_of, recipient_of, twilio_number, twilio_sender, twilio_whatsapp
+from videopoll.notifiers.addresses import (
+    account_of,
+    check_account,
+    recipient_of,
+    twilio_number,
+    twilio_sender,
+    twilio_whatsapp,
+)
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
 from videopoll.notifiers.twilio_receipts import FAILED_STATUSES, TwilioCallbacks, receipt_for_twilio
@@ -64,6 +72,10 @@ _PLACES = ("caption", "link", "path")
 _OF_VIDEO = re.compile(r"\{(link|path)\}")
 
 
+def _variables(variables: Mapping[str, str]) -> dict[str, str]:
+    return mapped(variables, "TwilioTemplate.variables", needed=True)
+
+
 @attrs.frozen
 class TwilioTemplate:
     """A content template that WhatsApp has approved, for users who have not written for 24 hours.
@@ -80,10 +92,11 @@ class TwilioTemplate:
     """
 
     content_sid: str
-    variables: Mapping[str, str] = attrs.field(factory=lambda: {"1": "{caption}", "2": "{link}"}, converter=dict)
+    variables: Mapping[str, str] = attrs.field(factory=lambda: {"1": "{caption}", "2": "{link}"}, converter=_variables)
 
     def __attrs_post_init__(self) -> None:
-        if not _CONTENT_SID.fullmatch(self.content_sid):
+        check_texts("TwilioTemplate.variables", **self.variables)
+        if not isinstance(self.content_sid, str) or not _CONTENT_SID.fullmatch(self.content_sid):
             msg = "TwilioTemplate.content_sid is 'HX' and 32 hex digits"
             raise ConfigurationError(msg)
         try:
@@ -159,8 +172,12 @@ class TwilioNotifier(TwilioCallbacks, HttpNotifier):
     ) -> None:
         super().__init__(client=client, async_client=async_client, video_check=video_check)
         name = type(self).__name__
-        if validity_s not in range(6, LONGEST_IN_QUEUE_S + 1):
-            msg = f"{name}.validity_s is a whole number of seconds from 6 to {LONGEST_IN_QUEUE_S}, got {validity_s!r}"
+        check_account(name, account_sid=account_sid, auth_token=auth_token, api_key=api_key)
+        check_texts(name, sender=sender)
+        check_kinds(name, TwilioTemplate, template=template, notice_template=notice_template)
+        if type(validity_s) is not int or validity_s not in range(6, LONGEST_IN_QUEUE_S + 1):
+            given = quoted(validity_s)
+            msg = f"{name}.validity_s is a whole number of seconds from 6 to {LONGEST_IN_QUEUE_S}, got {given}"
             raise ConfigurationError(msg)
         if sender is not None:
             try:

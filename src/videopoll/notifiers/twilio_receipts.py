@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from videopoll._http import HttpReply, retry_after_s
-from videopoll._http.received import MAX_RECEIVED_BYTES, Headers, headers_named
+from videopoll._http.received import MAX_RECEIVED_BYTES, Headers, checked_body, checked_secrets, headers_named
 from videopoll._reasons import own, quoting
-from videopoll.errors import BadSignatureError, ConfigurationError
+from videopoll.errors import BadSignatureError
+from videopoll.jobs.checks import check_kind
 from videopoll.jobs.outcome import MessageForm
 from videopoll.messages import MessageReceipt, NotSent, ReceiptKind, Refused
 from videopoll.notifiers.codes import CodeMeaning, CodeTable, receipt_for_code
@@ -99,16 +100,11 @@ class TwilioCallbacks:
             BadSignatureError: It is not Twilio's, or larger than 1 MB. Answer with 403.
             ConfigurationError: There is no token, or the body is no bytes.
         """
-        tokens = [auth_token] if isinstance(auth_token, str) else list(auth_token)
-        if not tokens or not all(tokens):
-            msg = "read_receipts needs the account's auth token: without one anybody could write receipts"
-            raise ConfigurationError(msg)
-        if not isinstance(body, bytes | bytearray | memoryview):
-            msg = f"a callback's body must be the bytes as they came, got {type(body).__name__}: a parsed body has no signature"
-            raise ConfigurationError(msg)
+        tokens = checked_secrets(auth_token, "auth_token", "the account's auth token")
+        body = checked_body(body, "a callback")
+        check_kind("read_receipts.url", url, str)
         if len(body) > MAX_RECEIVED_BYTES:
             raise BadSignatureError(own(f"the callback is larger than {MAX_RECEIVED_BYTES} bytes"))
-        body = bytes(body)
         spellings = _with_and_without_port(url)
         query = dict(_pairs(url.partition("?")[2].partition("#")[0]))
         kind = (headers_named(headers, {"content-type"}) or {}).get("content-type", "")

@@ -19,10 +19,11 @@ from videopoll._http import HttpReply, HttpRequest
 from videopoll._reasons import own, quoting
 from videopoll.core.belonging import OfProcess
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_flags, quoted
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
 from videopoll.messages import Delivered, LookupResult, NotSent, Receipt, Unknown
-from videopoll.notifiers.addresses import Account, account_of, recipient_of, whatsapp_address
+from videopoll.notifiers.addresses import Account, account_of, check_account, recipient_of, whatsapp_address
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.exchange import Ask, Await, Post, StepFailedError
 from videopoll.notifiers.receipts import message_id_in
@@ -90,13 +91,15 @@ class UltraMsgNotifier(HttpNotifier):
         video_check: VideoCheck | None = None,
     ) -> None:
         super().__init__(client=client, async_client=async_client, video_check=video_check)
-        if priority not in PRIORITIES:
-            msg = f"UltraMsgNotifier.priority is a whole number from 0 (first) to 10 (bulk), got {priority!r}"
+        check_account("UltraMsgNotifier", instance_id=instance_id, token=token)
+        check_flags("UltraMsgNotifier", check_instance=check_instance)
+        if type(priority) is not int or priority not in PRIORITIES:
+            msg = f"UltraMsgNotifier.priority is a whole number from 0 (first) to 10 (bulk), got {quoted(priority)}"
             raise ConfigurationError(msg)
         self._base_url = check_url(base_url, "UltraMsgNotifier.base_url").rstrip("/")
         self._instance_id = instance_id
         self._token = token
-        self._priority = int(priority)
+        self._priority = priority
         self._lines = _Lines() if check_instance else None
 
     @override

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import attrs
@@ -16,6 +16,7 @@ import attrs
 from videopoll._http import HttpReply, HttpRequest
 from videopoll._reasons import own
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_choice, check_count, check_flags, check_kinds, mapped
 from videopoll.jobs.outcome import MessageForm
 from videopoll.messages import Refused
 from videopoll.notifiers.exchange import Ask, Step, StepFailedError
@@ -59,11 +60,20 @@ _SAYS_NOTHING = frozenset({"application/octet-stream", "binary/octet-stream", "t
 
 
 def _sizes(sizes: Mapping[MessageForm, int]) -> Mapping[MessageForm, int]:
-    return dict(sizes)
+    limits = mapped(sizes, "VideoLimits.max_bytes", needed=True)
+    for form, size in limits.items():
+        check_choice("a form of VideoLimits.max_bytes", form, *MessageForm)
+        check_count(f"VideoLimits.max_bytes of {form}", size)
+    return {MessageForm(form): size for form, size in limits.items()}
 
 
 def _words(words: Iterable[str] | None) -> frozenset[str] | None:
-    return None if words is None else frozenset(words)
+    if isinstance(words, Iterable) and not isinstance(words, str):
+        given = tuple(words)
+        if all(isinstance(one, str) for one in given):
+            return frozenset(given)
+    # None; and what is no list of texts, which is refused where its name is known.
+    return cast("None", words)
 
 
 @attrs.frozen(kw_only=True)
@@ -90,9 +100,14 @@ class VideoLimits:
     high_with_b_frames: bool = True
 
     def __attrs_post_init__(self) -> None:
-        if any(size <= 0 for size in self.max_bytes.values()):
-            msg = f"VideoLimits.max_bytes must all be more than 0, got {dict(self.max_bytes)}"
-            raise ConfigurationError(msg)
+        for name in ("containers", "video_codecs", "audio_codecs"):
+            words = getattr(self, name)
+            if words is not None and not isinstance(words, frozenset):
+                msg = f"VideoLimits.{name} must be a list of names, or None for all of them"
+                raise ConfigurationError(msg)
+        check_flags("VideoLimits", high_with_b_frames=self.high_with_b_frames)
+        if self.most_audio_tracks is not None:
+            check_count("VideoLimits.most_audio_tracks", self.most_audio_tracks, low=0)
 
     @property
     def looks_inside(self) -> bool:
@@ -182,6 +197,7 @@ class VideoCheck:
     limits: VideoLimits | None = None
 
     def __attrs_post_init__(self) -> None:
+        check_kinds("VideoCheck", VideoLimits, limits=self.limits)
         if not self.hosts:
             msg = "VideoCheck.hosts must name at least one host that may be asked"
             raise ConfigurationError(msg)

@@ -20,6 +20,7 @@ from typing_extensions import override
 from videopoll._http import HttpReply, HttpRequest
 from videopoll._reasons import own
 from videopoll.errors import ConfigurationError, RefusedError
+from videopoll.jobs.checks import check_callable, listed
 from videopoll.jobs.codec import dump
 from videopoll.jobs.urls import check_url
 from videopoll.messages import Delivered, Message, NotSent, Receipt, Refused
@@ -72,7 +73,9 @@ class WebhookNotifier(HttpNotifier):
     ) -> None:
         super().__init__(client=client, async_client=async_client)
         self._url = check_url(url, "WebhookNotifier.url")
-        self._keys = tuple(_key(one) for one in ([secret] if isinstance(secret, str) else secret or ()))
+        given = () if secret is None else (secret,) if isinstance(secret, str) else secret
+        self._keys = tuple(map(_key, listed(given, "WebhookNotifier.secret", "secrets")))
+        check_callable(clock, "WebhookNotifier.clock", "nothing")
         self._clock = clock
         if not self._keys:
             msg = "WebhookNotifier needs at least one secret, otherwise its receiver could not trust it"
@@ -121,9 +124,9 @@ class WebhookNotifier(HttpNotifier):
         return receipt or Delivered()
 
 
-def _key(secret: str) -> bytes:
+def _key(secret: object) -> bytes:
     try:
-        key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
+        key = base64.b64decode(secret.removeprefix(PREFIX), validate=True) if isinstance(secret, str) else b""
     except (ValueError, binascii.Error):
         key = b""
     if len(key) not in SECRET_BYTES:

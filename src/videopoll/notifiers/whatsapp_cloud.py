@@ -16,18 +16,19 @@ from typing_extensions import override
 from videopoll._http import HttpReply, HttpRequest, Part, retry_after_s
 from videopoll._reasons import own
 from videopoll.errors import ConfigurationError, RefusedError
+from videopoll.jobs.checks import check_callable, check_flags, check_kinds, quoted
 from videopoll.jobs.codec import is_number
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
 from videopoll.messages import Accepted, NotSent, Receipt, Unknown
-from videopoll.notifiers.addresses import account_of, recipient_of, whatsapp_number
+from videopoll.notifiers.addresses import account_of, check_account, recipient_of, whatsapp_number
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.exchange import Ask, Fetch, Keep, Post, StepFailedError
 from videopoll.notifiers.receipts import message_id_in, receipt_for_status
 from videopoll.notifiers.video_check import META_LIMITS, VideoCheck, VideoLimits
 from videopoll.notifiers.whatsapp_codes import code_of, lost_media_id, receipt_for_error_of_meta, receipt_of_360dialog
 from videopoll.notifiers.whatsapp_receipts import WhatsAppWebhooks
-from videopoll.notifiers.whatsapp_template import NO_NOTICE_TEMPLATE, NO_TEMPLATE
+from videopoll.notifiers.whatsapp_template import NO_NOTICE_TEMPLATE, NO_TEMPLATE, WhatsAppTemplate
 from videopoll.texts import cut
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from videopoll.messages import Message
     from videopoll.notifiers.addresses import Account
     from videopoll.notifiers.exchange import Exchange, Step
-    from videopoll.notifiers.whatsapp_template import WhatsAppTemplate
 
 __all__ = ["WhatsAppCloudNotifier"]
 
@@ -115,11 +115,18 @@ class WhatsAppCloudNotifier(WhatsAppWebhooks, HttpNotifier):
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(client=client, async_client=async_client, video_check=video_check, trusted_hosts=trusted_hosts)
-        if not re.fullmatch(r"(/[A-Za-z0-9._-]+|/\{number_id\})*", path):
-            msg = f"WhatsAppCloudNotifier.path looks like '/v25.0/{{number_id}}', or is empty, got {path!r}"
+        name = type(self).__name__
+        check_account(name, token=token, number_id=number_id)
+        check_kinds(name, WhatsAppTemplate, template=template, notice_template=notice_template)
+        check_flags(name, upload=upload, document=document)
+        check_callable(clock, f"{name}.clock", "nothing")
+        if not isinstance(path, str) or not re.fullmatch(r"(/[A-Za-z0-9._-]+|/\{number_id\})*", path):
+            shown = quoted(path, text=True)
+            msg = f"WhatsAppCloudNotifier.path looks like '/v25.0/{{number_id}}', or is empty, got {shown}"
             raise ConfigurationError(msg)
-        if not re.fullmatch(r"[A-Za-z0-9-]+", key_header):
-            msg = f"WhatsAppCloudNotifier.key_header is the name of a header such as 'D360-API-KEY', got {key_header!r}"
+        if not isinstance(key_header, str) or not re.fullmatch(r"[A-Za-z0-9-]+", key_header):
+            shown = quoted(key_header, text=True)
+            msg = f"WhatsAppCloudNotifier.key_header is the name of a header such as 'D360-API-KEY', got {shown}"
             raise ConfigurationError(msg)
         self._base_url = check_url(base_url, "WhatsAppCloudNotifier.base_url").rstrip("/")
         self._path = path

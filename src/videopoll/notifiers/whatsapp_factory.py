@@ -11,7 +11,7 @@ from videopoll._reasons import own
 from videopoll.jobs.outcome import MessageForm
 from videopoll.jobs.urls import check_url
 from videopoll.messages import Delivered, Receipt, Unknown
-from videopoll.notifiers.addresses import account_of, recipient_of, whatsapp_address
+from videopoll.notifiers.addresses import account_of, check_account, recipient_of, whatsapp_address
 from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.receipts import message_id_in
 from videopoll.notifiers.refusals import read_refusal, read_status, words_of
@@ -66,6 +66,7 @@ class WhatsAppFactoryNotifier(HttpNotifier):
         async_client: httpx.AsyncClient | None = None,
     ) -> None:
         super().__init__(client=client, async_client=async_client)
+        check_account("WhatsAppFactoryNotifier", instance_id=instance_id, token=token)
         self._base_url = check_url(base_url, "WhatsAppFactoryNotifier.base_url").rstrip("/")
         self._instance_id = instance_id
         self._token = token

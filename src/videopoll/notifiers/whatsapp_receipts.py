@@ -18,9 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from videopoll._http import HttpReply
-from videopoll._http.received import MAX_RECEIVED_BYTES, Headers, headers_named
+from videopoll._http.received import MAX_RECEIVED_BYTES, Headers, checked_body, checked_secrets, headers_named
 from videopoll._reasons import own
 from videopoll.errors import BadSignatureError, ConfigurationError
+from videopoll.jobs.checks import check_flags, check_texts, kind_name
 from videopoll.messages import MessageReceipt, NotSent, ReceiptKind, Refused
 from videopoll.notifiers.whatsapp_codes import receipt_for_error_of_meta
 from videopoll.observe.redact import redacted
@@ -68,16 +69,13 @@ class WhatsAppWebhooks:
             BadSignatureError: It is not Meta's, or larger than 1 MB. Answer with 401.
             ConfigurationError: There is no secret, or the body is no bytes.
         """
-        secrets = [app_secret] if isinstance(app_secret, str) else list(app_secret)
-        if not secrets or not all(secrets):
-            msg = "read_receipts needs the app secret of the Meta app: without one anybody could write receipts"
-            raise ConfigurationError(msg)
-        if not isinstance(body, bytes | bytearray | memoryview):
-            msg = f"a webhook's body must be the bytes as they came, got {type(body).__name__}: a parsed body has no signature"
-            raise ConfigurationError(msg)
+        secrets = checked_secrets(app_secret, "app_secret", "the app secret of the Meta app")
+        body = checked_body(body, "a webhook")
+        check_flags("read_receipts", document=document)
+        check_texts("read_receipts", signature_header=signature_header or "")
         if len(body) > MAX_RECEIVED_BYTES:
             raise BadSignatureError(own(f"the webhook is larger than {MAX_RECEIVED_BYTES} bytes"))
-        body, name = bytes(body), signature_header.lower()
+        name = signature_header.lower()
         given = (headers_named(headers, {name}) or {}).get(name, "")
         expected = [hmac.new(secret.encode(), body, hashlib.sha256).hexdigest() for secret in secrets]
         # All of them, whatever the first says: the time tells nothing of which it was.
@@ -98,9 +96,12 @@ class WhatsAppWebhooks:
             verify_token: What you typed into the app's settings as "Verify token".
 
         Raises:
-            ConfigurationError: The token is empty.
+            ConfigurationError: The token is empty or no text, or the query is no mapping.
         """
-        if not verify_token:
+        if not callable(getattr(query, "get", None)):
+            msg = f"answer_handshake's query must be a mapping, got {kind_name(query)}"
+            raise ConfigurationError(msg)
+        if not isinstance(verify_token, str) or not verify_token:
             msg = "answer_handshake needs the verify token that stands in the app's settings"
             raise ConfigurationError(msg)
         token, challenge = query.get("hub.verify_token"), query.get("hub.challenge")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_flags, check_texts
 from videopoll.texts import cut
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class WhatsAppTemplate:
     caption: bool = False
 
     def __attrs_post_init__(self) -> None:
+        check_texts("WhatsAppTemplate", name=self.name or "", language=self.language or "")
+        check_flags("WhatsAppTemplate", caption=self.caption)
         if not re.fullmatch(r"[a-z0-9_]{1,512}", self.name) or not re.fullmatch(
             r"[A-Za-z]{2,3}(_[A-Za-z]{2,4})?", self.language
         ):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 from typing_extensions import override
 
 from videopoll.core.belonging import OfProcess
+from videopoll.jobs.checks import check_seconds, listed
 from videopoll.queue import calls
 from videopoll.queue.connect import check_client, client_beside, shown_address
 from videopoll.queue.history import TIMEOUT_S as HISTORY_TIMEOUT_S
@@ -21,7 +21,7 @@ from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.tool_calls import ToolCalls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
     from typing import Self
 
     import redis
@@ -91,9 +91,9 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
             ]
             client, self._owned = own[0], tuple(own)
             front, blocking = front or own[1], blocking or own[2]
-        for one in (client, front, blocking):
-            if one is client or one is not None:
-                check_client(one, self._client_type, type(self).__name__)
+        for name, one in (("client", client), ("front", front), ("blocking", blocking)):
+            if name == "client" or one is not None:
+                check_client(one, self._client_type, type(self).__name__, name)
         self._client: ClientT = cast("ClientT", client)
         self._blocking: ClientT | None = blocking
         self._front: ClientT = self._client if front is None else front
@@ -174,7 +174,7 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
                 dead_letters=dead_letters,
                 delivery=delivery,
                 tenant_key=tenant_key,
-                hooks=hooks if isinstance(hooks, str) or not isinstance(hooks, Iterable) else list(hooks),
+                hooks=listed(hooks, "hooks", "functions of an event"),
                 front_timeout_s=front_timeout_s,
                 worker_timeout_s=worker_timeout_s,
                 max_connections=max_connections,
@@ -182,6 +182,8 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
             count = 1 if partitions is None else partitions
             return cast("Self", cls._of_partitions(lambda one: make(prefix=prefix_of(whole, one)), count, serve))
         keys = Keys(prefix)
+        check_seconds("front_timeout_s", front_timeout_s, above=0)
+        check_seconds("worker_timeout_s", worker_timeout_s, above=0)
         front = cls._new_client(url, keys, front_timeout_s, max_connections)
         worker, blocking, listening = (
             cls._new_client(url, keys, limit_s, MAX_CONNECTIONS)

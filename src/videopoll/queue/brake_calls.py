@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, cast
 
+from videopoll.jobs.checks import check_seconds, mapped
 from videopoll.jobs.codec import raw, text_of
 from videopoll.queue.connect import ms_of
 from videopoll.queue.scripts import Script, ScriptCall, read
@@ -34,7 +35,8 @@ LONGEST_HELD_MS = 86_400_000
 def brake(keys: Keys, pauses_s: Mapping[str, float]) -> ScriptCall[int]:
     """Return the call that tells all workers to leave accounts alone for so many seconds at least; it gives how many are held back."""
     words: list[bytes | int] = []
-    for account, wait_s in pauses_s.items():
+    for account, wait_s in mapped(pauses_s, "brake.pauses_s", needed=True).items():
+        check_seconds("each of brake.pauses_s", wait_s)
         words += (raw(account), max(1, round(wait_s * 1000)))
     return ScriptCall(BRAKE, (keys.brakes,), (MOST_HELD, LONGEST_HELD_MS, *words), lambda reply: cast("int", reply))
 

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from videopoll.errors import ConfigurationError
-from videopoll.policies import check_count, check_seconds
+from videopoll.jobs.checks import check_count, kind_name
 from videopoll.queue.address import Way, read_address, unreadable
 from videopoll.queue.cluster import AsyncSlotClient, ClusterRoute, SlotClient, check_prefix
 from videopoll.queue.pools import MAX_CONNECTIONS, AsyncLoopPools, FreshPool
@@ -107,7 +107,6 @@ def async_client_of(
 
 def _client_of(twin: _Twin, url: str, keys: Keys, timeout_s: float, max_connections: int) -> object:
     check_count("max_connections", max_connections)
-    check_seconds("a time limit of Redis", timeout_s, above=0)
     address = read_address(url)
     try:
         said = dict(twin.parse(address.url))
@@ -278,33 +277,36 @@ def shown_address(client: redis.Redis | redis.asyncio.Redis) -> str:
 # --- clients of a host ---
 
 
-def check_client(client: object, wanted: type, queue: str) -> None:
+def check_client(client: object, wanted: type, queue: str, name: str = "client") -> None:
     """Refuse a client that a queue cannot work with.
 
     Args:
         client: What was handed in.
         wanted: The class of client that is needed.
         queue: The name of the queue's class.
+        name: For which of its arguments.
 
     Raises:
         ConfigurationError: It is of another class, decodes responses, or retries.
     """
+    which = "" if name == "client" else f" ({name})"
     if not isinstance(client, wanted):
-        msg = f"{queue} needs a {_name_of(wanted)} client, got {_name_of(type(client))}{_instead_of(client, queue)}"
+        got = kind_name(client) if isinstance(client, type) else _name_of(type(client))
+        msg = f"{queue} needs a {_name_of(wanted)} client{which}, got {got}{_instead_of(client, queue)}"
         raise ConfigurationError(msg)
     options = cast("redis.Redis", client).connection_pool.connection_kwargs
     if options.get("decode_responses"):
-        msg = "the Redis client must not decode responses, as an id in Redis may be no text: leave out decode_responses"
+        msg = f"the Redis client{which} must not decode responses, as an id in Redis may be no text: leave out decode_responses"
         raise ConfigurationError(msg)
     try:
         # Opens nothing. What retries is the connection: only it knows what comes of all the options.
         connection = cast("redis.Redis", client).connection_pool.connection_class(**options)
     except (redis_errors.RedisError, ValueError, TypeError):
-        msg = "the Redis client has an option that its connections do not know, or cannot use: leave it out"
+        msg = f"the Redis client{which} has an option that its connections do not know, or cannot use: leave it out"
         raise ConfigurationError(msg) from None
     if _retries_of(connection.retry) != 0:
         msg = (
-            "the Redis client must not retry, as a claim that runs twice would lease jobs to no one: build it with"
+            f"the Redis client{which} must not retry, as a claim that runs twice would lease jobs to no one: build it with"
             f" retry=Retry(NoBackoff(), 0), or use {queue}.from_url"
         )
         raise ConfigurationError(msg)

@@ -12,10 +12,10 @@ import attrs
 
 from videopoll.core.flow import do
 from videopoll.errors import InvalidJobError
+from videopoll.jobs.checks import check_count
 from videopoll.jobs.codec import raw, text_of
 from videopoll.jobs.job import check_is_text
 from videopoll.jobs.outcome import DeadLetter
-from videopoll.policies import check_count
 from videopoll.queue import calls
 from videopoll.queue.errors import queue_errors
 from videopoll.queue.scripts import ScriptCall, arun, evaluate, run

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import attrs
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_seconds, check_texts, listed
 from videopoll.jobs.codec import Poison, is_number, load_object, raw, text_of
 from videopoll.jobs.job import JobState, VideoJob
 from videopoll.jobs.outcome import DeadLetter, OutboxEntry, Outcome
@@ -86,18 +87,18 @@ class JobFilter:
         if isinstance(states, str):
             states = (states,)
         listable = [state for state in JobState if state is not JobState.ORPHANED]
-        wanted = PENDING if states is None else tuple(dict.fromkeys(states))
-        if not wanted or not set(wanted) <= set(listable):
+        given = PENDING if states is None else listed(states, "list_jobs.states", "states")
+        if not given or not all(isinstance(one, str) and one in listable for one in given):
             msg = (
                 f"list_jobs.states must be of {', '.join(listable)}. An orphaned job stands in no list: look it up by"
                 " its id, with get"
             )
             raise ConfigurationError(msg)
-        if older_than_s is not None and not is_number(older_than_s):
-            msg = "list_jobs.older_than_s must be a finite number of seconds"
-            raise ConfigurationError(msg)
+        if older_than_s is not None:
+            check_seconds("list_jobs.older_than_s", older_than_s)
+        check_texts("list_jobs", conversation_id=conversation_id, worker_id=worker_id)
         return cls(
-            states=tuple(map(JobState, wanted)),
+            states=tuple(dict.fromkeys(JobState(one) for one in given)),
             conversation_id=conversation_id,
             worker_id=worker_id,
             older_than_s=older_than_s,

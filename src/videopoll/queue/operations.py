@@ -16,13 +16,14 @@ from videopoll._reasons import own
 from videopoll.core.delivery import open_outbox
 from videopoll.core.flow import do
 from videopoll.errors import InvalidJobError, JobNotFoundError, QueueRefusedError, QueueUnavailableError
+from videopoll.jobs.checks import check_count, check_flags, check_seconds, given
 from videopoll.jobs.codec import dump, text_of
 from videopoll.jobs.job import TENANT, check_id, check_is_text, check_metadata, check_tenant_key, with_tenant
 from videopoll.jobs.outcome import Outcome, OutcomeKind
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack
 from videopoll.observe.log import LogHook, shown
-from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls, check_count, check_seconds, given
+from videopoll.policies import DeadLetterPolicy, DeliveryPolicy, KeyTtls
 from videopoll.queue import brake_calls, calls, layout_calls
 from videopoll.queue.brake_calls import read_held_accounts
 from videopoll.queue.connect import ms_of
@@ -163,6 +164,7 @@ class Operations:
 
     def cancel(self, job_id: str, *, notify: bool) -> Flow[CancelResult]:
         """Stop a job, and tell its user if `notify`."""
+        check_flags("cancel", notify=notify)
         view = yield from self.get(job_id)
         if view is None:
             # One that comes in from now on is another job: cancelled unseen, its user would not be told.
@@ -325,6 +327,7 @@ class Operations:
 
     def poll_now(self, job_id: str, *, counted: bool) -> Flow[bool]:
         """Make the next poll of a job due at once."""
+        check_flags("poll_now", counted=counted)
         return evaluate(self.front, calls.poll_now(self.keys, check_id(job_id, "job_id"), counted=counted))
 
     def hand_back(self) -> Flow[HandedBack]:

@@ -20,9 +20,9 @@ from typing_extensions import override
 
 from videopoll._reasons import own
 from videopoll.errors import ConfigurationError, QueueError, QueueRefusedError
+from videopoll.jobs.checks import check_count, listed, quoted
 from videopoll.jobs.job import JobState, check_is_text
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack, JobPage, QueueCounts, ReceiptCounts
-from videopoll.policies import check_count
 from videopoll.queue import calls, layout_calls, watch_calls
 from videopoll.queue.dead_letters import Letters
 from videopoll.queue.layout import MOST_PARTITIONS, Layout, Moved, homes, horizon_ms, leavings
@@ -56,24 +56,26 @@ MOST_WORKERS = 1000
 """Workers that are told of at most."""
 
 
-def check_partitions(partitions: int, serve: Collection[int] | None) -> None:
-    """Refuse a number of partitions, and partitions to serve, that cannot be.
+def check_partitions(partitions: int, serve: Collection[int] | None) -> tuple[int, ...] | None:
+    """Return which partitions to serve; None for all.
 
     Raises:
-        ConfigurationError: They cannot.
+        ConfigurationError: There cannot be so many, or such ones.
     """
     check_count("partitions", partitions)
     if partitions > MOST_PARTITIONS:
         msg = f"partitions must be at most {MOST_PARTITIONS}, got {partitions}"
         raise ConfigurationError(msg)
     if serve is None:
-        return
-    if isinstance(serve, str | bytes) or not serve or not all(type(one) is int and one >= 0 for one in serve):
+        return None
+    numbers = listed(serve, "serve", "numbers of partitions")
+    if not numbers or not all(type(one) is int and one >= 0 for one in numbers):
         msg = "serve must name at least one partition by its number, such as (0, 1); leave it out to serve all of them"
         raise ConfigurationError(msg)
-    if max(serve) >= MOST_PARTITIONS:
-        msg = f"serve names partition {max(serve)}: there are at most {MOST_PARTITIONS}, counted from 0"
+    if max(numbers) >= MOST_PARTITIONS:
+        msg = f"serve names partition {quoted(max(numbers))}: there are at most {MOST_PARTITIONS}, counted from 0"
         raise ConfigurationError(msg)
+    return numbers
 
 
 @attrs.frozen
@@ -101,7 +103,7 @@ class Partitions(Operations):
     def __init__(
         self, make: Callable[[int], Operations], partitions: int, serve: Collection[int] | None, hands: Hand
     ) -> None:
-        check_partitions(partitions, serve)
+        serve = check_partitions(partitions, serve)
         self._make = make
         self._growing = threading.Lock()
         self.on_growth: Callable[[], object] = lambda: None

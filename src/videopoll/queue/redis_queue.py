@@ -17,6 +17,7 @@ import redis.asyncio
 from typing_extensions import override
 
 from videopoll._shield import to_the_end
+from videopoll.jobs.job import check_id
 from videopoll.policies import ENDING_S
 from videopoll.queue.base import BaseQueue
 from videopoll.queue.connect import async_client_of, async_client_of_cluster, client_of, client_of_cluster
@@ -197,7 +198,7 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
             JobNotFoundError: There is no such job, or its record is none.
             QueueError: Redis is away or says no.
         """
-        with self._seats.seat(self.keys.ended(job_id)) as seat:
+        with self._seats.seat(self.keys.ended(check_id(job_id, "job_id"))) as seat:
             return run(self._operations.wait(job_id, seat.rung, timeout_s=timeout_s))
 
     # --- for runners ---
@@ -497,7 +498,7 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, redis.asyncio.Redis
 
     async def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
         """Wait for the outcome of a job; see `RedisVideoJobQueue.wait`."""
-        async with self._seats.seat(self.keys.ended(job_id)) as seat:
+        async with self._seats.seat(self.keys.ended(check_id(job_id, "job_id"))) as seat:
             return await arun(self._operations.wait(job_id, seat.rung, timeout_s=timeout_s))
 
     # --- for runners ---

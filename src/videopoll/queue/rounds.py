@@ -49,7 +49,7 @@ if TYPE_CHECKING:
             ...
 
 
-__all__ = ["Hand", "Rounds"]
+__all__ = ["Rounds"]
 
 log: logging.Logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ import re
 import attrs
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import quoted
 
 __all__ = ["KEYS", "KeyRecord", "Keys"]
 
@@ -312,7 +313,7 @@ class Keys:
         ):
             msg = (
                 f"the key prefix must be 1 to {MAX_PREFIX_CHARS} printable ASCII characters without spaces,"
-                f" quotes or the pattern characters *?[]\\, got {prefix!r}"
+                f" quotes or the pattern characters *?[]\\, got {quoted(prefix, text=True)}"
             )
             raise ConfigurationError(msg)
         taken = [word for word in prefix.split(":")[1:] if word in WORDS]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from videopoll.jobs.checks import check_kind
 from videopoll.jobs.outcome import OutcomeKind
 from videopoll.messages import Message
-from videopoll.queue.schema import DEFAULT_PREFIX, KEYS
+from videopoll.queue.schema import DEFAULT_PREFIX, KEYS, Keys
+from videopoll.testing.builders import kind_of_end
 from videopoll.testing.parts import RecordingNotifier, SendAttempt
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ def assert_delivered_once(
         AssertionError: The user got no message, several, or one about another outcome. The text
             lists what was tried, without addresses and texts.
     """
+    check_kind("the notifier", notifier, RecordingNotifier)
+    wanted = kind_of_end(outcome, "the outcome")
     by_job: dict[str, list[SendAttempt]] = {}
     for one in notifier.attempts:
         if isinstance(one.message, Message):
@@ -54,8 +58,8 @@ def assert_delivered_once(
         msg = f"the user of {job_id} got {len(delivered)} messages instead of 1 ({tried})"
         raise AssertionError(msg)
     (message,) = delivered
-    if message.outcome.kind != outcome:
-        msg = f"the user of {job_id} was told {message.outcome.kind.value}, not {OutcomeKind(outcome).value}"
+    if message.outcome.kind is not wanted:
+        msg = f"the user of {job_id} was told {message.outcome.kind.value}, not {wanted.value}"
         raise AssertionError(msg)
     return message
 
@@ -72,6 +76,7 @@ def assert_no_keys_leaked(client: redis.Redis, prefix: str = DEFAULT_PREFIX) -> 
     Raises:
         AssertionError: Some keys have no time to live. The text names them.
     """
+    prefix = Keys(prefix).prefix
     escaped = re.sub(r"([\\*?\[\]])", r"\\\1", prefix)
     names = [
         key.decode() if isinstance(key, bytes) else key for key in client.scan_iter(match=f"{escaped}:*", count=1000)

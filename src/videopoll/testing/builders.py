@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from videopoll.jobs.checks import check_choice, check_count, check_kinds, check_texts, mapped
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
-from videopoll.messages import Message
+from videopoll.messages import Message, Recipient
+from videopoll.texts import Texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from videopoll.jobs.codec import JsonValue
-    from videopoll.messages import Recipient
-    from videopoll.texts import Texts
 
 __all__ = ["build_job", "build_message", "build_outcome"]
 
@@ -38,7 +38,12 @@ def build_job(
         metadata: What the producer added.
         start_ms: When it was enqueued, in Unix milliseconds; now by default.
     """
-    return VideoJob(job_id, conversation_id, _now_ms() if start_ms is None else start_ms, metadata or {})
+    check_texts("build_job", job_id=job_id or "", conversation_id=conversation_id or "")
+    if start_ms is not None:
+        check_count("build_job.start_ms", start_ms, low=0)
+    return VideoJob(
+        job_id, conversation_id, _now_ms() if start_ms is None else start_ms, mapped(metadata, "build_job.metadata")
+    )
 
 
 def build_outcome(
@@ -56,7 +61,10 @@ def build_outcome(
         error: The operator's reason.
         at_ms: When that was known, in Unix milliseconds; now by default.
     """
-    kind = OutcomeKind(kind)
+    check_texts("build_outcome", video_url=video_url or "", error=error)
+    if at_ms is not None:
+        check_count("build_outcome.at_ms", at_ms, low=0)
+    kind = kind_of_end(kind, "build_outcome.kind")
     return Outcome(
         kind,
         _now_ms() if at_ms is None else at_ms,
@@ -84,6 +92,12 @@ def build_message(
         language: The language of the text.
         texts: The texts to choose from; Spanish and English by default.
     """
+    check_kinds("build_message", VideoJob, job=job)
+    check_kinds("build_message", Recipient, recipient=recipient)
+    check_kinds("build_message", Texts, texts=texts)
+    check_texts("build_message", language=language)
+    if form is not None:
+        check_choice("build_message.form", form, *MessageForm)
     job = job or build_job()
     if not isinstance(outcome, Outcome):
         outcome = build_outcome(outcome)
@@ -92,6 +106,16 @@ def build_message(
         job=job, outcome=outcome, form=form, reference=job.reference, recipient=recipient, language=language
     )
     return message if texts is None else attrs.evolve(message, texts=texts)
+
+
+def kind_of_end(kind: OutcomeKind | str, name: str) -> OutcomeKind:
+    """Return the kind of an outcome.
+
+    Raises:
+        ConfigurationError: There is no such kind.
+    """
+    check_choice(name, kind, *OutcomeKind)
+    return OutcomeKind(kind)
 
 
 def _now_ms() -> int:

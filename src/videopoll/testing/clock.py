@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from videopoll.clock import Clock
-from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_seconds
 from videopoll.testing.memory import MEMORY_TIME
 
 __all__ = ["MovableClock"]
@@ -48,9 +48,8 @@ class MovableClock(Clock):
         Raises:
             ConfigurationError: `seconds` is negative: a monotonic clock never goes back.
         """
-        if seconds < 0:
-            msg = f"MovableClock.move needs 0 seconds or more, got {seconds:g}: a monotonic clock never goes back"
-            raise ConfigurationError(msg)
+        # A monotonic clock never goes back.
+        check_seconds("MovableClock.move.seconds", seconds, low=0)
         self._moved_s += seconds
 
     def monotonic_s(self) -> float:

@@ -7,7 +7,8 @@ import signal
 from typing import TYPE_CHECKING
 
 from videopoll.core.step import CRASH_POINTS
-from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_choice, check_kind
+from videopoll.worker.base import BaseRunner
 
 if TYPE_CHECKING:
     from videopoll.worker.async_runner import AsyncRunner
@@ -30,9 +31,8 @@ def die_at(runner: Runner | AsyncRunner, point: str, *, job_id: str | None = Non
     Raises:
         ConfigurationError: There is no such point.
     """
-    if point not in CRASH_POINTS:
-        msg = f"there is no crash point {point!r}: choose one of {', '.join(CRASH_POINTS)}"
-        raise ConfigurationError(msg)
+    check_kind("the runner", runner, BaseRunner)
+    check_choice("the crash point", point, *CRASH_POINTS)
 
     def crash(here: str, job: str) -> None:
         if here == point and job_id in {None, job}:

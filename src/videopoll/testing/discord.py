@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import attrs
 from typing_extensions import override
 
+from videopoll.jobs.checks import check_texts
 from videopoll.testing.messengers import FakeMessage, MessageKind, Messenger
 from videopoll.testing.multipart import parts_of
 from videopoll.testing.servers import ReceivedRequest, Reply
@@ -71,6 +72,7 @@ class FakeDiscord(Messenger):
         latency_s: float = 0.0,
     ) -> None:
         super().__init__(port=port, latency_s=latency_s)
+        check_texts("FakeDiscord", token=token, webhook_token=webhook_token)
         self._token = token
         self._webhook_token = webhook_token
         self._failures: list[_Failure] = []

@@ -31,6 +31,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_choice, check_flags, check_seconds
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -125,6 +126,8 @@ class EmbeddedRedis:
     ) -> None:
         self._binary = _require_binary(prefer)
         self._append_only = append_only
+        check_flags("EmbeddedRedis", append_only=append_only)
+        check_seconds("EmbeddedRedis.start_timeout_s", start_timeout_s, above=0)
         self._start_timeout_s = start_timeout_s
         self._owner_pid = os.getpid()
         self._directory: Path | None = None
@@ -375,9 +378,7 @@ def _tail(path: Path, *, max_chars: int = 2000) -> str:
 
 
 def _require_binary(prefer: ServerChoice) -> Path:
-    if prefer not in _INSTALL_HINT:
-        msg = f'EmbeddedRedis.prefer must be "auto", "valkey" or "redis", got {prefer!r}'
-        raise ConfigurationError(msg)
+    check_choice("EmbeddedRedis.prefer", prefer, *_INSTALL_HINT)
     if os.name != "posix":
         msg = (
             "the embedded server runs on Linux and macOS only: start a server yourself (e.g. in a container)"

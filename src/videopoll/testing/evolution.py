@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from videopoll.jobs.checks import check_flags, check_texts
 from videopoll.testing.messengers import FakeMessage, Messenger
 from videopoll.testing.servers import ReceivedRequest, Reply
 
@@ -55,6 +56,8 @@ class FakeEvolution(Messenger):
         latency_s: float = 0.0,
     ) -> None:
         super().__init__(port=port, latency_s=latency_s)
+        check_texts("FakeEvolution", token=token, instance_id=instance_id)
+        check_flags("FakeEvolution", stores=stores)
         self._token = token
         self._instance_id = instance_id
         self._stores = stores

@@ -18,6 +18,7 @@ from redis.retry import Retry
 from typing_extensions import override
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import given
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.queue.schema import DEFAULT_PREFIX
 
@@ -97,7 +98,7 @@ def memory_queue(
     Raises:
         ImportError: The extra ``testing`` is not installed.
     """
-    client = (server or MemoryServer()).client()
+    client = given(server, MemoryServer, "server").client()
     return _MemoryQueue(
         client,
         prefix=prefix,
@@ -124,7 +125,7 @@ def async_memory_queue(
     Raises:
         ImportError: The extra ``testing`` is not installed.
     """
-    client = (server or MemoryServer()).async_client()
+    client = given(server, MemoryServer, "server").async_client()
     return _AsyncMemoryQueue(
         client,
         prefix=prefix,

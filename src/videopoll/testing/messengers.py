@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import attrs
 from typing_extensions import override
 
+from videopoll.jobs.checks import check_flags, check_seconds, check_texts
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
@@ -122,6 +123,9 @@ class FakeUltraMsg(Messenger):
         super().__init__(port=port, latency_s=latency_s)
         self._token = token
         self._instance_id = instance_id
+        check_texts("FakeUltraMsg", token=token, instance_id=instance_id)
+        check_seconds("FakeUltraMsg.visible_after_s", visible_after_s, low=0)
+        check_flags("FakeUltraMsg", bare_list=bare_list)
         self._visible_after_s = visible_after_s
         self._bare_list = bare_list
         self._online = True
@@ -283,6 +287,7 @@ class FakeWhatsAppFactory(Messenger):
         latency_s: float = 0.0,
     ) -> None:
         super().__init__(port=port, latency_s=latency_s)
+        check_texts("FakeWhatsAppFactory", token=token, instance_id=instance_id)
         self._token = token
         self._instance_id = instance_id
 

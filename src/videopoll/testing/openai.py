@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from typing_extensions import override
 
+from videopoll.jobs.checks import check_callable, check_texts
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class FakeOpenAI(FakeServer):
         latency_s: float = 0.0,
     ) -> None:
         super().__init__(port=port, latency_s=latency_s)
+        check_texts("FakeOpenAI", api_key=api_key, call_id=call_id)
+        check_callable(arguments, "FakeOpenAI.arguments", "the user's text")
+        if speak is not None:
+            check_callable(speak, "FakeOpenAI.speak", "the tool's answer")
         self._arguments = arguments
         self._speak = speak or (lambda answer: str(answer.get("message")))
         self._api_key = api_key

@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 import attrs
 
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import kind_name, mapped
 from videopoll.jobs.job import VideoJob
 from videopoll.messages import BaseMessage, Delivered, Receipt
 from videopoll.observations import Observation, VideoReady
@@ -35,7 +37,7 @@ class ScriptedPoller:
         self._lock = threading.Lock()
         self._answers: dict[str, deque[PollAnswer]] = {}
         self._polls: list[str] = []
-        for job_id, some in (answers or {}).items():
+        for job_id, some in mapped(answers, "ScriptedPoller.answers").items():
             self.job(job_id, *(some if isinstance(some, Sequence) else (some,)))
 
     def __repr__(self) -> str:
@@ -48,6 +50,10 @@ class ScriptedPoller:
             job_id: The video API's id of the job.
             answers: Observations to return, exceptions to raise.
         """
+        for one in answers:
+            if not isinstance(one, Observation | BaseException):
+                msg = f"an answer of ScriptedPoller is an observation or an exception, got {kind_name(one)}"
+                raise ConfigurationError(msg)
         with self._lock:
             self._answers[job_id] = deque(answers)
 

@@ -15,10 +15,11 @@ import attrs
 from typing_extensions import override
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_flags, check_kind, check_seconds, check_texts
 from videopoll.jobs.job import VideoJob
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 from videopoll.video_api.apis import ALL
-from videopoll.video_api.description import EACH, Meaning, steps_of
+from videopoll.video_api.description import EACH, ApiDescription, Meaning, steps_of
 from videopoll.video_api.generation import GenerationStarted
 from videopoll.video_api.operation import api_id_of
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from videopoll.jobs.codec import JsonValue
-    from videopoll.video_api.description import ApiDescription, Step
+    from videopoll.video_api.description import Step
     from videopoll.video_api.start import Start
 
 __all__ = ["FakeProviders"]
@@ -100,6 +101,12 @@ class FakeProviders(FakeServer):
         latency_s: float = 0.0,
     ) -> None:
         super().__init__(port=port, latency_s=latency_s)
+        for api in apis:
+            check_kind("each API of FakeProviders", api, ApiDescription)
+        check_texts("FakeProviders", api_key=api_key)
+        check_flags("FakeProviders", public_links=public_links)
+        if link_life_s is not None:
+            check_seconds("FakeProviders.link_life_s", link_life_s)
         self._apis = {api.name: api for api in apis or ALL.values()}
         self._api_key = api_key
         self._public_links = public_links

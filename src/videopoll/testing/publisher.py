@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
+import os
 import secrets
 import shutil
 from http import HTTPStatus
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_seconds, kind_name
 from videopoll.jobs.video import PublicLink
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
-    import os
-
     from videopoll.jobs.video import VideoFile
 
 __all__ = ["FolderPublisher"]
@@ -43,6 +44,11 @@ class FolderPublisher(FakeServer):
         self, folder: str | os.PathLike[str], *, lives_s: float | None = 3600.0, port: int | None = None
     ) -> None:
         super().__init__(port=port)
+        if not isinstance(folder, str | os.PathLike):
+            msg = f"FolderPublisher.folder must be a path, got {kind_name(folder)}"
+            raise ConfigurationError(msg)
+        if lives_s is not None:
+            check_seconds("FolderPublisher.lives_s", lives_s)
         self.folder: Path = Path(folder)
         self._lives_s = lives_s
         # A name can be guessed by who knows the job: the rest of the link cannot.

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from videopoll.core.flow import acall, adrive, call, do, drive
+from videopoll.jobs.checks import listed
 from videopoll.policies import KeyTtls
 from videopoll.protocols import AsyncNotifier, AsyncPublisher, AsyncVideoPoller, Notifier, Publisher, VideoPoller
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
@@ -65,13 +66,13 @@ class _World(Generic[QueueT, RunnerT, PollerT, NotifierT, PublisherT]):
         self.notifier: RecordingNotifier = RecordingNotifier()
         self._client = self.server.client()
         self._moved_s = 0.0
-        hooks = tuple(hooks)
+        hooks = listed(hooks, "hooks", "functions of an event")
         ttls = KeyTtls.outliving(*strategies_of(strategy, poller))
         self.queue: QueueT = self._new_queue(self.server, ttls=ttls, delivery=delivery, hooks=hooks)
         self.runner: RunnerT = self._new_runner(
             self.queue,
-            poller or self.poller,
-            notifier or self.notifier,
+            self.poller if poller is None else poller,
+            self.notifier if notifier is None else notifier,
             publisher=publisher,
             strategy=strategy,
             lease=lease,

@@ -25,6 +25,7 @@ import attrs
 from typing_extensions import override
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_count, check_fields, check_seconds
 from videopoll.testing.embedded import unused_port
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class ReceivedRequest:
     raw: bytes = attrs.field(repr=False)
 
 
+def _plain_status(status: int | None) -> int | None:
+    return int(status) if isinstance(status, HTTPStatus) else status
+
+
 @attrs.frozen(kw_only=True)
 class Reply:
     """What a fake answers, and how badly.
@@ -95,7 +100,7 @@ class Reply:
             what it was given.
     """
 
-    status: int | None = None
+    status: int | None = attrs.field(default=None, converter=_plain_status)
     body: JsonValue | bytes = None
     headers: Mapping[str, str] = attrs.field(factory=dict)
     delay_s: float = 0.0
@@ -104,10 +109,13 @@ class Reply:
     accept: bool = False
     fill: bool = False
 
+    def __attrs_post_init__(self) -> None:
+        check_fields(self)
+
     @classmethod
     def json(cls, body: JsonValue, *, status: int = HTTPStatus.OK) -> Reply:
         """Answer with this JSON."""
-        return cls(status=int(status), body=body)
+        return cls(status=status, body=body)
 
     @classmethod
     def processing(cls, word: str = "processing") -> Reply:
@@ -137,9 +145,12 @@ class Reply:
     @classmethod
     def fault(cls, status: int = HTTPStatus.SERVICE_UNAVAILABLE, *, retry_after: str | float | None = None) -> Reply:
         """Answer with an error status, and with ``Retry-After`` as seconds or as an HTTP date."""
-        reply = cls.json({"error": f"fault {int(status)}"}, status=status)
+        reply = cls(status=status)
+        reply = attrs.evolve(reply, body={"error": f"fault {reply.status}"})
         if retry_after is None:
             return reply
+        if not isinstance(retry_after, str):
+            check_seconds("Reply.fault.retry_after", retry_after)
         hint = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
         return attrs.evolve(reply, headers={"Retry-After": hint})
 
@@ -166,12 +177,12 @@ class Reply:
     @classmethod
     def garbage(cls, body: bytes = b"<html>not what you asked for</html>", *, status: int = HTTPStatus.OK) -> Reply:
         """Answer with bytes that are no JSON."""
-        return cls(status=int(status), body=body)
+        return cls(status=status, body=body)
 
     @classmethod
     def redirect(cls, url: str, *, status: int = HTTPStatus.FOUND) -> Reply:
         """Send the client somewhere else."""
-        return cls(status=int(status), headers={"Location": url})
+        return cls(status=status, headers={"Location": url})
 
 
 @attrs.define
@@ -212,6 +223,9 @@ class FakeServer:
     def __init__(self, *, port: int | None = None, latency_s: float = 0.0) -> None:
         self._lock = threading.RLock()
         self._port_is_ours_to_choose = port is None
+        if port is not None:
+            check_count(f"{type(self).__name__}.port", port, low=0)
+        check_seconds(f"{type(self).__name__}.latency_s", latency_s, low=0)
         self._port = unused_port() if port is None else port
         self._latency_s = latency_s
         self._requests: list[ReceivedRequest] = []

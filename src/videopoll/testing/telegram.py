@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from typing_extensions import override
 
+from videopoll.jobs.checks import check_texts
 from videopoll.testing.messengers import FakeMessage, Messenger
 from videopoll.testing.multipart import parts_of
 from videopoll.testing.servers import ReceivedRequest, Reply
@@ -45,6 +46,7 @@ class FakeTelegram(Messenger):
 
     def __init__(self, *, token: str | None = None, port: int | None = None, latency_s: float = 0.0) -> None:
         super().__init__(port=port, latency_s=latency_s)
+        check_texts("FakeTelegram", token=token)
         self._token = token
         self._links_refused: str | None = None
         self._uploads_refused = False

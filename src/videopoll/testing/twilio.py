@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import attrs
 from typing_extensions import override
 
+from videopoll.jobs.checks import check_texts, listed, mapped
 from videopoll.testing.messengers import FakeMessage, MessageKind, Messenger
 from videopoll.testing.servers import ReceivedRequest, Reply
 
@@ -91,10 +92,11 @@ class FakeTwilio(Messenger):
         latency_s: float = 0.0,
     ) -> None:
         super().__init__(port=port, latency_s=latency_s)
+        check_texts("FakeTwilio", account_sid=account_sid, auth_token=auth_token or "")
         self._account_sid = account_sid
         self._auth_token = auth_token
-        self._api_keys = dict(api_keys or {})
-        self._content_sids = frozenset(content_sids)
+        self._api_keys = mapped(api_keys, "FakeTwilio.api_keys")
+        self._content_sids = frozenset(listed(content_sids, "FakeTwilio.content_sids", "ids"))
         self._failures: list[_Failure] = []
         self._hides = False
         self._listed: list[dict[str, JsonValue]] = []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 from typing_extensions import override
 
+from videopoll.jobs.checks import check_count, check_flags, check_seconds, check_texts
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
@@ -89,6 +90,12 @@ class FakeVideoApi(FakeServer):
         latency_s: float = 0.0,
     ) -> None:
         super().__init__(port=port, latency_s=latency_s)
+        check_texts("FakeVideoApi", api_key=api_key)
+        check_flags("FakeVideoApi", strict=strict)
+        if ready_after_s is not None:
+            check_seconds("FakeVideoApi.ready_after_s", ready_after_s, low=0)
+        if ready_after_polls is not None:
+            check_count("FakeVideoApi.ready_after_polls", ready_after_polls, low=0)
         self._api_key = api_key
         self._ready_after_s = ready_after_s
         self._ready_after_polls = 1 if ready_after_s is None and ready_after_polls is None else ready_after_polls

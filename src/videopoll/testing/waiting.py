@@ -6,7 +6,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from videopoll._calling import is_async
 from videopoll.core.flow import acall, adrive, call, do, drive
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_callable, check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,6 +34,7 @@ def wait_until(predicate: Callable[[], T], *, timeout_s: float = 10.0, describe:
 
     Raises:
         AssertionError: It did not become true in time; the text has the description.
+        ConfigurationError: `predicate` is no plain function.
     """
     return drive(_until(time.sleep, predicate, timeout_s, describe), call)
 
@@ -47,6 +51,12 @@ async def async_wait_until(predicate: Callable[[], T], *, timeout_s: float = 10.
 def _until(
     sleep: Callable[[float], Awaitable[None] | None], predicate: Callable[[], T], timeout_s: float, describe: str
 ) -> Flow[T]:
+    check_callable(predicate, "what is waited for", "nothing")
+    check_seconds("timeout_s", timeout_s)
+    if is_async(predicate):
+        # A coroutine is true: the wait would be over at once, and prove nothing.
+        msg = "what is waited for must be a plain function, got an async one: look at what it leaves behind"
+        raise ConfigurationError(msg)
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
     while not (value := predicate()):

@@ -9,6 +9,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -16,12 +17,13 @@ import attrs
 import httpx
 from typing_extensions import override
 
+from videopoll.jobs.checks import check_flags, check_kinds, check_texts
 from videopoll.testing.messengers import FakeMessage, MessageKind, Messenger
 from videopoll.testing.multipart import parts_of
 from videopoll.testing.servers import ReceivedRequest, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
     from videopoll.jobs.codec import JsonValue
 
@@ -134,6 +136,10 @@ class FakeWhatsAppCloud(Messenger):
         latency_s: float = 0.0,
     ) -> None:
         super().__init__(port=port, latency_s=latency_s)
+        check_kinds("FakeWhatsAppCloud", Mapping, templates=templates, notice_templates=notice_templates)
+        check_texts("FakeWhatsAppCloud", token=token, number_id=number_id, app_secret=app_secret or "")
+        check_texts("FakeWhatsAppCloud", webhook_url=webhook_url)
+        check_flags("FakeWhatsAppCloud", doubled=doubled, reverse=reverse)
         self.app_secret: str = app_secret
         self.webhook_url: str | None = webhook_url
         self._token = token

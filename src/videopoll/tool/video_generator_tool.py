@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import attrs
 
-from videopoll._calling import call_async, check_callable, is_async
+from videopoll._calling import call_async, is_async
 from videopoll._reasons import told_of, told_or_withheld
 from videopoll.core.flow import Flow, adrive, do, drive
 from videopoll.core.flow import call as call_now
 from videopoll.errors import ConfigurationError, InvalidGenerationError
-from videopoll.jobs.codec import JsonValue, is_number
+from videopoll.jobs.checks import check_callable, check_choice, check_seconds, check_texts
+from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.job import MAX_OPERATION_BYTES, PROMPT_CHARS, check_id, check_metadata
 from videopoll.jobs.urls import check_url
 from videopoll.messages import AcknowledgementMessage, Delivered
@@ -222,13 +223,11 @@ class VideoGeneratorTool:
         if notifier is not None and tell_user is not None:
             msg = "VideoGeneratorTool takes a notifier or tell_user, not both: the user would be told twice"
             raise ConfigurationError(msg)
-        if mode not in {"async", "sync"} or default_version not in MODELS:
-            msg = 'VideoGeneratorTool.mode is "async" or "sync", and default_version is 2 or 3'
-            raise ConfigurationError(msg)
-        for name, seconds in (("same_wish_s", same_wish_s), ("grace_s", grace_s)):
-            if not is_number(seconds) or seconds < 0:
-                msg = f"VideoGeneratorTool.{name} must be a finite number of seconds of at least 0"
-                raise ConfigurationError(msg)
+        check_choice("VideoGeneratorTool.mode", mode, "async", "sync")
+        check_choice("VideoGeneratorTool.default_version", default_version, *MODELS)
+        check_texts("VideoGeneratorTool", description=description)
+        check_seconds("VideoGeneratorTool.same_wish_s", same_wish_s, low=0)
+        check_seconds("VideoGeneratorTool.grace_s", grace_s, low=0)
         capabilities: object = getattr(generator, "capabilities", None)
         self._capabilities = capabilities if isinstance(capabilities, Capabilities) else None
         if mode == "sync" and self._capabilities is not None:

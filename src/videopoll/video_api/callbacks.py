@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from videopoll._http import HttpReply
-from videopoll._http.received import MAX_RECEIVED_BYTES, Headers, headers_named
+from videopoll._http.received import MAX_RECEIVED_BYTES, Headers, checked_body, headers_named
 from videopoll._reasons import Reason, own
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_kind, check_seconds, listed
 from videopoll.jobs.job import MAX_ID_CHARS
-from videopoll.video_api.description import Meaning, Signing, normalized
+from videopoll.video_api.description import ApiDescription, Meaning, Signing, normalized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from videopoll.jobs.codec import JsonValue
-    from videopoll.video_api.description import ApiDescription
 
 __all__ = ["CallbackRefused", "CallbackVerified", "Headers", "keys_of", "keys_of_jwks", "verify_callback"]
 
@@ -94,16 +94,17 @@ def verify_callback(
     Raises:
         ConfigurationError: The description has no callbacks, or the body is no bytes.
     """
+    check_kind("verify_callback.api", api, ApiDescription)
     scheme = api.callback
     if scheme is None:
         msg = f"{api.name} has no callbacks whose signature is known: leave it to the polls"
         raise ConfigurationError(msg)
-    if not isinstance(body, bytes | bytearray | memoryview):
-        msg = f"a callback's body must be the bytes as they came, got {type(body).__name__}: a parsed body has no signature"
-        raise ConfigurationError(msg)
+    body = checked_body(body, "a callback")
+    for key in listed(keys, "verify_callback.keys", "keys, each of bytes"):
+        check_kind("each of verify_callback.keys", key, bytes)
+    check_seconds("verify_callback.now_s", now_s)
     if len(body) > MAX_RECEIVED_BYTES:
         return CallbackRefused(own(f"larger than {MAX_RECEIVED_BYTES} bytes"), HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    body = bytes(body)
     given = headers_named(headers, _NEEDED[scheme.signing])
     if given is None:
         return CallbackRefused(own("the headers of its signature are missing, or not what they should be"))
@@ -140,7 +141,9 @@ def keys_of(api: ApiDescription, secret: str | Iterable[str]) -> tuple[bytes, ..
     Raises:
         ConfigurationError: One of them cannot be such a secret, or there is none. It is not quoted.
     """
-    texts = [secret] if isinstance(secret, str) else list(secret)
+    texts = (
+        [secret] if isinstance(secret, str) else listed(secret, f"the secret for callbacks of {api.name}", "secrets")
+    )
     keys = [_key_of(api, text) for text in texts]
     if not keys or len(keys) > MAX_KEYS:
         msg = f"the callbacks of {api.name} need a secret, and at most {MAX_KEYS}"

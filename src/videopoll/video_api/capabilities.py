@@ -6,6 +6,7 @@ import attrs
 
 from videopoll._reasons import own
 from videopoll.errors import InvalidGenerationError
+from videopoll.jobs.checks import check_fields
 from videopoll.video_api.generation import (
     GenerationRequest,
     ModelChoice,
@@ -39,6 +40,9 @@ class Capabilities:
     negative_prompt: bool = False
     duration: bool = False
     with_image: Capabilities | None = None
+
+    def __attrs_post_init__(self) -> None:
+        check_fields(self, Capabilities=Capabilities)
 
     def choose(self, request: GenerationRequest) -> ModelChoice:
         """Choose model and aspect ratio.

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_choice, check_fields, check_kind, mapped
 from videopoll.jobs.urls import url_problem
 from videopoll.jobs.video import AssetKind
 from videopoll.policies import PollingStrategy
@@ -78,6 +79,9 @@ class Callback:
     status: str | None = None
     keys_url: str | None = None
 
+    def __attrs_post_init__(self) -> None:
+        check_fields(self, Signing=Signing)
+
 
 _STEP = re.compile(r"(?:^|\.)([A-Za-z_][A-Za-z0-9_-]*)|\[([0-9]{1,3}|\*)\]")
 _VARIABLE = re.compile(r"\{([a-z]+)(?:\.([A-Za-z_][A-Za-z0-9_-]*))?\}")
@@ -87,6 +91,9 @@ Step: TypeAlias = str | int
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
 """It stands before a colon in the ids of jobs, and in lists, logs and variables."""
+
+_LISTS_OF_PATHS = ("status", "video", "fails_if", "error", "code", "others", "rejected_if")
+_PATHS = ("id", "ends_s", "progress", "queue_position")
 
 EACH = "*"
 MOST_FOUND = 20
@@ -137,11 +144,14 @@ def _find_all(value: JsonValue, steps: tuple[Step, ...]) -> list[JsonValue]:
 
 def paths_of(value: str | tuple[str, ...]) -> tuple[str, ...]:
     """Return one path, or several, as a tuple."""
-    return (value,) if isinstance(value, str) else tuple(value)
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def _words(value: Mapping[str, Meaning]) -> dict[str, Meaning]:
-    return {normalized(word): Meaning(meaning) for word, meaning in value.items()}
+    known = mapped(value, "ApiDescription.words", needed=True)
+    for meaning in known.values():
+        check_choice("a meaning of ApiDescription.words", meaning, *Meaning)
+    return {normalized(word): Meaning(meaning) for word, meaning in known.items()}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -256,47 +266,43 @@ class ApiDescription:
     _steps: dict[str, tuple[Step, ...]] = attrs.field(factory=dict, init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        single = [self.id, self.ends_s, self.progress, self.queue_position]
+        from videopoll.video_api.start import Start  # noqa: PLC0415 - it is made of what is here
+
+        check_fields(self, Meaning=Meaning, Certainty=Certainty, AssetKind=AssetKind, Callback=Callback, Start=Start)
+        check_kind("ApiDescription.strategy", self.strategy, PollingStrategy)
+        named = [(name, path) for name in _LISTS_OF_PATHS for path in getattr(self, name)]
+        named += [(name, getattr(self, name)) for name in _PATHS]
+        if self.start is not None:
+            named += [("start", path) for path in self.start.paths]
         if self.callback is not None:
-            single += [self.callback.id, self.callback.status]
-        paths = (
-            *self.status,
-            *self.video,
-            *self.fails_if,
-            *self.error,
-            *self.code,
-            *self.others,
-            *self.rejected_if,
-            *(self.start.paths if self.start is not None else ()),
-            *single,
-        )
-        for path in paths:
+            named += [("callback", self.callback.id), ("callback", self.callback.status)]
+        for name, path in named:
             if path is not None:
                 try:
                     self._steps[path] = steps_of(path)
                 except ValueError as error:
-                    msg = f"the description {self.name!r}: {error}"
+                    msg = f"the description {self.name!r}: {name}: {error}"
                     raise ConfigurationError(msg) from None
         if not _NAME.fullmatch(self.name):
             msg = f"a description's name is letters, digits, '.', '_' and '-', at most 60: got {self.name!r}"
             raise ConfigurationError(msg)
-        for template in (self.poll, self.follow, self.locked):
-            self._check_template(template)
+        for name in ("poll", "follow", "locked"):
+            self._check_template(name, getattr(self, name))
         if self.base_url is not None and (problem := url_problem(self.base_url)) is not None:
             msg = f"the description {self.name!r}: base_url {problem}"
             raise ConfigurationError(msg)
 
-    def _check_template(self, template: str | None) -> None:
+    def _check_template(self, name: str, template: str | None) -> None:
         if template is None:
             return
         rest = _VARIABLE.sub("", template)
         known = all(
-            (name in {"base", "id"} and not field) or (name == "operation" and field)
-            for name, field in _VARIABLE.findall(template)
+            (variable in {"base", "id"} and not field) or (variable == "operation" and field)
+            for variable, field in _VARIABLE.findall(template)
         )
         if not known or "{" in rest or "}" in rest or not template.startswith(("{base}/", "{operation.")):
             msg = (
-                f"the description {self.name!r}: the template {template!r} must begin with {{base}}/, or be"
+                f"the description {self.name!r}: {name}: the template {template!r} must begin with {{base}}/, or be"
                 " {operation.name}; it may have {id} and {operation.name} in it"
             )
             raise ConfigurationError(msg)

@@ -21,6 +21,7 @@ from videopoll._reasons import Reason, own, told
 from videopoll.core.flow import acall, adrive, call, do, drive
 from videopoll.errors import ConfigurationError, InvalidJobError
 from videopoll.events import CallbackReceived, Emitter
+from videopoll.jobs.checks import check_callable, check_kind
 from videopoll.observe.log import LogHook
 from videopoll.video_api.callbacks import (
     CallbackRefused,
@@ -30,7 +31,7 @@ from videopoll.video_api.callbacks import (
     keys_of_jwks,
     verify_callback,
 )
-from videopoll.video_api.description import Signing
+from videopoll.video_api.description import ApiDescription, Signing
 from videopoll.video_api.operation import job_id_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from videopoll.core.flow import Flow
     from videopoll.events import Hook
-    from videopoll.video_api.description import ApiDescription
 
 __all__ = ["Doorbell", "Ring", "RingResult"]
 
@@ -129,6 +129,9 @@ class Doorbell:
         async_client: httpx.AsyncClient | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        check_kind("Doorbell.api", api, ApiDescription)
+        check_callable(getattr(queue, "poll_now", None), "Doorbell.queue's poll_now", "a job id")
+        check_callable(clock, "Doorbell.clock", "nothing")
         if api.callback is None:
             msg = f"{api.name} has no callbacks whose signature is known: leave it to the polls"
             raise ConfigurationError(msg)

@@ -21,8 +21,8 @@ from videopoll._http import NOT_JSON, FailureKind, HttpFailure, HttpReply, HttpR
 from videopoll._http.answerer import refused_by_another
 from videopoll._reasons import Reason, own, told_of
 from videopoll.core.flow import Call, acall, adrive, call, drive
-from videopoll.errors import ConfigurationError, InvalidGenerationError, InvalidJobError
-from videopoll.jobs.codec import is_number
+from videopoll.errors import InvalidGenerationError, InvalidJobError
+from videopoll.jobs.checks import check_flags, check_seconds, listed
 from videopoll.jobs.job import check_id
 from videopoll.jobs.urls import readied_url
 from videopoll.observe.redact import redacted
@@ -263,16 +263,12 @@ class Pace:
     resubmit_unknown: bool
 
     def __attrs_post_init__(self) -> None:
-        for name, value in (("timeout_s", self.timeout_s), ("sync_timeout_s", self.sync_timeout_s)):
-            self._check(name, value, positive=True)
-        for value in (*self.retry_waits_s, self.max_retry_after_s):
-            self._check("retry_waits_s and max_retry_after_s", value)
-
-    def _check(self, name: str, value: object, *, positive: bool = False) -> None:
-        if not is_number(value) or value < 0 or (positive and not value):
-            low = "more than 0" if positive else "at least 0"
-            msg = f"{self.owner}.{name} must be finite numbers of seconds of {low}"
-            raise ConfigurationError(msg)
+        check_seconds(f"{self.owner}.timeout_s", self.timeout_s, above=0)
+        check_seconds(f"{self.owner}.sync_timeout_s", self.sync_timeout_s, above=0)
+        for wait_s in self.retry_waits_s:
+            check_seconds(f"each of {self.owner}.retry_waits_s", wait_s, low=0)
+        check_seconds(f"{self.owner}.max_retry_after_s", self.max_retry_after_s, low=0)
+        check_flags(self.owner, resubmit_unknown=self.resubmit_unknown)
 
 
 Effect: TypeAlias = HttpRequest | float | Call
@@ -393,11 +389,12 @@ class VideoApiGenerator(GeneratingClient, VideoApiClient):
         max_connections: int = 20,
         transport: Literal["auto", "httpx", "aiohttp"] = "auto",
     ) -> None:
+        owner = type(self).__name__
         self._pace = Pace(
-            owner=type(self).__name__,
+            owner=owner,
             timeout_s=timeout_s,
             sync_timeout_s=sync_timeout_s,
-            retry_waits_s=tuple(retry_waits_s),
+            retry_waits_s=listed(retry_waits_s, f"{owner}.retry_waits_s", "seconds"),
             max_retry_after_s=max_retry_after_s,
             resubmit_unknown=resubmit_unknown,
         )

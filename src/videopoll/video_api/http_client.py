@@ -10,7 +10,9 @@ from videopoll._http import Http
 from videopoll.core.accounts import api_account
 from videopoll.core.flow import do
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_kind
 from videopoll.jobs.urls import url_problem
+from videopoll.video_api.description import ApiDescription
 
 if TYPE_CHECKING:
     from typing import Self
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     import httpx
 
     from videopoll.core.flow import Flow
-    from videopoll.video_api.description import ApiDescription
 
 __all__ = ["HttpApiClient", "Key"]
 
@@ -55,6 +56,7 @@ class HttpApiClient:
         transport: Literal["auto", "httpx", "aiohttp"],
     ) -> None:
         owner = type(self).__name__
+        check_kind(f"{owner}.api", api, ApiDescription)
         self._api = api
         url = base_url if base_url is not None else api.base_url
         if url is None:
@@ -68,7 +70,7 @@ class HttpApiClient:
         if api_key is None and api.auth_header:
             msg = f"{api.name} needs a key: give {owner} its api_key"
             raise ConfigurationError(msg)
-        if isinstance(api_key, str):
+        if isinstance(api_key, str) or not (api_key is None or callable(api_key)) or isinstance(api_key, type):
             checked_key(api_key)
         self._key = api_key
         self._last_headers: tuple[str | None, Mapping[str, str]] = None, {}

@@ -19,10 +19,12 @@ from typing_extensions import override
 from videopoll._http import NOT_JSON, HttpFailure, HttpReply, HttpRequest
 from videopoll._reasons import own, told_of
 from videopoll.errors import ConfigurationError, InvalidJobError
+from videopoll.jobs.checks import check_kind, listed, mapped
 from videopoll.jobs.codec import dump
 from videopoll.jobs.job import MAX_OPERATION_BYTES, VideoJob
 from videopoll.jobs.urls import readied_url
 from videopoll.video_api.capabilities import Capabilities
+from videopoll.video_api.description import ApiDescription
 from videopoll.video_api.generation import (
     Generation,
     GenerationErrorCode,
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 
     from videopoll.core.flow import Flow
     from videopoll.jobs.codec import JsonValue
-    from videopoll.video_api.description import ApiDescription
     from videopoll.video_api.http_client import Key
 
 __all__ = ["HttpVideoGenerator", "prepare_start", "read_start"]
@@ -192,19 +193,21 @@ class HttpVideoGenerator(GeneratingClient, HttpApiClient):
         max_connections: int = 20,
         transport: Literal["auto", "httpx", "aiohttp"] = "auto",
     ) -> None:
+        owner = type(self).__name__
+        check_kind(f"{owner}.api", api, ApiDescription)
         if api.start is None:
             msg = f"the description {api.name!r} does not say how a generation is started: give it a start"
             raise ConfigurationError(msg)
-        self._start, self._body = api.start, dict(body or {})
-        models = (model,) if isinstance(model, str) else tuple(model)
+        self._start, self._body = api.start, mapped(body, f"{owner}.body")
+        models = (model,) if isinstance(model, str) else listed(model, f"{owner}.model", "names of models")
         _check_models(api, api.start, models)
         self.capabilities: Capabilities = _capabilities(api.name, api.start, models)
         """What it can be asked for: the tool offers the model no more than that."""
         self._pace = Pace(
-            owner=type(self).__name__,
+            owner=owner,
             timeout_s=timeout_s,
             sync_timeout_s=timeout_s,
-            retry_waits_s=tuple(retry_waits_s),
+            retry_waits_s=listed(retry_waits_s, f"{owner}.retry_waits_s", "seconds"),
             max_retry_after_s=max_retry_after_s,
             resubmit_unknown=resubmit_unknown,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, cast
 
 import attrs
 
-from videopoll._calling import aclose_parts, check_callable, close_parts, in_thread, is_async
+from videopoll._calling import aclose_parts, close_parts, in_thread, is_async
 from videopoll._reasons import own, quoting, shown_name
 from videopoll.clock import Clock
 from videopoll.core.accounts import api_account
@@ -16,6 +16,7 @@ from videopoll.core.brakes import Brakes
 from videopoll.core.flow import adrive, call, do, drive
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.bounds import bounded_detail
+from videopoll.jobs.checks import check_callable, check_kinds, check_texts, mapped
 from videopoll.jobs.video import FailureReason
 from videopoll.observations import Fault, FaultKind, NotAsked, Observation, VideoFailed
 from videopoll.observe.redact import redact
@@ -99,7 +100,9 @@ class RoutingPoller:
         if is_async(by):
             msg = "RoutingPoller.by must be a plain function: what has to be waited for is for `credentials`"
             raise ConfigurationError(msg)
-        strategies = dict(strategies or {})
+        strategies = mapped(strategies, "RoutingPoller.strategies")
+        check_kinds("RoutingPoller.strategies", PollingStrategy, **strategies)
+        check_texts("RoutingPoller", default=default)
         for what, names in (("default", () if default is None else (default,)), ("strategies", strategies)):
             if unknown := sorted(set(names) - self._pollers.keys()):
                 msg = f"RoutingPoller.{what} names {', '.join(unknown)}, which is not among its pollers: {self._known}"

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import attrs
 
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_fields, listed
 from videopoll.video_api.description import Certainty, paths_of, steps_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ _VARIABLE = re.compile(r"\{([a-z_]+)\}")
 
 
 def _ratios(value: Mapping[str, JsonValue] | tuple[str, ...]) -> dict[str, JsonValue]:
-    return dict(value) if isinstance(value, Mapping) else {ratio: ratio for ratio in value}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return {ratio: ratio for ratio in listed(value, "Start.aspect_ratios", "aspect ratios")}
 
 
 @attrs.frozen(kw_only=True)
@@ -78,11 +81,12 @@ class Start:
     with_image: Start | None = None
 
     def __attrs_post_init__(self) -> None:
-        for path in self.paths:
+        check_fields(self, Certainty=Certainty, Start=Start)
+        for name, path in (*(("id", one) for one in self.id), *(("operation", one) for one in self.operation.values())):
             try:
                 steps_of(path)
             except ValueError as error:
-                msg = f"the start of a generation: {error}"
+                msg = f"the start of a generation: {name}: {error}"
                 raise ConfigurationError(msg) from None
         names, in_url = names_in(dict(self.body)), set(_VARIABLE.findall(self.url))
         rest = _VARIABLE.sub("", self.url)

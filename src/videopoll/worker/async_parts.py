@@ -20,6 +20,7 @@ from videopoll.worker.host_parts import (
     as_observation,
     as_receipt,
     check_call,
+    check_part,
     is_for_us,
     look_up_failed,
     notifier_failed,
@@ -68,10 +69,9 @@ class AsyncParts:
         )
         self.poll: Callable[[PollApi], Awaitable[Observation]] = self._poller_call()
         self._download = self._method(poller, "download")
+        if publisher is not None:
+            check_part(publisher, "publisher", "publish", "apublish")
         self._publish = None if publisher is None else self._method(publisher, "publish")
-        if publisher is not None and self._publish is None:
-            msg = f"the publisher must have a method publish(), got {type(publisher).__name__}"
-            raise TypeError(msg)
         self._notify = self._notifier_call("notify")
         self._look_up = (
             self._notifier_call("look_up") if hasattr(notifier, "look_up") or hasattr(notifier, "alook_up") else None
@@ -162,10 +162,8 @@ class AsyncParts:
 
     def _poller_call(self) -> Callable[[PollApi], Awaitable[Observation]]:
         """Return a coroutine function that calls this poller."""
+        check_part(self._poller, "poller", "poll", "apoll")
         own = getattr(self._poller, "apoll", None)
-        if own is None and not callable(getattr(self._poller, "poll", None)):
-            msg = f"the poller must have a method poll(), got {type(self._poller).__name__}"
-            raise TypeError(msg)
         check_call(self._poller, "poll" if own is None else "apoll")
         if own is not None:
             if getattr(self._poller, "keeps_time", False) is True:
@@ -207,14 +205,12 @@ class AsyncParts:
 
     def _notifier_call(self, method: str) -> Callable[[Message], Awaitable[object]]:
         """Return a coroutine function that calls this method of the notifier."""
+        check_part(self._notifier, "notifier", method, f"a{method}")
         own = getattr(self._notifier, f"a{method}", None)
         if own is not None:
             check_call(self._notifier, f"a{method}")
             return cast("Callable[[Message], Awaitable[object]]", own)
-        call = getattr(self._notifier, method, None)
-        if not callable(call):
-            msg = f"the notifier must have a method {method}(), got {type(self._notifier).__name__}"
-            raise TypeError(msg)
+        call = getattr(self._notifier, method)
         check_call(self._notifier, method)
         if is_async(call):
             return cast("Callable[[Message], Awaitable[object]]", call)

@@ -34,7 +34,7 @@ from videopoll.worker import state
 from videopoll.worker.async_parts import AsyncParts
 from videopoll.worker.base import HIDING_S, RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
-    refuse_class,
+    check_part,
     resume,
     trace_of,
     was_cancelled,
@@ -179,8 +179,8 @@ class AsyncRunner(
         rng: Where the jitter is drawn from; the system's generator if there is none.
 
     Raises:
-        ConfigurationError: Values that cannot work, alone or together.
-        TypeError: The queue is a sync one.
+        ConfigurationError: Values that cannot work, alone or together; or the queue is a sync one; or a part is a
+            class, or has not the method that is needed.
     """
 
     _log = log
@@ -194,12 +194,12 @@ class AsyncRunner(
         notifier: AsyncNotifier | Notifier,
         publisher: Publisher | AsyncPublisher | None,
     ) -> None:
-        refuse_class(queue)
+        check_part(queue, "queue", "claim")
         if not is_async(getattr(queue, "claim", None)):
             msg = (
                 f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs AsyncRedisVideoJobQueue or another one"
             )
-            raise TypeError(msg)
+            raise ConfigurationError(msg)
 
     @override
     def _open(self) -> None:

@@ -20,6 +20,7 @@ from videopoll.core.belonging import OfProcess, leave_to_parent
 from videopoll.core.flow import do
 from videopoll.core.wrappers import warn_of_hidden_look_up
 from videopoll.errors import QueueError
+from videopoll.jobs.checks import check_flags
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import Health
 from videopoll.observe.log import shown_ids
@@ -27,7 +28,7 @@ from videopoll.policies import ENDING_S
 from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
 from videopoll.worker import state as constants
 from videopoll.worker.endings import MOST_ENDINGS
-from videopoll.worker.host_parts import check_publisher
+from videopoll.worker.host_parts import check_part, check_publisher
 from videopoll.worker.state import Room, WorkerState
 from videopoll.worker.upkeep import Upkeep
 
@@ -141,6 +142,9 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         self._refuse(queue, poller, notifier, publisher)
         check_publisher(poller, publisher)
         warn_of_hidden_look_up(notifier)
+        check_flags("", foreign_workers=foreign_workers, recover=recover, take_new=take_new, visible=visible)
+        if rng is not None:
+            check_part(rng, "rng", "random")
         polls = self._polls_by_default if concurrency is None else concurrency
         self._new_state = functools.partial(
             WorkerState,

@@ -29,6 +29,8 @@ from typing_extensions import override
 from videopoll._reasons import trace_of
 from videopoll.core.belonging import OfProcess
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_count, check_texts
+from videopoll.worker.host_parts import check_part
 
 if TYPE_CHECKING:
     from typing import Self
@@ -80,6 +82,11 @@ class HealthServer(OfProcess):
     def __init__(
         self, runner: RunnerStatus, port: int, host: str = "127.0.0.1", *, registry: CollectorRegistry | None = None
     ) -> None:
+        check_count("HealthServer.port", port, low=0)
+        check_texts("HealthServer", host=host or "")
+        check_part(runner, "runner", "health")
+        if registry is not None:
+            check_part(registry, "registry", "collect")
         self._runner = runner
         self._registry = registry
         self._listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -16,6 +16,7 @@ from videopoll._calling import is_async
 from videopoll._reasons import Reason, own, quoting, trace_of
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.bounds import bounded_detail
+from videopoll.jobs.checks import kind_name
 from videopoll.messages import (
     Accepted,
     Delivered,
@@ -38,6 +39,7 @@ __all__ = [
     "as_observation",
     "as_receipt",
     "check_call",
+    "check_part",
     "check_publisher",
     "is_for_us",
     "kind_of",
@@ -46,7 +48,6 @@ __all__ = [
     "poller_failed",
     "publisher_failed",
     "refuse_async",
-    "refuse_class",
     "resume",
     "trace_of",
     "was_cancelled",
@@ -62,28 +63,32 @@ def refuse_async(part: object, method: str, name: str) -> None:
     """Refuse an asyncio part in the threaded runner.
 
     Raises:
-        TypeError: It has to be awaited; the text names `AsyncRunner`.
-        ConfigurationError: It cannot be called as a runner calls it.
+        ConfigurationError: It has to be awaited (the text names `AsyncRunner`), or cannot be called as a runner calls it.
     """
-    refuse_class(part)
-    if not callable(getattr(part, method, None)):
-        msg = f"the {name} must have a method {method}(), got {type(part).__name__}"
-        raise TypeError(msg)
-    if is_async(getattr(part, method, None)) or getattr(part, "async_only", False):
+    check_part(part, name, method)
+    if is_async(getattr(part, method)) or getattr(part, "async_only", False):
         msg = f"{type(part).__name__} is an asyncio {name}: Runner works with threads, use AsyncRunner for it"
-        raise TypeError(msg)
+        raise ConfigurationError(msg)
     if method in _CALLS:
         check_call(part, method)
 
 
-def refuse_class(part: object) -> None:
-    """Refuse a class in place of a part.
+def check_part(part: object, name: str, *methods: str) -> None:
+    """Refuse what cannot be a part.
+
+    Args:
+        part: What was handed in.
+        name: For which argument.
+        *methods: What it must have, one of them; the error names the first.
 
     Raises:
-        ConfigurationError: It is one.
+        ConfigurationError: It is a class, or has none of the methods.
     """
     if isinstance(part, type):
-        msg = f"{part.__name__} is a class: build one of it, and hand that in"
+        msg = f"{part.__name__} is a class: build one of it, and hand that in as the {name}"
+        raise ConfigurationError(msg)
+    if not any(callable(getattr(part, one, None)) for one in methods):
+        msg = f"the {name} must have a method {methods[0]}(), got {kind_name(part)}"
         raise ConfigurationError(msg)
 
 
@@ -91,9 +96,8 @@ def check_call(part: object, method: str) -> None:
     """Refuse a poller or a notifier that cannot be called as a runner calls it.
 
     Raises:
-        ConfigurationError: It is a class, or its method takes other arguments.
+        ConfigurationError: Its method takes other arguments.
     """
-    refuse_class(part)
     arguments, options, wanted = _CALLS[method.removeprefix("a")]
     try:
         signature = inspect.signature(getattr(part, method))

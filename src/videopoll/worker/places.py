@@ -11,7 +11,7 @@ from videopoll.clock import FOREVER_S
 from videopoll.core.accounts import api_account
 from videopoll.core.brakes import Brakes
 from videopoll.core.opening import OPENS_IN_S, ever_open, open_places
-from videopoll.policies import check_count
+from videopoll.jobs.checks import check_count
 
 if TYPE_CHECKING:
     import random

@@ -162,8 +162,8 @@ class Runner(
         rng: Where the jitter is drawn from; the system's generator if there is none.
 
     Raises:
-        ConfigurationError: Values that cannot work, alone or together.
-        TypeError: A part is an asyncio one (`AsyncRunner` takes those), or has not the method that is needed.
+        ConfigurationError: Values that cannot work, alone or together; or a part is a class, or an asyncio one
+            (`AsyncRunner` takes those), or has not the method that is needed.
     """
 
     _log = log

@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from videopoll.errors import ConfigurationError, QueueUnavailableError
+from videopoll.jobs.checks import check_choice, check_flags, kind_name
 from videopoll.observe.log_setup import LogFormat, LogLevel, set_up_logging
 from videopoll.worker.async_runner import AsyncRunner
 from videopoll.worker.runner import Runner
@@ -84,6 +85,10 @@ def serve(
     Raises:
         ConfigurationError: The app raised, or returned something else; or an option cannot work.
     """
+    if not callable(app):
+        msg = f"the app must be a function that builds the runner, got {kind_name(app)}: hand in the function itself"
+        raise ConfigurationError(msg)
+    check_flags("serve", metrics=metrics)
     _check(log_level, log_format)
     if metrics and health_port is None:
         msg = "metrics need a health port: they are served by the health endpoint"
@@ -217,10 +222,9 @@ def _counts_of(runner: Runner | AsyncRunner) -> Counts | None:
 
 
 def _check(log_level: LogLevel | str | None, log_format: LogFormat | str) -> None:
-    for name, value, known in (("log_level", log_level, LogLevel), ("log_format", log_format, LogFormat)):
-        if value is not None and value not in list(known):
-            msg = f"{name} must be one of {', '.join(known)}, got {value!r}"
-            raise ConfigurationError(msg)
+    if log_level is not None:
+        check_choice("log_level", log_level, *LogLevel)
+    check_choice("log_format", log_format, *LogFormat)
 
 
 def _no_runner(found: object) -> ConfigurationError:

@@ -22,10 +22,11 @@ from videopoll.core.polling import widest
 from videopoll.core.step import JobStep
 from videopoll.core.takeovers import Asked, Takeovers
 from videopoll.errors import ConfigurationError, QueueError, QueueUnavailableError
+from videopoll.jobs.checks import check_count, check_kinds, check_seconds, given
 from videopoll.jobs.transition import PollWork
 from videopoll.jobs.views import RunSummary
 from videopoll.observe.log import LogHook, shown, shown_ids
-from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy, check_count, check_seconds, given
+from videopoll.policies import DeliveryPolicy, KeyTtls, LeasePolicy, PollingStrategy
 from videopoll.texts import SPANISH_AND_ENGLISH, Texts
 from videopoll.worker.endings import Endings
 from videopoll.worker.health import Vitals
@@ -175,7 +176,7 @@ class WorkerState:
         self.take_new = take_new
         self.worker_id: str = f"video_worker_{os.getpid()}_{secrets.token_hex(3)}"
         self.clock: Clock = _clock_of(clock, poller)
-        self.rng: random.Random = rng or _RNG
+        self.rng: random.Random = _RNG if rng is None else rng
         self.places: Places = Places(
             poller,
             concurrency,
@@ -184,9 +185,7 @@ class WorkerState:
             clock=self.clock,
             rng=self.rng,
         )
-        if texts is not None and not isinstance(texts, Texts):
-            msg = f"texts must be Texts, got {type(texts).__name__}"
-            raise ConfigurationError(msg)
+        check_kinds("", Texts, texts=texts)
         self.emitter: events.Emitter = events.Emitter(LogHook(), hooks)
         self.context: StepContext = StepContext(
             worker_id=self.worker_id,

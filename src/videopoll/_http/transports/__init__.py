@@ -9,6 +9,9 @@ from __future__ import annotations
 import importlib.metadata
 from typing import TYPE_CHECKING
 
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import kind_name
+
 if TYPE_CHECKING:
     import httpx
 
@@ -19,17 +22,38 @@ __all__ = ["has_aiohttp", "open_async_transport", "open_transport", "over_async_
 
 
 def over_client(client: httpx.Client) -> Transport:
-    """Return what carries requests in threads over a host's client."""
+    """Return what carries requests in threads over a host's client.
+
+    Raises:
+        ConfigurationError: It is none of httpx's for threads.
+    """
+    import httpx  # noqa: PLC0415
+
     from videopoll._http.transports.httpx import HttpxTransport  # noqa: PLC0415
 
+    _check_client("client", client, httpx.Client, "async_client", httpx.AsyncClient)
     return HttpxTransport(client)
 
 
 def over_async_client(client: httpx.AsyncClient) -> AsyncTransport:
-    """Return what carries requests of event loops over a host's client."""
+    """Return what carries requests of event loops over a host's client.
+
+    Raises:
+        ConfigurationError: It is none of httpx's for asyncio.
+    """
+    import httpx  # noqa: PLC0415
+
     from videopoll._http.transports.httpx import AsyncHttpxTransport  # noqa: PLC0415
 
+    _check_client("async_client", client, httpx.AsyncClient, "client", httpx.Client)
     return AsyncHttpxTransport(client)
+
+
+def _check_client(name: str, client: object, kind: type, other: str, twin: type) -> None:
+    if not isinstance(client, kind):
+        hint = f": it goes into {other}" if isinstance(client, twin) else ""
+        msg = f"{name} must be an httpx.{kind.__name__}, got {kind_name(client)}{hint}"
+        raise ConfigurationError(msg)
 
 
 def open_transport(max_connections: int, proxies: Proxies) -> Transport:
