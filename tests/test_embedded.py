@@ -123,7 +123,7 @@ def test_a_missing_server_says_how_to_install_one(monkeypatch):
 
 
 def test_an_unknown_choice_is_refused():
-    with pytest.raises(ConfigurationError, match='"auto", "valkey" or "redis"'):
+    with pytest.raises(ConfigurationError, match="must be one of auto, valkey, redis, got 'keydb'"):
         EmbeddedRedis(prefer="keydb")  # type: ignore[arg-type]
 
 

@@ -41,6 +41,7 @@ from videopoll import (
     WhatsAppFactoryNotifier,
 )
 from videopoll.cli.app import build_app
+from videopoll.cli.commands import worker
 from videopoll.jobs import MessageForm
 from videopoll.notifiers import (
     DiscordNotifier,
@@ -542,14 +543,18 @@ def nothing():
     [
         (["--runner", "sync", "--poller", "misuse_host:build"], "builds an async poller: use --runner async"),
         (["--poller", "misuse_host:nothing"], "the poller must have a method poll"),
+        (["--timeout", "inf"], "--timeout must be a finite number of seconds, got inf"),
+        (["--interval", "nan"], "interval_s must be a finite number, got nan"),
         (["--runner", "sync", "--poller", "misuse_host:nothing"], "the poller must have a method poll"),
     ],
 )
-def test_a_worker_says_in_a_sentence_that_a_part_does_not_fit(options, says, tmp_path, monkeypatch):
+def test_a_worker_says_in_a_sentence_what_does_not_fit(options, says, tmp_path, monkeypatch):
     (tmp_path / "misuse_host.py").write_text(HOSTS_MODULE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setenv("VIDEOPOLL_ULTRAMSG_TOKEN", "t")
+    monkeypatch.setenv("VIDEOPOLL_API_KEY", "k")
+    monkeypatch.setattr(worker, "set_up_logging", plain)
 
     result = CliRunner().invoke(
         build_app(["worker"]), ["worker", "--redis-url", NO_REDIS, "--ultramsg-instance", "i", *options]

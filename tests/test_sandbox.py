@@ -310,5 +310,8 @@ class TestLeakCheck:
 
 
 def test_there_are_no_other_points_to_die_at():
-    with Sandbox() as sandbox, pytest.raises(ConfigurationError, match=f"choose one of {CRASH_POINTS[0]}, "):
+    with (
+        Sandbox() as sandbox,
+        pytest.raises(ConfigurationError, match=f"crash point must be one of {CRASH_POINTS[0]}, "),
+    ):
         die_at(sandbox.runner, "after_lunch")

@@ -38,6 +38,7 @@ from videopoll.cli.options import (
 from videopoll.cli.output import guarded
 from videopoll.cli.providers import described, job_ttl_for, open_poller
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_seconds
 from videopoll.notifiers import RoutingNotifier
 from videopoll.observe.log_setup import LogFormat, LogLevel, set_up_logging
 from videopoll.policies import LeasePolicy, PollingStrategy
@@ -509,6 +510,7 @@ def _check_alone(ctx: typer.Context) -> None:
 
 def _check_lifetimes(job_ttl: int, timeout_s: float, whose: str) -> None:
     """Raise a ConfigurationError if a job's record would expire before its polling can end."""
+    check_seconds(whose, timeout_s)
     if job_ttl <= timeout_s:
         unit, lower = ("", ", or lower --timeout") if whose.startswith("--") else (" s", "")
         msg = (
