@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -54,6 +55,23 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel):
     assert Path("py.typed") in wanted
     assert any(path.suffix == ".lua" for path in wanted)
     assert found == wanted
+
+
+def test_the_source_archive_has_all_that_a_clone_has(tmp_path):
+    """But what only CI and commits want: PyPI's page says that it has the documentation, the examples and the tests."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=100)
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        found = {name.partition("/")[2] for name in archive.getnames()}
+
+    wanted = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "SECURITY.md", "noxfile.py", "pyproject.toml"]
+    for folder in ("src", "tests", "docs", "examples", "benchmarks"):
+        files = (path for path in (ROOT / folder).rglob("*") if path.is_file())
+        wanted += [
+            str(path.relative_to(ROOT)) for path in files if path.suffix in {".py", ".md", ".lua", ".yml", ".typed"}
+        ]
+    assert not [name for name in wanted if name not in found]
 
 
 def test_the_core_depends_on_four_packages(metadata):
