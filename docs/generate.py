@@ -1,8 +1,8 @@
 """The parts of the docs that are drawn from the code; MkDocs calls this while it builds.
 
 In a page, ``<!-- generated: states -->`` becomes the diagram and the table of
-`videopoll.job.TRANSITIONS`, ``keys`` the table of `videopoll.queue.schema.KEYS`,
-``cli`` the help of every command, ``apis`` and ``starts`` the tables of the described video APIs, and ``fast`` and the like a table of
+`videopoll.jobs.job.TRANSITIONS`, ``keys`` the table of `videopoll.queue.schema.KEYS`,
+``cli`` the help of every command, ``metrics`` what the hooks measure, ``apis`` and ``starts`` the tables of the described video APIs, and ``fast`` and the like a table of
 `benchmarks/results.json`, ``capacity_plans`` and the like those of `capacity_tables`. Nothing of it is written to a file of the
 sources, so it cannot be out of date.
 
@@ -202,6 +202,23 @@ def keys() -> str:
         for record in KEYS
     )
     return _names(f"| key and type | time to live | written by | holds |\n| --- | --- | --- | --- |\n{rows}\n")
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def metrics() -> str:
+    """List every metric, under its name in Prometheus."""
+    from videopoll.observe.metrics import INSTRUMENTS, STATES  # noqa: PLC0415 - see `states`
+
+    rows = "\n".join(
+        f"| `videopoll_{one.name}{'_seconds' if one.unit else ''}{'' if one.buckets else '_total'}` |"
+        f" {'histogram' if one.buckets else 'counter'} | {', '.join(f'`{label}`' for label in one.labels)} | {one.help} |"
+        for one in INSTRUMENTS
+    )
+    states = ", ".join(f"`{state}`" for state in STATES)
+    gauge = f"| `videopoll_jobs` | gauge | `state` | Jobs by where they are: {states}. Needs `counts` |"
+    return _names(f"| metric | kind | labels | what |\n| --- | --- | --- | --- |\n{rows}\n{gauge}\n")
 
 
 # --- video APIs -----------------------------------------------------------------------------------
@@ -543,7 +560,7 @@ def _figure(name: str, value: object) -> str:
 PARTS = {
     part.__name__: part
     for part in (
-        *(states, keys, apis, starts, cli),
+        *(states, keys, metrics, apis, starts, cli),
         *(
             fast,
             httpx,
