@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 import httpx
+import prometheus_client
 import pytest
 from typer.testing import CliRunner
 
@@ -43,6 +44,7 @@ from videopoll import (
 from videopoll.cli.app import build_app
 from videopoll.cli.commands import worker
 from videopoll.jobs import MessageForm
+from videopoll.messages import MessageReceipt
 from videopoll.notifiers import (
     DiscordNotifier,
     EvolutionNotifier,
@@ -56,6 +58,7 @@ from videopoll.notifiers import (
     WhatsAppTemplate,
 )
 from videopoll.observe.log import LogHook
+from videopoll.observe.metrics import OpenTelemetryHook, PrometheusHook
 from videopoll.testing import (
     AsyncSandbox,
     FakeDiscord,
@@ -94,7 +97,7 @@ from videopoll.video_api import (
 )
 from videopoll.video_api.apis import REPLICATE, XAI
 from videopoll.worker.health_server import HealthServer
-from videopoll.worker.serve import serve
+from videopoll.worker.serve import observed, serve
 
 NO_REDIS = "redis://127.0.0.1:1/0"
 SECRET = "s3cr3t"
@@ -494,6 +497,52 @@ def test_receipts_are_not_read_with_a_secret_that_is_none(read, name, more, secr
 def test_headers_that_are_none_are_a_mistake_of_the_host(read, name, more, headers):
     with pytest.raises(ConfigurationError, match="headers must be a mapping, or pairs of names and values"):
         read(**{"headers": headers, "body": b"{}", name: SECRET, **more})
+
+
+@pytest.mark.parametrize("reply", [{"status": "done"}, 503, Reply])
+def test_a_fake_is_told_replies_and_nothing_else(reply):
+    """Else it would fail in the middle of an answer, in a thread of its own."""
+    server = FakeVideoApi()
+    for tell in (
+        lambda: server.route("GET", "/x", reply),
+        lambda: server.reply_with(reply),
+        lambda: server.fail_next(reply),
+        lambda: server.fail_every(2, reply),
+        lambda: server.job("job_1", reply),
+    ):
+        with pytest.raises(ConfigurationError, match="reply must be a Reply, got"):
+            tell()
+
+
+def test_what_cannot_be_counted_into_is_refused_when_the_hook_is_built():
+    with pytest.raises(ConfigurationError, match=r"PrometheusHook\.registry's register"):
+        PrometheusHook(5)
+    with pytest.raises(ConfigurationError, match=r"PrometheusHook\.counts"):
+        PrometheusHook(prometheus_client.CollectorRegistry(), counts=7)
+    with pytest.raises(ConfigurationError, match=r"OpenTelemetryHook\.meter_provider's get_meter"):
+        OpenTelemetryHook(5)
+    with pytest.raises(ConfigurationError, match=r"OpenTelemetryHook\.tracer_provider's get_tracer"):
+        OpenTelemetryHook(None, 5)
+
+
+def test_a_receipt_is_of_one_of_the_kinds_that_there_are():
+    with pytest.raises(ConfigurationError, match=r"MessageReceipt\.kind must be one of .*, got 'arrived'"):
+        MessageReceipt(kind="arrived", message_id="x")
+
+
+@pytest.mark.parametrize("timeout_s", ["5", 0, math.nan])
+def test_the_health_of_an_api_is_asked_within_seconds(timeout_s):
+    with pytest.raises(ConfigurationError, match=r"health\.timeout_s must be"):
+        VideoApiPoller(**api()).health(timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("given", [{"runner": None}, {"runner": Runner}, {"metrics": "no"}])
+def test_only_runners_are_observed(given):
+    with (
+        pytest.raises(ConfigurationError, match="observed"),
+        observed(**{"runner": Runner(**parts()), **given}),
+    ):
+        pass
 
 
 def test_the_health_of_a_worker_is_not_told_to_everybody_by_an_empty_variable():

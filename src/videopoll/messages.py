@@ -14,7 +14,7 @@ import attrs
 from videopoll._reasons import own, repr_told, shown_name
 from videopoll.errors import ConfigurationError, NotSentError, RefusedError
 from videopoll.jobs.bounds import bounded_detail, bounded_detail_or_none, bounded_id_or_none
-from videopoll.jobs.checks import kind_name
+from videopoll.jobs.checks import check_choice, kind_name
 from videopoll.jobs.codec import JsonValue, is_number
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.outcome import MessageForm, Outcome, prepared_or_none
@@ -425,6 +425,11 @@ class ReceiptKind(enum.StrEnum):
     """Its user has read it, and so has it."""
 
 
+def _receipt_kind(kind: ReceiptKind | str) -> ReceiptKind:
+    check_choice("MessageReceipt.kind", kind, *ReceiptKind)
+    return ReceiptKind(kind)
+
+
 @attrs.frozen(kw_only=True)
 class MessageReceipt:
     """What a channel tells of a message that it accepted before.
@@ -448,7 +453,7 @@ class MessageReceipt:
             one id; None matches every channel.
     """
 
-    kind: ReceiptKind = attrs.field(converter=ReceiptKind)
+    kind: ReceiptKind = attrs.field(converter=_receipt_kind)
     message_id: str | None = attrs.field(default=None, converter=bounded_id_or_none, repr=False)
     reference: str | None = attrs.field(default=None, converter=bounded_id_or_none)
     reason: str | None = attrs.field(default=None, converter=bounded_detail_or_none, repr=repr_told)

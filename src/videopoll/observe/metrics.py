@@ -18,6 +18,7 @@ import attrs
 
 from videopoll import events
 from videopoll.errors import VideopollError
+from videopoll.jobs.checks import check_callable
 from videopoll.jobs.outcome import OutcomeKind
 
 if TYPE_CHECKING:
@@ -211,6 +212,10 @@ class PrometheusHook:
         except ImportError:
             msg = "PrometheusHook needs prometheus-client: pip install 'videopoll[prometheus]'"
             raise ImportError(msg) from None
+        if registry is not None:
+            check_callable(getattr(registry, "register", None), "PrometheusHook.registry's register", "a collector")
+        if counts is not None:
+            check_callable(counts, "PrometheusHook.counts", "nothing")
         self.registry: CollectorRegistry = registry if registry is not None else prometheus.REGISTRY
         self._counts = counts
         self._counters: dict[str, prometheus.Counter] = {}
@@ -286,6 +291,14 @@ class OpenTelemetryHook:
             raise ImportError(msg) from None
         from videopoll import __version__  # noqa: PLC0415 - the package imports its parts
 
+        for name, provider, method in (
+            ("meter_provider", meter_provider, "get_meter"),
+            ("tracer_provider", tracer_provider, "get_tracer"),
+        ):
+            if provider is not None:
+                check_callable(getattr(provider, method, None), f"OpenTelemetryHook.{name}'s {method}", "a name")
+        if counts is not None:
+            check_callable(counts, "OpenTelemetryHook.counts", "nothing")
         meter = metrics.get_meter("videopoll", __version__, meter_provider)
         self._tracer = trace.get_tracer("videopoll", __version__, tracer_provider)
         self._kind = trace.SpanKind.CLIENT

@@ -25,11 +25,11 @@ import attrs
 from typing_extensions import override
 
 from videopoll.errors import ConfigurationError
-from videopoll.jobs.checks import check_count, check_fields, check_seconds
+from videopoll.jobs.checks import check_count, check_fields, check_kind, check_seconds
 from videopoll.testing.embedded import unused_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
     from typing import Self, TypeAlias
 
@@ -185,6 +185,17 @@ class Reply:
         return cls(status=status, headers={"Location": url})
 
 
+def check_replies(replies: Iterable[Reply | None]) -> None:
+    """Refuse what is neither a `Reply` nor None: a fake would fail in the middle of an answer.
+
+    Raises:
+        ConfigurationError: One is something else.
+    """
+    for reply in replies:
+        if reply is not None:
+            check_kind("a reply", reply, Reply)
+
+
 @attrs.define
 class _Trouble:
     """Replies that come instead of the normal answer, for the requests that match."""
@@ -292,6 +303,7 @@ class FakeServer:
         if not replies:
             msg = f"route needs at least one Reply for {method} {path}"
             raise ConfigurationError(msg)
+        check_replies(replies)
         with self._lock:
             self._routes[method.upper(), path] = deque(replies)
 
@@ -305,6 +317,7 @@ class FakeServer:
             path: Only requests whose path contains this.
             when: Only requests of which this is true.
         """
+        check_replies(replies)
         self._add_trouble(iter(replies), every=1, path=path, when=when)
 
     def fail_next(self, *replies: Reply, path: str = "", when: Callable[[ReceivedRequest], bool] | None = None) -> None:
@@ -325,9 +338,8 @@ class FakeServer:
         Raises:
             ConfigurationError: `nth` is less than 1.
         """
-        if nth < 1:
-            msg = f"fail_every needs a number of at least 1, got {nth}"
-            raise ConfigurationError(msg)
+        check_count("fail_every.nth", nth)
+        check_replies([reply])
         self._add_trouble(iter(lambda: reply, None), every=nth, path=path, when=when)
 
     def heal(self) -> None:

@@ -13,7 +13,7 @@ import attrs
 from typing_extensions import override
 
 from videopoll.jobs.checks import check_count, check_flags, check_seconds, check_texts
-from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
+from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply, check_replies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,6 +137,7 @@ class FakeVideoApi(FakeServer):
             ready_after_polls: How many polls, after `replies`, find it still at work.
         """
         lives = not replies or end is not None or ready_after_s is not None or ready_after_polls is not None
+        check_replies([*replies, end])
         with self._lock:
             job = self._new_job(started=None)
             job.replies = list(replies)

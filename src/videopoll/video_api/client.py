@@ -13,6 +13,7 @@ from videopoll._http.answerer import whose_words
 from videopoll._reasons import Reason, own, repr_told
 from videopoll.core.accounts import api_account
 from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_seconds
 from videopoll.jobs.urls import url_problem
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def refused_in_front(reply: HttpReply) -> Reason:
 
 
 def _health_request(base_url: str, timeout_s: float) -> HttpRequest:
+    check_seconds("health.timeout_s", timeout_s, above=0)
     return HttpRequest(
         method="GET", url=f"{base_url}/health", headers={"Accept": "application/json"}, timeout_s=timeout_s
     )

@@ -176,6 +176,10 @@ def observed(
     Raises:
         ConfigurationError: The port is taken, or the extra ``prometheus`` is missing.
     """
+    check_flags("observed", metrics=metrics)
+    if not isinstance(runner, Runner | AsyncRunner):
+        msg = f"observed takes a Runner or an AsyncRunner, got {kind_name(runner)}"
+        raise ConfigurationError(msg)
     with contextlib.ExitStack() as stack:
         # Imported here: most workers start without either.
         if metrics:
