@@ -373,3 +373,15 @@ def test_a_pause_is_one_event_though_the_others_are_told_at_the_second_try(state
     pauses = [(event.account, round(event.pause_s), event.learnt) for event in heard]
     assert pauses == [(account, 30, False), (account, 50, False)]
     assert caplog.text.count(f"This worker was told 429: {account} is left alone for 30 s") == 1
+
+
+def test_a_pause_that_is_made_longer_while_the_others_cannot_be_told_is_another_event(state):
+    heard = []
+    state.emitter = events.Emitter(heard.append, [])
+    upkeep = Upkeep(state, Forgetful(), lambda seconds: None)
+    state._throttled(30)
+    drive(upkeep.tell(), call)
+    state._throttled(50)
+    drive(upkeep.tell(), call)
+
+    assert [round(event.pause_s) for event in heard] == [30, 50]

@@ -70,6 +70,7 @@ class Brakes(OfProcess):
         self._held: dict[str, _Held] = {}
         self._busy: dict[str, Turns] = {}
         self._untold: dict[str, float] = {}
+        self._news: dict[str, float] = {}
         self._learnt: dict[str, int] = {}
         self._resumed: dict[str, float] = {}
         self._begin_in_process()
@@ -97,7 +98,7 @@ class Brakes(OfProcess):
             held = self._held.get(account)
             told_s = -FOREVER_S if held is None else held.told_s
             if until_s > told_s + min(TOLD_AGAIN_S, wait_s / 2):
-                self._untold[account] = told_s = until_s
+                self._untold[account] = self._news[account] = told_s = until_s
             _put(self._held, account, _Held(self._later(until_s, wait_s, held), in_row, told_s))
 
     def learn(self, untils_ms: Mapping[str, int], now_ms: int, longest_s: float) -> dict[str, float]:
@@ -137,8 +138,15 @@ class Brakes(OfProcess):
             return {}
         with self._lock:
             untold, self._untold = self._untold, {}
-        now_s = self._monotonic_s()
-        return {account: until_s - now_s for account, until_s in untold.items() if until_s > now_s}
+        return self._left_s(untold)
+
+    def news(self) -> dict[str, float]:
+        """Return the pauses that began here or were made longer since the last call, in seconds by account."""
+        if not self._news:
+            return {}
+        with self._lock:
+            news, self._news = self._news, {}
+        return self._left_s(news)
 
     def tell_again(self, pauses_s: Mapping[str, float]) -> None:
         """Note that pauses could not be told."""
@@ -188,6 +196,10 @@ class Brakes(OfProcess):
             # In a forked child, one of the parent's.
             if busy is not None and busy.leave(self._monotonic_s(), began_s):
                 del self._busy[account]
+
+    def _left_s(self, untils_s: Mapping[str, float]) -> dict[str, float]:
+        now_s = self._monotonic_s()
+        return {account: until_s - now_s for account, until_s in untils_s.items() if until_s > now_s}
 
     def _later(self, until_s: float, wait_s: float, held: _Held | None) -> float:
         """Return when this worker comes back after a pause that ends then; no earlier than it was to before."""

@@ -18,7 +18,7 @@ from videopoll.policies import FOREIGN_IDLE_S
 from videopoll.worker import state as constants
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable
 
     from videopoll.core.flow import Flow
     from videopoll.core.step import JobStep
@@ -65,7 +65,6 @@ class Upkeep:
         self._pause = pause
         self._recovered, self._refused = not state.recover, False
         self._untold = False
-        self._again: Mapping[str, float] = {}
 
     def claim(
         self, room: Room, unwritten: Callable[[], Iterable[str]], begin: Callable[[JobStep], object]
@@ -110,11 +109,8 @@ class Upkeep:
     def tell(self) -> Flow[None]:
         """Tell the other workers which accounts of video APIs have asked for a pause here, if there are any."""
         brakes, brake = self._state.places.brakes, getattr(self._queue, "brake", None)
-        pauses_s, again = brakes.untold(), self._again
-        self._again = {}
-        self._state.held_back(
-            {account: pauses_s[account] for account in pauses_s if account not in again}, learnt=False
-        )
+        self._state.held_back(brakes.news(), learnt=False)
+        pauses_s = brakes.untold()
         if not pauses_s or brake is None:
             return
         try:
@@ -126,7 +122,6 @@ class Upkeep:
         except QueueError:
             # Again with the next claim, which has to wait for Redis as well.
             brakes.tell_again(pauses_s)
-            self._again = pauses_s
 
     def renew(self) -> Flow[list[JobStep] | None]:
         """Renew the leases of what is in hand, in one round trip for many.
