@@ -33,6 +33,7 @@ from videopoll import (
 from videopoll._http import Http, HttpFailure, HttpRequest
 from videopoll.clock import Clock
 from videopoll.errors import ConfigurationError, QueueError, QueueRefusedError
+from videopoll.jobs.views import Health
 from videopoll.queue.history import RedisHistory
 from videopoll.worker.health_server import HealthServer
 from videopoll.worker.stopping import StopSignals
@@ -77,14 +78,14 @@ def in_child(work):
     return fork(work)[1]()
 
 
-def build(world, **options):
+def build(world, *, partitions=None, **options):
     """Return a queue and a runner of the world's kind, with a recorder."""
     recorder = Recorder()
     options = {"strategy": FAST, "delivery": QUICK, "recover": False, "hooks": [recorder], **options}
     if world.kind == "sync":
-        queue = RedisVideoJobQueue.from_url(world.url, prefix=world.prefix)
+        queue = RedisVideoJobQueue.from_url(world.url, prefix=world.prefix, partitions=partitions)
         return queue, Runner(queue, world.poller(), world.notifier(), **options), recorder
-    queue = AsyncRedisVideoJobQueue.from_url(world.url, prefix=world.prefix)
+    queue = AsyncRedisVideoJobQueue.from_url(world.url, prefix=world.prefix, partitions=partitions)
     return queue, AsyncRunner(queue, world.poller(), world.notifier(), **options), recorder
 
 
@@ -181,9 +182,10 @@ def locks_of(thing):
 
 
 @pytest.mark.timeout(90)
-def test_a_fork_while_other_threads_hold_every_lock_leaves_the_child_a_worker_that_works(world):
+@pytest.mark.parametrize("partitions", [None, 2])
+def test_a_fork_while_other_threads_hold_every_lock_leaves_the_child_a_worker_that_works(world, partitions):
     """A lock that was held at the fork is held in the child for ever."""
-    queue, runner, recorder = build(world)
+    queue, runner, recorder = build(world, partitions=partitions)
     held = []
 
     def hold():
@@ -270,12 +272,18 @@ def test_a_signal_to_a_child_of_a_worker_that_handles_signals_ends_the_child():
     assert asked == []
 
 
+class Fit:
+    """A runner that has nothing to do."""
+
+    worker_id, concurrency, polls_in_hand, sends_in_hand, stopping = "fit", 1, 0, 0, False
+
+    def health(self):
+        """Say that all is well."""
+        return Health(healthy=True)
+
+
 def test_a_child_does_not_keep_the_port_of_its_parents_health_endpoint():
     """A probe that came to it would wait for an answer that nobody gives."""
-
-    class Fit:
-        worker_id = "w"
-        stopping = False
 
     ours, theirs = os.pipe()
     server = HealthServer(Fit(), 0)
@@ -288,6 +296,24 @@ def test_a_child_does_not_keep_the_port_of_its_parents_health_endpoint():
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def test_a_child_that_learns_of_more_partitions_shows_no_worker_of_its_parent_there(world):
+    queue, _, _ = build(world, partitions=1)
+    history = queue.open_history()
+    history.follow(Fit())
+    with RedisVideoJobQueue.from_url(world.url, prefix=world.prefix, partitions=2) as newer:
+        newer.announce()
+
+        def child():
+            queue.counts() if world.kind == "sync" else asyncio.run(queue.counts())
+            return [repr(queue), *(thread.name for thread in threading.enumerate())]
+
+        shown, *threads = in_child(child)
+    history.close()
+
+    assert "partitions=2" in shown
+    assert "videopoll-history" not in threads
 
 
 def test_a_child_writes_its_own_history_and_not_its_parents(redis_url, prefix):

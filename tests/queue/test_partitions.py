@@ -17,6 +17,7 @@ from videopoll.jobs import JobState
 from videopoll.jobs.transition import Reschedule, Settle
 from videopoll.jobs.views import CancelResult, EnqueueResult, Health
 from videopoll.queue import layout_calls, partitions
+from videopoll.queue.history import RedisHistory
 from videopoll.queue.layout import homes, prefix_of
 from videopoll.queue.schema import Keys
 
@@ -242,6 +243,26 @@ def test_an_idle_worker_is_seen_in_partitions_that_have_come_since(bench, serve,
     bench.call(queue.counts())
 
     until(lambda: [one for one in range(5) if bench.db.exists(keys_of(bench, one).workers)] == seen, "it is seen")
+    assert history.close()
+
+
+def test_a_worker_that_cannot_be_shown_in_new_partitions_holds_up_nobody(bench, monkeypatch, caplog):
+    """Whoever learns of them may be a producer: its job is taken in all the same."""
+
+    def no_thread(*_args, **_options):
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    queue = bench.another()
+    history = queue.open_history()
+    history.follow(Idle())
+    enqueue(bench, NEW[0], queue=bench.another(partitions=5))
+    monkeypatch.setattr(RedisHistory, "follow", no_thread)
+
+    enqueue(bench, NEW[1], queue=queue)
+    assert bench.get(NEW[1]).state is JobState.QUEUED
+    assert "partitions=5" in repr(queue)
+    assert "cannot be seen in all partitions" in caplog.text
     assert history.close()
 
 

@@ -208,12 +208,21 @@ class Hands(OfProcess):
 # --- asyncio ---
 
 
-class AsyncHands:
+class AsyncHands(OfProcess):
     """Makes calls in tasks of the running event loop; the asyncio side of `Hands`."""
 
     def __init__(self) -> None:
-        self._patience: _Patience[asyncio.Task[object]] = _Patience()
         self._tasks: OfLoop[set[asyncio.Task[object]]] = OfLoop(set)
+        self._open()
+        self._begin_in_process()
+
+    def _open(self) -> None:
+        self._patience: _Patience[asyncio.Task[object]] = _Patience()
+
+    @override
+    def _begin_in_child(self) -> None:
+        # A call of the parent that has not come back never does here: its partition would not be asked again.
+        self._open()
 
     def wait_at_most(self, seconds: float) -> None:
         """Bound how long a partition may hold up the others."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import threading
 import time
 import weakref
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
 from typing_extensions import override
 
 from videopoll import events
+from videopoll._reasons import trace_of
+from videopoll.core.belonging import OfProcess
 from videopoll.core.flow import do
 from videopoll.errors import QueueUnavailableError
 from videopoll.queue.connect import shown_address
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncPartitionedQueue", "PartitionedQueue"]
 
+log: logging.Logger = logging.getLogger(__name__)
+
 Ring: TypeAlias = "concurrent.futures.Future[object] | asyncio.Task[object]"
 Rings: TypeAlias = "dict[int, Ring]"
 """Doorbells that are listened to, by partition."""
@@ -53,7 +58,7 @@ QUIET_S = 1.0
 """How long a partition whose doorbell failed is not listened to."""
 
 
-class _History(events.TextKeeper):
+class _History(OfProcess, events.TextKeeper):
     """Keeps the stories of jobs, each in the partition of its id, and the heartbeat of a worker in each that it serves."""
 
     def __init__(
@@ -66,8 +71,18 @@ class _History(events.TextKeeper):
         self._served = served
         self._count = count
         self._kept: dict[int, RedisHistory | None] = {}
+        self._open()
+        self._begin_in_process()
+
+    def _open(self) -> None:
         self._followed: tuple[RunnerStatus, str | None, Mapping[str, str] | None] | None = None
+        self._told = set[int]()
         self._lock = threading.Lock()
+
+    @override
+    def _begin_in_child(self) -> None:
+        # The runner that is followed goes on in the parent alone.
+        self._open()
 
     def _of(self, partition: int) -> RedisHistory | None:
         with self._lock:
@@ -91,21 +106,24 @@ class _History(events.TextKeeper):
         self, runner: RunnerStatus, *, video_api: str | None = None, video_apis: Mapping[str, str] | None = None
     ) -> None:
         """Report from time to time that this runner is alive, until `close`."""
+        self._told = set()
         self._followed = (runner, video_api, video_apis)
-        self._told = set[int]()
         self.beat_in_new_ones()
 
     def beat_in_new_ones(self) -> None:
         """Report it in partitions that have come since, too."""
-        if self._followed is None:
+        followed = self._followed
+        if followed is None:
             return
-        runner, video_api, video_apis = self._followed
-        for partition in self._served():
-            if partition not in self._told:
-                self._told.add(partition)
-                history = self._of(partition)
-                if history is not None:
-                    history.follow(runner, video_api=video_api, video_apis=video_apis)
+        runner, video_api, video_apis = followed
+        with self._lock:
+            # Several threads may learn of them at once.
+            new = [one for one in self._served() if one not in self._told]
+            self._told.update(new)
+        for partition in new:
+            history = self._of(partition)
+            if history is not None:
+                history.follow(runner, video_api=video_api, video_apis=video_apis)
 
     def close(self, patience_s: float = 2.0) -> bool:
         """End it; return whether that is done within so many seconds."""
@@ -161,7 +179,10 @@ class _Parts(Generic[QueueT]):
 
     def _beat_in_new_ones(self) -> None:
         for history in list(self._histories):
-            history.beat_in_new_ones()
+            try:
+                history.beat_in_new_ones()
+            except Exception as error:  # noqa: BLE001 - whoever learnt of more partitions, an enqueue perhaps, does not need it
+                log.warning("A worker cannot be seen in all partitions by operators\n%s", trace_of(error))
 
     def __repr__(self) -> str:
         first = self.queues[0]
@@ -224,6 +245,12 @@ class PartitionedQueue(RedisVideoJobQueue):
         self._own = threading.local()
         self._interrupted = threading.Event()
         self._begin_in_process()
+
+    @override
+    def _begin_in_child(self) -> None:
+        super()._begin_in_child()
+        # What the parent's threads listen to never rings here.
+        self._own = threading.local()
 
     @property
     def partitions(self) -> tuple[RedisVideoJobQueue, ...]:
@@ -320,7 +347,6 @@ class AsyncPartitionedQueue(AsyncRedisVideoJobQueue):
         self._parts: _Parts[AsyncRedisVideoJobQueue] = _Parts(make, partitions, serve, self._hands)
         self._operations = self._parts.all
         self._rings: weakref.WeakKeyDictionary[asyncio.Task[object], Rings] = weakref.WeakKeyDictionary()
-        self._interrupted = threading.Event()
         self._begin_in_process()
 
     @override

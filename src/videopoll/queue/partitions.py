@@ -19,6 +19,7 @@ import attrs
 from typing_extensions import override
 
 from videopoll._reasons import own
+from videopoll.core.belonging import OfProcess
 from videopoll.errors import ConfigurationError, QueueError, QueueRefusedError
 from videopoll.jobs.checks import check_count, listed, quoted
 from videopoll.jobs.job import JobState, check_is_text
@@ -87,7 +88,7 @@ class _Known:
     at_s: float
 
 
-class Partitions(Operations):
+class Partitions(OfProcess, Operations):
     """The flows of a queue of several partitions.
 
     Args:
@@ -123,6 +124,12 @@ class Partitions(Operations):
             hooks=(),
             tenant_key=first.tenant_key,
         )
+        self._begin_in_process()
+
+    @override
+    def _begin_in_child(self) -> None:
+        # Another thread of the parent may have held it.
+        self._growing = threading.Lock()
 
     @property
     def count(self) -> int:

@@ -1,6 +1,6 @@
 """When a worker looks for jobs that should have ended: they are ended without a place, however long its places are taken.
 
-Does no I/O, and is called with the lock of whoever plans the claims.
+Does no I/O. The loop that claims is the one that calls it; only `in_hand` is counted by others, with a lock of theirs.
 """
 
 from __future__ import annotations
