@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import re
 import shlex
@@ -20,6 +21,10 @@ from pathlib import Path
 import attrs
 import pytest
 
+from videopoll import OutcomeKind, events
+from videopoll.jobs import MessageForm
+from videopoll.observations import FaultKind
+from videopoll.observe.log import LogHook
 from videopoll.testing import EmbeddedRedis, FakeUltraMsg, FakeVideoApi, FakeWhatsAppFactory, unused_port
 
 ROOT = Path(__file__).parents[1]
@@ -214,6 +219,76 @@ def test_the_troubleshooting_names_the_commands_of_the_specification():
         assert command in text
     for heading in ("Videos not delivered", "Worker not processing", "API polling failures"):
         assert f"## {heading}" in text
+
+
+def poll(**fields):
+    return events.JobPolled(job_id="job_17", attempt=1, elapsed_s=7, lag_s=0, took_s=1, next_s=5, **fields)
+
+
+def end(outcome, error):
+    return events.JobConcluded(
+        job_id="job_17", conversation_id="c_42", outcome=OutcomeKind(outcome), elapsed_s=300, attempts=30, error=error
+    )
+
+
+def send(result):
+    return events.SendTried(
+        job_id="job_17", conversation_id="c_42", form=MessageForm.VIDEO, attempt=1, result=result, took_s=1
+    )
+
+
+LOGGED = (
+    events.WorkerStarted(worker_id="w"),
+    events.WorkerStopped(worker_id="w", given_back=2),
+    events.JobsRecovered(count=3),
+    events.RedisLost(reason="connection"),
+    events.AccountHeldBack(account="fal:3f9a1c0b77d2e845", pause_s=20),
+    events.AccountHeldBack(account="fal:3f9a1c0b77d2e845", pause_s=20, learnt=True),
+    events.JobClaimed(job_id="job_17", taken_over=True),
+    events.LeaseLost(job_id="job_17"),
+    events.JobDeadLettered(job_id="job_17", reason="record is not JSON"),
+    events.JobDelivered(
+        job_id="job_17",
+        conversation_id="c_42",
+        outcome=OutcomeKind.COMPLETED,
+        form=MessageForm.VIDEO,
+        attempts=1,
+        after_s=1,
+    ),
+    poll(status="dancing", known=False),
+    poll(status="credentials", fault=FaultKind.CREDENTIALS, detail="HTTP 401"),
+    poll(status="blocked", fault=FaultKind.BLOCKED, detail="HTTP 403"),
+    poll(status="server", fault=FaultKind.SERVER, detail="HTTP 503"),
+    poll(status="throttled", fault=FaultKind.THROTTLED, detail="HTTP 429: too many requests"),
+    poll(status="connection", fault=FaultKind.CONNECTION, detail="connection: ConnectError"),
+    end("not_found", "Job not found on video API"),
+    end("timed_out", "Video generation timeout: Process exceeded 5 minutes"),
+    end("attempts_exhausted", "Max polling attempts exceeded"),
+    end("failed", "in words of others, which videopoll explain shows"),
+    end("failed", "the job names the video API kling; this worker has fal"),
+    end("failed", "the video was made, but its video URL cannot be delivered: it has credentials in it"),
+    *map(send, ("failed", "unknown", "waits")),
+)
+"""What is told in the lines that pages quote."""
+
+
+def test_every_line_of_the_log_that_the_docs_quote_is_written(caplog):
+    """A quoted line begins with its sign; three dots stand for what is different each time."""
+    hook = LogHook()
+    with caplog.at_level(logging.DEBUG, logger="videopoll.jobs"):
+        for event in LOGGED:
+            hook(event)
+    written = [record.getMessage() for record in caplog.records]
+    quoted = [
+        (name_of(path), line)
+        for path in TEXTS
+        for line in re.findall(r"`([^\x00-\u1fff…][^`\n]*)`", path.read_text(encoding="utf-8"))
+    ]
+
+    assert len(quoted) > 20
+    for page, line in quoted:
+        wanted = ".+".join(map(re.escape, line.replace("… ", "…").replace(" …", "…").split("…")))
+        assert any(re.match(wanted, one) for one in written), f"{page}: {line}"
 
 
 def test_the_docs_name_no_key_that_is_not_there():
