@@ -9,6 +9,7 @@
     ├── InvalidGenerationError (ValueError) the call asked for a video that the API cannot make
     ├── QueueError                          Redis
     │   ├── QueueUnavailableError           ... cannot be reached, or is not ready: try again
+    │   │   └── PartitionsAwayError         ... of some partitions, and what the others say is there
     │   └── QueueRefusedError               ... answers, and says no: an operator has to act
     ├── BadSignatureError                   what came to an endpoint is not from whom it says
     └── NotifierError                       raised by a notifier to say what became of its message
@@ -34,6 +35,7 @@ __all__ = [
     "JobNotFoundError",
     "NotSentError",
     "NotifierError",
+    "PartitionsAwayError",
     "QueueError",
     "QueueRefusedError",
     "QueueUnavailableError",
@@ -80,6 +82,21 @@ class QueueUnavailableError(QueueError):
     def __init__(self, text: str = "", *, answered: bool = False) -> None:
         super().__init__(text)
         self.answered = answered
+
+
+class PartitionsAwayError(QueueUnavailableError):
+    """Some partitions of the queue did not answer; what was asked is known of the others alone.
+
+    Args:
+        text: What happened.
+        partitions: Which did not answer, by their numbers from 0.
+        known: What those that answered come to: of the type that the call returns.
+    """
+
+    def __init__(self, text: str = "", *, partitions: tuple[int, ...] = (), known: object = None) -> None:
+        super().__init__(text)
+        self.partitions: tuple[int, ...] = partitions
+        self.known: object = known
 
 
 class QueueRefusedError(QueueError):

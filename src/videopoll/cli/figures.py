@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import collections
+import functools
 import time
 from typing import TYPE_CHECKING
 
 import attrs
 
 from videopoll.cli.output import duration
-from videopoll.errors import QueueError
+from videopoll.cli.partitions import of_those_that_answer
+from videopoll.errors import PartitionsAwayError, QueueError
 from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.job import JobState
 from videopoll.jobs.views import ListedJob, QueueCounts, WorkerInfo
@@ -30,6 +32,9 @@ LIVING = [[JobState.QUEUED], [JobState.SCHEDULED], [JobState.POLLING, JobState.D
 MOST_HELD_SHOWN = 10
 """Accounts that are told one by one."""
 
+LONGEST_DETAIL = 1000
+"""Characters of what Redis's line says at most."""
+
 LATE_S = 30.0
 """A poll that is later than this, in seconds, shows that the workers are too few, or none."""
 
@@ -45,6 +50,7 @@ class Figures:
         untaken: The job that waits longest for a worker to take it from the list.
         detail: How Redis answered.
         held: The accounts of video APIs that all workers leave alone, and until when, in Unix milliseconds.
+        away: Which partitions did not answer; the figures are those of the others.
     """
 
     counts: QueueCounts | None
@@ -53,6 +59,12 @@ class Figures:
     untaken: ListedJob | None
     detail: str
     held: Mapping[str, int] = attrs.field(factory=dict)
+    away: PartitionsAwayError | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether Redis answered for all partitions."""
+        return self.counts is not None and self.away is None
 
     @property
     def alive(self) -> tuple[WorkerInfo, ...]:
@@ -71,6 +83,13 @@ class Figures:
         """What is wrong, one sentence each."""
         if self.counts is None:
             return [f"Redis: {self.detail}"]
+        return [*([] if self.away is None else [str(self.away)]), *self.troubles]
+
+    @property
+    def troubles(self) -> list[str]:
+        """What is wrong with the workers."""
+        if self.counts is None:
+            return []
         found = []
         untaken_s = 0.0
         if self.untaken is not None and self.untaken.start_ms is not None:
@@ -98,22 +117,24 @@ def read_figures(queue: RedisVideoJobQueue) -> Figures:
     """Look once. Does not raise while Redis is away: `Figures.detail` tells of it."""
     began_s = time.monotonic()
     try:
-        counts = queue.counts()
+        counts, away = of_those_that_answer(queue.counts)
     except QueueError as error:
         return Figures(None, None, None, None, str(error))
     detail = f"answers in {(time.monotonic() - began_s) * 1000:.0f} ms"
+    if away is not None:
+        detail = f"the figures leave out what does not answer: {shown(str(away), LONGEST_DETAIL)}"
     workers: tuple[WorkerInfo, ...] | None = None
     oldest: ListedJob | None = None
     untaken: ListedJob | None = None
-    held: dict[str, int] = {}
+    held: Mapping[str, int] = {}
     try:
-        held = queue.held_accounts()
-        workers = queue.workers()
+        held, _ = of_those_that_answer(queue.held_accounts)
+        workers, _ = of_those_that_answer(queue.workers)
         oldest, untaken = _oldest(queue, LIVING), _oldest(queue, [[JobState.QUEUED]])
     except QueueError:
         # The counts are worth more than nothing: a Redis user may be allowed only what workers need.
         pass
-    return Figures(counts, workers, oldest, untaken, detail, held)
+    return Figures(counts, workers, oldest, untaken, detail, held, away)
 
 
 def held_lines(held: Mapping[str, int], now_ms: int) -> list[str]:
@@ -129,7 +150,10 @@ def held_lines(held: Mapping[str, int], now_ms: int) -> list[str]:
 
 def _oldest(queue: RedisVideoJobQueue, indexes: list[list[JobState]]) -> ListedJob | None:
     """Return the job that waits for its end longest, of those first in each index."""
-    found = [job for states in indexes for job in queue.list_jobs(states=states, limit=OLDEST_OF).jobs]
+    pages = [
+        of_those_that_answer(functools.partial(queue.list_jobs, states=one, limit=OLDEST_OF))[0] for one in indexes
+    ]
+    found = [job for page in pages for job in page.jobs]
     return min((job for job in found if job.start_ms is not None), key=lambda job: job.start_ms or 0, default=None)
 
 

@@ -99,7 +99,7 @@ Partitions: TypeAlias = Annotated[
         "--partitions",
         envvar="VIDEOPOLL_PARTITIONS",
         min=1,
-        help="How many partitions the queue has; a worker or producer with too small a number learns the greater.",
+        help="How many partitions the queue has; who begins with too small a number learns the greater from Redis.",
         rich_help_panel="Redis",
         show_default=False,
     ),
@@ -249,7 +249,7 @@ def open_queue(
     )
     opened = cast("PartitionedQueue", queue)
     with contextlib.suppress(QueueError):
-        opened.catch_up()
+        opened.learn()
     return opened
 
 

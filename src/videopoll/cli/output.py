@@ -73,7 +73,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
         except VideopollError as error:
             complain(str(error))
             if isinstance(error, QueueUnavailableError):
-                complain_of_address(kwargs.get("redis_url"))
+                complain_of_address(kwargs.get("redis_url"), kwargs.get("partitions"))
             # Both say that what was asked for is wrong, not that it failed.
             raise typer.Exit(USAGE if isinstance(error, ConfigurationError | InvalidJobError) else 1) from error
         except KeyboardInterrupt:
@@ -101,11 +101,14 @@ def complain(text: str) -> None:
     typer.echo(f"videopoll: {text}", err=True)
 
 
-def complain_of_address(redis_url: object) -> None:
+def complain_of_address(redis_url: object, partitions: object = None) -> None:
     """Say where Redis was looked for, without the credentials in a URL: most often another one was meant."""
     if isinstance(redis_url, str):
         at = re.sub(r"//.*@", "//", redis_url, flags=re.DOTALL).partition("?")[0]
         complain(f"Redis was looked for at {shown(at)}: --redis-url or VIDEOPOLL_REDIS_URL names another place")
+        if partitions is None and "+cluster:" in redis_url:
+            # Their number is asked of the first one.
+            complain("if the queue has several partitions, --partitions N looks at those that answer")
 
 
 def print_json(value: object) -> None:

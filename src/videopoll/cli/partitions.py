@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import attrs
 
-from videopoll.errors import QueueError
+from videopoll.errors import PartitionsAwayError, QueueError
 from videopoll.queue.partitioned_queue import PartitionedQueue
 
-__all__ = ["PartitionState", "look_at_partitions"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["PartitionState", "look_at_partitions", "of_those_that_answer"]
+
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +43,14 @@ class PartitionState:
     workers: int = 0
     clock_s: float = 0.0
     error: str | None = None
+
+
+def of_those_that_answer(look: Callable[[], T]) -> tuple[T, PartitionsAwayError | None]:
+    """Return what a call finds in the partitions that answer, and which do not, if there are such."""
+    try:
+        return look(), None
+    except PartitionsAwayError as error:
+        return cast("T", error.known), error
 
 
 def look_at_partitions(queue: PartitionedQueue) -> list[PartitionState]:

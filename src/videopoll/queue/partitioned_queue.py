@@ -277,13 +277,13 @@ class PartitionedQueue(RedisVideoJobQueue):
         """
         return run(self._parts.all.look_at(partition))
 
-    def catch_up(self) -> bool:
-        """Learn how many partitions there are; return whether there are more than were known here.
+    def learn(self) -> None:
+        """Learn how many partitions there are, from the first one that answers.
 
         Raises:
-            QueueError: The Redis of the first partition is away or says no.
+            QueueError: None of those that are known here answers, or one says no.
         """
-        return run(self._parts.all.catch_up())
+        run(self._parts.all.learn())
 
     def announce(self) -> None:
         """Tell all partitions that answer how many there are."""

@@ -20,7 +20,13 @@ from typing_extensions import override
 
 from videopoll._reasons import own
 from videopoll.core.belonging import OfProcess
-from videopoll.errors import ConfigurationError, QueueError, QueueRefusedError
+from videopoll.errors import (
+    ConfigurationError,
+    PartitionsAwayError,
+    QueueError,
+    QueueRefusedError,
+    QueueUnavailableError,
+)
 from videopoll.jobs.checks import check_count, listed, quoted
 from videopoll.jobs.job import JobState, check_is_text
 from videopoll.jobs.views import CancelResult, EnqueueResult, HandedBack, JobPage, QueueCounts, ReceiptCounts
@@ -52,9 +58,19 @@ if TYPE_CHECKING:
 __all__ = ["Partitions", "check_partitions"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 MOST_WORKERS = 1000
 """Workers that are told of at most."""
+
+MOST_NAMED = 10
+"""Partitions that an error names one by one."""
+
+SLOW_S = 0.5
+"""A partition that took longer than this, in seconds, to give no answer is silent: each call to it costs as much again."""
+
+SILENT_S = 5.0
+"""Seconds for which one that is silent holds up nobody who asks all of them."""
 
 
 def check_partitions(partitions: int, serve: Collection[int] | None) -> tuple[int, ...] | None:
@@ -111,6 +127,7 @@ class Partitions(OfProcess, Operations):
         """Called when there are more partitions than before."""
         self.cells: tuple[Operations, ...] = tuple(map(make, range(partitions)))
         self._known: dict[int, _Known] = {}
+        self._silent: dict[int, tuple[float, QueueUnavailableError]] = {}
         self.rounds: Rounds = Rounds(self, hands, serve)
         first = self.cells[0]
         # What is kept in no particular partition is in the first: the answers of an agent's calls.
@@ -214,13 +231,68 @@ class Partitions(OfProcess, Operations):
             if found(answer) or not (yield from self.catch_up(home)):
                 return answer
 
-    def of_all(self, ask: Callable[[Operations], Flow[T]]) -> Flow[list[T]]:
-        """Ask every partition, also those that have come since this queue was built."""
-        yield from self.catch_up()
+    def of_all(self, ask: Callable[[Operations], Flow[T]], put_together: Callable[[list[T]], R]) -> Flow[R]:
+        """Ask every partition, also those that have come since this queue was built; return what all answers come to.
+
+        Raises:
+            PartitionsAwayError: Some did not answer. It has what the answers of the others come to.
+            QueueUnavailableError: None of them answered.
+            QueueRefusedError: One of them says no.
+        """
         answers: list[T] = []
-        for cell in self.cells:
-            answers += [(yield from ask(cell))]
-        return answers
+        away: dict[int, QueueUnavailableError] = {}
+        for number in itertools.count():
+            if number >= self.count:
+                break
+            try:
+                # While the first one is away, any of the others may know of more.
+                answers.append((yield from self._of_one(number, ask, more=number == 0 or 0 in away)))
+            except QueueUnavailableError as error:
+                away[number] = error
+        if not away:
+            return put_together(answers)
+        first = next(iter(away.values()))
+        if not answers:
+            raise first
+        raise PartitionsAwayError(
+            own(f"{len(away)} of {self.count} partitions did not answer ({self._names(away)}): {first}"),
+            partitions=tuple(away),
+            known=put_together(answers),
+        ) from first
+
+    def learn(self) -> Flow[None]:
+        """Learn how many partitions there are, from the first one that answers.
+
+        Raises:
+            QueueError: None of those that are known answers, or one says no.
+        """
+        for number in itertools.count():
+            try:
+                return (yield from self._of_one(number, _nothing, more=True))
+            except QueueUnavailableError:
+                if number + 1 >= self.count:
+                    raise
+        raise AssertionError
+
+    def _of_one(self, number: int, ask: Callable[[Operations], Flow[T]], *, more: bool) -> Flow[T]:
+        """Ask one of several, and whether there are more; one that was silent a moment ago is not waited for again."""
+        until_s, error = self._silent.get(number, (0.0, None))
+        began_s = time.monotonic()
+        if error is not None and began_s < until_s:
+            raise QueueUnavailableError(*error.args, answered=error.answered)
+        try:
+            if more:
+                yield from self.catch_up(number)
+            return (yield from ask(self.cells[number]))
+        except QueueUnavailableError as error:
+            ended_s = time.monotonic()
+            if ended_s - began_s > SLOW_S:
+                self._silent[number] = (ended_s + SILENT_S, error)
+            raise
+
+    def _names(self, partitions: Collection[int]) -> str:
+        names = [self.cells[one].keys.prefix for one in itertools.islice(partitions, MOST_NAMED)]
+        return ", ".join(names) + (f" and {len(partitions) - MOST_NAMED} more" if len(partitions) > MOST_NAMED else "")
 
     # --- for producers ---
 
@@ -361,53 +433,53 @@ class Partitions(OfProcess, Operations):
     @override
     def held_accounts(self) -> Flow[dict[str, int]]:
         """Return which accounts are held back now, and until when, the longest first."""
-        latest_ms: dict[str, int] = {}
-        for held in (yield from self.of_all(lambda cell: cell.held_accounts())):
-            for account, until_ms in held.items():
-                latest_ms[account] = max(until_ms, latest_ms.get(account, 0))
-        return dict(sorted(latest_ms.items(), key=lambda one: -one[1]))
+
+        def put_together(each: Iterable[Mapping[str, int]]) -> dict[str, int]:
+            latest_ms: dict[str, int] = {}
+            for held in each:
+                for account, until_ms in held.items():
+                    latest_ms[account] = max(until_ms, latest_ms.get(account, 0))
+            return dict(sorted(latest_ms.items(), key=lambda one: -one[1]))
+
+        return self.of_all(lambda cell: cell.held_accounts(), put_together)
 
     @override
     def counts(self) -> Flow[QueueCounts]:
         """Count the jobs by where they are."""
-        each = yield from self.of_all(lambda cell: cell.counts())
-        now_ms = each[0].now_ms
-        # By each server's own clock.
-        late_ms = [one.now_ms - one.oldest_due_ms for one in each if one.oldest_due_ms is not None]
-        summed = QueueCounts(**_added(QueueCounts, each))
-        return attrs.evolve(summed, now_ms=now_ms, oldest_due_ms=now_ms - max(late_ms) if late_ms else None)
+        return self.of_all(lambda cell: cell.counts(), _all_counts)
 
     @override
     def list_jobs(self, wanted: JobFilter, *, limit: int, offset: int) -> Flow[JobPage]:
         """List jobs."""
         check_count("list_jobs.limit", limit)
         check_count("list_jobs.offset", offset, low=0)
-        pages = yield from self.of_all(lambda cell: cell.list_jobs(wanted, limit=offset + limit, offset=0))
         order = list(dict.fromkeys(_rank(state) for state in wanted.states))
-        jobs: dict[str, ListedJob] = {}
-        for job in sorted((job for page in pages for job in page.jobs), key=lambda job: _place(job, order)):
-            jobs.setdefault(job.job_id, job)
-        shown = tuple(jobs.values())[offset:]
-        return JobPage(
-            shown[:limit], more=len(shown) > limit or any(page.more for page in pages), now_ms=pages[0].now_ms
-        )
+
+        def put_together(pages: Sequence[JobPage]) -> JobPage:
+            jobs: dict[str, ListedJob] = {}
+            for job in sorted((job for page in pages for job in page.jobs), key=lambda job: _place(job, order)):
+                jobs.setdefault(job.job_id, job)
+            shown = tuple(jobs.values())[offset:]
+            return JobPage(
+                shown[:limit], more=len(shown) > limit or any(page.more for page in pages), now_ms=pages[0].now_ms
+            )
+
+        return self.of_all(lambda cell: cell.list_jobs(wanted, limit=offset + limit, offset=0), put_together)
 
     @override
     def history(self, job_id: str | None, *, limit: int) -> Flow[tuple[HistoryEntry, ...]]:
         """Read what happened lately."""
-        each = yield from self.of_all(lambda cell: cell.history(job_id, limit=limit))
-        found = itertools.chain.from_iterable(each)
-        return tuple(sorted(found, key=lambda entry: entry.at_ms)[-limit:])
+
+        def put_together(each: Iterable[Iterable[HistoryEntry]]) -> tuple[HistoryEntry, ...]:
+            found = itertools.chain.from_iterable(each)
+            return tuple(sorted(found, key=lambda entry: entry.at_ms)[-limit:])
+
+        return self.of_all(lambda cell: cell.history(job_id, limit=limit), put_together)
 
     @override
     def workers(self) -> Flow[tuple[WorkerInfo, ...]]:
         """Read which workers there are: each tells of itself in every partition that it serves."""
-        found: dict[str, WorkerInfo] = {}
-        for worker in itertools.chain.from_iterable((yield from self.of_all(lambda cell: cell.workers()))):
-            before = found.get(worker.worker_id)
-            if before is None or (worker.alive, worker.beat_ms) > (before.alive, before.beat_ms):
-                found[worker.worker_id] = worker
-        return tuple(sorted(found.values(), key=lambda worker: -worker.beat_ms)[:MOST_WORKERS])
+        return self.of_all(lambda cell: cell.workers(), _all_workers)
 
     @override
     def poll_now(self, job_id: str, *, counted: bool) -> Flow[bool]:
@@ -417,9 +489,12 @@ class Partitions(OfProcess, Operations):
     @override
     def hand_back(self) -> Flow[HandedBack]:
         """Hand scheduled jobs to workers of another kind, a bounded number a call."""
-        each = yield from self.of_all(lambda cell: cell.hand_back())
-        gone = tuple(job_id for one in each for job_id in one.gone)
-        return attrs.evolve(HandedBack(**_added(HandedBack, each)), gone=gone)
+
+        def put_together(each: Sequence[HandedBack]) -> HandedBack:
+            gone = tuple(job_id for one in each for job_id in one.gone)
+            return attrs.evolve(HandedBack(**_added(HandedBack, each)), gone=gone)
+
+        return self.of_all(lambda cell: cell.hand_back(), put_together)
 
     @property
     @override
@@ -438,9 +513,12 @@ class _AllLetters(Letters):
     def list(self, limit: int, offset: int) -> Flow[builtins.list[DeadLetter]]:
         check_count("dead_letters.list.limit", limit, low=0)
         check_count("dead_letters.list.offset", offset, low=0)
-        each = yield from self._all.of_all(lambda cell: cell.letters.list(offset + limit, 0))
-        found = itertools.chain.from_iterable(each)
-        return sorted(found, key=lambda letter: -letter.at_ms)[offset : offset + limit]
+
+        def put_together(each: Iterable[Iterable[DeadLetter]]) -> builtins.list[DeadLetter]:
+            found = itertools.chain.from_iterable(each)
+            return sorted(found, key=lambda letter: -letter.at_ms)[offset : offset + limit]
+
+        return (yield from self._all.of_all(lambda cell: cell.letters.list(offset + limit, 0), put_together))
 
     @override
     def get(self, job_id: str) -> Flow[DeadLetter | None]:
@@ -465,6 +543,27 @@ class _AllLetters(Letters):
     @override
     def dismiss(self, job_id: str) -> Flow[bool]:
         return self._all.along(job_id, lambda partition: self._all.cells[partition].letters.dismiss(job_id), bool)
+
+
+def _nothing(_: Operations) -> Flow[None]:
+    yield from ()
+
+
+def _all_counts(each: Sequence[QueueCounts]) -> QueueCounts:
+    now_ms = each[0].now_ms
+    # By each server's own clock.
+    late_ms = [one.now_ms - one.oldest_due_ms for one in each if one.oldest_due_ms is not None]
+    summed = QueueCounts(**_added(QueueCounts, each))
+    return attrs.evolve(summed, now_ms=now_ms, oldest_due_ms=now_ms - max(late_ms) if late_ms else None)
+
+
+def _all_workers(each: Iterable[Iterable[WorkerInfo]]) -> tuple[WorkerInfo, ...]:
+    found: dict[str, WorkerInfo] = {}
+    for worker in itertools.chain.from_iterable(each):
+        before = found.get(worker.worker_id)
+        if before is None or (worker.alive, worker.beat_ms) > (before.alive, before.beat_ms):
+            found[worker.worker_id] = worker
+    return tuple(sorted(found.values(), key=lambda worker: -worker.beat_ms)[:MOST_WORKERS])
 
 
 def _added(kind: type[attrs.AttrsInstance], each: Sequence[object]) -> dict[str, Any]:

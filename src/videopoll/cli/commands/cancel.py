@@ -11,6 +11,7 @@ from videopoll.cli.options import (
     DEFAULT_REDIS_URL,
     AsJson,
     JobId,
+    Partitions,
     Prefix,
     RedisUrl,
     open_queue,
@@ -38,9 +39,10 @@ def cancel(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
 ) -> None:
     """Stop a job. Its user hears of it only with --notify."""
-    with open_queue(redis_url, prefix) as queue:
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
         result = queue.cancel(job, notify=notify)
     if as_json:
         print_json({"job_id": job, "result": result.value})

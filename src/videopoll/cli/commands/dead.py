@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 import typer
@@ -16,11 +18,13 @@ from videopoll.cli.options import (
     AsJson,
     JobId,
     JobTtl,
+    Partitions,
     Prefix,
     RedisUrl,
     open_queue,
 )
 from videopoll.cli.output import Cell, complain, guarded, print_json, print_rows, print_values, when
+from videopoll.cli.partitions import of_those_that_answer
 from videopoll.errors import ConfigurationError, InvalidJobError
 from videopoll.jobs.codec import JsonValue
 from videopoll.jobs.outcome import DeadLetter
@@ -53,19 +57,29 @@ def list_letters(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
 ) -> None:
-    """List dead letters, the newest first."""
-    with open_queue(redis_url, prefix) as queue:
+    """List dead letters, the newest first. The exit code is 1 if a partition does not answer."""
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
         letters: list[DeadLetter] = []
         while len(letters) < limit:
-            page = queue.dead_letters.list(limit=min(PAGE, limit - len(letters)), offset=len(letters))
+            size, offset = min(PAGE, limit - len(letters)), len(letters)
+            look = functools.partial(queue.dead_letters.list, limit=size, offset=offset)
+            page, _ = of_those_that_answer(look)
             if not page:
                 break
             letters += page
-        dead = queue.counts().dead
+        counts, away = of_those_that_answer(queue.counts)
     if as_json:
         print_json([_listed(letter) for letter in letters])
-        return
+    else:
+        _print_letters(letters, counts.dead)
+    if away is not None:
+        complain(f"their dead letters are left out: {away}")
+        raise typer.Exit(1)
+
+
+def _print_letters(letters: Sequence[DeadLetter], dead: int) -> None:
     rows: list[list[Cell]] = [
         [letter.job_id, when(letter.at_ms), _kept(letter), shown(told_or_withheld(letter.reason) or WITHHELD)]
         for letter in letters
@@ -86,9 +100,10 @@ def show_letter(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
 ) -> None:
     """Show one dead letter: its reason, its outcome, and what was tried."""
-    with open_queue(redis_url, prefix) as queue:
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
         letter = queue.dead_letters.get(job)
     if letter is None:
         raise _none(job)
@@ -116,11 +131,12 @@ def redrive(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
     job_ttl: JobTtl = DEFAULT_JOB_TTL_S,
 ) -> None:
     """Bring a dead letter back: an outcome to its delivery, a record to its polling."""
     _check_choice(job, everything=everything)
-    with open_queue(redis_url, prefix, job_ttl) as queue:
+    with open_queue(redis_url, prefix, job_ttl, partitions=partitions) as queue:
         letters = queue.dead_letters
         if job is None:
             count = letters.redrive_all()
@@ -147,10 +163,11 @@ def dismiss(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
 ) -> None:
     """Throw a dead letter away, with all that it keeps."""
     _check_choice(job, everything=everything)
-    with open_queue(redis_url, prefix) as queue:
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
         letters = queue.dead_letters
         if job is None:
             if not yes and sys.stdin.isatty():

@@ -34,6 +34,7 @@ from videopoll.cli.options import (
     AsJson,
     GivenApiUrl,
     OwnChannels,
+    Partitions,
     Prefix,
     Providers,
     RedisUrl,
@@ -114,6 +115,7 @@ def doctor(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
     api_url: GivenApiUrl = None,
     provider: Providers = None,
     ultramsg_url: UltraMsgUrl = DEFAULT_ULTRAMSG_URL,
@@ -134,8 +136,10 @@ def doctor(
     refuses, to try the key. Of the channels that `videopoll channels` lists it looks at the
     form of the variables alone. The exit code is 1 if something is wrong.
     """
-    findings = check_redis(redis_url, prefix, clock=clock)
-    findings += check_apis(api_url, [described(name) for name in provider or ()], apis_in_use(redis_url, prefix))
+    findings = check_redis(redis_url, prefix, clock=clock, partitions=partitions)
+    findings += check_apis(
+        api_url, [described(name) for name in provider or ()], apis_in_use(redis_url, prefix, partitions)
+    )
     findings.append(check_ultramsg(ultramsg_url, ultramsg_instance, secret(ULTRAMSG_TOKEN)))
     findings.append(
         check_whatsapp_factory(whatsapp_factory_url, whatsapp_factory_instance, secret(WHATSAPP_FACTORY_TOKEN))
@@ -154,25 +158,26 @@ def doctor(
 # --- Redis ---
 
 
-def check_redis(redis_url: str, prefix: str, *, clock: bool = True) -> list[Finding]:
+def check_redis(redis_url: str, prefix: str, *, clock: bool = True, partitions: int | None = None) -> list[Finding]:
     """Look at the servers, at the fixed keys of all partitions, and at what the queue says of itself."""
     findings: list[Finding] = []
     keys: list[Finding] = []
     servers = set[str | None]()
-    with open_queue(redis_url, prefix) as queue:
-        for number, partition in enumerate(queue.partitions):
+    looked_at = 0
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
+        for partition in queue.partitions:
             with open_client(redis_url, partition.keys.prefix) as client:
                 try:
                     with queue_errors("looking at Redis"):
                         client.ping()
                 except QueueError as error:
-                    if number:
+                    if len(queue.partitions) > 1:
                         # Told with the partitions.
                         continue
                     fix = "check that it runs, the URL (--redis-url, VIDEOPOLL_REDIS_URL), and the user and password in it"
                     return [Finding("Redis", Mark.WRONG, str(error), fix)]
                 server = _server_of(client)
-                if not number:
+                if not servers:
                     findings += _check_one(client, partition.keys, clock=clock)
                 elif server not in servers:
                     # What is as it should be is told once.
@@ -183,8 +188,10 @@ def check_redis(redis_url: str, prefix: str, *, clock: bool = True) -> list[Find
                     ]
                 servers.add(server)
                 keys += _tried("keys", client, functools.partial(_check_types, keys=partition.keys))
-        fixed = len(_fixed_keys(queue.keys)) * len(queue.partitions)
-        findings += keys or [Finding("keys", Mark.OK, f"{fixed} fixed keys have their types")]
+                looked_at += 1
+        fixed = len(_fixed_keys(queue.keys)) * looked_at
+        if looked_at:
+            findings += keys or [Finding("keys", Mark.OK, f"{fixed} fixed keys have their types")]
         return [*findings, *check_partitions(queue), *_check_queue(read_figures(queue))]
 
 
@@ -387,10 +394,10 @@ def _check_queue(figures: Figures) -> list[Finding]:
     if figures.counts is None:
         return [Finding("queue", Mark.WRONG, figures.detail, "look at the findings above")]
     findings = []
-    for problem in figures.problems:
+    for problem in figures.troubles:
         found, _, fix = problem.partition(": ")
         findings.append(Finding("workers", Mark.WRONG, found, fix or None))
-    if not figures.problems:
+    if not figures.troubles:
         alive = len(figures.alive)
         if alive:
             findings.append(Finding("workers", Mark.OK, f"{alive} alive"))
@@ -412,9 +419,9 @@ def _check_queue(figures: Figures) -> list[Finding]:
 # --- the outside world ---
 
 
-def apis_in_use(redis_url: str, prefix: str) -> list[tuple[str | None, str]]:
+def apis_in_use(redis_url: str, prefix: str, partitions: int | None = None) -> list[tuple[str | None, str]]:
     """Return which video APIs living workers poll; none if that cannot be told."""
-    with open_queue(redis_url, prefix) as queue:
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
         return read_figures(queue).video_apis
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -11,12 +11,13 @@ from videopoll.cli.options import (
     DEFAULT_PREFIX,
     DEFAULT_REDIS_URL,
     AsJson,
+    Partitions,
     Prefix,
     RedisUrl,
     open_queue,
 )
 from videopoll.cli.output import complain, duration, guarded, print_json
-from videopoll.errors import QueueUnavailableError
+from videopoll.errors import PartitionsAwayError, QueueUnavailableError
 from videopoll.jobs.views import QueueCounts
 
 __all__ = ["drain"]
@@ -35,6 +36,7 @@ def drain(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
 ) -> None:
     """Wait until nothing is in the list, the schedule, flight or the outbox. Stops nobody.
 
@@ -46,10 +48,13 @@ def drain(
     slice_s = 0.0
     counts: QueueCounts | None = None
     line = told = ""
-    with open_queue(redis_url, prefix) as queue:
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
         while True:
             try:
                 counts = queue.drain(timeout_s=slice_s)
+            except PartitionsAwayError as error:
+                # What those have that are away, nobody knows: nothing is drained.
+                counts, line = None, f"{_left(cast('QueueCounts', error.known))}, and {error}"
             except QueueUnavailableError as error:
                 counts, line = None, str(error)
             else:

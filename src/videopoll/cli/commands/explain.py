@@ -21,11 +21,13 @@ from videopoll.cli.options import (
     ApiUrl,
     AsJson,
     JobId,
+    Partitions,
     Prefix,
     RedisUrl,
     open_queue,
 )
 from videopoll.cli.output import complain, duration, guarded, print_json, time_of_day, when
+from videopoll.cli.partitions import of_those_that_answer
 from videopoll.errors import QueueError
 from videopoll.jobs.codec import JsonValue, is_number
 from videopoll.jobs.job import JobState
@@ -66,6 +68,7 @@ def explain(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
     api_url: ApiUrl = DEFAULT_API_URL,
 ) -> None:
     """Explain a job: what happened, where it is, why it waits, and what its user got.
@@ -73,11 +76,14 @@ def explain(
     What happened comes from the history that workers keep for a day (not with
     --no-history); where it is comes from the job's own keys. Changes nothing.
     """
-    with open_queue(redis_url, prefix) as queue:
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
         view = queue.get(job)
         letter = queue.dead_letters.get(job) if view is not None and view.state is JobState.DEAD else None
         try:
-            history, held = queue.history(job), queue.held_accounts()
+            history, away = of_those_that_answer(lambda: queue.history(job))
+            held, _ = of_those_that_answer(queue.held_accounts)
+            if away is not None:
+                complain(f"what happened there is left out: {away}")
             # A worker with --serve may live, and not serve this one.
             partition = queue.partitions[queue.partition_of(job)]
             workers = partition.workers()

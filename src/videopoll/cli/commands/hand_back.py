@@ -9,11 +9,13 @@ from videopoll.cli.options import (
     DEFAULT_PREFIX,
     DEFAULT_REDIS_URL,
     AsJson,
+    Partitions,
     Prefix,
     RedisUrl,
     open_queue,
 )
 from videopoll.cli.output import Cell, complain, guarded, print_json, print_values
+from videopoll.cli.partitions import of_those_that_answer
 from videopoll.jobs.views import HandedBack
 from videopoll.observe.log import shown
 
@@ -25,7 +27,11 @@ MOST_SHOWN = 20
 
 @guarded
 def hand_back(
-    *, as_json: AsJson = False, redis_url: RedisUrl = DEFAULT_REDIS_URL, prefix: Prefix = DEFAULT_PREFIX
+    *,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = DEFAULT_REDIS_URL,
+    prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
 ) -> None:
     """Hand scheduled jobs to workers of another kind, e.g. to go back from a migration.
 
@@ -34,11 +40,16 @@ def hand_back(
     can deliver them (videopoll worker --no-new-jobs). It may be run again; the exit code
     is 1 as long as something is left.
     """
-    with open_queue(redis_url, prefix) as queue:
-        result = queue.hand_back()
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
+        result, away = of_those_that_answer(queue.hand_back)
     left = _left_behind(result)
+    complete = result.complete and away is None
+    if away is not None:
+        left.append(f"nothing was handed back there: {away}")
     if as_json:
-        print_json({**attrs.asdict(result), "complete": result.complete})
+        if away is not None:
+            complain(left[-1])
+        print_json({**attrs.asdict(result), "complete": complete})
     else:
         values: dict[str, Cell] = {
             "handed back": result.handed,
@@ -53,7 +64,7 @@ def hand_back(
             complain(f"and {len(result.gone) - MOST_SHOWN:,} more; all of them with --json")
         for line in left:
             complain(line)
-    if not result.complete:
+    if not complete:
         raise typer.Exit(1)
 
 

@@ -14,12 +14,14 @@ from videopoll.cli.options import (
     DEFAULT_PREFIX,
     DEFAULT_REDIS_URL,
     AsJson,
+    Partitions,
     Prefix,
     RedisUrl,
     open_queue,
 )
 from videopoll.cli.output import complain, guarded, print_json, print_rows
-from videopoll.errors import QueueRefusedError
+from videopoll.cli.partitions import of_those_that_answer
+from videopoll.errors import PartitionsAwayError, QueueRefusedError
 from videopoll.jobs.job import JobState
 from videopoll.jobs.views import JobPage
 
@@ -72,6 +74,7 @@ def jobs(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
 ) -> None:
     """List the jobs that have not ended, those first whose turn is next. Changes nothing.
 
@@ -83,28 +86,30 @@ def jobs(
     videopoll jobs --state settled
 
     Settled jobs are looked for among all keys of the server, in small steps. Those
-    that ended last come first.
+    that ended last come first. The exit code is 1 if a partition does not answer.
     """  # noqa: D301 - a backspace keeps line ends in the help
     in_words = list(dict.fromkeys(state)) if state else _default(worker, conversation)
-    with open_queue(redis_url, prefix) as queue:
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
 
-        def listed(words: Sequence[ListedState]) -> JobPage:
-            return queue.list_jobs(
-                states=[state for word in words for state in _states_of(word)],
-                conversation_id=conversation,
-                worker_id=worker,
-                older_than_s=older_than,
-                limit=limit,
+        def listed(words: Sequence[ListedState]) -> tuple[JobPage, PartitionsAwayError | None]:
+            return of_those_that_answer(
+                lambda: queue.list_jobs(
+                    states=[state for word in words for state in _states_of(word)],
+                    conversation_id=conversation,
+                    worker_id=worker,
+                    older_than_s=older_than,
+                    limit=limit,
+                )
             )
 
         try:
-            page = listed(in_words)
+            page, away = listed(in_words)
         except QueueRefusedError:
             # Jobs that have ended need SCAN, and are left out without it unless they were asked for.
             if state or ListedState.SETTLED not in in_words:
                 raise
             complain("this Redis user may not SCAN: jobs that have ended are left out")
-            page = listed([word for word in in_words if word is not ListedState.SETTLED])
+            page, away = listed([word for word in in_words if word is not ListedState.SETTLED])
     if as_json:
         print_json([describe_listed(one) for one in page.jobs])
     elif page.jobs or not sys.stdout.isatty():
@@ -113,6 +118,9 @@ def jobs(
         typer.echo("There are no such jobs.")
     if page.more:
         complain("there are more: raise --limit")
+    if away is not None:
+        complain(f"their jobs are left out: {away}")
+        raise typer.Exit(1)
 
 
 def _states_of(word: ListedState) -> Sequence[JobState]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import attrs
 import typer
 
-from videopoll.cli.options import DEFAULT_PREFIX, DEFAULT_REDIS_URL, AsJson, Prefix, RedisUrl, open_queue
+from videopoll.cli.options import DEFAULT_PREFIX, DEFAULT_REDIS_URL, AsJson, Partitions, Prefix, RedisUrl, open_queue
 from videopoll.cli.output import complain, duration, guarded, print_json, print_rows
 from videopoll.cli.partitions import look_at_partitions
 from videopoll.errors import ConfigurationError
@@ -30,6 +30,7 @@ def partitions(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
 ) -> None:
     """Show the partitions of a queue: where each is, what is in it, and who serves it.
 
@@ -42,7 +43,7 @@ def partitions(
     videopoll partitions --prefix '{video}'
     videopoll partitions --prefix '{video}' --raise-to 6
     """  # noqa: D301 - a backspace keeps line ends in the help
-    with open_queue(redis_url, prefix, partitions=raise_to) as queue:
+    with open_queue(redis_url, prefix, partitions=raise_to or partitions) as queue:
         if raise_to is not None:
             if len(queue.partitions) > raise_to:
                 msg = f"there are {len(queue.partitions)} partitions, and there can never be fewer"

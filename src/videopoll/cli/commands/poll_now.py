@@ -9,6 +9,7 @@ from videopoll.cli.options import (
     DEFAULT_REDIS_URL,
     AsJson,
     JobId,
+    Partitions,
     Prefix,
     RedisUrl,
     open_queue,
@@ -38,12 +39,13 @@ def poll_now(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
 ) -> None:
     """Make a job's next poll due at once, e.g. when the video API is back after a long backoff.
 
     A worker notices within about 4 seconds. It is an ordinary poll, and counts as an attempt.
     """
-    with open_queue(redis_url, prefix) as queue:
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
         moved = queue.poll_now(job)
         view = None if moved else queue.get(job)
     if as_json:

@@ -15,6 +15,7 @@ from videopoll.cli.options import (
     ApiUrl,
     AsJson,
     JobId,
+    Partitions,
     Prefix,
     RedisUrl,
     open_queue,
@@ -48,6 +49,7 @@ def show(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
     api_url: ApiUrl = DEFAULT_API_URL,
 ) -> None:
     """Show where a job is, what comes next, and how it ended. Changes nothing.
@@ -57,7 +59,7 @@ def show(
     videopoll show job_17 --live
     videopoll show job_17 --json | jq .state
     """  # noqa: D301 - a backspace keeps line ends in the help
-    with open_queue(redis_url, prefix) as queue:
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
         view = queue.get(job)
         letter = queue.dead_letters.get(job) if view is not None and view.state is JobState.DEAD else None
     told = live_answer(api_url, job, view) if live else None

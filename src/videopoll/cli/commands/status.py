@@ -27,6 +27,7 @@ from videopoll.cli.options import (
     DEFAULT_REDIS_URL,
     AsJson,
     GivenApiUrl,
+    Partitions,
     Prefix,
     RedisUrl,
     open_client,
@@ -108,6 +109,7 @@ def status(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
     api_url: GivenApiUrl = None,
 ) -> None:
     """Show how many jobs are where, and whether Redis and the video API are well.
@@ -122,14 +124,16 @@ def status(
     """  # noqa: D301 - a backspace keeps line ends in the help
     keys: KeyCounts | None = None
     scan_problem = None if scan else "not counted (--no-scan)"
-    with open_queue(redis_url, prefix) as queue:
+    with open_queue(redis_url, prefix, partitions=partitions) as queue:
         figures = read_figures(queue)
-        each = [one.keys for one in queue.partitions]
+        away = figures.away.partitions if figures.away else ()
+        each = [one.keys for number, one in enumerate(queue.partitions) if number not in away]
     if figures.counts is None:
         scan_problem = "unknown"
     if scan_problem is None:
         try:
             keys = count_keys(redis_url, each)
+            keys = attrs.evolve(keys, complete=keys.complete and not away)
         except QueueRefusedError:
             scan_problem = "unknown: this Redis user may not SCAN"
         except QueueError:
@@ -139,7 +143,6 @@ def status(
     api = (down or apis or [NOT_ASKED])[0]
     problems = figures.problems + [f"{api.label}: {api.detail}" for api in down]
     if as_json:
-        counts = figures.counts
         print_json(
             {
                 **describe(figures),
@@ -148,7 +151,7 @@ def status(
                 "completed": keys.completed if keys else None,
                 "counted_all_keys": keys.complete if keys else False,
                 "scan_problem": scan_problem,
-                "redis": {"healthy": counts is not None, "detail": figures.detail},
+                "redis": {"healthy": figures.healthy, "detail": figures.detail},
                 "video_api": {"healthy": api.healthy, "detail": api.detail},
                 "video_apis": [
                     {"provider": one.name, "url": one.url, "healthy": one.healthy, "detail": one.detail} for one in apis
@@ -159,13 +162,13 @@ def status(
     else:
         _print(figures, keys, scan_problem, apis or [NOT_ASKED])
         if figures.counts is None:
-            complain_of_address(redis_url)
+            complain_of_address(redis_url, partitions)
     if check and problems:
         raise typer.Exit(1)
 
 
 def describe(figures: Figures) -> dict[str, object]:
-    """Return the figures as JSON; what Redis did not answer is null."""
+    """Return the figures as JSON; what Redis did not answer is null, and what partitions that are away have is left out."""
     counts = figures.counts
     return {
         "queued": counts.queued if counts else None,
@@ -182,6 +185,7 @@ def describe(figures: Figures) -> dict[str, object]:
         ]
         if counts
         else None,
+        "partitions_away": list(figures.away.partitions) if figures.away else [],
         "workers_alive": None if figures.workers is None else len(figures.alive),
         "workers": None if figures.workers is None else [describe_worker(worker) for worker in figures.workers],
     }
@@ -263,7 +267,7 @@ def _print(
         }
     elif scan_problem:
         values["records, locks, completed"] = scan_problem
-    answers = [("Redis", counts is not None, figures.detail), *((one.label, one.healthy, one.detail) for one in apis)]
+    answers = [("Redis", figures.healthy, figures.detail), *((one.label, one.healthy, one.detail) for one in apis)]
     for name, healthy, detail in answers:
         marks = {True: "✔ ", False: "✘ "} if tty else {True: "ok: ", False: "down: "}
         mark = "" if healthy is None else marks[healthy]
@@ -275,7 +279,7 @@ def _print(
     if tty and rows:
         print_rows(WORKER_COLUMNS, rows, title="Workers")
     # That Redis or the video API is down stands in the table.
-    for problem in figures.problems if counts is not None else ():
+    for problem in figures.troubles:
         complain(problem)
 
 

@@ -22,8 +22,9 @@ from videopoll.cli.figures import (
     read_figures,
     worker_rows,
 )
-from videopoll.cli.options import DEFAULT_PREFIX, DEFAULT_REDIS_URL, AsJson, Prefix, RedisUrl, open_queue
+from videopoll.cli.options import DEFAULT_PREFIX, DEFAULT_REDIS_URL, AsJson, Partitions, Prefix, RedisUrl, open_queue
 from videopoll.cli.output import complain, duration, guarded, print_json, time_of_day
+from videopoll.cli.partitions import of_those_that_answer
 from videopoll.errors import QueueError
 from videopoll.jobs.views import HistoryEntry, ListedJob
 from videopoll.observe.log import shown
@@ -72,6 +73,7 @@ def watch(
     as_json: AsJson = False,
     redis_url: RedisUrl = DEFAULT_REDIS_URL,
     prefix: Prefix = DEFAULT_PREFIX,
+    partitions: Partitions = None,
 ) -> None:
     """Watch the jobs, live, until Ctrl-C. Changes nothing.
 
@@ -83,7 +85,7 @@ def watch(
     """
     until_s = None if seconds is None else time.monotonic() + seconds
     try:
-        with open_queue(redis_url, prefix) as queue:
+        with open_queue(redis_url, prefix, partitions=partitions) as queue:
             if as_json:
                 _follow(queue, every, until_s, as_json=True)
             elif sys.stdout.isatty():
@@ -100,8 +102,9 @@ def _look(queue: RedisVideoJobQueue, jobs: int) -> _Look:
     if figures.counts is None:
         return _Look(figures, (), ())
     try:
-        found = queue.list_jobs(limit=jobs).jobs if jobs else ()
-        return _Look(figures, found, queue.history(limit=RECENT))
+        found = of_those_that_answer(lambda: queue.list_jobs(limit=jobs))[0].jobs if jobs else ()
+        recent, _ = of_those_that_answer(lambda: queue.history(limit=RECENT))
+        return _Look(figures, found, recent)
     except QueueError as error:
         return _Look(attrs.evolve(figures, detail=str(error)), (), ())
 
