@@ -422,6 +422,26 @@ def test_a_seed_is_no_source_of_numbers(rng):
         Runner(**parts(), rng=rng)
 
 
+class OnlyClaims:
+    """A queue of a host that has not read all of the protocol."""
+
+    def claim(self, **_wanted):
+        """Claim nothing."""
+
+
+class OnlyClaimsAsync:
+    """Its asyncio side."""
+
+    async def claim(self, **_wanted):
+        """Claim nothing."""
+
+
+@pytest.mark.parametrize(("runner", "queue"), [(Runner, OnlyClaims), (AsyncRunner, OnlyClaimsAsync)])
+def test_a_queue_that_does_not_tell_how_long_its_keys_live_is_refused(runner, queue):
+    with pytest.raises(ConfigurationError, match=r"^the queue's ttls must be a KeyTtls, got NoneType$"):
+        runner(**{**parts(), "queue": queue()})
+
+
 def test_a_client_is_refused_by_the_argument_that_it_was_given_for():
     client = memory_queue()._client
     with pytest.raises(ConfigurationError, match=r"needs a redis.Redis client \(front\), got str"):

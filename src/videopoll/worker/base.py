@@ -20,11 +20,11 @@ from videopoll.core.belonging import OfProcess, leave_to_parent
 from videopoll.core.flow import do
 from videopoll.core.wrappers import warn_of_hidden_look_up
 from videopoll.errors import QueueError
-from videopoll.jobs.checks import check_flags
+from videopoll.jobs.checks import check_flags, check_kind
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import Health
 from videopoll.observe.log import shown_ids
-from videopoll.policies import ENDING_S
+from videopoll.policies import ENDING_S, KeyTtls
 from videopoll.protocols import AsyncVideoJobQueue, VideoJobQueue
 from videopoll.worker import state as constants
 from videopoll.worker.endings import MOST_ENDINGS
@@ -140,6 +140,7 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         rng: random.Random | None = None,
     ) -> None:
         self._refuse(queue, poller, notifier, publisher)
+        check_kind("the queue's ttls", getattr(queue, "ttls", None), KeyTtls)
         check_publisher(poller, publisher)
         warn_of_hidden_look_up(notifier)
         check_flags("", foreign_workers=foreign_workers, recover=recover, take_new=take_new, visible=visible)

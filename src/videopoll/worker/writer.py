@@ -348,7 +348,7 @@ class BaseWriter(Generic[F]):
             write.tries += 1
 
     def _waits_apart(self, write: _Write[F], error: QueueError) -> None:
-        """Keep what could not be written as a part of the queue is away; the queue itself sees to it what waits for that."""
+        """Keep what could not be written as a part of the queue is away: the queue itself claims nothing there meanwhile."""
         now_s = self._state.clock.monotonic_s()
         write.refused = False
         self._kept.append(write)

@@ -85,7 +85,9 @@ def explain(
             if away is not None:
                 complain(f"what happened there is left out: {away}")
             # A worker with --serve may live, and not serve this one.
-            partition = queue.partitions[queue.partition_of(job)]
+            home = queue.partition_of(job)
+            # Not before: on the way more of them may have become known.
+            partition = queue.partitions[home]
             workers = partition.workers()
             serving = f" and to serve {partition.keys.prefix}" if len(queue.partitions) > 1 else ""
         except QueueError as error:
