@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import attrs
@@ -289,6 +290,22 @@ def test_every_line_of_the_log_that_the_docs_quote_is_written(caplog):
     for page, line in quoted:
         wanted = ".+".join(map(re.escape, line.replace("… ", "…").replace(" …", "…").split("…")))
         assert any(re.match(wanted, one) for one in written), f"{page}: {line}"
+
+
+def test_the_table_of_extras_has_each_of_them():
+    text = (ROOT / "docs" / "how-to" / "deploy.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\w+)` \|", text.partition("## Extras")[2].partition("\n## ")[0], re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert sorted(told) == sorted(project["optional-dependencies"])
+
+
+def test_the_pythons_of_the_docs_are_those_of_the_classifiers():
+    text = (ROOT / "docs" / "how-to" / "deploy.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = re.findall(r"^Programming Language :: Python :: 3\.(\d+)$", "\n".join(project["classifiers"]), re.MULTILINE)
+
+    assert f"Python 3.{min(map(int, named))} to 3.{max(map(int, named))}" in text
 
 
 def test_the_docs_name_no_key_that_is_not_there():
