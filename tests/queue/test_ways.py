@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 
 import pytest
 from typer.testing import CliRunner
@@ -11,8 +13,9 @@ from kit import until
 from kit.bench import Bench
 from kit.fleets import Cluster, Fleet, port_of_its_own
 from kit.tls import Authority
+from videopoll import AsyncRedisVideoJobQueue, RedisVideoJobQueue
 from videopoll.cli.app import build_app
-from videopoll.errors import QueueUnavailableError
+from videopoll.errors import QueueError, QueueUnavailableError
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +81,61 @@ def test_a_private_authority_and_a_clients_certificate_stand_in_the_url(on, secu
 def test_without_them_there_is_no_connection(on, secure, authority, files, tmp_path):
     """Neither with nobody's certificate, nor trusting the system's authorities, nor another server's name."""
     other = Authority(tmp_path)
-    for url in (
-        secure[0],
-        f"{secure[0]}?ssl_ca_certs={authority.ca}",
-        with_files(secure[0], other, files),
-        with_files(secure[0].replace("127.0.0.1", "localhost"), authority, files),
+    for url, why in (
+        (secure[0], "its certificate is not trusted: "),
+        (f"{secure[0]}?ssl_ca_certs={authority.ca}", ""),
+        (with_files(secure[0], other, files), "its certificate is not trusted: "),
+        (with_files(secure[0].replace("127.0.0.1", "localhost"), authority, files), "Hostname mismatch"),
     ):
-        with pytest.raises(QueueUnavailableError, match="cannot reach Redis"):
+        with pytest.raises(QueueUnavailableError, match="cannot reach Redis") as raised:
             on(url).enqueue()
+        assert why in str(raised.value)
+        assert "at this port" not in str(raised.value)
+        assert "localhost" not in str(raised.value)
+
+
+def test_a_url_of_the_wrong_scheme_is_told_the_other(kind, call, secure):
+    """One side waits for a handshake, the other hangs up: neither says why."""
+    queues = {"sync": RedisVideoJobQueue, "async": AsyncRedisVideoJobQueue}
+    for url, advice in (
+        (f"rediss://127.0.0.1:{secure[1].port}/0", "does not speak TLS at this port, write redis://"),
+        (secure[0].replace("rediss", "redis"), "speaks TLS at this port, write rediss://"),
+    ):
+        queue = queues[kind].from_url(url, front_timeout_s=0.5)
+        with pytest.raises(QueueUnavailableError, match=advice):
+            call(queue.counts())
+        call(queue.close())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "told"),
+    [
+        ("redis", b"\x15\x03\x01\x00\x02\x02\x46\r\n", "what answers is no Redis, or wants TLS"),
+        ("redis", b"HTTP/1.1 400 Bad Request\r\n", "what answers is no Redis, or wants TLS"),
+        ("rediss", b"-ERR Protocol error\r\n", "does not speak TLS at this port, write redis://"),
+    ],
+)
+def test_a_port_where_something_else_answers_is_told_as_such(kind, call, scheme, answer, told):
+    """A proxy, a server of another protocol, one that answers with an alert of TLS, or that knows none."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        threading.Thread(target=_answer, args=(other, answer), daemon=True).start()
+        queues = {"sync": RedisVideoJobQueue, "async": AsyncRedisVideoJobQueue}
+        queue = queues[kind].from_url(f"{scheme}://127.0.0.1:{other.getsockname()[1]}/0")
+        with pytest.raises(QueueError, match=told):
+            call(queue.counts())
+        call(queue.close())
+
+
+def _answer(server, answer):
+    """Answer whoever comes, and hang up."""
+    while True:
+        try:
+            connection, _ = server.accept()
+        except OSError:
+            return
+        with connection:
+            connection.recv(2000)
+            connection.sendall(answer)
 
 
 def test_the_command_line_has_options_for_them(secure, authority, files):

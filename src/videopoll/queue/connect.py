@@ -23,6 +23,7 @@ from videopoll.errors import ConfigurationError
 from videopoll.jobs.checks import check_count, kind_name
 from videopoll.queue.address import Way, read_address, unreadable
 from videopoll.queue.cluster import AsyncSlotClient, ClusterRoute, SlotClient, check_prefix
+from videopoll.queue.errors import speaks_tls
 from videopoll.queue.pools import MAX_CONNECTIONS, AsyncLoopPools, FreshPool
 from videopoll.queue.routes import PLAIN, ROUTED, Route, route_of
 from videopoll.queue.sentinel import SentinelRoute, is_sentinel_pool, sentinels_of
@@ -133,7 +134,7 @@ def _open(twin: _Twin, kind: type, said: Mapping[str, Any], timeout_s: float, ro
         "health_check_interval": 0,
         **said,
     }
-    if issubclass(kind, redis.SSLConnection | redis.asyncio.SSLConnection):
+    if speaks_tls(kind):
         # redis-py 5 does not look at the name in a certificate unless it is told to.
         options.setdefault("ssl_check_hostname", True)
     if route is not None:
@@ -160,7 +161,7 @@ def _check_certificates(pool: redis.ConnectionPool) -> None:
     Raises:
         ConfigurationError: It does.
     """
-    if not issubclass(pool.connection_class, redis.SSLConnection | redis.asyncio.SSLConnection):
+    if not speaks_tls(pool.connection_class):
         return
     options = pool.connection_kwargs
     if not options["ssl_check_hostname"] or options.get("ssl_cert_reqs") == "none":
@@ -216,8 +217,7 @@ def client_beside(client: redis.Redis | redis.asyncio.Redis, timeout_s: float) -
     route = options.pop("route", None)
     if is_sentinel_pool(pool):
         route = _sentinel_route(pool)
-        secure = issubclass(pool.connection_class, redis.SSLConnection | redis.asyncio.SSLConnection)
-        kind: type | None = redis.SSLConnection if secure else redis.Connection
+        kind: type | None = redis.SSLConnection if speaks_tls(pool.connection_class) else redis.Connection
     else:
         kind = PLAIN.get(pool.connection_class)
     if kind is None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from typing import TYPE_CHECKING
+import ssl
+from typing import TYPE_CHECKING, TypeVar
 
+import redis
+import redis.asyncio
 from redis import exceptions as redis_errors
 
 from videopoll._reasons import own
@@ -31,8 +34,11 @@ __all__ = [
     "queue_errors",
     "raise_if_of_other_loop",
     "raise_queue_error",
+    "speaks_tls",
     "to_queue_error",
 ]
+
+E = TypeVar("E", bound=Exception)
 
 REDIS_ERRORS: tuple[type[redis_errors.RedisError], type[OSError]] = (redis_errors.RedisError, OSError)
 """What a client of Redis raises."""
@@ -111,9 +117,9 @@ def queue_errors(doing: str) -> Iterator[None]:
         raise_queue_error(error, doing)
 
 
-def raise_queue_error(error: Exception, doing: str) -> NoReturn:
-    """Raise the `QueueError` for an exception of the Redis client."""
-    raise to_queue_error(error, doing) from cause_of(error)
+def raise_queue_error(error: Exception, doing: str, opened: redis.Redis | None = None) -> NoReturn:
+    """Raise the `QueueError` for an exception of the Redis client; see `to_queue_error`."""
+    raise to_queue_error(error, doing, opened) from cause_of(error)
 
 
 def raise_if_of_other_loop(error: RuntimeError) -> None:
@@ -131,12 +137,57 @@ def raise_if_of_other_loop(error: RuntimeError) -> None:
         raise QueueRefusedError(own(msg)) from error
 
 
-def to_queue_error(error: Exception, doing: str) -> QueueError:
-    """Translate an exception of the Redis client, saying what to do next."""
-    return _queue_error(error, doing, _IN_SCRIPT.sub("", str(error), count=1))
+def to_queue_error(error: Exception, doing: str, opened: redis.Redis | None = None) -> QueueError:
+    """Translate an exception of the Redis client, saying what to do next.
+
+    Args:
+        error: What was raised.
+        doing: What for, as the error says it.
+        opened: The client, if its connection had not worked before: the URL may be wrong.
+    """
+    return _queue_error(error, doing, _IN_SCRIPT.sub("", str(error), count=1), opened)
 
 
-def _no_answer(error: Exception, doing: str) -> QueueError | None:
+def speaks_tls(kind: type) -> bool:
+    """Whether connections of a class talk TLS."""
+    return issubclass(kind, redis.SSLConnection | redis.asyncio.SSLConnection)
+
+
+_NO_TLS = " If the server does not speak TLS at this port, write redis:// in the URL, not rediss://."
+_ONLY_TLS = " If the server speaks TLS at this port, write rediss:// in the URL."
+
+_WHILE_OPENED = "Timeout connecting to server"
+"""What redis-py says of a connection that took too long to be opened, the handshake of TLS included."""
+
+_HUNG_UP = ("Connection closed by server.", "Connection reset by peer")
+"""What it says of a server that ends a connection: so does one that expects a handshake."""
+
+
+def _other_scheme(error: Exception, opened: redis.Redis | None) -> str:
+    """Return what to change in the URL, if the server may want TLS, or have none."""
+    if opened is None:
+        return ""
+    if speaks_tls(opened.connection_pool.connection_class):
+        tls = _first(error, ssl.SSLError)
+        no_tls = tls.reason in _NOT_TLS if tls is not None else str(error).startswith(_WHILE_OPENED)
+        return _NO_TLS if no_tls else ""
+    hung_up = _first(error, ConnectionResetError) is not None or str(error).endswith(_HUNG_UP)
+    over_net = "path" not in opened.connection_pool.connection_kwargs
+    return _ONLY_TLS if over_net and hung_up else ""
+
+
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
+"""What OpenSSL says of an answer that is no handshake."""
+
+
+def _first(error: BaseException | None, kind: type[E]) -> E | None:
+    """Return the first error of a kind among those that an error came of."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _no_answer(error: Exception, doing: str, opened: redis.Redis | None) -> QueueError | None:
     """Translate what was raised because no server was asked, or none answered; None for an answer."""
     if is_full(error):
         return QueueUnavailableError(
@@ -150,13 +201,24 @@ def _no_answer(error: Exception, doing: str) -> QueueError | None:
         kind, again = (QueueRefusedError, "") if route.refused else (QueueUnavailableError, ". Try again.")
         return kind(own(f"{doing}: {route.text}{again}"))
     if isinstance(error, redis_errors.TimeoutError):
-        return QueueUnavailableError(own(f"{doing}: Redis did not answer in time. Try again."))
+        return QueueUnavailableError(
+            own(f"{doing}: Redis did not answer in time.{_other_scheme(error, opened)} Try again.")
+        )
+    if isinstance(error, redis_errors.InvalidResponse):
+        return QueueRefusedError(
+            own(
+                f"{doing}: what answers is no Redis, or wants TLS: check the port in the URL, and whether the URL has to"
+                " begin with rediss://."
+            )
+        )
     if isinstance(error, redis_errors.ConnectionError | OSError):
-        return QueueUnavailableError(own(f"{doing}: cannot reach Redis ({_why(error)}). Try again."))
+        return QueueUnavailableError(
+            own(f"{doing}: cannot reach Redis ({_why(error)}).{_other_scheme(error, opened)} Try again.")
+        )
     return None
 
 
-def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
+def _queue_error(error: Exception, doing: str, text: str, opened: redis.Redis | None) -> QueueError:
     if isinstance(error, redis_errors.AuthenticationError | redis_errors.AuthorizationError):
         return QueueRefusedError(
             own(f"{doing}: Redis refused the credentials. Check the user and password of the URL.")
@@ -170,7 +232,7 @@ def _queue_error(error: Exception, doing: str, text: str) -> QueueError:
                 f" ({_codes(error, text)}{which}). Grant it the rights that videopoll acl prints."
             )
         )
-    no_answer = _no_answer(error, doing)
+    no_answer = _no_answer(error, doing, opened)
     if no_answer is not None:
         return no_answer
     if isinstance(error, redis_errors.MovedError) or text.startswith("MOVED"):
@@ -287,10 +349,7 @@ def is_broken(error: Exception) -> bool:
 
 def _route_error(error: Exception) -> RouteError | None:
     # The asyncio client wraps what is raised while it connects.
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, RouteError):
-        cause = cause.__cause__ or cause.__context__
-    return cause
+    return _first(error, RouteError)
 
 
 def _codes(error: Exception, text: str) -> str:
@@ -301,6 +360,12 @@ def _codes(error: Exception, text: str) -> str:
 
 def _why(error: Exception) -> str:
     """Return why there is no connection, without an address."""
+    tls = _first(error, ssl.SSLError)
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        # Behind a comma it names the host.
+        return f"its certificate is not trusted: {tls.verify_message.partition(',')[0]}"
+    if tls is not None:
+        return f"TLS failed: {tls.reason or type(tls).__name__}"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno:

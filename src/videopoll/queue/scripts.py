@@ -173,7 +173,7 @@ def read(
         except REDIS_ERRORS as error:
             moved = yield from let_go_if_moved(client, error)
             if last or not (moved or is_broken(error)):
-                raise_queue_error(error, doing)
+                raise_queue_error(error, doing, client if last or not is_broken(error) else None)
     raise AssertionError
 
 
@@ -199,7 +199,7 @@ def evaluate(client: redis.Redis, call: ScriptCall[T]) -> Flow[T]:
             # has written nothing: one fresh try, where that is safe.
             moved = yield from let_go_if_moved(client, error)
             if last or not (moved or (call.repeatable and (is_broken(error) or is_cut_off(error)))):
-                raise_queue_error(error, call.script.name)
+                raise_queue_error(error, call.script.name, client if last or not is_broken(error) else None)
     raise AssertionError
 
 

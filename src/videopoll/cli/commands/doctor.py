@@ -61,6 +61,7 @@ from videopoll.queue.errors import queue_errors
 from videopoll.queue.partitioned_queue import PartitionedQueue
 from videopoll.queue.routes import route_of
 from videopoll.queue.schema import KEYS, Keys
+from videopoll.queue.scripts import read, run
 from videopoll.video_api.apis import ALL
 from videopoll.video_api.description import ApiDescription, variable_part
 from videopoll.video_api.http_poller import HttpVideoPoller
@@ -168,8 +169,7 @@ def check_redis(redis_url: str, prefix: str, *, clock: bool = True, partitions: 
         for partition in queue.partitions:
             with open_client(redis_url, partition.keys.prefix) as client:
                 try:
-                    with queue_errors("looking at Redis"):
-                        client.ping()
+                    run(read(client, "looking at Redis", client.ping))
                 except QueueError as error:
                     if len(queue.partitions) > 1:
                         # Told with the partitions.
