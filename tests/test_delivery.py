@@ -61,8 +61,8 @@ def buried(worker: Worker, timeout_s: float = 15.0) -> events.JobDeadLettered:
 
 
 def tried(worker: Worker) -> list[str]:
-    """What became of the sends and look-ups, runs of the same told once."""
-    results = [event.result for event in worker.recorder.of(events.SendTried)]
+    """What became of the sends and look-ups, runs of the same told once; waiting for one's turn is none."""
+    results = [event.result for event in worker.recorder.of(events.SendTried) if event.result != "waits"]
     return [result for result, _ in itertools.groupby(results)]
 
 
