@@ -310,7 +310,7 @@ def test_a_channel_without_requests_is_told_when_it_is_built():
 
     with pytest.raises(ConfigurationError, match="both build"):
         Half()
-    with pytest.raises(ConfigurationError, match="trusted_hosts is a collection"):
+    with pytest.raises(ConfigurationError, match="trusted_hosts must be a list of host names"):
         Postbox("http://x", trusted_hosts="files.example")
 
 

@@ -501,8 +501,8 @@ MUTANTS = (
         "a worker does not hear of a 429 that another met",
         7,
         "worker.places",
-        "self.brakes.learn(batch.brakes, batch.now_ms, self._longest_pause_s).items()",
-        "()",
+        "self.brakes.learn(batch.brakes, batch.now_ms, self._longest_pause_s)",
+        "{}",
     ),
 )
 
