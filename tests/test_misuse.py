@@ -44,7 +44,7 @@ from videopoll import (
 from videopoll.cli.app import build_app
 from videopoll.cli.commands import worker
 from videopoll.jobs import MessageForm
-from videopoll.messages import MessageReceipt
+from videopoll.messages import Delivered, LookupResult, MessageReceipt
 from videopoll.notifiers import (
     DiscordNotifier,
     EvolutionNotifier,
@@ -440,6 +440,42 @@ class OnlyClaimsAsync:
 def test_a_queue_that_does_not_tell_how_long_its_keys_live_is_refused(runner, queue):
     with pytest.raises(ConfigurationError, match=r"^the queue's ttls must be a KeyTtls, got NoneType$"):
         runner(**{**parts(), "queue": queue()})
+
+
+def notifying(look_up):
+    """A notifier of a host, with what it has for look-ups."""
+    return type("Own", (), {"notify": lambda self, message: Delivered(), "look_up": look_up})()
+
+
+async def alook_up(_self, _message):
+    return LookupResult.ABSENT
+
+
+async def adownload(_self, _job, _place, _file, *, timeout_s):
+    return timeout_s
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("look_up", "said"), [(lambda self: None, "is called as look_up"), ("text", "a method look_up")]
+)
+def test_a_look_up_that_no_runner_can_call_is_refused(kind, look_up, said):
+    """Else no message of unknown fate would ever be looked up, and nobody told of it."""
+    with pytest.raises(ConfigurationError, match=said):
+        (Runner if kind == "sync" else AsyncRunner)(**{**parts(kind), "notifier": notifying(look_up)})
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_look_up_that_is_none_is_as_if_it_were_not_there(kind):
+    (Runner if kind == "sync" else AsyncRunner)(**{**parts(kind), "notifier": notifying(None)})
+
+
+def test_what_a_part_may_have_besides_is_refused_by_threads_if_it_has_to_be_awaited():
+    downloading = type("Own", (), {"poll": ScriptedPoller.poll, "download": adownload})()
+    for part in ({"notifier": notifying(alook_up)}, {"poller": downloading}):
+        with pytest.raises(ConfigurationError, match="use AsyncRunner for it"):
+            Runner(**{**parts(), **part})
+        AsyncRunner(**{**parts("async"), **part})
 
 
 def test_a_client_is_refused_by_the_argument_that_it_was_given_for():

@@ -73,9 +73,8 @@ class AsyncParts:
             check_part(publisher, "publisher", "publish", "apublish")
         self._publish = None if publisher is None else self._method(publisher, "publish")
         self._notify = self._notifier_call("notify")
-        self._look_up = (
-            self._notifier_call("look_up") if hasattr(notifier, "look_up") or hasattr(notifier, "alook_up") else None
-        )
+        looks_up = any(getattr(notifier, one, None) is not None for one in ("look_up", "alook_up"))
+        self._look_up = self._notifier_call("look_up") if looks_up else None
 
     @property
     def hung(self) -> int:

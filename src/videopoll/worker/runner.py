@@ -34,7 +34,6 @@ from videopoll.worker.host_parts import (
     as_lookup_answer,
     as_observation,
     as_receipt,
-    check_call,
     look_up_failed,
     notifier_failed,
     poller_failed,
@@ -182,8 +181,11 @@ class Runner(
         refuse_async(notifier, "notify", "notifier")
         if publisher is not None:
             refuse_async(publisher, "publish", "publisher")
-        if hasattr(poller, "download"):
-            check_call(poller, "download")
+        # What they may have besides.
+        if getattr(notifier, "look_up", None) is not None:
+            refuse_async(notifier, "look_up", "notifier")
+        if getattr(poller, "download", None) is not None:
+            refuse_async(poller, "download", "poller")
 
     @override
     def _open(self) -> None:
