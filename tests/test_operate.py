@@ -788,11 +788,20 @@ def test_jobs_of_a_conversation_are_found_while_they_are_watched(cli, world, que
         assert re.match(r"job_1\twatched\t", cli(f"jobs {options}").stdout)
 
 
-@pytest.mark.parametrize("command", ["status", "jobs", "explain job_1", "dead list"])
-def test_who_asks_a_redis_that_is_not_there_is_told_where_it_was_looked_for(invoke, command):
+@pytest.mark.parametrize(
+    ("command", "doing"),
+    [
+        ("status", "looking for partitions"),
+        ("jobs", "looking for partitions"),
+        ("explain job_1", "looking a job up"),
+        ("dead list", "looking for partitions"),
+    ],
+)
+def test_who_asks_a_redis_that_is_not_there_is_told_where_it_was_looked_for(invoke, command, doing):
     """At night, most often another one was meant. No password is shown."""
     place = f"127.0.0.1:{unused_port()}/0"
     told = invoke(*command.split(), "--redis-url", f"redis://user:pa%40ssword@{place}?protocol=3").output
+    assert f"{doing}: cannot reach Redis" in told
     assert f"Redis was looked for at redis://{place}: --redis-url or VIDEOPOLL_REDIS_URL" in told
     assert "ssword" not in told
 

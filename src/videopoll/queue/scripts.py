@@ -46,6 +46,10 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
+_DOING = {"layout": "looking for partitions", "inspect": "looking a job up"}
+"""What errors call scripts whose names say nothing to whoever has not read them."""
+
+
 @attrs.frozen
 class Script:
     """One Lua file, or one behind others whose functions it uses.
@@ -59,6 +63,11 @@ class Script:
     name: str
     source: str = attrs.field(repr=False)
     sha: str = attrs.field(repr=False)
+
+    @property
+    def doing(self) -> str:
+        """What an error says was being done."""
+        return _DOING.get(self.name, self.name.replace("_", " "))
 
     @classmethod
     def load(cls, name: str, *before: str) -> Script:
@@ -199,7 +208,7 @@ def evaluate(client: redis.Redis, call: ScriptCall[T]) -> Flow[T]:
             # has written nothing: one fresh try, where that is safe.
             moved = yield from let_go_if_moved(client, error)
             if last or not (moved or (call.repeatable and (is_broken(error) or is_cut_off(error)))):
-                raise_queue_error(error, call.script.name, client if last or not is_broken(error) else None)
+                raise_queue_error(error, call.script.doing, client if last or not is_broken(error) else None)
     raise AssertionError
 
 
@@ -220,7 +229,7 @@ def evaluate_all(client: redis.Redis, calls: Sequence[ScriptCall[T]]) -> Flow[li
         replies = yield from do(lambda: pipe.execute(raise_on_error=False))
     except REDIS_ERRORS as error:
         if not is_broken(error):
-            raise_queue_error(error, calls[0].script.name)
+            raise_queue_error(error, calls[0].script.doing)
         # One after the other: the first one finds out whether there is a connection to be had.
         replies = [redis_errors.NoScriptError()] * len(calls)
     results: list[T] = []
@@ -233,7 +242,7 @@ def evaluate_all(client: redis.Redis, calls: Sequence[ScriptCall[T]]) -> Flow[li
 
 def _read(call: ScriptCall[T], reply: object) -> T:
     if isinstance(reply, redis_errors.RedisError):
-        raise_queue_error(reply, call.script.name)
+        raise_queue_error(reply, call.script.doing)
     return _parse(call, reply)
 
 
@@ -243,7 +252,7 @@ def _parse(call: ScriptCall[T], reply: object) -> T:
         return call.parse(reply)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         msg = (
-            f"{call.script.name}: the reply cannot be read ({type(error).__name__}): check that Redis or Valkey itself"
+            f"{call.script.doing}: the reply cannot be read ({type(error).__name__}): check that Redis or Valkey itself"
             " answers at this address, and that nothing in between changes its replies. Try again."
         )
         raise QueueUnavailableError(own(msg)) from None
