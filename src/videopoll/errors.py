@@ -85,16 +85,20 @@ class QueueUnavailableError(QueueError):
 
 
 class PartitionsAwayError(QueueUnavailableError):
-    """Some partitions of the queue did not answer; what was asked is known of the others alone.
+    """Some partitions of the queue did not answer, or said no; what was asked is known of the others alone.
 
     Args:
         text: What happened.
-        partitions: Which did not answer, by their numbers from 0.
+        partitions: Which those are, by their numbers from 0.
         known: What those that answered come to: of the type that the call returns.
+        refused: Whether one of them said no, so that waiting does not cure it.
     """
 
-    def __init__(self, text: str = "", *, partitions: tuple[int, ...] = (), known: object = None) -> None:
+    def __init__(
+        self, text: str = "", *, partitions: tuple[int, ...] = (), known: object = None, refused: bool = False
+    ) -> None:
         super().__init__(text)
+        self.refused: bool = refused
         self.partitions: tuple[int, ...] = partitions
         self.known: object = known
 

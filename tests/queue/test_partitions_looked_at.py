@@ -132,6 +132,21 @@ def test_a_drain_is_not_done_while_a_partition_cannot_be_asked(pair, queue, call
     assert raised.value.known.pending == 0
 
 
+def test_one_that_says_no_is_left_out_as_well(pair, call):
+    """A user that a new node does not know yet. Waiting does not cure that."""
+    with redis.Redis.from_url(pair.servers[1].url) as client:
+        client.config_set("requirepass", "secret")
+    queue = pair.queue()
+    with pytest.raises(PartitionsAwayError, match="credentials") as raised:
+        call(queue.counts())
+    assert (raised.value.known.queued, raised.value.partitions) == (len(THERE[0]), (1,))
+    began_s = time.monotonic()
+    with pytest.raises(PartitionsAwayError, match="credentials"):
+        call(queue.drain(timeout_s=30))
+    assert time.monotonic() - began_s < 5
+    call(queue.close())
+
+
 def test_one_that_is_silent_holds_up_the_first_look_alone(pair, queue, call):
     """A page of several looks would take a limit for each of them."""
     pair.servers[0].pause()

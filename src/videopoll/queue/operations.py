@@ -15,7 +15,13 @@ from videopoll import events
 from videopoll._reasons import own
 from videopoll.core.delivery import open_outbox
 from videopoll.core.flow import do
-from videopoll.errors import InvalidJobError, JobNotFoundError, QueueRefusedError, QueueUnavailableError
+from videopoll.errors import (
+    InvalidJobError,
+    JobNotFoundError,
+    PartitionsAwayError,
+    QueueRefusedError,
+    QueueUnavailableError,
+)
 from videopoll.jobs.checks import check_count, check_flags, check_seconds, given
 from videopoll.jobs.codec import dump, text_of
 from videopoll.jobs.job import TENANT, check_id, check_is_text, check_metadata, check_tenant_key, with_tenant
@@ -317,8 +323,8 @@ class Operations:
             left_s = until_s - time.monotonic()
             try:
                 counts = yield from self.counts()
-            except QueueUnavailableError:
-                if left_s <= 0:
+            except QueueUnavailableError as error:
+                if left_s <= 0 or (isinstance(error, PartitionsAwayError) and error.refused):
                     raise
             else:
                 if left_s <= 0 or not counts.pending:

@@ -281,7 +281,7 @@ class PartitionedQueue(RedisVideoJobQueue):
         """Learn how many partitions there are, from the first one that answers.
 
         Raises:
-            QueueError: None of those that are known here answers, or one says no.
+            QueueError: None of those that are known here answers.
         """
         run(self._parts.all.learn())
 

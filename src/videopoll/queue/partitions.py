@@ -235,41 +235,42 @@ class Partitions(OfProcess, Operations):
         """Ask every partition, also those that have come since this queue was built; return what all answers come to.
 
         Raises:
-            PartitionsAwayError: Some did not answer. It has what the answers of the others come to.
-            QueueUnavailableError: None of them answered.
-            QueueRefusedError: One of them says no.
+            PartitionsAwayError: Some did not answer, or said no. It has what the answers of the others come to.
+            QueueError: None of them answered.
         """
         answers: list[T] = []
-        away: dict[int, QueueUnavailableError] = {}
+        away: dict[int, QueueError] = {}
         for number in itertools.count():
             if number >= self.count:
                 break
             try:
                 # While the first one is away, any of the others may know of more.
                 answers.append((yield from self._of_one(number, ask, more=number == 0 or 0 in away)))
-            except QueueUnavailableError as error:
+            except QueueError as error:
                 away[number] = error
         if not away:
             return put_together(answers)
-        first = next(iter(away.values()))
+        refusals = [error for error in away.values() if isinstance(error, QueueRefusedError)]
+        first = next(iter((*refusals, *away.values())))
         if not answers:
             raise first
         raise PartitionsAwayError(
             own(f"{len(away)} of {self.count} partitions did not answer ({self._names(away)}): {first}"),
             partitions=tuple(away),
             known=put_together(answers),
+            refused=bool(refusals),
         ) from first
 
     def learn(self) -> Flow[None]:
         """Learn how many partitions there are, from the first one that answers.
 
         Raises:
-            QueueError: None of those that are known answers, or one says no.
+            QueueError: None of those that are known answers.
         """
         for number in itertools.count():
             try:
                 return (yield from self._of_one(number, _nothing, more=True))
-            except QueueUnavailableError:
+            except QueueError:
                 if number + 1 >= self.count:
                     raise
         raise AssertionError

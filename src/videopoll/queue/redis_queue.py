@@ -300,6 +300,7 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
         """Count the jobs by where they are, in constant time.
 
         Raises:
+            PartitionsAwayError: Some partitions of the queue did not answer; it has the counts of the others.
             QueueError: Redis is away or says no.
         """
         return run(self._operations.counts())

@@ -52,11 +52,8 @@ def drain(
         while True:
             try:
                 counts = queue.drain(timeout_s=slice_s)
-            except PartitionsAwayError as error:
-                # What those have that are away, nobody knows: nothing is drained.
-                counts, line = None, f"{_left(cast('QueueCounts', error.known))}, and {error}"
             except QueueUnavailableError as error:
-                counts, line = None, str(error)
+                counts, line = None, _why(error)
             else:
                 line = _left(counts) if counts.pending else ""
             slice_s = min(TELL_EVERY_S, until_s - time.monotonic())
@@ -81,3 +78,17 @@ def _left(counts: QueueCounts) -> str:
         f"{counts.queued} to be taken, {counts.scheduled} scheduled, {counts.in_flight} in flight,"
         f" {counts.deliveries} to be delivered"
     )
+
+
+def _why(error: QueueUnavailableError) -> str:
+    """Return why it cannot be told whether all is drained.
+
+    Raises:
+        PartitionsAwayError: Waiting does not cure it.
+    """
+    if not isinstance(error, PartitionsAwayError):
+        return str(error)
+    if error.refused:
+        raise error
+    # What those have that are away, nobody knows.
+    return f"{_left(cast('QueueCounts', error.known))}, and {error}"
