@@ -335,6 +335,9 @@ def test_a_message_is_asked_for_in_the_gateways_database(evolution):
         both(notifier, "notify", message("541155550000", form))
         assert both(notifier, "look_up", message("541155550000", form)) == [Found(evolution.messages[-1].id)] * 2
         assert both(notifier, "look_up", message("5491155559999", form)) == [LookupResult.ABSENT] * 2
+        for sent in evolution.messages:
+            evolution.fail_at_whatsapp(sent.id)
+        assert both(notifier, "look_up", message("541155550000", form)) == [FAILED] * 2
 
 
 # --- receipts -------------------------------------------------------------------------------------

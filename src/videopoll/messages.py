@@ -93,10 +93,6 @@ def _sender(value: str | None) -> str | None:
     return None if value is None else _handed_in("sender", value)
 
 
-def _text_or_none(value: str | None) -> str | None:
-    return None if value is None else str(value)
-
-
 def _form_or_none(value: MessageForm | None) -> MessageForm | None:
     # Whatever is no form says nothing about the form that the message went in.
     try:

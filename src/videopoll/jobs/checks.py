@@ -17,6 +17,7 @@ from videopoll.errors import ConfigurationError
 from videopoll.jobs.codec import is_number
 
 __all__ = [
+    "MAX_NAME_CHARS",
     "check_callable",
     "check_choice",
     "check_count",
@@ -37,7 +38,7 @@ LONGEST_QUOTE = 60
 """Characters of a bad value that an error quotes."""
 
 MAX_NAME_CHARS = 100
-"""How much of the name of a host's class gets into an error."""
+"""How much of the name of a host's class gets into an error, or a reason."""
 
 KeyT = TypeVar("KeyT", bound=str)
 PartT = TypeVar("PartT")

@@ -16,7 +16,7 @@ from videopoll._calling import is_async
 from videopoll._reasons import Reason, own, quoting, trace_of
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.bounds import bounded_detail
-from videopoll.jobs.checks import kind_name
+from videopoll.jobs.checks import MAX_NAME_CHARS, kind_name
 from videopoll.messages import (
     Accepted,
     Delivered,
@@ -54,9 +54,6 @@ __all__ = [
 ]
 
 log: logging.Logger = logging.getLogger(__name__)
-
-MAX_NAME_CHARS = 100
-"""How much of the name of a host's class gets into a reason."""
 
 
 def refuse_async(part: object, method: str, name: str) -> None:
