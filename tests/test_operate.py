@@ -262,6 +262,16 @@ def test_a_hand_back_that_leaves_nothing_is_exit_code_0(cli):
 # --- jobs ---
 
 
+def test_a_listed_job_says_whose_it_is(cli, client, queue, keys):
+    tenants = RedisVideoJobQueue(client, prefix=keys.prefix, tenant_key="brand")
+    tenants.enqueue("job_1", conversation_id="c_1", metadata={"brand": "acme"})
+    enqueue(queue, "job_2")
+
+    told = {row["job_id"]: row["tenant"] for row in json.loads(cli("jobs --json").stdout)}
+
+    assert told == {"job_1": "acme", "job_2": None}
+
+
 def test_jobs_are_listed_by_place(cli, queue, world):
     for number in range(3):
         enqueue(queue, f"scheduled_{number}")

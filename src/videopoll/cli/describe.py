@@ -132,6 +132,7 @@ def describe_listed(job: ListedJob) -> dict[str, JsonValue]:
         "job_id": job.job_id,
         "state": job.state.value,
         "conversation": job.conversation_id,
+        "tenant": job.tenant,
         "start_ms": job.start_ms,
         "at_ms": job.at_ms,
         "polls": job.polls,
