@@ -647,6 +647,19 @@ def test_explain_says_why_the_next_poll_is_when_it_is(cli, world, queue, hook):
     assert "It waits for its next poll" in cli("explain job_2").stdout
 
 
+def test_explain_does_not_say_that_there_is_no_worker_where_it_may_not_look(cli, queue, client, keys):
+    """Whoever is told so would start another one."""
+    queue.enqueue("job_1", conversation_id="c")
+    assert "No worker is known to be alive" in cli("explain job_1").stdout
+
+    client.set(keys.history, "of another type", ex=60)
+    result = cli("explain job_1")
+
+    assert "the history cannot be read" in result.stderr
+    assert "It waits in the list for a worker to take it." in result.stdout
+    assert "No worker" not in result.stdout
+
+
 def test_explain_does_not_call_a_job_working_that_the_api_does_not_know(cli, world, queue, hook):
     world.api.job("job_1", Reply.vanished())
     enqueue(queue, "job_1")

@@ -166,7 +166,7 @@ def check_flags(owner: str, /, **flags: object) -> None:
     """Refuse what is neither True nor False: the text of a variable that says ``false`` would be true.
 
     Raises:
-        ConfigurationError: One is.
+        ConfigurationError: One of them is neither.
     """
     for name, flag in flags.items():
         if not isinstance(flag, bool):
@@ -190,7 +190,7 @@ def check_texts(owner: str, /, **texts: object) -> None:
     """Refuse what is neither None nor a text with something in it. None of them is quoted: keys are such texts.
 
     Raises:
-        ConfigurationError: One is.
+        ConfigurationError: One of them is neither.
     """
     for name, text in texts.items():
         if text is not None and (not isinstance(text, str) or not text):
@@ -252,7 +252,7 @@ def check_seconds(name: str, value: object, *, above: float | None = None, low: 
     """Refuse what is no finite number of seconds, or not more than `above`, or less than `low`.
 
     Raises:
-        ConfigurationError: It is.
+        ConfigurationError: It is none, or out of these bounds.
     """
     if not is_number(value):
         msg = f"{name} must be a finite number of seconds, got {quoted(value)}"
@@ -267,7 +267,7 @@ def check_count(name: str, value: object, *, low: int = 1) -> None:
     """Refuse what is no whole number of at least `low`, or larger than Redis can count.
 
     Raises:
-        ConfigurationError: It is.
+        ConfigurationError: It is none, or out of these bounds.
     """
     if type(value) is not int or value < low or not is_number(value):
         msg = f"{name} must be a whole number of at least {low}, got {quoted(value)}"

@@ -52,7 +52,8 @@ class _Known:
     job_id: str
     view: JobView | None
     history: tuple[HistoryEntry, ...]
-    workers: tuple[WorkerInfo, ...]
+    workers: tuple[WorkerInfo, ...] | None
+    """None if nothing can be read of them."""
     letter: DeadLetter | None
     live: str | None
     held: Mapping[str, int] = attrs.field(factory=dict)
@@ -91,7 +92,7 @@ def explain(
             workers = partition.workers()
             serving = f" and to serve {partition.keys.prefix}" if len(queue.partitions) > 1 else ""
         except QueueError as error:
-            history, workers, held, serving = (), (), {}, ""
+            history, workers, held, serving = (), None, {}, ""
             complain(f"the history cannot be read: {error}")
     if view is None and not history:
         complain(f"there is no job {job!r} under the prefix {prefix!r}: it was never enqueued here, or ended long ago")
@@ -174,7 +175,7 @@ def _now(known: _Known) -> list[str]:
     if view.state in {JobState.SCHEDULED, JobState.QUEUED} and known.held:
         held = ", ".join(held_lines(known.held, view.now_ms))
         said.append(f"All workers leave an account of a video API alone after a 429, and its jobs wait: {held}.")
-    if view.state is JobState.QUEUED and not any(worker.alive for worker in known.workers):
+    if view.state is JobState.QUEUED and _alive(known) == 0:
         said.append(_no_worker(known))
     if view.holder is not None:
         said.append(_holder(known, view))
@@ -229,6 +230,11 @@ def _due(view: JobView) -> str:
     return f"in {duration(left_s)}" if left_s >= 0 else f"which is {duration(-left_s)} late"
 
 
+def _alive(known: _Known) -> int | None:
+    """Return how many workers are known to be alive; None if nothing can be read of them."""
+    return None if known.workers is None else sum(worker.alive for worker in known.workers)
+
+
 def _no_worker(known: _Known) -> str:
     return f"No worker is known to be alive{known.serving}: start one with videopoll worker."
 
@@ -236,9 +242,11 @@ def _no_worker(known: _Known) -> str:
 def _why(known: _Known, view: JobView) -> str:
     """Return why the next poll is due when it is."""
     if view.due_ms is not None and view.due_ms < view.now_ms - 1000:
-        alive = sum(worker.alive for worker in known.workers)
+        alive = _alive(known)
         tenant = view.job.tenant if view.job is not None else None
         turn = f" Where more is due than there are places, its tenant, {shown(tenant)}, has its turn." if tenant else ""
+        if alive is None:
+            return f"It is due already.{turn}"
         if not alive:
             return f"It is due already. {_no_worker(known)}{turn}"
         return f"It is due already: {alive} worker{' is' if alive == 1 else 's are'} known to be alive{known.serving}.{turn}"
@@ -262,7 +270,7 @@ def _holder(known: _Known, view: JobView) -> str:
         lease = (
             f", its lease ends in {duration(left_s)}" if left_s >= 0 else f", its lease ended {duration(-left_s)} ago"
         )
-    worker = next((one for one in known.workers if one.worker_id == view.holder), None)
+    worker = next((one for one in known.workers or () if one.worker_id == view.holder), None)
     if worker is None:
         health = ""
     elif worker.alive:
