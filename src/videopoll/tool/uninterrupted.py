@@ -28,6 +28,14 @@ log: logging.Logger = logging.getLogger("videopoll.tool")
 
 T = TypeVar("T")
 
+LOOK_S = 0.2
+"""How often a thread that waits wakes, in seconds.
+
+Python calls the handler of a signal on the main thread, but wakes it only if the
+system gave the signal to that thread, and in the middle of its wait. A Ctrl-C that
+came a moment before would be heard when the flow ends.
+"""
+
 LAST_STEPS_S = 5.0
 """Seconds that a flow whose time is up still gets to report what became of it."""
 
@@ -69,6 +77,8 @@ def drive_to_end(flow: Flow[T], grace_s: float) -> T:
         except RuntimeError:
             # No thread is to be had, at the end of the interpreter for one: better unprotected than not at all.
             work()
+        while not outcome.done():
+            futures.wait([outcome], timeout=LOOK_S)
         return outcome.result()
     except BaseException:
         if not outcome.done():
