@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import os
 import re
 import signal
@@ -164,6 +165,17 @@ def call() -> Iterator[Call]:
     call = Call()
     yield call
     call.close()
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """Take back what a command that ran in this process set up: its handler would write to a file that is closed then."""
+    ours, package = logging.getLogger(), logging.getLogger("videopoll")
+    before, level = set(ours.handlers), package.level
+    yield
+    for handler in [one for one in ours.handlers if type(one) is logging.StreamHandler and one not in before]:
+        ours.removeHandler(handler)
+    package.setLevel(level)
 
 
 @pytest.fixture

@@ -42,7 +42,6 @@ from videopoll import (
     WhatsAppFactoryNotifier,
 )
 from videopoll.cli.app import build_app
-from videopoll.cli.commands import worker
 from videopoll.jobs import MessageForm
 from videopoll.messages import Delivered, LookupResult, MessageReceipt
 from videopoll.notifiers import (
@@ -618,7 +617,7 @@ def test_serve_says_that_it_takes_no_runner():
 
 
 def test_no_fake_speaks_for_an_api_that_is_named_only():
-    with pytest.raises(ConfigurationError, match="each API of FakeProviders must be a ApiDescription, got str"):
+    with pytest.raises(ConfigurationError, match="each API of FakeProviders must be an ApiDescription, got str"):
         FakeProviders("xai")
 
 
@@ -659,7 +658,6 @@ def test_a_worker_says_in_a_sentence_what_does_not_fit(options, says, tmp_path, 
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setenv("VIDEOPOLL_ULTRAMSG_TOKEN", "t")
     monkeypatch.setenv("VIDEOPOLL_API_KEY", "k")
-    monkeypatch.setattr(worker, "set_up_logging", plain)
 
     result = CliRunner().invoke(
         build_app(["worker"]), ["worker", "--redis-url", NO_REDIS, "--ultramsg-instance", "i", *options]

@@ -88,7 +88,8 @@ def check_kind(name: str, part: object, kind: type) -> None:
     if not isinstance(part, kind):
         is_class = isinstance(part, type) and issubclass(part, kind)
         hint = ": build one of it, and hand that in" if is_class else ""
-        msg = f"{name} must be a {kind.__name__}, got {kind_name(part)}{hint}"
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        msg = f"{name} must be {article} {kind.__name__}, got {kind_name(part)}{hint}"
         raise ConfigurationError(msg)
 
 
