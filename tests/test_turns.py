@@ -127,5 +127,7 @@ def test_a_worker_polls_tenants_in_turn(world):
         until(lambda: len(world.ultramsg.messages) == len(users), "all are told")
 
     order = [message.to for message in world.ultramsg.messages]
-    assert max(order.index(to) for job_id, to in users.items() if job_id.startswith("light")) < 20
+    # In the order of the list the last of them would be the 43rd. How many go out between two of them depends on how many
+    # the worker has in hand, and on a slow machine those are more.
+    assert max(order.index(to) for job_id, to in users.items() if job_id.startswith("light")) < 30
     assert sorted(order) == sorted(users.values())
