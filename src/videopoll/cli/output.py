@@ -102,7 +102,7 @@ def complain(text: str) -> None:
 
 
 def complain_of_address(redis_url: object, partitions: object = None) -> None:
-    """Say where Redis was looked for, without the credentials in a URL: most often another one was meant."""
+    """Write to standard error where Redis was looked for, as most often another one was meant. No credentials are written."""
     if isinstance(redis_url, str):
         at = re.sub(r"//.*@", "//", redis_url, flags=re.DOTALL).partition("?")[0]
         complain(f"Redis was looked for at {shown(at)}: --redis-url or VIDEOPOLL_REDIS_URL names another place")

@@ -134,19 +134,11 @@ class Brakes(OfProcess):
 
     def untold(self) -> dict[str, float]:
         """Return the pauses that the others do not know of yet, in seconds by account; they count as told from now on."""
-        if not self._untold:
-            return {}
-        with self._lock:
-            untold, self._untold = self._untold, {}
-        return self._left_s(untold)
+        return self._take(self._untold)
 
     def news(self) -> dict[str, float]:
         """Return the pauses that began here or were made longer since the last call, in seconds by account."""
-        if not self._news:
-            return {}
-        with self._lock:
-            news, self._news = self._news, {}
-        return self._left_s(news)
+        return self._take(self._news)
 
     def tell_again(self, pauses_s: Mapping[str, float]) -> None:
         """Note that pauses could not be told."""
@@ -197,7 +189,13 @@ class Brakes(OfProcess):
             if busy is not None and busy.leave(self._monotonic_s(), began_s):
                 del self._busy[account]
 
-    def _left_s(self, untils_s: Mapping[str, float]) -> dict[str, float]:
+    def _take(self, noted: dict[str, float]) -> dict[str, float]:
+        """Return the seconds that are left of the pauses that were noted, by account, and forget them."""
+        if not noted:
+            return {}
+        with self._lock:
+            untils_s = dict(noted)
+            noted.clear()
         now_s = self._monotonic_s()
         return {account: until_s - now_s for account, until_s in untils_s.items() if until_s > now_s}
 

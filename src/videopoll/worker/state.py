@@ -319,7 +319,7 @@ class WorkerState:
         self.wake_at(self.clock.monotonic_s())
 
     def held_back(self, pauses_s: Mapping[str, float], *, learnt: bool) -> None:
-        """Tell which accounts of video APIs are left alone from now on, each for so many seconds."""
+        """Emit an event for each account of a video API that is left alone from now on, with its seconds."""
         for account, pause_s in pauses_s.items():
             self.emit(
                 events.AccountHeldBack(worker_id=self.worker_id, account=shown(account), pause_s=pause_s, learnt=learnt)

@@ -27,7 +27,7 @@ def over_client(client: httpx.Client) -> Transport:
     Raises:
         ConfigurationError: It is none of httpx's for threads.
     """
-    import httpx  # noqa: PLC0415
+    import httpx  # noqa: PLC0415 - who hands in a client of it has imported it
 
     from videopoll._http.transports.httpx import HttpxTransport  # noqa: PLC0415
 
@@ -41,7 +41,7 @@ def over_async_client(client: httpx.AsyncClient) -> AsyncTransport:
     Raises:
         ConfigurationError: It is none of httpx's for asyncio.
     """
-    import httpx  # noqa: PLC0415
+    import httpx  # noqa: PLC0415 - who hands in a client of it has imported it
 
     from videopoll._http.transports.httpx import AsyncHttpxTransport  # noqa: PLC0415
 
