@@ -6,11 +6,13 @@ import asyncio
 import inspect
 import subprocess
 import sys
+import threading
 import time
 
 import attrs
 import pytest
 
+from kit.forks import in_child
 from videopoll import AsyncRunner, PollingStrategy, Runner
 from videopoll.errors import ConfigurationError, NotSentError
 from videopoll.jobs import CancelResult, EnqueueResult, JobState
@@ -316,6 +318,7 @@ class TestAssertDeliveredOnce:
 def test_without_the_extra_the_error_says_what_to_install(missing):
     code = f"""
 import sys
+import threading
 sys.modules[{missing!r}] = None
 from videopoll.testing import memory_queue
 try:
@@ -388,3 +391,28 @@ def test_a_receipt_that_was_here_first_is_heard_also_long_after_it_was_forgotten
     assert app.state() is JobState.WATCHED
     assert len(app.notifier.attempts) == 1
     assert told(app, "delivered") == {"delivered": 1}
+
+
+def test_a_fork_in_the_middle_of_a_command_leaves_the_child_a_queue_that_works():
+    """A lock that another thread held was held in the child for ever, and half a script was done there."""
+    server = MemoryServer()
+    under_way, ended = threading.Event(), threading.Event()
+
+    def command():
+        with server._server.lock:
+            under_way.set()
+            ended.wait(0.3)
+
+    thread = threading.Thread(target=command)
+    thread.start()
+    under_way.wait(5)
+
+    def child():
+        queue = memory_queue(server)
+        return [queue.enqueue("job_1", conversation_id="c"), queue.counts().queued]
+
+    assert in_child(child) == ["created", 1]
+    ended.set()
+    thread.join()
+    # What a child does stays there.
+    assert memory_queue(server).counts().queued == 0

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
-import json
 import os
 import pickle
-import select
 import signal
 import threading
 import types
-import warnings
 
 import httpx
 import psutil
@@ -23,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from kit import FAST, QUICK, Recorder, phone, until
+from kit.forks import TOO_LONG_S, fork, in_child
 from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
@@ -37,45 +35,6 @@ from videopoll.jobs.views import Health
 from videopoll.queue.history import RedisHistory
 from videopoll.worker.health_server import HealthServer
 from videopoll.worker.stopping import StopSignals
-
-TOO_LONG_S = 30.0
-
-
-def fork(work):
-    """Run a function in a forked child; return its process id, and what tells what it returned."""
-    ours, theirs = os.pipe()
-    with warnings.catch_warnings():
-        # Python 3.12 and later warn where there are threads: that is what these tests are about.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        # Nothing of the test run may go on here, and a child that hangs must not stay.
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(int(TOO_LONG_S))
-            try:
-                told = work()
-            except BaseException as error:  # noqa: BLE001 - the parent tells of it
-                told = f"{type(error).__name__}: {error}"
-            os.write(theirs, json.dumps(told).encode())
-        finally:
-            os._exit(0)
-    os.close(theirs)
-
-    def result():
-        ready, _, _ = select.select([ours], [], [], TOO_LONG_S + 5)
-        raw = os.read(ours, 65536) if ready else b""
-        os.close(ours)
-        os.waitpid(pid, 0)
-        assert raw, "the child hung"
-        return json.loads(raw)
-
-    return pid, result
-
-
-def in_child(work):
-    """Run a function in a forked child, and return what it returns."""
-    return fork(work)[1]()
 
 
 def build(world, *, partitions=None, **options):
@@ -165,16 +124,20 @@ def test_a_worker_that_was_built_before_forks_has_a_name_of_its_own_in_each_chil
 
 
 def locks_of(thing):
-    """Yield the locks that a part of videopoll has, and those of the parts that it has."""
+    """Yield the locks that a part of videopoll has, and those of the parts that it has, its clients of Redis too."""
     seen, rest = set(), [thing]
     while rest:
         one = rest.pop()
         if id(one) in seen:
             continue
         seen.add(id(one))
-        if hasattr(one, "acquire") and hasattr(one, "release") and not isinstance(one, asyncio.Semaphore):
+        if (
+            hasattr(one, "acquire")
+            and hasattr(one, "release")
+            and not isinstance(one, asyncio.Semaphore | asyncio.Lock)
+        ):
             yield one
-        ours = type(one).__module__.startswith("videopoll") or isinstance(
+        ours = type(one).__module__.startswith(("videopoll", "redis.")) or isinstance(
             one, dict | list | tuple | types.MethodType | threading.Event
         )
         if ours and not isinstance(one, type):

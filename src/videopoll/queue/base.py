@@ -16,7 +16,7 @@ from videopoll.queue.history import TIMEOUT_S as HISTORY_TIMEOUT_S
 from videopoll.queue.history import RedisHistory
 from videopoll.queue.layout import prefix_of
 from videopoll.queue.operations import Operations
-from videopoll.queue.pools import MAX_CONNECTIONS
+from videopoll.queue.pools import MAX_CONNECTIONS, renew_locks
 from videopoll.queue.schema import DEFAULT_PREFIX, Keys
 from videopoll.queue.tool_calls import ToolCalls
 
@@ -113,9 +113,14 @@ class BaseQueue(OfProcess, Generic[ClientT, ClusterT, SeatsT]):
 
     @override
     def _begin_in_child(self) -> None:
-        # A runner of the parent may just have been coming to its end. The clients see for themselves that they are
-        # in another process.
+        # A runner of the parent may just have been coming to its end.
         self._interrupted = threading.Event()
+        # The clients see for themselves that they are in another process, but for what their threads held. A host's
+        # are no exception: a web server that hangs in its first enqueue does not ask whose pool it was.
+        for client in (self._client, self._front, self._blocking, *self._owned):
+            if client is not None:
+                renew_locks(client)
+                renew_locks(cast("redis.Redis", client).connection_pool)
 
     @classmethod
     def from_url(

@@ -12,6 +12,7 @@ import functools
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import redis
@@ -22,12 +23,12 @@ from typing_extensions import override
 from videopoll.core.belonging import OfLoop, OfProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from redis.asyncio.connection import AbstractConnection as AsyncConnection
     from redis.connection import ConnectionInterface
 
-__all__ = ["MAX_CONNECTIONS", "AsyncFreshPool", "AsyncLoopPools", "FreshPool"]
+__all__ = ["MAX_CONNECTIONS", "AsyncFreshPool", "AsyncLoopPools", "FreshPool", "renew_locks"]
 
 ConnectionT = TypeVar("ConnectionT")
 GateT = TypeVar("GateT")
@@ -47,6 +48,25 @@ OPENS_IN_TURN = (5, 3) <= tuple(int(part) for part in redis.__version__.split(".
 
 A burst behind a server that stands still would wait for a time limit after the other.
 """
+
+
+_KINDS_OF_LOCK: tuple[tuple[type, Callable[[], object]], ...] = (
+    (type(threading.Lock()), threading.Lock),
+    (type(threading.RLock()), threading.RLock),
+)
+
+
+def renew_locks(owner: object) -> None:
+    """Give a client or a pool of redis-py new locks, in a forked child: one that another thread held is held for ever.
+
+    redis-py looks for a fork itself, but takes the lock of its pool for that, as of 8.1: one child of 25 of a busy
+    process hung in its first call.
+    """
+    for one in (owner, *(vars(owner).get(part) for part in ("_event_dispatcher", "himport_registry"))):
+        for name, value in list(getattr(one, "__dict__", {}).items()):
+            for kind, new in _KINDS_OF_LOCK:
+                if isinstance(value, kind):
+                    setattr(one, name, new())
 
 
 class _Uses(Generic[ConnectionT, GateT]):
@@ -77,13 +97,14 @@ class FreshPool(OfProcess, redis.ConnectionPool):
     def __init__(self, *args: object, **options: object) -> None:
         self._uses = _Uses["ConnectionInterface", threading.Semaphore]()
         cast("Callable[..., None]", super().__init__)(*args, **options)
-        self._begin_in_child()
+        self._gate = threading.Semaphore(self.max_connections)
         self._begin_in_process()
 
     @override
     def _begin_in_child(self) -> None:
         # A forked process has none of its parent's connections, nor the threads that would put them back.
         self._gate = threading.Semaphore(self.max_connections)
+        renew_locks(self)
 
     def get_connection(self, *args: object, **options: object) -> redis.Connection:
         """Get a connection that is fit to be used.

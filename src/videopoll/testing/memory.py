@@ -6,9 +6,12 @@ Needs the extra ``testing``, which brings fakeredis.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
@@ -37,7 +40,8 @@ class MemoryServer:
     """A Redis in this process's memory, for queues that share their jobs.
 
     Pass it to `memory_queue` and `async_memory_queue`, e.g. where a threaded producer enqueues
-    and an asyncio worker polls. A queue without one has a server of its own.
+    and an asyncio worker polls. A queue without one has a server of its own. A forked child goes on with a
+    copy: what either does from then on, the other does not see. `EmbeddedRedis` is for several processes.
 
     Raises:
         ImportError: The extra ``testing`` is not installed.
@@ -45,6 +49,7 @@ class MemoryServer:
 
     def __init__(self) -> None:
         self._server = _fakeredis().FakeServer()
+        _servers.add(self._server)
 
     def client(self) -> redis.Redis:
         """Return a client, e.g. for a test that looks at keys. It neither retries nor decodes."""
@@ -55,6 +60,29 @@ class MemoryServer:
         """Return a client for asyncio. It neither retries nor decodes."""
         client: redis.asyncio.Redis = _fakeredis().FakeAsyncRedis(server=self._server, retry=AsyncRetry(NoBackoff(), 0))
         return client
+
+
+_servers: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Those of fakeredis: each does a command at a time, under its lock."""
+
+_at_rest: list[threading.Lock] = []
+
+
+def _rest() -> None:
+    """Wait until no command is under way: a forked child would have half of it, and nobody who ends it."""
+    for server in list(_servers):
+        lock: threading.Lock = server.lock
+        lock.acquire()
+        _at_rest.append(lock)
+
+
+def _go_on() -> None:
+    while _at_rest:
+        _at_rest.pop().release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(before=_rest, after_in_parent=_go_on, after_in_child=_go_on)
 
 
 class _MemoryQueue(RedisVideoJobQueue):
