@@ -749,6 +749,9 @@ def test_at_most_once_leaves_it_to_a_person_who_can_still_have_it_sent(world):
         settled(worker)
 
     assert tried(worker) == ["unknown", "cannot_tell", "delivered"]
+    # It has no look-up: to say that it was asked would be false.
+    asked = worker.recorder.of(events.SendTried)[1].reason
+    assert asked == "the channel cannot tell what became of an earlier send"
     assert len(world.factory.inbox(TO)) == 2
 
 

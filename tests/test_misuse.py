@@ -56,6 +56,7 @@ from videopoll.notifiers import (
     WhatsAppCloudNotifier,
     WhatsAppTemplate,
 )
+from videopoll.observations import VideoWorking
 from videopoll.observe.log import LogHook
 from videopoll.observe.metrics import OpenTelemetryHook, PrometheusHook
 from videopoll.testing import (
@@ -73,6 +74,7 @@ from videopoll.testing import (
     FakeWhatsAppFactory,
     FolderPublisher,
     MovableClock,
+    RecordingNotifier,
     Reply,
     Sandbox,
     ScriptedPoller,
@@ -514,6 +516,43 @@ def test_a_wait_for_an_asyncio_function_is_refused():
 def test_a_script_has_observations_and_exceptions(answers):
     with pytest.raises(ConfigurationError, match="an observation or an exception"):
         ScriptedPoller(answers)
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        ([VideoWorking()], "got list: hand in what it holds one by one"),
+        (VideoWorking, "got the class VideoWorking: build one of it"),
+        (KeyboardInterrupt(), "got KeyboardInterrupt"),
+    ],
+)
+def test_an_answer_of_a_script_that_is_none_is_told_what_to_do(answer, got):
+    with pytest.raises(
+        ConfigurationError, match=f"an answer of ScriptedPoller is an observation or an exception, {got}"
+    ):
+        ScriptedPoller().job("job_1", answer)
+
+
+def test_a_script_is_for_a_job_by_its_id():
+    """Under a number it would wait for ever: no poll of it comes."""
+    with pytest.raises(ConfigurationError, match=r"ScriptedPoller\.job\.job_id must be a text, got int"):
+        ScriptedPoller().job(17, VideoWorking())
+
+
+@pytest.mark.parametrize("answer", ["delivered", None, Delivered, [Delivered("1")], True, KeyboardInterrupt()])
+def test_a_recorded_send_is_answered_with_a_receipt_or_an_exception(answer):
+    """Anything else counted as a send of unknown fate, in a test that was to be about something else."""
+    with pytest.raises(ConfigurationError, match="an answer of RecordingNotifier is a receipt or an exception, got "):
+        RecordingNotifier().answer_next(answer)
+
+
+def test_a_queue_and_a_function_in_the_wrong_place_are_told_what_makes_a_part_of_them():
+    queue = memory_queue()
+    for runner in (Runner, AsyncRunner):
+        with pytest.raises(ConfigurationError, match="got str: build one with RedisVideoJobQueue, or with Async"):
+            runner(NO_REDIS, ScriptedPoller(), RecordingNotifier())
+    with pytest.raises(ConfigurationError, match="got function: CallbackNotifier makes one of it"):
+        Runner(queue, ScriptedPoller(), lambda message: None)
 
 
 @pytest.mark.parametrize("seconds", [-1, "5", math.nan, True])

@@ -19,7 +19,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from kit import API_KEY, INSTANCE, TOKEN, open_world, part, phone, until
-from videopoll import AsyncRedisVideoJobQueue, DeliveryPolicy, PollingStrategy, RedisVideoJobQueue, events
+from videopoll import AsyncRedisVideoJobQueue, DeliveryPolicy, PollingStrategy, RedisVideoJobQueue, Runner, events
 from videopoll._reasons import own
 from videopoll.cli import figures
 from videopoll.cli.app import COMMANDS, build_app
@@ -33,7 +33,7 @@ from videopoll.observations import FaultKind, VideoFailed, VideoWorking
 from videopoll.policies import LeasePolicy
 from videopoll.queue.history import RedisHistory
 from videopoll.queue.schema import KEYS, Keys
-from videopoll.testing import Reply, ScriptedPoller, unused_port
+from videopoll.testing import RecordingNotifier, Reply, ScriptedPoller, unused_port
 from videopoll.worker import Health
 
 SIGNED = "https://files.example/1.mp4?signature=very-secret"
@@ -106,7 +106,7 @@ def run_until_scheduled(world, queue, *job_ids, **options):
             hook.close()
 
 
-class Runner:
+class FollowedRunner:
     """What a heartbeat is read from."""
 
     worker_id = "video_worker_1"
@@ -421,7 +421,7 @@ def test_status_tells_of_workers_the_oldest_job_and_the_lag(cli, world, queue, c
     enqueue(queue, "job_2")
     run_until_scheduled(world, queue, "job_1", "job_2")
     client.zadd(keys.schedule, {"job_1": queue.counts().now_ms - 5_000})
-    hook.follow(Runner())
+    hook.follow(FollowedRunner())
     until(queue.workers, "it beats")
 
     told = json.loads(cli("status --json --check --no-scan --api-url", world.api.url).stdout)
@@ -702,7 +702,7 @@ def test_explain_says_who_holds_a_job(cli, queue, client, keys, hook):
     queue.claim(polls=1, sends=0, worker_id="video_worker_1", strategy=SLOW, lease=LeasePolicy())
     assert re.search(r"Held by video_worker_1, its lease ends in [\d.]+ s\.", cli("explain job_1").stdout)
 
-    hook.follow(Runner())
+    hook.follow(FollowedRunner())
     until(queue.workers, "it beats")
     assert re.search(r"ends in [\d.]+ s, alive on .+:\d+\.", cli("explain job_1").stdout)
 
@@ -938,6 +938,50 @@ def test_doctor_finds_nothing_wrong_where_nothing_is(healthy):
     assert found["version"]["mark"] == "ok"
     assert found["API key"]["found"] == "accepted"
     assert found["UltraMsg"]["found"] == f"{INSTANCE} is authenticated"
+
+
+@pytest.fixture
+def own_poller(queue):
+    """A host's own poller in a worker that can be seen, where nothing of the environment names a video API."""
+    with Runner(queue, ScriptedPoller(), RecordingNotifier()) as runner:
+        runner.start()
+        until(queue.workers, "it is seen")
+        yield
+
+
+@pytest.mark.usefixtures("own_poller")
+def test_doctor_asks_no_video_api_that_nobody_polls(cli, monkeypatch):
+    """It called the key missing, and the address of the specification wrong, beside a host's own poller."""
+    for name in ("VIDEOPOLL_API_KEY", "VIDEOPOLL_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+    found = {one["check"]: one for one in json.loads(cli("doctor --json").stdout)["findings"]}
+
+    assert "API key" not in found
+    assert found["video API"]["mark"] == "note"
+    assert found["video API"]["found"] == "not asked: no living worker says that it polls one"
+    assert "a poller of your own cannot be asked" in found["video API"]["fix"]
+
+
+def test_a_worker_that_has_stopped_is_not_said_to_have_told_nothing(cli, queue):
+    """It had told of itself a second ago."""
+    with Runner(queue, ScriptedPoller(), RecordingNotifier()) as runner:
+        runner.start()
+        until(queue.workers, "it is seen")
+    until(lambda: not queue.workers(), "it has taken itself out")
+
+    told = cli("status --no-scan").stdout
+
+    assert "workers alive: none (those that have stopped, or are silent for an hour, are not counted)" in told
+
+
+def test_one_poll_is_one_poll(cli, queue):
+    runner = Runner(queue, ScriptedPoller(), RecordingNotifier(), strategy=PollingStrategy(initial_delay_s=0))
+    enqueue(queue, "job_1")
+    with runner:
+        until(lambda: runner.run_once().polls, "it is polled")
+
+    assert "polling over after 1 poll: the video is ready" in cli("explain job_1").stdout
 
 
 def test_doctor_finds_a_wrong_key_and_an_offline_messenger(healthy, world, monkeypatch):

@@ -206,7 +206,8 @@ def describe_entry(entry: HistoryEntry, *, texts: bool = False) -> tuple[str, st
             reason = f" ({_text(told, 'reason')})" if told.get("reason") else ""
             end = f"{OUTCOMES.get(outcome, outcome)}{reason}"
             style = "green" if outcome == "completed" else "magenta"
-            return f"polling over after {_text(told, 'polls')} polls: {end}", style
+            polls = _text(told, "polls")
+            return f"polling over after {polls} {'poll' if polls == '1' else 'polls'}: {end}", style
         case HistoryEvent.LINK:
             result, reason = _text(told, "result"), f" ({_text(told, 'reason')})" if told.get("reason") else ""
             return f"link {_text(told, 'how')}: {result}{reason}", "cyan" if result == "ok" else "yellow"

@@ -167,7 +167,7 @@ def workers_line(figures: Figures) -> str:
     if figures.workers is None:
         return "unknown"
     if not figures.workers:
-        return "none has told of itself within the last hour"
+        return "none (those that have stopped, or are silent for an hour, are not counted)"
     versions = collections.Counter(worker.version or "unknown version" for worker in figures.alive)
     told = ", ".join(f"{number} of {version}" for version, number in sorted(versions.items()))
     silent = len(figures.workers) - len(figures.alive)

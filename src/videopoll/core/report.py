@@ -180,7 +180,11 @@ def report_sent(context: StepContext, entry: OutboxEntry, result: Receipt | Look
     reason: str | None
     if isinstance(result, LookupAnswer):
         word = result.value if isinstance(result, LookupResult) else _LOOKUP_ANSWERS[type(result)]
-        reason = own("asked the channel for the message of an earlier send")
+        # A channel without a look-up was not asked at all.
+        asked = "the channel cannot tell what became of an earlier send"
+        if result is not LookupResult.CANNOT_TELL:
+            asked = "asked the channel for the message of an earlier send"
+        reason = own(asked)
         if isinstance(result, Failed):
             reason = result.reason
     else:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from typing import TYPE_CHECKING
 
-from videopoll.jobs.checks import check_kind
+import redis
+import redis.asyncio
+
+from videopoll._reasons import told
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_kind, check_texts, kind_name
 from videopoll.jobs.outcome import OutcomeKind
 from videopoll.messages import Message
 from videopoll.queue.schema import DEFAULT_PREFIX, KEYS, Keys
 from videopoll.testing.builders import kind_of_end
 from videopoll.testing.parts import RecordingNotifier, SendAttempt
 
-if TYPE_CHECKING:
-    import redis
-
 __all__ = ["assert_delivered_once", "assert_no_keys_leaked"]
 
 _PERMANENT = frozenset(record.pattern.removeprefix("{prefix}:") for record in KEYS if record.ttl is None)
+
+MOST_NUMBERS = 5
+"""Sends of one kind that are told by their numbers."""
 
 _PARTITION = re.compile(r"^\d+:")
 """What stands in the keys of a partition behind a prefix that is no hash tag."""
@@ -41,8 +46,10 @@ def assert_delivered_once(
     Raises:
         AssertionError: The user got no message, several, or one about another outcome. The text
             lists what was tried, without addresses and texts.
+        ConfigurationError: An argument is of the wrong kind, or there is no such outcome.
     """
     check_kind("the notifier", notifier, RecordingNotifier)
+    check_texts("assert_delivered_once", job_id=job_id or "")
     wanted = kind_of_end(outcome, "the outcome")
     by_job: dict[str, list[SendAttempt]] = {}
     for one in notifier.attempts:
@@ -53,13 +60,19 @@ def assert_delivered_once(
     # Not the statement: it would vanish under "python -O", and pytest does not explain it in a library.
     if len(delivered) != 1:
         # A wrong id is the commonest mistake of a test.
-        others = f", but sends about {', '.join(by_job)} were" if by_job else ""
-        tried = "; ".join(map(_shown, attempts)) or f"no send was tried{others}"
+        others = (
+            f", but sends about {', '.join(by_job)} were"
+            if by_job
+            else " about any job: was it enqueued, and did the worker run until it had ended?"
+        )
+        tried = "; ".join(_shown(attempts)) or f"no send was tried{others}"
         msg = f"the user of {job_id} got {len(delivered)} messages instead of 1 ({tried})"
         raise AssertionError(msg)
     (message,) = delivered
     if message.outcome.kind is not wanted:
-        msg = f"the user of {job_id} was told {message.outcome.kind.value}, not {wanted.value}"
+        why = told(message.outcome.error)
+        because = f" ({why})" if why else ""
+        msg = f"the user of {job_id} was told {message.outcome.kind.value}, not {wanted.value}{because}"
         raise AssertionError(msg)
     return message
 
@@ -75,7 +88,13 @@ def assert_no_keys_leaked(client: redis.Redis, prefix: str = DEFAULT_PREFIX) -> 
 
     Raises:
         AssertionError: Some keys have no time to live. The text names them.
+        ConfigurationError: `client` is no client of redis-py's for threads.
     """
+    if not isinstance(client, redis.Redis | redis.RedisCluster):
+        is_async = isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster)
+        got = "one for asyncio: this check is no coroutine" if is_async else kind_name(client)
+        msg = f"the client must be a redis.Redis, such as MemoryServer.client() gives, got {got}"
+        raise ConfigurationError(msg)
     prefix = Keys(prefix).prefix
     escaped = re.sub(r"([\\*?\[\]])", r"\\\1", prefix)
     names = [
@@ -91,6 +110,15 @@ def assert_no_keys_leaked(client: redis.Redis, prefix: str = DEFAULT_PREFIX) -> 
         raise AssertionError(msg)
 
 
-def _shown(attempt: SendAttempt) -> str:
-    result = type(attempt.result).__name__
-    return f"send {attempt.message.attempt} as {attempt.message.form.value}: {result}"
+def _shown(attempts: list[SendAttempt]) -> list[str]:
+    """Return a line for each run of attempts in one form with one result."""
+    lines = []
+    for (form, result), some in itertools.groupby(
+        attempts, key=lambda one: (one.message.form.value, type(one.result).__name__)
+    ):
+        numbers = [one.message.attempt for one in some]
+        of = f"send {numbers[0]}" if len(numbers) == 1 else f"sends {', '.join(map(str, numbers))}"
+        if len(numbers) > MOST_NUMBERS:
+            of = f"{len(numbers)} sends from {numbers[0]} to {numbers[-1]}"
+        lines.append(f"{of} as {form}: {result}")
+    return lines

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from videopoll.errors import ConfigurationError
 from videopoll.jobs.checks import check_choice, check_count, check_kinds, check_texts, mapped
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.outcome import MessageForm, Outcome, OutcomeKind
@@ -91,6 +92,9 @@ def build_message(
         recipient: Whom it is for, as `RoutingNotifier` finds out.
         language: The language of the text.
         texts: The texts to choose from; Spanish and English by default.
+
+    Raises:
+        ConfigurationError: An argument is of the wrong kind, or there is no video to send in that form.
     """
     check_kinds("build_message", VideoJob, job=job)
     check_kinds("build_message", Recipient, recipient=recipient)
@@ -100,7 +104,10 @@ def build_message(
         check_choice("build_message.form", form, *MessageForm)
     job = job or build_job()
     if not isinstance(outcome, Outcome):
-        outcome = build_outcome(outcome)
+        outcome = build_outcome(kind_of_end(outcome, "build_message.outcome"))
+    if not outcome.success and form in {MessageForm.VIDEO, MessageForm.UPLOAD, MessageForm.DOCUMENT}:
+        msg = f"build_message.form: a job that ended as {outcome.kind.value} has no video to send as {MessageForm(form).value}"
+        raise ConfigurationError(msg)
     form = (MessageForm.VIDEO if outcome.success else MessageForm.TEXT) if form is None else MessageForm(form)
     message = Message(
         job=job, outcome=outcome, form=form, reference=job.reference, recipient=recipient, language=language

@@ -7,7 +7,8 @@ import signal
 from typing import TYPE_CHECKING
 
 from videopoll.core.step import CRASH_POINTS
-from videopoll.jobs.checks import check_choice, check_kind
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_choice, check_texts, kind_name
 from videopoll.worker.base import BaseRunner
 
 if TYPE_CHECKING:
@@ -29,9 +30,12 @@ def die_at(runner: Runner | AsyncRunner, point: str, *, job_id: str | None = Non
         job_id: The job whose worker dies; any by default.
 
     Raises:
-        ConfigurationError: There is no such point.
+        ConfigurationError: There is no such point, or an argument is of the wrong kind.
     """
-    check_kind("the runner", runner, BaseRunner)
+    if not isinstance(runner, BaseRunner):
+        msg = f"the runner must be a Runner or an AsyncRunner, got {kind_name(runner)}"
+        raise ConfigurationError(msg)
+    check_texts("die_at", job_id=job_id)
     check_choice("the crash point", point, *CRASH_POINTS)
 
     def crash(here: str, job: str) -> None:

@@ -192,7 +192,9 @@ class _MemoryTime:
     def use(self, clock: Clock) -> None:
         """Make fakeredis run on this clock."""
         if self._clock is not None:
-            msg = "another MovableClock is in use: leave its with block first"
+            msg = (
+                "another sandbox or MovableClock is in use, and one alone can move the time: leave its with block first"
+            )
             raise ConfigurationError(msg)
         _fakeredis()
         self._clock = clock

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import attrs
 
 from videopoll.errors import ConfigurationError
-from videopoll.jobs.checks import kind_name, mapped
+from videopoll.jobs.checks import check_texts, kind_name, mapped
 from videopoll.jobs.job import VideoJob
 from videopoll.messages import BaseMessage, Delivered, Receipt
 from videopoll.observations import Observation, VideoReady
@@ -19,6 +19,16 @@ __all__ = ["PollAnswer", "RecordingNotifier", "ScriptedPoller", "SendAttempt"]
 
 PollAnswer: TypeAlias = Observation | Exception
 """What a scripted poll returns, or raises."""
+
+
+def _misfit(answer: object) -> str:
+    """Return what was handed in for an answer, and what to do about it."""
+    hint = ""
+    if isinstance(answer, type):
+        hint = ": build one of it"
+    elif isinstance(answer, list | tuple):
+        hint = ": hand in what it holds one by one, with a star before it"
+    return f"{kind_name(answer)}{hint}"
 
 
 class ScriptedPoller:
@@ -48,11 +58,15 @@ class ScriptedPoller:
 
         Args:
             job_id: The video API's id of the job.
-            answers: Observations to return, exceptions to raise.
+            answers: Observations to return, exceptions to raise; without any, the job is finished at its next poll.
+
+        Raises:
+            ConfigurationError: An answer is neither, or the id is no text.
         """
+        check_texts("ScriptedPoller.job", job_id=job_id or "")
         for one in answers:
-            if not isinstance(one, Observation | BaseException):
-                msg = f"an answer of ScriptedPoller is an observation or an exception, got {kind_name(one)}"
+            if not isinstance(one, Observation | Exception):
+                msg = f"an answer of ScriptedPoller is an observation or an exception, got {_misfit(one)}"
                 raise ConfigurationError(msg)
         with self._lock:
             self._answers[job_id] = deque(answers)
@@ -113,7 +127,15 @@ class RecordingNotifier:
         return f"<RecordingNotifier attempts={len(self._attempts)} delivered={len(self.messages)}>"
 
     def answer_next(self, *results: Receipt | Exception) -> None:
-        """Answer the next messages with these, one each: receipts to return, exceptions to raise."""
+        """Answer the next messages with these, one each: receipts to return, exceptions to raise.
+
+        Raises:
+            ConfigurationError: One is neither.
+        """
+        for one in results:
+            if not isinstance(one, Receipt | Exception):
+                msg = f"an answer of RecordingNotifier is a receipt or an exception, got {_misfit(one)}"
+                raise ConfigurationError(msg)
         with self._lock:
             self._results.extend(results)
 

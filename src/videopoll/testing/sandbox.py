@@ -6,7 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from videopoll.core.flow import acall, adrive, call, do, drive
-from videopoll.jobs.checks import listed
+from videopoll.errors import ConfigurationError
+from videopoll.jobs.checks import check_seconds, kind_name, listed
 from videopoll.policies import KeyTtls
 from videopoll.protocols import AsyncNotifier, AsyncPublisher, AsyncVideoPoller, Notifier, Publisher, VideoPoller
 from videopoll.queue.redis_queue import AsyncRedisVideoJobQueue, RedisVideoJobQueue
@@ -41,12 +42,16 @@ PublisherT = TypeVar("PublisherT")
 STUCK_STEP_S = 1.0
 """How far the clock is moved when something is due and no worker may take it, e.g. because of a foreign lock."""
 
+MOST_LEFT_SHOWN = 5
+"""Jobs that are left somewhere, and named."""
+
 
 class _World(Generic[QueueT, RunnerT, PollerT, NotifierT, PublisherT]):
     """What both sandboxes are made of."""
 
     _new_queue: Callable[..., QueueT]
     _new_runner: Callable[..., RunnerT]
+    _entered_with: str
 
     def __init__(
         self,
@@ -62,17 +67,18 @@ class _World(Generic[QueueT, RunnerT, PollerT, NotifierT, PublisherT]):
     ) -> None:
         self.server: MemoryServer = MemoryServer()
         self.clock: MovableClock = MovableClock()
-        self.poller: ScriptedPoller = ScriptedPoller()
-        self.notifier: RecordingNotifier = RecordingNotifier()
+        self._poller: object = ScriptedPoller() if poller is None else poller
+        self._notifier: object = RecordingNotifier() if notifier is None else notifier
         self._client = self.server.client()
         self._moved_s = 0.0
+        self._in_use = False
         hooks = listed(hooks, "hooks", "functions of an event")
         ttls = KeyTtls.outliving(*strategies_of(strategy, poller))
         self.queue: QueueT = self._new_queue(self.server, ttls=ttls, delivery=delivery, hooks=hooks)
         self.runner: RunnerT = self._new_runner(
             self.queue,
-            self.poller if poller is None else poller,
-            self.notifier if notifier is None else notifier,
+            self._poller,
+            self._notifier,
             publisher=publisher,
             strategy=strategy,
             lease=lease,
@@ -83,24 +89,66 @@ class _World(Generic[QueueT, RunnerT, PollerT, NotifierT, PublisherT]):
         )
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.poller!r} {self.notifier!r}>"
+        return f"<{type(self).__name__} {self._poller!r} {self._notifier!r}>"
+
+    @property
+    def poller(self) -> ScriptedPoller:
+        """The scripted poller: a new one, or yours.
+
+        Raises:
+            ConfigurationError: This sandbox polls with another poller of yours, which no script can reach.
+        """
+        if not isinstance(self._poller, ScriptedPoller):
+            msg = (
+                f"this sandbox polls with your {kind_name(self._poller)}, and has no ScriptedPoller: say in your own what"
+                " it answers"
+            )
+            raise ConfigurationError(msg)
+        return self._poller
+
+    @property
+    def notifier(self) -> RecordingNotifier:
+        """The recording notifier: a new one, or yours.
+
+        Raises:
+            ConfigurationError: This sandbox sends with another notifier of yours, which is to be looked at instead.
+        """
+        if not isinstance(self._notifier, RecordingNotifier):
+            msg = (
+                f"this sandbox sends with your {kind_name(self._notifier)}, and has no RecordingNotifier: look at what"
+                " your own has sent, or at one that it sends with, by assert_delivered_once(recording, job_id)"
+            )
+            raise ConfigurationError(msg)
+        return self._notifier
 
     def assert_delivered_once(self, job_id: str, *, outcome: OutcomeKind | str = "completed") -> Message:
         """Check that the user of a job got exactly one message, with this outcome, and return it.
 
-        See `videopoll.testing.assert_delivered_once`. It looks at what `notifier` was asked to
-        send, and so needs a sandbox without a notifier of your own.
+        See `videopoll.testing.assert_delivered_once`. It looks at what `notifier` was asked to send.
 
         Raises:
             AssertionError: The user got no message, several, or one about another outcome.
+            ConfigurationError: This sandbox sends with a notifier of yours that is no `RecordingNotifier`.
         """
         return assert_delivered_once(self.notifier, job_id, outcome=outcome)
 
     def _open(self, opened: contextlib.ExitStack | contextlib.AsyncExitStack) -> None:
         opened.enter_context(self.clock)
         opened.callback(self._client.close)
+        self._in_use = True
+        opened.callback(setattr, self, "_in_use", False)  # noqa: FBT003 - of setattr
 
     def _settle(self, run_once: Callable[[], RunSummary | Awaitable[RunSummary]], within_s: float) -> Flow[None]:
+        check_seconds("within_s", within_s, low=0)
+        if not self._in_use:
+            # Its clock would move, and the time of its queue would not.
+            msg = f"this sandbox is not in use: do that inside of `{self._entered_with} sandbox:`"
+            raise ConfigurationError(msg)
+        if self.runner._under_way is not None:  # noqa: SLF001 - health tells of trouble, not of this
+            msg = (
+                "the runner of this sandbox is running already: run_until_settled runs it, so leave runner.start() out"
+            )
+            raise ConfigurationError(msg)
         self._moved_s = 0.0
         summary = yield from do(run_once)
         while self._move(self.queue.keys, summary.claimed, within_s):
@@ -121,13 +169,24 @@ class _World(Generic[QueueT, RunnerT, PollerT, NotifierT, PublisherT]):
         wait_s = max(0.0, min(waits_s)) or (0.0 if claimed else STUCK_STEP_S)
         self._moved_s += wait_s
         if self._moved_s > within_s:
-            left = {name: client.zcard(getattr(keys, name)) for name in ("schedule", "deliveries", "inflight")}
-            left["queue"] = client.llen(keys.queue)
-            shown = ", ".join(f"{count} in {getattr(keys, name)}" for name, count in left.items() if count)
-            msg = f"jobs are left after {within_s:g} s of the sandbox's clock: {shown}"
+            left = [
+                ("waiting to be taken", client.lrange(keys.queue, 0, -1)),
+                ("polled again later", client.zrange(keys.schedule, 0, -1)),
+                ("sent again later", client.zrange(keys.deliveries, 0, -1)),
+                ("in a worker's hands", client.zrange(keys.inflight, 0, -1)),
+            ]
+            shown = "; ".join(f"{where}: {_some(cast('list[bytes]', ids))}" for where, ids in left if ids)
+            msg = (
+                f"jobs are left after {within_s:g} s of the sandbox's clock ({shown}): let them end, or raise within_s"
+            )
             raise AssertionError(msg)
         self.clock.move(wait_s)
         return True
+
+
+def _some(ids: list[bytes]) -> str:
+    more = len(ids) - MOST_LEFT_SHOWN
+    return ", ".join(one.decode() for one in ids[:MOST_LEFT_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 class Sandbox(_World[RedisVideoJobQueue, Runner, VideoPoller, Notifier, Publisher]):
@@ -142,12 +201,14 @@ class Sandbox(_World[RedisVideoJobQueue, Runner, VideoPoller, Notifier, Publishe
 
     Its parts are attributes: `queue`, `runner`, `poller` (a `ScriptedPoller`), `notifier` (a
     `RecordingNotifier`), `clock` (a `MovableClock`), and `server` (a `MemoryServer`, for a client
-    that looks at keys). One sandbox at a time can be in use in a process, as it moves the time.
+    that looks at keys). With a poller or notifier of your own that is of another class, there is
+    no `poller`, or no `notifier`: asking for it is a `ConfigurationError`.
+    One sandbox at a time can be in use in a process, as it moves the time.
     At its end it stops the worker and closes the parts, yours too, as the runner does.
 
     Args:
-        poller: Your own poller; the runner then asks it instead of `poller`.
-        notifier: Your own notifier; the runner then sends with it instead of `notifier`.
+        poller: Your own poller; a new `ScriptedPoller` by default.
+        notifier: Your own notifier; a new `RecordingNotifier` by default.
         publisher: Puts videos that only the API's key opens where everybody can fetch them; see `Runner`.
         strategy: When to poll, and when to give up.
         lease: How long a crash costs, at most.
@@ -162,6 +223,7 @@ class Sandbox(_World[RedisVideoJobQueue, Runner, VideoPoller, Notifier, Publishe
 
     _new_queue = staticmethod(memory_queue)
     _new_runner = Runner
+    _entered_with = "with Sandbox() as"
 
     def run_until_settled(self, *, within_s: float = 7200.0) -> None:
         """Run the worker on what is due and move the clock to what is due next, until every job has ended.
@@ -170,7 +232,8 @@ class Sandbox(_World[RedisVideoJobQueue, Runner, VideoPoller, Notifier, Publishe
             within_s: How far the clock may be moved, in seconds.
 
         Raises:
-            AssertionError: Jobs are left after that time.
+            AssertionError: Jobs are left after that time. The text names them, and says where they are.
+            ConfigurationError: The sandbox is not in use, or its runner was started.
         """
         drive(self._settle(self.runner.run_once, within_s), call)
 
@@ -207,6 +270,7 @@ class AsyncSandbox(
 
     _new_queue = staticmethod(async_memory_queue)
     _new_runner = AsyncRunner
+    _entered_with = "async with AsyncSandbox() as"
 
     async def run_until_settled(self, *, within_s: float = 7200.0) -> None:
         """Run the worker on what is due and move the clock to what is due next, until every job has ended.
@@ -215,7 +279,8 @@ class AsyncSandbox(
             within_s: How far the clock may be moved, in seconds.
 
         Raises:
-            AssertionError: Jobs are left after that time.
+            AssertionError: Jobs are left after that time. The text names them, and says where they are.
+            ConfigurationError: The sandbox is not in use, or its runner was started.
         """
         await adrive(self._settle(self.runner.run_once, within_s), acall)
 

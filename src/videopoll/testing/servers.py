@@ -25,7 +25,15 @@ import attrs
 from typing_extensions import override
 
 from videopoll.errors import ConfigurationError
-from videopoll.jobs.checks import check_count, check_fields, check_kind, check_seconds
+from videopoll.jobs.checks import (
+    check_choice,
+    check_count,
+    check_fields,
+    check_kind,
+    check_seconds,
+    check_texts,
+    quoted,
+)
 from videopoll.testing.embedded import unused_port
 
 if TYPE_CHECKING:
@@ -46,6 +54,15 @@ _MAX_BODY_BYTES = 32 * 1024 * 1024
 _CLOSE_PATIENCE_S = 5.0
 
 _BIND_TRIES = 5
+
+_LEAST_STATUS, _MOST_STATUS = 200, 999
+"""A reply below 200 is not the last one to its request, and clients wait on; three digits are all that HTTP has."""
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+
+_MOST_PORT = 65_535
+
+_NO_PATH = re.compile(r"[?#{}]|^//")
 
 
 @attrs.frozen(kw_only=True)
@@ -87,7 +104,7 @@ class Reply:
     is what the reply says.
 
     Args:
-        status: The HTTP status; None gives the fake's normal answer.
+        status: The HTTP status, from 200 to 999; None gives the fake's normal answer.
         body: A JSON value, or bytes as they are.
         headers: Extra headers. A ``Content-Length`` stands in the place of the true one, and
             the connection ends after the body.
@@ -111,6 +128,15 @@ class Reply:
 
     def __attrs_post_init__(self) -> None:
         check_fields(self)
+        if self.status is not None and not _LEAST_STATUS <= self.status <= _MOST_STATUS:
+            msg = f"Reply.status must be from {_LEAST_STATUS} to {_MOST_STATUS}, got {quoted(self.status)}"
+            raise ConfigurationError(msg)
+        if not isinstance(self.body, bytes):
+            try:
+                json.dumps(self.body)
+            except (TypeError, ValueError, RecursionError) as error:
+                msg = f"Reply.body must be bytes, or what JSON can say ({type(error).__name__})"
+                raise ConfigurationError(msg) from None
 
     @classmethod
     def json(cls, body: JsonValue, *, status: int = HTTPStatus.OK) -> Reply:
@@ -235,7 +261,10 @@ class FakeServer:
         self._lock = threading.RLock()
         self._port_is_ours_to_choose = port is None
         if port is not None:
-            check_count(f"{type(self).__name__}.port", port, low=0)
+            check_count(f"{type(self).__name__}.port", port)
+            if port > _MOST_PORT:
+                msg = f"{type(self).__name__}.port must be at most {_MOST_PORT}, got {quoted(port)}"
+                raise ConfigurationError(msg)
         check_seconds(f"{type(self).__name__}.latency_s", latency_s, low=0)
         self._port = unused_port() if port is None else port
         self._latency_s = latency_s
@@ -294,12 +323,20 @@ class FakeServer:
 
         Args:
             method: Such as ``GET``.
-            path: The whole path, decoded, e.g. ``/jobs/17``.
+            path: The whole path, decoded, e.g. ``/jobs/17``. A request may have a query behind it; see `requests`.
             replies: What to answer, in this order; the last one is repeated.
 
         Raises:
-            ConfigurationError: There is no reply.
+            ConfigurationError: There is no reply, no such method, or no request can have this path.
         """
+        check_texts("route", method=method or "", path=path or "")
+        check_choice("route.method", method.upper(), *METHODS)
+        if not path.startswith("/") or _NO_PATH.search(path):
+            msg = (
+                f"route.path must be a whole path such as /jobs/17, without a host, a query or a place to fill in, got"
+                f" {quoted(path, text=True)}"
+            )
+            raise ConfigurationError(msg)
         if not replies:
             msg = f"route needs at least one Reply for {method} {path}"
             raise ConfigurationError(msg)
@@ -316,7 +353,13 @@ class FakeServer:
             replies: What to answer, in this order.
             path: Only requests whose path contains this.
             when: Only requests of which this is true.
+
+        Raises:
+            ConfigurationError: There is no reply.
         """
+        if not replies:
+            msg = "reply_with needs at least one Reply"
+            raise ConfigurationError(msg)
         check_replies(replies)
         self._add_trouble(iter(replies), every=1, path=path, when=when)
 

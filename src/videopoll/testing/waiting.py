@@ -51,8 +51,8 @@ async def async_wait_until(predicate: Callable[[], T], *, timeout_s: float = 10.
 def _until(
     sleep: Callable[[float], Awaitable[None] | None], predicate: Callable[[], T], timeout_s: float, describe: str
 ) -> Flow[T]:
-    check_callable(predicate, "what is waited for", "nothing")
-    check_seconds("timeout_s", timeout_s)
+    check_callable(predicate, "what is waited for", "no arguments")
+    check_seconds("timeout_s", timeout_s, low=0)
     if is_async(predicate):
         # A coroutine is true: the wait would be over at once, and prove nothing.
         msg = "what is waited for must be a plain function, got an async one: look at what it leaves behind"

@@ -196,9 +196,7 @@ class AsyncRunner(
     ) -> None:
         check_part(queue, "queue", "claim")
         if not is_async(getattr(queue, "claim", None)):
-            msg = (
-                f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs AsyncRedisVideoJobQueue or another one"
-            )
+            msg = f"{type(queue).__name__} is no asyncio queue: AsyncRunner needs one, such as AsyncRedisVideoJobQueue"
             raise ConfigurationError(msg)
 
     @override

@@ -85,7 +85,12 @@ def check_part(part: object, name: str, *methods: str) -> None:
         msg = f"{part.__name__} is a class: build one of it, and hand that in as the {name}"
         raise ConfigurationError(msg)
     if not any(callable(getattr(part, one, None)) for one in methods):
-        msg = f"the {name} must have a method {methods[0]}(), got {kind_name(part)}"
+        hint = ""
+        if name == "queue":
+            hint = ": build one with RedisVideoJobQueue, or with AsyncRedisVideoJobQueue for AsyncRunner"
+        elif name == "notifier" and callable(part):
+            hint = ": CallbackNotifier makes one of it"
+        msg = f"the {name} must have a method {methods[0]}(), got {kind_name(part)}{hint}"
         raise ConfigurationError(msg)
 
 

@@ -438,10 +438,13 @@ def check_apis(api_url: str | None, given: list[ApiDescription], in_use: list[tu
     described_ones = {api.name: api for api in (*ALL.values(), *given)}
     urls = named | {api.name: named.get(api.name) or url_of(api) or "" for api in given}
     found: list[Finding] = []
-    if api_url or plain or secret(API_KEY) or not urls:
+    if api_url or plain or secret(API_KEY):
         found = check_api(api_url or (plain or [DEFAULT_API_URL])[0], secret(API_KEY))
     for name, url in urls.items():
         found += check_described(name, url, described_ones.get(name))
+    if not found:
+        fix = f"name one with --api-url or --provider, or set {API_KEY}; a poller of your own cannot be asked from here"
+        return [Finding("video API", Mark.NOTE, "not asked: no living worker says that it polls one", fix)]
     return found
 
 

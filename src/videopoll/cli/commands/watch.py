@@ -186,7 +186,11 @@ def _page(look: _Look, prefix: str, height: int) -> Group:
         more = len(look.figures.workers or ()) - len(workers)
         parts.append(_table("Workers" + (f" ({more} more)" if more else ""), WORKER_COLUMNS, workers))
     else:
-        parts.append(Text("No worker has told of itself within the last hour.", style="yellow"))
+        parts.append(
+            Text(
+                "No worker is alive. Those that have stopped, or are silent for an hour, are not shown.", style="yellow"
+            )
+        )
     total = look.figures.counts.pending
     cells = [["-" if cell is None else shown(str(cell)) for cell in job_row(one, look.now_ms)] for one in look.jobs]
     title = f"Jobs ({min(jobs, len(cells))} of {total})" if cells else "No jobs"
