@@ -62,7 +62,8 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 _MOST_PORT = 65_535
 
-_NO_PATH = re.compile(r"[?#{}]|^//")
+_NO_PATH = re.compile(r"\?[^/]*=|[{}]|^//")
+"""A query, a place to fill in, a host. A path that is decoded may have a question mark, and hardly one with ``=`` after it."""
 
 
 @attrs.frozen(kw_only=True)
