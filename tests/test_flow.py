@@ -39,8 +39,15 @@ def test_asyncio_carries_out_plain_functions_as_well():
 
 
 def test_a_thread_refuses_what_is_asynchronous_and_names_the_driver_that_is_not():
-    with pytest.raises(TypeError, match="drive it with adrive"):
+    with pytest.raises(TypeError, match=r"^the flow called something asynchronous: drive it with adrive$"):
         drive(thrice(asquare), call)
+
+
+def test_a_call_gets_its_arguments_by_position_and_by_name():
+    def flow():
+        return (yield from do(sorted, "bca", key=str.upper, reverse=True))
+
+    assert drive(flow(), call) == ["c", "b", "a"]
 
 
 def test_what_a_call_raises_is_raised_where_the_flow_asked_for_it():

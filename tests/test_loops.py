@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import random
 import threading
 import time
 
@@ -13,8 +12,6 @@ import pytest
 
 from kit import FAST, until
 from videopoll import LeasePolicy, Runner, SilentNotifier, VideoApiPoller, events
-from videopoll.clock import Clock
-from videopoll.core.loops import BELL, RENEWER, WRITER, Loops
 from videopoll.observations import VideoReady, VideoWorking
 from videopoll.queue.history import RedisHistory
 from videopoll.queue.redis_queue import RedisVideoJobQueue
@@ -224,66 +221,6 @@ def test_a_claim_that_cannot_be_read_takes_no_other_along(world, monkeypatch):
         with world.queue() as queue:
             (letter,) = queue.dead_letters.list()
     assert letter.record is not None
-
-
-class Hand(Clock):
-    """A clock that a test moves."""
-
-    now_s = 0.0
-
-    def monotonic_s(self):
-        return self.now_s
-
-
-@pytest.fixture
-def loops():
-    """The account of one worker's loops, and its clock."""
-    hand = Hand()
-    made = Loops(hand, random.Random(1), patience_s=12.0, limit_s=24.0, pause_cap_s=4.0)
-    made.clock = hand
-    return made
-
-
-def test_a_pause_grows_up_to_a_bound_and_begins_anew_after_a_success(loops):
-    loops.begin(RENEWER)
-    pauses = [loops.failed(RENEWER, ValueError()) for _ in range(12)]
-    assert pauses[0] < 0.2
-    assert 1.9 < pauses[-1] <= 4.0
-    loops.fine(RENEWER)
-    assert loops.failed(RENEWER, ValueError()) < 0.2
-
-
-def test_a_loop_that_fails_for_longer_than_a_lease_lasts_is_not_alive(loops):
-    loops.begin(RENEWER)
-    loops.failed(RENEWER, ValueError())
-    assert loops.judge(redis_away=False)[1]
-    loops.clock.now_s = 12.5
-    loops.failed(RENEWER, ValueError())
-    (problem,), alive = loops.judge(redis_away=False)
-    assert "renewer fails for 12 s (ValueError)" in problem
-    assert not alive
-    loops.fine(RENEWER)
-    assert loops.judge(redis_away=False) == ([], True)
-
-
-def test_a_loop_that_has_ended_is_not_alive_even_the_bell(loops):
-    loops.begin(BELL, lambda: False)
-    (problem,), alive = loops.judge(redis_away=True)
-    assert "bell has ended" in problem
-    assert not alive
-    loops.end(BELL)
-    assert loops.judge(redis_away=False) == ([], True)
-
-
-def test_a_loop_that_does_not_come_back_is_not_alive_unless_it_waits_for_redis(loops):
-    loops.begin(WRITER)
-    with loops.busy(WRITER):
-        loops.clock.now_s = 25.0
-        (problem,), alive = loops.judge(redis_away=False)
-        assert "settler has not come back for 25 s" in problem
-        assert not alive
-        assert loops.judge(redis_away=True) == ([], True)
-    assert loops.judge(redis_away=False) == ([], True)
 
 
 def test_writes_that_go_well_do_not_hide_a_stuck_loop(monkeypatch):

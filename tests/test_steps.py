@@ -4,86 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from videopoll import DeliveryPolicy, LeasePolicy, PollingStrategy, VideoJob, events
-from videopoll.clock import Clock, RedisClock
-from videopoll.core.context import StepContext
+from kit.stage import START_MS, Stage
+from videopoll import DeliveryPolicy, PollingStrategy, VideoJob, events
 from videopoll.core.effects import Commit, LookUpMessage, PollApi, SendMessage
 from videopoll.core.step import JobStep
 from videopoll.jobs import Asset, MessageForm, OutboxEntry, Outcome, OutcomeKind, PublicLink
 from videopoll.jobs.transition import (
     BeginSend,
-    Claim,
     Conclude,
-    PollWork,
     Redeliver,
     Release,
     Reschedule,
-    SendWork,
     Settle,
     TransitionResult,
 )
 from videopoll.messages import Delivered, LookupResult, NotSent, Refused
 from videopoll.observations import Fault, FaultKind, VideoMissing, VideoReady, VideoWorking
-from videopoll.texts import SPANISH_AND_ENGLISH
 
-START_MS = 1_757_157_518_747
 VIDEO = VideoReady("https://files.example/1.mp4")
-
-
-class HandClock(Clock):
-    """Stands still until it is moved."""
-
-    now_s = 1000.0
-
-    def monotonic_s(self):
-        return self.now_s
-
-
-class Stage:
-    """A context with a clock of its own, and what it was told."""
-
-    def __init__(self, *, places=1, entry=None):
-        self.told = []
-        self.places = places
-        self.clock = HandClock()
-        self.context = StepContext(
-            worker_id="w",
-            strategy=PollingStrategy(),
-            lease=LeasePolicy(),
-            delivery=DeliveryPolicy(),
-            texts=SPANISH_AND_ENGLISH,
-            emit=lambda event, *_: self.told.append(event),
-            pause_polling=lambda _: None,
-            start_sending=self.start_sending,
-            clock=RedisClock(self.clock),
-        )
-        self.context.clock.set(START_MS + 15_000)
-        job = VideoJob("job_1", "c", START_MS)
-        work = PollWork(job, 2, 0, None) if entry is None else SendWork(entry)
-        claim = Claim("job_1", "w:1", START_MS + 15_000, work)
-        self.step = JobStep(self.context, claim)
-        self.effects = self.step.steps()
-        self.next(None)
-
-    def start_sending(self, step):
-        if not self.places:
-            return False
-        self.places -= 1
-        step.sending = True
-        return True
-
-    def next(self, answer):
-        """Answer the last effect, and take the next one; None at the end."""
-        try:
-            self.effect = self.effects.send(answer)
-        except StopIteration:
-            self.effect = None
-        return self.effect
-
-    @property
-    def written(self):
-        assert isinstance(self.effect, Commit)
-        return self.effect.transition
 
 
 @pytest.fixture
