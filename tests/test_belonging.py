@@ -9,6 +9,7 @@ import os
 import pickle
 import threading
 import warnings
+import weakref
 
 import pytest
 
@@ -137,6 +138,15 @@ def test_a_part_that_another_thread_was_just_building_does_not_keep_the_others_f
     parts = [HalfBuilt(), Part(), HalfBuilt(), Part()]
 
     assert in_child(lambda: [part.began for part in parts]) == "[[], ['child'], [], ['child']]"
+
+
+def test_what_begins_in_a_child_is_all_that_there_is_and_can(monkeypatch):
+    parts = [HalfBuilt(), Part(), HalfBuilt(), Part()]
+    monkeypatch.setattr(belonging, "_ours", weakref.WeakSet(parts))
+
+    belonging._begin_all_in_child()
+
+    assert [part.began for part in parts] == [[], ["child"], [], ["child"]]
 
 
 @forks

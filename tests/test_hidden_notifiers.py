@@ -71,9 +71,30 @@ class OneSlot:
 
 
 class Child(OneSlot):
-    """Its slots are those of its parent, and another one that is empty."""
+    """Its slots are those of its parent, and two of its own, one of which is empty."""
 
-    __slots__ = ("empty",)
+    __slots__ = ("empty", "second")
+
+    def __init__(self, inner, second=None):
+        super().__init__(inner)
+        self.second = second
+
+
+class Passing(Wrapper):
+    """One that does it right."""
+
+    def look_up(self, message):
+        return self.inner.look_up(message)
+
+
+class ClassOfClasses(type):
+    """What a class has of it is no method of an object."""
+
+    def notify(cls, message):
+        return message
+
+    def look_up(cls, message):
+        return message
 
 
 def with_default(message, channel=CHANNEL):
@@ -115,6 +136,7 @@ def method_of_a_class_of_its_own(inner):
         Wrapper(Wrapper(CHANNEL)),
         OneSlot(CHANNEL),
         Child(CHANNEL),
+        Child(None, CHANNEL),
         UsingGlobal(),
         UsingGlobalUnderAsyncio(),
     ],
@@ -127,7 +149,18 @@ def test_a_look_up_for_asyncio_is_hidden_as_well_as_another():
     assert hidden_behind(Wrapper(AsyncChannel())) == "AsyncChannel"
 
 
-@pytest.mark.parametrize("notifier", [CHANNEL, AsyncChannel(), Wrapper(print), Wrapper(Channel), Wrapper("text")])
+@pytest.mark.parametrize(
+    "notifier",
+    [
+        CHANNEL,
+        AsyncChannel(),
+        Passing(CHANNEL),
+        Wrapper(print),
+        Wrapper(Channel),
+        Wrapper(ClassOfClasses("Odd", (), {})),
+        Wrapper("text"),
+    ],
+)
 def test_who_can_be_asked_or_holds_nobody_who_can_hides_nothing(notifier):
     assert hidden_behind(notifier) is None
 
@@ -171,6 +204,23 @@ def test_what_holds_itself_is_looked_at_once():
     one.inner = [one, one]
 
     assert hidden_behind(one) is None
+
+
+def test_what_was_looked_at_before_hides_nothing_that_comes_after_it():
+    one = Wrapper(None)
+    one.inner = [one, one, CHANNEL]
+
+    assert hidden_behind(one) == "Channel"
+
+
+def test_what_is_there_two_hundred_times_is_looked_behind_once():
+    class Service:
+        pass
+
+    one = Wrapper([Service()] * 200)
+    one.others = [[CHANNEL]]
+
+    assert hidden_behind(one) == "Channel"
 
 
 def test_an_object_whose_attributes_raise_is_passed_over():

@@ -138,6 +138,15 @@ def test_a_log_that_raises_changes_no_pause(exact, monkeypatch):
     assert exact.failed(LOOP, ValueError()) == 0.1
 
 
+def test_one_failure_is_enough_for_a_loop_to_be_failing(exact):
+    exact.begin(LOOP)
+    assert not exact.failing(LOOP)
+
+    exact.failed(LOOP, ValueError())
+
+    assert exact.failing(LOOP)
+
+
 def test_a_loop_fails_since_its_first_failure_in_a_row(exact):
     exact.begin(RENEWER)
     for at_s, error in [(100.0, ValueError), (105.0, KeyError), (112.0, KeyError)]:
@@ -191,7 +200,7 @@ def test_one_dead_loop_is_not_hidden_by_the_others(exact):
         "the worker's renewer fails for 0 s (ValueError): see the log, and restart it",
         "the worker's settler has not come back for 25 s: restart it",
     ]
-    assert not alive
+    assert alive is False
 
 
 def test_a_hanging_loop_is_not_hidden_by_a_bell_that_hangs_or_fails_after_it(exact):

@@ -39,7 +39,7 @@ from videopoll.messages import (
     Unknown,
 )
 from videopoll.observations import Fault, FaultKind, NotAsked, VideoReady
-from videopoll.texts import SPANISH_AND_ENGLISH
+from videopoll.texts import ENGLISH, SPANISH_AND_ENGLISH, Texts
 
 LOCKED = Asset(BucketObject("s3://bucket/1.mp4"))
 TO_PUBLISH = Outcome(OutcomeKind.COMPLETED, START_MS, assets=(LOCKED,))
@@ -78,6 +78,12 @@ def test_a_message_goes_without_its_quote_and_with_what_its_channel_prepared_for
     message = stage.effect.message
 
     assert (message.unquoted, message.prepared, message.form) == (True, prepared, MessageForm.UPLOAD)
+
+
+def test_a_message_speaks_in_the_hosts_texts():
+    texts = Texts({"en": ENGLISH}, default="en")
+
+    assert sending(Stage(entry=entry(), context={"texts": texts})).effect.message.texts is texts
 
 
 def test_a_delivered_message_is_settled_and_told_of():
@@ -254,6 +260,17 @@ def test_a_message_of_a_channel_that_stands_alone_waits_while_its_account_is_hel
     assert stage.passed[-1] == ("after_send", "job_1")
 
 
+def test_a_message_that_finds_its_account_still_refused_doubles_the_pause():
+    stage = Stage(entry=entry())
+    stage.context.accounts.note("", None, "another", NotSent("401", account_fault=True))
+    stage.clock.now_s += 2
+
+    sending(stage)
+    stage.next(NotSent(own("HTTP 401"), account_fault=True))
+
+    assert stage.context.accounts.held_s("", "a third one") == 4.0
+
+
 def one_place():
     """A worker with one place for sends, and the permit of a send that is about to take it."""
     stage = Stage(entry=entry())
@@ -416,7 +433,7 @@ def test_a_look_up_that_took_long_says_what_was_so_when_it_was_asked():
 
 
 def test_a_look_up_over_which_the_clock_stepped_back_says_what_was_so_when_it_was_answered():
-    stage = Stage(entry=under_way(sending_ms=NOW_MS - 14_000))
+    stage = Stage(entry=under_way(sending_ms=NOW_MS - 13_000))
     stage.context.clock.set(NOW_MS - 3000)
 
     stage.next(LookupResult.ABSENT)

@@ -238,7 +238,7 @@ def test_the_counter_is_written_where_workers_of_another_kind_may_move_it_on():
 
     stage.next(VideoWorking())
 
-    assert stage.written.attempts == 2
+    assert (stage.written.attempts, stage.written.last_fault) == (2, None)
 
 
 def test_chance_spreads_the_next_poll():
@@ -324,13 +324,15 @@ def test_a_job_that_ends_without_a_place_begins_neither_a_poll_nor_a_send():
     assert stage.written == Redeliver(stage.claim, stage.step.entry, KEEP_S, NOW_MS)
 
 
-def test_a_clock_that_stepped_back_during_a_poll_makes_no_answer_younger():
-    stage = Stage()
+@pytest.mark.parametrize(("grace_s", "ended"), [(10, True), (11, False)])
+def test_a_clock_that_stepped_back_during_a_poll_makes_no_answer_newer(grace_s, ended):
+    """Ten seconds after its start, by the new time, the API does not know the job."""
+    stage = Stage(context={"strategy": PollingStrategy(not_found_grace_s=grace_s)})
     stage.context.clock.set(NOW_MS - 5000)
 
     stage.next(VideoMissing())
 
-    assert isinstance(stage.written, Conclude | Reschedule)
+    assert isinstance(stage.written, Conclude) is ended
 
 
 # --- the end of polling ---
