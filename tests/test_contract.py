@@ -522,6 +522,30 @@ def test_a_plain_channel_with_a_mistake_fails_too(make, test):
         getattr(contract, test)()
 
 
+def test_a_contract_says_what_its_subclass_has_left_out():
+    """An `AttributeError` of a private line would not."""
+
+    class TestHalf(NotifierContract):
+        def make_notifier(self, base_url):
+            return Pager(base_url)
+
+    with pytest.raises(AttributeError, match=r"TestHalf has no accepted: set accepted = Reply\.json\(…\)"):
+        TestHalf().test_an_accepted_message_is_delivered()
+    with pytest.raises(AttributeError, match=r"TestHalf has no pager$"):
+        _ = TestHalf().pager
+
+
+def test_a_channel_of_any_other_class_is_told_its_contract():
+    class Plain:
+        def notify(self, message):
+            return None
+
+    contract = TestPager()
+    contract.channel = lambda base_url: Plain()
+    with pytest.raises(AssertionError, match="is for an HttpNotifier, PlainNotifierContract for others such as Plain"):
+        contract.test_an_accepted_message_is_delivered()
+
+
 @pytest.mark.parametrize("contract", [NotifierContract(), PlainNotifierContract()])
 def test_a_contract_without_a_channel_says_what_is_missing(contract):
     """The author's first error message names the method to write."""

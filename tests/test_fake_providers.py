@@ -92,6 +92,14 @@ def test_what_an_api_does_not_know_it_answers_with_a_404_of_its_own(providers, p
     assert (reply.status_code, reply.json()) == (404, {"error": "Job not found"})
 
 
+def test_a_step_that_is_none_is_refused(providers):
+    """It would be told at the first poll, by a server of whose log nobody knows."""
+    with pytest.raises(ConfigurationError, match="a step of a job at fal is a Meaning or a Reply, got str"):
+        providers.job("fal", "working")
+    with pytest.raises(ConfigurationError, match="a step of a job at fal is a Meaning or a Reply, got str"):
+        providers.on_start("fal", "done")
+
+
 def test_a_path_that_belongs_to_no_api_is_answered_as_a_router_would(providers):
     poller = HttpVideoPoller(REPLICATE, api_key=KEY, base_url=f"{providers.url}/elsewhere")
     assert poller.poll(job_of(providers.job("replicate")), timeout_s=5).kind is FaultKind.SERVER

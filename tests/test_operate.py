@@ -722,6 +722,20 @@ def test_explain_of_a_job_that_waits_for_a_worker_or_for_another_kind_of_worker(
     assert "The user has been told nothing yet." in told
 
 
+@pytest.mark.parametrize("late_ms", [-60_000, 300])
+def test_explain_of_a_job_that_has_no_worker_says_so_whenever_it_is_due(cli, queue, client, keys, late_ms):
+    """It told of the initial delay alone, as if a worker would come then."""
+    enqueue(queue, "job_1")
+    client.delete(keys.queue)
+    client.zadd(keys.schedule, {"job_1": queue.counts().now_ms - late_ms})
+
+    told = cli("explain job_1").stdout
+
+    assert told.count("No worker is known to be alive: start one with videopoll worker.") == 1
+    assert ("because a first poll waits for the initial delay" in told) == (late_ms < 0)
+    assert ("It is due already." in told) == (late_ms > 0)
+
+
 def test_explain_of_a_job_that_waits_for_its_tenants_turn(cli, queue, client, keys):
     for number in (1, 2):
         cli(f"enqueue job_{number} --conversation c -m brand=acme --tenant-key brand")

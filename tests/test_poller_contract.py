@@ -526,3 +526,32 @@ def test_an_async_function_for_the_key_is_awaited_under_asyncio(server):
 
 def decoded(text):
     return json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+
+
+class Breaks:
+    """A poller of another class, with a mistake of its own in it."""
+
+    def poll(self, job, *, timeout_s):
+        return {}["url"]
+
+
+class TestContractOfBreaks:
+    """What its author reads: that it raised, and what; not only that a fault came."""
+
+    def contract(self):
+        class TestHalf(VideoPollerContract):
+            def make_poller(self, base_url, api_key):
+                return Breaks()
+
+        return TestHalf()
+
+    def test_an_exception_of_a_poller_is_named(self):
+        contract = self.contract()
+        contract.working = Reply.json({"state": "running"})
+        for test in (contract.test_a_job_that_is_worked_on_goes_on, contract.test_many_may_poll_at_once):
+            with pytest.raises(AssertionError, match="the poller raised KeyError"):
+                test()
+
+    def test_what_a_contract_has_to_be_told_is_named(self):
+        with pytest.raises(AttributeError, match=r"TestHalf has no working: set working = Reply\.json\(…\)"):
+            self.contract().test_a_job_that_is_worked_on_goes_on()

@@ -1,9 +1,10 @@
-"""Assertions about what a user got, and about what is left in Redis."""
+"""Assertions about what a user got, and about what is left in Redis; and what contracts say of what is left out."""
 
 from __future__ import annotations
 
 import itertools
 import re
+from typing import TYPE_CHECKING
 
 import redis
 import redis.asyncio
@@ -17,7 +18,7 @@ from videopoll.queue.schema import DEFAULT_PREFIX, KEYS, Keys
 from videopoll.testing.builders import kind_of_end
 from videopoll.testing.parts import RecordingNotifier, SendAttempt
 
-__all__ = ["assert_delivered_once", "assert_no_keys_leaked"]
+__all__ = ["Answering", "assert_delivered_once", "assert_no_keys_leaked"]
 
 _PERMANENT = frozenset(record.pattern.removeprefix("{prefix}:") for record in KEYS if record.ttl is None)
 
@@ -26,6 +27,17 @@ MOST_NUMBERS = 5
 
 _PARTITION = re.compile(r"^\d+:")
 """What stands in the keys of a partition behind a prefix that is no hash tag."""
+
+
+class Answering:
+    """What a contract is that has to be told how a service answers."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            answers = {"working", "finished", "accepted"}
+            hint = f": set {name} = Reply.json(…), as the service answers" if name in answers else ""
+            raise AttributeError(f"{type(self).__name__} has no {name}{hint}")  # noqa: EM102 - one line
 
 
 def assert_delivered_once(

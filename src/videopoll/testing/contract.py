@@ -32,8 +32,10 @@ from videopoll.messages import (
     Refused,
     Unknown,
 )
+from videopoll.notifiers.base import HttpNotifier
 from videopoll.notifiers.pace import Pace
 from videopoll.observe.redact import SHORT_SECRET_CHARS
+from videopoll.testing.assertions import Answering
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 
 if TYPE_CHECKING:
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
     from videopoll._http import HttpFailure, HttpReply, HttpRequest
     from videopoll.jobs.codec import JsonValue
-    from videopoll.notifiers.base import HttpNotifier
 
 __all__ = ["NotifierContract"]
 
@@ -117,12 +118,17 @@ class _Service(FakeServer):
     def __init__(self, contract: NotifierContract) -> None:
         super().__init__()
         self._contract = contract
+        _ = contract.accepted  # or it would be missed in the middle of an answer
         self._sends: list[ReceivedRequest] = []
         self._made: list[HttpNotifier] = []
 
     def notifier(self, base_url: str | None = None, *, hasty: bool = False, paced: bool = False) -> HttpNotifier:
         """Build the channel over this service; it is closed when the service stops."""
         notifier = self._contract.make_notifier(base_url or self.url)
+        told = (
+            f"this contract is for an HttpNotifier, PlainNotifierContract for others such as {type(notifier).__name__}"
+        )
+        check(isinstance(notifier, HttpNotifier), told)
         if not paced:
             # One user gets many messages here.
             notifier._pace = Pace(0.0)  # noqa: SLF001 - one unit with its base class
@@ -237,7 +243,7 @@ def _sides(notifier: HttpNotifier) -> Iterator[_Side]:
     )
 
 
-class NotifierContract:
+class NotifierContract(Answering):
     """What a channel over HTTP has to keep to, over both its sides and a real local server.
 
     Subclass it in a test module, and say how the service answers::

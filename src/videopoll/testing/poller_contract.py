@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
 import attrs
 from typing_extensions import override
 
+from videopoll._reasons import quoting
 from videopoll.jobs.job import VideoJob
 from videopoll.jobs.video import LockedLink
 from videopoll.observations import (
@@ -26,6 +27,7 @@ from videopoll.observations import (
     VideoReady,
     VideoWorking,
 )
+from videopoll.testing.assertions import Answering
 from videopoll.testing.contract import HURRY_S, NO_NEWS, RETRY_AFTER_S, START_MS, THREADS, check
 from videopoll.testing.servers import FakeServer, Reply
 from videopoll.video_api.http_poller import HttpVideoPoller
@@ -119,7 +121,7 @@ class _Side:
         if isinstance(told, Exception):
             complaint = f"{self.name} raised {type(told).__name__}: build and read may, the poller makes a fault of it"
             check(not self.ours, complaint)
-            return Fault(FaultKind.INTERNAL, str(told))
+            return Fault(FaultKind.INTERNAL, quoting(f"the poller raised {type(told).__name__}", told))
         check(isinstance(told, Observation), f"{self.name} has to give an Observation, got {type(told).__name__}")
         return cast("Observation", told)
 
@@ -161,7 +163,7 @@ def _sides_of(poller: _Poller, *names: str) -> Iterator[list[_Side]]:
                     close()
 
 
-class VideoPollerContract:
+class VideoPollerContract(Answering):
     """What a poller has to keep to, over both its sides and a real local server.
 
     For descriptions of your own, for subclasses of `HttpVideoPoller`, and for any other
@@ -411,8 +413,10 @@ class VideoPollerContract:
             for side in sides:
                 told = side.polls(job, PATIENCE_S, THREADS)
                 working = [one for one in told if isinstance(one, VideoWorking)]
+                other = next((one for one in told if not isinstance(one, VideoWorking)), None)
                 check(
-                    len(working) == THREADS, f"{side.name}: not every poll was answered when several were made at once"
+                    len(working) == THREADS,
+                    f"{side.name}: not every poll was answered when several were made at once, one got {other!r}",
                 )
 
     def test_a_closed_poller_opens_again(self) -> None:

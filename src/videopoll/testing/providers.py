@@ -15,7 +15,7 @@ import attrs
 from typing_extensions import override
 
 from videopoll.errors import ConfigurationError
-from videopoll.jobs.checks import check_flags, check_kind, check_seconds, check_texts
+from videopoll.jobs.checks import check_flags, check_kind, check_seconds, check_texts, kind_name
 from videopoll.jobs.job import VideoJob
 from videopoll.testing.servers import FakeServer, ReceivedRequest, Reply
 from videopoll.video_api.apis import ALL
@@ -176,6 +176,9 @@ class FakeProviders(FakeServer):
         for step in steps:
             if isinstance(step, Meaning):
                 _said(api, step)
+            elif not isinstance(step, Reply):
+                msg = f"a step of a job at {name} is a Meaning or a Reply, got {kind_name(step)}"
+                raise ConfigurationError(msg)
         return api
 
     def _add(

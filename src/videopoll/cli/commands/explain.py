@@ -171,6 +171,8 @@ def _now(known: _Known) -> list[str]:
     said = [_state(known, view)]
     if view.state is JobState.SCHEDULED:
         said.append(_why(known, view))
+        # Of a job that is late `_why` tells it.
+        said += [_no_worker(known)] if _alive(known) == 0 and not _is_late(view) else []
         said += _progress(view)
     if view.state in {JobState.SCHEDULED, JobState.QUEUED} and known.held:
         held = ", ".join(held_lines(known.held, view.now_ms))
@@ -230,6 +232,10 @@ def _due(view: JobView) -> str:
     return f"in {duration(left_s)}" if left_s >= 0 else f"which is {duration(-left_s)} late"
 
 
+def _is_late(view: JobView) -> bool:
+    return view.due_ms is not None and view.due_ms < view.now_ms
+
+
 def _alive(known: _Known) -> int | None:
     """Return how many workers are known to be alive; None if nothing can be read of them."""
     return None if known.workers is None else sum(worker.alive for worker in known.workers)
@@ -241,7 +247,7 @@ def _no_worker(known: _Known) -> str:
 
 def _why(known: _Known, view: JobView) -> str:
     """Return why the next poll is due when it is."""
-    if view.due_ms is not None and view.due_ms < view.now_ms - 1000:
+    if _is_late(view):
         alive = _alive(known)
         tenant = view.job.tenant if view.job is not None else None
         turn = f" Where more is due than there are places, its tenant, {shown(tenant)}, has its turn." if tenant else ""
