@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import hmac
 import json
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 
 import attrs
@@ -16,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit import FAST, until
+from kit.forks import every_lock_held, fork, in_child
 from videopoll import AsyncRedisVideoJobQueue, ConfigurationError, RedisVideoJobQueue, WebhookNotifier, events
 from videopoll.jobs import OutcomeKind
 from videopoll.observe.metrics import Measurement, measure
@@ -417,6 +421,7 @@ def bell(kind, queue, call, api):
         body = body_of("fal")
         return call((made.ring if kind == "sync" else made.aring)(fal(body, key, time_s[0]), body))
 
+    once.door = made
     yield once
     made.close()
     call(made.aclose())
@@ -457,6 +462,79 @@ def test_keys_that_cannot_be_had_are_asked_for_later_and_the_api_calls_again(bel
     assert bell().http_status == 503
     assert bell(after_s=299).http_status == 503
     assert bell(after_s=2).http_status == 204
+
+
+@pytest.fixture
+def keys_take(api):
+    """Have the keys come after so many seconds."""
+    return lambda seconds: api.route("GET", "/jwks.json", attrs.evolve(jwks(fal_keys()), delay_s=seconds))
+
+
+def test_the_first_callbacks_of_a_process_may_come_all_at_once(kind, bell, call, keys_take):
+    """All but one were told to come again."""
+    keys_take(0.2)
+    body = body_of("fal")
+    headers = fal(body)
+
+    async def together():
+        return await asyncio.gather(*(bell.door.aring(headers, body) for _ in range(20)))
+
+    if kind == "sync":
+        with ThreadPoolExecutor(20) as threads:
+            rings = list(threads.map(lambda _: bell.door.ring(headers, body), range(20)))
+    else:
+        rings = call(together())
+    assert {ring.http_status for ring in rings} == {204}
+
+
+@pytest.mark.parametrize("kind", ["async"], indirect=True)
+def test_a_callback_whose_request_is_cancelled_while_keys_are_fetched_costs_no_other_one(bell, call, api, keys_take):
+    """The door was closed for five minutes."""
+    keys_take(0.2)
+    body = body_of("fal")
+
+    async def cancelled():
+        ringing = asyncio.create_task(bell.door.aring(fal(body), body))
+        await asyncio.to_thread(until, lambda: api.requests, "the keys are asked for")
+        ringing.cancel()
+        await asyncio.wait([ringing])
+
+    call(cancelled())
+    assert bell(after_s=1).http_status == 204
+
+
+# --- in a forked child ---
+
+
+def rung_there(kind, bell):
+    """Ring in a forked child, and give what to answer."""
+    body = body_of("fal")
+    headers = fal(body)
+    ring = bell.door.ring(headers, body) if kind == "sync" else asyncio.run(bell.door.aring(headers, body))
+    return [ring.http_status, ring.result.value]
+
+
+def test_a_doorbell_works_in_a_child_that_is_forked_while_others_ring(kind, bell, keys_take):
+    keys_take(0)
+    assert bell().result is RingResult.NOTHING
+
+    with every_lock_held(bell.door) as held:
+        _, told = fork(lambda: rung_there(kind, bell))
+    assert told() == [204, "nothing"]
+    assert held
+    assert bell().http_status == 204
+
+
+def test_a_child_that_is_forked_while_its_parent_fetches_keys_fetches_them_itself(kind, bell, api, keys_take):
+    """It had none, and took them for fetched a moment ago: it asked all APIs to come again, for five minutes."""
+    keys_take(0.5)
+    ringing = threading.Thread(target=bell)
+    ringing.start()
+    until(lambda: api.requests, "the keys are asked for")
+
+    assert in_child(lambda: rung_there(kind, bell)) == [204, "nothing"]
+    ringing.join()
+    assert bell().http_status == 204
 
 
 # --- building one, and what it tells ---

@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import threading
-import types
 
 import httpx
 import psutil
@@ -20,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from kit import FAST, QUICK, Recorder, phone, until
-from kit.forks import TOO_LONG_S, fork, in_child
+from kit.forks import TOO_LONG_S, every_lock_held, fork, in_child
 from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
@@ -123,51 +122,14 @@ def test_a_worker_that_was_built_before_forks_has_a_name_of_its_own_in_each_chil
     assert len({runner.worker_id, *names}) == 3
 
 
-def locks_of(thing):
-    """Yield the locks that a part of videopoll has, and those of the parts that it has, its clients of Redis too."""
-    seen, rest = set(), [thing]
-    while rest:
-        one = rest.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if (
-            hasattr(one, "acquire")
-            and hasattr(one, "release")
-            and not isinstance(one, asyncio.Semaphore | asyncio.Lock)
-        ):
-            yield one
-        ours = type(one).__module__.startswith(("videopoll", "redis.")) or isinstance(
-            one, dict | list | tuple | types.MethodType | threading.Event
-        )
-        if ours and not isinstance(one, type):
-            rest += gc.get_referents(one)
-
-
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("partitions", [None, 2])
 def test_a_fork_while_other_threads_hold_every_lock_leaves_the_child_a_worker_that_works(world, partitions):
     """A lock that was held at the fork is held in the child for ever."""
     queue, runner, recorder = build(world, partitions=partitions)
-    held = []
 
-    def hold():
-        for part in (runner, queue, runner._poller, runner._notifier):
-            held.extend(lock for lock in locks_of(part) if lock.acquire(blocking=False))
-        holding.set()
-        done.wait(TOO_LONG_S)
-        for lock in held:
-            lock.release()
-
-    holding, done = threading.Event(), threading.Event()
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert holding.wait(5)
-    try:
+    with every_lock_held(runner, queue, runner._poller, runner._notifier) as held:
         _, result = fork(lambda: work_through(world, queue, runner, recorder))
-    finally:
-        done.set()
-        holder.join()
 
     assert len(held) > 5
     assert result() is True

@@ -94,8 +94,9 @@ class DaemonThreads(OfProcess):
 
     @override
     def _begin_in_child(self) -> None:
-        # Its threads are not here.
+        # Its threads are not here, but the one that forked, which ends with its call.
         self.closed = True
+        self._work.put(None)
 
     async def run(self, call: Callable[[], T]) -> T:
         """Run `call` in a thread, with the context variables copied.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import select
 import signal
+import threading
+import types
 import warnings
+from contextlib import contextmanager
 
 TOO_LONG_S = 30.0
 
@@ -46,3 +51,47 @@ def fork(work):
 def in_child(work):
     """Run a function in a forked child, and return what it returns."""
     return fork(work)[1]()
+
+
+def locks_of(thing):
+    """Yield the locks that a part of videopoll has, and those of the parts that it has, its clients of Redis too."""
+    seen, rest = set(), [thing]
+    while rest:
+        one = rest.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if (
+            hasattr(one, "acquire")
+            and hasattr(one, "release")
+            and not isinstance(one, asyncio.Semaphore | asyncio.Lock)
+        ):
+            yield one
+        ours = type(one).__module__.startswith(("videopoll", "redis.")) or isinstance(
+            one, dict | list | tuple | types.MethodType | threading.Event
+        )
+        if ours and not isinstance(one, type):
+            rest += gc.get_referents(one)
+
+
+@contextmanager
+def every_lock_held(*parts):
+    """Have another thread hold every lock of these meanwhile; gives what it holds."""
+    held, holding, done = [], threading.Event(), threading.Event()
+
+    def hold():
+        for part in parts:
+            held.extend(lock for lock in locks_of(part) if lock.acquire(blocking=False))
+        holding.set()
+        done.wait(TOO_LONG_S)
+        for lock in held:
+            lock.release()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holding.wait(5), "the locks could not be taken"
+    try:
+        yield held
+    finally:
+        done.set()
+        holder.join()

@@ -194,6 +194,11 @@ class JobStep:
             self._lost = True
             report_lease_lost(self._context, self.claim.job_id)
 
+    def disown(self) -> None:
+        """Begin and write nothing more here, without a word: this is a forked child, and the job its parent's."""
+        self.released = self.finished = True
+        self.lease.forfeit()
+
     def give_up_send(self) -> None:
         """Forbid the send under way to begin, if it has not begun: nobody waits for it any more."""
         if self._permit is not None:

@@ -231,8 +231,11 @@ class Doorbell:
 
     def _fetch(self, url: str, send: Send, now_s: float) -> Flow[None]:
         """Fetch the API's keys; those of before are kept if that does not succeed."""
-        self._fetched_s = now_s
+        if self._keys:
+            # Who comes meanwhile goes by those of before. Without any, each fetches them: the first callbacks of a process
+            # come all at once, and a fetch that is cut off (a cancelled request, a fork) must not close the door for minutes.
+            self._fetched_s = now_s
         request = HttpRequest(method="GET", url=url, headers={"Accept": "application/json"}, timeout_s=TIMEOUT_S)
         reply = yield from do(send, request)
         found = keys_of_jwks(reply.json()) if isinstance(reply, HttpReply) and reply.is_success else ()
-        self._keys = found or self._keys
+        self._fetched_s, self._keys = now_s, found or self._keys

@@ -204,6 +204,7 @@ class AsyncRunner(
         super()._open()
         self._parts = AsyncParts(self._state, self._poller, self._notifier, self._publisher)
         self._tasks: dict[asyncio.Task[None], JobStep] = {}
+        self._writer = AsyncTransitionWriter(self._state, self._queue)
         self._new_events()
 
     def _new_events(self) -> None:

@@ -187,11 +187,26 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
 
     @override
     def _begin_in_child(self) -> None:
-        # None goes on here: neither threads nor event loops come along. What they held may stay half done.
+        # Neither threads nor event loops come along, but the one that forked. What they held may stay half done.
         ran = self._under_way is not None
         leave_to_parent(self._current)
+        self._disown()
         self._open()
+        # A copy that waits for a write of its own would wait for ever; a run begins with it anew.
+        self._writer.disown()
         self._state.vitals.left_behind = ran
+
+    def _disown(self) -> None:
+        """Take from this child what its copies of the parent's work could do.
+
+        Whoever forks in a part, a hook or a coroutine and comes back from there in the child as well goes on with a copy
+        of what it was in the middle of, under its parent's lease: it would send again, or give back what is being sent.
+        """
+        if self._current is not None:
+            self._current.stopping.hurry()
+        for step in list(self._state.steps.values()):
+            step.disown()
+        self._writer.disown()
 
     def __repr__(self) -> str:
         how = "not running" if self._under_way is None else "stopping" if self.stopping else "running"

@@ -206,6 +206,18 @@ class Runner(
         self._writer = TransitionWriter(self._state, self._queue)
         self._hung = HungCalls(self._state.concurrency + self._state.delivery_concurrency)
 
+    @override
+    def _disown(self) -> None:
+        super()._disown()
+        # If it is one of the threads that work on jobs, it ends with its copy of one.
+        self._work.put(None)
+
+    @override
+    def _begin_in_child(self) -> None:
+        super()._begin_in_child()
+        # Until a run begins here, no thread is to be started in the place of one.
+        self._closed.set()
+
     # --- for the host ---
 
     def run(self, *, handle_signals: bool = False) -> None:

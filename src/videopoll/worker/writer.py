@@ -149,6 +149,11 @@ class BaseWriter(Generic[F]):
         for write in left:
             self._tell(write, TransitionResult.LOST)
 
+    def disown(self) -> None:
+        """Write nothing, in a forked child: what waits is its parent's to write, and so is what comes of copies of its work."""
+        self.over = True
+        self._kept, self._pending = [], []
+
     def job_ids(self) -> list[str]:
         """Return the ids of the jobs of which something is yet to be written."""
         return [write.job_id for some in (self._writing, self._kept, self._pending) for write in list(some)]

@@ -1,0 +1,174 @@
+"""Forks at awkward moments: while a host's part hangs, inside of one, while keys are fetched, in the middle of a command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+
+import attrs
+import pytest
+
+from kit import EACH_COMBINATION, QUICK, part, phone, until
+from kit.forks import TOO_LONG_S, in_child
+from videopoll import events
+from videopoll.messages import Delivered
+from videopoll.observations import VideoReady
+
+pytestmark = pytest.mark.timeout(90)
+
+URL = "https://files.example/1.mp4"
+
+
+def works(world, runner, recorder):
+    """Have a runner of this forked child deliver something; return what its health says.
+
+    Its parent works at the same queue, so there is enough for both.
+    """
+    recorder.events.clear()
+
+    def delivers():
+        with world.queue() as queue:
+            for number in range(100):
+                queue.enqueue(f"child_{number}", conversation_id="c", metadata={"channel": "ultramsg", "to": phone(2)})
+                if recorder.of(events.JobDelivered):
+                    return
+                time.sleep(0.1)
+        pytest.fail("it delivers nothing")
+
+    if world.kind == "sync":
+        with runner._queue, runner:
+            runner.start()
+            delivers()
+            return runner.health().problems
+
+    async def work():
+        async with runner._queue, runner:
+            runner.start()
+            await asyncio.to_thread(delivers)
+            return runner.health().problems
+
+    return asyncio.run(work())
+
+
+# --- a host's parts ---
+
+
+@EACH_COMBINATION
+def test_a_child_of_a_worker_whose_parts_hang_has_none_that_hang_and_works(world, parts):
+    """The threads that hang are its parent's, and so are the places that they take."""
+    come_back, ours, begun = threading.Event(), os.getpid(), []
+
+    def notify(message):
+        if os.getpid() == ours and not begun:
+            begun.append(message)
+            yield come_back
+        return Delivered("m")
+
+    def poll(job, *, timeout_s):
+        return VideoReady(URL)
+
+    delivery = attrs.evolve(QUICK, send_timeout_s=1.0)
+    worker = world.worker(
+        poller=part(parts, poll=poll), notifier=part(parts, notify=notify), delivery=delivery, delivery_concurrency=1
+    )
+    with worker:
+        world.enqueue("job_1")
+        tried = until(lambda: worker.recorder.of(events.SendTried, "job_1"), "it is cut off")
+        runner = worker.runner
+
+        def child():
+            return [repr(runner), runner._count_hung(), works(world, runner, worker.recorder)]
+
+        how, hung, problems = in_child(child)
+        come_back.set()
+        world.enqueue("job_2", user=2)
+        until(lambda: worker.recorder.of(events.JobDelivered, "job_2"), "the parent works on")
+
+    assert tried[0].result == "unknown"
+    assert "not running, 0 jobs in hand" in how
+    assert hung == 0
+    assert problems == []
+
+
+class Forking:
+    """A part of a host's that forks in its first call, and comes back in the child, too."""
+
+    def __init__(self):
+        self.pid = None
+
+    def fork(self):
+        if self.pid is None:
+            self.pid = os.fork()
+            if self.pid == 0:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(int(TOO_LONG_S))
+        return self.pid
+
+
+def ended(pid):
+    """Return how a child ended, which must not live on."""
+    return until(lambda: (found := os.waitpid(pid, os.WNOHANG))[0] and (found[1],), "the child ends", 10.0)[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("where", ["poll", "notify", "hook"])
+def test_a_part_that_forks_and_comes_back_twice_tells_the_user_once(world, where):
+    """A copy of the thread went on with a copy of the work, or waited for work for ever."""
+    if where == "hook" and world.kind == "async":
+        pytest.skip("it is called on the event loop, which is another matter")
+    forking, notifier, poller = Forking(), world.notifier(), world.poller()
+
+    def hook(event):
+        if where == "hook" and isinstance(event, events.JobClaimed):
+            forking.fork()
+
+    class Poller:
+        def poll(self, job, *, timeout_s):
+            if where == "poll":
+                forking.fork()
+            return poller.poll(job, timeout_s=timeout_s)
+
+    class Notifier:
+        def notify(self, message):
+            if where == "notify" and forking.fork() == 0:
+                return Delivered("m")
+            return notifier.notify(message)
+
+    worker = world.worker(poller=Poller(), notifier=Notifier(), hooks=[hook])
+    with worker:
+        to = world.enqueue_ready("job_1")
+        until(lambda: worker.recorder.of(events.JobDelivered, "job_1"), "it is delivered")
+        assert ended(forking.pid) == 0
+        until(lambda: world.ultramsg.inbox(to), "the user has it")
+
+    assert len(world.ultramsg.inbox(to)) == 1
+    assert not worker.recorder.of(events.LeaseLost)
+
+
+@pytest.mark.parametrize("kind", ["async"], indirect=True)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_that_leaves_its_parents_event_loop_gives_none_of_its_jobs_back(world):
+    """Its copy of the loop cancels all tasks, as at the end of any program. Another worker would have sent again."""
+    forking, sending = Forking(), threading.Event()
+
+    class Notifier:
+        async def notify(self, message):
+            while not sending.is_set():
+                if forking.fork() == 0:
+                    raise SystemExit(3)
+                await asyncio.sleep(0.02)
+            return Delivered("m")
+
+    worker = world.worker(notifier=Notifier())
+    with worker:
+        world.enqueue_ready("job_1")
+        until(lambda: forking.pid, "it forks")
+        ended(forking.pid)
+        sending.set()
+        until(lambda: worker.recorder.of(events.JobDelivered, "job_1"), "it is delivered")
+
+    assert not worker.recorder.of(events.LeaseLost)
+    assert len(worker.recorder.of(events.SendTried)) == 1
