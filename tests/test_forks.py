@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -131,11 +132,15 @@ def test_a_part_that_forks_and_comes_back_twice_tells_the_user_once(world, where
                 forking.fork()
             return poller.poll(job, timeout_s=timeout_s)
 
+        close = poller.close
+
     class Notifier:
         def notify(self, message):
             if where == "notify" and forking.fork() == 0:
                 return Delivered("m")
             return notifier.notify(message)
+
+        close = notifier.close
 
     worker = world.worker(poller=Poller(), notifier=Notifier(), hooks=[hook])
     with worker:
@@ -153,11 +158,13 @@ def test_a_part_that_forks_and_comes_back_twice_tells_the_user_once(world, where
 def test_a_child_that_leaves_its_parents_event_loop_gives_none_of_its_jobs_back(world):
     """Its copy of the loop cancels all tasks, as at the end of any program. Another worker would have sent again."""
     forking, sending = Forking(), threading.Event()
+    ours, theirs = os.pipe()
 
     class Notifier:
         async def notify(self, message):
             while not sending.is_set():
                 if forking.fork() == 0:
+                    logging.getLogger("videopoll").addHandler(logging.StreamHandler(os.fdopen(theirs, "w")))
                     raise SystemExit(3)
                 await asyncio.sleep(0.02)
             return Delivered("m")
@@ -167,8 +174,13 @@ def test_a_child_that_leaves_its_parents_event_loop_gives_none_of_its_jobs_back(
         world.enqueue_ready("job_1")
         until(lambda: forking.pid, "it forks")
         ended(forking.pid)
+        os.close(theirs)
+        with os.fdopen(ours) as told:
+            log = told.read()
         sending.set()
         until(lambda: worker.recorder.of(events.JobDelivered, "job_1"), "it is delivered")
 
+    assert "SystemExit" in log
+    assert "KeyError" not in log
     assert not worker.recorder.of(events.LeaseLost)
     assert len(worker.recorder.of(events.SendTried)) == 1

@@ -206,7 +206,9 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
         """Take a connection back, and note when it was."""
         gate = self._uses.end(connection)
         try:
-            await super().release(connection)
+            # One of another pool is its parent's, in a forked child that comes to its end in the parent's event loop.
+            with contextlib.suppress(KeyError):
+                await super().release(connection)
         finally:
             if gate is not None:
                 gate.release()
