@@ -546,6 +546,13 @@ def test_a_recorded_send_is_answered_with_a_receipt_or_an_exception(answer):
         RecordingNotifier().answer_next(answer)
 
 
+@pytest.mark.parametrize(("runner", "queue"), [(Runner, async_memory_queue), (AsyncRunner, memory_queue)])
+def test_a_queue_of_the_other_world_is_called_by_a_name_that_its_host_knows(runner, queue):
+    """Of no private class: the text is all that there is to go by."""
+    with pytest.raises(ConfigurationError, match=r"^(Async)?MemoryQueue is (no|an) asyncio queue: "):
+        runner(queue(), ScriptedPoller(), RecordingNotifier())
+
+
 def test_a_queue_and_a_function_in_the_wrong_place_are_told_what_makes_a_part_of_them():
     queue = memory_queue()
     for runner in (Runner, AsyncRunner):

@@ -470,6 +470,12 @@ class TestRoutes:
         with pytest.raises(ConfigurationError, match=r"Reply\.body must be bytes, or what JSON can say"):
             Reply.json(body)
 
+    def test_a_port_that_another_has_is_named(self):
+        with FakeServer() as server:
+            port = int(server.url.rpartition(":")[2])
+            with pytest.raises(OSError, match=f"FakeServer.port {port} cannot be listened on: .*; None chooses a free"):
+                FakeServer(port=port).start()
+
     @pytest.mark.parametrize("port", [0, 65_536])
     def test_a_server_has_a_port_that_there_is(self, port):
         with pytest.raises(ConfigurationError, match=r"FakeServer\.port must be"):

@@ -92,7 +92,11 @@ CRASH_POINTS = (
     "before_settle",
     "after_settle",
 )
-"""The points between two effects at which tests kill a worker."""
+"""The points between two effects at which tests kill a worker, in the order of a job's life.
+
+To conclude is to write that the polling is over, to settle is to write that the job has ended. Only a job whose link
+is renewed or published before a send comes to ``after_link``.
+"""
 
 
 class JobStep:

@@ -26,7 +26,8 @@ def die_at(runner: Runner | AsyncRunner, point: str, *, job_id: str | None = Non
 
     Args:
         runner: Either runner.
-        point: One of `CRASH_POINTS`, e.g. ``"after_send"``: the message is out, and nobody knows of it.
+        point: One of `CRASH_POINTS`, e.g. ``"after_send"``: the message is out, and nobody knows of it. If no job
+            comes there, the process goes on.
         job_id: The job whose worker dies; any by default.
 
     Raises:

@@ -85,14 +85,14 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(before=_rest, after_in_parent=_go_on, after_in_child=_go_on)
 
 
-class _MemoryQueue(RedisVideoJobQueue):
+class MemoryQueue(RedisVideoJobQueue):
     @override
     def close(self) -> None:
         super().close()
         self._client.close()
 
 
-class _AsyncMemoryQueue(AsyncRedisVideoJobQueue):
+class AsyncMemoryQueue(AsyncRedisVideoJobQueue):
     @override
     async def close(self) -> None:
         await super().close()
@@ -127,7 +127,7 @@ def memory_queue(
         ImportError: The extra ``testing`` is not installed.
     """
     client = given(server, MemoryServer, "server").client()
-    return _MemoryQueue(
+    return MemoryQueue(
         client,
         prefix=prefix,
         ttls=ttls,
@@ -154,7 +154,7 @@ def async_memory_queue(
         ImportError: The extra ``testing`` is not installed.
     """
     client = given(server, MemoryServer, "server").async_client()
-    return _AsyncMemoryQueue(
+    return AsyncMemoryQueue(
         client,
         prefix=prefix,
         ttls=ttls,

@@ -400,7 +400,11 @@ class FakeServer:
             else:
                 self._port_is_ours_to_choose = False  # a later start is on the same one
                 return listener
-        return _Listener(self._port, self)
+        try:
+            return _Listener(self._port, self)
+        except OSError as error:
+            msg = f"{type(self).__name__}.port {self._port} cannot be listened on: {error.strerror}; None chooses a free one"
+            raise OSError(error.errno, msg) from None
 
     def _add_trouble(
         self, replies: Iterator[Reply], *, every: int, path: str, when: Callable[[ReceivedRequest], bool] | None
