@@ -6,17 +6,20 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import attrs
 import pytest
 
-from kit import EACH_COMBINATION, QUICK, part, phone, until
+from kit import API_KEY, EACH_COMBINATION, QUICK, part, phone, until
 from kit.forks import TOO_LONG_S, in_child
 from videopoll import events
 from videopoll.messages import Delivered
 from videopoll.observations import VideoReady
+from videopoll.testing import Reply
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -184,3 +187,63 @@ def test_a_child_that_leaves_its_parents_event_loop_gives_none_of_its_jobs_back(
     assert "KeyError" not in log
     assert not worker.recorder.of(events.LeaseLost)
     assert len(worker.recorder.of(events.SendTried)) == 1
+
+
+# --- what is imported at its first use ---
+
+SLOW_IMPORT = """
+import asyncio, os, signal, sys, threading
+
+from videopoll import VideoApiPoller
+from videopoll.testing import build_job
+
+kind, url, key = sys.argv[1:]
+poller, parent, begun, never = VideoApiPoller(base_url=url, api_key=key), os.getpid(), threading.Event(), threading.Event()
+
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("videopoll._http.transports.") and os.getpid() == parent:
+            begun.set()
+            never.wait(0.3)
+
+
+def poll():
+    if kind == "sync":
+        found = poller.poll(build_job("job_1"), timeout_s=5)
+        poller.close()
+        return found
+    return asyncio.run(apoll())
+
+
+async def apoll():
+    found = await poller.apoll(build_job("job_1"), timeout_s=5)
+    await poller.aclose()
+    return found
+
+
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=poll)
+thread.start()
+begun.wait(5)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(10)
+    print(type(poll()).__name__, flush=True)
+    os._exit(0)
+_, status = os.waitpid(pid, 0)
+thread.join()
+sys.exit(status)
+"""
+
+
+def test_a_fork_while_a_thread_imports_what_its_first_request_needs_leaves_the_child_able_to_ask(world):
+    """A module's lock was held in the child for ever: a preloading server forks just when its worker begins."""
+    world.api.job("job_1", Reply.completed())
+
+    program = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SLOW_IMPORT]
+    ran = subprocess.run(
+        [*program, world.kind, world.api.url, API_KEY], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "VideoReady\n", "")

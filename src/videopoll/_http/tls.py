@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from typing import TYPE_CHECKING
 
 from videopoll._http.prepare import describe
+from videopoll.core.belonging import NO_FORK
 from videopoll.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import ssl
 
-_lock = threading.Lock()
-if hasattr(os, "register_at_fork"):
-    # A child whose parent was just making one would wait for ever.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-
 
 def tls_context() -> ssl.SSLContext:
     """Return the context that fits the environment's certificates."""
     # The lock keeps threads that start together from each making one.
-    with _lock:
+    with NO_FORK:
         return _make(*map(os.environ.get, _VARIABLES))
 
 

@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn, SupportsIndex
 
-__all__ = ["OfLoop", "OfProcess", "is_of_other_loop", "leave_to_parent"]
+__all__ = ["NO_FORK", "OfLoop", "OfProcess", "is_of_other_loop", "leave_to_parent"]
 
 T = TypeVar("T")
+
+NO_FORK = threading.RLock()
+"""While it is held, no fork begins: for what is made at its first use by any thread, imports above all.
+
+Python's locks of modules are held for ever in a child whose parent was just importing one.
+"""
 
 _ours: weakref.WeakSet[OfProcess] = weakref.WeakSet()
 """What there is in this process."""
@@ -65,6 +71,7 @@ def _begin_all_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(before=NO_FORK.acquire, after_in_parent=NO_FORK.release, after_in_child=NO_FORK.release)
     os.register_at_fork(after_in_child=_begin_all_in_child)
 
 

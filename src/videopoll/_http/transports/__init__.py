@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import TYPE_CHECKING
 
+from videopoll.core.belonging import NO_FORK
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.checks import kind_name
 
@@ -58,32 +59,34 @@ def _check_client(name: str, client: object, kind: type, other: str, twin: type)
 
 def open_transport(max_connections: int, proxies: Proxies) -> Transport:
     """Return what carries requests in threads; connections are opened when they are needed."""
-    from videopoll._http.transports.httpcore import HttpcoreTransport  # noqa: PLC0415
+    with NO_FORK:
+        from videopoll._http.transports.httpcore import HttpcoreTransport  # noqa: PLC0415
 
-    direct = HttpcoreTransport(max_connections)
-    if not proxies:
-        return direct
-    from videopoll._http.transports.proxied import ProxyTransport  # noqa: PLC0415
+        direct = HttpcoreTransport(max_connections)
+        if not proxies:
+            return direct
+        from videopoll._http.transports.proxied import ProxyTransport  # noqa: PLC0415
 
-    return ProxyTransport(max_connections, proxies, direct)
+        return ProxyTransport(max_connections, proxies, direct)
 
 
 def open_async_transport(max_connections: int, proxies: Proxies, *, use_aiohttp: bool) -> AsyncTransport:
     """Return what carries requests of the running event loop."""
     direct: AsyncTransport
-    if use_aiohttp:
-        from videopoll._http.transports.aiohttp import AiohttpTransport  # noqa: PLC0415
+    with NO_FORK:
+        if use_aiohttp:
+            from videopoll._http.transports.aiohttp import AiohttpTransport  # noqa: PLC0415
 
-        direct = AiohttpTransport(max_connections)
-    else:
-        from videopoll._http.transports.httpcore import AsyncHttpcoreTransport  # noqa: PLC0415
+            direct = AiohttpTransport(max_connections)
+        else:
+            from videopoll._http.transports.httpcore import AsyncHttpcoreTransport  # noqa: PLC0415
 
-        direct = AsyncHttpcoreTransport(max_connections)
-    if not proxies:
-        return direct
-    from videopoll._http.transports.proxied import AsyncProxyTransport  # noqa: PLC0415
+            direct = AsyncHttpcoreTransport(max_connections)
+        if not proxies:
+            return direct
+        from videopoll._http.transports.proxied import AsyncProxyTransport  # noqa: PLC0415
 
-    return AsyncProxyTransport(max_connections, proxies, direct)
+        return AsyncProxyTransport(max_connections, proxies, direct)
 
 
 def has_aiohttp() -> bool:
