@@ -145,7 +145,7 @@ def test_a_part_that_forks_and_comes_back_twice_tells_the_user_once(world, where
 
         close = notifier.close
 
-    worker = world.worker(poller=Poller(), notifier=Notifier(), hooks=[hook])
+    worker = world.worker(poller=Poller(), notifier=Notifier(), hooks=[hook], visible=True)
     with worker:
         to = world.enqueue_ready("job_1")
         until(lambda: worker.recorder.of(events.JobDelivered, "job_1"), "it is delivered")

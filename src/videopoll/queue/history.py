@@ -130,6 +130,7 @@ class RedisHistory(OfProcess, events.TextKeeper):
         self._video_api: str | None = None
         self._video_apis: dict[str, JsonValue] = {}
         self._dropped = 0
+        self._disowned = False
         self._open()
         self._begin_in_process()
 
@@ -152,6 +153,10 @@ class RedisHistory(OfProcess, events.TextKeeper):
             Clock(), random.SystemRandom(), patience_s=FOREVER_S, limit_s=FOREVER_S, pause_cap_s=LONGEST_PAUSE_S
         )
         self._loops.begin(HISTORY)
+
+    def disown(self) -> None:
+        """Write nothing more in this forked child: what is told here is about its parent's worker. Takes no lock."""
+        self._disowned = True
 
     @override
     def _begin_in_child(self) -> None:
@@ -242,6 +247,8 @@ class RedisHistory(OfProcess, events.TextKeeper):
     def _stir(self) -> None:
         if self._stirred.is_set():
             # The thread is about to look: it clears this first, and then looks at what there is.
+            return
+        if self._disowned:
             return
         if (self._thread is None or not self._thread.is_alive()) and not self._closing.is_set():
             with self._starting:

@@ -207,6 +207,12 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         for step in list(self._state.steps.values()):
             step.disown()
         self._writer.disown()
+        history = self._hide()
+        leave_to_parent(history)
+        disown = getattr(history, "disown", None)
+        if callable(disown):
+            # Its thread would keep the child alive.
+            disown()
 
     def __repr__(self) -> str:
         how = "not running" if self._under_way is None else "stopping" if self.stopping else "running"
