@@ -203,7 +203,7 @@ poller, parent, begun, never = VideoApiPoller(base_url=url, api_key=key), os.get
 
 class Slow:
     def find_spec(self, name, path=None, target=None):
-        if name.startswith("videopoll._http.transports.") and os.getpid() == parent:
+        if name.startswith(("videopoll._http.transports.", "encodings.idna")) and os.getpid() == parent:
             begun.set()
             never.wait(0.3)
 

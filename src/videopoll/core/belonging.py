@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import encodings.idna  # noqa: F401 - the first connection of any thread would import it, and a child forked just then hang
 import os
 import threading
 import weakref
