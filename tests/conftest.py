@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import signal
+import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +177,17 @@ def _log_as_before() -> Iterator[None]:
     for handler in [one for one in ours.handlers if type(one) is logging.StreamHandler and one not in before]:
         ours.removeHandler(handler)
     package.setLevel(level)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_thread_stays() -> Iterator[None]:
+    """What a file of tests began ends with it: a thread that is left, or spins, would take its time from others."""
+    before = set(threading.enumerate())
+    yield
+    left = set(threading.enumerate()) - before
+    for thread in left:
+        thread.join(15)
+    assert [thread for thread in left if thread.is_alive()] == []
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import videopoll
+from kit import shut
 from videopoll._http import NOT_JSON, FailureKind, Http, HttpFailure, HttpReply, HttpRequest, Part, retry_after_s, tls
 from videopoll.errors import ConfigurationError
 from videopoll.testing import wait_until
@@ -51,7 +52,8 @@ class Server:
         self.over = threading.Event()
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     @property
     def connections(self) -> int:
@@ -89,20 +91,21 @@ class Server:
             (int(x.split(b":")[1]) for x in head.split(b"\r\n") if x.lower().startswith(b"content-length")), 0
         )
         while len(body) < length:
-            body += connection.recv(65536)
+            chunk = connection.recv(65536)
+            if not chunk:
+                return b""
+            body += chunk
         request = head + b"\r\n\r\n" + body
         self.requests.append(request)
         return request
 
     def stop(self) -> None:
         self.over.set()
-        # shutdown wakes accept and recv; a plain close would leave them waiting.
-        for each in [self._listener, *self._sockets]:
-            try:
-                each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            each.close()
+        shut(self._listener)
+        # From here on no connection is added.
+        self._accepting.join(5)
+        for connection in self._sockets:
+            shut(connection)
         for thread in self._threads:
             thread.join(5)
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import API_KEY
+from kit import API_KEY, shut
 from videopoll import (
     AsyncRedisVideoJobQueue,
     AsyncRunner,
@@ -303,7 +303,7 @@ class Raw:
 
     def __exit__(self, *_) -> None:
         self._over.set()
-        self._listener.close()
+        shut(self._listener)
         self._thread.join(5)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import socket
 import subprocess
 import threading
 from typing import TYPE_CHECKING, Any, Self
@@ -288,6 +290,13 @@ def phone(number: int) -> str:
 def until(condition: Callable[[], Any], describe: str, timeout_s: float = 15.0) -> Any:
     """Wait for a condition."""
     return wait_until(condition, timeout_s=timeout_s, describe=describe)
+
+
+def shut(one: socket.socket) -> None:
+    """Close it, and wake whoever waits in accept or recv: a plain close would leave them waiting."""
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    one.close()
 
 
 def open_world(kind: str, url: str, prefix: str) -> Iterator[World]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 import redis
 
-from kit import open_world, phone, until
+from kit import open_world, phone, shut, until
 from kit.fleets import Fleet, port_of_its_own
 from kit.resp_proxy import RespProxy
 from videopoll import RedisVideoJobQueue
@@ -57,9 +57,7 @@ class Line:
         """Lose all that is on its way."""
         self._is_cut = True
         for one in (self._listener, *self._open):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+            shut(one)
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
@@ -79,13 +77,15 @@ class Line:
         with contextlib.suppress(OSError):
             while said := source.recv(65536):
                 to(said)
+        with contextlib.suppress(OSError):
+            to(b"")
 
     def _say(self, to: socket.socket, late: queue.SimpleQueue[tuple[float, bytes]]) -> None:
         with contextlib.suppress(OSError):
             while True:
                 since_s, said = late.get()
                 time.sleep(max(0.0, since_s + self._lag_s - time.monotonic()))
-                if self._is_cut:
+                if self._is_cut or not said:
                     return
                 to.sendall(said)
 

@@ -14,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from kit import shut
 from kit.bench import KINDS, Bench
 from videopoll import QueueUnavailableError, RedisVideoJobQueue
 from videopoll.errors import QueueRefusedError
@@ -97,7 +98,7 @@ class Grumpy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        shut(self._socket)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 from collections import Counter
 
 import attrs
@@ -100,6 +101,15 @@ def test_operators_see_all_partitions_as_one(bench):
     assert states == [JobState.POLLING] * 20 + [JobState.QUEUED] * 40
     assert {bench.get(job_id).job_id for job_id in JOBS} == set(JOBS)
     assert bench.get("another") is None
+
+
+def test_a_queue_that_is_closed_leaves_no_thread(bench):
+    """A host that closes it means it: a check for threads that are left would find those which ask several servers."""
+    before = set(threading.enumerate())
+    enqueue(bench, *JOBS)
+    assert len(bench.claim(polls=20)) == 20
+    bench.call(bench.queue.close())
+    until(lambda: set(threading.enumerate()) <= before, "they have ended", 5)
 
 
 def test_each_call_by_id_finds_its_partition(bench):

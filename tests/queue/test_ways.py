@@ -9,7 +9,7 @@ import threading
 import pytest
 from typer.testing import CliRunner
 
-from kit import until
+from kit import shut, until
 from kit.bench import Bench
 from kit.fleets import Cluster, Fleet, port_of_its_own
 from kit.tls import Authority
@@ -124,6 +124,7 @@ def test_a_port_where_something_else_answers_is_told_as_such(kind, call, scheme,
         with pytest.raises(QueueError, match=told):
             call(queue.counts())
         call(queue.close())
+        shut(other)
 
 
 def _answer(server, answer):

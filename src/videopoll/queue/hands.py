@@ -146,7 +146,7 @@ class Hands(OfProcess):
     def _open(self) -> None:
         self._patience: _Patience[concurrent.futures.Future[object]] = _Patience()
         self._lock = threading.Lock()
-        self._work: stdlib_queue.SimpleQueue[tuple[Flow[object], concurrent.futures.Future[object]]] = (
+        self._work: stdlib_queue.SimpleQueue[tuple[Flow[object], concurrent.futures.Future[object]] | None] = (
             stdlib_queue.SimpleQueue()
         )
         self._idle = 0
@@ -179,10 +179,17 @@ class Hands(OfProcess):
             threading.Thread(target=self._serve, name="videopoll-partition", daemon=True).start()
         return future
 
+    def close(self) -> None:
+        """End the threads that have nothing to do."""
+        with self._lock:
+            idle, self._idle = self._idle, 0
+        for _ in range(idle):
+            self._work.put(None)
+
     def _serve(self) -> None:
         while True:
             try:
-                flow, future = self._work.get(timeout=IDLE_S)
+                work = self._work.get(timeout=IDLE_S)
             except stdlib_queue.Empty:
                 with self._lock:
                     if self._idle > 0:
@@ -190,6 +197,9 @@ class Hands(OfProcess):
                         return
                 # Something is on its way.
                 continue
+            if work is None:
+                return
+            flow, future = work
             try:
                 result = run(flow)
             except BaseException as error:  # noqa: BLE001 - raised where it is waited for
@@ -198,7 +208,7 @@ class Hands(OfProcess):
             else:
                 self._rest()
                 future.set_result(result)
-            del flow, future
+            del work, flow, future
 
     def _rest(self) -> None:
         with self._lock:

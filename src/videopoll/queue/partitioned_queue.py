@@ -294,6 +294,7 @@ class PartitionedQueue(RedisVideoJobQueue):
         """Close all connections."""
         for queue in self._parts.queues:
             queue.close()
+        self._hands.close()
 
     @override
     def wait(self, job_id: str, *, timeout_s: float) -> Outcome | None:
