@@ -8,6 +8,8 @@ import signal
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import anyio.lowlevel
 import attrs
@@ -26,6 +28,7 @@ from videopoll import (
     SilentNotifier,
     events,
 )
+from videopoll.errors import RunnerError
 from videopoll.observations import VideoReady
 from videopoll.testing import Reply
 from videopoll.worker.stopping import LOOK_S, REPEATED_S, STOP_SIGNALS, calm_ctrl_c
@@ -256,7 +259,7 @@ async def run_for_a_moment(made):
     await soon(lambda: task.done() or len(made.recorder.of(events.WorkerStarted)) > begun, "it runs")
     if not task.done():
         await made.stop()
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RunnerError):
         await task
 
 
@@ -266,7 +269,7 @@ def run_for_a_moment_in_a_thread(made):
     def run():
         try:
             made.run()
-        except RuntimeError as error:
+        except RunnerError as error:
             refused.append(error)
 
     thread = threading.Thread(target=run)
@@ -285,7 +288,7 @@ async def do(made, operation):
         async with made:
             pass
     else:
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RunnerError):
             done = getattr(made, operation)()
             if done is not None:
                 await done
@@ -298,7 +301,7 @@ def do_sync(made, operation):
         with made:
             pass
     else:
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RunnerError):
             getattr(made, operation)()
 
 
@@ -577,8 +580,8 @@ def test_a_channel_that_hangs_in_a_thread_does_not_hold_up_a_stop(world, caplog)
     assert len(stuck.begun) == 1
 
 
-def test_a_stop_whose_run_hangs_says_so_as_an_error_of_the_runners_module(world, monkeypatch, caplog):
-    """Levels and names are what operators filter by."""
+def hanging(world, monkeypatch):
+    """A runner whose claims hang; with what tells that one does, and what lets those in threads go on."""
     monkeypatch.setattr("videopoll.worker.stopping.ENDING_S", 0.3)
     waits, release = threading.Event(), threading.Event()
     made = build(world, grace_s=0.1)
@@ -594,6 +597,40 @@ def test_a_stop_whose_run_hangs_says_so_as_an_error_of_the_runners_module(world,
         await asyncio.Event().wait()
 
     monkeypatch.setattr(made._queue, "claim", hang if world.kind == "sync" else ahang)
+    return made, waits, release
+
+
+@pytest.mark.parametrize("operation", ["run", "run_once"])
+def test_a_run_that_hangs_returns_and_a_batch_says_that_it_has_not_ended(world, monkeypatch, operation):
+    """There is no summary of a batch that goes on."""
+    made, waits, release = hanging(world, monkeypatch)
+    told = pytest.raises(RunnerError, match="has not ended in time") if operation == "run_once" else nullcontext()
+
+    async def work():
+        run = asyncio.create_task(getattr(made, operation)())
+        await soon(waits.is_set, "it hangs")
+        made.request_stop()
+        with told:
+            await run
+        await made._queue.close()
+
+    if world.kind == "async":
+        drive(work())
+    else:
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(getattr(made, operation))
+            until(waits.is_set, "it hangs")
+            made.request_stop()
+            with told:
+                run.result()
+        release.set()
+        until(lambda: not threads(), "all threads end")
+        made._queue.close()
+
+
+def test_a_stop_whose_run_hangs_says_so_as_an_error_of_the_runners_module(world, monkeypatch, caplog):
+    """Levels and names are what operators filter by."""
+    made, waits, release = hanging(world, monkeypatch)
 
     async def work():
         async with made:

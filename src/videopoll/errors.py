@@ -40,6 +40,7 @@ __all__ = [
     "QueueRefusedError",
     "QueueUnavailableError",
     "RefusedError",
+    "RunnerError",
     "VideopollError",
 ]
 
@@ -114,6 +115,10 @@ class QueueRefusedError(QueueError):
     def __init__(self, text: str = "", *, about_data: bool = False) -> None:
         super().__init__(text)
         self.about_data = about_data
+
+
+class RunnerError(VideopollError, RuntimeError):
+    """A runner cannot do this now: it is running already, or has not ended in time; the text says what to do."""
 
 
 class BadSignatureError(VideopollError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections import Counter
@@ -37,7 +36,7 @@ from videopoll import (
 from videopoll.messages import MessageReceipt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from storm.plan import Event, Plan
 
@@ -298,23 +297,18 @@ class Fleet:
         slot.runners = self._runners(slot, "sync")
         for other in slot.runners[1:]:
             Thread(target=other.run, name="main").start()
-        with self._late_end(slot.life):
-            slot.runners[0].run()
+        slot.runners[0].run()
+        assert self._may_be_late(slot.life) or slot.runners[0]._under_way is None
 
     async def _run_tasks(self, slot: Slot) -> None:
         slot.runners = self._runners(slot, "async")
-        with self._late_end(slot.life):
-            await asyncio.gather(*(runner.run() for runner in slot.runners))
+        await asyncio.gather(*(runner.run() for runner in slot.runners))
+        assert self._may_be_late(slot.life) or all(runner._current.task.done() for runner in slot.runners)
 
     @staticmethod
-    @contextlib.contextmanager
-    def _late_end(life: Life) -> Iterator[None]:
-        """A worker that was frozen, or cut off from Redis, on its way to its end may say that it has not ended in time; nobody else."""
-        try:
-            yield
-        except RuntimeError:
-            if not (life.frozen or life.cut_off):
-                raise
+    def _may_be_late(life: Life) -> bool:
+        """Whether a worker was frozen, or cut off from Redis, on its way to its end; nobody else may hang at it."""
+        return bool(life.frozen or life.cut_off)
 
     def _heard(self, event: events.Event) -> None:
         process = PROCESS.get()
@@ -601,17 +595,15 @@ class Fleet:
             def stop() -> None:
                 for runner in runners:
                     runner.request_stop()
-                with self._late_end(slot.life):
-                    for runner in runners:
-                        runner.stop()
+                for runner in runners:
+                    runner.stop()
                 done.append(True)
 
             process.context.run(Thread, target=stop, name="stopper").start()
         else:
 
             async def astop() -> None:
-                with self._late_end(slot.life):
-                    await asyncio.gather(*(runner.stop() for runner in runners))
+                await asyncio.gather(*(runner.stop() for runner in runners))
                 done.append(True)
 
             self.kernel.loop.create_task(astop(), context=process.new_context())

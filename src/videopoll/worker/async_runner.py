@@ -15,7 +15,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
@@ -26,13 +26,13 @@ from videopoll.core.effects import Answer, Commit, Effect, PollApi, PublishVideo
 from videopoll.core.flow import acall, adrive
 from videopoll.core.loops import BELL, LOOP, RENEWER, SWEEPER, WRITER
 from videopoll.core.step import JobStep
-from videopoll.errors import ConfigurationError
+from videopoll.errors import ConfigurationError, RunnerError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
 from videopoll.policies import ENDING_S, LONGEST_SEND_S
 from videopoll.worker import state
 from videopoll.worker.async_parts import AsyncParts
-from videopoll.worker.base import HIDING_S, RUNNING, BaseRun, BaseRunner
+from videopoll.worker.base import HIDING_S, LATE, RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
     check_part,
     resume,
@@ -229,6 +229,7 @@ class AsyncRunner(
 
         Raises:
             ConfigurationError: `handle_signals` on another thread than the main one.
+            RunnerError: It is running already.
         """
         with self._signals() if handle_signals else calm_ctrl_c(self._way_to_the_end, self.request_stop):
             await self._attend(self._launch(self._work_until_stopped))
@@ -238,7 +239,7 @@ class AsyncRunner(
 
         Raises:
             ConfigurationError: No event loop is running here.
-            RuntimeError: It is running in `run` or `run_once`.
+            RunnerError: It is running in `run` or `run_once`.
         """
         try:
             asyncio.get_running_loop()
@@ -276,10 +277,13 @@ class AsyncRunner(
 
         Raises:
             QueueError: Redis is away or says no.
-            RuntimeError: It is running already.
+            RunnerError: It is running already, or has not ended in time after it was stopped.
         """
         self._asked_before = False
-        return cast("RunSummary", await self._attend(self._launch(self._do_batch)))
+        summary = await self._attend(self._launch(self._do_batch))
+        if not isinstance(summary, RunSummary):
+            raise RunnerError(LATE)
+        return summary
 
     async def __aenter__(self) -> Self:
         return self
@@ -314,12 +318,12 @@ class AsyncRunner(
         """Begin a run in a task of its own; `before` is one that has to end first.
 
         Raises:
-            RuntimeError: There is one already.
+            RunnerError: There is one already.
         """
         current = self._current
         if current is not None and current is not before:
             if not current.over:
-                raise RuntimeError(RUNNING)
+                raise RunnerError(RUNNING)
             # If it is over because its loop stands still, and that goes on one day, it ends.
             current.stopping.hurry()
         run: _Run = _Run(
@@ -375,7 +379,7 @@ class AsyncRunner(
         run.end()
 
     async def _attend(self, run: _Run) -> object:
-        """Wait for a run's end, whatever comes up meanwhile; return what it gave."""
+        """Wait for a run's end, whatever comes up meanwhile; return what it gave, if it has ended."""
 
         def interrupted() -> None:
             if not run.stopping.asked:
@@ -386,10 +390,7 @@ class AsyncRunner(
             if run.task.done():
                 _tell_failure(run.task)
             raise cancelled
-        if not run.task.done():
-            msg = "the worker has not ended in time, see the log: build another runner"
-            raise RuntimeError(msg)
-        return run.task.result()
+        return run.task.result() if run.task.done() else None
 
     # --- the loop ---
 

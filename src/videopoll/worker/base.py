@@ -19,7 +19,7 @@ from videopoll._reasons import trace_of
 from videopoll.core.belonging import OfProcess, leave_to_parent
 from videopoll.core.flow import do
 from videopoll.core.wrappers import warn_of_hidden_look_up
-from videopoll.errors import QueueError
+from videopoll.errors import QueueError, RunnerError
 from videopoll.jobs.checks import check_flags, check_kind
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import Health
@@ -47,13 +47,14 @@ if TYPE_CHECKING:
     from videopoll.worker.stopping import Stopping
     from videopoll.worker.writer import BaseWriter
 
-__all__ = ["HIDING_S", "RUNNING", "BaseRun", "BaseRunner"]
+__all__ = ["HIDING_S", "LATE", "RUNNING", "BaseRun", "BaseRunner"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
 HIDING_S = 2.0
 """Seconds that the end of a run waits for the last of its history to be written."""
 
+LATE = "the worker has not ended in time, see the log: build another runner"
 RUNNING = "this runner is running already: build another one to run beside it"
 
 
@@ -322,11 +323,11 @@ class BaseRunner(OfProcess, Generic[QueueT, PollerT, NotifierT, FutureT, RunT]):
         """Whether `start` has something to begin; not if a run in the background goes on.
 
         Raises:
-            RuntimeError: One goes on that somebody waits for.
+            RunnerError: One goes on that somebody waits for.
         """
         run = self._under_way
         if run is not None and not run.background:
-            raise RuntimeError(RUNNING)
+            raise RunnerError(RUNNING)
         return run is None or run.stopping.asked
 
     def _ask_to_stop(self) -> RunT | None:

@@ -15,7 +15,7 @@ import functools
 import logging
 import queue as stdlib_queue
 import threading
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
@@ -24,12 +24,13 @@ from videopoll.core import flow
 from videopoll.core.effects import Answer, Commit, Effect, LookUpMessage, PollApi, PublishVideo, SendMessage, Steps
 from videopoll.core.loops import BELL, LOOP, RENEWER, SWEEPER, WRITER
 from videopoll.core.step import JobStep
+from videopoll.errors import RunnerError
 from videopoll.jobs.transition import TransitionResult
 from videopoll.jobs.views import RunSummary
 from videopoll.messages import LookupResult
 from videopoll.policies import ENDING_S, LONGEST_SEND_S
 from videopoll.worker import state
-from videopoll.worker.base import HIDING_S, RUNNING, BaseRun, BaseRunner
+from videopoll.worker.base import HIDING_S, LATE, RUNNING, BaseRun, BaseRunner
 from videopoll.worker.host_parts import (
     as_lookup_answer,
     as_observation,
@@ -234,6 +235,7 @@ class Runner(
 
         Raises:
             ConfigurationError: `handle_signals` on another thread than the main one.
+            RunnerError: It is running already.
         """
         with self._signals() if handle_signals else contextlib.nullcontext():
             self._attend(self._launch(self._work_until_stopped))
@@ -242,7 +244,7 @@ class Runner(
         """Work in a background thread until `stop` is called.
 
         Raises:
-            RuntimeError: It is running in `run` or `run_once`.
+            RunnerError: It is running in `run` or `run_once`.
         """
         if self._to_start():
             self.stop()
@@ -267,10 +269,13 @@ class Runner(
 
         Raises:
             QueueError: Redis is away or says no.
-            RuntimeError: It is running already.
+            RunnerError: It is running already, or has not ended in time after it was stopped.
         """
         self._asked_before = False
-        return cast("RunSummary", self._attend(self._launch(self._do_batch)))
+        summary = self._attend(self._launch(self._do_batch))
+        if not isinstance(summary, RunSummary):
+            raise RunnerError(LATE)
+        return summary
 
     def __enter__(self) -> Self:
         return self
@@ -290,13 +295,13 @@ class Runner(
         """Begin a run in a thread of its own.
 
         Raises:
-            RuntimeError: There is one already.
+            RunnerError: There is one already.
         """
         run = _Run(work, Stopping(self._state.clock, self._state.grace_s), background=background, asked=self._asked)
         context = contextvars.copy_context()
         with self._beginning:
             if self._under_way is not None:
-                raise RuntimeError(RUNNING)
+                raise RunnerError(RUNNING)
             self._current = run
         try:
             self._thread(lambda: context.run(run.do), "runner")
@@ -329,7 +334,7 @@ class Runner(
     # --- waiting for the end ---
 
     def _attend(self, run: _Run, *, tell: bool = True) -> object:
-        """Wait for a run's end, whatever comes up meanwhile, for as long as an end may take; return what it gave."""
+        """Wait for a run's end, whatever comes up meanwhile, for as long as an end may take; return what it gave, if it has ended."""
         raised: BaseException | None = None
         while not run.over and run.stopping.left_s() > 0:
             try:
