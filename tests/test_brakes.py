@@ -165,7 +165,38 @@ def test_each_worker_comes_back_at_a_time_of_its_own(clock):
     assert max(after - before for before, after in itertools.pairwise(back)) < 0.2
 
 
+def backed_off_s(brakes, clock, account):
+    """How long an account is left alone after one more 429 without a hint, once its pause is over."""
+    clock.s += 100
+    brakes.note(account, clock.s, Fault(FaultKind.THROTTLED, "HTTP 429"), STRATEGY)
+    return brakes.held_s(account)
+
+
+def test_a_pause_that_was_learnt_takes_nothing_from_how_often_there_was_one(brakes, clock):
+    brakes.hold("a", 1.0, in_row=2)
+    brakes.learn({"a": 5000, "b": 5000}, 0, 60.0)
+    brakes.hold("c", 1.0)
+
+    assert [backed_off_s(brakes, clock, account) for account in "abc"] == [40.0, 10.0, 10.0]
+
+
+def test_a_pause_that_is_over_hides_none_that_is_read_after_it(brakes):
+    assert brakes.learn({"over": 1000, "lasts": 1500}, 1000, 60.0) == {"lasts": 0.5}
+
+
 # --- requests under way ---
+
+
+def test_a_worker_that_was_told_nothing_of_its_places_has_nobody_wait(clock):
+    brakes = Brakes(clock.now_s)
+
+    assert {brakes.enter("a") for _ in range(100)} == {0}
+
+
+def test_a_worker_that_knows_of_no_other_has_all_that_an_account_bears(brakes):
+    brakes.places, brakes.cap = 10, 4
+
+    assert [bool(brakes.enter("a")) for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_an_account_has_its_share_of_requests_at_a_time(brakes):
