@@ -165,6 +165,22 @@ def test_each_worker_comes_back_at_a_time_of_its_own(clock):
     assert max(after - before for before, after in itertools.pairwise(back)) < 0.2
 
 
+def test_a_short_pause_is_told_again_when_it_is_longer_by_half_and_any_by_a_quarter_of_a_second(brakes):
+    told = []
+    for wait_s in (0.2, 0.32, 0.44, 10.0, 10.24, 10.26):
+        brakes.hold("a", wait_s)
+        told.append("a" in brakes.news())
+
+    assert told == [True, False, True, True, False, True]
+
+
+def test_what_is_read_of_a_pause_that_was_told_is_new_when_it_is_longer_by_a_quarter_of_a_second(brakes):
+    brakes.hold("a", 10.0)
+
+    assert brakes.learn({"a": 10_240}, 0, 60.0) == {}
+    assert brakes.learn({"a": 10_800}, 0, 60.0) == {"a": 10.8}
+
+
 def backed_off_s(brakes, clock, account):
     """How long an account is left alone after one more 429 without a hint, once its pause is over."""
     clock.s += 100
@@ -191,6 +207,15 @@ def test_a_worker_that_was_told_nothing_of_its_places_has_nobody_wait(clock):
     brakes = Brakes(clock.now_s)
 
     assert {brakes.enter("a") for _ in range(100)} == {0}
+
+
+def test_each_that_waits_for_a_place_has_a_turn_of_its_own(brakes):
+    brakes.places = 1
+    assert brakes.enter("a") == 0
+
+    turns = [brakes.enter("a") for _ in range(4)]
+
+    assert turns == sorted(set(turns))
 
 
 def test_a_worker_that_knows_of_no_other_has_all_that_an_account_bears(brakes):
@@ -241,6 +266,8 @@ def test_those_that_wait_while_places_open_do_not_wait_for_longer_than_that(brak
 
     assert len(waits) == 1900
     assert max(waits) <= 2
+    clock.s += 1
+    assert max(brakes.enter("a") for _ in range(2000)) <= 1
 
 
 @given(some.lists(some.sampled_from(["enter", "leave", "wait", "429", "fewer", "more"]), max_size=80))
