@@ -181,6 +181,21 @@ def test_what_is_read_of_a_pause_that_was_told_is_new_when_it_is_longer_by_a_qua
     assert brakes.learn({"a": 10_800}, 0, 60.0) == {"a": 10.8}
 
 
+def test_what_is_read_of_a_pause_makes_no_worker_come_back_at_another_time_while_it_waits_for_longer(brakes):
+    class Latest:
+        def random(self):
+            return 1.0
+
+    brakes.rng = Latest()
+    brakes.hold("a", 10.0)
+    comes_back_in_s = brakes.held_s("a")
+    assert comes_back_in_s > 10.3
+
+    brakes.learn({"a": 10_300}, 0, 60.0)
+
+    assert brakes.held_s("a") == comes_back_in_s
+
+
 def backed_off_s(brakes, clock, account):
     """How long an account is left alone after one more 429 without a hint, once its pause is over."""
     clock.s += 100
@@ -391,6 +406,14 @@ def test_the_name_of_an_account_tells_the_api_and_hides_the_key():
 
 def test_the_name_of_an_account_is_bounded_and_plain():
     assert re.fullmatch(r"[A-Za-z0-9._-]{40}:[0-9a-f]{16}", api_account("evil\x1b[2J: \ud800" * 20, "key"))
+
+
+def test_what_is_not_plain_in_the_name_of_an_account_is_an_underscore_each():
+    assert api_account("my api/v2", "key").partition(":")[0] == "my_api_v2"
+
+
+def test_accounts_whose_names_differ_at_their_end_alone_are_two():
+    assert api_account("n" * 40 + "1", "key") != api_account("n" * 40 + "2", "key")
 
 
 def test_accounts_of_a_described_api_go_by_their_keys():
