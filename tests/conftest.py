@@ -246,6 +246,7 @@ ONE_SERVER = {
     "test_operate",
     "test_places",
     "test_poison",
+    "test_forks",
     "test_processes",
     "test_script_aborts",
     "test_secrets",
