@@ -141,6 +141,12 @@ class RespProxy:
         """Where clients connect to."""
         return f"redis://{HOST}:{self.port}/0"
 
+    @property
+    def open_connections(self) -> int:
+        """How many connections there are now."""
+        with self._lock:
+            return len(self._open) // 2
+
     def __enter__(self) -> Self:
         self.accept()
         return self

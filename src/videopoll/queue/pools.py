@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection as AsyncConnection
     from redis.connection import ConnectionInterface
 
-__all__ = ["MAX_CONNECTIONS", "AsyncFreshPool", "AsyncLoopPools", "FreshPool", "renew_locks"]
+__all__ = ["MAX_CONNECTIONS", "AsyncFreshPool", "AsyncLoopPools", "FreshPool", "aleave", "leave", "renew_locks"]
 
 ConnectionT = TypeVar("ConnectionT")
 GateT = TypeVar("GateT")
@@ -96,6 +96,7 @@ class FreshPool(OfProcess, redis.ConnectionPool):
 
     def __init__(self, *args: object, **options: object) -> None:
         self._uses = _Uses["ConnectionInterface", threading.Semaphore]()
+        self._left = False
         cast("Callable[..., None]", super().__init__)(*args, **options)
         self._gate = threading.Semaphore(self.max_connections)
         self._begin_in_process()
@@ -134,10 +135,21 @@ class FreshPool(OfProcess, redis.ConnectionPool):
         """Take a connection back, and note when it was."""
         gate = self._uses.end(connection)
         try:
+            if self._left:
+                cast("Callable[[], None]", connection.disconnect)()
             super().release(cast("redis.Connection", connection))
         finally:
             if gate is not None:
                 gate.release()
+
+    def leave(self) -> None:
+        """Close the connections, and keep none from now on: one that another thread uses is closed when it comes back.
+
+        A socket that is closed under its reader makes the client raise what is none of its errors, or wait for
+        its whole time limit.
+        """
+        self._left = True
+        self.disconnect(inuse_connections=False)
 
 
 def _packer() -> Callable[..., list[bytes]] | None:
@@ -164,6 +176,7 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
 
     def __init__(self, *args: object, **options: object) -> None:
         self._uses = _Uses["AsyncConnection", asyncio.Semaphore]()
+        self._left = False
         cast("Callable[..., None]", super().__init__)(*args, **options)
         self._gate = asyncio.Semaphore(self.max_connections)
         if OPENS_IN_TURN:
@@ -206,12 +219,19 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
         """Take a connection back, and note when it was."""
         gate = self._uses.end(connection)
         try:
+            if self._left:
+                await connection.disconnect()
             # One of another pool is its parent's, in a forked child that comes to its end in the parent's event loop.
             with contextlib.suppress(KeyError):
                 await super().release(connection)
         finally:
             if gate is not None:
                 gate.release()
+
+    async def leave(self) -> None:
+        """Close the connections, and keep none from now on; see `FreshPool.leave`."""
+        self._left = True
+        await self.disconnect(inuse_connections=False)
 
 
 def _wait_s(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> float:
@@ -235,6 +255,29 @@ class AsyncLoopPools(redis.asyncio.ConnectionPool):
         """Take a connection of the running event loop back."""
         await self._pools.here().release(connection)
 
+    async def leave(self) -> None:
+        """Close the connections of the running event loop; see `FreshPool.leave`."""
+        await self._pools.here().leave()
+
     async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - as in the client
         """Close the connections of the running event loop."""
         await self._pools.here().disconnect(inuse_connections=inuse_connections)
+
+
+# --- the end ---
+
+
+def leave(client: redis.Redis) -> None:
+    """Close a client; what another thread does with it just now goes on to its end, if its pool is one of ours."""
+    if isinstance(pool := client.connection_pool, FreshPool):
+        pool.leave()
+    else:
+        client.close()
+
+
+async def aleave(client: redis.asyncio.Redis) -> None:
+    """Close an asyncio client in the running event loop; see `leave`."""
+    if isinstance(pool := client.connection_pool, AsyncLoopPools):
+        await pool.leave()
+    else:
+        await client.aclose()

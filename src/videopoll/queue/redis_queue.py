@@ -23,6 +23,7 @@ from videopoll.queue.base import BaseQueue
 from videopoll.queue.connect import async_client_of, async_client_of_cluster, client_of, client_of_cluster
 from videopoll.queue.dead_letters import AsyncDeadLetters, DeadLetters
 from videopoll.queue.listing import JobFilter
+from videopoll.queue.pools import aleave, leave
 from videopoll.queue.scripts import arun, run
 from videopoll.queue.waits import AsyncSeats, Seats
 
@@ -104,10 +105,14 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
         self.close()
 
     def close(self) -> None:
-        """Close the connections that `from_url` opened, and the one that waits listen on."""
+        """Close the connections that `from_url` opened, and the one that waits listen on.
+
+        One that another thread uses just now is closed when its call is over. A closed queue can still be used:
+        each call opens a connection of its own.
+        """
         self._seats.close()
         for client in self._owned:
-            client.close()
+            leave(client)
 
     # --- for producers ---
 
@@ -471,7 +476,7 @@ class AsyncRedisVideoJobQueue(BaseQueue[redis.asyncio.Redis, redis.asyncio.Redis
     async def _close_owned(self) -> None:
         await self._seats.close()
         for client in self._owned:
-            await client.aclose()
+            await aleave(client)
 
     # --- for producers ---
 
