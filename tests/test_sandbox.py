@@ -436,7 +436,7 @@ class TestRoutes:
     def test_a_route_needs_an_answer(self):
         with pytest.raises(ConfigurationError, match="at least one Reply for GET /x"):
             FakeServer().route("GET", "/x")
-        with pytest.raises(ConfigurationError, match="reply_with needs at least one Reply"):
+        with pytest.raises(ConfigurationError, match="at least one Reply is needed"):
             FakeServer().reply_with()
 
     @pytest.mark.parametrize(

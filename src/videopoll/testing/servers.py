@@ -359,7 +359,7 @@ class FakeServer:
             ConfigurationError: There is no reply.
         """
         if not replies:
-            msg = "reply_with needs at least one Reply"
+            msg = "at least one Reply is needed: hand in what to answer"
             raise ConfigurationError(msg)
         check_replies(replies)
         self._add_trouble(iter(replies), every=1, path=path, when=when)
