@@ -19,7 +19,7 @@ from kit.forks import TOO_LONG_S, in_child
 from videopoll import events
 from videopoll.messages import Delivered
 from videopoll.observations import VideoReady
-from videopoll.testing import Reply
+from videopoll.testing import FakeVideoApi, Reply
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -247,3 +247,107 @@ def test_a_fork_while_a_thread_imports_what_its_first_request_needs_leaves_the_c
     )
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "VideoReady\n", "")
+
+
+FIRST_USE = """
+import asyncio, sys
+
+from videopoll import AsyncRedisVideoJobQueue, AsyncRunner, RedisVideoJobQueue, Runner, VideoApiPoller
+from videopoll import UltraMsgNotifier
+from videopoll._http import Http, HttpRequest
+from videopoll.core.belonging import NO_FORK
+
+part, redis_url, prefix, url, key = sys.argv[1:]
+request = HttpRequest(method="GET", url=url + "/health", timeout_s=5)
+unguarded = []
+
+
+class Unguarded:
+    def find_spec(self, name, path=None, target=None):
+        if not NO_FORK._is_owned():
+            unguarded.append(name)
+
+
+def begin():
+    sys.meta_path.insert(0, Unguarded())
+
+
+def sync_http():
+    http = Http()
+    begin()
+    http.send(request)
+    http.close()
+
+
+async def async_http(transport):
+    http = Http(transport=transport)
+    begin()
+    await http.asend(request)
+    await http.aclose()
+
+
+def sync_queue():
+    queue = RedisVideoJobQueue.from_url(redis_url, prefix=prefix)
+    begin()
+    queue.enqueue("job_1", conversation_id="c")
+    queue.cancel("job_1")
+    queue.wait("job_1", timeout_s=0.1)
+    queue.close()
+
+
+async def async_queue():
+    queue = AsyncRedisVideoJobQueue.from_url(redis_url, prefix=prefix)
+    begin()
+    await queue.enqueue("job_1", conversation_id="c")
+    await queue.cancel("job_1")
+    await queue.wait("job_1", timeout_s=0.1)
+    await queue.close()
+
+
+def sync_runner():
+    queue = RedisVideoJobQueue.from_url(redis_url, prefix=prefix)
+    poller = VideoApiPoller(base_url=url, api_key=key)
+    runner = Runner(queue, poller, UltraMsgNotifier(base_url=url))
+    begin()
+    queue.enqueue("job_1", conversation_id="c")
+    runner.run_once()
+    runner.start()
+    runner.stop()
+    queue.close()
+
+
+async def async_runner():
+    queue = AsyncRedisVideoJobQueue.from_url(redis_url, prefix=prefix)
+    poller = VideoApiPoller(base_url=url, api_key=key)
+    runner = AsyncRunner(queue, poller, UltraMsgNotifier(base_url=url))
+    begin()
+    await queue.enqueue("job_1", conversation_id="c")
+    await runner.run_once()
+    runner.start()
+    await runner.stop()
+    await queue.close()
+
+
+if part.startswith("async over"):
+    asyncio.run(async_http(part.split()[-1]))
+elif part.startswith("async"):
+    asyncio.run(globals()[part]())
+else:
+    globals()[part]()
+print(unguarded)
+"""
+
+
+@pytest.mark.parametrize(
+    "used",
+    ["sync_http", "async over httpx", "async over aiohttp", "sync_queue", "async_queue", "sync_runner", "async_runner"],
+)
+def test_the_first_use_of_a_part_imports_nothing_that_a_fork_could_fall_into(redis_url, prefix, used):
+    """A module that a thread of the parent is importing stays locked in the child for ever."""
+    if "aiohttp" in used:
+        pytest.importorskip("aiohttp")
+    with FakeVideoApi(api_key=API_KEY) as api:
+        program = [sys.executable, "-c", FIRST_USE, used, redis_url, prefix, api.url, API_KEY]
+        ran = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (ran.stdout, ran.stderr) == ("[]\n", "")

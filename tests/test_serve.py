@@ -221,13 +221,14 @@ def test_a_runner_of_the_hosts_own_parts_gets_all_that_a_worker_has(host, queue,
         process = host.start("-m", "videopoll", "worker", "--app", f"myhost:{app}", *options)
     until(lambda: host.told() == ["job_1"] or process.poll() is not None, "the user is told")
     until(lambda: answers(f"http://127.0.0.1:{port}/ready"), "it is ready")
+    # The user is told a moment before that is noted.
+    until(lambda: 'videopoll_jobs{state="in_flight"} 0.0' in fetch(f"http://127.0.0.1:{port}/metrics"), "it is noted")
     metrics = fetch(f"http://127.0.0.1:{port}/metrics")
     process.send_signal(signal.SIGTERM)
     log = process.communicate(timeout=20)[1]
 
     assert process.returncode == 0
     assert "videopoll_polls_total{" in metrics
-    assert 'videopoll_jobs{state="in_flight"} 0.0' in metrics
     assert "Starting video polling worker" in log
     assert "Stopped video polling worker" in log
     assert "Traceback" not in log

@@ -18,6 +18,7 @@ from urllib.request import getproxies
 
 import attrs
 
+from videopoll.core.belonging import NO_FORK
 from videopoll.errors import ConfigurationError
 
 __all__ = ["Proxies", "read_proxies"]
@@ -88,7 +89,8 @@ def read_proxies(settings: Callable[[], Mapping[str, str]] = getproxies) -> Prox
 
 
 def _checked(url: str, variable: str) -> str:
-    import httpx  # noqa: PLC0415 - most environments name no proxy, and it takes a twentieth of a second
+    with NO_FORK:
+        import httpx  # noqa: PLC0415 - most environments name no proxy, and it takes a twentieth of a second
 
     url = url if "://" in url else f"http://{url}"
     try:

@@ -169,10 +169,11 @@ def _packer() -> Callable[..., list[bytes]] | None:
     return pack
 
 
+_PACK = _packer()
+
+
 class AsyncFreshPool(redis.asyncio.ConnectionPool):
     """The asyncio side of `FreshPool`, for one event loop."""
-
-    _pack: Callable[..., list[bytes]] | None = None
 
     def __init__(self, *args: object, **options: object) -> None:
         self._uses = _Uses["AsyncConnection", asyncio.Semaphore]()
@@ -181,15 +182,14 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
         self._gate = asyncio.Semaphore(self.max_connections)
         if OPENS_IN_TURN:
             self._lock = cast("asyncio.Lock", contextlib.nullcontext())
-        self._pack = _packer()
 
     @override
     def make_connection(self) -> AsyncConnection:
         """Make a connection, which packs commands in C if it can."""
         make = cast("Callable[[], AsyncConnection]", super().make_connection)
         connection = make()
-        if self._pack is not None:
-            connection.pack_command = self._pack  # type: ignore[method-assign]
+        if _PACK is not None:
+            connection.pack_command = _PACK  # type: ignore[method-assign]
         return connection
 
     async def get_connection(self, *args: object, **options: object) -> AsyncConnection:

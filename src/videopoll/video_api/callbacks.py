@@ -20,6 +20,7 @@ import attrs
 from videopoll._http import HttpReply
 from videopoll._http.received import MAX_RECEIVED_BYTES, Headers, checked_body, headers_named
 from videopoll._reasons import Reason, own
+from videopoll.core.belonging import NO_FORK
 from videopoll.errors import ConfigurationError
 from videopoll.jobs.checks import check_kind, check_seconds, listed
 from videopoll.jobs.job import MAX_ID_CHARS
@@ -235,8 +236,9 @@ def _fits_hmac(signatures: Sequence[bytes], signed: bytes, keys: Sequence[bytes]
 
 
 def _fits_ed25519(signatures: Sequence[bytes], signed: bytes, keys: Sequence[bytes]) -> bool:
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - an extra
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+    with NO_FORK:
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - an extra
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
 
     for key in keys:
         for signature in signatures:

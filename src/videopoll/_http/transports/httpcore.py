@@ -8,7 +8,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING, cast
 
-# No dependency of its own: httpx 0.27 and 0.28 bring it along, and pin it to 1.*, so that its names stay what they are.
+# No dependencies of their own: httpx brings both along, and pins httpcore to 1.*, so that its names stay what they are.
+import anyio
 import httpcore
 
 from videopoll._http.pool import IdlePool
@@ -61,6 +62,8 @@ class AsyncHttpcoreTransport:
     """asyncio, over our own connections. The time is kept by the caller."""
 
     def __init__(self, max_connections: int) -> None:
+        # This has anyio import what httpcore needs of it: else the first request does, and a child forked just then hangs.
+        anyio.get_cancelled_exc_class()
         self._slots = asyncio.Semaphore(max_connections)
         self._idle: IdlePool[httpcore.AsyncHTTPConnection] = IdlePool(max_connections)
 
