@@ -84,3 +84,17 @@ def test_a_closed_queue_can_still_be_used_and_keeps_no_connection(call, close_in
 
     assert call(queue.get("job_1")).job_id == "job_1"
     until(lambda: not proxy.open_connections, "no connection is left")
+
+
+def test_a_queue_that_is_used_again_long_after_its_end_keeps_its_connections(
+    call, close_in_the_middle, queue, proxy, monkeypatch
+):
+    """A worker that is started again must not open a connection for each command."""
+    monkeypatch.setattr("videopoll.queue.pools.ENDING_S", -1.0)
+    close_in_the_middle()
+    proxy.heal()
+
+    before = proxy.connections
+    for _ in range(5):
+        assert call(queue.get("job_1")).job_id == "job_1"
+    assert proxy.connections <= before + 1

@@ -21,6 +21,7 @@ from redis import exceptions as redis_errors
 from typing_extensions import override
 
 from videopoll.core.belonging import OfLoop, OfProcess
+from videopoll.policies import ENDING_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -96,7 +97,7 @@ class FreshPool(OfProcess, redis.ConnectionPool):
 
     def __init__(self, *args: object, **options: object) -> None:
         self._uses = _Uses["ConnectionInterface", threading.Semaphore]()
-        self._left = False
+        self._left_until_s = 0.0
         cast("Callable[..., None]", super().__init__)(*args, **options)
         self._gate = threading.Semaphore(self.max_connections)
         self._begin_in_process()
@@ -135,7 +136,7 @@ class FreshPool(OfProcess, redis.ConnectionPool):
         """Take a connection back, and note when it was."""
         gate = self._uses.end(connection)
         try:
-            if self._left:
+            if time.monotonic() < self._left_until_s:
                 cast("Callable[[], None]", connection.disconnect)()
             super().release(cast("redis.Connection", connection))
         finally:
@@ -143,12 +144,13 @@ class FreshPool(OfProcess, redis.ConnectionPool):
                 gate.release()
 
     def leave(self) -> None:
-        """Close the connections, and keep none from now on: one that another thread uses is closed when it comes back.
+        """Close the connections; what another thread uses is closed when it comes back.
 
         A socket that is closed under its reader makes the client raise what is none of its errors, or wait for
-        its whole time limit.
+        its whole time limit. Whatever comes back within 10 s is closed: a call under way may need several, and
+        whoever uses the pool again later has one that keeps them.
         """
-        self._left = True
+        self._left_until_s = time.monotonic() + ENDING_S
         self.disconnect(inuse_connections=False)
 
 
@@ -177,7 +179,7 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
 
     def __init__(self, *args: object, **options: object) -> None:
         self._uses = _Uses["AsyncConnection", asyncio.Semaphore]()
-        self._left = False
+        self._left_until_s = 0.0
         cast("Callable[..., None]", super().__init__)(*args, **options)
         self._gate = asyncio.Semaphore(self.max_connections)
         if OPENS_IN_TURN:
@@ -219,7 +221,7 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
         """Take a connection back, and note when it was."""
         gate = self._uses.end(connection)
         try:
-            if self._left:
+            if time.monotonic() < self._left_until_s:
                 await connection.disconnect()
             # One of another pool is its parent's, in a forked child that comes to its end in the parent's event loop.
             with contextlib.suppress(KeyError):
@@ -229,8 +231,8 @@ class AsyncFreshPool(redis.asyncio.ConnectionPool):
                 gate.release()
 
     async def leave(self) -> None:
-        """Close the connections, and keep none from now on; see `FreshPool.leave`."""
-        self._left = True
+        """Close the connections; see `FreshPool.leave`."""
+        self._left_until_s = time.monotonic() + ENDING_S
         await self.disconnect(inuse_connections=False)
 
 

@@ -107,8 +107,8 @@ class RedisVideoJobQueue(BaseQueue[redis.Redis, redis.RedisCluster, Seats]):
     def close(self) -> None:
         """Close the connections that `from_url` opened, and the one that waits listen on.
 
-        One that another thread uses just now is closed when its call is over. A closed queue can still be used:
-        each call opens a connection of its own.
+        One that another thread uses just now is closed when its call is over. A closed queue can still be used;
+        what it opens within 10 s is closed after each call.
         """
         self._seats.close()
         for client in self._owned:
