@@ -18,8 +18,11 @@ PYTHONS = nox.project.python_versions(PROJECT)
 
 SOURCES = ("src", "tests", "noxfile.py", *(name for name in ("benchmarks", "docs", "examples") if Path(name).is_dir()))
 
-AT_ONCE = ("-n", str(2 * (os.cpu_count() or 1)))
-"""Two processes of tests a core: they wait for servers, leases and pauses most of the time."""
+AT_ONCE = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
+"""Two processes of tests a core: they wait for servers, leases and pauses most of the time.
+
+One that is done takes tests of another: the long ones at the end would else be left to one alone, for minutes.
+"""
 
 
 def _groups(*names: str) -> tuple[str, ...]:
