@@ -207,6 +207,14 @@ class AsyncRunner(
         self._writer = AsyncTransitionWriter(self._state, self._queue)
         self._new_events()
 
+    @override
+    def _disown(self) -> None:
+        super()._disown()
+        if self._current is not None:
+            # As of Python 3.14 an exception ends no loop that came along in a fork: the child would live on in it, and
+            # take from its parent what their common selector tells.
+            self._current.loop.stop()
+
     def _new_events(self) -> None:
         """Make what is bound to an event loop at its first use anew: each run may have another one."""
         self._changed = asyncio.Event()
