@@ -446,9 +446,12 @@ class Watched(Fleet):
         until(self.is_well, "all sentinels know each other and the replica", 30)
 
     def is_well(self) -> bool:
-        """Whether the sentinels would fail over now."""
-        for sentinel in self.sentinels:
-            state = sentinel.db.sentinel_master(self.service)
+        """Whether the sentinels would fail over now, and name one and the same primary."""
+        states = [sentinel.db.sentinel_master(self.service) for sentinel in self.sentinels]
+        if len({state["port"] for state in states}) > 1:
+            # One of them has not heard of the last failover, and would lead whoever asks it first to a replica.
+            return False
+        for state in states:
             if (state["num-other-sentinels"], state["num-slaves"]) != (2, 1) or state["flags"] != "master":
                 return False
         try:
