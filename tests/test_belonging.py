@@ -8,11 +8,11 @@ import itertools
 import os
 import pickle
 import threading
-import warnings
 import weakref
 
 import pytest
 
+from kit.forks import in_child
 from videopoll.core import belonging
 from videopoll.core.belonging import OfLoop, OfProcess, is_of_other_loop, leave_to_parent
 
@@ -87,25 +87,6 @@ def test_what_one_event_loop_takes_is_its_own(numbered):
 # --- processes ---
 
 
-def in_child(work):
-    """Return what a function says in a forked child of this process."""
-    ours, theirs = os.pipe()
-    with warnings.catch_warnings():
-        # Python 3.12 and later warn where there are threads.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(theirs, repr(work()).encode())
-        finally:
-            os._exit(0)
-    os.close(theirs)
-    said = os.read(ours, 1000).decode()
-    os.close(ours)
-    os.waitpid(pid, 0)
-    return said
-
-
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
@@ -129,7 +110,7 @@ class HalfBuilt(Part):
 def test_a_forked_child_begins_anew_and_its_parent_goes_on():
     part = Part()
 
-    assert in_child(lambda: part.began) == "['child']"
+    assert in_child(lambda: part.began) == ["child"]
     assert part.began == []
 
 
@@ -137,7 +118,7 @@ def test_a_forked_child_begins_anew_and_its_parent_goes_on():
 def test_a_part_that_another_thread_was_just_building_does_not_keep_the_others_from_beginning():
     parts = [HalfBuilt(), Part(), HalfBuilt(), Part()]
 
-    assert in_child(lambda: [part.began for part in parts]) == "[[], ['child'], [], ['child']]"
+    assert in_child(lambda: [part.began for part in parts]) == [[], ["child"], [], ["child"]]
 
 
 def test_what_begins_in_a_child_is_all_that_there_is_and_can(monkeypatch):
@@ -160,7 +141,7 @@ def test_a_lock_that_was_held_in_the_parent_holds_nobody_up_in_the_child_and_the
         return fresh[0] is fresh[1], len(values._values), any(one is held for one in belonging._parents)
 
     with values._lock:
-        assert in_child(child) == "(True, 1, True)"
+        assert in_child(child) == [True, 1, True]
 
 
 def test_a_part_that_does_not_say_how_it_begins_in_a_child_is_a_mistake():

@@ -58,7 +58,7 @@ _KINDS_OF_LOCK: tuple[tuple[type, Callable[[], object]], ...] = (
 
 
 def renew_locks(owner: object) -> None:
-    """Give a client or a pool of redis-py new locks, in a forked child: one that another thread held is held for ever.
+    """Renew the locks of a client or a pool of redis-py in a forked child: one that another thread held is held for ever.
 
     redis-py looks for a fork itself, but takes the lock of its pool for that, as of 8.1: one child of 25 of a busy
     process hung in its first call.

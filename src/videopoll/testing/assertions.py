@@ -37,7 +37,8 @@ class Answering:
         def __getattr__(self, name: str) -> object:
             answers = {"working", "finished", "accepted"}
             hint = f": set {name} = Reply.json(…), as the service answers" if name in answers else ""
-            raise AttributeError(f"{type(self).__name__} has no {name}{hint}")  # noqa: EM102 - one line
+            msg = f"{type(self).__name__} has no {name}{hint}"
+            raise AttributeError(msg)
 
 
 def assert_delivered_once(
