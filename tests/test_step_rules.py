@@ -83,6 +83,29 @@ def test_a_lost_lease_is_told_once_and_nothing_begins_any_more():
     assert stage.step.lease.left_s() < 0
 
 
+@pytest.mark.parametrize("begun", ["poll", "delivery", "send"])
+def test_a_step_whose_job_is_the_parents_of_a_forked_child_gives_nothing_back_and_says_nothing(begun):
+    """Its copy in the child would hand a job on that its parent is at."""
+    stage = Stage() if begun == "poll" else Stage(entry=entry())
+    if begun == "send":
+        sending(stage)
+    stage.told.clear()
+
+    stage.step.disown()
+
+    assert stage.step.release() is None
+    assert (stage.step.released, stage.told) == (True, [])
+    assert stage.step.lease.left_s() < 0
+
+
+def test_a_step_whose_job_is_the_parents_of_a_forked_child_begins_no_send():
+    stage = Stage(entry=entry(ENDING), context={"delivery": DeliveryPolicy(video_attempts=1)})
+    stage.step.disown()
+
+    assert isinstance(stage.next(VIDEO), Commit)
+    assert stage.next(APPLIED) is None
+
+
 # --- release ---
 
 
